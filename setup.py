@@ -1,0 +1,43 @@
+"""Video diffusion models in JAX: train, sample, steer, extend and measure."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+setuptools.setup(
+    name="vdm_jax",
+    version="0.1.0",
+    description="Video diffusion models in JAX",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["vdm_jax", "vdm_jax.*"]),
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "einops>=0.8.2",
+        "ml_collections>=1.1.0",
+        "absl-py>=2.3",
+        "numpy>=2.0",
+        "grain>=0.2.18",
+        "array_record>=0.8.3",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
+        "av>=15.0",
+        "pillow>=11.0",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.9",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+        "safetensors>=0.5",
+    ],
+    extras_require={
+        "test": ["pytest>=8.0", "ruff>=0.9"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+    },
+)

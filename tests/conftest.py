@@ -1,0 +1,14 @@
+"""Two fake CPU devices and one compilation cache for the whole suite."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+)
+CACHE = pathlib.Path(tempfile.gettempdir()) / "vdm_jax_test_cache"
+# Environment variables, so that programs started by a test share it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

@@ -1,0 +1,70 @@
+"""The architecture, as a test: who may import whom, and how long a file may be."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent / "vdm_jax"
+MAX_LINES = 400
+
+# A package may import itself and what it names here; nothing else of ours.
+LEAVES = {"conditioning", "config", "sharding", "video_io", "log"}
+PARTS = {
+  "conditioning", "config", "sharding", "checkpoint", "video_io", "log", "tasks",
+  "diffusion", "layers", "models", "autoencoders", "encoders", "pretrained",
+  "training", "data", "metrics",
+}
+MAY_IMPORT = {
+  **{leaf: set() for leaf in LEAVES},
+  "main": {"config", "programs"},
+  "programs": PARTS,
+  "tasks": {"conditioning", "diffusion", "autoencoders", "metrics"},
+  "encoders": {"layers", "conditioning"},
+  "models": {"layers", "conditioning"},
+  "autoencoders": {"layers"},
+  "metrics": {"layers"},
+  "layers": set(),
+  "pretrained": {"models", "autoencoders", "encoders"},
+  "checkpoint": {"log"},
+  "training": {"sharding", "checkpoint", "log"},
+  "data": {"video_io"},
+  "diffusion": {"conditioning"},
+}
+FILES = sorted(f for f in ROOT.rglob("*.py") if f.name != "__init__.py")
+
+
+def imports(tree):
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (a.name for a in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+def package_of(file):
+  return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_file_is_short_and_imports_only_what_it_may(file):
+  source = file.read_text()
+  assert source.count("\n") <= MAX_LINES, "split it by idea, not by size"
+  names = set(imports(ast.parse(source)))
+  ours = {n.split(".")[1] for n in names if n.startswith("vdm_jax.")}
+  package = package_of(file)
+  illegal = ours - MAY_IMPORT[package] - {package}
+  assert not illegal, f"{package} may not import {sorted(illegal)}"
+  foreign = {n.split(".")[0] for n in names} & {"torch", "tensorflow", "pickle"}
+  assert not foreign, f"no {sorted(foreign)} at run time"
+
+
+def test_every_room_is_in_the_table():
+  rooms = {package_of(f) for f in FILES}
+  assert rooms <= set(MAY_IMPORT), rooms - set(MAY_IMPORT)
+
+
+def test_the_table_sees_a_forbidden_import():
+  tree = ast.parse("def f():\n  from vdm_jax.models import video_dit")
+  assert "vdm_jax.models.video_dit" in set(imports(tree))
+  assert "models" not in MAY_IMPORT["diffusion"]
