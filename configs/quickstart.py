@@ -1,0 +1,185 @@
+"""Moving digits, from nothing to scored samples, on two CPU cores in ten minutes.
+
+Real handwritten digits fly over a small canvas and bounce off its walls. An
+autoencoder learns the frames, a class-conditional transformer the clips of its
+latents, and both are judged on handwriting that neither has seen.
+
+python -m vdm_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m vdm_jax.main --config=configs/quickstart.py:tiny --workdir=runs/tiny
+"""
+
+from ml_collections import ConfigDict
+
+from vdm_jax import config as c
+from vdm_jax.autoencoders import kl_image
+from vdm_jax.data import loader, sources
+from vdm_jax.data.builders import moving_digits
+from vdm_jax.diffusion import denoise, process, times
+from vdm_jax.diffusion.samplers import heun
+from vdm_jax.encoders import conditioner
+from vdm_jax.metrics import digits, frames, temporal
+from vdm_jax.models import video_dit
+from vdm_jax.programs import encode, evaluate, prepare, sample, train
+from vdm_jax.tasks import autoencoding, latent_diffusion
+from vdm_jax.training import optimizer
+
+
+def get_config(arg="full"):
+  """`arg`: "full", or "tiny" to see every stage work in a minute."""
+  if arg not in ("full", "tiny"):
+    raise ValueError(f"quickstart.py:{arg} is unknown; there are full and tiny.")
+  cfg = ConfigDict()
+  cfg.seed = 0
+  cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
+  cfg.rules = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
+  cfg.stages = ("prepare", "autoencode", "encode", "train", "sample", "evaluate")
+
+  cfg.dataset = c.call(
+    moving_digits.build,
+    data_dir="{workdir}/data",
+    canvas=16,
+    num_frames=8,
+    train_clips=12_000,
+    test_clips=1_000,
+  )
+  train_split, test_split = (
+    c.call(sources.in_memory, source=c.call(sources.Tfds, builder=cfg.dataset, split=s))
+    for s in ("train", "test")
+  )
+  cfg.prepare = c.bind(prepare.run, builder=cfg.dataset)
+
+  # A latent pixel stands for 4 x 4 pixels: one matrix product at the door, then
+  # convolutions on 4 x 4 positions only.
+  cfg.autoencoder = c.call(
+    kl_image.KLImage,
+    channels=(128,),
+    patch=4,
+    layers_per_block=1,
+    groups=16,
+    latent_channels=4,
+    mid_attention=False,
+  )
+  cfg.autoencode = c.bind(
+    train.run,
+    folder="autoencoder",
+    task=c.call(
+      autoencoding.Autoencoding,
+      autoencoder=cfg.autoencoder,
+      kl_weight=1e-5,
+      frames_per_clip=2,
+    ),
+    loader=c.call(loader.Loader, source=train_split, batch_size=96),
+    optimizer=c.call(
+      optimizer.adamw,
+      learning_rate=c.call(optimizer.cosine, peak=3e-3, steps=500, warmup=20),
+      b2=0.99,
+    ),
+    steps=500,
+    ema_decay=0.99,
+    save_every=250,
+    measure_batches=20,
+    preview=c.bind(
+      sample.reconstructions,
+      task=c.call(autoencoding.Autoencoding, autoencoder=cfg.autoencoder),
+      source=test_split,
+    ),
+    plot=("l1", "perceptual"),
+  )
+  cfg.encode = c.bind(
+    encode.run,
+    source=train_split,
+    autoencoder=cfg.autoencoder,
+    weights="autoencoder",
+    batch_size=500,
+  )
+
+  cfg.network = c.call(
+    video_dit.VideoDiT,
+    out_channels=4,
+    patch=4,
+    width=256,
+    depth=8,
+    num_heads=4,
+    num_classes=10,
+    layout=("temporal",),
+  )
+  cfg.task = c.call(
+    latent_diffusion.LatentDiffusion,
+    network=cfg.network,
+    process=c.call(process.Flow),
+    prediction="velocity",
+    conditioner=c.call(conditioner.Labels, num_classes=10),
+    times=c.bind(times.logit_normal),
+    drop_rates=dict(label=0.1),
+  )
+  cfg.sampler = c.bind(heun.heun)
+  cfg.ts = c.bind(times.uniform_grid, num_steps=20)
+  cfg.guide = c.bind(denoise.guide, drop=(("label",),), scales=(2.0,))
+  drawing = dict(
+    task=cfg.task,
+    autoencoder=cfg.autoencoder,
+    autoencoder_weights="autoencoder",
+    shape=(8, 4, 4, 4),
+    sampler=cfg.sampler,
+    ts=cfg.ts,
+    wrappers=(cfg.guide,),
+  )
+  cfg.train = c.bind(
+    train.run,
+    folder="denoiser",
+    task=cfg.task,
+    loader=c.call(
+      loader.Loader,
+      source=c.call(
+        sources.in_memory, source=c.call(sources.Records, path="{workdir}/latents")
+      ),
+      batch_size=128,
+    ),
+    optimizer=c.call(
+      optimizer.adamw,
+      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=1000, warmup=50),
+      b2=0.99,
+      weight_decay=0.01,
+    ),
+    steps=1000,
+    ema_decay=0.995,
+    save_every=500,
+    preview=c.call(
+      sample.Preview,
+      signals=c.bind(sample.classes, num_classes=10, per_class=1),
+      **drawing,
+    ),
+    preview_every=500,
+  )
+  cfg.sample = c.bind(
+    sample.run,
+    weights="denoiser",
+    signals=c.bind(sample.classes, num_classes=10, per_class=25),
+    fps=8,
+    scale=4,
+    **drawing,
+  )
+  cfg.evaluate = c.bind(
+    evaluate.run,
+    real=test_split,
+    train=train_split,
+    metrics=(c.bind(digits.rows), c.bind(temporal.rows), c.bind(frames.rows)),
+    autoencoder=cfg.autoencoder,
+    autoencoder_weights="autoencoder",
+  )
+  return tiny(cfg) if arg == "tiny" else cfg
+
+
+def tiny(cfg):
+  """The same stages with little data, small networks and few steps."""
+  cfg.dataset.update(train_clips=400, test_clips=200)
+  cfg.autoencoder.update(channels=(16,), groups=4)
+  cfg.network.update(width=32, depth=2, num_heads=2)
+  cfg.ts.num_steps = 2
+  for stage, steps in (("autoencode", 30), ("train", 20)):
+    cfg[stage].loader.batch_size = 16
+    cfg[stage].optimizer.learning_rate.update(steps=steps, warmup=5)
+    cfg[stage].update(steps=steps, log_every=5, save_every=10, preview_every=20)
+  cfg.autoencode.measure_batches = 4
+  cfg.sample.signals.per_class = 2
+  return cfg

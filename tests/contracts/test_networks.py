@@ -1,0 +1,95 @@
+"""What every network promises. A new network is one more line in NETWORKS."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.conditioning import Conditioning
+from vdm_jax.models import video_dit
+
+B, C, C_OUT = 2, 3, 5
+SHAPES = [(B, 3, 4, 6, C), (B, 1, 6, 2, C)]  # one network, any clip
+LABEL = Conditioning(vectors={"label": jnp.array([0, 3])})
+DIT = dict(out_channels=C_OUT, patch=2, width=16, depth=4, num_heads=2)
+
+NETWORKS = {
+  "latte": (video_dit.VideoDiT(**DIT), Conditioning()),
+  "latte with classes": (video_dit.VideoDiT(num_classes=3, **DIT), LABEL),
+  "dit": (video_dit.VideoDiT(num_classes=3, layout=("spatial",), **DIT), LABEL),
+  "latte in bfloat16": (video_dit.VideoDiT(dtype=jnp.bfloat16, **DIT), Conditioning()),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+  """(params, boxed shapes, apply, gradient of a loss), parameters random and not 0."""
+  module, cond = NETWORKS[request.param]
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(
+    module.init, jax.random.key(0), jnp.zeros(SHAPES[0]), jnp.zeros((B, 1)), cond
+  )["params"]
+  params = jax.tree.map(
+    lambda x: 0.3 * rng.standard_normal(x.shape).astype(x.dtype), nn.meta.unbox(shapes)
+  )
+  apply = jax.jit(lambda p, x, t: module.apply({"params": p}, x, t, cond))
+  loss = lambda p, x, t: jnp.square(module.apply({"params": p}, x, t, cond)).mean()
+  return params, shapes, apply, jax.jit(jax.grad(loss))
+
+
+def boxed(leaf):
+  return isinstance(leaf, nn.meta.AxisMetadata)
+
+
+def clip(shape):
+  rng = np.random.default_rng(1)
+  return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_answers_in_float32_for_any_clip(network, shape):
+  params, _, apply, _ = network
+  out = apply(params, clip(shape), np.full(shape[:2], 300.0, np.float32))
+  assert out.shape == shape[:-1] + (C_OUT,)
+  assert out.dtype == jnp.float32 and np.isfinite(out).all()
+
+
+def test_one_time_for_a_clip_is_that_time_for_every_frame(network):
+  params, _, apply, _ = network
+  x, t = clip(SHAPES[0]), np.array([3.0, 977.0], np.float32)
+  per_frame = np.repeat(t[:, None], 3, axis=1)
+  out = apply(params, x, per_frame)
+  np.testing.assert_array_equal(apply(params, x, t), out)
+  assert np.abs(apply(params, x, t[::-1].copy()) - out).max() > 1e-2
+
+
+def test_clips_of_a_batch_do_not_meet(network):
+  params, _, apply, _ = network
+  x, t = clip(SHAPES[0]), np.full(SHAPES[0][:2], 300.0, np.float32)
+  edited = x.copy()
+  edited[0] += 1.0
+  change = np.abs(apply(params, edited, t) - apply(params, x, t))
+  assert change[0].max() > 1e-2
+  np.testing.assert_array_equal(change[1], 0.0)
+
+
+def test_the_gradient_reaches_every_parameter(network):
+  params, shapes, _, gradient = network
+  grads = gradient(params, clip(SHAPES[0]), np.array([3.0, 977.0], np.float32))
+  names = jax.tree.leaves(shapes, is_leaf=boxed)
+  leaves = jax.tree_util.tree_leaves_with_path(grads)
+  for (path, grad), box in zip(leaves, names, strict=True):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    layers = grad if box.names[0] == "layers" else grad[None]
+    assert np.isfinite(grad).all(), name
+    assert all(np.abs(layer).max() > 0 for layer in layers), name
+
+
+def test_every_parameter_has_axis_names_and_is_float32(network):
+  _, shapes, _, _ = network
+  for path, leaf in jax.tree_util.tree_leaves_with_path(shapes, is_leaf=boxed):
+    name = jax.tree_util.keystr(path)
+    assert boxed(leaf), f"{name} has no axis names"
+    assert len(leaf.names) == leaf.value.ndim, name
+    assert leaf.value.dtype == jnp.float32, name

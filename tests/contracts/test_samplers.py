@@ -1,0 +1,138 @@
+"""Every sampler, held to the contract: a new one adds a line to SAMPLERS.
+
+Where every latent is N(MEAN, STD^2) the best denoiser is known in closed form, so a
+sampler must end at that mean and that deviation, whatever the process and whatever
+the network predicts.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import times
+from vdm_jax.diffusion.samplers import ddim, euler, heun
+
+# The sampler, and the steps it needs. Drawing noise anew loses a little of the
+# deviation in each step, in proportion to its length.
+SAMPLERS = {
+  "ddim": (ddim.ddim, 80),
+  "ancestral": (functools.partial(ddim.ddim, eta=1.0), 250),
+  "euler": (euler.euler, 80),
+  "heun": (heun.heun, 40),
+}
+PROCESSES = {
+  "ddpm-linear": (p.DDPM(), times.respaced_grid),
+  "ddpm-scaled-linear": (p.DDPM(schedule="scaled_linear"), times.uniform_grid),
+  "ddpm-squaredcos": (p.DDPM(schedule="squaredcos"), times.uniform_grid),
+  "cosine": (p.Cosine(), times.uniform_grid),
+  "flow": (p.Flow(), times.uniform_grid),
+  "shifted-flow": (p.Flow(), functools.partial(times.shifted_grid, shift=3.0)),
+  "edm": (p.EDM(), times.karras_grid),
+}
+MEAN, STD = 1.5, 0.5
+SHAPE = (4, 4, 8, 8, 4)
+each_sampler = pytest.mark.parametrize(
+  ("sampler", "num_steps"), SAMPLERS.values(), ids=SAMPLERS.keys()
+)
+
+
+def normal(seed, shape):
+  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def gaussian(process, prediction, mean=MEAN, std=STD):
+  """The exact network for N(mean, std^2), as a denoiser."""
+
+  def denoise(x_t, t, cond):
+    alpha, sigma = (p.expand(c) for c in process.alpha_sigma(t))
+    total = alpha**2 * std**2 + sigma**2
+    x0 = (alpha * std**2 * x_t + sigma**2 * mean) / total
+    eps = sigma * (x_t - alpha * mean) / total
+    out = p.mix(p.row(prediction, process, t), x0, eps)
+    apply = lambda x, t, cond: out
+    return d.from_network(apply, process, prediction)(x_t, t, cond)
+
+  return denoise
+
+
+def noised(process, ts, noise):
+  """Videos of the data, noised to the first time of the grid."""
+  alpha, sigma = process.alpha_sigma(jnp.asarray(ts[:1]))
+  return alpha * MEAN + jnp.sqrt(alpha**2 * STD**2 + sigma**2) * noise
+
+
+@each_sampler
+@pytest.mark.parametrize("name", PROCESSES)
+def test_samplers_reach_the_data(sampler, num_steps, name):
+  process, grid = PROCESSES[name]
+  ts = grid(process, num_steps=num_steps)
+  known = [k for k in p.PREDICTIONS if k != "edm" or hasattr(process, "sigma_data")]
+  networks = [gaussian(process, prediction) for prediction in known]
+
+  def denoise(x_t, t, cond):
+    """A part of the batch for each prediction: one loop to compile for all."""
+    parts = [*map(lambda x: jnp.split(x, len(known)), (x_t, t))]
+    parts = zip(networks, *parts, strict=True)
+    return d.Denoised(jnp.concatenate([n(x, t, cond).x0 for n, x, t in parts]))
+
+  shape = (len(known) * SHAPE[0], *SHAPE[1:])
+  x = noised(process, ts, normal(0, shape))
+  run = jax.jit(lambda x, key: sampler(denoise, process, x, ts, None, key))
+  out = np.split(np.asarray(run(x, jax.random.key(1))), len(known))
+  for prediction, part in zip(known, out, strict=True):
+    assert part.shape == SHAPE
+    np.testing.assert_allclose(part.mean(), MEAN, atol=0.03, err_msg=prediction)
+    np.testing.assert_allclose(part.std(), STD, atol=0.03, err_msg=prediction)
+
+
+flow = p.Flow()
+FLOW = gaussian(flow, "velocity")
+
+
+@each_sampler
+def test_a_matrix_of_equal_columns_is_the_grid_to_the_bit(sampler, num_steps):
+  del num_steps
+  ts = times.uniform_grid(flow, num_steps=5)
+  x = normal(2, (2, 3, 2, 2, 1))
+  run = jax.jit(lambda ts: sampler(FLOW, flow, x, ts, None, jax.random.key(3)))
+  out = run(ts)
+  np.testing.assert_array_equal(out, run(np.repeat(ts[:, None], 3, axis=1)))
+  assert not np.array_equal(out, run(np.stack([ts, ts, ts**2], axis=1)))
+
+
+@each_sampler
+def test_frames_that_wait_or_are_done_do_not_change(sampler, num_steps):
+  del num_steps
+  grid = times.uniform_grid(flow, num_steps=4)
+  x = normal(4, (2, 3, 2, 2, 1))
+  ts = np.stack([grid, 0 * grid, 0 * grid + 0.7], axis=1)
+  out = jax.jit(lambda x: sampler(FLOW, flow, x, ts, None, jax.random.key(5)))(x)
+  np.testing.assert_array_equal(out[:, 1:], x[:, 1:])
+  assert not np.isclose(out[:, 0], x[:, 0]).all()
+
+
+@each_sampler
+def test_the_last_step_returns_the_estimate_itself(sampler, num_steps):
+  del num_steps
+  x0 = normal(6, (1, 2, 2, 2, 1))
+  constant = lambda x_t, t, cond: d.Denoised(x0)
+  run = lambda process, ts: sampler(
+    constant, process, 7.0 + 0 * x0, ts, None, jax.random.key(7)
+  )
+  pairs = [PROCESSES[name] for name in ("ddpm-linear", "flow", "edm")]
+  for out in jax.jit(lambda: [run(q, g(q, num_steps=2)) for q, g in pairs])():
+    np.testing.assert_array_equal(out, x0)
+
+
+@each_sampler
+def test_a_wrong_grid_is_refused(sampler, num_steps):
+  del num_steps
+  x = jnp.zeros((1, 3, 2, 2, 1))
+  for ts in (np.zeros(1), np.zeros((5, 2)), np.zeros((5, 1, 3))):
+    with pytest.raises(ValueError, match=r"expected \[S \+ 1\]"):
+      sampler(FLOW, flow, x, ts, None, jax.random.key(0))

@@ -1,0 +1,207 @@
+"""Clips come out exact, or a `BadClip` says which file, what came, what was wanted."""
+
+import struct
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdm_jax import video_io
+from vdm_jax.data import decode
+
+T, H, W = 40, 32, 48
+
+
+def stripes(num_frames=T):
+  """Frames [T, H, W, 3] whose brightness tells their number: 4 i + 20."""
+  level = 20 + 4 * np.arange(num_frames)
+  video = np.broadcast_to(level[:, None, None, None], (num_frames, H, W, 3))
+  return np.ascontiguousarray(video.astype(np.uint8))
+
+
+def numbers(clip):
+  """The frame numbers that a clip of `stripes` shows."""
+  return np.rint((clip.astype(float).mean((1, 2, 3)) - 20) / 4).astype(int).tolist()
+
+
+def write(path, video, codec="libx264", pix_fmt="yuv420p", source="rgb24", **options):
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream(codec, rate=10, options=options)
+    stream.height, stream.width = video.shape[1:3]
+    stream.pix_fmt = pix_fmt
+    if pix_fmt == "gray":
+      stream.codec_context.color_range = 2  # the conversion to grey keeps 0..255
+    for frame in video:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, source)))
+    container.mux(stream.encode())
+  return path
+
+
+@pytest.fixture(scope="module")
+def movie(tmp_path_factory):
+  """B-frames, and a key frame every 8: seeking must land before and count on."""
+  path = tmp_path_factory.mktemp("decode") / "movie.mp4"
+  return write(path, stripes(), g="8", bf="3", crf="5")
+
+
+def test_every_start_gives_exactly_the_asked_frames(movie):
+  for begin in range(T - 7 + 1):
+    clip = decode.read_clip(movie, 4, 2, lambda slack, b=begin: b)
+    assert numbers(clip) == [begin, begin + 2, begin + 4, begin + 6]
+    assert clip.shape == (4, H, W, 3) and clip.dtype == np.uint8
+
+
+def test_a_clip_equals_the_same_frames_of_the_whole_video(movie):
+  whole = video_io.read_mp4(movie)
+  clip = decode.read_clip(movie, 5, 3, lambda slack: slack)
+  assert np.array_equal(clip, whole[T - 13 :: 3])
+
+
+def test_starts_first_centre_random(movie):
+  begin = {
+    name: numbers(decode.read_clip(movie, 4, 1, decode.start(name, rng)))[0]
+    for name, rng in (("first", None), ("centre", None))
+  }
+  assert begin == {"first": 0, "centre": 18}
+  rng = np.random.default_rng(0)
+  drawn = {decode.start("random", rng)(3) for _ in range(100)}
+  assert drawn == {0, 1, 2, 3}
+  with pytest.raises(ValueError, match="'middle'.*centre"):
+    decode.start("middle", rng)
+
+
+@pytest.mark.parametrize(
+  "name, codec, pix_fmt, source",
+  [
+    ("grey.mp4", "libx264", "gray", "rgb24"),
+    ("png.mov", "png", "rgba", "rgba"),
+    ("rgba.mov", "qtrle", "argb", "argb"),
+    ("xvid.avi", "mpeg4", "yuv420p", "rgb24"),
+    ("vp9.webm", "libvpx-vp9", "yuv420p", "rgb24"),
+  ],
+)
+def test_grey_rgba_and_other_containers_become_rgb(
+  tmp_path, name, codec, pix_fmt, source
+):
+  video = stripes(12)
+  if source != "rgb24":
+    at = 3 if source == "rgba" else 0
+    video = np.insert(video, at, 128, axis=-1)  # alpha
+  path = write(tmp_path / name, video, codec, pix_fmt, source)
+  clip = decode.read_clip(path, 3, 4, lambda slack: 2)
+  assert clip.shape == (3, H, W, 3)
+  assert numbers(clip) == [2, 6, 10]
+
+
+def test_odd_sizes_decode(tmp_path):
+  video = stripes(6)[:, :31, :47]
+  write(tmp_path / "odd.mp4", video, pix_fmt="yuv444p")
+  assert decode.read_clip(tmp_path / "odd.mp4", 6).shape == (6, 31, 47, 3)
+
+
+def test_a_rotated_video_is_turned_upright(tmp_path):
+  video = np.zeros((4, H, W, 3), np.uint8)
+  video[:, :16] = 200  # bright above
+  path = write(tmp_path / "a.mp4", video)
+  data = bytearray(path.read_bytes())
+  # The display matrix in the track header, 40 bytes after its name: a quarter turn
+  # clockwise, which brings the upper half to the right.
+  at = data.index(b"tkhd") + 4 + 40
+  data[at : at + 36] = struct.pack(
+    ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, H << 16, 0, 1 << 30
+  )
+  path.write_bytes(data)
+  clip = decode.read_clip(path, 4)
+  assert clip.shape == (4, W, H, 3)
+  assert clip[:, :, 20:].min() > 150 and clip[:, :, :12].max() < 50
+
+
+def bad_files(folder):
+  """[(name, words of the reason)], each written to the folder."""
+  whole = write(folder / "whole.mp4", stripes(24), movflags="faststart")
+  data = whole.read_bytes()
+  (folder / "no_index.mp4").write_bytes(
+    write(folder / "x.mp4", stripes()).read_bytes()[:900]
+  )
+  (folder / "torn.mp4").write_bytes(data[: len(data) * 9 // 10])
+  film = write(folder / "x.avi", stripes(24), "mpeg4")
+  with av.open(str(film)) as container:
+    places = sorted(p.pos for p in container.demux(video=0) if p.size)
+  (folder / "cut.avi").write_bytes(film.read_bytes()[: places[20]])
+  (folder / "zero.mp4").write_bytes(b"")
+  (folder / "text.mp4").write_text("not a video\n" * 50)
+  (folder / "folder.mp4").mkdir()
+  write(folder / "short.mp4", stripes(5))
+  picture = folder / "noise.mp4"
+  picture.write_bytes(np.random.default_rng(0).bytes(4096))
+  return {
+    "no_index.mp4": "cannot be decoded",
+    "torn.mp4": "cannot be decoded",
+    "cut.avi": "is torn: its header promises 24 frames, 20 are there",
+    "zero.mp4": "is empty",
+    "text.mp4": "cannot be decoded|no video",
+    "folder.mp4": "is no file",
+    "short.mp4": "holds 5 frames; 8 at an interval of 2 need 15",
+    "noise.mp4": "cannot be decoded",
+    "absent.mp4": "is no file",
+  }
+
+
+def test_every_kind_of_bad_file_is_named_with_its_reason(tmp_path):
+  for name, words in bad_files(tmp_path).items():
+    with pytest.raises(decode.BadClip, match=words) as caught:
+      decode.read_clip(tmp_path / name, 8, 2)
+    assert caught.value.path == str(tmp_path / name)
+  assert decode.read_clip(tmp_path / "whole.mp4", 8, 2).shape == (8, H, W, 3)
+
+
+def test_a_file_broken_inside_is_bad(tmp_path):
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 255, (24, H, W, 3), dtype=np.uint8)
+  path = write(tmp_path / "a.mp4", noise, g="24", bf="0")
+  assert len(decode.read_clip(path, 24)) == 24
+  data = bytearray(path.read_bytes())
+  start = data.index(b"mdat") + 3000
+  data[start : start + 4000] = bytes(4000)
+  path.write_bytes(data)
+  with pytest.raises(decode.BadClip):
+    decode.read_clip(path, 24)
+
+
+def test_a_sound_without_pictures_is_bad(tmp_path):
+  with av.open(str(tmp_path / "a.mp4"), "w") as container:
+    stream = container.add_stream("aac", rate=8000)
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+    frame.sample_rate = 8000
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  with pytest.raises(decode.BadClip, match="no video stream"):
+    decode.read_clip(tmp_path / "a.mp4", 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "LA", "1"])
+def test_pictures_of_every_mode_become_rgb(tmp_path, mode):
+  Image.fromarray(stripes(1)[0]).convert(mode).save(tmp_path / "a.png")
+  assert decode.read_image(tmp_path / "a.png").shape == (H, W, 3)
+
+
+def test_bad_pictures_are_named(tmp_path):
+  good = tmp_path / "good.jpg"
+  Image.fromarray(stripes(1)[0]).save(good)
+  (tmp_path / "torn.jpg").write_bytes(good.read_bytes()[:200])
+  (tmp_path / "zero.jpg").write_bytes(b"")
+  Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+  for name in ("torn.jpg", "zero.jpg", "deep.png", "absent.jpg"):
+    with pytest.raises(decode.BadClip, match=name):
+      decode.read_image(tmp_path / name)
+  Image.fromarray(stripes(1)[0, :8]).save(tmp_path / "small.jpg")
+  with pytest.raises(decode.BadClip, match=r"different sizes.*\(8, 48\), \(32, 48\)"):
+    decode.read_images("clip", [good, tmp_path / "small.jpg"])
+
+
+def test_a_clip_of_no_frames_is_refused():
+  with pytest.raises(ValueError, match="num_frames=0"):
+    decode.span(0, 1)
+  with pytest.raises(ValueError, match="frame_interval=0"):
+    decode.span(4, 0)

@@ -1,0 +1,319 @@
+"""The same seed is the same run: whatever workers, restarts, shards or bad files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vdm_jax import video_io
+from vdm_jax.data import decode, folders, loader, sources, transforms
+
+
+def numbered(count=23, shape=(2, 4, 4, 3)):
+  """Records that carry their own number."""
+  video = np.arange(count * np.prod(shape)) % 251
+  return sources.Arrays(
+    {
+      "video": video.reshape(count, *shape).astype(np.uint8),
+      "label": np.arange(count, dtype=np.int32),
+    }
+  )
+
+
+class Faulty:
+  """`numbered`, where some records are bad, and some have another size."""
+
+  def __init__(self, count=23, bad=(), odd=(), what="is torn"):
+    self.inner, self.bad, self.odd, self.what = numbered(count), bad, odd, what
+    self.reads = 0
+
+  def __len__(self):
+    return len(self.inner)
+
+  def __getitem__(self, i):
+    self.reads += 1
+    if i in self.bad:
+      raise decode.BadClip(self.name(i), self.what)
+    record = self.inner[i]
+    return {**record, "video": record["video"][:, :3]} if i in self.odd else record
+
+  def name(self, i):
+    return f"clip_{i}.mp4"
+
+
+class Jitter:
+  """A transform that is all randomness."""
+
+  def __call__(self, record, rng):
+    return {**record, "noise": rng.random(3, dtype=np.float32)}
+
+
+def take(batches, count):
+  return [next(batches) for _ in range(count)]
+
+
+def equal(first, second):
+  assert len(first) == len(second)
+  return all(
+    a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+    for a, b in zip(first, second, strict=True)
+  )
+
+
+def labels(batches):
+  return np.concatenate([b["label"] for b in batches]).tolist()
+
+
+def make(source=None, seed=3, **kwargs):
+  kwargs = {"transforms": [Jitter()]} | kwargs
+  return loader.Loader(source or numbered(), 4, seed, **kwargs)
+
+
+def test_epochs_are_permutations_and_differ():
+  order = labels(take(make(), 23))  # 92 records: four epochs of 23
+  epochs = [order[i * 23 : (i + 1) * 23] for i in range(4)]
+  assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
+  assert len({tuple(epoch) for epoch in epochs}) == 4
+  assert epochs[0] != list(range(23))
+  plain = labels(take(make(shuffle=False), 6))
+  assert plain[:23] == list(range(23)) and plain[23] == 0
+
+
+def test_a_batch_is_its_records(tmp_path):
+  source = numbered()
+  batch = next(make(source))
+  assert batch["video"].shape == (4, 2, 4, 4, 3) and batch["video"].dtype == np.uint8
+  for video, label in zip(batch["video"], batch["label"], strict=True):
+    assert np.array_equal(video, source[label]["video"])
+
+
+def test_the_seed_decides_and_nothing_else():
+  run = take(make(), 12)
+  assert equal(run, take(make(), 12))
+  assert equal(run, take(make(prefetch=7), 12))
+  assert not equal(run, take(make(seed=4), 12))
+  # What is random in a record changes from epoch to epoch.
+  noise = {}
+  for batch in run:
+    for label, value in zip(batch["label"], batch["noise"], strict=True):
+      noise.setdefault(int(label), []).append(tuple(value))
+  twice = [v for v in noise.values() if len(v) > 1]
+  assert twice and all(len(set(v)) == len(v) for v in twice)
+
+
+def test_worker_processes_give_the_same_batches():
+  alone, two = make(Faulty(bad=(5,))), make(Faulty(bad=(5,)), num_workers=2)
+  run = take(alone, 9)
+  assert equal(run, take(two, 9))
+  assert two.report.reasons == alone.report.reasons == {"clip_5.mp4": "is torn"}
+  resumed = make(Faulty(bad=(5,)))
+  resumed.set_state(two.get_state())
+  assert equal(take(alone, 2), take(resumed, 2))
+  two.close()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 6, 13])
+def test_a_resumed_run_is_the_same_run(stop):
+  whole, first, second = make(), make(), make(prefetch=5)
+  run = take(whole, 16)
+  take(first, stop)
+  state = json.loads(json.dumps(first.get_state()))
+  second.set_state(state)
+  assert second.get_state() == state
+  assert equal(run[stop:], take(second, 16 - stop))
+  # And a loader that ran ahead goes back.
+  whole.set_state(state)
+  assert equal(run[stop:], take(whole, 16 - stop))
+
+
+def test_shards_are_disjoint_and_cover_every_epoch():
+  parts = [make(process_index=p, process_count=2, transforms=()) for p in (0, 1)]
+  runs = [take(part, 23) for part in parts]
+  order = np.empty(2 * 92, int)
+  order[0::2], order[1::2] = labels(runs[0]), labels(runs[1])
+  for epoch in order.reshape(8, 23):
+    assert sorted(epoch) == list(range(23))
+  passes = [
+    list(make(process_index=p, process_count=3, repeat=False)) for p in range(3)
+  ]
+  seen = [label for run in passes for label in labels(run)]
+  assert sorted(seen) == list(range(23))
+
+
+def test_another_number_of_processes_goes_on_where_the_others_stood():
+  two = [make(process_index=p, process_count=2) for p in (0, 1)]
+  for part in two:
+    take(part, 3)
+  states = [part.get_state() for part in two]
+  assert states[0] == states[1]
+  one = loader.Loader(numbered(), 8, 3, transforms=[Jitter()])
+  one.set_state(states[0])
+  both = [label for part in two for label in labels(take(part, 1))]
+  assert sorted(labels(take(one, 1))) == sorted(both)
+
+
+def test_a_state_of_other_data_or_inside_a_batch_is_refused():
+  state = make().get_state()
+  for other in (make(seed=4), make(numbered(24)), make(shuffle=False)):
+    with pytest.raises(ValueError, match="Resume with the same data and seed"):
+      other.set_state(state)
+  with pytest.raises(ValueError, match="Resume with"):
+    make().set_state({key: value for key, value in state.items() if key != "position"})
+  with pytest.raises(ValueError, match="inside a batch of 4"):
+    make().set_state({**state, "position": 6})
+
+
+def test_one_pass_gives_each_record_once_and_can_be_repeated():
+  once = make(repeat=False, shuffle=False)
+  assert len(once) == 6
+  for _ in range(2):
+    run = list(once)
+    assert labels(run) == list(range(23)) and len(run[-1]["label"]) == 3
+  next(once)
+  assert labels(list(once)) == list(range(4, 23))
+
+
+def test_the_spec_is_that_of_the_batches():
+  batches = make()
+  spec = batches.spec()
+  batch = next(batches)
+  assert {k: (s.shape, s.dtype) for k, s in spec.items()} == {
+    k: (v.shape, v.dtype) for k, v in batch.items()
+  }
+
+
+def test_bad_clips_are_replaced_counted_and_told(tmp_path):
+  told = tmp_path / "skipped.jsonl"
+  source = Faulty(bad=(2, 11, 17))
+  batches = make(source, skipped_to=told)
+  run = take(batches, 23)
+  assert {len(b["label"]) for b in run} == {4}
+  assert not set(labels(run)) & {2, 11, 17}
+  clean = labels(take(make(), 23))
+  kept = [a for a in clean if a not in source.bad]
+  same = [b for a, b in zip(clean, labels(run), strict=True) if a not in source.bad]
+  assert kept == same  # the good ones stand where they always stood
+  assert equal(run, take(make(Faulty(bad=(2, 11, 17))), 23))
+  entries = [json.loads(line) for line in told.read_text().splitlines()]
+  assert {e["path"] for e in entries} == {f"clip_{i}.mp4" for i in (2, 11, 17)}
+  assert all(e["reason"] == "is torn" for e in entries) and len(entries) == 3
+  assert "3 skipped: clip_" in batches.report.summary()
+  # A restart names nothing twice.
+  take(make(Faulty(bad=(2, 11, 17)), skipped_to=told), 23)
+  assert len(told.read_text().splitlines()) == 3
+
+
+def test_resuming_after_a_bad_clip_is_exact():
+  run = take(make(Faulty(bad=(2, 11, 17))), 12)
+  resumed = make(Faulty(bad=(2, 11, 17)))
+  resumed.set_state({**make(Faulty()).get_state(), "position": 7 * 4})
+  assert equal(run[7:], take(resumed, 5))
+
+
+def test_one_pass_leaves_bad_clips_out():
+  batches = make(Faulty(bad=(0, 1, 2, 3, 9)), repeat=False, shuffle=False)
+  run = list(batches)
+  assert labels(run) == [4, 5, 6, 7, 8] + list(range(10, 23))
+  assert len(batches.report) == 5
+
+
+@pytest.mark.parametrize("repeat, num_workers", [(True, 0), (False, 0), (True, 2)])
+def test_only_bad_clips_stop_at_once_and_say_so(repeat, num_workers):
+  source = Faulty(bad=range(23))
+  batches = make(source, repeat=repeat, num_workers=num_workers)
+  with pytest.raises(loader.NoGoodClips) as caught:
+    next(batches)
+  text = str(caught.value)
+  assert "23 tried of 23" in text and ".mp4: is torn" in text and "18 more" in text
+  with pytest.raises(loader.NoGoodClips, match="23 tried of 23"):
+    make(source).spec()
+  batches.close()
+
+
+def test_a_large_bad_source_is_given_up_early():
+  source = Faulty(count=5000, bad=range(5000))
+  with pytest.raises(loader.NoGoodClips, match="256 tried of 5000"):
+    make(source).spec()
+  assert source.reads == 256
+
+
+def test_a_bad_clip_is_read_once():
+  source = Faulty(count=5, bad=(1,))
+  take(make(source, prefetch=1), 10)
+  once = source.reads
+  assert once <= 5 + 40 + 1
+
+
+def test_a_clip_of_another_size_is_a_bad_clip():
+  batches = make(Faulty(odd=(4,)))
+  assert 4 not in labels(take(batches, 23))
+  reason = batches.report.reasons["clip_4.mp4"]
+  assert "video uint8[2, 3, 4, 3] where most records have" in reason
+  assert "uint8[2, 4, 4, 3]" in reason
+
+
+def test_records_of_all_sizes_are_refused_at_once():
+  class Sizes(Faulty):
+    def __getitem__(self, i):
+      return {"video": np.zeros((2, i + 1, 4, 3), np.uint8)}
+
+  with pytest.raises(ValueError, match="The records differ: clip_.*Resize"):
+    make(Sizes()).spec()
+  with pytest.raises(ValueError, match="The records differ"):
+    next(make(Sizes()))
+
+
+def test_a_mistake_in_a_transform_is_no_bad_clip():
+  def wrong(record, rng):
+    return {"video": record["vidoe"]}
+
+  with pytest.raises(KeyError, match="vidoe"):
+    next(make(transforms=[wrong]))
+
+
+def test_videos_on_disk_with_every_kind_of_fault(tmp_path):
+  rng = np.random.default_rng(0)
+  for i in range(5):
+    video = rng.integers(0, 255, (9, 16, 16, 3), dtype=np.uint8)
+    video_io.write_mp4(tmp_path / f"good_{i}.mp4", video)
+  whole = (tmp_path / "good_0.mp4").read_bytes()
+  (tmp_path / "torn.mp4").write_bytes(whole[: len(whole) // 2])
+  (tmp_path / "zero.mp4").write_bytes(b"")
+  (tmp_path / "text.mp4").write_text("not a video")
+  (tmp_path / "notes.txt").write_text("hello")
+  video_io.write_mp4(tmp_path / "short.mp4", video[:3])
+  video_io.write_mp4(tmp_path / "tiny.mp4", video[:, :6, :6])
+  batches = loader.Loader(
+    folders.videos(tmp_path, 4, 2),
+    batch_size=4,
+    transforms=[transforms.CentreCrop(12), transforms.Flip()],
+    skipped_to=tmp_path / "out" / "skipped.jsonl",
+  )
+  run = take(batches, 12)
+  assert {b["video"].shape for b in run} == {(4, 4, 12, 12, 3)}
+  told = {path.split("/")[-1]: why for path, why in batches.report.reasons.items()}
+  assert sorted(told) == [
+    "notes.txt",
+    "short.mp4",
+    "text.mp4",
+    "tiny.mp4",
+    "torn.mp4",
+    "zero.mp4",
+  ]
+  assert "holds 3 frames; 4 at an interval of 2 need 7" in told["short.mp4"]
+  assert "6 x 6 pixels, smaller than the crop" in told["tiny.mp4"]
+
+
+@pytest.mark.parametrize(
+  "wrong, words",
+  [
+    ({"batch_size": 0}, "batch_size=0"),
+    ({"seed": -1}, "seed=-1"),
+    ({"process_index": 2, "process_count": 2}, "process_index=2"),
+    ({"source": []}, "is empty"),
+  ],
+)
+def test_wrong_settings_are_refused(wrong, words):
+  settings = {"source": numbered(), "batch_size": 4} | wrong
+  with pytest.raises(ValueError, match=words):
+    loader.Loader(**settings)

@@ -1,0 +1,64 @@
+"""The loop walks its grid once, and its noise belongs to frames."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import ddim, loop
+
+KEY = jax.random.key(0)
+SHAPE = (4, 6, 16, 16, 4)
+
+
+def test_steps_follow_the_grid():
+  def step(x, t, t_next, key):
+    return 10 * x + p.expand(t) - p.expand(t_next)
+
+  out = loop.run(step, jnp.zeros((2, 3, 1, 1, 1)), [6.0, 3.0, 1.0, 0.0], KEY)
+  np.testing.assert_array_equal(out, np.full(out.shape, 321.0))
+  ts = np.array([[6.0, 6.0, 0.0], [3.0, 6.0, 0.0], [1.0, 5.0, 0.0]])
+  out = loop.run(step, jnp.ones((1, 3, 1, 1, 1)), ts, KEY)
+  np.testing.assert_array_equal(out[0, :, 0, 0, 0], [132, 11, 1])
+
+
+def test_every_step_has_its_own_key():
+  step = lambda x, t, t_next, key: x + jax.random.normal(key, x.shape)
+  x = jnp.zeros((1, 1, 32, 32, 4))
+  two = loop.run(step, x, jnp.array([2.0, 1.0, 0.0]), KEY)
+  np.testing.assert_allclose(two.var(), 2.0, rtol=0.1)  # one key twice would be 4
+
+
+def test_noise_is_normal_and_differs_between_frames():
+  noise = np.asarray(loop.noise(KEY, SHAPE))
+  np.testing.assert_allclose(noise.mean(), 0.0, atol=0.03)
+  np.testing.assert_allclose(noise.std(), 1.0, atol=0.02)
+  flat = noise.swapaxes(0, 1).reshape(SHAPE[1], -1)
+  off = np.corrcoef(flat) - np.eye(SHAPE[1])
+  assert np.abs(off).max() < 4 / np.sqrt(flat.shape[1])
+
+
+def test_noise_does_not_depend_on_how_frames_are_cut():
+  early, late = loop.noise(KEY, SHAPE), loop.noise(KEY, SHAPE, start=4)
+  np.testing.assert_array_equal(early[:, 4:], late[:, :2])
+  assert not np.array_equal(early[:, :2], late[:, :2])
+  assert not np.array_equal(early, loop.noise(jax.random.key(1), SHAPE))
+
+
+def test_samples_do_not_depend_on_the_mesh():
+  denoise = lambda x, t, cond: d.Denoised(0.5 * x)
+  x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+  ts = np.linspace(1.0, 0.0, 4)
+
+  def sample(x, key):
+    return ddim.ddim(denoise, p.Flow(), x, ts, None, key, eta=1.0)
+
+  mesh = jax.make_mesh((2,), ("frames",), axis_types=(AxisType.Auto,))
+  sharding = NamedSharding(mesh, P(None, "frames"))
+  alone = jax.jit(sample)(x, KEY)
+  spread = jax.jit(sample, out_shardings=sharding)(jax.device_put(x, sharding), KEY)
+  assert len(spread.sharding.device_set) == 2
+  np.testing.assert_allclose(alone, spread, atol=1e-6)

@@ -1,0 +1,189 @@
+"""Guidance is its closed form in one call; given frames are held to the bit."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+
+B, T = 3, 4
+SHAPE = (B, T, 2, 2, 3)
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal(SHAPE).astype(np.float32)
+TIME = jnp.asarray(RNG.uniform(0.2, 0.8, (B, T)), jnp.float32)
+COND = Conditioning(
+  tokens={
+    "text": Tokens(jnp.asarray(RNG.standard_normal((B, 2, 3))), np.ones((B, 2), bool))
+  },
+  vectors={"label": jnp.arange(1, B + 1)},
+  channels={"image": RNG.standard_normal(SHAPE).astype(np.float32)},
+)
+NULL = jax.tree.map(jnp.zeros_like, COND)
+DROP = {"text": ("text",), "both": ("text", "image"), "label": ("label",)}
+
+
+class Network:
+  """An affine network that hears every signal, and counts its calls."""
+
+  def __init__(self):
+    self.batches = []
+
+  def __call__(self, x, t, cond):
+    self.batches.append(x.shape[0])
+    text = jnp.mean(cond.tokens["text"].values, (1, 2)) + cond.vectors["label"]
+    text = text[:, None, None, None, None]
+    return 0.3 * x + text * p.expand(t) / 1000 + 0.2 * cond.channels["image"]
+
+
+def without(*names):
+  """The estimate of x0 without these signals, from a call of its own."""
+  cond = COND
+  for group, name in (("tokens", "text"), ("vectors", "label"), ("channels", "image")):
+    if name in names:
+      cond = cond.replace(**{group: getattr(NULL, group)})
+  return d.from_network(Network(), p.Flow(), "velocity")(X, TIME, cond).x0
+
+
+def guided(drop, scales):
+  network = Network()
+  denoise = d.from_network(network, p.Flow(), "velocity")
+  out = d.guide(denoise, NULL, drop=drop, scales=scales)(X, TIME, COND)
+  return out.x0, network.batches
+
+
+def test_a_network_is_read_as_an_estimate_of_x0():
+  flow = d.from_network(Network(), p.Flow(), "velocity")(X, TIME, COND)
+  velocity = Network()(X, 1000 * TIME, COND)
+  np.testing.assert_allclose(flow.x0, X - p.expand(TIME) * velocity, rtol=1e-4)
+  assert flow.log_variance is None
+  with pytest.raises(ValueError, match="'noise'; expected one of"):
+    d.from_network(Network(), p.Flow(), "noise")
+  twice = lambda x, t, cond: jnp.concatenate([x, x], -1)
+  with pytest.raises(ValueError, match="learned variance"):
+    d.from_network(twice, p.Flow(), "eps")(X, TIME, COND)
+
+
+def test_guidance_is_its_closed_form_in_one_call():
+  out, batches = guided((DROP["label"],), (7.5,))
+  full, empty = without(), without("label")
+  np.testing.assert_allclose(out, empty + 7.5 * (full - empty), atol=2e-5)
+  assert batches == [2 * B]
+  np.testing.assert_array_equal(guided(("label",), (7.5,))[0], out)  # a bare name
+  # Each example is guided by its own label.
+  assert not np.allclose(out, empty + 7.5 * (full[::-1] - empty[::-1]), atol=1e-2)
+
+
+def test_guidance_by_text_and_image_has_three_branches():
+  out, batches = guided((DROP["text"], DROP["both"]), (7.5, 3.0))
+  full, image, empty = without(), without("text"), without("text", "image")
+  wanted = empty + 7.5 * (full - image) + 3.0 * (image - empty)
+  np.testing.assert_allclose(out, wanted, atol=2e-5)
+  assert batches == [3 * B]
+
+
+def test_scale_one_is_the_conditional_and_zero_the_unconditional_estimate():
+  out, batches = guided((DROP["label"],), (1.0,))
+  np.testing.assert_array_equal(out, without())
+  assert batches == [B]  # nothing to guide, nothing to pay
+  np.testing.assert_allclose(
+    guided((DROP["label"],), (jnp.ones(()),))[0], without(), atol=1e-6
+  )
+  zero, _ = guided((DROP["label"],), (0.0,))
+  np.testing.assert_allclose(zero, without("label"), atol=1e-6)
+  both, batches = guided((DROP["text"], DROP["both"]), (1.0, 1.0))
+  np.testing.assert_allclose(both, without(), atol=1e-6)
+
+
+def test_scales_may_change_over_frames_times_and_channels():
+  full, empty = without(), without("label")
+  at = lambda scale: empty + scale * (full - empty)
+  frames = np.linspace(1.0, 2.5, T).astype(np.float32)
+  column = frames[:, None, None, None]
+  for scale in (
+    column,
+    frames.tolist(),
+    functools.partial(d.over_frames, start=1.0, stop=2.5),
+    lambda t: column,
+  ):
+    out, _ = guided((DROP["label"],), (scale,))
+    np.testing.assert_allclose(out, at(column), atol=1e-5)
+  out, _ = guided((DROP["label"],), (lambda t: 1.0 + t,))
+  np.testing.assert_allclose(out, at(1.0 + p.expand(TIME)), atol=1e-5)
+  channels = np.array([4.0, 4.0, 1.0])  # DiT leaves the last ones alone
+  out, _ = guided((DROP["label"],), (channels.reshape(1, 1, 1, 3),))
+  np.testing.assert_allclose(out, at(channels), atol=1e-5)
+
+
+def test_an_interval_guides_inside_it_only():
+  scale = functools.partial(d.interval, scale=5.0, low=0.4, high=0.6)
+  t = jnp.array([[0.3, 0.4, 0.5, 0.6, 0.7]])
+  np.testing.assert_array_equal(scale(t), [[1, 1, 5, 5, 1]])
+  full, empty = without(), without("label")
+  out, _ = guided((DROP["label"],), (scale,))
+  inside = np.asarray((TIME > 0.4) & (TIME <= 0.6))
+  assert inside.any() and not inside.all()
+  np.testing.assert_allclose(out[~inside], full[~inside], atol=1e-6)
+  np.testing.assert_allclose(
+    out[inside], (empty + 5 * (full - empty))[inside], atol=1e-5
+  )
+
+
+def test_guiding_x0_is_guiding_eps():
+  """Samplers see x0; papers guide eps. Both name the same point."""
+  process, scale = p.Cosine(), 4.0
+  full, empty = without(), without("label")
+  eps = [p.eps_from_x0(process, X, x0, TIME) for x0 in (full, empty)]
+  mixed = eps[1] + scale * (eps[0] - eps[1])
+  alpha, sigma = (p.expand(c) for c in process.alpha_sigma(TIME))
+  x0 = (X - sigma * mixed) / alpha
+  np.testing.assert_allclose(x0, empty + scale * (full - empty), atol=1e-4)
+
+
+def test_guidance_keeps_the_conditional_variance():
+  def denoise(x_t, t, cond):
+    label = cond.vectors["label"][:, None, None, None, None] * jnp.ones_like(x_t)
+    return d.Denoised(x_t, log_variance=label)
+
+  out = d.guide(denoise, NULL, drop=(("label",),), scales=(3.0,))(X, TIME, COND)
+  np.testing.assert_array_equal(out.log_variance[:, 0, 0, 0, 0], [1, 2, 3])
+
+
+def test_wrong_guidance_is_refused():
+  for drop, scales in (
+    ((("text",),), (7.5, 3.0)),
+    ((("text",), ("image",)), (7.5,)),
+    ((), ()),
+  ):
+    with pytest.raises(ValueError, match="one scale for each set"):
+      guided(drop, scales)
+  with pytest.raises(KeyError, match="there are"):
+    guided((("lable",),), (2.0,))
+  with pytest.raises(ValueError, match="5 scales over frames for 4 frames"):
+    guided((("label",),), ([1.0] * 5,))
+
+
+def test_given_frames_are_held_at_time_zero():
+  known = RNG.standard_normal(SHAPE).astype(np.float32)
+  mask = jnp.zeros((B, T, 1, 1, 1), bool).at[:, :2].set(True).at[0, 3].set(True)
+  cond = COND.replace(known=known, mask=mask)
+  null = NULL.replace(known=known, mask=mask)
+  seen = {}
+
+  def denoise(x_t, t, cond):
+    seen.update(x=x_t, t=t)
+    return d.Denoised(2.0 * x_t + 1.0)
+
+  guide = functools.partial(d.guide, drop=(("label",),), scales=(3.0,))
+  out = d.chain(denoise, (guide, d.given), null)(X, TIME, cond).x0
+  where = np.broadcast_to(mask, SHAPE)
+  np.testing.assert_array_equal(out[where], known[where])
+  np.testing.assert_allclose(out[~where], 2 * X[~where] + 1, rtol=1e-6)
+  np.testing.assert_array_equal(seen["x"][::2], np.where(mask, known, X))
+  np.testing.assert_array_equal(seen["t"][::2], np.where(mask[..., 0, 0, 0], 0.0, TIME))
+  with pytest.raises(ValueError, match="needs cond.mask and cond.known"):
+    d.given(denoise, null)(X, TIME, COND)

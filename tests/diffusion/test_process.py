@@ -1,0 +1,138 @@
+"""Tables, rows and inputs against the papers and the original's own numbers."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.diffusion import process as p
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "latte_diffusion.npz"
+
+
+@pytest.fixture(scope="module")
+def golden():
+  return np.load(GOLDEN, allow_pickle=False)
+
+
+@pytest.mark.parametrize(
+  ("ours", "theirs"), [("linear", "linear"), ("squaredcos", "squaredcos_cap_v2")]
+)
+def test_tables_are_the_originals(golden, ours, theirs):
+  betas = p.betas(ours)
+  np.testing.assert_allclose(betas, golden[f"out_{theirs}_betas"], rtol=1e-6)
+  process = p.DDPM(schedule=ours)
+  t = jnp.arange(1.0, 1001.0)[None]  # index k is t = k + 1
+  alpha, sigma = process.alpha_sigma(t)
+  alpha_bar = np.cumprod(1.0 - betas)
+  # In float32 log alpha_bar is known to half an ulp of 20.
+  np.testing.assert_allclose(alpha[0] ** 2, alpha_bar, rtol=2e-6)
+  np.testing.assert_allclose(
+    alpha[0] ** 2, golden[f"out_{theirs}_alphas_cumprod"], rtol=2e-6
+  )
+  np.testing.assert_allclose(sigma[0] ** 2, 1.0 - alpha_bar, rtol=2e-6)
+  # The table is not this close to its neighbour.
+  assert not np.allclose(alpha[0, 1:] ** 2, alpha_bar[:-1], rtol=2e-6)
+
+
+def test_noising_is_the_originals(golden):
+  t = np.broadcast_to(golden["in_t"][:, None] + 1.0, (4, 3)).astype(np.float32)
+  x_t = p.mix(p.DDPM().alpha_sigma(t), golden["in_x_start"], golden["in_noise"])
+  np.testing.assert_allclose(x_t, golden["out_q_sample"], atol=2e-6)
+  other = p.mix(p.DDPM().alpha_sigma(t - 1), golden["in_x_start"], golden["in_noise"])
+  assert not np.allclose(other, golden["out_q_sample"], atol=1e-3)
+
+
+def test_scaled_linear_is_linear_in_the_root():
+  betas = p.betas("scaled_linear")
+  np.testing.assert_allclose(betas[[0, -1]], [0.00085, 0.012])
+  np.testing.assert_allclose(np.diff(np.sqrt(betas), 2), 0.0, atol=1e-12)
+  # Stable Diffusion's last alpha_bar.
+  alpha, _ = p.DDPM(schedule="scaled_linear").alpha_sigma(jnp.full((1, 1), 1000.0))
+  np.testing.assert_allclose(alpha**2, 0.00466, atol=5e-6)
+
+
+def test_betas_may_have_other_ends_and_another_number_of_steps():
+  # AnimateDiff: linear in beta, between Stable Diffusion's ends.
+  betas = p.betas("linear", 1000, (0.00085, 0.012))
+  np.testing.assert_allclose(betas[:2], [0.00085, 0.00086116], rtol=1e-5)
+  process = p.DDPM(beta_ends=[0.00085, 0.012])  # a config gives a list
+  assert process.alpha_sigma(jnp.ones((1, 1)))[0] ** 2 == np.float32(1 - 0.00085)
+  # Fewer steps of the same noise, to the first order.
+  coarse, _ = p.DDPM(num_steps=100).alpha_sigma(jnp.full((1, 1), 50.0))
+  fine, _ = p.DDPM().alpha_sigma(jnp.full((1, 1), 500.0))
+  np.testing.assert_allclose(coarse, fine, rtol=0.03)
+
+
+def test_between_steps_log_alpha_bar_is_a_line():
+  lab = lambda t: 2 * np.log(np.asarray(p.DDPM().alpha_sigma(jnp.array([t]))[0]))
+  ends = lab([300.0, 301.0])[0]
+  np.testing.assert_allclose(lab([300.25])[0, 0], ends @ [0.75, 0.25], rtol=1e-6)
+
+
+def test_a_wrong_schedule_is_refused():
+  with pytest.raises(ValueError, match="lineer.*expected one of.*scaled_linear"):
+    p.DDPM(schedule="lineer")
+  with pytest.raises(ValueError, match="no beta_ends"):
+    p.DDPM(schedule="squaredcos", beta_ends=(0.1, 0.2))
+
+
+def test_networks_see_the_units_of_their_papers():
+  x = jnp.ones((1, 3, 1, 1, 1))
+  seen = lambda process, t: process.network_inputs(x, jnp.array([t]))[1][0]
+  np.testing.assert_array_equal(seen(p.DDPM(), [0.0, 1.0, 1000.0]), [0, 0, 999])
+  np.testing.assert_allclose(seen(p.Flow(), [0.0, 0.25, 1.0]), [0, 250, 1000])
+  np.testing.assert_allclose(seen(p.Cosine(), [0.0, 0.25, 0.999]), [0, 250, 999])
+  sigma = jnp.array([[0.002, 1.0, 80.0]])
+  scaled, noise = p.EDM().network_inputs(x, sigma)
+  np.testing.assert_allclose(noise, np.log(sigma) / 4, rtol=1e-6)
+  c_in = 1 / np.sqrt(sigma**2 + 0.25)
+  np.testing.assert_allclose(scaled[..., 0, 0, 0], c_in, rtol=1e-6)
+
+
+def test_edm_is_the_preconditioning_of_its_paper():
+  sigma, sd = jnp.array([[0.01, 0.5, 3.0, 80.0]]), 0.5
+  process = p.EDM(sigma_data=sd)
+  x_t, out = np.random.default_rng(0).standard_normal((2, 1, 4, 2, 2, 1))
+  c_skip = sd**2 / (sigma**2 + sd**2)
+  c_out = sigma * sd / jnp.sqrt(sigma**2 + sd**2)
+  x0 = p.solve(process, "edm", x_t, out, sigma)
+  wanted = p.mix((c_skip, c_out), x_t, out)
+  np.testing.assert_allclose(x0, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_v_on_edm_is_what_svd_predicts():
+  sigma = jnp.array([[0.002, 0.05, 1.0, 700.0]])
+  process = p.EDM(t_max=700.0, sigma_data=1.0)
+  x_t, out = np.random.default_rng(1).standard_normal((2, 1, 4, 2, 2, 1))
+  c_skip, c_out = 1 / (sigma**2 + 1), -sigma / jnp.sqrt(sigma**2 + 1)
+  x0 = p.solve(process, "v", x_t, out, sigma)
+  wanted = p.mix((c_skip, c_out), x_t, out)
+  np.testing.assert_allclose(x0, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_velocity_on_flow_is_noise_minus_data():
+  t = jnp.array([[0.0, 0.3, 1.0]])
+  np.testing.assert_array_equal(
+    jnp.stack(p.row("velocity", p.Flow(), t))[:, 0], [[-1, -1, -1], [1, 1, 1]]
+  )
+
+
+def test_wrong_predictions_are_refused():
+  with pytest.raises(ValueError, match="'noise'; expected one of"):
+    p.row("noise", p.Flow(), jnp.zeros((1, 1)))
+  with pytest.raises(ValueError, match="sigma_data"):
+    p.check("edm", p.Flow())
+
+
+def test_every_frame_has_its_own_time():
+  """One call with unlike times is as many calls with one time each."""
+  process = p.DDPM()
+  x_t, out = np.random.default_rng(2).standard_normal((2, 1, 3, 2, 2, 1))
+  t = jnp.array([[0.0, 120.5, 1000.0]])
+  together = p.solve(process, "v", x_t, out, t)
+  for i in range(3):
+    cut = slice(i, i + 1)
+    alone = p.solve(process, "v", x_t[:, cut], out[:, cut], t[:, cut])
+    np.testing.assert_allclose(together[:, cut], alone, rtol=1e-6)

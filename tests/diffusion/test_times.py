@@ -1,0 +1,146 @@
+"""Training times have their distributions, grids their published values."""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import times
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "latte_diffusion.npz"
+N = 20_000
+KEY = jax.random.key(0)
+
+
+def close(samples, cdf):
+  """Kolmogorov's distance of the samples from a distribution is that of chance."""
+  x = np.sort(np.asarray(samples).ravel())
+  distance = np.abs(np.arange(1, x.size + 1) / x.size - cdf(x)).max()
+  return distance < 2.0 / np.sqrt(x.size)
+
+
+def normal_cdf(x):
+  return np.asarray(jax.scipy.stats.norm.cdf(x))
+
+
+@pytest.mark.parametrize("process", [p.Flow(), p.DDPM()])
+def test_uniform_is_uniform_and_never_zero(process):
+  t = times.uniform(process, KEY, (N, 1))
+  assert t.shape == (N, 1) and t.min() > 0 and t.max() <= process.t_max
+  assert close(t, lambda x: x / process.t_max)
+  assert not close(t, lambda x: (x / process.t_max) ** 1.1)
+
+
+def test_uniform_steps_are_the_thousand_indices():
+  t = np.asarray(times.uniform_steps(p.DDPM(), KEY, (N, 1)))
+  assert set(np.unique(t)) <= set(range(1, 1001))
+  assert t.min() == 1 and t.max() == 1000
+  assert close(t, lambda x: x / 1000)
+  with pytest.raises(ValueError, match="DDPM only"):
+    times.uniform_steps(p.Flow(), KEY, (2, 1))
+
+
+def test_stratified_covers_the_range_in_every_batch():
+  t = np.asarray(times.stratified(p.Flow(), KEY, (64, 1)))
+  assert t.shape == (64, 1)
+  counts, _ = np.histogram(t, bins=32, range=(0, 1))
+  assert counts.min() >= 1 and counts.max() <= 3  # independent draws leave holes
+  assert not (np.diff(t[:, 0]) < 0).all()  # shuffled over the examples
+  one = jax.vmap(lambda k: times.stratified(p.Flow(), k, (4, 1))[0])
+  assert close(one(jax.random.split(KEY, 4000)), lambda x: x)
+
+
+def test_logit_normal_has_its_quantiles():
+  draw = functools.partial(times.logit_normal, mean=0.5, std=1.5)
+  t = np.asarray(draw(p.Flow(), KEY, (N, 1)))
+  assert close(np.log(t) - np.log1p(-t), lambda x: normal_cdf((x - 0.5) / 1.5))
+  assert not close(np.log(t) - np.log1p(-t), normal_cdf)
+
+
+def test_lognormal_is_edms():
+  t = np.asarray(times.lognormal(p.EDM(), KEY, (N, 1)))
+  assert close(np.log(t), lambda x: normal_cdf((x + 1.2) / 1.2))
+  assert times.lognormal(p.EDM(t_max=0.3), KEY, (N, 1)).max() == np.float32(0.3)
+  with pytest.raises(ValueError, match="EDM only"):
+    times.lognormal(p.Flow(), KEY, (2, 1))
+
+
+def test_shifted_times_are_the_base_shifted():
+  base = times.logit_normal(p.DDPM(), KEY, (N, 1)) / 1000
+  t = times.shifted(p.DDPM(), KEY, (N, 1), base=times.logit_normal, shift=3.0) / 1000
+  np.testing.assert_allclose(t, 3 * base / (1 + 2 * base), rtol=1e-5)
+  # A shift adds log(shift) to the log of sigma / alpha, on the flow process.
+  odds = lambda t: np.log(t) - np.log1p(-t)
+  t = np.asarray(times.shifted(p.Flow(), KEY, (N, 1), shift=3.0))
+  u = np.asarray(times.uniform(p.Flow(), KEY, (N, 1)))
+  inner = (u > 0.01) & (u < 0.99)
+  np.testing.assert_allclose(odds(t)[inner], odds(u)[inner] + np.log(3), atol=1e-3)
+  with pytest.raises(ValueError, match="must be positive"):
+    times.shift_times(base, 0.0)
+
+
+def test_shift_has_open_soras_values():
+  # Open-Sora 1.2: 256 x 256 images (ratio 0.5) at t = 50 and 100 of 1000.
+  shifted = times.shift_times(np.array([0.05, 0.1]), 0.5)
+  np.testing.assert_allclose(1000 * shifted, [25.641026, 52.63158], rtol=1e-6)
+  # Open-Sora 2.0: 50 steps with shift 5.
+  grid = times.shifted_grid(p.Flow(), num_steps=50, shift=5.0)
+  np.testing.assert_allclose(grid[:4], [1, 0.99593496, 0.99173546, 0.98739487])
+
+
+def test_karras_has_svds_values():
+  process = p.EDM(t_max=700.0, sigma_data=1.0)
+  grid = times.karras_grid(process, num_steps=25)
+  np.testing.assert_allclose(
+    grid[:4], [700.0001, 545.7295, 421.56912, 322.45377], rtol=2e-6
+  )
+  np.testing.assert_allclose(grid[-2:], [0.002, 0.0], rtol=1e-5)
+  with pytest.raises(ValueError, match="EDM only"):
+    times.karras_grid(p.Cosine(), num_steps=25)
+
+
+def test_ddpm_spacings_are_the_originals():
+  golden = np.load(GOLDEN, allow_pickle=False)
+  indices = lambda grid: grid[-2::-1] - 1  # rising, t = k + 1
+  for n in (50, 250):
+    ours = indices(times.respaced_grid(p.DDPM(), num_steps=n))
+    np.testing.assert_array_equal(ours, golden[f"out_timesteps_{n}"])
+  for n in (25, 50):
+    ours = indices(times.strided_grid(p.DDPM(), num_steps=n))
+    np.testing.assert_array_equal(ours, golden[f"out_timesteps_ddim{n}"])
+  # Stable Diffusion's DDIM: 1, 21 .. 981.
+  ours = indices(times.strided_grid(p.DDPM(), num_steps=50, offset=1))
+  np.testing.assert_array_equal(ours, np.arange(1, 1000, 20))
+
+
+GRIDS = [
+  (p.Flow(), times.uniform_grid),
+  (p.DDPM(), times.uniform_grid),
+  (p.Flow(), functools.partial(times.shifted_grid, shift=0.3)),
+  (p.EDM(), times.karras_grid),
+  (p.DDPM(), times.respaced_grid),
+]
+
+
+@pytest.mark.parametrize(("process", "grid"), GRIDS)
+def test_grids_fall_from_the_noise_to_the_data(process, grid):
+  for n in (2, 7, 100):
+    ts = grid(process, num_steps=n)
+    assert ts.shape == (n + 1,) and ts.dtype == np.float32
+    np.testing.assert_allclose(ts[0], process.t_max, rtol=1e-6)
+    assert ts[-1] == 0 and (np.diff(ts) < 0).all()
+
+
+def test_wrong_numbers_of_steps_are_refused():
+  with pytest.raises(ValueError, match="at least 1 step"):
+    times.uniform_grid(p.Flow(), num_steps=0)
+  with pytest.raises(ValueError, match="leaves 2 to 1000"):
+    times.respaced_grid(p.DDPM(), num_steps=1001)
+  for kwargs in ({"num_steps": 30}, {"num_steps": 50, "offset": 20}):
+    with pytest.raises(ValueError, match="must divide 1000"):
+      times.strided_grid(p.DDPM(), **kwargs)
+  with pytest.raises(ValueError, match="DDPM only"):
+    times.respaced_grid(p.Flow(), num_steps=10)

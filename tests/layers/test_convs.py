@@ -1,0 +1,93 @@
+"""A convolution is a sum over the taps of its kernel, whatever computes it."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.layers import convs
+
+CASES = {
+  "same": ((3, 3), 1, ((1, 1), (1, 1))),
+  "stride 2, zeros below and right": ((3, 3), 2, ((0, 1), (0, 1))),
+  "stride 2, zeros around": ((4, 4), 2, ((1, 1), (1, 1))),
+  "unequal axes": ((1, 3), 1, ((0, 0), (2, 0))),
+  "one pixel": ((1, 1), 1, ((0, 0), (0, 0))),
+  "one pixel, stride 2": ((1, 1), 2, ((0, 0), (0, 0))),
+}
+
+
+def taps(x, kernel, stride, padding):
+  """The definition: one slice of x and one matrix product for each kernel pixel."""
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  spatial = kernel.shape[:-2]
+  sizes = [(n - k) // stride + 1 for n, k in zip(x.shape[1:-1], spatial, strict=True)]
+  total = 0.0
+  for tap in itertools.product(*map(range, spatial)):
+    cut = tuple(
+      slice(i, i + stride * (n - 1) + 1, stride)
+      for i, n in zip(tap, sizes, strict=True)
+    )
+    total += x[(slice(None), *cut)] @ kernel[tap]
+  return total
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_convolution_and_its_gradients_are_the_sum_over_taps(name):
+  size, stride, padding = CASES[name]
+  k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(k_x, (2, 6, 8, 5))
+  kernel = jax.random.normal(k_kernel, (*size, 5, 4)) / 5
+
+  @jax.jit
+  def both(x, kernel):
+    outs = []
+    for fn in (convs.convolve, taps):
+      y, pull = jax.vjp(lambda x, k: fn(x, k, stride, padding), x, kernel)  # noqa: B023
+      outs.append((y, *pull(jax.random.normal(k_out, y.shape))))
+    return outs
+
+  ours, reference = both(x, kernel)
+  for a, b in zip(ours, reference, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+  if max(size) > 1:  # the test sees a mirrored kernel
+    mirrored = taps(x, jnp.flip(kernel, (0, 1)), stride, padding)
+    assert not np.allclose(ours[0], mirrored, atol=1e-2)
+
+
+def test_convolution_works_over_time_too():
+  x = jax.random.normal(jax.random.key(0), (1, 4, 5, 6, 3))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 2)) / 9
+  padding = ((2, 0), (1, 1), (1, 1))
+  np.testing.assert_allclose(
+    convs.convolve(x, kernel, 1, padding), taps(x, kernel, 1, padding), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (5, 3), (2, 2)])
+def test_default_padding_keeps_the_size(kernel):
+  conv = convs.Conv(7, kernel)
+  out, _ = jax.eval_shape(
+    conv.init_with_output, jax.random.key(0), jnp.zeros((2, 6, 8, 3))
+  )
+  assert out.shape == (2, 6, 8, 7)
+
+
+def test_parameters_carry_logical_names_and_stay_float32():
+  conv = convs.Conv(4, dtype=jnp.bfloat16)
+  out, variables = jax.eval_shape(
+    conv.init_with_output, jax.random.key(0), jnp.zeros((1, 4, 4, 3))
+  )
+  params = variables["params"]
+  assert params["kernel"].names == (None, None, "conv_in", "conv_out")
+  assert params["bias"].names == ("conv_out",)
+  assert {x.dtype for x in nn.unbox(params).values()} == {jnp.dtype("float32")}
+  assert out.dtype == jnp.bfloat16
+
+
+def test_wrong_rank_is_refused():
+  with pytest.raises(ValueError, match=r"kernel=\(3, 3\).*got shape \(2, 4, 6, 6, 3\)"):
+    convs.Conv(4).init(jax.random.key(0), jnp.zeros((2, 4, 6, 6, 3)))

@@ -1,0 +1,41 @@
+"""Embeddings of time and class in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.layers import embeddings
+
+
+def test_sinusoid_is_cosines_then_sines():
+  t = np.array([[0.0, 3.0], [977.0, 0.5]], np.float32)
+  out = embeddings.sinusoid(t, 256)
+  assert out.shape == (2, 2, 256) and out.dtype == jnp.float32
+  angles = t[..., None].astype(np.float64) * 10_000.0 ** -(np.arange(128) / 128)
+  wanted = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+  np.testing.assert_allclose(out, wanted, atol=2e-4)  # 6e-8 * t in float32
+  np.testing.assert_array_equal(out[0, 0], [1.0] * 128 + [0.0] * 128)
+
+
+def test_time_embedding_starts_small_and_tells_times_apart():
+  module = embeddings.TimeEmbedding(width=8)
+  t = jnp.array([0.0, 500.0])
+  params = module.init(jax.random.key(0), t)
+  out = module.apply(params, t)
+  assert out.shape == (2, 8) and out.dtype == jnp.float32
+  assert 0 < np.abs(out[0] - out[1]).max() < 0.1
+
+
+@pytest.mark.parametrize("label", [0, 3])
+def test_label_embedding_reads_the_row(label):
+  table = jnp.arange(8.0).reshape(4, 2)
+  module = embeddings.LabelEmbedding(num_classes=3, width=2)
+  out = module.apply({"params": {"table": table}}, jnp.array([label]))
+  np.testing.assert_array_equal(out, table[label : label + 1])
+
+
+def test_an_unknown_label_is_nan_and_not_another_class():
+  module = embeddings.LabelEmbedding(num_classes=3, width=2)
+  out = module.apply({"params": {"table": jnp.ones((4, 2))}}, jnp.array([4]))
+  assert np.isnan(out).all()

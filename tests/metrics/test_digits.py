@@ -1,0 +1,70 @@
+"""The judge of moving digits agrees with what the data knows about itself."""
+
+import numpy as np
+import pytest
+
+from vdm_jax.data.builders import moving_digits
+from vdm_jax.metrics import digits
+
+CONFIG = moving_digits.Config()
+
+
+@pytest.fixture(scope="module")
+def clips():
+  """{"train": ..., "test": ...}: label, position, video of clips."""
+  rng = np.random.default_rng(0)
+  made = {}
+  for name, of_split, count in zip(
+    ("train", "test"), moving_digits.split_digits(), (2000, 200), strict=True
+  ):
+    part = moving_digits.flights(rng, of_split, count, CONFIG)
+    part["video"] = moving_digits.draw(part["digit"], part["position"], CONFIG.canvas)
+    made[name] = part
+  return made
+
+
+def test_the_centre_of_mass_moves_as_the_box_does(clips):
+  test = clips["test"]
+  middle = digits.centres(test["video"]) - test["position"]
+  # What is left is each digit's own offset, the same in all frames but for faint ink.
+  spread = middle - middle.mean(1, keepdims=True)
+  assert np.abs(spread).max() < 0.4
+  assert np.sqrt(np.square(spread).mean()) < 0.05
+
+
+def test_held_out_digits_are_read(clips):
+  reader = digits.Reader(clips["train"]["video"], clips["train"]["label"])
+  right = reader.read(clips["test"]["video"]) == clips["test"]["label"]
+  assert right.mean() > 0.95
+  # Negative control: the reader does not know what it was not shown.
+  noise = np.random.default_rng(1).integers(0, 256, clips["test"]["video"].shape)
+  right = reader.read(noise.astype(np.uint8)) == clips["test"]["label"]
+  assert right.mean() < 0.3
+
+
+def test_real_clips_move_on_legal_paths(clips):
+  error = digits.motion_error(clips["test"]["video"])
+  assert np.median(error) < 0.05
+  assert error.max() < 0.4
+
+
+def test_clips_that_jump_or_stand_are_told_from_real_ones(clips):
+  video = clips["test"]["video"][:40]
+  order = np.random.default_rng(0).permutation(video.shape[1])
+  assert np.median(digits.motion_error(video[:, order])) > 0.5
+  frozen = np.repeat(video[:, :1], video.shape[1], 1)
+  assert digits.speed(frozen).max() < 1e-6
+  assert digits.speed(video).min() > 0.3
+
+
+def test_a_known_bounce_is_found_exactly():
+  track = digits.fold(3.0 + 1.37 * np.arange(8), 8)[None] + 3.5 + 0.6
+  assert digits._off_path(track, 8, 8, 3.0)[0] < 1e-3
+  bent = track + np.where(np.arange(8) == 4, 1.0, 0.0)
+  assert digits._off_path(bent, 8, 8, 3.0)[0] > 0.02
+
+
+def test_an_empty_clip_is_judged_without_a_crash():
+  empty = np.zeros((2, 8, 16, 16, 3), np.uint8)
+  np.testing.assert_allclose(digits.centres(empty), 7.5)
+  assert np.isfinite(digits.motion_error(empty)).all()

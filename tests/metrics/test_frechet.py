@@ -1,0 +1,62 @@
+"""The Frechet distance against closed forms and scipy's general square root."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from vdm_jax.metrics import frechet
+
+
+def features(n, d, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
+
+
+def test_a_set_is_at_no_distance_from_itself():
+  x = features(200, 12)
+  assert frechet.distance(x, x) < 1e-8
+  assert frechet.distance(x, x[::-1]) < 1e-8
+
+
+def test_a_shift_costs_its_square():
+  x = features(200, 5)
+  shift = np.arange(5.0)
+  np.testing.assert_allclose(frechet.distance(x, x + shift), 30.0, rtol=1e-6)
+
+
+def test_diagonal_gaussians_have_a_closed_form():
+  a, b = np.array([1.0, 4.0, 9.0]), np.array([4.0, 1.0, 0.0])
+  mean = np.array([1.0, 0.0, 2.0])
+  want = 5.0 + np.square(np.sqrt(a) - np.sqrt(b)).sum()
+  got = frechet.gaussian_distance(mean, np.diag(a), np.zeros(3), np.diag(b))
+  np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_it_equals_the_general_formula(ddof):
+  x, y = features(300, 8, 0), features(200, 8, 1)
+  (m1, s1), (m2, s2) = (frechet.moments(a, ddof=ddof) for a in (x, y))
+  root = scipy.linalg.sqrtm(s1 @ s2)
+  want = np.square(m1 - m2).sum() + np.trace(s1 + s2 - 2 * root.real)
+  np.testing.assert_allclose(frechet.distance(x, y, ddof=ddof), want, rtol=1e-9)
+  # Negative control: the other divisor gives another number.
+  other = frechet.distance(x, y, ddof=1 - ddof)
+  assert abs(other - want) > 1e-4 * want
+
+
+def test_float16_features_of_a_singular_covariance_stay_finite():
+  x = features(5, 40).astype(np.float16)
+  assert np.isfinite(frechet.distance(x, x[:4]))
+
+
+@pytest.mark.parametrize(
+  ("x", "y", "match"),
+  [
+    (np.ones((1, 3)), np.ones((4, 3)), "N >= 2"),
+    (np.ones((4, 3)), np.ones((4, 2)), "3 and 2"),
+    (np.full((4, 3), np.nan), np.ones((4, 3)), "12 values"),
+  ],
+)
+def test_bad_features_are_refused(x, y, match):
+  with pytest.raises(ValueError, match=match):
+    frechet.distance(x, y)

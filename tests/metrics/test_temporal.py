@@ -1,0 +1,35 @@
+"""Flicker and motion of clips whose changes are known."""
+
+import numpy as np
+import pytest
+
+from vdm_jax.metrics import temporal
+
+
+def clip(change, share=1.0):
+  """Two frames of 10 x 10 of which `share` of the pixels change by `change`."""
+  video = np.zeros((1, 2, 10, 10, 3), np.uint8)
+  video[0, 1].reshape(100, 3)[: int(100 * share)] = change
+  return video
+
+
+def test_flicker_is_the_mean_change():
+  np.testing.assert_allclose(temporal.flicker(clip(10, 0.3)), 3.0)
+  assert temporal.flicker(clip(0)) == 0.0
+
+
+def test_motion_listens_to_the_pixels_that_change_most():
+  np.testing.assert_allclose(temporal.motion(clip(200, 0.05)), 200.0)
+  np.testing.assert_allclose(temporal.motion(clip(200, 0.01)), 40.0)
+
+
+def test_dynamic_degree_is_the_share_of_clips_that_move():
+  videos = np.concatenate([clip(200, 0.05), clip(3), clip(0), clip(7)])
+  assert temporal.dynamic_degree(videos) == 0.5
+
+
+def test_floats_and_single_frames_are_refused():
+  with pytest.raises(ValueError, match="uint8"):
+    temporal.flicker(clip(1).astype(np.float32))
+  with pytest.raises(ValueError, match="2 frames"):
+    temporal.flicker(clip(1)[:, :1])

@@ -1,0 +1,230 @@
+"""A task trains on latents, and samples what its network has learnt."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax import conditioning
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import loss as losses
+from vdm_jax.diffusion import masks, times
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import ddim
+from vdm_jax.tasks import latent_diffusion
+from vdm_jax.tasks.latent_diffusion import LatentDiffusion
+
+B, T = 4, 3
+SHAPE = (B, T, 2, 2, 3)
+CLASSES = 3
+KEY = jax.random.key(0)
+X0 = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+BATCH = {"latents": X0, "label": np.arange(B) % CLASSES, "step": np.int32(3)}
+
+
+def conditioner(batch):
+  label = jnp.asarray(batch["label"], jnp.int32)
+  null = conditioning.Conditioning(vectors={"label": jnp.full_like(label, CLASSES)})
+  return conditioning.Conditioning(vectors={"label": label}), null
+
+
+def wave(key, shape, dtype=jnp.float32):
+  """Weights that need no random numbers, which are slow to compile."""
+  del key
+  return jnp.sin(jnp.arange(np.prod(shape), dtype=dtype)).reshape(shape)
+
+
+dense = lambda width=8: nn.Dense(width, kernel_init=wave)
+
+
+class Small(nn.Module):
+  """Two layers, a label, a time for each frame, the mask if there is one, dropout."""
+
+  @nn.compact
+  def __call__(self, x, t, cond, *, train=False):
+    time = jnp.stack([jnp.sin(t), jnp.cos(t)], axis=-1)  # [B, T, 2]
+    h = dense()(x) + dense()(time)[:, :, None, None]
+    table = nn.Embed(CLASSES + 1, 8, embedding_init=wave)
+    h += table(cond.vectors["label"])[:, None, None, None]
+    if cond.mask is not None:
+      h += dense()(cond.mask.astype(x.dtype))
+    h += h.mean(axis=1, keepdims=True)  # frames see one another
+    h = nn.Dropout(0.1, deterministic=not train)(nn.silu(h))
+    return dense(x.shape[-1])(h)
+
+
+class Exact(nn.Module):
+  """The best velocity on flow for data N(label, std^2); label 3 stands for the mean."""
+
+  @nn.compact
+  def __call__(self, x, t, cond, *, train=False):
+    std = self.param("std", nn.initializers.constant(0.1), ())
+    means = jnp.array([0.0, 1.0, 2.0, 1.0])
+    mean = means[cond.vectors["label"]][:, None, None, None, None]
+    t = p.expand(t / 1000)
+    total = (1 - t) ** 2 * std**2 + t**2
+    x0 = ((1 - t) * std**2 * x + t**2 * mean) / total
+    return t * (x - (1 - t) * mean) / total - x0
+
+
+small = functools.partial(LatentDiffusion, network=Small(), conditioner=conditioner)
+EXACT = LatentDiffusion(
+  network=Exact(), process=p.Flow(), prediction="velocity", conditioner=conditioner
+)
+TASKS = {
+  "latte": small(process=p.DDPM(), prediction="eps", times=times.uniform_steps),
+  "flow": small(
+    process=p.Flow(),
+    prediction="velocity",
+    times=functools.partial(times.shifted, base=times.logit_normal, shift=2.0),
+    drop_rates={"label": 0.1},
+    mask_rates={"first": 0.5, "random": 0.5},
+  ),
+  "edm": small(
+    process=p.EDM(),
+    prediction="edm",
+    times=times.lognormal,
+    weight=losses.min_snr,
+    drop_rates={"label": 0.5},
+  ),
+}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+def test_a_task_trains_and_samples(task):
+  params = jax.jit(task.init)(KEY, BATCH)
+  step = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+  (loss, metrics), grads = step(params, BATCH, KEY)
+  assert loss.shape == () and all(m.shape == () for m in metrics.values())
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+  (again, _), _ = step(params, BATCH, KEY)
+  (other, _), _ = step(params, BATCH, jax.random.key(1))
+  assert loss == again and loss != other
+  # A step down the gradient lowers the loss of the same draws.
+  lower = jax.tree.map(lambda w, g: w - 1e-3 * g, params, grads)
+  assert step(lower, BATCH, KEY)[0][0] < loss
+
+  grid = functools.partial(times.uniform_grid, num_steps=3)
+  guide = functools.partial(d.guide, drop=(("label",),), scales=(2.0,))
+  sample = functools.partial(
+    task.sample, shape=SHAPE, sampler=ddim.ddim, ts=grid, wrappers=(guide,)
+  )
+  out = jax.jit(lambda params, key: sample(params, BATCH, key=key))(params, KEY)
+  assert out.shape == SHAPE and np.isfinite(out).all()
+
+
+def test_every_random_choice_has_its_own_key(monkeypatch):
+  keys = {}
+
+  def spy(name, position, result):
+    def choose(*args, **kwargs):
+      keys[name] = jax.random.key_data(args[position]).tobytes()
+      return result
+
+    return choose
+
+  cond, _ = conditioner(BATCH)
+  mask = np.zeros((B, T, 1, 1, 1), bool)
+  monkeypatch.setattr(latent_diffusion, "latents", spy("latents", 1, X0))
+  monkeypatch.setattr(masks, "sample", spy("mask", 0, mask))
+  monkeypatch.setattr(conditioning, "drop", spy("drop", 0, cond))
+  monkeypatch.setattr(losses, "denoising_loss", spy("noise", 6, (0.0, {})))
+  drawn = spy("time", 1, jnp.zeros((B, 1)))
+  task = small(process=p.Flow(), prediction="v", times=drawn, mask_rates={"first": 0.5})
+  task.loss({}, BATCH, KEY)
+  assert set(keys) == {"latents", "mask", "drop", "noise", "time"}
+  assert len(set(keys.values())) == 5
+
+
+def test_moments_are_sampled_anew():
+  mean, std = 2.0, 0.5
+  moments = {
+    "mean": np.full((64, *SHAPE[1:]), mean, np.float16),
+    "logvar": np.full((64, *SHAPE[1:]), 2 * np.log(std), np.float16),
+  }
+  x0 = latent_diffusion.latents(moments, KEY)
+  assert x0.dtype == jnp.float32
+  np.testing.assert_allclose(x0.mean(), mean, atol=0.05)
+  np.testing.assert_allclose(x0.std(), std, rtol=0.05)
+  assert not np.array_equal(x0, latent_diffusion.latents(moments, jax.random.key(1)))
+  np.testing.assert_array_equal(latent_diffusion.latents(BATCH, KEY), X0)
+  with pytest.raises(KeyError, match="Encode the videos first"):
+    latent_diffusion.latents({"video": X0}, KEY)
+
+
+@pytest.fixture(scope="module")
+def sampled():
+  """200 exact samples of each label, plain and guided; given frames in the second."""
+  shape = (3 * 200, T, 2, 2, 1)
+  batch = {"label": np.repeat(np.arange(3), 200)}
+  params = EXACT.init(KEY, {"latents": np.zeros(shape), **batch})
+  frame = np.arange(T, dtype=np.float32).reshape(T, 1, 1, 1)
+  known = np.full(shape, 0.123, np.float32) + frame
+  guide = functools.partial(d.guide, drop=(("label",),), scales=(3.0,))
+  ts = times.uniform_grid(p.Flow(), num_steps=50)
+
+  @jax.jit
+  def run(params, key):
+    sample = functools.partial(
+      EXACT.sample, params, batch, shape, key, sampler=ddim.ddim, ts=ts
+    )
+    mask = masks.ends(T)
+    return sample(), sample(wrappers=(guide,), known=known, mask=mask)
+
+  return *run(params, KEY), known
+
+
+def test_samples_have_the_law_of_their_label(sampled):
+  plain = np.asarray(sampled[0]).reshape(3, 200, -1)
+  np.testing.assert_allclose(plain.mean((1, 2)), [0.0, 1.0, 2.0], atol=0.02)
+  np.testing.assert_allclose(plain.std((1, 2)), 0.1, atol=0.02)
+
+
+def test_guidance_exaggerates_and_given_frames_stay_to_the_bit(sampled):
+  _, guided, known = sampled
+  np.testing.assert_array_equal(guided[:, [0, 2]], known[:, [0, 2]])
+  middle = np.asarray(guided)[:, 1].reshape(3, -1)
+  # 1 + 3 (label - 1): the guided score of Gaussians of one width is a Gaussian's.
+  np.testing.assert_allclose(middle.mean(1), [-2.0, 1.0, 4.0], atol=0.05)
+
+
+def test_given_frames_are_held_by_a_matrix_too():
+  params = {"std": jnp.float32(0.1)}
+  known = jnp.asarray(X0)
+  ts = np.linspace(1.0, 0.0, 5)[:, None] * np.array([0.0, 1.0, 1.0])
+  out = EXACT.sample(
+    params,
+    BATCH,
+    SHAPE,
+    KEY,
+    sampler=ddim.ddim,
+    ts=ts,
+    known=known,
+    mask=np.array([True, False, False]),
+  )
+  np.testing.assert_array_equal(out[:, 0], X0[:, 0])
+  assert np.isfinite(out).all() and not np.isclose(out[:, 1:], X0[:, 1:]).all()
+
+
+def test_bad_requests_are_refused():
+  sample = functools.partial(
+    EXACT.sample, {"std": 0.1}, BATCH, key=KEY, sampler=ddim.ddim, ts=np.ones(2)
+  )
+  with pytest.raises(ValueError, match="both known and mask"):
+    sample(shape=SHAPE, known=X0)
+  with pytest.raises(ValueError, match="7 videos were asked for.*signals for 4"):
+    sample(shape=(7, *SHAPE[1:]))
+  with pytest.raises(ValueError, match="with T = 3"):
+    sample(shape=SHAPE, known=X0, mask=np.zeros(5, bool))
+  with pytest.raises(ValueError, match="'speed'; expected one of"):
+    small(process=p.Flow(), prediction="speed")
+  with pytest.raises(ValueError, match="sigma_data"):
+    small(process=p.Flow(), prediction="edm")
+  with pytest.raises(KeyError, match=r"lable.*there are.*label"):
+    small(process=p.Flow(), prediction="v", drop_rates={"lable": 0.1}).loss(
+      {}, BATCH, KEY
+    )

@@ -1,0 +1,118 @@
+"""Signals are dropped and swapped by name, given frames never."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax import conditioning
+from vdm_jax.conditioning import Conditioning, Tokens
+
+B, T, L = 4096, 3, 2
+
+
+def example(batch=B, extra=None):
+  """Signals of ones, their nulls of zeros; "image" stands in two groups."""
+  cond = Conditioning(
+    tokens={
+      "text": Tokens(jnp.ones((batch, L, 2)), jnp.ones((batch, L), bool)),
+      "image": Tokens(jnp.ones((batch, 1, 2)), jnp.ones((batch, 1), bool)),
+    },
+    vectors={"label": jnp.ones(batch, jnp.int32), "fps": jnp.ones((batch, 2))},
+    channels={"image": jnp.ones((batch, T, 1, 1, 1))},
+    hints={"pose": jnp.ones((batch, T, 2, 2, 1))} | (extra or {}),
+    known=jnp.ones((batch, T, 1, 1, 1)),
+    mask=jnp.ones((batch, T, 1, 1, 1), bool),
+  )
+  null = jax.tree.map(lambda x: jnp.zeros_like(x)[:1], cond)
+  return cond, null
+
+
+def kept(x):
+  """[B] 1 where an example kept its signal, 0 where it lost it; never in between."""
+  flat = np.asarray(x, np.float32).reshape(x.shape[0], -1)
+  assert ((flat == flat[:, :1]).all()) and set(np.unique(flat)) <= {0.0, 1.0}
+  return flat[:, 0]
+
+
+def test_drop_hits_each_signal_at_its_own_rate_and_independently():
+  cond, null = example()
+  rates = {"text": 0.1, "label": 0.5, "image": 0.3, "pose": 1.0}
+  out = conditioning.drop(jax.random.key(0), cond, null, rates)
+  text, label = kept(out.tokens["text"].values), kept(out.vectors["label"])
+  image, pose = kept(out.channels["image"]), kept(out.hints["pose"])
+  sd = lambda p: 4 * np.sqrt(p * (1 - p) / B)
+  assert abs(1 - text.mean() - 0.1) < sd(0.1)
+  assert abs(1 - label.mean() - 0.5) < sd(0.5)
+  assert abs(1 - image.mean() - 0.3) < sd(0.3)
+  assert pose.sum() == 0 and kept(out.vectors["fps"]).all()
+  for a, b in [(text, label), (text, image), (label, image)]:
+    assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(B)
+
+
+def test_drop_treats_a_name_as_one_signal_and_keeps_given_frames():
+  cond, null = example()
+  out = conditioning.drop(jax.random.key(1), cond, null, {"image": 0.5, "text": 0.5})
+  np.testing.assert_array_equal(
+    kept(out.channels["image"]), kept(out.tokens["image"].values)
+  )
+  np.testing.assert_array_equal(
+    kept(out.tokens["text"].mask), kept(out.tokens["text"].values)
+  )
+  assert out.known is cond.known and out.mask is cond.mask
+  assert out.vectors["label"].dtype == jnp.int32
+
+
+def test_the_coin_of_a_signal_does_not_depend_on_the_others():
+  cond, null = example(64)
+  more, more_null = example(64, {"depth": jnp.ones((64, T, 2, 2, 1))})
+  key = jax.random.key(2)
+  alone = conditioning.drop(key, cond, null, {"label": 0.5})
+  beside = conditioning.drop(
+    key, more, more_null, {"depth": 0.9, "label": 0.5, "text": 0.2}
+  )
+  np.testing.assert_array_equal(alone.vectors["label"], beside.vectors["label"])
+  other = conditioning.drop(jax.random.key(3), cond, null, {"label": 0.5})
+  assert (alone.vectors["label"] != other.vectors["label"]).any()
+
+
+def test_swap_takes_the_named_signals_only():
+  cond, null = example(5)
+  out = conditioning.swap(cond, null, ("image", "label"))
+  assert jax.tree.map(jnp.shape, out) == jax.tree.map(jnp.shape, cond)
+  assert not kept(out.channels["image"]).any()
+  assert not kept(out.tokens["image"].values).any()
+  assert not kept(out.vectors["label"]).any()
+  assert kept(out.tokens["text"].values).all() and kept(out.hints["pose"]).all()
+  assert out.known is cond.known
+
+
+def test_unknown_names_are_refused_with_those_that_exist():
+  cond, null = example(2)
+  with pytest.raises(KeyError, match=r"lable.*there are.*label"):
+    conditioning.swap(cond, null, ("lable",))
+  with pytest.raises(KeyError, match=r"lable.*there are.*label"):
+    conditioning.drop(jax.random.key(0), cond, null, {"lable": 0.1})
+  with pytest.raises(KeyError, match="no null value"):
+    conditioning.swap(cond, null.replace(hints={}), ("pose",))
+  with pytest.raises(ValueError, match="between 0 and 1"):
+    conditioning.drop(jax.random.key(0), cond, null, {"label": 10})
+
+
+def test_frames_cuts_what_has_frames():
+  clip = jnp.arange(6.0).reshape(1, 6, 1, 1, 1) * jnp.ones((2, 1, 1, 1, 1))
+  cond = Conditioning(
+    vectors={"label": jnp.zeros(2, jnp.int32)},
+    channels={"first_frame": clip[:, :1], "low_res": clip},
+    hints={"pose": clip},
+    known=clip,
+    mask=clip > 2,
+  )
+  cut = jax.jit(conditioning.frames, static_argnums=2)(cond, 2, 3)
+  for x in (cut.channels["low_res"], cut.hints["pose"], cut.known):
+    np.testing.assert_array_equal(x[0, :, 0, 0, 0], [2, 3, 4])
+  np.testing.assert_array_equal(cut.mask[1, :, 0, 0, 0], [False, True, True])
+  assert cut.channels["first_frame"].shape[1] == 1
+  assert cut.vectors["label"].shape == (2,)
+  with pytest.raises(ValueError, match="window of 7 frames"):
+    conditioning.frames(cond, 0, 7)

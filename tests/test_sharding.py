@@ -1,0 +1,181 @@
+"""Meshes, rules, and a training step that does not depend on them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vdm_jax import sharding
+from vdm_jax.training import optimizer, step
+from vdm_jax.training import state as state_lib
+
+RULES = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
+
+
+def shape(*sizes, names=None):
+  x = jax.ShapeDtypeStruct(sizes, jnp.float32)
+  return x if names is None else nn.LogicallyPartitioned(x, names)
+
+
+def test_minus_one_takes_what_is_left():
+  mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 1}
+  assert dict(sharding.make_mesh({"data": 1, "fsdp": -1}).shape)["fsdp"] == 2
+  one = sharding.make_mesh({"data": -1}, devices=jax.devices()[:1])
+  assert one.size == 1
+
+
+@pytest.mark.parametrize(
+  "axes, message",
+  [
+    ({"data": 3}, "needs 3 devices, there are 2"),
+    ({"data": -1, "fsdp": 3}, "needs a multiple of 3 devices"),
+    ({"data": 1}, "needs 1 devices, there are 2"),
+    ({"data": -1, "fsdp": -1}, "at most one may be -1"),
+    ({"data": 0}, "positive"),
+    ({}, "positive"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(axes, message):
+  with pytest.raises(ValueError, match=message):
+    sharding.make_mesh(axes)
+
+
+def test_a_rule_for_an_unknown_mesh_axis_is_refused_with_the_nearest():
+  mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+  with pytest.raises(ValueError, match="Did you mean 'fsdp'"):
+    sharding.check_rules((("embed", "fsdpp"),), mesh)
+
+
+def test_names_follow_the_rules_and_fall_back_to_whole():
+  mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 1})
+  tree = {
+    "kernel": shape(4, 6, names=("embed", "mlp")),
+    "odd": shape(3, 6, names=("embed", None)),
+    "twice": shape(4, 4, names=("embed", "embed")),
+    "unknown": shape(4, names=("nobody",)),
+  }
+  got = jax.tree.map(lambda s: s.spec, sharding.shard_tree(tree, mesh, RULES))
+  assert got["kernel"] == P("fsdp", "tensor")
+  assert got["odd"] == P(None, None)
+  assert got["twice"] == P("fsdp", None)
+  assert got["unknown"] == P(None)
+
+
+def test_large_parameters_without_names_are_split_over_fsdp():
+  mesh = sharding.make_mesh({"data": 1, "fsdp": 2})
+  tree = {
+    "large": shape(3, 1024, 512),
+    "odd": shape(1025, 1025),
+    "small": shape(1024, 1023),
+  }
+  got = jax.tree.map(lambda s: s.spec, sharding.shard_tree(tree, mesh, RULES[:2]))
+  assert got == {"large": P(None, "fsdp"), "odd": P(), "small": P()}
+  data = sharding.make_mesh({"data": 2, "fsdp": 1})
+  assert sharding.shard_tree(tree, data, RULES[:2])["large"].spec == P()
+
+
+def test_slots_lie_as_their_parameters():
+  mesh = sharding.make_mesh({"fsdp": 2})
+  params = {"generator": {"w": shape(4, 2)}, "discriminator": {"w": shape(2, 6)}}
+  shardings = {
+    "generator": {"w": NamedSharding(mesh, P("fsdp"))},
+    "discriminator": {"w": NamedSharding(mesh, P(None, "fsdp"))},
+  }
+  players = {"generator": optax.adam(1.0), "discriminator": optax.adam(1.0)}
+  tx = optimizer.partitioned(players)
+  slots = jax.eval_shape(tx.init, params)
+  got = sharding.shard_like(slots, params, shardings)
+  found = {
+    jax.tree_util.keystr(k): s.spec for k, s in jax.tree_util.tree_leaves_with_path(got)
+  }
+  mu = {k: s for k, s in found.items() if ".mu" in k}
+  assert sorted(map(str, mu.values())) == sorted(map(str, [P("fsdp"), P(None, "fsdp")]))
+  assert all(s == P() for k, s in found.items() if ".count" in k)
+
+
+def test_put_spreads_rows_and_refuses_what_it_cannot():
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 1})
+  batch = {"video": np.arange(8, dtype=np.uint8).reshape(4, 2), "fps": np.float32(8)}
+  got = sharding.put(batch, mesh, RULES[:2])
+  assert got["video"].sharding.spec == P(("data", "fsdp"))
+  assert got["video"].addressable_shards[0].data.shape == (2, 2)
+  np.testing.assert_array_equal(got["video"], batch["video"])
+  assert got["fps"].sharding.is_fully_replicated
+  with pytest.raises(ValueError, match=r"batch\['video'\] has 3 rows.*multiple of 2"):
+    sharding.put({"video": np.zeros((3, 2))}, mesh, RULES[:2])
+  with pytest.raises(TypeError, match="caption"):
+    sharding.put({"caption": np.array(["a", "b"])}, mesh, RULES[:2])
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    named = nn.with_logical_partitioning
+    init = nn.initializers.lecun_normal()
+    x = nn.Dense(16, kernel_init=named(init, ("embed", "mlp")))(x)
+    x = nn.with_logical_constraint(nn.gelu(x), ("batch", "mlp"))
+    return nn.Dense(2, kernel_init=named(init, ("mlp", "embed")))(x)
+
+
+class Task:
+  def init(self, key, batch):
+    return Net().init(key, batch["x"])["params"]
+
+  def loss(self, params, batch, key):
+    noise = jax.random.normal(key, batch["x"].shape)
+    out = Net().apply({"params": params}, batch["x"] + 0.1 * noise)
+    return jnp.mean((out - batch["y"]) ** 2), {}
+
+
+def train(mesh, rules, steps=5, accumulate=1):
+  task, tx = Task(), optimizer.adamw(learning_rate=1e-2, weight_decay=0.1)
+  x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+  batch = {"x": x, "y": np.sin(x[:, :2])}
+  spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
+  key = jax.random.key(1)
+  state, shardings = state_lib.create(task, tx, spec, key, mesh, rules)
+  one = step.make_step(task.loss, tx, 0.9, shardings=shardings, accumulate=accumulate)
+  run = step.compiled(one, shardings, mesh, rules)
+  losses = []
+  for _ in range(steps):
+    state, metrics = run(state, sharding.put(batch, mesh, rules), key)
+    losses.append(float(metrics["loss"]))
+  return state, losses
+
+
+@pytest.fixture(scope="module")
+def alone():
+  axes = {"data": 1, "fsdp": 1, "tensor": 1}
+  return train(sharding.make_mesh(axes, jax.devices()[:1]), RULES)
+
+
+@pytest.mark.parametrize("axis", ["data", "fsdp", "tensor"])
+def test_two_devices_train_as_one(alone, axis):
+  axes = {"data": 1, "fsdp": 1, "tensor": 1} | {axis: 2}
+  state, losses = train(sharding.make_mesh(axes), RULES)
+  np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
+  assert losses[-1] < losses[0]
+  for name in ("params", "ema", "opt_state"):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+      getattr(state, name),
+      getattr(alone[0], name),
+    )
+  kernel = state.params["Dense_0"]["kernel"]
+  want = {"data": (4, 16), "fsdp": (2, 16), "tensor": (4, 8)}[axis]
+  assert kernel.addressable_shards[0].data.shape == want
+  mu = state.opt_state[1].mu["Dense_0"]["kernel"]
+  assert mu.sharding == kernel.sharding
+
+
+def test_another_batch_is_seen_by_the_comparison(alone):
+  """The control: equal losses above are not equal because nothing matters."""
+  axes = {"data": 1, "fsdp": 1, "tensor": 1}
+  mesh = sharding.make_mesh(axes, jax.devices()[:1])
+  _, losses = train(mesh, RULES, steps=2, accumulate=2)  # other noise for each part
+  assert abs(losses[0] - alone[1][0]) > 1e-5

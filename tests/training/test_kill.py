@@ -1,0 +1,127 @@
+"""A run that is killed and started again ends bit-equal to one that was not."""
+
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vdm_jax import checkpoint, log
+
+STEPS, KILLS, PATIENCE = 240, 10, 120.0
+PROGRAM = pathlib.Path(__file__).with_name("train_tiny.py")
+
+
+def start(workdir, steps=STEPS):
+  # Compile once for all starts; one device and its threads are enough.
+  env = os.environ | {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_FLAGS": "",
+  }
+  return subprocess.Popen(
+    [sys.executable, str(PROGRAM), str(workdir), str(steps)],
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def wait_for(condition, process):
+  end = time.monotonic() + PATIENCE
+  while time.monotonic() < end:
+    if condition():
+      return
+    if process.poll() is not None:
+      raise AssertionError(f"ended too early:\n{process.communicate()[0]}")
+    time.sleep(0.0005)
+  raise AssertionError(f"nothing happened for {PATIENCE} s")
+
+
+def partial(folder):
+  """Folders of saves that are under way, or were when their process was killed."""
+  names = os.listdir(folder) if folder.is_dir() else []
+  return {name for name in names if "tmp" in name}
+
+
+def kill(workdir, rng, kind):
+  """Starts the run and kills it: at its start, at a step, or during a save.
+
+  Returns whether a save was torn.
+  """
+  folder = workdir / "checkpoints"
+  done, torn = set(checkpoint.steps(folder)), partial(folder)
+  process = start(workdir)
+  try:
+    if kind == "start":
+      time.sleep(rng.uniform(0.2, 1.2))
+    elif kind == "step":
+      wait_for(lambda: set(checkpoint.steps(folder)) - done, process)
+      time.sleep(rng.uniform(0.0, 0.1))
+    else:
+      wait_for(lambda: partial(folder) - torn, process)
+      time.sleep(rng.uniform(0.0, 0.03))
+    assert process.poll() is None, process.communicate()[0]
+  finally:
+    process.kill()
+    process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  return bool(partial(folder))
+
+
+def test_killed_at_ten_random_moments_it_ends_bit_equal(tmp_path):
+  rng = random.Random(20)
+  killed, whole = tmp_path / "killed", tmp_path / "whole"
+  reference = start(whole)
+  kinds = ["save"] * 6 + ["step"] * 3 + ["start"]
+  assert len(kinds) == KILLS
+  rng.shuffle(kinds)
+  torn = [kill(killed, rng, kind) for kind in kinds]
+  last = start(killed)
+  for process in (reference, last):
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, out
+
+  assert (killed / "digest").read_text() == (whole / "digest").read_text()
+  assert sum(torn) >= 2  # some kills did tear a save
+  assert not partial(killed / "checkpoints")
+  rows = [log.read(folder / "log.jsonl") for folder in (killed, whole)]
+  steps = list(range(10, STEPS + 1, 10))
+  for got in rows:
+    assert [row["step"] for row in got] == steps
+  losses = [[row["loss"] for row in got] for got in rows]
+  assert losses[0] == losses[1]
+  assert np.mean(losses[0][-3:]) < losses[0][0]
+  states = [
+    checkpoint.restore_part(f / "checkpoints", "params") for f in (killed, whole)
+  ]
+  np.testing.assert_array_equal(states[0]["in"], states[1]["in"])
+
+
+@pytest.mark.parametrize(
+  "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["term", "ctrl-c"]
+)
+def test_a_signal_from_outside_ends_it_cleanly(tmp_path, number, code):
+  process = start(tmp_path, steps=1_000_000)
+  try:
+    folder = tmp_path / "checkpoints"
+    wait_for(lambda: checkpoint.steps(folder), process)
+    before = checkpoint.steps(folder)[-1]
+    sent = time.monotonic()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=PATIENCE)
+    took = time.monotonic() - sent
+  finally:
+    process.kill()
+  assert process.returncode == code, out
+  assert "Traceback" not in out
+  stopped = int(re.search(r"after step (\d+); saved step \1;", out).group(1))
+  assert stopped >= before
+  assert checkpoint.steps(folder)[-1] == stopped
+  assert took < 30

@@ -1,0 +1,114 @@
+"""What an autoencoder is: video to the moments of latents, latents to video.
+
+An autoencoder is a frozen dataclass without arrays. Its parameters are a nested dict;
+under "latents" they hold the measured mean ("shift") and standard deviation ("scale")
+of each channel of the latents. These two are data, not weights: no gradient reaches
+them, `decays` of the optimizer leaves them out, and `measure` sets them.
+"""
+
+from typing import Any, Protocol
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+@flax.struct.dataclass
+class Moments:
+  """A diagonal Gaussian over raw latents, the form in which they are stored."""
+
+  mean: Any  # [B, t, h, w, c]
+  logvar: Any  # [B, t, h, w, c]
+
+
+class Autoencoder(Protocol):
+  stride: tuple[int, int, int]  # pixels per latent in time, height, width
+
+  def init(self, key, video):
+    """Parameters, {..., "latents": {"shift": [c], "scale": [c]}}."""
+
+  def encode(self, params, video) -> Moments:
+    """[B, T, H, W, C] in [-1, 1] -> moments of raw latents."""
+
+  def latents(self, params, moments, key):
+    """A sample, (z - shift) / scale: unit variance. The mean if key is None."""
+
+  def decode(self, params, latents):
+    """The video of latents of unit variance, [B, T, H, W, C]."""
+
+  def measure(self, params, moments):
+    """`params` with the shift and scale of an iterable of moments."""
+
+
+def sample(moments, key):
+  """Raw latents [B, t, h, w, c] from the posterior; its mean if key is None."""
+  if key is None:
+    return moments.mean
+  noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
+  return moments.mean + jnp.exp(0.5 * moments.logvar) * noise
+
+
+def kl(moments):
+  """KL(posterior || N(0, 1)) of each latent value, in nats: [B, t, h, w, c]."""
+  mean, logvar = moments.mean, moments.logvar
+  return 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
+
+
+def clip_logvar(logvar):
+  """Bounds that keep exp(logvar) finite and above zero in float32."""
+  return jnp.clip(logvar, *LOGVAR_RANGE)
+
+
+def identity(channels):
+  """The statistics of latents that nobody has measured yet."""
+  return {"shift": jnp.zeros(channels), "scale": jnp.ones(channels)}
+
+
+def normalize(stats, z):
+  """Raw latents -> unit variance; no gradient to the statistics."""
+  stats = jax.lax.stop_gradient(stats)
+  return (z - stats["shift"]) / stats["scale"]
+
+
+def denormalize(stats, z):
+  """The inverse of `normalize`."""
+  stats = jax.lax.stop_gradient(stats)
+  return z * stats["scale"] + stats["shift"]
+
+
+def measure(moments):
+  """{"shift": [c], "scale": [c]} of an iterable of Moments, in closed form.
+
+  The variance of a sample is the variance of the means plus the mean of the variances.
+  Sums in float64, about the first batch's mean. A channel that is constant keeps
+  scale 1.
+
+  Raises:
+    ValueError: for no moments, or moments that are not finite.
+  """
+  count, first, second, spread = 0, 0.0, 0.0, 0.0
+  origin = None
+  for i, m in enumerate(moments):
+    mean, logvar = (np.asarray(x, np.float64) for x in (m.mean, m.logvar))
+    if not (np.isfinite(mean).all() and np.isfinite(logvar).all()):
+      raise ValueError(
+        f"Moments number {i} are not all finite, so the latents cannot be measured; "
+        "the autoencoder has diverged: restore an earlier checkpoint."
+      )
+    axes = tuple(range(mean.ndim - 1))
+    origin = mean.mean(axes) if origin is None else origin
+    count += mean[..., 0].size
+    first += (mean - origin).sum(axes)
+    second += np.square(mean - origin).sum(axes)
+    spread += np.exp(logvar).sum(axes)
+  if not count:
+    raise ValueError("No moments came; measuring the latents needs at least one batch.")
+  variance = np.maximum(second / count - np.square(first / count), 0.0) + spread / count
+  scale = np.where(variance > 1e-12, np.sqrt(variance), 1.0)
+  return {
+    "shift": jnp.asarray(origin + first / count, jnp.float32),
+    "scale": jnp.asarray(scale, jnp.float32),
+  }

@@ -1,0 +1,319 @@
+"""Checkpoints with orbax: saved asynchronously, committed by a rename, restored whole.
+
+A folder `<step>` holds `state` (the arrays) and `meta` (JSON: format, version, every
+array's name, shape and dtype, the base key, the position in the data). A save that was
+killed is not a checkpoint: its leftovers are removed at the next start. A checkpoint
+is verified before and after its arrays are read: other names, shapes, formats, missing
+files and changed bits are refused by name.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+FORMAT, VERSION = "vdm_jax checkpoint", 1
+SUMS = "checksums"  # beside the state's own fields
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that must not be used: torn, foreign, or of another state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  step: int
+  state: Any
+  key: jax.Array  # the base key that was saved
+  data: Any  # what `loader.set_state` takes
+
+
+class Checkpointer:
+  """Writes and restores a run's whole state under `folder`.
+
+  Args:
+    keep: newest checkpoints to keep.
+    keep_every: also keep every checkpoint whose step is a multiple; None: none.
+  """
+
+  def __init__(self, folder, *, keep=2, keep_every=None):
+    self.folder = pathlib.Path(folder).absolute()
+    policies = ocp.checkpoint_managers
+    kept = [policies.LatestN(keep)]
+    if keep_every:
+      kept.append(policies.EveryNSteps(keep_every))
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        # An interrupted save leaves a folder with another name; remove it.
+        cleanup_tmp_directories=True,
+      ),
+    )
+    self._sums = jax.jit(_sums)
+
+  def save(self, step, state, *, key, data=None):
+    """Starts to save; returns once `state` may be donated.
+
+    Waits for the save before it. A step that is saved already is left as it is.
+
+    Args:
+      key: the run's base key.
+      data: the position in the data after the batch of this step; JSON.
+    """
+    if step in self._manager.all_steps():
+      return
+    flat = _flatten(state)
+    meta = {
+      "format": FORMAT,
+      "version": VERSION,
+      "step": int(step),
+      "fields": _fields(state),
+      "arrays": {k: _describe(x) for k, x in flat.items()},
+      "key": {
+        "impl": str(jax.random.key_impl(key)),
+        "data": jax.random.key_data(key).tolist(),
+      },
+      "data": _json(data),
+    }
+    # Orbax refuses empty arrays.
+    filled = {k: flat[k] for k in sorted(flat) if flat[k].size}
+    tree = _nest(filled | {SUMS: self._sums(list(filled.values()))})
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)
+      ),
+    )
+
+  def latest_step(self):
+    return self._manager.latest_step()
+
+  def restore_latest(self, like):
+    """The newest checkpoint as `Restored`, or None where there is none.
+
+    Args:
+      like: a pytree of arrays, or of ShapeDtypeStructs with shardings: the structure
+        to fill and the places to put it, on any mesh.
+
+    Raises:
+      CheckpointError: naming the folder and all that is wrong with it.
+    """
+    step = self.latest_step()
+    if step is None:
+      return None
+    folder = self.folder / str(step)
+    meta = _read_meta(folder)
+    want = _flatten(like)
+    _compare(folder, meta["arrays"], {k: _describe(x) for k, x in want.items()})
+    got = _read_arrays(folder, meta, {k: _sharding(x) for k, x in want.items()})
+    state = jax.tree.unflatten(jax.tree.structure(like), [got[k] for k in want])
+    return Restored(step, state, _read_key(folder, meta), meta["data"])
+
+  def wait(self):
+    """Returns when everything is on disk; raises what a save raised."""
+    self._manager.wait_until_finished()
+
+  def close(self):
+    self._manager.close()
+
+
+def steps(folder):
+  """Steps of the finished checkpoints in `folder`, oldest first."""
+  folder = pathlib.Path(folder)
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def restore_part(folder, part, *, step=None, sharding=None):
+  """A part of a checkpoint as a nested dict (or one array), and nothing else read.
+
+  Args:
+    part: "ema", "frozen", "params/denoiser/...": a path of the saved State.
+    step: the newest by default.
+    sharding: of every array; one device by default.
+
+  Raises:
+    FileNotFoundError: where there is no checkpoint, KeyError: no such part,
+    CheckpointError: torn or foreign.
+  """
+  found = steps(folder)
+  if not found or (step is not None and step not in found):
+    raise FileNotFoundError(
+      f"no checkpoint {'' if step is None else f'of step {step} '}in {folder}; "
+      f"there are {found or 'none'}. Train first, or give the folder that holds them."
+    )
+  folder = pathlib.Path(folder).absolute() / str(found[-1] if step is None else step)
+  meta = _read_meta(folder)
+  part = part.strip("/")
+  names = [k for k in meta["arrays"] if k == part or k.startswith(part + "/")]
+  if not names:
+    if part in meta["fields"]:
+      return {}
+    known = sorted({"/".join(k.split("/")[:2]) for k in meta["arrays"]})
+    raise KeyError(f"{folder} holds no part {part!r}; it has {', '.join(known)}.")
+  place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  tree = _nest(_read_arrays(folder, meta, dict.fromkeys(names, place)))
+  for name in part.split("/"):
+    tree = tree[name]
+  return tree
+
+
+# Reading, each door with its own refusal.
+
+
+def _read_meta(folder):
+  path = folder / "meta" / "metadata"
+  try:
+    meta = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise _refusal(folder, ["meta/metadata is missing: torn, or not ours"]) from None
+  except ValueError as error:
+    raise _refusal(folder, [f"meta/metadata is no JSON ({error}): torn"]) from None
+  got = (meta.get("format"), meta.get("version")) if isinstance(meta, dict) else meta
+  if got != (FORMAT, VERSION):
+    raise _refusal(folder, [f"its format is {got}, wanted {(FORMAT, VERSION)}"])
+  wanted = {"step", "fields", "arrays", "key", "data"}
+  if wanted - meta.keys() or str(meta["step"]) != folder.name:
+    raise _refusal(
+      folder, [f"meta/metadata has step {meta.get('step')} and entries {sorted(meta)}"]
+    )
+  return meta
+
+
+def _read_key(folder, meta):
+  try:
+    data = jnp.asarray(meta["key"]["data"], jnp.uint32)
+    return jax.random.wrap_key_data(data, impl=meta["key"]["impl"])
+  except Exception as error:
+    raise _refusal(folder, [f"its key is {meta['key']}: {error}"]) from None
+
+
+def _compare(folder, got, want):
+  wrong = [f"{k} is not in the checkpoint" for k in want if k not in got]
+  wrong += [f"{k} is only in the checkpoint" for k in got if k not in want]
+  wrong += [
+    f"{k} is {got[k]} in the checkpoint, {want[k]} here"
+    for k in want
+    if k in got and got[k] != want[k]
+  ]
+  if wrong:
+    raise _refusal(folder, wrong, " It is of another model or optimizer:")
+
+
+def _read_arrays(folder, meta, shardings):
+  """{name: array} for the names in `shardings`, checked against their checksums."""
+  filled = sorted(k for k, (shape, _) in meta["arrays"].items() if 0 not in shape)
+  one = next(iter(shardings.values()))
+  whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  if isinstance(one, jax.sharding.NamedSharding):
+    whole = jax.sharding.NamedSharding(one.mesh, jax.sharding.PartitionSpec())
+  empty = {}
+  abstract = {SUMS: jax.ShapeDtypeStruct((len(filled),), jnp.uint32, sharding=whole)}
+  for name, sharding in shardings.items():
+    shape, dtype = meta["arrays"][name]
+    if name in filled:
+      abstract[name] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
+    else:
+      empty[name] = jax.device_put(jnp.zeros(shape, dtype), sharding)
+  item = _nest(abstract)
+  args = ocp.args.PyTreeRestore(
+    item=item,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+    partial_restore=True,
+  )
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      tree = reader.restore(folder / "state", args=args)
+    flat = _flatten(tree)
+    sums = jax.device_get(flat.pop(SUMS))
+    # Reading is not waited for by orbax; an error of the disk would come later.
+    flat = jax.block_until_ready(flat)
+  except Exception as error:
+    # Orbax and tensorstore add pages of specification to the reason.
+    reason = str(error).split(" [tensorstore_spec")[0].split(" See full")[0]
+    why = f"its arrays cannot be read ({type(error).__name__}: {reason})"
+    raise _refusal(folder, [why]) from None
+  names = list(flat)
+  now = jax.device_get(jax.jit(_sums)([flat[k] for k in names]))
+  saved = dict(zip(filled, sums, strict=True))
+  wrong = [k for k, value in zip(names, now, strict=True) if value != saved[k]]
+  if wrong:
+    raise _refusal(folder, [f"{k} has changed since it was saved" for k in wrong])
+  return flat | empty
+
+
+def _refusal(folder, wrong, why=""):
+  return CheckpointError(
+    f"checkpoint {folder} is refused; nothing was loaded.{why}\n  "
+    + "\n  ".join(wrong)
+    + "\nGive another --workdir, or move this folder away to go on from the one before."
+  )
+
+
+# Names and numbers.
+
+
+def _flatten(tree):
+  """{"params/a/b": leaf} in the order of the tree's leaves."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): x
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _nest(flat):
+  tree = {}
+  for name, x in flat.items():
+    *parents, last = name.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = x
+  return tree
+
+
+def _fields(state):
+  """Names of the top level, those without arrays too."""
+  if dataclasses.is_dataclass(state):
+    return [f.name for f in dataclasses.fields(state)]
+  return list(state)
+
+
+def _describe(x):
+  return [list(x.shape), str(jnp.dtype(x.dtype))]
+
+
+def _sharding(x):
+  return x.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def _json(data):
+  try:
+    return json.loads(json.dumps(data))
+  except TypeError as error:
+    raise TypeError(
+      f"the loader's state cannot be written as JSON ({error}): {data!r}"
+    ) from None
+
+
+def _sums(arrays):
+  """One uint32 [len(arrays)]: sums of the bits, each weighed by its place, mod 2^32.
+
+  Odd weights: one changed element always shows. Integers: the same on every mesh.
+  """
+  return jnp.stack([_sum(x) for x in arrays])
+
+
+def _sum(x):
+  if x.dtype == jnp.bool_:
+    x = x.astype(jnp.uint8)
+  bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+  place = jnp.zeros((), jnp.uint32)
+  for axis, size in enumerate(x.shape):
+    place = place * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+  return jnp.sum(bits.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)

@@ -1,0 +1,127 @@
+"""Configs are trees of plain data that say which call to make later.
+
+  call(VideoDiT, depth=28)  ->  VideoDiT(depth=28)               when built
+  bind(ddim, eta=0.0)       ->  functools.partial(ddim, eta=0.0)  when built
+
+Both name the object itself, so a typo is an error in the config file, at once,
+and not a crash an hour into a run. Both give a ConfigDict, so every argument can
+be set from the command line: --config.network.depth=12. A part that stands in two
+places is one part: assign the same ConfigDict twice and both follow a change.
+"""
+
+import difflib
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import pathlib
+import re
+
+import ml_collections
+
+VERBS = ("call", "bind")
+WORKDIR = "{workdir}"  # in a string: the folder of the run
+
+
+def call(target, /, **kwargs):
+  """Describes `target(**kwargs)`; an unknown argument is a TypeError here."""
+  return _describe("call", target, kwargs)
+
+
+def bind(target, /, **kwargs):
+  """Describes `functools.partial(target, **kwargs)`."""
+  return _describe("bind", target, kwargs)
+
+
+def build(cfg, workdir=None):
+  """Makes what `cfg` describes, inner parts first.
+
+  Args:
+    cfg: ConfigDict, dict, list, tuple or plain value.
+    workdir: replaces "{workdir}" in strings.
+  """
+  if isinstance(cfg, str) and WORKDIR in cfg:
+    if workdir is None:
+      raise ValueError(f"{cfg!r} needs a workdir; give build(cfg, workdir).")
+    return cfg.replace(WORKDIR, str(workdir))
+  if isinstance(cfg, (list, tuple)):
+    return type(cfg)(build(c, workdir) for c in cfg)
+  if not isinstance(cfg, (dict, ml_collections.ConfigDict)):
+    return cfg
+  kwargs = {k: build(cfg[k], workdir) for k in cfg if k not in VERBS}
+  if "call" in cfg:
+    return _load(cfg["call"], kwargs)(**kwargs)
+  if "bind" in cfg:
+    return functools.partial(_load(cfg["bind"], kwargs), **kwargs)
+  return kwargs
+
+
+def plain(cfg):
+  """The config as dicts, lists and scalars, ready for JSON."""
+  if isinstance(cfg, (dict, ml_collections.ConfigDict)):
+    return {k: plain(cfg[k]) for k in sorted(cfg)}
+  if isinstance(cfg, (list, tuple)):
+    return [plain(c) for c in cfg]
+  return cfg
+
+
+def fingerprint(*parts):
+  """Sixteen hex digits that change when any of the parts does."""
+  text = json.dumps([plain(p) for p in parts], sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def nearest(name, names):
+  """' Did you mean x?' for a mistyped name, '' if nothing is near."""
+  found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+  return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def explain(argv, error):
+  """What is wrong with the command line, in a line or two.
+
+  Args:
+    error: what reading the flags raised.
+  """
+  text = str(error.args[0]) if error.args else repr(error)
+  if unknown := re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', text):
+    flag = next((a for a in argv if unknown[2] in re.split(r"[.=]", a)), unknown[2])
+    return f"{flag}: no field {unknown[2]!r}. Did you mean {unknown[1]!r}?"
+  if unknown := re.match(r"""\W*(?:Key ")?(\w+)\W*(?:does not exist|$)""", text):
+    flag = next((a for a in argv if unknown[1] in re.split(r"[.=]", a)), unknown[1])
+    return f"{flag}: the config has no field {unknown[1]!r}."
+  if files := re.search(r"No such file or directory: '([^']+)'", text):
+    path = pathlib.Path(files[1])
+    near = nearest(str(path), map(str, path.parent.rglob("*.py")))
+    return f"there is no config file {path}.{near}"
+  return text
+
+
+def _describe(verb, target, kwargs):
+  if "<locals>" in target.__qualname__ or target.__module__ == "__main__":
+    raise TypeError(f"{target} cannot be imported by name; move it into a module.")
+  _check(target, kwargs)
+  name = f"{target.__module__}:{target.__qualname__}"
+  return ml_collections.ConfigDict({verb: name, **kwargs})
+
+
+def _load(name, kwargs):
+  module, _, path = name.partition(":")
+  target = importlib.import_module(module)
+  for attribute in path.split("."):
+    target = getattr(target, attribute)
+  _check(target, kwargs)
+  return target
+
+
+def _check(target, kwargs):
+  params = inspect.signature(target).parameters
+  if any(p.kind is p.VAR_KEYWORD for p in params.values()):
+    return
+  for name in kwargs:
+    if name not in params:
+      raise TypeError(
+        f"{target.__qualname__} has no argument {name!r}."
+        f"{nearest(name, params)} It takes {', '.join(params)}."
+      )

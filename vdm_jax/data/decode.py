@@ -1,0 +1,167 @@
+"""Files -> uint8 frames: exact frame counts, RGB always, bad files named.
+
+Whatever is wrong with a file becomes one exception, `BadClip`, that says which file,
+what came and what was wanted; the loader counts it and goes on.
+"""
+
+import io
+import os
+import pathlib
+
+import av
+import numpy as np
+from PIL import Image, ImageOps
+
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+
+
+class BadClip(ValueError):
+  """A clip that cannot be used: `path` and `reason`."""
+
+  def __init__(self, path, reason):
+    super().__init__(f"{path}: {reason}")
+    self.path, self.reason = str(path), reason
+
+  def __reduce__(self):
+    return BadClip, (self.path, self.reason)
+
+
+STARTS = {
+  "first": lambda slack, rng: 0,
+  "centre": lambda slack, rng: slack // 2,
+  "random": lambda slack, rng: int(rng.integers(slack + 1)),
+}
+
+
+def start(name, rng):
+  """Where a clip begins: a function of the slack, the largest start there is."""
+  if name not in STARTS:
+    raise ValueError(f"start={name!r}: wanted one of {sorted(STARTS)}.")
+  return lambda slack: STARTS[name](slack, rng)
+
+
+def span(num_frames, interval):
+  """How many frames of a video a clip covers."""
+  if num_frames < 1 or interval < 1:
+    raise ValueError(
+      f"num_frames={num_frames}, frame_interval={interval}: wanted at least 1 of each."
+    )
+  return (num_frames - 1) * interval + 1
+
+
+def read_clip(path, num_frames, interval=1, choose=lambda slack: 0):
+  """Every `interval`-th frame of a video file, `num_frames` of them.
+
+  Frames are told apart by their presentation times, read from the packets before
+  anything is decoded, so seeking is exact with B-frames and variable rates. Grey and
+  RGBA videos become RGB (alpha is dropped), rotated ones are turned upright.
+
+  Args:
+    path: the file.
+    choose: slack -> first frame, from 0 to slack; see `start`.
+
+  Returns:
+    uint8 [num_frames, H, W, 3].
+
+  Raises:
+    BadClip: the file is absent, empty, torn, no video, broken inside or too short.
+  """
+  length = span(num_frames, interval)
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise BadClip(path, "is no file")
+  if path.stat().st_size == 0:
+    raise BadClip(path, "is empty (0 bytes)")
+  try:
+    with av.open(os.fspath(path)) as container:
+      if not container.streams.video:
+        raise BadClip(path, "holds no video stream")
+      stream = container.streams.video[0]
+      stream.codec_context.thread_count = 1  # the loader brings the parallelism
+      times, count = _times(path, container, stream)
+      if count < length:
+        raise BadClip(
+          path,
+          f"holds {count} frames; {num_frames} at an interval of {interval} need "
+          f"{length}",
+        )
+      begin = choose(count - length)
+      chosen = range(begin, begin + length, interval)
+      pictures = _decode(path, container, stream, times, chosen)
+  except av.FFmpegError as error:
+    raise BadClip(path, f"cannot be decoded ({error.strerror})") from error
+  if len(pictures) != num_frames:
+    raise BadClip(path, f"gave {len(pictures)} of the {num_frames} frames asked")
+  if any(picture.shape != pictures[0].shape for picture in pictures):
+    raise BadClip(path, "changes its size in the middle")
+  return np.stack(pictures)
+
+
+def _times(path, container, stream):
+  """Sorted presentation times (None where the file has none) and the frame count."""
+  packets = [packet for packet in container.demux(stream) if packet.size]
+  if len(packets) < stream.frames:
+    raise BadClip(
+      path,
+      f"is torn: its header promises {stream.frames} frames, {len(packets)} are there",
+    )
+  times = [packet.pts for packet in packets if not packet.is_discard]
+  if None in times or len(set(times)) != len(times):
+    return None, len(times)
+  return sorted(times), len(times)
+
+
+def _decode(path, container, stream, times, chosen):
+  """The chosen frames, through the nearest key frame before the first of them."""
+  if times is None:  # count from the beginning
+    container.seek(0, stream=stream)
+    return _collect(path, enumerate(container.decode(stream)), list(chosen))
+  wanted = [times[i] for i in chosen]
+  for origin in (wanted[0], times[0]):
+    # Decoding times run before presentation times, so a seek may land too late.
+    container.seek(origin, stream=stream, backward=True)
+    stamped = ((frame.pts, frame) for frame in container.decode(stream))
+    pictures = _collect(path, stamped, wanted)
+    if len(pictures) == len(wanted):
+      break
+  return pictures
+
+
+def _collect(path, stamped, wanted):
+  """Pictures of the (stamp, frame) pairs whose stamp is wanted, in order."""
+  pictures = []
+  for stamp, frame in stamped:
+    if stamp != wanted[len(pictures)]:
+      continue
+    if frame.is_corrupt:
+      raise BadClip(path, f"is broken inside, at frame time {stamp}")
+    picture = frame.to_ndarray(format="rgb24")
+    pictures.append(np.rot90(picture, frame.rotation // 90))
+    if len(pictures) == len(wanted):
+      break
+  return pictures
+
+
+def read_image(path, data=None):
+  """One picture file, or its bytes `data`, as uint8 [H, W, 3]; alpha is dropped."""
+  try:
+    with Image.open(path if data is None else io.BytesIO(data)) as image:
+      if image.mode in DEEP_MODES:
+        raise BadClip(path, f"has {image.mode} pixels; wanted 8 bits a channel")
+      return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+  except BadClip:
+    raise
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise BadClip(path, f"is no readable picture ({error})") from error
+
+
+def read_images(path, pictures):
+  """Picture files or bytes of one clip as uint8 [T, H, W, 3]; sizes must agree."""
+  frames = [
+    read_image(f"{path}, frame {i}", p) if isinstance(p, bytes) else read_image(p)
+    for i, p in enumerate(pictures)
+  ]
+  sizes = sorted({frame.shape[:2] for frame in frames})
+  if len(sizes) != 1:
+    raise BadClip(path, f"has frames of different sizes (height, width): {sizes}")
+  return np.stack(frames)

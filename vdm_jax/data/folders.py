@@ -1,0 +1,165 @@
+"""Sources over plain files: a tree of videos, or a tree of folders of frames.
+
+The tree is read once, at construction: what cannot be a clip is left out and named in
+`skipped`, an empty class or a missing folder is refused. Files are decoded when asked.
+"""
+
+import functools
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from vdm_jax.data import decode
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False):
+  """`Clips` of every video file below a folder.
+
+  Args:
+    path: the folder; with `labelled` its sub-folders are the classes, sorted by name.
+    num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
+    start: "random" (drawn for each record and epoch), "first" or "centre".
+  """
+  root, skipped, found = _root(path), [], []
+  for folder, names in _walk(root):
+    for file in names:
+      if file.lower().endswith(VIDEOS):
+        found.append(folder / file)
+      else:
+        skipped.append((folder / file, f"is no video by its name {VIDEOS}"))
+  read = functools.partial(_read_video, num_frames, frame_interval)
+  decode.span(num_frames, frame_interval)
+  clips = [(path, path) for path in found]
+  return Clips(root, clips, read, start=start, labelled=labelled, skipped=skipped)
+
+
+def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False):
+  """`Clips` of every folder of numbered pictures below a folder; arguments as above.
+
+  Stray files, and folders that are empty or hold too few pictures, are skipped.
+  """
+  root, skipped, clips = _root(path), [], []
+  length = decode.span(num_frames, frame_interval)
+  for folder, names in frame_folders(root, skipped):
+    if len(names) >= length:
+      clips.append((folder, [folder / file for file in names]))
+    else:
+      reason = f"holds {len(names)} frames; {num_frames} at an interval of "
+      skipped.append((folder, f"{reason}{frame_interval} need {length}"))
+  read = functools.partial(_read_frames, num_frames, frame_interval)
+  return Clips(root, clips, read, start=start, labelled=labelled, skipped=skipped)
+
+
+class Clips:
+  """A source of {"video", "label" when labelled}; see `videos` and `frames`.
+
+  Args:
+    root: the folder they lie in.
+    clips: [(path, what `read` takes)].
+    read: (what, choose) -> uint8 [T, H, W, 3]; `choose` gives the start, see decode.
+
+  Raises:
+    ValueError: there are no clips, or a class holds none.
+  """
+
+  def __init__(self, root, clips, read, *, start, labelled, skipped):
+    decode.start(start, None)
+    self.skipped, self.classes, self._labels = skipped, None, None
+    self._start, self._read = start, read
+    self._clips = sorted(clips, key=lambda clip: natural(clip[0]))
+    if not clips:
+      raise ValueError(f"{root} holds no clip{self._told()}.")
+    if labelled:
+      self._label(root)
+
+  def _label(self, root):
+    inside = [path.relative_to(root).parts for path, _ in self._clips]
+    for parts in inside:
+      if len(parts) < 2:
+        raise ValueError(
+          f"{root / parts[0]} lies in no class; with labels every clip lies in a "
+          f"sub-folder of {root} named after its class."
+        )
+    children = (child.name for child in root.iterdir() if child.is_dir())
+    folders = sorted(child for child in children if not child.startswith("."))
+    empty = sorted(set(folders) - {parts[0] for parts in inside})
+    if empty:
+      raise ValueError(
+        f"{root}: class {empty[0]!r} ({len(empty)} of {len(folders)} classes) holds no "
+        f"clip; fill or delete the folder{self._told()}."
+      )
+    self.classes = folders
+    self._labels = np.array([folders.index(parts[0]) for parts in inside], np.int32)
+
+  def _told(self):
+    return "".join(f"; skipped {path}: {reason}" for path, reason in self.skipped[:3])
+
+  def __len__(self):
+    return len(self._clips)
+
+  def __getitem__(self, i):
+    return self.load(i, np.random.default_rng(i))
+
+  def load(self, i, rng):
+    video = self._read(self._clips[i][1], decode.start(self._start, rng))
+    if self._labels is None:
+      return {"video": video}
+    return {"video": video, "label": self._labels[i]}
+
+  def name(self, i):
+    return str(self._clips[i][0])
+
+
+def _read_video(num_frames, interval, path, choose):
+  return decode.read_clip(path, num_frames, interval, choose)
+
+
+def _read_frames(num_frames, interval, paths, choose):
+  length = decode.span(num_frames, interval)
+  begin = choose(len(paths) - length)
+  return decode.read_images(paths[0].parent, paths[begin : begin + length : interval])
+
+
+def frame_folders(path, skipped):
+  """Yields (folder, names of its pictures, ordered by the last number in each name).
+
+  Stray files and folders without frames are added to the list `skipped`.
+  """
+  for folder, names in _walk(path):
+    numbered = {}
+    for file in names:
+      number = re.findall(r"\d+", pathlib.PurePath(file).stem)
+      if not file.lower().endswith(PICTURES) or not number:
+        skipped.append((folder / file, "is no numbered picture"))
+      elif int(number[-1]) in numbered:
+        skipped.append((folder / file, f"is a second frame {int(number[-1])}"))
+      else:
+        numbered[int(number[-1])] = file
+    if numbered:
+      yield folder, [numbered[n] for n in sorted(numbered)]
+    elif not any(child.is_dir() for child in folder.iterdir()):
+      skipped.append((folder, "holds no frames"))
+
+
+def natural(path):
+  """A sort key by which clip_2 stands before clip_10."""
+  parts = re.split(r"(\d+)", os.fspath(path))
+  return [int(p) if p.isdecimal() else p for p in parts], os.fspath(path)
+
+
+def _root(path):
+  if not pathlib.Path(path).is_dir():
+    raise FileNotFoundError(f"{path}: no such folder; give one that holds clips.")
+  return pathlib.Path(path)
+
+
+def _walk(path):
+  """(folder, its files) below `path` in a fixed order, hidden ones left out."""
+  for folder, children, names in os.walk(path, followlinks=True):
+    children[:] = sorted(c for c in children if not c.startswith("."))
+    yield pathlib.Path(folder), sorted(n for n in names if not n.startswith("."))

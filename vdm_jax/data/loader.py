@@ -1,0 +1,339 @@
+"""Batches from a source, for ever or once: grain for order, shards and prefetching.
+
+grain shuffles and shards *positions* and cuts them into batches of indices; one fetch
+reads a whole batch. So a small record costs no machinery of its own, and a batch is a
+pure function of (source, seed, batch number): the same with any number of workers,
+after any restart, and the state is one number.
+"""
+
+import threading
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from vdm_jax.data import decode, report, sources
+
+CANDIDATES = 256  # records tried in the place of a bad one before giving up
+PROBES = 5  # good records that decide what all records must look like
+
+
+class NoGoodClips(ValueError):
+  """The source gave nothing that could be used."""
+
+
+class Loader:
+  """An iterator of batches: dicts of numpy arrays [B, ...].
+
+  With `repeat` it never ends; each epoch is a permutation of the source. A bad clip is
+  replaced by another, drawn from the seed and its position. Without `repeat` it passes
+  once over the source, and may then be iterated again; a bad clip is left out, so its
+  batch, and the last one, are shorter. Either way the clip is named in `report`.
+
+  Args:
+    source: see `sources.py`.
+    batch_size: records a batch, of *this* process.
+    seed: of the order and of everything random in records.
+    transforms: functions (record, rng) -> record, applied in turn.
+    num_workers: worker processes; 0 reads in threads of this one. Workers are spawned:
+      a script that uses them needs the `if __name__ == "__main__"` guard.
+    process_index, process_count: this loader takes every process_count-th record.
+      Processes that hold parts of the same batch entries must be given the same index.
+    skipped_to: a JSONL file for the report of skipped clips.
+    prefetch: batches read ahead.
+  """
+
+  def __init__(
+    self,
+    source,
+    batch_size,
+    seed=0,
+    *,
+    transforms=(),
+    num_workers=0,
+    shuffle=True,
+    repeat=True,
+    process_index=0,
+    process_count=1,
+    skipped_to=None,
+    prefetch=2,
+  ):
+    if len(source) == 0:
+      raise ValueError(f"{type(source).__name__} is empty: there is nothing to load.")
+    if batch_size < 1:
+      raise ValueError(f"batch_size={batch_size}: wanted at least 1.")
+    if not 0 <= seed < 2**32:
+      raise ValueError(f"seed={seed}: wanted 0 <= seed < 2**32.")
+    if not 0 <= process_index < process_count:
+      raise ValueError(
+        f"process_index={process_index} of process_count={process_count}: wanted "
+        "0 <= index < count."
+      )
+    self.source, self.batch_size, self.seed = source, batch_size, seed
+    self.num_workers, self.repeat, self.prefetch = num_workers, repeat, prefetch
+    self._stride = batch_size * process_count  # records of all processes a batch
+    self.report = report.Report(skipped_to)
+    for path, reason in getattr(source, "skipped", ()):
+      self.report.add(path, reason)
+
+    order = grain.MapDataset.range(len(source)).seed(seed)
+    order = order.shuffle() if shuffle else order
+    order = order.repeat() if repeat else order
+    self._fetch = _Fetch(
+      source, tuple(transforms), seed, repeat, batch_size, process_index, process_count
+    )
+    self._batches = (
+      order[process_index::process_count]
+      .batch(batch_size, drop_remainder=False)
+      .map_with_index(self._fetch)
+    )
+    self._identity = {
+      "length": len(source),
+      "seed": seed,
+      "shuffle": shuffle,
+      "repeat": repeat,
+    }
+    self._taken, self._iterator, self._gave = 0, None, False
+
+  def __len__(self):
+    """Batches in one pass over the source."""
+    if self.repeat:
+      return -(-len(self.source) // self._stride)
+    return len(self._batches)
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    if self._iterator is None:
+      self._iterator = iter(self._dataset(self._taken))
+    for fetched in self._iterator:
+      self._taken += 1
+      for path, reason in fetched["skipped"]:
+        self.report.add(path, reason)
+      if fetched["failed"]:
+        raise NoGoodClips(fetched["failed"])
+      if fetched["batch"]:
+        self._gave = True
+        return fetched["batch"]
+    # Only a pass without repeat ends; the next iteration is a new one.
+    gave = self._gave
+    self.close()
+    if not gave:
+      raise NoGoodClips(_all_bad(self.source, self.report.reasons))
+    raise StopIteration
+
+  def _dataset(self, start):
+    """The batches from number `start` on, read ahead."""
+    batches = self._batches[start:]
+    if self.num_workers == 0:
+      return batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=self.prefetch, prefetch_buffer_size=self.prefetch)
+      )
+    if not flags.FLAGS.is_parsed():  # in a notebook; grain's workers read absl flags
+      flags.FLAGS.mark_as_parsed()
+    alone = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    return batches.to_iter_dataset(alone).mp_prefetch(
+      grain.MultiprocessingOptions(
+        num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
+      )
+    )
+
+  def close(self):
+    """Drops what was read ahead and goes back to the first batch."""
+    if self._iterator is not None and hasattr(self._iterator, "close"):
+      self._iterator.close()
+    self._taken, self._iterator, self._gave = 0, None, False
+
+  def get_state(self):
+    """Where the next batch begins, in records of all processes; JSON can hold it."""
+    return {"position": self._taken * self._stride, **self._identity}
+
+  def set_state(self, state):
+    """Goes on exactly where `get_state` was taken, also with other workers.
+
+    The number of processes may differ too while batch_size * process_count is the same.
+    """
+    came = {key: state.get(key) for key in self._identity}
+    if "position" not in state or came != self._identity:
+      raise ValueError(
+        f"The data state was taken with {came}; this loader has {self._identity}. "
+        "Resume with the same data and seed, or start a new run."
+      )
+    taken, rest = divmod(state["position"], self._stride)
+    if rest:
+      raise ValueError(
+        f"The data state stands at record {state['position']}, inside a batch of "
+        f"{self._stride} records; resume with the batch size it was taken with."
+      )
+    self.close()
+    self._taken, self._gave = taken, taken > 0
+
+  def spec(self):
+    """{key: jax.ShapeDtypeStruct} of a batch; decodes one good record.
+
+    Raises:
+      NoGoodClips: every clip that was tried is bad.
+    """
+    return {
+      key: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
+      for key, (shape, dtype) in self._fetch.layout().items()
+    }
+
+
+class _Fetch:
+  """(batch number, indices [B]) -> the batch, and what had to be skipped for it."""
+
+  def __init__(self, source, transforms, seed, repeat, batch_size, index, count):
+    self.source, self.transforms, self.seed = source, transforms, seed
+    self.repeat, self.batch_size = repeat, batch_size
+    self.index, self.count = index, count
+    # Everything that is random in a record comes from its own generator.
+    self.plain = not transforms and not hasattr(source, "load")
+    self._bad, self._layout = {}, None
+    self._lock = threading.Lock()
+
+  def __getstate__(self):
+    return {**self.__dict__, "_lock": None}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state, _lock=threading.Lock())
+
+  def __call__(self, number, indices):
+    skipped, failed = {}, ""
+    try:
+      self.layout(skipped)
+      rows = self._rows(number, [int(i) for i in indices], skipped)
+    except NoGoodClips as error:
+      rows, failed = [], str(error)
+    batch = (
+      {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}
+    )
+    return {"batch": batch, "skipped": list(skipped.items()), "failed": failed}
+
+  def _rows(self, number, indices, skipped):
+    first = number * self.batch_size * self.count + self.index
+    if self.plain and hasattr(self.source, "__getitems__"):
+      try:
+        return [
+          self._checked(r, i)
+          for r, i in zip(self.source.__getitems__(indices), indices, strict=True)
+        ]
+      except decode.BadClip:
+        pass  # one by one, to find out which
+    rows = (
+      self._row(first + k * self.count, i, skipped) for k, i in enumerate(indices)
+    )
+    return [row for row in rows if row is not None]
+
+  def _row(self, position, i, skipped):
+    """The record at a position of the stream, or the one that takes its place."""
+    tried = 0
+    for attempt, candidate in enumerate(self._candidates(position, i)):
+      tried += 1
+      row = self._good(candidate, (position, attempt), skipped)
+      if row is not None:
+        return row
+    if self.repeat:
+      raise NoGoodClips(_all_bad(self.source, skipped, tried))
+    return None
+
+  def _rng(self, *place):
+    return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=place))
+
+  def _candidates(self, position, i):
+    yield i
+    if self.repeat:
+      rng = self._rng(0, position)
+      count = len(self.source)
+      yield from map(int, rng.choice(count, min(count, CANDIDATES), replace=False))
+
+  def _good(self, i, place, skipped):
+    """Record i after the transforms, or None with a line in `skipped`."""
+    try:
+      if i in self._bad:
+        raise self._bad[i]
+      return self._checked(self._record(i, place), i)
+    except decode.BadClip as error:
+      self._bad[i] = error
+      skipped[error.path] = error.reason
+      return None
+
+  def _record(self, i, place):
+    if self.plain:
+      return self.source[i]
+    rng = self._rng(1, *place)
+    try:
+      record = sources.load(self.source, i, rng)
+      for transform in self.transforms:
+        record = transform(record, rng)
+    except decode.BadClip as error:
+      if error.path != "clip":
+        raise
+      raise decode.BadClip(sources.name(self.source, i), error.reason) from error
+    return record
+
+  def layout(self, skipped=None):
+    """{key: (shape, dtype)} that all records share: what most of a few probes have."""
+    skipped = {} if skipped is None else skipped
+    with self._lock:
+      if self._layout is None:
+        self._layout = self._probe(skipped)
+    return self._layout
+
+  def _probe(self, skipped):
+    count = len(self.source)
+    probes, seen = [], []
+    rng = np.random.default_rng(self.seed)
+    for i in rng.choice(count, min(count, CANDIDATES), replace=False):
+      row = self._good(int(i), (0, 0), skipped)
+      if row is not None:
+        probes.append(_layout(row))
+        seen.append(sources.name(self.source, int(i)))
+      if len(probes) == PROBES:
+        break
+    if not probes:
+      raise NoGoodClips(_all_bad(self.source, skipped, min(count, CANDIDATES)))
+    best = max(probes, key=probes.count)
+    if 2 * probes.count(best) <= len(probes) > 1:
+      k, other = next((k, probe) for k, probe in enumerate(probes) if probe != best)
+      raise ValueError(
+        f"The records differ: {seen[probes.index(best)]} has {_told(best, best)}, "
+        f"{seen[k]} has {_told(other, other)}. Bring them to one size with transforms "
+        "(Resize, CentreCrop, Clip)."
+      )
+    return best
+
+  def _checked(self, record, i):
+    layout = _layout(record)
+    if self._layout is None or layout == self._layout:
+      return record
+    best = self._layout
+    keys = [k for k in {**layout, **best} if layout.get(k) != best.get(k)]
+    raise decode.BadClip(
+      sources.name(self.source, i),
+      f"has {_told(layout, keys)} where most records have {_told(best, keys)}; bring "
+      "all to one size with transforms",
+    )
+
+
+def _layout(record):
+  return {
+    key: (np.shape(value), np.asarray(value).dtype) for key, value in record.items()
+  }
+
+
+def _told(layout, keys):
+  """The named parts of a layout as text, such as: video uint8[8, 16, 16, 3]."""
+  told = [f"{k} {layout[k][1]}{list(layout[k][0])}" for k in keys if k in layout]
+  return ", ".join(told) or "nothing"
+
+
+def _all_bad(source, skipped, tried=None):
+  tried = len(source) if tried is None else tried
+  return (
+    f"No usable clip among {tried} tried of {len(source)} in {type(source).__name__}: "
+    f"{report.first(skipped.items())}. Look at these files, or at the clip length, "
+    "interval and size asked of them."
+  )

@@ -1,0 +1,209 @@
+"""Records on disk: what they hold, their bytes, the folder that keeps them.
+
+A record is a dict of numpy arrays:
+
+  clips    {"video": uint8 [T, H, W, 3], "label": int32 []}
+  latents  {"mean": float16 [t, h, w, c], "logvar": float16 [t, h, w, c], "label": ...}
+
+Latents are *raw* moments; the autoencoder's measured `shift` and `scale` (a list per
+channel) stand in the folder's meta.json, and `sources.Records` normalises by them.
+
+A folder holds meta.json (count, keys with dtype and shape, files, fingerprint, what it
+was made with) and array_record shards. It is written under another name and renamed
+when complete: a folder with the right name is whole, or says that it is not.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import struct
+
+import numpy as np
+from array_record.python import array_record_module
+
+FORMAT = "vdm_jax records 1"
+MAGIC = b"VDMR"
+META = "meta.json"
+DTYPES = (
+  "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64"
+).split()
+OPTIONS = "group_size:1,zstd:3"  # group size 1: random access reads one record
+SHARD_RECORDS = 16384
+
+
+def pack(record):
+  """Bytes of a record: magic, header length, JSON header, the arrays one by one."""
+  arrays = {key: np.asarray(record[key]) for key in sorted(record)}
+  for key, array in arrays.items():
+    if array.dtype.name not in DTYPES:
+      raise TypeError(f"{key}: {array.dtype} cannot be stored; wanted one of {DTYPES}.")
+  header = json.dumps([[k, a.dtype.name, a.shape] for k, a in arrays.items()]).encode()
+  body = [
+    a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays.values()
+  ]
+  return b"".join([MAGIC, struct.pack("<I", len(header)), header, *body])
+
+
+def unpack(data):
+  """The record in `data`; arrays are read-only views of it."""
+  if data[:4] != MAGIC or len(data) < 8:
+    raise ValueError(f"These bytes are no record: they begin with {bytes(data[:8])!r}.")
+  (length,) = struct.unpack_from("<I", data, 4)
+  layout, size = _layout(bytes(data[8 : 8 + length]))
+  if len(data) != 8 + length + size:
+    raise ValueError(
+      f"The record is torn: {len(data)} bytes came, {8 + length + size} were wanted."
+    )
+  return {
+    key: np.frombuffer(data, dtype, count, 8 + length + offset).reshape(shape)
+    for key, dtype, shape, count, offset in layout
+  }
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(header):
+  """Where each array of a record lies; records of a folder share one header."""
+  layout, offset = [], 0
+  for key, name, shape in json.loads(header):
+    if name not in DTYPES:
+      raise ValueError(f"The record's {key} is {name!r}; wanted one of {DTYPES}.")
+    dtype = np.dtype(name).newbyteorder("<")
+    count = int(np.prod(shape, dtype=np.int64))
+    layout.append((key, dtype, tuple(shape), count, offset))
+    offset += count * dtype.itemsize
+  return tuple(layout), offset
+
+
+def spec(record):
+  """{key: [dtype, shape]} as meta.json keeps it."""
+  arrays = {key: np.asarray(record[key]) for key in sorted(record)}
+  return {key: [a.dtype.name, list(a.shape)] for key, a in arrays.items()}
+
+
+class Writer:
+  """Writes a folder of records; it appears under its name when the block ends well.
+
+  with Writer(path, settings={...}) as writer:
+    writer.write({"mean": mean, "logvar": logvar, "label": label})
+    writer.meta["shift"], writer.meta["scale"] = ...   # at any time before the end
+
+  Args:
+    path: the folder to be.
+    settings: what the records were made with, for meta.json (anything JSON can hold).
+    overwrite: whether a folder of records that stands there may be replaced.
+
+  Raises:
+    FileExistsError: something stands there, and is no records or must not be replaced.
+    ValueError: the records differ in keys, dtypes or shapes, or there are none.
+  """
+
+  def __init__(self, path, settings=None, *, overwrite=False):
+    self.path = pathlib.Path(path)
+    self.meta = {"settings": settings or {}}
+    if self.path.exists():
+      if not overwrite:
+        raise FileExistsError(f"{path} stands already; delete it or name another.")
+      if not (self.path / META).is_file():
+        raise FileExistsError(f"{path} holds no records of ours: not replaced.")
+
+  def __enter__(self):
+    # One fixed name: what a killed run left is found and removed.
+    self._partial = self.path.with_name(f".{self.path.name}.partial")
+    shutil.rmtree(self._partial, ignore_errors=True)
+    self._partial.mkdir(parents=True)
+    self._writer, self._spec, self._files = None, None, []
+    self._digest = hashlib.sha256()
+    return self
+
+  def write(self, record):
+    """Appends one record."""
+    got = spec(record)
+    self._spec = self._spec or got
+    if got != self._spec:
+      raise ValueError(
+        f"record {sum(n for _, n in self._files)}: {got} where the records before it "
+        f"are {self._spec}; one folder holds one kind."
+      )
+    if self._writer is None or self._files[-1][1] == SHARD_RECORDS:
+      self._close()
+      name = f"records-{len(self._files):05d}.array_record"
+      self._files.append([name, 0])
+      self._writer = array_record_module.ArrayRecordWriter(
+        str(self._partial / name), OPTIONS
+      )
+    data = pack(record)
+    self._digest.update(data)
+    self._writer.write(data)
+    self._files[-1][1] += 1
+
+  def _close(self):
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+  def __exit__(self, kind, error, trace):
+    self._close()
+    if kind is not None:
+      shutil.rmtree(self._partial, ignore_errors=True)
+      return
+    if not self._files:
+      shutil.rmtree(self._partial, ignore_errors=True)
+      raise ValueError(f"{self.path}: no record was written, so no folder is made.")
+    sizes = [(self._partial / name).stat().st_size for name, _ in self._files]
+    meta = {
+      "format": FORMAT,
+      "count": sum(n for _, n in self._files),
+      "spec": self._spec,
+      "files": [[*file, size] for file, size in zip(self._files, sizes, strict=True)],
+      "fingerprint": self._digest.hexdigest(),
+      **self.meta,
+    }
+    text = json.dumps(meta, indent=1, allow_nan=False)
+    (self._partial / META).write_text(text)
+    if self.path.exists():
+      old = self.path.with_name(f".{self.path.name}.old")
+      shutil.rmtree(old, ignore_errors=True)
+      os.rename(self.path, old)
+      os.rename(self._partial, self.path)
+      shutil.rmtree(old)
+    else:
+      os.rename(self._partial, self.path)
+
+
+def read_meta(path):
+  """The meta.json of a folder of records, after checking that the folder is whole.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: the folder is not ours, or a shard is missing, short or torn.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: no such folder of records; write it first.")
+  try:
+    meta = json.loads((path / META).read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(f"{path} is no folder of records: {META}: {error}") from error
+  if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    came = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+    raise ValueError(f"{path / META}: format {came!r}; wanted {FORMAT!r}.")
+  for name, count, size in meta["files"]:
+    shard = path / name
+    if not shard.is_file():
+      raise ValueError(f"{path} is torn: {name} is missing; write the folder again.")
+    came = shard.stat().st_size
+    if came != size:
+      raise ValueError(
+        f"{path} is torn: {name} has {came} bytes where {size} were written; write the "
+        "folder again."
+      )
+    reader = array_record_module.ArrayRecordReader(str(shard))
+    if reader.num_records() != count:
+      raise ValueError(
+        f"{path} is torn: {name} holds {reader.num_records()} of {count} records."
+      )
+    reader.close()
+  return meta

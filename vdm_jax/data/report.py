@@ -1,0 +1,60 @@
+"""What was left out and why: one line a path, kept in memory and in a JSONL file."""
+
+import json
+import pathlib
+
+from absl import logging
+
+SHOWN = 5  # reasons named in a summary or an error
+
+
+class Report:
+  """Counts skipped clips by path; appends each new one to the JSONL file `path`.
+
+  A file that is there already is continued, so a restarted run names nothing twice.
+  """
+
+  def __init__(self, path=None):
+    self.path = pathlib.Path(path) if path else None
+    self.reasons = {}
+    if self.path and self.path.exists():
+      text = self.path.read_text()
+      if text and not text.endswith("\n"):
+        self.path.write_text(text + "\n")  # a killed run: begin on a line of our own
+      for line in text.splitlines():
+        try:
+          entry = json.loads(line)
+          self.reasons[entry["path"]] = entry["reason"]
+        except (ValueError, KeyError, TypeError):
+          continue  # torn
+
+  def __len__(self):
+    return len(self.reasons)
+
+  def add(self, path, reason):
+    """Notes one skipped clip; the same path again changes nothing."""
+    path = str(path)
+    if path in self.reasons:
+      return
+    self.reasons[path] = reason
+    if len(self) <= SHOWN:
+      last = "; further ones are only counted" if len(self) == SHOWN else ""
+      logging.warning("skipped %s: %s%s", path, reason, last)
+    if self.path:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      with self.path.open("a") as file:
+        file.write(json.dumps({"path": path, "reason": reason}) + "\n")
+
+  def summary(self):
+    """One line: how many were skipped, and the first of them."""
+    if not self.reasons:
+      return "nothing skipped"
+    where = f"; all in {self.path}" if self.path else ""
+    return f"{len(self)} skipped: {first(self.reasons.items())}{where}"
+
+
+def first(pairs):
+  """The first few (path, reason) pairs as text."""
+  pairs = list(pairs)
+  text = "; ".join(f"{path}: {reason}" for path, reason in pairs[:SHOWN])
+  return text + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")

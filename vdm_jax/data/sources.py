@@ -1,0 +1,216 @@
+"""Where records come from: arrays, our folders, TFDS (for plain files: `folders.py`).
+
+A source has `__len__` and `__getitem__(i) -> record` (`records.py` says what that is)
+and raises `decode.BadClip` for a clip that cannot be used. It may also have
+
+  load(i, rng)      the record with its random part (where a clip starts) from rng
+  __getitems__(ii)  several records at once, where that is cheaper
+  name(i)           what to call record i in a report: its path
+  skipped           [(path, reason)]: what was seen and left out at construction
+  classes           names of the labels, in order
+"""
+
+import os
+import pathlib
+
+import numpy as np
+from grain import sources as grain_sources
+
+from vdm_jax.data import decode, records
+
+
+class Arrays:
+  """Records held in memory: {key: array with leading N}."""
+
+  def __init__(self, arrays):
+    sizes = {key: len(array) for key, array in arrays.items()}
+    if len(set(sizes.values())) != 1:
+      raise ValueError(f"Arrays of {sizes} records: wanted one number for all keys.")
+    self.arrays = {key: np.asarray(array) for key, array in arrays.items()}
+    self.skipped, self.classes = [], None
+
+  def __len__(self):
+    return len(next(iter(self.arrays.values())))
+
+  def __getitem__(self, i):
+    return {key: array[i] for key, array in self.arrays.items()}
+
+
+def in_memory(source):
+  """All records of a source as `Arrays`: for data that fits, each is read only once.
+
+  Bad clips are left out and named in `skipped`; a random start is drawn only once.
+  """
+  good, skipped = [], list(getattr(source, "skipped", ()))
+  for i in range(len(source)):
+    try:
+      good.append(source[i])
+    except decode.BadClip as error:
+      skipped.append((error.path, error.reason))
+  if not good:
+    raise ValueError(f"All {len(source)} records are bad; the first: {skipped[0]}.")
+  held = Arrays({key: np.stack([r[key] for r in good]) for key in good[0]})
+  held.skipped, held.classes = skipped, getattr(source, "classes", None)
+  return held
+
+
+class Subset:
+  """Records `start` to `stop` of another source."""
+
+  def __init__(self, source, start=0, stop=None):
+    self.source, self.indices = source, range(len(source))[start:stop]
+    self.skipped = getattr(source, "skipped", [])
+    self.classes = getattr(source, "classes", None)
+    if not self.indices:
+      raise ValueError(f"Records {start} to {stop} of {len(source)}: there are none.")
+
+  def __len__(self):
+    return len(self.indices)
+
+  def __getitem__(self, i):
+    return self.source[self.indices[i]]
+
+  def load(self, i, rng):
+    return load(self.source, self.indices[i], rng)
+
+  def name(self, i):
+    return name(self.source, self.indices[i])
+
+
+def load(source, i, rng):
+  """Record i of any source, with its random part where it has one."""
+  return source.load(i, rng) if hasattr(source, "load") else source[i]
+
+
+def name(source, i):
+  """What a report calls record i of any source."""
+  if hasattr(source, "name"):
+    return source.name(i)
+  return f"{type(source).__name__}[{i}]"
+
+
+class Records:
+  """A folder that `records.Writer` made.
+
+  Latents whose meta.json gives `shift` and `scale` (lists per channel) come normalised
+  as float32: mean -> (mean - shift) / scale, logvar -> logvar - 2 log(scale).
+  """
+
+  def __init__(self, path):
+    self.path, self.meta = pathlib.Path(path), records.read_meta(path)
+    self._data = grain_sources.ArrayRecordDataSource(
+      [str(self.path / file[0]) for file in self.meta["files"]]
+    )
+    self.skipped, self.classes = [], self.meta.get("classes")
+    self._affine = self._checked_affine()
+
+  def _checked_affine(self):
+    if "mean" not in self.meta["spec"] or "scale" not in self.meta:
+      return None
+    channels = self.meta["spec"]["mean"][1][-1]
+    shift = np.asarray(self.meta.get("shift"), np.float32)
+    scale = np.asarray(self.meta["scale"], np.float32)
+    for key, value in (("shift", shift), ("scale", scale)):
+      if value.shape != (channels,) or not np.isfinite(value).all():
+        raise ValueError(
+          f"{self.path}: {key} in {records.META} is {value}; wanted {channels} finite "
+          "numbers, one a latent channel."
+        )
+    if not (scale > 0).all():
+      raise ValueError(f"{self.path}: scale in {records.META} is {scale}; wanted > 0.")
+    return shift, scale
+
+  def __len__(self):
+    return self.meta["count"]
+
+  def __getitem__(self, i):
+    try:
+      record = records.unpack(self._data[i])
+    except (IndexError, ValueError, RuntimeError) as error:
+      raise decode.BadClip(self.name(i), f"cannot be read ({error})") from error
+    return self._normalised([record])[0]
+
+  def __getitems__(self, indices):
+    try:
+      many = [records.unpack(data) for data in self._data.__getitems__(list(indices))]
+    except (IndexError, ValueError, RuntimeError):
+      return [self[i] for i in indices]  # finds out which one it is
+    return self._normalised(many)
+
+  def _normalised(self, many):
+    if self._affine is None:
+      return many
+    shift, scale = self._affine
+    mean = (np.stack([r["mean"] for r in many]).astype(np.float32) - shift) / scale
+    logvar = np.stack([r["logvar"] for r in many]) - 2 * np.log(scale)
+    return [
+      {**record, "mean": m, "logvar": v}
+      for record, m, v in zip(many, mean, logvar, strict=True)
+    ]
+
+  def name(self, i):
+    return f"{self.path}[{i}]"
+
+
+class Tfds:
+  """A split of a prepared TFDS data set in array_record format, without TensorFlow.
+
+  Args:
+    builder: a builder, or the folder of a prepared data set (`.../1.0.0`).
+    split: "train", "test", "train[:10%]" ...
+    keys: the features to read. A Sequence(Image) is decoded by us, the rest by TFDS.
+  """
+
+  def __init__(self, builder, split, *, keys=("video", "label")):
+    import tensorflow_datasets as tfds  # seconds of import: only for who uses it
+
+    if isinstance(builder, str | os.PathLike):
+      if not (pathlib.Path(builder) / "dataset_info.json").is_file():
+        raise FileNotFoundError(
+          f"{builder} is no prepared TFDS data set (no dataset_info.json); build it "
+          "first, and name the folder of the version, such as .../1.0.0."
+        )
+      builder = tfds.builder_from_directory(builder)
+    elif not builder.info.splits:
+      raise FileNotFoundError(
+        f"{builder.name} is not built in {builder.data_dir}; call its build first."
+      )
+    features = builder.info.features
+    absent = sorted(set(keys) - set(features))
+    if absent:
+      raise KeyError(f"{builder.name} has no {absent}; it has {sorted(features)}.")
+    self._name = f"{builder.name}/{split}"
+    self._data = builder.as_data_source(
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    kinds = {key: getattr(features[key], "feature", None) for key in keys}
+    self._pictures = tuple(
+      key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image)
+    )
+    encoded = tfds.features.Sequence(tfds.features.Scalar(np.object_))
+    self._features = tfds.features.FeaturesDict(
+      {key: encoded if key in self._pictures else features[key] for key in keys}
+    )
+    self.skipped = []
+    label = features["label"] if "label" in features else None
+    self.classes = getattr(label, "names", None)
+
+  def __len__(self):
+    return len(self._data)
+
+  def __getitem__(self, i):
+    try:
+      example = self._features.deserialize_example_np(self._data[i])
+    except (IndexError, ValueError, RuntimeError) as error:
+      raise decode.BadClip(self.name(i), f"cannot be read ({error})") from error
+    for key in self._pictures:
+      example[key] = decode.read_images(f"{self.name(i)} {key}", example[key])
+    return {key: _array(value) for key, value in example.items()}
+
+  def name(self, i):
+    return f"{self._name}[{i}]"
+
+
+def _array(value):
+  """Whole numbers as int32, which is what a device holds."""
+  return np.int32(value) if isinstance(value, int) else np.asarray(value)

@@ -1,0 +1,255 @@
+"""Gaussian forward processes and what a network predicts about them.
+
+  x_t = alpha(t) x0 + sigma(t) eps,     eps ~ N(0, I)
+
+t is 0 at the data and rises with the noise. It has one value per frame, [B, T], so
+a clean given frame beside noisy ones is nothing special.
+
+A network predicts another mixture of the same two unknowns,
+
+  F = a(t) x0 + b(t) eps
+
+so every parameterisation is a row (a, b), and x0 follows from a 2x2 inverse.
+
+Both alpha and sigma are kept >= FLOOR: t = 0 is a legal time, nothing divides by
+zero, and `solve` inverts `mix` everywhere. What the floor cannot give back is
+precision: an eps prediction says nothing about x0 where alpha vanishes, and `solve`
+multiplies its error by sigma / alpha there. With eps, choose a process whose alpha
+stays well above zero (DDPM ends at 0.006, Cosine at 0.0016; Flow ends at 0).
+"""
+
+import dataclasses
+import functools
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+FLOOR = 1e-5
+
+
+class Process(Protocol):
+  """The contract; times are [B, T] and so is everything returned about them."""
+
+  t_max: float  # the noisiest time
+
+  def alpha_sigma(self, t):
+    """(alpha, sigma), both >= FLOOR."""
+
+  def rates(self, t):
+    """(d alpha / dt, d sigma / dt)."""
+
+  def network_inputs(self, x_t, t):
+    """(x [B, T, H, W, C], time [B, T]) as the network wants to see them."""
+
+
+# Betas of step 1 and of the last of 1000 steps: DDPM (https://arxiv.org/abs/2006.11239)
+# and Stable Diffusion. "squaredcos" (https://arxiv.org/abs/2102.09672) has no ends.
+BETAS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos": None}
+
+
+@functools.cache
+def betas(schedule, num_steps=1000, ends=None):
+  """The named betas [num_steps], float64.
+
+  "linear" is linear in beta, "scaled_linear" in its square root; both are per step
+  of 1000 and are scaled by 1000 / num_steps. `ends` replaces the published ones.
+  """
+  if schedule not in BETAS:
+    raise ValueError(f"schedule={schedule!r}; expected one of {sorted(BETAS)}.")
+  if schedule == "squaredcos":
+    if ends is not None:
+      raise ValueError("The schedule 'squaredcos' has no beta_ends; leave them out.")
+    u = np.arange(num_steps + 1) / num_steps
+    alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+  first, last = ends or BETAS[schedule]
+  power = 2 if schedule == "scaled_linear" else 1
+  table = np.linspace(first ** (1 / power), last ** (1 / power), num_steps) ** power
+  return np.minimum(table * 1000 / num_steps, 0.999)
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPM:
+  """Variance preserving, by a table of betas; t in [0, num_steps].
+
+  t = 0 is the data, t = k + 1 the original's index k (the network sees k). Between
+  them log alpha_bar is interpolated, so any t is a time.
+  """
+
+  schedule: str = "linear"
+  num_steps: int = 1000
+  beta_ends: tuple[float, float] | None = None
+
+  def __post_init__(self):
+    betas(self.schedule, self.num_steps, self._ends)  # refuses a wrong name
+
+  @property
+  def t_max(self):
+    return float(self.num_steps)
+
+  @property
+  def _ends(self):
+    return None if self.beta_ends is None else tuple(self.beta_ends)
+
+  def _log_alpha_bar(self, t):
+    """log alpha_bar and its derivative, that of the step which ends at t."""
+    # float64 here, float32 there: the running sum must not collect rounding errors.
+    slopes = np.log1p(-betas(self.schedule, self.num_steps, self._ends))
+    i = jnp.clip(jnp.ceil(t) - 1, 0, self.num_steps - 1).astype(jnp.int32)
+    slope = jnp.asarray(slopes, jnp.float32)[i]
+    end = jnp.asarray(np.cumsum(slopes), jnp.float32)[i]
+    return end - (i + 1 - t) * slope, slope
+
+  def alpha_sigma(self, t):
+    value, _ = self._log_alpha_bar(jnp.asarray(t, jnp.float32))
+    alpha, sigma = jnp.exp(0.5 * value), jnp.sqrt(jnp.maximum(-jnp.expm1(value), 0.0))
+    return jnp.maximum(alpha, FLOOR), jnp.maximum(sigma, FLOOR)
+
+  def rates(self, t):
+    _, slope = self._log_alpha_bar(jnp.asarray(t, jnp.float32))
+    alpha, sigma = self.alpha_sigma(t)
+    return 0.5 * alpha * slope, -0.5 * alpha**2 * slope / sigma
+
+  def network_inputs(self, x_t, t):
+    return x_t, jnp.maximum(t - 1.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+  """Variance preserving on the circle: alpha = cos, sigma = sin of pi t / 2.
+
+  The continuous limit of https://arxiv.org/abs/2102.09672; it stops at t_max, where
+  alpha is still 0.0016, so that every prediction can start there.
+  """
+
+  t_max: float = 0.999
+
+  def alpha_sigma(self, t):
+    u = 0.5 * jnp.pi * jnp.asarray(t, jnp.float32)
+    return jnp.maximum(jnp.cos(u), FLOOR), jnp.maximum(jnp.sin(u), FLOOR)
+
+  def rates(self, t):
+    u = 0.5 * jnp.pi * jnp.asarray(t, jnp.float32)
+    return -0.5 * jnp.pi * jnp.sin(u), 0.5 * jnp.pi * jnp.cos(u)
+
+  def network_inputs(self, x_t, t):
+    return x_t, 1000.0 * t
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+  """Rectified flow, https://arxiv.org/abs/2209.03003: a straight line, t in [0, 1].
+
+  The shift of https://arxiv.org/abs/2403.03206 is a property of times, not of this
+  process: `times.shifted`, `times.shifted_grid`.
+  """
+
+  t_max: float = 1.0
+
+  def alpha_sigma(self, t):
+    t = jnp.asarray(t, jnp.float32)
+    return jnp.maximum(1.0 - t, FLOOR), jnp.maximum(t, FLOOR)
+
+  def rates(self, t):
+    return -jnp.ones_like(t), jnp.ones_like(t)
+
+  def network_inputs(self, x_t, t):
+    return x_t, 1000.0 * t
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM:
+  """Variance exploding, https://arxiv.org/abs/2206.00364: t is sigma itself.
+
+  `sigma_data` is the deviation of the data: 0.5 for images, 1 for unit latents.
+  """
+
+  t_max: float = 80.0
+  sigma_data: float = 0.5
+
+  def alpha_sigma(self, t):
+    t = jnp.asarray(t, jnp.float32)
+    return jnp.ones_like(t), jnp.maximum(t, FLOOR)
+
+  def rates(self, t):
+    return jnp.zeros_like(t), jnp.ones_like(t)
+
+  def network_inputs(self, x_t, t):
+    _, sigma = self.alpha_sigma(t)
+    scale = 1.0 / jnp.sqrt(sigma**2 + self.sigma_data**2)
+    return expand(scale) * x_t, 0.25 * jnp.log(sigma)
+
+
+PREDICTIONS = ("x0", "eps", "v", "velocity", "edm")
+
+
+def check(prediction, process):
+  """Refuses a prediction that is unknown or that the process does not define."""
+  if prediction not in PREDICTIONS:
+    raise ValueError(f"prediction={prediction!r}; expected one of {PREDICTIONS}.")
+  if prediction == "edm" and not hasattr(process, "sigma_data"):
+    raise ValueError(
+      f"prediction='edm' needs a process with sigma_data (EDM), got {process}; 'v' is "
+      "its like for the others."
+    )
+
+
+def row(prediction, process, t):
+  """The mixture (a, b) that `prediction` stands for at time t, each of t's shape.
+
+  x0        (1, 0)
+  eps       (0, 1)
+  v         (-sigma, alpha) / sqrt(alpha^2 + sigma^2), https://arxiv.org/abs/2202.00512;
+            the root is 1 if variance is preserved; on EDM this is what SVD predicts
+  velocity  (alpha', sigma') = dx/dt
+  edm       (sigma / (sd n), -sd / n), n = sqrt(sigma^2 + sd^2), sd = sigma_data
+  """
+  check(prediction, process)
+  alpha, sigma = process.alpha_sigma(t)
+  one, zero = jnp.ones_like(sigma), jnp.zeros_like(sigma)
+  if prediction == "x0":
+    return one, zero
+  if prediction == "eps":
+    return zero, one
+  if prediction == "v":
+    norm = jnp.sqrt(alpha**2 + sigma**2)
+    return -sigma / norm, alpha / norm
+  if prediction == "velocity":
+    return process.rates(t)
+  norm = jnp.sqrt(sigma**2 + process.sigma_data**2)
+  return sigma / (process.sigma_data * norm), -process.sigma_data / norm
+
+
+def expand(t):
+  """[B, T] -> [B, T, 1, 1, 1], to stand beside x."""
+  return rearrange(t, "b t -> b t 1 1 1")
+
+
+def mix(coeffs, x0, eps):
+  """a x0 + b eps for coeffs (a, b) [B, T]: serves x_t, the target F and dx/dt alike."""
+  a, b = coeffs
+  return expand(a) * x0 + expand(b) * eps
+
+
+def determinant(prediction, process, t):
+  """alpha b - sigma a, [B, T]: by it a row is independent of x_t; never zero."""
+  alpha, sigma = process.alpha_sigma(t)
+  a, b = row(prediction, process, t)
+  return alpha * b - sigma * a
+
+
+def solve(process, prediction, x_t, out, t):
+  """x0 from x_t and the network's output, both [B, T, H, W, C]: the 2x2 inverse."""
+  _, sigma = process.alpha_sigma(t)
+  _, b = row(prediction, process, t)
+  det = determinant(prediction, process, t)
+  # Divided first: for an x0 prediction this is (0, 1) exactly.
+  return mix((b / det, -sigma / det), x_t, out)
+
+
+def eps_from_x0(process, x_t, x0, t):
+  """The noise that x_t holds if the data is x0."""
+  alpha, sigma = process.alpha_sigma(t)
+  return (x_t - expand(alpha) * x0) / expand(sigma)

@@ -1,0 +1,27 @@
+"""Euler's method on the probability flow dx/dt = alpha' x0 + sigma' eps.
+
+First order in the step of t. Equation 1 of https://arxiv.org/abs/2206.00364; on the
+flow process dx/dt is the velocity itself.
+"""
+
+import jax.numpy as jnp
+
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import loop
+
+
+def euler(denoise, process, x, ts, cond, key):
+  """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
+
+  def step(x, t, t_next, key):
+    del key  # deterministic
+    x0 = denoise(x, t, cond).x0
+    x_next = x + p.expand(t_next - t) * slope(process, x, x0, t)
+    return jnp.where(p.expand(t_next) > 0.0, x_next, x0)
+
+  return loop.run(step, x, ts, key)
+
+
+def slope(process, x, x0, t):
+  """dx/dt at x, if the data is x0."""
+  return p.mix(process.rates(t), x0, p.eps_from_x0(process, x, x0, t))

@@ -1,0 +1,26 @@
+"""Heun's second-order method, https://arxiv.org/abs/2206.00364 algorithm 1.
+
+Two calls a step: an Euler step, then the mean of the slopes at both its ends. The
+step to t = 0 is the Euler step's x0, for dx/dt has no end there.
+"""
+
+import jax.numpy as jnp
+
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import euler, loop
+
+
+def heun(denoise, process, x, ts, cond, key):
+  """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
+
+  def step(x, t, t_next, key):
+    del key  # deterministic
+    dt = p.expand(t_next - t)
+    ends = p.expand(t_next) > 0.0
+    x0 = denoise(x, t, cond).x0
+    first = euler.slope(process, x, x0, t)
+    guess = jnp.where(ends, x + dt * first, x0)
+    second = euler.slope(process, guess, denoise(guess, t_next, cond).x0, t_next)
+    return jnp.where(ends, x + dt * 0.5 * (first + second), x0)
+
+  return loop.run(step, x, ts, key)

@@ -1,0 +1,56 @@
+"""Schedule matrices: a time for each frame at each step of the sampler.
+
+A matrix is [R + 1, T]: row r holds the times of the T frames before step r, the last
+row is 0. A column never rises. A frame whose time does not change in a step is left
+alone by the sampler, so waiting, being given and being done are all plateaus.
+
+  full            every frame at once: a plain grid
+  autoregressive  frame after frame (block after block)
+  pyramid         frame after frame, `lag` steps apart: waves that overlap
+  given           a matrix with some frames clean from the start
+"""
+
+import numpy as np
+
+
+def full(grid, num_frames):
+  """All frames share the grid [S + 1]: [S + 1, T]."""
+  return pyramid(grid, num_frames, lag=0)
+
+
+def autoregressive(grid, num_frames, *, block=1):
+  """Blocks of frames follow one another, each through the whole grid [S + 1].
+
+  Returns: [S ceil(T / block) + 1, T].
+  """
+  return pyramid(grid, num_frames, lag=len(grid) - 1, block=block)
+
+
+def pyramid(grid, num_frames, *, lag=1, block=1):
+  """Block k of frames starts the grid [S + 1] `lag` steps after block k - 1.
+
+  Diffusion forcing, https://arxiv.org/abs/2407.01392. lag = 0 is `full`, lag = S is
+  `autoregressive`; more would only wait.
+
+  Returns: [S + lag (ceil(T / block) - 1) + 1, T].
+  """
+  grid = np.asarray(grid, np.float32)
+  num_steps = len(grid) - 1
+  if num_steps < 1 or num_frames < 1 or block < 1 or not 0 <= lag <= num_steps:
+    raise ValueError(
+      f"num_steps={num_steps}, num_frames={num_frames}, block={block}, lag={lag}; "
+      "expected at least one step, frame and frame in a block, 0 <= lag <= num_steps."
+    )
+  wait = lag * (np.arange(num_frames) // block)  # [T] steps
+  steps = np.arange(num_steps + wait[-1] + 1)
+  return grid[np.clip(steps[:, None] - wait, 0, num_steps)]
+
+
+def given(matrix, mask):
+  """`matrix` [R + 1, T] with the frames that `mask` [T] marks at time 0 throughout."""
+  if np.shape(mask) != matrix.shape[1:]:
+    raise ValueError(
+      f"mask {np.shape(mask)} and matrix {matrix.shape} differ in frames; the mask "
+      f"must be {matrix.shape[1:]}."
+    )
+  return np.where(mask, np.zeros_like(matrix), matrix)

@@ -1,0 +1,139 @@
+"""When: the times a network is trained at, and the times a sampler visits.
+
+Training: a distribution `times(process, key, shape) -> t`, with t in (0, t_max].
+Sampling: a grid `grid(process) -> ts [S + 1]`, falling from t_max to 0, float32.
+
+Both are plain functions to `bind` in a config; `schedules` makes a matrix of a grid.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.diffusion import process as p
+
+
+def uniform(process, key, shape):
+  """t uniform in (0, t_max]."""
+  return process.t_max * (1.0 - jax.random.uniform(key, shape))
+
+
+def uniform_steps(process, key, shape):
+  """t uniform over the whole steps 1 .. t_max: DDPM as it was published."""
+  steps = jax.random.randint(key, shape, 0, _num_steps(process))
+  return 1.0 + steps.astype(jnp.float32)
+
+
+def stratified(process, key, shape):
+  """t uniform in (0, t_max], spread evenly over the examples of a batch.
+
+  Each t is uniform, together they cover the range: the loss varies less from batch
+  to batch. https://arxiv.org/abs/2107.00630, appendix I.1.
+  """
+  size = int(np.prod(shape))
+  k_offset, k_order = jax.random.split(key)
+  order = jax.random.permutation(k_order, size)
+  level = (jax.random.uniform(k_offset) + order / size) % 1.0
+  return process.t_max * (1.0 - level.reshape(shape))
+
+
+def logit_normal(process, key, shape, *, mean=0.0, std=1.0):
+  """t = t_max sigmoid(mean + std n), n ~ N(0, 1). https://arxiv.org/abs/2403.03206."""
+  return process.t_max * jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
+
+
+def lognormal(process, key, shape, *, mean=-1.2, std=1.2):
+  """log t ~ N(mean, std), at most t_max: EDM's noise levels."""
+  _is_edm(process, "lognormal")
+  t = jnp.exp(mean + std * jax.random.normal(key, shape))
+  return jnp.minimum(t, process.t_max)
+
+
+def shifted(process, key, shape, *, base=uniform, shift=1.0):
+  """Times of the distribution `base`, moved to the noise as `shift` grows."""
+  return process.t_max * shift_times(base(process, key, shape) / process.t_max, shift)
+
+
+def shift_times(u, shift):
+  """s u / (1 + (s - 1) u) for u in [0, 1]: s = 1 is u, s > 1 has more noise.
+
+  Equation 23 of https://arxiv.org/abs/2403.03206.
+  """
+  if shift <= 0:
+    raise ValueError(f"shift={shift}; it must be positive, and 1 shifts nothing.")
+  return shift * u / (1.0 + (shift - 1.0) * u)
+
+
+def uniform_grid(process, *, num_steps):
+  """Evenly spaced times."""
+  return _grid(process.t_max * np.linspace(1.0, 0.0, _positive(num_steps) + 1))
+
+
+def shifted_grid(process, *, num_steps, shift):
+  """Evenly spaced times after `shift_times`: denser near the noise for shift > 1."""
+  u = np.linspace(1.0, 0.0, _positive(num_steps) + 1)
+  return _grid(process.t_max * shift_times(u, shift))
+
+
+def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
+  """sigma evenly spaced in sigma^(1 / rho) from t_max to sigma_min, then 0; EDM only.
+
+  Equation 5 of https://arxiv.org/abs/2206.00364.
+  """
+  _is_edm(process, "karras_grid")
+  ends = process.t_max ** (1 / rho), sigma_min ** (1 / rho)
+  return _grid([*np.linspace(*ends, _positive(num_steps)) ** rho, 0.0])
+
+
+def respaced_grid(process, *, num_steps):
+  """DDPM's steps, evenly rounded with both ends: 50 of 1000 are 0, 20, 41 .. 979, 999.
+
+  The spacing of improved DDPM, DiT and Latte. Indices k stand for t = k + 1.
+  """
+  if not 2 <= num_steps <= _num_steps(process):
+    raise ValueError(
+      f"num_steps={num_steps}; respacing {_num_steps(process)} steps leaves 2 to "
+      f"{_num_steps(process)} of them."
+    )
+  last = _num_steps(process) - 1
+  k = [round(i * (last / (num_steps - 1))) for i in range(num_steps)]
+  return _grid([*(i + 1 for i in reversed(k)), 0])
+
+
+def strided_grid(process, *, num_steps, offset=0):
+  """DDPM's every n-th step: 50 of 1000 are 0, 20, 40 .. 980, all plus `offset`.
+
+  The spacing of DDIM ("ddim50", "leading"); Stable Diffusion's has offset 1. It
+  never visits the last steps. Indices k stand for t = k + 1.
+  """
+  stride, rest = divmod(_num_steps(process), _positive(num_steps))
+  if rest or not 0 <= offset < stride:
+    raise ValueError(
+      f"num_steps={num_steps}, offset={offset}: num_steps must divide "
+      f"{_num_steps(process)} and offset be in 0 .. {max(stride - 1, 0)}; "
+      "respaced_grid takes any number of steps."
+    )
+  return _grid([*(k * stride + offset + 1 for k in reversed(range(num_steps))), 0])
+
+
+def _grid(ts):
+  return np.asarray(ts, np.float32)
+
+
+def _positive(num_steps):
+  if num_steps < 1:
+    raise ValueError(f"num_steps={num_steps}; a sampler takes at least 1 step.")
+  return num_steps
+
+
+def _num_steps(process):
+  if not isinstance(process, p.DDPM):
+    raise ValueError(f"Whole steps exist for DDPM only, got {process}.")
+  return process.num_steps
+
+
+def _is_edm(process, name):
+  if not isinstance(process, p.EDM):
+    raise ValueError(
+      f"{name} gives noise levels sigma, which are times for EDM only, got {process}."
+    )

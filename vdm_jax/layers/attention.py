@@ -1,0 +1,64 @@
+"""Attention: queries, keys and values in, a weighted mean of the values out.
+
+`attend` is the one place where a kernel is chosen. Today that is plain XLA, with
+the softmax in float32; `Attention` is the self-attention of a transformer block.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.layers.linear import Linear
+
+
+def attend(q, k, v, *, mask=None):
+  """Attention output [B, L, N, D], in the dtype of `v`.
+
+  softmax(q k' / sqrt(D)) v, the softmax in float32. More than one leading batch
+  axis is allowed, as long as q, k and v have the same ones.
+
+  Args:
+    q: [B, L, N, D].
+    k: [B, M, N, D].
+    v: [B, M, N, D].
+    mask: boolean, broadcastable to [B, N, L, M]; True where a query may look. A
+      query that may look nowhere gets the mean of all values.
+  """
+  scale = q.shape[-1] ** -0.5
+  logits = jnp.einsum(
+    "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
+  )
+  if mask is not None:
+    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  return jnp.einsum("...nqk,...knd->...qnd", weights, v)
+
+
+class Attention(nn.Module):
+  """Self-attention over the next-to-last axis of [..., L, D], with biases.
+
+  One product makes q, k and v. Its output is ordered (head, q k v, head_dim), so a
+  mesh that splits the heads cuts between heads.
+  """
+
+  num_heads: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, mask=None):
+    width = x.shape[-1]
+    if width % self.num_heads:
+      raise ValueError(
+        f"width={width} cannot be split over num_heads={self.num_heads}; num_heads "
+        "must be a divisor of the width."
+      )
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    qkv = Linear(3 * width, ("embed", "heads"), **dtypes, name="qkv")(x)
+    qkv = rearrange(qkv, "... (n three d) -> ... n three d", n=self.num_heads, three=3)
+    q, k, v = (qkv[..., i, :] for i in range(3))  # [..., L, N, D / N]
+    out = rearrange(attend(q, k, v, mask=mask), "... n d -> ... (n d)")
+    return Linear(width, ("heads", "embed"), **dtypes, name="out")(out)

@@ -1,0 +1,74 @@
+"""A convolution over channels-last features, whose parameters carry logical names."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the published networks started from.
+fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Conv(nn.Module):
+  """Cross-correlation of [N, ..., C_in] with a kernel over the axes between.
+
+  A kernel of one pixel is a matrix product; all others are XLA's convolution, forward
+  and backward. On CPU that was measured against products of shifted slices (one each,
+  or all in one as im2col) for 3 x 3 kernels, 3 to 256 channels, stride 1 and 2: it was
+  the fastest or within 10 % of it, usually 2 to 5 times faster than either.
+
+  Attributes:
+    kernel: its size along each axis, (height, width) or (time, height, width).
+    stride: along each axis.
+    padding: (before, after) zeros along each axis; by default what keeps the size at
+      stride 1 for an odd kernel.
+  """
+
+  features: int
+  kernel: tuple[int, ...] = (3, 3)
+  stride: int = 1
+  padding: tuple[tuple[int, int], ...] | None = None
+  kernel_init: Any = fan_in_uniform
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    rank = len(self.kernel)
+    if x.ndim != rank + 2:
+      raise ValueError(
+        f"A convolution with kernel={self.kernel} takes [N, {rank} axes, C]; "
+        f"got shape {x.shape}."
+      )
+    named = nn.with_logical_partitioning
+    weights = self.param(
+      "kernel",
+      named(self.kernel_init, (None,) * rank + ("conv_in", "conv_out")),
+      (*self.kernel, x.shape[-1], self.features),
+      self.param_dtype,
+    )
+    bias = self.param(
+      "bias",
+      named(nn.initializers.zeros, ("conv_out",)),
+      (self.features,),
+      self.param_dtype,
+    )
+    x, weights, bias = (jnp.asarray(a, self.dtype) for a in (x, weights, bias))
+    padding = self.padding or tuple(((k - 1) // 2, k // 2) for k in self.kernel)
+    return convolve(x, weights, self.stride, padding) + bias
+
+
+def convolve(x, kernel, stride, padding):
+  """[N, ..., C_in] by [..., C_in, C_out] -> [N, ..., C_out]."""
+  spatial = kernel.shape[:-2]
+  if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
+    return x @ kernel.reshape(kernel.shape[-2:])
+  axes = "DHW"[-len(spatial) :]
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride,) * len(spatial),
+    padding=padding,
+    dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+  )

@@ -1,0 +1,53 @@
+"""Embeddings of the diffusion time and of class labels, in float32."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.layers.linear import Linear
+
+normal = nn.initializers.normal(0.02)
+
+
+def sinusoid(t, dim, *, max_period=10_000.0):
+  """[...] -> [..., dim]: the cosines, then the sines, of dim / 2 frequencies."""
+  exponents = np.arange(dim // 2, dtype=np.float32) / (dim // 2)
+  frequencies = np.exp(-np.log(max_period) * exponents).astype(np.float32)
+  angles = jnp.asarray(t, jnp.float32)[..., None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+  """[...] -> [..., width]: a sinusoid through a two-layer perceptron, in float32."""
+
+  width: int
+  num_frequencies: int = 256
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, t):
+    rest = dict(kernel_init=normal, param_dtype=self.param_dtype)
+    h = sinusoid(t, self.num_frequencies)
+    h = nn.silu(Linear(self.width, (None, "embed"), **rest, name="in")(h))
+    return Linear(self.width, ("embed", None), **rest, name="out")(h)
+
+
+class LabelEmbedding(nn.Module):
+  """[B] ids -> [B, width]; the row after the last class stands for "no class"."""
+
+  num_classes: int
+  width: int
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, label):
+    table = self.param(
+      "table",
+      nn.with_logical_partitioning(normal, (None, "embed")),
+      (self.num_classes + 1, self.width),
+      self.param_dtype,
+    )
+    # An id outside the table gives NaN, which training reports, not a wrong class.
+    return jnp.take(table, label, axis=0, mode="fill").astype(jnp.float32)

@@ -1,0 +1,38 @@
+"""A dense layer whose parameters carry logical axis names, for a mesh to split."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+
+
+class Linear(nn.Module):
+  """x W + b over the last axis of x, computed in `dtype`, stored in `param_dtype`.
+
+  `axes` are the logical names of the kernel's two axes (input, output); None is an
+  axis that no mesh splits. The bias has the second one.
+  """
+
+  features: int
+  axes: tuple[str | None, str | None]
+  kernel_init: Any = xavier
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    named = nn.with_logical_partitioning
+    kernel = self.param(
+      "kernel",
+      named(self.kernel_init, tuple(self.axes)),
+      (x.shape[-1], self.features),
+      self.param_dtype,
+    )
+    bias = self.param(
+      "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
+    )
+    x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, kernel, bias))
+    return x @ kernel + bias

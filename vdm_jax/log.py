@@ -1,0 +1,198 @@
+"""What a run says: scalars as JSON lines and TensorBoard events, a progress bar.
+
+`log.jsonl` has one object a line, {"step": 10, "loss": 0.5, ...}. Opened at step n, the
+log forgets what came after n, so that a resumed run has no doubles.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+
+import jax
+import tqdm
+
+
+class Logger:
+  """Writes scalars and images of one run under `workdir`; process 0 only.
+
+  Args:
+    step: the step that the run goes on from; later lines are dropped.
+  """
+
+  def __init__(self, workdir, *, step=0):
+    # Here, not above: half a second that only a training run should pay.
+    import tensorboardX
+
+    self.workdir = pathlib.Path(workdir)
+    self._writes = jax.process_index() == 0
+    if not self._writes:
+      return
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    _forget_after(self.workdir / "log.jsonl", step)
+    self._file = open(self.workdir / "log.jsonl", "a", encoding="utf-8")
+    self._events = tensorboardX.SummaryWriter(
+      str(self.workdir / "tensorboard"),
+      purge_step=step + 1 if step else None,
+      # Its names tell seconds apart, a quick restart does not.
+      filename_suffix=f".{os.getpid()}.{step}",
+    )
+
+  def scalars(self, step, values):
+    """Appends one line; what is not finite becomes null."""
+    if not self._writes:
+      return
+    values = {name: float(value) for name, value in values.items()}
+    finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._file.write(json.dumps({"step": int(step), **finite}) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+
+  def image(self, step, name, image):
+    """Shows an image [H, W, 3] uint8 among the events."""
+    if self._writes:
+      self._events.add_image(name, image, step, dataformats="HWC")
+
+  def flush(self):
+    if self._writes:
+      self._file.flush()
+      self._events.flush()
+
+  def close(self):
+    if self._writes:
+      self._file.close()
+      self._events.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self.close()
+
+
+def read(path):
+  """The rows of a JSON-lines log; a last line torn by a kill is left out."""
+  rows = []
+  for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
+      rows.append(row)
+  return rows
+
+
+def loss_plot(jsonl, png, names=("loss",)):
+  """Draws the named scalars of a log over its steps; refuses a log without them."""
+  from matplotlib.figure import Figure  # slow to import, and only drawn at the end
+
+  rows = read(jsonl)
+  curves = {n: [(r["step"], r[n]) for r in rows if r.get(n) is not None] for n in names}
+  curves = {name: points for name, points in curves.items() if points}
+  if not curves:
+    known = sorted({name for row in rows for name in row} - {"step"})
+    raise ValueError(f"{jsonl} has no values of {tuple(names)}; it has {known}.")
+  figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+  axes = figure.add_subplot(xlabel="step")
+  for name, points in curves.items():
+    axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+  if all(y > 0 for points in curves.values() for _, y in points):
+    axes.set_yscale("log")
+  axes.grid(alpha=0.3)
+  axes.legend()
+  _replace(png, lambda file: figure.savefig(file, format="png"))
+
+
+def table(rows):
+  """Rows, [{column: value}, ...], as aligned text; numbers to the right."""
+  names = list(dict.fromkeys(name for row in rows for name in row))
+  text = [[_cell(row.get(name, "")) for name in names] for row in rows]
+  width = [max(map(len, column)) for column in zip(names, *text, strict=True)]
+  numbers = [
+    all(isinstance(row.get(name, 0), (int, float)) for row in rows) for name in names
+  ]
+
+  def line(cells):
+    cells = zip(cells, width, numbers, strict=True)
+    return "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in cells).rstrip()
+
+  rule = "  ".join("-" * w for w in width)
+  return "\n".join([line(names), rule, *map(line, text)])
+
+
+class Progress:
+  """A bar with rate, loss and time left; a line every `every` seconds to a file.
+
+  `stream` decides: a terminal gets the bar, anything else the lines.
+  """
+
+  def __init__(self, total, *, start=0, name="train", stream=None, every=30.0):
+    self._stream = stream or sys.stderr
+    self._name, self._total, self._every = name, total, every
+    self._step, self._shown = start, {}
+    self._first, self._said = None, time.monotonic()
+    self._bar = None
+    if self._stream.isatty() and jax.process_index() == 0:
+      self._bar = tqdm.tqdm(
+        total=total, initial=start, desc=name, file=self._stream, dynamic_ncols=True
+      )
+
+  def update(self, step, values):
+    """Shows `step` of `total` and {name: number}."""
+    shown = {name: _cell(float(value)) for name, value in values.items()}
+    advance, self._step, self._shown = step - self._step, step, shown
+    if self._first is None:  # the clock starts here: compiling is no step
+      self._first = (step, time.monotonic())
+    if self._bar is not None:
+      self._bar.set_postfix(shown, refresh=False)
+      self._bar.update(advance)
+    elif time.monotonic() - self._said >= self._every:
+      self._say()
+
+  def close(self):
+    """Ends the bar, or says the last line."""
+    if self._bar is not None:
+      self._bar.close()
+    elif self._first is not None:
+      self._say()
+
+  def _say(self):
+    self._said = time.monotonic()
+    if jax.process_index():
+      return
+    first, born = self._first
+    rate = (self._step - first) / max(self._said - born, 1e-9)
+    left = tqdm.tqdm.format_interval((self._total - self._step) / max(rate, 1e-9))
+    shown = "".join(f", {name} {value}" for name, value in self._shown.items())
+    print(
+      f"{self._name}: {self._step}/{self._total}, {rate:.2f} steps/s, {left} left"
+      f"{shown}",
+      file=self._stream,
+      flush=True,
+    )
+
+
+def _cell(value):
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _forget_after(path, step):
+  if not path.exists():
+    return
+  lines = [json.dumps(row) for row in read(path) if row["step"] <= step]
+  text = "".join(line + "\n" for line in lines)
+  if text != path.read_text(encoding="utf-8"):
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def _replace(path, write):
+  """Writes a file whole or not at all: under another name, then renamed."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}.tmp")
+  with open(partial, "wb") as file:
+    write(file)
+  os.replace(partial, path)

@@ -1,0 +1,177 @@
+"""Judges clips of moving digits: which digit is it, and does it move as it should?
+
+The data knows its truth, so a sample can be read. The reader is a support vector
+machine that sees single frames, moved so that their centre of mass is in the middle;
+a clip is read by the sum of its frames' votes. Motion is the track of the centre of
+mass, compared with the nearest path of constant speed that bounces off two walls.
+"""
+
+import numpy as np
+from einops import rearrange, reduce
+from sklearn import svm
+
+from vdm_jax.metrics import frechet
+
+DARK = 0.1  # what is fainter than this counts as background
+CROP = 12  # pixels of the square around the centre that the reader sees
+
+
+def brightness(videos):
+  """[N, T, H, W, 3] uint8 -> [N, T, H, W] in [0, 1], the background at 0."""
+  videos = np.asarray(videos)
+  if videos.ndim != 5 or videos.dtype != np.uint8:
+    raise ValueError(
+      f"Videos of shape {videos.shape} and type {videos.dtype}; wanted uint8 "
+      "[N, T, H, W, 3]."
+    )
+  grey = reduce(videos.astype(np.float32) / 255.0, "n t h w c -> n t h w", "mean")
+  return np.where(grey < DARK, 0.0, grey)
+
+
+def centres(videos):
+  """Centres of mass [N, T, 2], (y, x) in pixels; an empty frame has the middle."""
+  light = brightness(videos)
+  mass = light.sum((2, 3))
+  height, width = light.shape[2:]
+  y = np.einsum("nthw,h->nt", light, np.arange(height))
+  x = np.einsum("nthw,w->nt", light, np.arange(width))
+  found = np.stack([y, x], -1) / np.maximum(mass, 1e-6)[..., None]
+  middle = np.array([height - 1, width - 1]) / 2
+  return np.where(mass[..., None] > 0, found, middle)
+
+
+def centred(videos):
+  """Frames [N, T, CROP, CROP] around their centre of mass, moved bilinearly."""
+  light, at = brightness(videos), centres(videos)
+  n = light.shape[0]
+  frames = rearrange(light, "n t h w -> (n t) h w")
+  corner = rearrange(at, "n t i -> (n t) i") - (CROP - 1) / 2
+  whole = np.floor(corner).astype(int)
+  part = corner - whole
+  frames = np.pad(frames, ((0, 0), (CROP, CROP), (CROP, CROP)))
+  i = np.arange(CROP + 1)
+  rows = (whole[:, 0, None] + CROP + i)[:, :, None]
+  columns = (whole[:, 1, None] + CROP + i)[:, None, :]
+  cut = frames[np.arange(len(frames))[:, None, None], rows, columns]
+  y, x = part[:, 0, None, None], part[:, 1, None, None]
+  cut = (1 - y) * cut[:, :-1] + y * cut[:, 1:]
+  cut = (1 - x) * cut[:, :, :-1] + x * cut[:, :, 1:]
+  return rearrange(cut, "(n t) h w -> n t h w", n=n)
+
+
+class Reader:
+  """Reads digits; fitted to clips of the training split, one random frame of each."""
+
+  def __init__(self, videos, labels, *, seed=0):
+    labels = np.asarray(labels)
+    frames = centred(videos)
+    drawn = np.random.default_rng(seed).integers(frames.shape[1], size=len(frames))
+    chosen = rearrange(frames[np.arange(len(frames)), drawn], "n h w -> n (h w)")
+    self.machine = svm.SVC(C=10.0, decision_function_shape="ovr").fit(chosen, labels)
+
+  def features(self, videos):
+    """Mean votes [N, 10] of a clip's frames, one column a digit."""
+    frames = centred(videos)
+    votes = self.machine.decision_function(rearrange(frames, "n t h w -> (n t) (h w)"))
+    return reduce(votes, "(n t) k -> n k", "mean", n=len(frames))
+
+  def read(self, videos):
+    """The digit [N] in each clip."""
+    return self.machine.classes_[self.features(videos).argmax(-1)]
+
+
+def speed(videos):
+  """Mean distance [N] in pixels that the centre of mass moves from frame to frame."""
+  return np.linalg.norm(np.diff(centres(videos), axis=1), axis=-1).mean(-1)
+
+
+def motion_error(videos, *, digit=8, fastest=3.0):
+  """Distance [N] in pixels, root mean square over frames, from the nearest legal path.
+
+  A legal path moves with constant velocity and bounces off the walls. Both axes are
+  searched by themselves: start, velocity up to `fastest` pixels a frame, and where in
+  its box of `digit` pixels the digit has its centre of mass.
+  """
+  track = centres(videos)
+  parts = []
+  for rows in np.array_split(track, -(-len(track) // 64)):  # bounds the memory
+    axes = zip(rearrange(rows, "n t i -> i n t"), np.shape(videos)[2:4], strict=True)
+    parts.append(sum(_off_path(r, size - digit, digit, fastest) for r, size in axes))
+  return np.sqrt(np.concatenate(parts))
+
+
+def fold(path, room):
+  """Positions on an endless line -> positions between two walls, 0 and `room`."""
+  inside = np.mod(path, 2.0 * room)
+  return np.where(inside > room, 2.0 * room - inside, inside)
+
+
+def _off_path(track, room, digit, fastest):
+  """Mean squared distance [N] of tracks [N, T] from the nearest bouncing path.
+
+  A coarse grid over start and velocity, each with its best offset in closed form, then
+  three ever finer grids around the best.
+  """
+  frames = np.arange(track.shape[1])
+  middle = (digit - 1) / 2
+  slack = digit / 4  # a digit's centre of mass is this near to its box's middle
+
+  def errors(start, velocity):  # [N or 1, K] each -> [N, K]
+    paths = fold(start[..., None] + velocity[..., None] * frames, room)
+    gap = track[:, None] - paths - middle
+    offset = np.clip(gap.mean(-1, keepdims=True), -slack, slack)
+    return np.square(gap - offset).mean(-1)
+
+  starts, velocities = np.linspace(0, 2 * room, 65), np.linspace(0, fastest, 31)
+  at = np.stack(np.meshgrid(starts, velocities), -1).reshape(1, -1, 2)
+  step = np.array([starts[1] - starts[0], velocities[1] - velocities[0]])
+  near = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 9)]), -1).reshape(-1, 2)
+  for _ in range(4):
+    found = errors(at[..., 0], at[..., 1])
+    rows = np.arange(len(track))
+    best = np.broadcast_to(at, (len(track), *at.shape[1:]))[rows, found.argmin(1)]
+    at = best[:, None] + near * step
+    step = step / 4
+  return found.min(1)
+
+
+def rows(evidence, *, seed=0, still=0.25):
+  """How well samples are read and move, beside the same figures of real clips.
+
+  Args:
+    seed: of the frames that the reader is fitted to.
+    still: pixels a frame below which a clip counts as static.
+  """
+  reader = Reader(evidence.train.videos, evidence.train.labels, seed=seed)
+  fitted = {"extractor": f"support vector machine, {CROP} x {CROP} centred frames"}
+  settings = {"fitted_to": len(evidence.train), "reader_seed": seed}
+
+  def right(clips):
+    return (reader.read(clips.videos) == clips.labels).mean()
+
+  features = {
+    name: reader.features(clips.videos)
+    for name, clips in (("samples", evidence.samples), ("real", evidence.real))
+  }
+  # The reference is the training split; real clips are at some distance from it, too.
+  reference = reader.features(evidence.train.videos)
+
+  def from_train(clips):
+    name = "samples" if clips is evidence.samples else "real"
+    return frechet.distance(features[name], reference)
+
+  static = lambda clips: (speed(clips.videos) < still).mean()
+  return [
+    evidence.row("read as the asked digit", right, settings=settings, **fitted),
+    evidence.row(
+      "frechet distance of votes",
+      from_train,
+      settings={**settings, "ddof": 1},
+      **fitted,
+    ),
+    evidence.row("static clips", static, settings={"still": still}),
+    evidence.row("speed (pixels a frame)", lambda clips: speed(clips.videos).mean()),
+    evidence.row(
+      "motion error (pixels)", lambda clips: np.median(motion_error(clips.videos))
+    ),
+  ]

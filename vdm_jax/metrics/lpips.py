@@ -1,0 +1,183 @@
+"""LPIPS: a perceptual distance of images from a classifier's features, version 0.1.
+
+https://arxiv.org/abs/1801.03924. The weights are the user's: torchvision's trunk
+("features.N.weight", "features.N.bias") and the distance's linear heads
+("linN.model.1.weight"), as safetensors or npz files.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from einops import rearrange
+
+# Of images in [-1, 1]: ImageNet's mean and deviation, moved to that range.
+SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
+SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """A convolution "features.index" with its relu, after an optional max pooling."""
+
+  index: int
+  kernel: int
+  channels: int
+  stride: int = 1
+  pool: int = 0  # side of the pooled squares, which lie 2 apart; 0: none
+  tap: bool = False  # whether the distance reads this layer
+
+
+def _vgg16():
+  """Five groups of 3 x 3 convolutions; the last one of each is read."""
+  index = 0
+  for group, (count, channels) in enumerate(
+    ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+  ):
+    for i in range(count):
+      pool = 2 if group and not i else 0
+      yield Layer(index, 3, channels, pool=pool, tap=i == count - 1)
+      index += 2
+    index += 1
+
+
+TRUNKS = {
+  "alexnet": (
+    Layer(0, 11, 64, stride=4, tap=True),
+    Layer(3, 5, 192, pool=3, tap=True),
+    Layer(6, 3, 384, pool=3, tap=True),
+    Layer(8, 3, 256, tap=True),
+    Layer(10, 3, 256, tap=True),
+  ),
+  "vgg16": tuple(_vgg16()),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LPIPS:
+  """The distance as a perceptual loss or a metric: `lpips(lpips.init(), x, y)`.
+
+  Attributes:
+    files: weights, .safetensors or .npz; together they hold the trunk and the heads.
+    trunk: a name in TRUNKS.
+  """
+
+  files: tuple[str, ...]
+  trunk: str = "vgg16"
+
+  def __post_init__(self):
+    files = (self.files,) if isinstance(self.files, str) else self.files
+    object.__setattr__(self, "files", tuple(str(f) for f in files))
+    if self.trunk not in TRUNKS:
+      raise ValueError(f"trunk={self.trunk!r} must be one of {sorted(TRUNKS)}.")
+
+  def init(self):
+    """The parameters, read from the files; they are never trained."""
+    found = {}
+    for file in self.files:
+      found |= read(file)
+    return from_state_dict(found, self.trunk)
+
+  def __call__(self, params, x, y):
+    return distance(params, x, y, trunk=self.trunk)
+
+
+def distance(params, x, y, *, trunk):
+  """LPIPS [N] of images [N, H, W, 3] in [-1, 1].
+
+  The squared difference of features of unit length, weighted per channel by a head,
+  averaged over pixels and summed over layers.
+  """
+  both = zip(features(params, x, trunk), features(params, y, trunk), strict=True)
+  total = 0.0
+  for i, (a, b) in enumerate(both):
+    difference = jnp.square(_unit(a) - _unit(b))
+    total += jnp.einsum("nhwc,c->nhw", difference, params[f"head_{i}"]).mean((1, 2))
+  return total
+
+
+def features(params, x, trunk):
+  """The layers that the distance reads, each [N, h, w, channels]."""
+  x = (x - SHIFT) / SCALE
+  for layer in TRUNKS[trunk]:
+    if layer.pool:
+      window = (1, layer.pool, layer.pool, 1)
+      if min(x.shape[1:3]) < layer.pool:
+        raise ValueError(f"Images are too small for LPIPS with {trunk}: enlarge them.")
+      x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, (1, 2, 2, 1), "VALID")
+    weights = params[f"conv_{layer.index}"]
+    pad = 2 if layer.kernel == 11 else layer.kernel // 2
+    x = jax.lax.conv_general_dilated(
+      x,
+      weights["kernel"],
+      (layer.stride, layer.stride),
+      ((pad, pad), (pad, pad)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = jax.nn.relu(x + weights["bias"])
+    if layer.tap:
+      yield x
+
+
+def from_state_dict(found, trunk):
+  """Parameters from {name: array} as PyTorch names and shapes them.
+
+  Raises:
+    ValueError: one for all names that are missing or of a wrong shape.
+  """
+  wanted, channels = {}, 3
+  for layer in TRUNKS[trunk]:
+    name = f"features.{layer.index}"
+    size = (layer.channels, channels, layer.kernel, layer.kernel)
+    wanted |= {f"{name}.weight": size, f"{name}.bias": (layer.channels,)}
+    channels = layer.channels
+  taps = [layer.channels for layer in TRUNKS[trunk] if layer.tap]
+  heads = {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate(taps)}
+  wanted |= heads
+  wrong = [f"missing {k}" for k in wanted if k not in found]
+  wrong += [
+    f"{k} has shape {found[k].shape}, wanted {shape}"
+    for k, shape in wanted.items()
+    if k in found and found[k].shape != shape
+  ]
+  if wrong:
+    raise ValueError(f"These are no LPIPS weights for {trunk}: {'; '.join(wrong)}.")
+  params = {
+    f"conv_{layer.index}": {
+      "kernel": rearrange(
+        _float32(found[f"features.{layer.index}.weight"]), "o i h w -> h w i o"
+      ),
+      "bias": _float32(found[f"features.{layer.index}.bias"]),
+    }
+    for layer in TRUNKS[trunk]
+  }
+  return params | {
+    f"head_{i}": _float32(found[k]).reshape(taps[i]) for i, k in enumerate(heads)
+  }
+
+
+def read(file):
+  """{name: array} of a .safetensors or .npz file; nothing is unpickled."""
+  suffix = pathlib.Path(file).suffix
+  if suffix == ".safetensors":
+    return safetensors.numpy.load_file(file)
+  if suffix == ".npz":
+    with np.load(file, allow_pickle=False) as arrays:
+      return dict(arrays)
+  raise ValueError(
+    f"{file} must be .safetensors or .npz: save the tensors of a .pth file as one of "
+    "these, pickles are not read."
+  )
+
+
+def _unit(x):
+  # The bound: where all features are 0, the root has no gradient.
+  square = jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-20)
+  return x / (jnp.sqrt(square) + 1e-10)
+
+
+def _float32(x):
+  return np.asarray(x, np.float32)

@@ -1,0 +1,95 @@
+"""Weights of DiT and Latte <-> VideoDiT, as their original code names and shapes them.
+
+Both have the same blocks; Latte's even ones are spatial, its odd ones temporal.
+Sources: facebookresearch/DiT (models.py), Vchitect/Latte (models/latte.py).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vdm_jax.encoders import conditioner
+from vdm_jax.models import video_dit
+
+# (their name, our name, einops pattern from theirs to ours). Blocks are stacked: l.
+ROOT = (
+  ("x_embedder.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),
+  ("x_embedder.proj.bias", "patchify/bias", "o -> o"),
+  ("t_embedder.mlp.0.weight", "time/in/kernel", "o i -> i o"),
+  ("t_embedder.mlp.0.bias", "time/in/bias", "o -> o"),
+  ("t_embedder.mlp.2.weight", "time/out/kernel", "o i -> i o"),
+  ("t_embedder.mlp.2.bias", "time/out/bias", "o -> o"),
+  ("y_embedder.embedding_table.weight", "label/table", "rows d -> rows d"),
+  ("final_layer.adaLN_modulation.1.weight", "modulation/kernel", "o i -> i o"),
+  ("final_layer.adaLN_modulation.1.bias", "modulation/bias", "o -> o"),
+  ("final_layer.linear.weight", "unpatchify/kernel", "o i -> i o"),
+  ("final_layer.linear.bias", "unpatchify/bias", "o -> o"),
+)
+BLOCK = (
+  ("attn.qkv.weight", "attention/qkv/kernel", "l (three n d) i -> l i (n three d)"),
+  ("attn.qkv.bias", "attention/qkv/bias", "l (three n d) -> l (n three d)"),
+  ("attn.proj.weight", "attention/out/kernel", "l o i -> l i o"),
+  ("attn.proj.bias", "attention/out/bias", "l o -> l o"),
+  ("mlp.fc1.weight", "mlp_in/kernel", "l o i -> l i o"),
+  ("mlp.fc1.bias", "mlp_in/bias", "l o -> l o"),
+  ("mlp.fc2.weight", "mlp_out/kernel", "l o i -> l i o"),
+  ("mlp.fc2.bias", "mlp_out/bias", "l o -> l o"),
+  ("adaLN_modulation.1.weight", "modulation/kernel", "l o i -> l i o"),
+  ("adaLN_modulation.1.bias", "modulation/bias", "l o -> l o"),
+)
+
+
+def rules(module):
+  """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
+  out = [rule for rule in ROOT if module.num_classes or not rule[1].startswith("label")]
+  kinds = len(module.layout)
+  for first, kind in enumerate(module.layout):
+    for theirs, ours, pattern in BLOCK:
+      names = tuple(f"blocks.{i}.{theirs}" for i in range(first, module.depth, kinds))
+      out.append((names, f"blocks/{kind}/{ours}", pattern))
+  return out
+
+
+def axes(module):
+  """Sizes of the axes that patterns cannot tell from a shape."""
+  return {"three": 3, "n": module.num_heads, "p": module.patch, "q": module.patch}
+
+
+def shapes(module, found):
+  """The module's parameters as ShapeDtypeStructs, boxed with their axis names.
+
+  Args:
+    found: {their name: shape}; only the number of input channels is read from it,
+      because the module takes that from its input.
+  """
+  kernel = found.get("x_embedder.proj.weight", ())
+  channels = kernel[1] if len(kernel) == 4 else 1 + module.mask_channel
+  x = jnp.zeros((1, 1, module.patch, module.patch, channels - module.mask_channel))
+  read = conditioner.Unconditional()
+  if module.num_classes:
+    read = conditioner.Labels(module.num_classes)
+  cond, _ = read({"label": jnp.zeros(1, jnp.int32)})
+  init = lambda key: module.init(key, x, jnp.zeros(1), cond)["params"]
+  return jax.eval_shape(init, jax.random.key(0))
+
+
+def fixed(module, size):
+  """{their name: table}: the constants that they keep among the weights.
+
+  Args:
+    size: (T, H, W) of x.
+  """
+  frames, height, width = size
+  space, time = video_dit.position_tables(
+    frames, height // module.patch, width // module.patch, module.width
+  )
+  tables = {"pos_embed": space[None]}
+  return tables | {"temp_embed": time[None]} if "temporal" in module.layout else tables
+
+
+def size_of(module, found):
+  """(T, H, W) of x that the shapes of their fixed tables speak of; they are square."""
+  length = lambda name: found[name][1] if len(found.get(name, ())) == 3 else 0
+  side = math.isqrt(length("pos_embed")) * module.patch
+  return length("temp_embed"), side, side

@@ -1,0 +1,82 @@
+"""Encodes clips to the moments of their latents, once for all training runs."""
+
+import time
+
+import jax
+import numpy as np
+
+from vdm_jax import config, log
+from vdm_jax.data import loader as loader_lib
+from vdm_jax.data import records
+from vdm_jax.programs import job as job_lib
+
+
+def run(
+  job, *, source, autoencoder, weights, batch_size, folder="latents", num_workers=0
+):
+  """Writes <workdir>/<folder>: records of moments in float16, and their statistics.
+
+  Everything in a clip's record but the video goes along. A folder that was made from
+  the same weights and settings is left as it is; another one is refused.
+
+  Args:
+    source: of clips, see data/sources.py.
+    autoencoder: see autoencoders/base.py.
+    weights: the folder, under the workdir, of the stage that trained it.
+    batch_size: clips at a time.
+  """
+  params = job.weights(weights, "ema/autoencoder")
+  made_of = {
+    "weights": job_lib.digest(params),
+    "settings": config.fingerprint(job.settings),
+    "clips": len(source),
+  }
+  place = job.workdir / folder
+  if place.exists():
+    made = records.read_meta(place)
+    if made["settings"] == made_of:
+      job.say(f"{made['count']} clips are encoded already, in {place}")
+      return
+    changed = [k for k, v in made_of.items() if made["settings"].get(k) != v]
+    raise ValueError(
+      f"{place} was encoded with other {' and '.join(changed)}; delete the folder to "
+      "encode anew, or give another --workdir."
+    )
+
+  @jax.jit
+  def encode(params, video):
+    video = video.astype(np.float32) / 127.5 - 1.0
+    return autoencoder.encode(params, video)
+
+  clips = loader_lib.Loader(
+    source,
+    batch_size,
+    shuffle=False,
+    repeat=False,
+    num_workers=num_workers,
+    skipped_to=job.workdir / f"{folder}.skipped.jsonl",
+  )
+  start, count = time.monotonic(), 0
+  progress = log.Progress(len(source), name=job.stage)
+  with records.Writer(place, made_of) as writer, job.devices():
+    stats = params["latents"]
+    writer.meta |= {k: jax.device_get(stats[k]).tolist() for k in ("shift", "scale")}
+    writer.meta["classes"] = source.classes
+    for batch in clips:
+      rest = {k: v for k, v in batch.items() if k != "video"}
+      video, real = job_lib.pad({"video": batch["video"]}, batch_size)
+      moments = jax.device_get(encode(params, job.put(video)["video"]))
+      for i in range(real):
+        writer.write(
+          {
+            "mean": moments.mean[i].astype(np.float16),
+            "logvar": moments.logvar[i].astype(np.float16),
+            **{k: v[i] for k, v in rest.items()},
+          }
+        )
+      count += real
+      progress.update(count, {})
+  progress.close()
+  job.say(
+    f"{count} clips in {time.monotonic() - start:.1f} s. {clips.report.summary()}"
+  )

@@ -1,0 +1,129 @@
+"""Measures samples beside real, held-out clips; writes metrics.json, prints a table."""
+
+import jax
+import numpy as np
+
+from vdm_jax import log
+from vdm_jax.metrics import score
+from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import sample
+
+
+def run(
+  job,
+  *,
+  real,
+  train,
+  metrics,
+  samples="samples",
+  autoencoder=None,
+  autoencoder_weights=None,
+  train_clips=4000,
+  batch_size=50,
+  stride=1,
+  out="metrics.json",
+):
+  """Writes <workdir>/<out>: {name: {"samples": score, "real": score}}.
+
+  Args:
+    real, train: sources of the held-out and of the training split.
+    metrics: functions of an Evidence that give Rows, see metrics/score.py.
+    samples: the folder that the sampling stage wrote, under the workdir.
+    autoencoder, autoencoder_weights: to measure reconstructions of real clips.
+    train_clips: how many of the training split the metrics see.
+    stride: data frames between two frames of the real clips.
+  """
+  place = job.workdir / samples / sample.VIDEOS
+  if not place.is_file():
+    raise FileNotFoundError(f"There are no samples in {place}; sample first.")
+  with np.load(place, allow_pickle=False) as file:
+    made = score.Clips(
+      videos=file["video"], labels=file["label"] if "label" in file else None
+    )
+  rng = np.random.default_rng(job.seed)
+  held_out = like(made, real, rng)
+  first = range(min(train_clips, len(train)))
+  learnt = collect(train, first)
+  reconstructed = None
+  if autoencoder is not None:
+    params = job.weights(autoencoder_weights, "ema/autoencoder")
+    reconstructed = _reconstruct(job, autoencoder, params, held_out.videos, batch_size)
+  evidence = score.Evidence(
+    samples=made,
+    real=held_out,
+    train=learnt,
+    reconstructed=reconstructed,
+    stride=stride,
+    seed=job.seed,
+  )
+  rows = [row for metric in metrics for row in metric(evidence)]
+  names = [row.name for row in rows]
+  if len(set(names)) < len(names):
+    raise ValueError(f"Two metrics have one name: {sorted(names)}.")
+  scores = {
+    row.name: {"samples": score.to_json(row.samples), "real": score.to_json(row.real)}
+    for row in rows
+  }
+  job_lib.write_json(job.workdir / out, scores)
+  job.say(f"{len(made)} samples, {len(held_out)} real clips; {job.workdir / out}")
+  if jax.process_index() == 0:
+    print("\n" + log.table([_cells(row) for row in rows]) + "\n", flush=True)
+
+
+def like(clips, source, rng):
+  """As many clips of a source, with the same labels in the same order.
+
+  A class with fewer clips than asked gives some of them twice; no clip is one.
+  """
+  if clips.labels is None:
+    return collect(
+      source, rng.permutation(np.resize(np.arange(len(source)), len(clips)))
+    )
+  labels = np.array([int(source[i]["label"]) for i in range(len(source))])
+  chosen = np.zeros(len(clips), int)
+  for label in np.unique(clips.labels):
+    found = np.flatnonzero(labels == label)
+    if not len(found):
+      raise ValueError(
+        f"The samples have the class {label}, of which the real clips hold none; "
+        f"they hold {np.unique(labels).tolist()}."
+      )
+    wanted = clips.labels == label
+    chosen[wanted] = np.resize(rng.permutation(found), wanted.sum())
+  return collect(source, chosen)
+
+
+def collect(source, indices):
+  """These records of a source as Clips."""
+  records = [source[int(i)] for i in indices]
+  labels = [r["label"] for r in records] if "label" in records[0] else None
+  return score.Clips(
+    videos=np.stack([r["video"] for r in records]),
+    labels=None if labels is None else np.array(labels),
+  )
+
+
+def _reconstruct(job, autoencoder, params, videos, batch_size):
+  @jax.jit
+  def reconstruct(params, video):
+    moments = autoencoder.encode(params, video.astype(np.float32) / 127.5 - 1.0)
+    return sample.to_uint8(
+      autoencoder.decode(params, autoencoder.latents(params, moments, None))
+    )
+
+  parts = []
+  with job.devices():
+    for first in range(0, len(videos), batch_size):
+      part = {"video": videos[first : first + batch_size]}
+      batch, real = job_lib.pad(part, batch_size)
+      made = reconstruct(params, job.put(batch)["video"])
+      parts.append(np.asarray(jax.device_get(made))[:real])
+  return np.concatenate(parts)
+
+
+def _cells(row):
+  return {
+    "": row.name,
+    "samples": row.samples.value,
+    "real clips": row.real.value if row.real else "",
+  }

@@ -1,0 +1,111 @@
+"""What every program is told: where to write, the seed, the devices.
+
+A stage of a config is a program bound to its settings, `bind(train.run, steps=...)`;
+`main` builds it and calls it with a Job. All paths in settings lie under the workdir.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm_jax import checkpoint, config, sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Attributes:
+  workdir: the folder of the run.
+  stage: name of the stage that runs, for messages.
+  seed: of everything random.
+  mesh, rules: see sharding.py.
+  settings: the stage's part of the config as plain data, for fingerprints.
+  """
+
+  workdir: pathlib.Path
+  stage: str
+  seed: int
+  mesh: jax.sharding.Mesh
+  rules: Any
+  settings: Any
+
+  def key(self):
+    """The stage's base key: another one for each stage."""
+    return jax.random.fold_in(jax.random.key(self.seed), _number(self.stage))
+
+  @contextlib.contextmanager
+  def devices(self):
+    with sharding.use(self.mesh, self.rules):
+      yield
+
+  def put(self, batch):
+    return sharding.put(batch, self.mesh, self.rules)
+
+  def place(self, params):
+    """Parameters on every device of the mesh."""
+    return jax.device_put(params, sharding.replicated(self.mesh))
+
+  def say(self, text):
+    if jax.process_index() == 0:
+      print(f"{self.stage}: {text}", flush=True)
+
+  def weights(self, folder, part="ema"):
+    """A part of the newest checkpoint of the training stage that wrote `folder`.
+
+    Raises:
+      FileNotFoundError: it has not been trained.
+    """
+    return checkpoint.restore_part(
+      self.workdir / folder / "checkpoints", part, sharding=self._everywhere()
+    )
+
+  def _everywhere(self):
+    return sharding.replicated(self.mesh)
+
+
+def digest(tree):
+  """Sixteen hex digits of the bits of a tree of arrays: equal weights, equal digest."""
+  total = hashlib.sha256()
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    total.update(jax.tree_util.keystr(path).encode())
+    total.update(np.ascontiguousarray(jax.device_get(x)).tobytes())
+  return total.hexdigest()[:16]
+
+
+def write_json(path, value):
+  """Writes `value` whole or not at all."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.partial")
+  partial.write_text(json.dumps(value, indent=1))
+  os.replace(partial, path)
+
+
+def pad(batch, size):
+  """(batch of `size` rows, how many are real): the last row repeats."""
+  count = len(next(iter(batch.values())))
+  extra = size - count
+  rows = np.minimum(np.arange(size), count - 1)
+  return ({k: v[rows] for k, v in batch.items()} if extra else batch), count
+
+
+def _number(name):
+  return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 2**31
+
+
+def run(cfg, stages, workdir):
+  """Builds each stage of the config, only when its turn comes, and runs it."""
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  mesh = sharding.make_mesh(cfg.mesh)
+  write_json(workdir / "config.json", config.plain(cfg))
+  for stage in stages:
+    program = config.build(cfg[stage], workdir)
+    settings = config.plain(cfg[stage])
+    program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings))

@@ -1,0 +1,138 @@
+"""Trains a task to its last step, from its newest checkpoint on.
+
+Writes <workdir>/<folder>: checkpoints/, log.jsonl, tensorboard/, loss.png, previews/.
+"""
+
+import functools
+import itertools
+
+import jax
+
+from vdm_jax import checkpoint, log, sharding, video_io
+from vdm_jax.training import loop
+from vdm_jax.training import state as state_lib
+from vdm_jax.training import step as step_lib
+
+
+def run(
+  job,
+  *,
+  folder,
+  task,
+  loader,
+  optimizer,
+  steps,
+  ema_decay=0.9999,
+  trainable=".*",
+  accumulate=1,
+  init_from=None,
+  log_every=50,
+  save_every=1000,
+  keep=2,
+  keep_every=None,
+  max_skipped=20,
+  preview=None,
+  preview_every=1000,
+  measure_batches=0,
+  plot=("loss",),
+):
+  """Trains `task` and leaves its newest checkpoint in <workdir>/<folder>/checkpoints.
+
+  Args:
+    folder: under the workdir.
+    task: has `init`, `loss` and, if measured, `finish`; see tasks/.
+    loader: endless batches with `spec`, `get_state`, `set_state`; see data/loader.py.
+    optimizer: an optax transformation.
+    steps: counted from the run's beginning; a finished run is left as it is.
+    ema_decay, trainable, accumulate, init_from: see training/.
+    keep, keep_every: checkpoints that stay: the newest, and each of these steps.
+    max_skipped: steps in a row that may be not finite.
+    preview: (job, params, key) -> uint8 [N, T, H, W, 3], drawn every `preview_every`
+      steps with the averaged parameters, and at the end.
+    measure_batches: batches on which `task.finish` measures at the end, such as an
+      autoencoder its latents; 0 for a task that measures nothing.
+    plot: names of the log that loss.png shows.
+  """
+  place = job.workdir / folder
+  done = checkpoint.steps(place / "checkpoints")
+  if done and done[-1] >= steps:
+    job.say(f"step {done[-1]} of {steps} is done already, in {place}")
+    return
+  saver = checkpoint.Checkpointer(
+    place / "checkpoints", keep=keep, keep_every=keep_every
+  )
+  k_init, k_steps = jax.random.split(job.key())
+  like = state_lib.abstract(
+    task, optimizer, loader.spec(), job.mesh, job.rules, trainable
+  )
+  restored = saver.restore_latest(like)
+  if restored is None:
+    state, shardings = state_lib.create(
+      task, optimizer, loader.spec(), k_init, job.mesh, job.rules, trainable, init_from
+    )
+  else:
+    state, k_steps = restored.state, restored.key
+    loader.set_state(restored.data)
+    shardings = jax.tree.map(lambda x: x.sharding, like)
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  job.say(f"{count / 1e6:.2f} M parameters, from step {int(state.step)} to {steps}")
+
+  step = step_lib.make_step(
+    task.loss, optimizer, ema_decay, accumulate=accumulate, shardings=shardings
+  )
+
+  def draw(n, state):
+    params = state_lib.merge(state.ema, state.frozen)
+    videos = preview(job, params, jax.random.fold_in(k_steps, n))
+    sheet = video_io.sheet(videos)
+    video_io.write_png(place / "previews" / f"{n:08d}.png", sheet, scale=4)
+    logger.image(n, "preview", sheet)
+
+  def finish(state):
+    if measure_batches:
+      state = _measured(task, state, loader, measure_batches, shardings)
+    if preview:
+      draw(int(state.step), state)
+    return state
+
+  with log.Logger(place, step=int(state.step)) as logger:
+    loop.fit(
+      step_lib.compiled(step, shardings, job.mesh, job.rules),
+      state,
+      loader,
+      k_steps,
+      steps=steps,
+      put=functools.partial(sharding.put, mesh=job.mesh, rules=job.rules),
+      checkpointer=saver,
+      save_every=save_every,
+      logger=logger,
+      log_every=log_every,
+      hooks=[loop.Every(preview_every, draw)] if preview else [],
+      finish=finish,
+      max_skipped=max_skipped,
+      name=job.stage,
+    )
+  saver.close()
+  log.loss_plot(place / "log.jsonl", place / "loss.png", plot)
+
+
+def _measured(task, state, loader, count, shardings):
+  """`state` whose trained and averaged parameters hold what the task measured."""
+  position = loader.get_state()
+  batches = list(itertools.islice(loader, count))
+  loader.set_state(position)
+
+  def measured(params):
+    whole = task.finish(state_lib.merge(params, state.frozen), iter(batches))
+    # Only what is in `params` comes back: the rest is frozen, and stays.
+    return jax.tree.map(lambda _, path: path, params, _part(whole, params))
+
+  new = state.replace(params=measured(state.params), ema=measured(state.ema))
+  return jax.device_put(new, shardings)
+
+
+def _part(whole, like):
+  """The entries of the nested dict `whole` that `like` has."""
+  if not isinstance(like, dict):
+    return whole
+  return {k: _part(whole[k], v) for k, v in like.items()}

@@ -1,0 +1,191 @@
+"""Training an autoencoder: L1, KL, a perceptual distance and a patch GAN, as one loss.
+
+The recipe of latent diffusion, https://arxiv.org/abs/2112.10752, with one difference:
+the weight of the GAN is fixed. The original's is the ratio of two gradient norms at the
+decoder's last layer, which would tie the task to one network's inside.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce
+
+from vdm_jax.autoencoders import base, discriminator
+from vdm_jax.metrics import wavelets
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Autoencoding:
+  """Holds no arrays. Parameters: {"autoencoder": ..., and if used "discriminator": ...,
+  "perceptual": ...}.
+
+  Attributes:
+    autoencoder: see autoencoders/base.py.
+    kl_weight: of the posterior's KL divergence in nats, per value of the video.
+    perceptual: (params, x, y) -> distance [N] of frames [N, H, W, C] in [-1, 1]. If it
+      has a method `init()`, that gives its parameters, which are never trained.
+    perceptual_weight: of that distance; 0 leaves it out.
+    gan_weight: of the generator's loss; 0 means that there is no discriminator.
+    gan_start: the first step with a GAN; before it, neither player pays for it.
+    discriminator: linen module, frames -> logits.
+    frames_per_clip: frames drawn from each clip at every step, without repetition;
+      None takes all.
+  """
+
+  autoencoder: Any
+  kl_weight: float = 1e-6
+  perceptual: Callable = wavelets.distance
+  perceptual_weight: float = 1.0
+  gan_weight: float = 0.0
+  gan_start: int = 0
+  discriminator: Any = dataclasses.field(
+    default_factory=discriminator.PatchDiscriminator
+  )
+  frames_per_clip: int | None = None
+
+  def __post_init__(self):
+    for name in ("kl_weight", "perceptual_weight", "gan_weight", "gan_start"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+    if self.frames_per_clip is not None and self.frames_per_clip < 1:
+      raise ValueError(
+        f"frames_per_clip={self.frames_per_clip} must be at least 1, or None for all."
+      )
+
+  def init(self, key, batch):
+    """Parameters for videos like those of the batch."""
+    k_autoencoder, k_discriminator = jax.random.split(key)
+    video = to_float(batch)
+    params = {"autoencoder": self.autoencoder.init(k_autoencoder, video)}
+    if self.gan_weight:
+      frame = jnp.zeros((1, *video.shape[2:]))
+      variables = self.discriminator.init(k_discriminator, frame)
+      params["discriminator"] = variables["params"]
+    if self.perceptual_weight and hasattr(self.perceptual, "init"):
+      params["perceptual"] = self.perceptual.init()
+    return params
+
+  def loss(self, params, batch, key):
+    """(scalar, metrics): the sum of both players' losses.
+
+    Each sees the other's parameters, or frames, as constants, so the gradient of the
+    sum is each player's own.
+
+    Args:
+      batch: {"video": [B, T, H, W, C], uint8 or float in [-1, 1]}; with a GAN also
+        {"step": the number of the step}.
+    """
+    k_frames, k_latents = jax.random.split(key)
+    video = to_float(batch)
+    if self.frames_per_clip is not None:
+      video = draw_frames(k_frames, video, self.frames_per_clip)
+    moments = self.autoencoder.encode(params["autoencoder"], video)
+    latents = self.autoencoder.latents(params["autoencoder"], moments, k_latents)
+    output = self.autoencoder.decode(params["autoencoder"], latents)
+
+    real, fake = (rearrange(x, "b t h w c -> (b t) h w c") for x in (video, output))
+    l1 = jnp.abs(real - fake).mean()
+    kl = base.kl(moments)
+    loss = l1 + self.kl_weight * kl.sum() / video.size
+    metrics = {"l1": l1, "kl": kl.mean(), "psnr": psnr(real, fake).mean()}
+    if self.perceptual_weight:
+      frozen = jax.lax.stop_gradient(params.get("perceptual"))
+      metrics["perceptual"] = self.perceptual(frozen, real, fake).mean()
+      loss += self.perceptual_weight * metrics["perceptual"]
+    if self.gan_weight:
+      game = self._game(params["discriminator"], batch, real, fake)
+      loss += self.gan_weight * game["gan/generator"] + game["gan/discriminator"]
+      metrics |= game
+    return loss, metrics | {"loss": loss}
+
+  def reconstruct(self, params, video):
+    """[B, T, H, W, C] uint8 or float -> the decoded mean of its latents, in [-1, 1]."""
+    params = params["autoencoder"]
+    moments = self.autoencoder.encode(params, to_float({"video": video}))
+    latents = self.autoencoder.latents(params, moments, None)
+    return jnp.clip(self.autoencoder.decode(params, latents), -1.0, 1.0)
+
+  def finish(self, params, batches):
+    """`params` with the autoencoder's latents measured on an iterable of batches."""
+    encode = jax.jit(lambda p, video: self.autoencoder.encode(p, to_float(video)))
+    moments = (
+      encode(params["autoencoder"], {"video": batch["video"]}) for batch in batches
+    )
+    measured = self.autoencoder.measure(params["autoencoder"], moments)
+    return {**params, "autoencoder": measured}
+
+  def _game(self, params, batch, real, fake):
+    """The GAN's terms; zeros before `gan_start`, at no cost."""
+    if "step" not in batch:
+      raise KeyError(
+        f"The batch has {sorted(batch)}; a GAN that begins at gan_start="
+        f"{self.gan_start} needs batch['step'], which the training step adds."
+      )
+    judge = lambda params, x: self.discriminator.apply({"params": params}, x)
+    fixed = jax.lax.stop_gradient
+
+    def play(params, real, fake):
+      on_real, on_fake = judge(params, real), judge(params, fixed(fake))
+      return {
+        "gan/generator": discriminator.generator_loss(judge(fixed(params), fake)),
+        "gan/discriminator": discriminator.discriminator_loss(on_real, on_fake),
+        "gan/real": on_real.mean(),
+        "gan/fake": on_fake.mean(),
+      }
+
+    def wait(params, real, fake):
+      shapes = jax.eval_shape(play, params, real, fake)
+      return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    started = batch["step"] >= self.gan_start
+    return jax.lax.cond(started, play, wait, params, real, fake)
+
+
+def player(path):
+  """Whose a parameter "a/b/c" is: "generator", "discriminator" or "frozen".
+
+  For an optimizer with one transformation for each player, where "frozen" gets none
+  (`optax.set_to_zero()`): perceptual networks, and the measured statistics of the
+  latents, whose gradient is zero but which weight decay would shrink.
+  """
+  parts = path.split("/")
+  if parts[0] == "perceptual" or "latents" in parts:
+    return "frozen"
+  return "discriminator" if parts[0] == "discriminator" else "generator"
+
+
+def to_float(batch):
+  """batch["video"] as float32 in [-1, 1]; uint8 is scaled, float is taken as it is."""
+  if "video" not in batch:
+    raise KeyError(f"The batch has {sorted(batch)}; an autoencoder needs 'video'.")
+  video = jnp.asarray(batch["video"])
+  if video.dtype == jnp.uint8:
+    return video.astype(jnp.float32) / 127.5 - 1.0
+  if not jnp.issubdtype(video.dtype, jnp.floating):
+    raise TypeError(
+      f"batch['video'] is {video.dtype}; it must be uint8, or float in [-1, 1]."
+    )
+  return video.astype(jnp.float32)
+
+
+def draw_frames(key, video, count):
+  """[B, count, H, W, C]: other frames of each clip, in their order."""
+  clips, frames = video.shape[:2]
+  if count > frames:
+    raise ValueError(
+      f"frames_per_clip={count} is more than the {frames} frames of a clip; take at "
+      "most that many, or None for all."
+    )
+  rank = jnp.argsort(jax.random.uniform(key, (clips, frames)), axis=1)
+  chosen = jnp.sort(rank[:, :count], axis=1)
+  return jax.vmap(functools.partial(jnp.take, axis=0))(video, chosen)
+
+
+def psnr(x, y):
+  """Peak signal to noise ratio [N] in dB of images in [-1, 1], [N, H, W, C]."""
+  error = reduce(jnp.square(x - y), "n h w c -> n", "mean")
+  return 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))

@@ -1,0 +1,144 @@
+"""A latent video diffusion model: its parts, and what one does with them.
+
+A batch is a dict of arrays with a leading axis B. The latents in it are either drawn
+already, "latents" [B, T, H, W, C], or stand as moments of unit variance, "mean" and
+"logvar" of that shape, from which a new sample is drawn at every step. The rest of
+the batch is the conditioner's to read.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vdm_jax import conditioning
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import loss as losses
+from vdm_jax.diffusion import masks
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import times as times_lib
+from vdm_jax.diffusion.samplers import loop
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentDiffusion:
+  """Holds no arrays; the network's parameters are always passed in.
+
+  Attributes:
+    network: linen module, (x, t, cond, *, train) -> F, of x's shape.
+    process: alpha and sigma, see diffusion/process.py.
+    prediction: what F is, a name in process.PREDICTIONS.
+    conditioner: batch -> (cond, null), both Conditioning.
+    times: (process, key, shape) -> t, the training distribution.
+    weight: (process, prediction, t) -> weight of the loss.
+    drop_rates: {signal: probability} of training without it, for guidance.
+    mask_rates: {mask: probability} of training with given frames, see
+      diffusion/masks.py. If there are any, the network is told `known` and `mask`.
+  """
+
+  network: Any
+  process: Any
+  prediction: str
+  conditioner: Callable
+  times: Callable = times_lib.uniform
+  weight: Callable = losses.constant
+  drop_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  mask_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    p.check(self.prediction, self.process)
+
+  def init(self, key, batch):
+    """The network's parameters, for latents and signals like those of the batch."""
+    k_latents, k_mask, k_params = jax.random.split(key, 3)
+    x0 = latents(batch, k_latents)
+    cond, _ = self._condition(k_mask, batch, x0)
+    x, t = self.process.network_inputs(x0, jnp.ones(x0.shape[:2]))
+    return self.network.init(k_params, x, t, cond)["params"]
+
+  def loss(self, params, batch, key):
+    """(scalar, metrics) of one batch."""
+    k_latents, k_mask, k_drop, k_time, k_noise, k_network = jax.random.split(key, 6)
+    x0 = latents(batch, k_latents)
+    cond, null = self._condition(k_mask, batch, x0)
+    cond = conditioning.drop(k_drop, cond, null, self.drop_rates)
+    t = self.times(self.process, k_time, (x0.shape[0], 1))
+    t = jnp.broadcast_to(t, x0.shape[:2])
+
+    def apply(x, t, cond):
+      rngs = {"dropout": k_network}
+      return self.network.apply({"params": params}, x, t, cond, train=True, rngs=rngs)
+
+    return losses.denoising_loss(
+      apply, self.process, self.prediction, x0, cond, t, k_noise, weight=self.weight
+    )
+
+  def denoiser(self, params, null, wrappers=()):
+    """The network as denoise(x_t, t, cond), in its wrappers, innermost first."""
+    apply = lambda x, t, cond: self.network.apply({"params": params}, x, t, cond)
+    denoise = d.from_network(apply, self.process, self.prediction)
+    return d.chain(denoise, wrappers, null)
+
+  def sample(
+    self, params, batch, shape, key, *, sampler, ts, wrappers=(), known=None, mask=None
+  ):
+    """Latents for the signals in `batch`.
+
+    Args:
+      shape: [B, T, H, W, C].
+      sampler: (denoise, process, x, ts, cond, key) -> x0.
+      ts: [S + 1], [S + 1, T], or a function of the process that gives them.
+      wrappers: around the denoiser, innermost first; `given` is added if there is a
+        mask.
+      known, mask: the given frames, `shape` and [T], [B, T] or [B, T, 1, 1, 1].
+
+    Returns:
+      [B, T, H, W, C]; given frames equal `known` to the bit.
+    """
+    if (known is None) != (mask is None):
+      raise ValueError("Given frames need both known and mask; one of them is missing.")
+    cond, null = self.conditioner(batch)
+    for x in jax.tree.leaves(cond):
+      if x.shape[0] != shape[0]:
+        raise ValueError(
+          f"{shape[0]} videos were asked for and the batch has signals for "
+          f"{x.shape[0]}; give one for each."
+        )
+    if mask is not None:
+      wrappers = (*wrappers, d.given)
+    elif self.mask_rates:  # such a network is always told which frames are given: none
+      known, mask = jnp.zeros(shape), jnp.zeros(shape[1], bool)
+    k_noise, k_steps = jax.random.split(key)
+    ts = loop.rows(ts(self.process) if callable(ts) else ts, shape[1])
+    _, sigma = self.process.alpha_sigma(ts[:1])
+    x = p.expand(sigma) * loop.noise(k_noise, shape)
+    if mask is not None:
+      mask = masks.broadcast(mask, *shape[:2])
+      known = jnp.broadcast_to(jnp.asarray(known, x.dtype), shape)
+      cond, null = (c.replace(known=known, mask=mask) for c in (cond, null))
+      x = jnp.where(mask, known, x)
+    denoise = self.denoiser(params, null, wrappers)
+    return sampler(denoise, self.process, x, ts, cond, k_steps)
+
+  def _condition(self, key, batch, x0):
+    """(cond, null) of a training batch; with mask_rates, some frames are given."""
+    cond, null = self.conditioner(batch)
+    if self.mask_rates:
+      mask = masks.sample(key, *x0.shape[:2], self.mask_rates)
+      cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
+    return cond, null
+
+
+def latents(batch, key):
+  """x0 [B, T, H, W, C] float32: batch["latents"], or a sample of its moments."""
+  if "latents" in batch:
+    return jnp.asarray(batch["latents"], jnp.float32)
+  if "mean" not in batch or "logvar" not in batch:
+    raise KeyError(
+      f"The batch has {sorted(batch)}; expected 'latents', or 'mean' and 'logvar'. "
+      "Encode the videos first."
+    )
+  mean, logvar = (jnp.asarray(batch[k], jnp.float32) for k in ("mean", "logvar"))
+  return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)

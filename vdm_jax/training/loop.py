@@ -1,0 +1,201 @@
+"""The loop: batches in, steps out, never waiting for the device.
+
+Metrics of a step are read when later steps are already under way; at most `in_flight`
+steps are, so that memory stays bounded. Everything slow (log, checkpoint, samples) is
+called every n steps from here and nowhere else.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+
+from vdm_jax import log
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+  """A hook: `run(n, state)` after each step n that is a multiple of `steps`.
+
+  The next step overwrites the state's memory: `run` must not keep it.
+  """
+
+  steps: int
+  run: Callable
+
+
+def fit(
+  step,
+  state,
+  loader,
+  key,
+  *,
+  steps,
+  put=None,
+  checkpointer=None,
+  save_every=1000,
+  logger=None,
+  log_every=50,
+  hooks=(),
+  finish=None,
+  max_skipped=20,
+  in_flight=2,
+  name="train",
+  stream=None,
+):
+  """The state after `steps` steps, counted from the run's beginning.
+
+  SIGTERM and Ctrl-C end the run after the step at hand: a checkpoint is saved and
+  SystemExit raised, with code 0 for SIGTERM and 130 for Ctrl-C. A second Ctrl-C is a
+  KeyboardInterrupt at once.
+
+  Args:
+    step: (state, batch, key) -> (state, metrics), compiled; may donate the state.
+    loader: endless iterator of batches; with a checkpointer, `get_state()` gives its
+      position after the batch drawn last.
+    key: the run's base key; the same at every start.
+    put: batch -> batch on the devices, `partial(sharding.put, mesh=..., rules=...)`.
+    checkpointer: a `checkpoint.Checkpointer`; saves every `save_every` steps and last.
+    logger: a `log.Logger`; gets means over `log_every` steps.
+    hooks: `Every`s.
+    finish: state -> state, called once after the last step and before it is saved.
+    max_skipped: steps in a row that may be skipped as not finite before it is an error.
+
+  Raises:
+    FloatingPointError: for more skipped steps than that.
+  """
+  if in_flight < 1 or log_every < 1 or save_every < 1:
+    raise ValueError(
+      f"in_flight={in_flight}, log_every={log_every} and save_every={save_every} must "
+      "be at least 1."
+    )
+  n = first = int(state.step)
+  progress = log.Progress(steps, start=n, name=name, stream=stream)
+  meter = _Meter(logger, log_every, max_skipped, progress)
+  pending = collections.deque()
+
+  def read(most):
+    while len(pending) > most:
+      meter.add(*pending.popleft())
+
+  def save():
+    read(0)
+    if logger is not None:
+      logger.flush()
+    if checkpointer is not None:
+      checkpointer.save(n, state, key=key, data=loader.get_state())
+
+  with contextlib.ExitStack() as stack:
+    stack.callback(progress.close)
+    stop = stack.enter_context(_signals())
+    batches = iter(loader)
+    while n < steps and not stop:
+      batch = next(batches, None)
+      if batch is None:
+        raise ValueError(
+          f"the loader ended after {n} of {steps} steps; it must repeat its data."
+        )
+      state, metrics = step(state, put(batch) if put else batch, key)
+      n += 1
+      pending.append((n, metrics))
+      read(in_flight)
+      for hook in hooks:
+        if n % hook.steps == 0:
+          hook.run(n, state)
+      if n % save_every == 0 and n < steps:
+        save()
+    if finish is not None and first < steps <= n:
+      read(0)
+      state = finish(state)
+    save()
+    meter.write()
+    if checkpointer is not None:
+      checkpointer.wait()
+  if stop:
+    saved = f"saved step {n}; " if checkpointer is not None else ""
+    print(
+      f"{name}: stopped by {stop[0].name} after step {n}; {saved}"
+      "the same command goes on from there.",
+      file=stream or sys.stderr,
+      flush=True,
+    )
+    raise SystemExit(0 if stop[0] == signal.SIGTERM else 128 + signal.SIGINT)
+  return state
+
+
+class _Meter:
+  """Reads metrics, averages them between lines of the log, and ends a hopeless run."""
+
+  def __init__(self, logger, every, max_skipped, progress):
+    self._logger, self._every = logger, every
+    self._max_skipped, self._progress = max_skipped, progress
+    self._rows, self._n, self._finite = [], 0, None
+    self._since, self._timed = None, 0  # the first step compiles: not timed
+
+  def add(self, n, metrics):
+    row = {name: float(x) for name, x in jax.device_get(metrics).items()}
+    self._n = n
+    self._rows.append(row)
+    if self._since is None:
+      self._since = time.monotonic()
+    else:
+      self._timed += 1
+    if math.isfinite(row["loss"]):
+      self._finite = f"{row['loss']:.4g}"
+    shown = {k: row[k] for k in ("loss", "skipped") if row.get(k) or k == "loss"}
+    self._progress.update(n, shown)
+    if n % self._every == 0:
+      self.write()
+    if row.get("skipped_in_a_row", 0) > self._max_skipped:
+      self.write()
+      raise FloatingPointError(
+        f"the loss or its gradient was not finite for {row['skipped_in_a_row']:.0f} "
+        f"steps in a row, up to step {n} (limit {self._max_skipped}); the last finite "
+        f"loss was {self._finite or 'never seen'}. The parameters are those of the "
+        "last good step. Lower the learning rate, clip the gradient, look at the data."
+      )
+
+  def write(self):
+    """One line: means of what was finite, the last value of rates and counters."""
+    rows, self._rows = self._rows, []
+    if not rows or self._logger is None:
+      return
+    means = {}
+    for name, last in rows[-1].items():
+      values = [row[name] for row in rows if math.isfinite(row[name])]
+      counts = name.startswith(("skipped", "lr"))
+      means[name] = last if counts or not values else sum(values) / len(values)
+    if self._timed:
+      now = time.monotonic()
+      means["steps_per_second"] = self._timed / max(now - self._since, 1e-9)
+      self._since, self._timed = now, 0
+    self._logger.scalars(self._n, means)
+
+
+@contextlib.contextmanager
+def _signals():
+  """A list that SIGTERM or the first Ctrl-C fills; main thread only, restored after."""
+  stop = []
+  if threading.current_thread() is not threading.main_thread():
+    yield stop
+    return
+
+  def handle(number, frame):
+    del frame
+    if stop and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    stop.append(signal.Signals(number))
+
+  before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield stop
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,155 @@
+"""Everything a step reads and writes, as one pytree."""
+
+import difflib
+import re
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from vdm_jax import sharding
+
+
+@flax.struct.dataclass
+class State:
+  step: jax.Array  # steps taken, skipped ones too
+  params: Any  # trained
+  frozen: Any  # read only: no gradients, no optimizer slots
+  ema: Any  # of params
+  opt_state: optax.OptState
+  skipped: jax.Array  # steps whose loss or gradient was not finite
+  skipped_in_a_row: jax.Array
+
+
+def split(params, trainable):
+  """(trained, frozen): two nested dicts, by `re.search(trainable, "a/b/c")`.
+
+  An empty sub-dict stays in `frozen`, so that `merge` gives `params` back whole.
+
+  Raises:
+    ValueError: if the pattern matches no parameter, or is no pattern.
+  """
+  try:
+    pattern = re.compile(trainable)
+  except re.error as error:
+    raise ValueError(f"trainable={trainable!r} is no regex: {error}.") from error
+  flat = flax.traverse_util.flatten_dict(params, keep_empty_nodes=True)
+  full = {k for k, v in flat.items() if v is not flax.traverse_util.empty_node}
+  hit = {k: flat[k] for k in flat if k in full and pattern.search("/".join(k))}
+  if not hit:
+    names = sorted("/".join(k) for k in full)
+    near = difflib.get_close_matches(trainable, names, 1, cutoff=0.3)
+    examples = ", ".join(near + [n for n in names if n not in near][:5])
+    raise ValueError(
+      f"trainable={trainable!r} matches none of the {len(names)} parameters, "
+      f"for example {examples or '(there are none)'}."
+    )
+  nest = flax.traverse_util.unflatten_dict
+  return nest(hit), nest({k: v for k, v in flat.items() if k not in hit})
+
+
+def merge(params, frozen):
+  """The whole parameters again, from `split`'s two parts."""
+  flat = {}
+  for part in (frozen, params):
+    flat |= flax.traverse_util.flatten_dict(part, keep_empty_nodes=True)
+  return flax.traverse_util.unflatten_dict(flat)
+
+
+def abstract(task, tx, spec, mesh, rules, trainable=".*"):
+  """The State that `create` makes, as ShapeDtypeStructs with shardings; no arrays.
+
+  A checkpoint restores onto this without initialising anything.
+  """
+  shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+  )
+
+
+def create(
+  task, tx, spec, key, mesh, rules, trainable=".*", init_from=None
+) -> tuple[State, State]:
+  """(state, shardings): a new State on the mesh.
+
+  Args:
+    task: has `init(key, batch) -> params`, a nested dict; leaves may be boxed with
+      logical axis names.
+    tx: an optax transformation; sees only the trained parameters.
+    spec: {name: ShapeDtypeStruct}, one batch (`loader.spec()`).
+    trainable: regex over "a/b/c"; what it leaves out is frozen.
+    init_from: params -> params, or several in a row: pretrained weights, a merge.
+      Must keep names and shapes.
+  """
+  shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
+  init = lambda key: sharding.unbox(task.init(key, _zeros(spec)))
+  assemble = lambda params: _assemble(params, tx, trainable)
+  with sharding.use(mesh, rules):
+    if not init_from:
+      return jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)(
+        key
+      ), shardings
+    whole = merge(shardings.params, shardings.frozen)
+    params = jax.jit(init, out_shardings=whole)(key)
+    loaded = params
+    for fn in init_from if isinstance(init_from, (list, tuple)) else [init_from]:
+      loaded = fn(loaded)
+    params = jax.device_put(_checked(loaded, params), whole)
+    return jax.jit(assemble, out_shardings=shardings)(params), shardings
+
+
+def _abstract(task, tx, spec, mesh, rules, trainable):
+  """(shapes, shardings) of the State."""
+  with sharding.use(mesh, rules):
+    boxed = jax.eval_shape(lambda k: task.init(k, _zeros(spec)), jax.random.key(0))
+    params = sharding.unbox(boxed)
+    shapes = jax.eval_shape(lambda p: _assemble(p, tx, trainable), params)
+  trained, frozen = split(sharding.shard_tree(boxed, mesh, rules), trainable)
+  everywhere = sharding.replicated(mesh)
+  shardings = State(
+    step=everywhere,
+    params=trained,
+    frozen=frozen,
+    ema=trained,
+    opt_state=sharding.shard_like(shapes.opt_state, shapes.params, trained),
+    skipped=everywhere,
+    skipped_in_a_row=everywhere,
+  )
+  return shapes, shardings
+
+
+def _assemble(params, tx, trainable):
+  trained, frozen = split(params, trainable)
+  zero = lambda: jnp.zeros((), jnp.int32)
+  return State(
+    step=zero(),
+    params=trained,
+    frozen=frozen,
+    # A copy: a state whose ema is its params cannot be donated.
+    ema=jax.tree.map(jnp.copy, trained),
+    opt_state=tx.init(trained),
+    skipped=zero(),
+    skipped_in_a_row=zero(),
+  )
+
+
+def _zeros(spec):
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
+
+
+def _checked(loaded, params):
+  """`loaded` in the dtypes of `params`; refuses other names or shapes, all listed."""
+  path = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
+  got, want = path(loaded), path(params)
+  wrong = [f"missing {k}" for k in sorted(want.keys() - got.keys())]
+  wrong += [f"unknown {k}" for k in sorted(got.keys() - want.keys())]
+  wrong += [
+    f"{k} has shape {jnp.shape(got[k])}, wanted {want[k].shape}"
+    for k in sorted(want.keys() & got.keys())
+    if jnp.shape(got[k]) != want[k].shape
+  ]
+  if wrong:
+    raise ValueError("init_from gave other parameters:\n  " + "\n  ".join(wrong))
+  return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), loaded, params)

@@ -1,0 +1,129 @@
+"""One training step: loss -> gradients -> optimizer -> EMA, guarded against NaN."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+
+from vdm_jax import sharding
+from vdm_jax.training import optimizer
+from vdm_jax.training import state as state_lib
+
+
+def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
+  """step(state, batch, key) -> (state, metrics), a pure function to be compiled.
+
+  The key of step n is fold_in(key, n), and the loss finds n in `batch["step"]`. A step
+  whose loss or gradient is not finite changes nothing but the counters.
+
+  Args:
+    loss_fn: (params, batch, key) -> (loss, metrics), scalars both; knows no mesh.
+    tx: an optax transformation over the trained parameters.
+    ema_decay: of the parameters' average; update n uses min(ema_decay,
+      (1 + n) / (10 + n)), so that the first weights are soon forgotten.
+    accumulate: parts to cut a batch in, one after the other; each has its own key.
+      Saves memory: the mean of the parts' gradients is the batch's gradient.
+    shardings: State of shardings; gradients then lie as the parameters do.
+  """
+  grad_fn = jax.value_and_grad(_of_trained(loss_fn), has_aux=True)
+
+  def step(state, batch, key):
+    key = jax.random.fold_in(key, state.step)
+    (loss, aux), grads = _accumulated(grad_fn, accumulate, state, batch, key)
+    if shardings is not None:
+      grads = jax.lax.with_sharding_constraint(grads, shardings.params)
+    grad_norm = optax.tree.norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    n = state.step - state.skipped
+    decay = jnp.minimum(ema_decay, (1.0 + n) / (10.0 + n))
+    ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
+
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+    state = state.replace(
+      step=state.step + 1,
+      params=keep(params, state.params),
+      ema=keep(jax.tree.map(_cast, ema, state.ema), state.ema),
+      opt_state=keep(opt_state, state.opt_state),
+      skipped=state.skipped + ~good,
+      skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+    )
+    return state, {
+      **aux,
+      "loss": loss,
+      "grad_norm": grad_norm,
+      **optimizer.learning_rates(state.opt_state),
+      "skipped": state.skipped,
+      "skipped_in_a_row": state.skipped_in_a_row,
+    }
+
+  return step
+
+
+def compiled(step, shardings, mesh, rules):
+  """`step` under jit on the mesh: donates the state, and lays it out as `shardings`."""
+  jitted = jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
+
+  def run(state, batch, key):
+    with sharding.use(mesh, rules):
+      return jitted(state, batch, key)
+
+  return run
+
+
+def _of_trained(loss_fn):
+  """(trained, frozen, batch, key) -> (loss, metrics): differentiable in the first."""
+
+  def loss(trained, frozen, batch, key):
+    value, metrics = loss_fn(state_lib.merge(trained, frozen), batch, key)
+    for name, x in {"loss": value, **metrics}.items():
+      if jnp.ndim(x):
+        raise ValueError(
+          f"metric {name!r} has shape {jnp.shape(x)}; the loss and its metrics must be "
+          "scalars: take the mean."
+        )
+    return value, {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
+
+  return loss
+
+
+def _accumulated(grad_fn, accumulate, state, batch, key):
+  """((loss, metrics), gradients), means over `accumulate` parts of the batch."""
+
+  def one(part, key):
+    part = {**part, "step": state.step}
+    return grad_fn(state.params, state.frozen, part, key)
+
+  if accumulate == 1:
+    return one(batch, key)
+  for path, x in jax.tree_util.tree_leaves_with_path(batch):
+    if not x.ndim or x.shape[0] % accumulate:
+      raise ValueError(
+        f"accumulate={accumulate} must divide the rows of a batch; "
+        f"batch{jax.tree_util.keystr(path)} has shape {x.shape}."
+      )
+  # Rows k, 2k, ... to part k: a device keeps the rows it has.
+  parts = jax.tree.map(
+    lambda x: rearrange(x, "(b k) ... -> k b ...", k=accumulate), batch
+  )
+  keys = jax.random.split(key, accumulate)
+
+  def add(total, part_and_key):
+    return jax.tree.map(jnp.add, total, one(*part_and_key)), None
+
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts), key),
+  )
+  total, _ = jax.lax.scan(add, zeros, (parts, keys))
+  return jax.tree.map(lambda x: x / accumulate, total)
+
+
+def _cast(new, old):
+  return new.astype(old.dtype)

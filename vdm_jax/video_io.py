@@ -1,0 +1,161 @@
+"""Videos on disk: mp4, gif and png <-> uint8 [T, H, W, 3].
+
+Every write is atomic: a reader sees the old file or the whole new one.
+"""
+
+import contextlib
+import fractions
+import os
+import pathlib
+import uuid
+
+import av
+import numpy as np
+from einops import rearrange, repeat
+from PIL import Image
+
+
+def frames(path):
+  """Yields the frames of a video file in order, each uint8 [H, W, 3]."""
+  with av.open(os.fspath(path)) as container:
+    if not container.streams.video:
+      raise ValueError(f"{path}: no video stream; give a file that holds pictures.")
+    for frame in container.decode(video=0):
+      yield frame.to_ndarray(format="rgb24")
+
+
+def read_mp4(path):
+  """The whole video file as uint8 [T, H, W, 3]."""
+  video = list(frames(path))
+  if not video:
+    raise ValueError(f"{path}: the video stream holds no frame.")
+  return np.stack(video)
+
+
+def to_uint8(video):
+  """Rounds floats in [-1, 1] to uint8; values outside are clipped, uint8 passes."""
+  video = np.asarray(video)
+  if video.dtype == np.uint8:
+    return video
+  if not np.issubdtype(video.dtype, np.floating):
+    raise TypeError(f"{video.dtype} video: wanted uint8, or floats in [-1, 1].")
+  if not np.isfinite(video).all():
+    raise ValueError("The video holds NaN or infinity: nothing sensible to write.")
+  return np.rint((np.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+
+
+def enlarge(video, scale):
+  """Repeats every pixel `scale` times along H and W, [..., H, W, C]."""
+  if int(scale) != scale or scale < 1:
+    raise ValueError(f"scale={scale}: wanted a whole number of at least 1.")
+  return repeat(video, "... h w c -> ... (h p) (w q) c", p=int(scale), q=int(scale))
+
+
+def grid(videos, columns=None, *, gap=1):
+  """Lays videos out in rows from left to right, on black, `gap` pixels apart.
+
+  Args:
+    videos: uint8 [N, T, H, W, 3].
+    columns: videos per row; the smallest near-square grid when None.
+
+  Returns:
+    uint8 [T, rows * (H + gap) - gap, columns * (W + gap) - gap, 3].
+  """
+  videos = _checked(videos, "N T H W 3")
+  columns = columns or int(np.ceil(np.sqrt(len(videos))))
+  rows = -(-len(videos) // columns)
+  empty = np.zeros((rows * columns - len(videos), *videos.shape[1:]), np.uint8)
+  cells = np.concatenate([videos, empty])
+  cells = np.pad(cells, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)))
+  sheet = rearrange(cells, "(r q) t h w c -> t (r h) (q w) c", r=rows)
+  return sheet[:, : sheet.shape[1] - gap, : sheet.shape[2] - gap]
+
+
+def write_mp4(path, video, fps=8, *, scale=1, crf=18):
+  """Writes [T, H, W, 3] as h264 (yuv420p: every player and browser shows it).
+
+  Args:
+    video: uint8, or floats in [-1, 1].
+    scale: nearest-neighbour enlargement of small canvases.
+    crf: x264's quality; 0 is best, 18 looks lossless.
+
+  yuv420p wants even sizes: an odd height or width grows by one repeated edge line.
+  """
+  video = enlarge(_checked(video, "T H W 3"), scale)
+  height, width = video.shape[1:3]
+  video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+  with _atomic(path) as temporary, av.open(temporary, "w", format="mp4") as container:
+    stream = container.add_stream(
+      "libx264", rate=_fps(fps), options={"crf": str(crf), "preset": "veryfast"}
+    )
+    stream.height, stream.width = video.shape[1:3]
+    stream.pix_fmt = "yuv420p"
+    for frame in video:
+      picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+      container.mux(stream.encode(picture))
+    container.mux(stream.encode())
+
+
+def write_gif(path, video, fps=8, *, scale=1):
+  """Writes [T, H, W, 3] as an endless gif; its clock ticks in hundredths of a second.
+
+  Equal neighbours are kept as separate frames.
+  """
+  video = enlarge(_checked(video, "T H W 3"), scale)
+  pictures = [Image.fromarray(frame).quantize(256) for frame in video]
+  with _atomic(path) as temporary:
+    pictures[0].save(
+      temporary,
+      format="GIF",
+      save_all=True,
+      append_images=pictures[1:],
+      duration=max(20, round(100 / float(fps)) * 10),
+      loop=0,
+    )
+
+
+def write_png(path, image, *, scale=1):
+  """Writes one image [H, W, 3], losslessly."""
+  with _atomic(path) as temporary:
+    Image.fromarray(enlarge(_checked(image, "H W 3"), scale)).save(
+      temporary, format="PNG"
+    )
+
+
+def sheet(videos, *, gap=1):
+  """[N, T, H, W, 3] as one picture: a clip a row, frames from left to right."""
+  videos = _checked(videos, "N T H W 3")
+  cells = rearrange(videos, "n t h w c -> (n t) 1 h w c")
+  return grid(cells, columns=videos.shape[1], gap=gap)[0]
+
+
+def _checked(video, axes):
+  """The array as uint8, or an error that says which shape was wanted."""
+  video = to_uint8(video)
+  wanted = axes.split()
+  if video.ndim != len(wanted) or video.shape[-1] != 3 or 0 in video.shape:
+    raise ValueError(
+      f"shape {video.shape}: wanted [{', '.join(wanted)}] with no empty axis; repeat "
+      "a grey video three times along its last axis."
+    )
+  return video
+
+
+def _fps(fps):
+  """A rate that the encoder takes: whole, or a fraction of small numbers."""
+  if not fps > 0:
+    raise ValueError(f"fps={fps}: wanted frames per second above 0.")
+  return fractions.Fraction(float(fps)).limit_denominator(1001)
+
+
+@contextlib.contextmanager
+def _atomic(path):
+  """A temporary name beside `path`, moved over it when the block ends well."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+  try:
+    yield os.fspath(temporary)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
