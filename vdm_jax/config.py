@@ -85,6 +85,8 @@ def explain(argv, error):
     error: what reading the flags raised.
   """
   text = str(error.args[0]) if error.args else repr(error)
+  if "Traceback" in text:  # of the config file: its last line says what is wrong
+    text = text.strip().splitlines()[-1].partition(": ")[2] or text
   if unknown := re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', text):
     flag = next((a for a in argv if unknown[2] in re.split(r"[.=]", a)), unknown[2])
     return f"{flag}: no field {unknown[2]!r}. Did you mean {unknown[1]!r}?"

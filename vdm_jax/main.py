@@ -35,9 +35,14 @@ def parse(argv):
     rest = FLAGS(argv)
     missing = [f.name for f in (CONFIG, WORKDIR) if not FLAGS[f.name].present]
     stages = () if missing else CONFIG.value.stages
-  except flags.Error as error:
-    refuse(error)
-  except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+  except (
+    flags.Error,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+  ) as error:
     refuse(config_lib.explain(argv, error))
   if len(rest) > 1:
     refuse(f"{rest[1]!r} is no flag; write --name=value.")

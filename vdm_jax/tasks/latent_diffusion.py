@@ -68,6 +68,7 @@ class LatentDiffusion:
     t = jnp.broadcast_to(t, x0.shape[:2])
 
     def apply(x, t, cond):
+      t = t if self.mask_rates else t[:, :1]  # one time for the clip: less to compute
       rngs = {"dropout": k_network}
       return self.network.apply({"params": params}, x, t, cond, train=True, rngs=rngs)
 
@@ -75,9 +76,16 @@ class LatentDiffusion:
       apply, self.process, self.prediction, x0, cond, t, k_noise, weight=self.weight
     )
 
-  def denoiser(self, params, null, wrappers=()):
-    """The network as denoise(x_t, t, cond), in its wrappers, innermost first."""
-    apply = lambda x, t, cond: self.network.apply({"params": params}, x, t, cond)
+  def denoiser(self, params, null, wrappers=(), *, one_time=False):
+    """The network as denoise(x_t, t, cond), in its wrappers, innermost first.
+
+    `one_time` promises that all frames of a clip share their time: less to compute.
+    """
+
+    def apply(x, t, cond):
+      t = t[:, :1] if one_time else t
+      return self.network.apply({"params": params}, x, t, cond)
+
     denoise = d.from_network(apply, self.process, self.prediction)
     return d.chain(denoise, wrappers, null)
 
@@ -111,7 +119,9 @@ class LatentDiffusion:
     elif self.mask_rates:  # such a network is always told which frames are given: none
       known, mask = jnp.zeros(shape), jnp.zeros(shape[1], bool)
     k_noise, k_steps = jax.random.split(key)
-    ts = loop.rows(ts(self.process) if callable(ts) else ts, shape[1])
+    ts = ts(self.process) if callable(ts) else ts
+    one_time = jnp.ndim(ts) == 1 and mask is None
+    ts = loop.rows(ts, shape[1])
     _, sigma = self.process.alpha_sigma(ts[:1])
     x = p.expand(sigma) * loop.noise(k_noise, shape)
     if mask is not None:
@@ -119,7 +129,7 @@ class LatentDiffusion:
       known = jnp.broadcast_to(jnp.asarray(known, x.dtype), shape)
       cond, null = (c.replace(known=known, mask=mask) for c in (cond, null))
       x = jnp.where(mask, known, x)
-    denoise = self.denoiser(params, null, wrappers)
+    denoise = self.denoiser(params, null, wrappers, one_time=one_time)
     return sampler(denoise, self.process, x, ts, cond, k_steps)
 
   def _condition(self, key, batch, x0):
