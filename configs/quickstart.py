@@ -17,7 +17,7 @@ from vdm_jax.data.builders import moving_digits
 from vdm_jax.diffusion import denoise, process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.encoders import conditioner
-from vdm_jax.metrics import digits, frames, temporal
+from vdm_jax.metrics import digits, frames, temporal, wavelets
 from vdm_jax.models import video_dit
 from vdm_jax.programs import encode, evaluate, prepare, sample, train
 from vdm_jax.tasks import autoencoding, latent_diffusion
@@ -48,41 +48,41 @@ def get_config(arg="full"):
   )
   cfg.prepare = c.bind(prepare.run, builder=cfg.dataset)
 
-  # A latent pixel stands for 4 x 4 pixels: one matrix product at the door, then
-  # convolutions on 4 x 4 positions only.
+  # Few and narrow convolutions: 16 x 16 x 3 pixels become 4 x 4 x 8 latents.
   cfg.autoencoder = c.call(
     kl_image.KLImage,
-    channels=(128,),
-    patch=4,
+    channels=(16, 32),
+    patch=2,
     layers_per_block=1,
-    groups=16,
-    latent_channels=4,
+    groups=8,
+    latent_channels=8,
+    mid_layers=1,
     mid_attention=False,
+  )
+  # A soft L1: the plain one is content with the black that most of a frame is.
+  cfg.autoencoding = c.call(
+    autoencoding.Autoencoding,
+    autoencoder=cfg.autoencoder,
+    softness=0.3,
+    perceptual=c.bind(wavelets.distance, softness=0.3),
+    kl_weight=1e-5,
+    frames_per_clip=2,
   )
   cfg.autoencode = c.bind(
     train.run,
     folder="autoencoder",
-    task=c.call(
-      autoencoding.Autoencoding,
-      autoencoder=cfg.autoencoder,
-      kl_weight=1e-5,
-      frames_per_clip=2,
-    ),
-    loader=c.call(loader.Loader, source=train_split, batch_size=96),
+    task=cfg.autoencoding,
+    loader=c.call(loader.Loader, source=train_split, batch_size=64),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=3e-3, steps=500, warmup=20),
-      b2=0.99,
+      learning_rate=c.call(optimizer.cosine, peak=4e-3, steps=600, warmup=20),
+      b2=0.95,
     ),
-    steps=500,
-    ema_decay=0.99,
-    save_every=250,
+    steps=600,
+    ema_decay=0.98,
+    save_every=300,
     measure_batches=20,
-    preview=c.bind(
-      sample.reconstructions,
-      task=c.call(autoencoding.Autoencoding, autoencoder=cfg.autoencoder),
-      source=test_split,
-    ),
+    preview=c.bind(sample.reconstructions, task=cfg.autoencoding, source=test_split),
     plot=("l1", "perceptual"),
   )
   cfg.encode = c.bind(
@@ -95,7 +95,7 @@ def get_config(arg="full"):
 
   cfg.network = c.call(
     video_dit.VideoDiT,
-    out_channels=4,
+    out_channels=8,
     patch=4,
     width=256,
     depth=8,
@@ -114,12 +114,12 @@ def get_config(arg="full"):
   )
   cfg.sampler = c.bind(heun.heun)
   cfg.ts = c.bind(times.uniform_grid, num_steps=20)
-  cfg.guide = c.bind(denoise.guide, drop=(("label",),), scales=(2.0,))
+  cfg.guide = c.bind(denoise.guide, drop=(("label",),), scales=(3.0,))
   drawing = dict(
     task=cfg.task,
     autoencoder=cfg.autoencoder,
     autoencoder_weights="autoencoder",
-    shape=(8, 4, 4, 4),
+    shape=(8, 4, 4, 8),
     sampler=cfg.sampler,
     ts=cfg.ts,
     wrappers=(cfg.guide,),
@@ -137,19 +137,19 @@ def get_config(arg="full"):
     ),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=1000, warmup=50),
+      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=800, warmup=50),
       b2=0.99,
       weight_decay=0.01,
     ),
-    steps=1000,
+    steps=800,
     ema_decay=0.995,
-    save_every=500,
+    save_every=400,
     preview=c.call(
       sample.Preview,
       signals=c.bind(sample.classes, num_classes=10, per_class=1),
       **drawing,
     ),
-    preview_every=500,
+    preview_every=400,
   )
   cfg.sample = c.bind(
     sample.run,
@@ -173,7 +173,7 @@ def get_config(arg="full"):
 def tiny(cfg):
   """The same stages with little data, small networks and few steps."""
   cfg.dataset.update(train_clips=400, test_clips=200)
-  cfg.autoencoder.update(channels=(16,), groups=4)
+  cfg.autoencoder.update(channels=(8, 8), groups=4)
   cfg.network.update(width=32, depth=2, num_heads=2)
   cfg.ts.num_steps = 2
   for stage, steps in (("autoencode", 30), ("train", 20)):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import rearrange
 
 from vdm_jax.autoencoders import kl_image
 
@@ -20,8 +21,18 @@ TINY = dict(channels=(8, 16), layers_per_block=1, groups=4)
 def tiny():
   autoencoder = kl_image.KLImage(**TINY)
   video = jax.random.uniform(key, (2, 3, 8, 12, 3), minval=-1.0)
-  params = nn.unbox(jax.jit(autoencoder.init)(key, video))
-  return autoencoder, params, video
+  return autoencoder, filled(autoencoder, video), video
+
+
+def filled(autoencoder, video):
+  """Parameters without zeros (as they start, much of the network is silent)."""
+  rng = np.random.default_rng(0)
+  spec = nn.unbox(jax.eval_shape(autoencoder.init, key, video))
+  stats = spec.pop("latents")
+  size = lambda x: math.sqrt(max(x.size // x.shape[-1], 4))
+  fill = lambda x: (rng.standard_normal(x.shape) / size(x)).astype(np.float32)
+  ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), stats)
+  return {**jax.tree.map(fill, spec), "latents": ones}
 
 
 def abstract_params(autoencoder, side=32):
@@ -39,7 +50,9 @@ def test_default_is_stable_diffusion():
 
 
 def test_names_are_those_of_diffusers():
-  names = set(flax.traverse_util.flatten_dict(abstract_params(kl_image.KLImage()), sep="/"))
+  names = set(
+    flax.traverse_util.flatten_dict(abstract_params(kl_image.KLImage()), sep="/")
+  )
   for theirs in (
     "encoder.down_blocks.0.downsamplers.0.conv.weight",
     "encoder.down_blocks.3.resnets.1.conv2.bias",
@@ -67,7 +80,7 @@ def test_every_parameter_is_named_for_a_mesh():
 @pytest.mark.parametrize(
   "options, size, stride",
   [
-    (dict(channels=(8,)), (5, 7), 1),
+    (dict(channels=(8,), mid_layers=0), (5, 7), 1),
     (dict(channels=(8, 8, 16)), (8, 12), 4),
     (dict(channels=(8, 16), patch=2), (8, 12), 4),
     (dict(channels=(8,), patch=4, pixel_channels=1), (8, 12), 4),
@@ -82,7 +95,9 @@ def test_shapes_follow_the_options(options, size, stride):
   def way(key, video):
     params = autoencoder.init(key, video)
     moments = autoencoder.encode(params, video)
-    return moments, autoencoder.decode(params, autoencoder.latents(params, moments, key))
+    return moments, autoencoder.decode(
+      params, autoencoder.latents(params, moments, key)
+    )
 
   moments, output = jax.eval_shape(way, key, video)
   h, w = size
@@ -124,20 +139,32 @@ def test_chunks_equal_the_whole(tiny, chunk):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
 
 
-def test_patch_is_only_a_rearrangement_at_the_doors():
-  """Whole squares moved by one patch: the latents move along."""
-  autoencoder = kl_image.KLImage(
-    channels=(8,), layers_per_block=1, groups=8, patch=4, mid_attention=False
-  )
-  video = jnp.full((1, 1, 40, 40, 3), -1.0).at[:, :, 16:20, 16:20, 0].set(1.0)
-  params = nn.unbox(jax.jit(autoencoder.init)(key, video))
+def test_patch_is_only_a_rearrangement_at_the_doors(tiny):
+  _, _, video = tiny
+  patched = kl_image.KLImage(**TINY, patch=2)
+  unpatched = kl_image.KLImage(**TINY, pixel_channels=12)
+  params = filled(patched, video)
+  cut = lambda x: rearrange(x, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2)
+  ours = jax.jit(patched.encode)(params, video)
+  theirs = jax.jit(unpatched.encode)(params, cut(video))
+  np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-5)
+  decoded = jax.jit(patched.decode)(params, ours.mean)
+  rearranged = jax.jit(unpatched.decode)(params, ours.mean)
+  np.testing.assert_allclose(cut(decoded), rearranged, atol=1e-5)
+
+
+def test_the_posterior_starts_narrow():
+  bias = kl_image.narrow_posterior(key, (8,), jnp.float32)
+  np.testing.assert_array_equal(bias, [0.0] * 4 + [-6.0] * 4)
+
+
+def test_logvar_is_bounded(tiny):
+  autoencoder, params, video = tiny
   encode = jax.jit(autoencoder.encode)
-  here = encode(params, video).mean
-  there = encode(params, jnp.roll(video, (4, 8), (2, 3))).mean
-  inside = (0, 0, slice(3, 7), slice(3, 6))
-  moved = np.roll(here, (1, 2), (2, 3))
-  # The border's zeros reach inwards and the norms see them: near, not equal.
-  assert np.abs(moved - there)[inside].max() < 0.1 * np.abs(here - there)[inside].max()
+  quant = params["quant_conv"]
+  for value, bound in ((1e4, 20.0), (-1e4, -30.0)):
+    far = {**params, "quant_conv": {**quant, "bias": quant["bias"] + value}}
+    np.testing.assert_array_equal(encode(far, video).logvar, np.float32(bound))
 
 
 def test_bfloat16_compute_keeps_float32_outputs_and_parameters(tiny):
@@ -162,10 +189,14 @@ def test_bfloat16_compute_keeps_float32_outputs_and_parameters(tiny):
 
 
 def test_wrong_hyper_parameters_are_refused():
-  with pytest.raises(ValueError, match=r"channels=\(8, 20\) must be multiples of groups"):
+  with pytest.raises(
+    ValueError, match=r"channels=\(8, 20\) must be multiples of groups"
+  ):
     kl_image.KLImage(channels=(8, 20), groups=8)
   with pytest.raises(ValueError, match="patch=0 must be at least 1"):
     kl_image.KLImage(patch=0)
+  with pytest.raises(ValueError, match="mid_layers=-1 must be at least 0"):
+    kl_image.KLImage(mid_layers=-1)
   with pytest.raises(ValueError, match="chunk=0"):
     kl_image.KLImage(chunk=0)
   with pytest.raises(ValueError, match="at least one"):

@@ -62,7 +62,9 @@ def new_names(name):
 
 def old_names(name, levels=3):
   name = re.sub(r"^up\.(\d)", lambda m: f"up_blocks_{levels - 1 - int(m[1])}", name)
-  name = re.sub(r"^mid\.block_(\d)", lambda m: f"mid_block.resnets_{int(m[1]) - 1}", name)
+  name = re.sub(
+    r"^mid\.block_(\d)", lambda m: f"mid_block.resnets_{int(m[1]) - 1}", name
+  )
   name = re.sub(r"\bblock\.(\d)", r"resnets_\1", name)
   for old, new in (
     ("mid.attn_1.norm", "mid_block.attentions_0.group_norm"),

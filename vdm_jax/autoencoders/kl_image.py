@@ -18,6 +18,10 @@ from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.resnet import Downsample, GroupNorm, ResnetBlock, Upsample
 
+# The posterior starts narrow: a wide one hides the latents from the decoder, which
+# then learns to do without them.
+INITIAL_LOGVAR = -6.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLImage:
@@ -30,7 +34,8 @@ class KLImage:
       more.
     pixel_channels: of the video.
     groups: of each group norm.
-    mid_attention: whether the lowest level has single-head attention over its pixels.
+    mid_layers: residual blocks between encoder and latents, and latents and decoder.
+    mid_attention: whether single-head attention over the pixels follows the first.
     patch: side of the squares of pixels that become channels at the door.
     chunk: frames that are encoded or decoded at a time, to save memory; None: all.
   """
@@ -40,6 +45,7 @@ class KLImage:
   latent_channels: int = 4
   pixel_channels: int = 3
   groups: int = 32
+  mid_layers: int = 2
   mid_attention: bool = True
   patch: int = 1
   chunk: int | None = None
@@ -54,9 +60,10 @@ class KLImage:
         f"channels={self.channels} must be multiples of groups={self.groups}, at least "
         "one; change either."
       )
-    for name in ("layers_per_block", "latent_channels", "pixel_channels", "patch"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+    bounds = dict(layers_per_block=1, mid_layers=0, latent_channels=1)
+    for name, least in {**bounds, "pixel_channels": 1, "patch": 1}.items():
+      if getattr(self, name) < least:
+        raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
     if self.chunk is not None and self.chunk < 1:
       raise ValueError(
         f"chunk={self.chunk} must be at least 1, or None for all frames at once."
@@ -132,7 +139,9 @@ class Network(nn.Module):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     self.encoder = Encoder(c)
-    self.quant_conv = Conv(2 * c.latent_channels, (1, 1), **dtypes)
+    self.quant_conv = Conv(
+      2 * c.latent_channels, (1, 1), bias_init=narrow_posterior, **dtypes
+    )
     self.post_quant_conv = Conv(c.latent_channels, (1, 1), **dtypes)
     self.decoder = Decoder(c)
 
@@ -150,6 +159,13 @@ class Network(nn.Module):
     p = self.config.patch
     x = self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
     return rearrange(x, "n h w (p q c) -> n (h p) (w q) c", p=p, q=p)
+
+
+def narrow_posterior(key, shape, dtype):
+  """The bias of [mean, logvar]: 0 and INITIAL_LOGVAR."""
+  del key
+  mean, logvar = jnp.split(jnp.zeros(shape, dtype), 2)
+  return jnp.concatenate([mean, logvar + INITIAL_LOGVAR])
 
 
 class Encoder(nn.Module):
@@ -211,24 +227,19 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-  """Block, attention, block, at the lowest resolution."""
+  """Block, attention, block ... at the lowest resolution."""
 
   config: KLImage
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    block = lambda i: ResnetBlock(
-      x.shape[-1],
-      c.groups,
-      dtype=c.dtype,
-      param_dtype=c.param_dtype,
-      name=f"resnets_{i}",
-    )
-    x = block(0)(x)
-    if c.mid_attention:
-      x = PixelAttention(c, name="attentions_0")(x)
-    return block(1)(x)
+    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    for i in range(c.mid_layers):
+      x = ResnetBlock(x.shape[-1], c.groups, **dtypes, name=f"resnets_{i}")(x)
+      if i == 0 and c.mid_attention:
+        x = PixelAttention(c, name="attentions_0")(x)
+    return x
 
 
 class PixelAttention(nn.Module):
@@ -240,11 +251,12 @@ class PixelAttention(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    linear = lambda name: Linear(
-      x.shape[-1], ("conv_in", "conv_out"), **dtypes, name=name
-    )
+    axes = ("conv_in", "conv_out")
+    linear = lambda name: Linear(x.shape[-1], axes, **dtypes, name=name)
     tokens = GroupNorm(c.groups, **dtypes, name="group_norm")(x)
     tokens = rearrange(tokens, "n h w c -> n (h w) 1 c")  # [N, L, 1, C]
     q, k, v = (linear(name)(tokens) for name in ("to_q", "to_k", "to_v"))
-    out = linear("to_out_0")(attend(q, k, v))
+    zeros = nn.initializers.zeros
+    last = Linear(x.shape[-1], axes, kernel_init=zeros, **dtypes, name="to_out_0")
+    out = last(attend(q, k, v))
     return x + rearrange(out, "n (h w) 1 c -> n h w c", h=x.shape[1])

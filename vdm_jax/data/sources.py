@@ -77,6 +77,32 @@ class Subset:
     return name(self.source, self.indices[i])
 
 
+class Transformed:
+  """Another source through transforms, whose random part is fixed for each record.
+
+  For one pass over the data, such as encoding and evaluation; training draws anew in
+  each epoch if the transforms are given to the loader instead.
+  """
+
+  def __init__(self, source, transforms, seed=0):
+    self.source, self.transforms, self.seed = source, tuple(transforms), seed
+    self.skipped = getattr(source, "skipped", [])
+    self.classes = getattr(source, "classes", None)
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, i):
+    rng = np.random.default_rng([self.seed, i])
+    record = load(self.source, i, rng)
+    for transform in self.transforms:
+      record = transform(record, rng)
+    return record
+
+  def name(self, i):
+    return name(self.source, i)
+
+
 def load(source, i, rng):
   """Record i of any source, with its random part where it has one."""
   return source.load(i, rng) if hasattr(source, "load") else source[i]

@@ -30,6 +30,7 @@ class Conv(nn.Module):
   stride: int = 1
   padding: tuple[tuple[int, int], ...] | None = None
   kernel_init: Any = fan_in_uniform
+  bias_init: Any = nn.initializers.zeros
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -50,7 +51,7 @@ class Conv(nn.Module):
     )
     bias = self.param(
       "bias",
-      named(nn.initializers.zeros, ("conv_out",)),
+      named(self.bias_init, ("conv_out",)),
       (self.features,),
       self.param_dtype,
     )

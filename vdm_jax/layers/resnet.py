@@ -55,7 +55,8 @@ class GroupNorm(nn.Module):
 class ResnetBlock(nn.Module):
   """x + conv(silu(norm(conv(silu(norm(x)))))).
 
-  x first passes a 1 x 1 convolution where the number of channels changes.
+  x first passes a 1 x 1 convolution where the number of channels changes. The second
+  convolution starts at zero, so that a deep network starts as a shallow one.
   """
 
   features: int
@@ -69,7 +70,9 @@ class ResnetBlock(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name: GroupNorm(self.groups, self.epsilon, **dtypes, name=name)
     h = Conv(self.features, **dtypes, name="conv1")(nn.silu(norm("norm1")(x)))
-    h = Conv(self.features, **dtypes, name="conv2")(nn.silu(norm("norm2")(h)))
+    zeros = nn.initializers.zeros
+    second = Conv(self.features, kernel_init=zeros, **dtypes, name="conv2")
+    h = second(nn.silu(norm("norm2")(h)))
     if x.shape[-1] != self.features:
       x = Conv(self.features, (1, 1), **dtypes, name="conv_shortcut")(x)
     return x + h

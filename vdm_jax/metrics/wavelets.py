@@ -34,12 +34,24 @@ def inverse(low, details):
   return rearrange(squares, "... h w (p q) c -> ... (h p) (w q) c", p=2, q=2)
 
 
-def distance(params, x, y, *, levels=LEVELS):
+def charbonnier(x, softness):
+  """sqrt(x^2 + s^2) - s: |x| where it is large, x^2 / 2s where it is small.
+
+  Plain |x| at softness 0. Its slope does not vanish with the error, so a large flat
+  background that is almost right drowns the gradient of the few pixels that are not.
+  """
+  return jnp.sqrt(jnp.square(x) + softness**2) - softness if softness else jnp.abs(x)
+
+
+def distance(params, x, y, *, levels=LEVELS, softness=0.0):
   """L1 distance [N] between the wavelet coefficients of images [N, H, W, C].
 
-  The mean of |coefficient| of each level, and of the last low image, divided by 2^level
-  and summed; a flat difference d is then the distance |d|. `params` is not used: this
-  is the signature of every perceptual distance.
+  The mean of |coefficient / 2^level| of each level, and of the last low image, summed:
+  a flat difference d is the distance |d|. `params` is not used, this is the signature
+  of every perceptual distance.
+
+  Args:
+    softness: of |.|, see `charbonnier`.
 
   Raises:
     ValueError: if H or W is not a multiple of 2^levels.
@@ -55,5 +67,5 @@ def distance(params, x, y, *, levels=LEVELS):
   total = 0.0
   for level in range(1, levels + 1):
     low, details = haar(low)
-    total += reduce(jnp.abs(details), "n ... -> n", "mean") / 2**level
-  return total + reduce(jnp.abs(low), "n ... -> n", "mean") / 2**levels
+    total += reduce(charbonnier(details / 2**level, softness), "n ... -> n", "mean")
+  return total + reduce(charbonnier(low / 2**levels, softness), "n ... -> n", "mean")

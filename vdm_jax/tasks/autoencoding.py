@@ -25,6 +25,7 @@ class Autoencoding:
 
   Attributes:
     autoencoder: see autoencoders/base.py.
+    softness: of the L1 term, see `wavelets.charbonnier`; 0 is L1, 1 almost L2.
     kl_weight: of the posterior's KL divergence in nats, per value of the video.
     perceptual: (params, x, y) -> distance [N] of frames [N, H, W, C] in [-1, 1]. If it
       has a method `init()`, that gives its parameters, which are never trained.
@@ -37,6 +38,7 @@ class Autoencoding:
   """
 
   autoencoder: Any
+  softness: float = 0.0
   kl_weight: float = 1e-6
   perceptual: Callable = wavelets.distance
   perceptual_weight: float = 1.0
@@ -48,7 +50,7 @@ class Autoencoding:
   frames_per_clip: int | None = None
 
   def __post_init__(self):
-    for name in ("kl_weight", "perceptual_weight", "gan_weight", "gan_start"):
+    for name in ("softness", "kl_weight", "perceptual_weight", "gan_weight"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
     if self.frames_per_clip is not None and self.frames_per_clip < 1:
@@ -88,10 +90,14 @@ class Autoencoding:
     output = self.autoencoder.decode(params["autoencoder"], latents)
 
     real, fake = (rearrange(x, "b t h w c -> (b t) h w c") for x in (video, output))
-    l1 = jnp.abs(real - fake).mean()
     kl = base.kl(moments)
-    loss = l1 + self.kl_weight * kl.sum() / video.size
-    metrics = {"l1": l1, "kl": kl.mean(), "psnr": psnr(real, fake).mean()}
+    loss = wavelets.charbonnier(real - fake, self.softness).mean()
+    loss += self.kl_weight * kl.sum() / video.size
+    metrics = {
+      "l1": jnp.abs(real - fake).mean(),
+      "kl": kl.mean(),
+      "psnr": psnr(real, fake).mean(),
+    }
     if self.perceptual_weight:
       frozen = jax.lax.stop_gradient(params.get("perceptual"))
       metrics["perceptual"] = self.perceptual(frozen, real, fake).mean()

@@ -14,6 +14,7 @@ import itertools
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from einops import repeat
 from sklearn import datasets, model_selection
 
@@ -116,8 +117,9 @@ def build(data_dir, **settings):
   that looks like a data set.
   """
   tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):  # tfds talks about downloads
-    config = Config(**settings)
+  config = Config(**settings)
+  # tfds talks about downloads, and warns of every config that is not its own.
+  with contextlib.redirect_stdout(io.StringIO()), quiet():
     known = config.name in MovingDigits.builder_configs  # then tfds wants the name
     builder = MovingDigits(
       data_dir=data_dir,
@@ -126,6 +128,17 @@ def build(data_dir, **settings):
     )
     builder.download_and_prepare()
   return builder
+
+
+@contextlib.contextmanager
+def quiet():
+  """No warnings from absl's log."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
 
 
 def split_digits(seed=0):

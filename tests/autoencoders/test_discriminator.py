@@ -1,0 +1,57 @@
+"""The patch discriminator: what a logit sees, and the hinge losses."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.autoencoders import discriminator
+
+key = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+  "depth, size, patches, field", [(3, 32, 2, 70), (2, 16, 2, 34), (1, 8, 2, 16)]
+)
+def test_patches_and_their_size(depth, size, patches, field):
+  judge = discriminator.PatchDiscriminator(width=8, depth=depth)
+  frames = jnp.zeros((2, size, size, 3))
+  logits, _ = jax.eval_shape(judge.init_with_output, key, frames)
+  assert logits.shape == (2, patches, patches, 1)
+  reach = 1
+  for stride in (1, 1) + (2,) * depth:  # from the logit back to the pixels
+    reach = (reach - 1) * stride + 4
+  assert reach == field
+
+
+def test_a_logit_sees_its_patch():
+  """Beyond its reach an edit shows through the group norm only, faintly."""
+  judge = discriminator.PatchDiscriminator(width=8, depth=1)
+  rng = np.random.default_rng(0)
+  frames = rng.standard_normal((2, 48, 48, 3)).astype(np.float32)
+  spec = nn.unbox(jax.eval_shape(judge.init, key, frames)["params"])
+  fill = lambda x: (0.3 * rng.standard_normal(x.shape) + 0.1).astype(np.float32)
+  params = jax.tree.map(fill, spec)
+  run = jax.jit(lambda x: judge.apply({"params": params}, x))
+  edited = frames.copy()
+  edited[1, 0, 0] += 5.0
+  changed = np.abs(run(frames) - run(edited))[..., 0]
+  assert changed[1, :4, :4].max() > 20 * changed[1, 8:, 8:].max()
+  np.testing.assert_array_equal(changed[0], 0.0)  # frames never see each other
+
+
+def test_too_small_frames_are_refused():
+  judge = discriminator.PatchDiscriminator(depth=3)
+  with pytest.raises(ValueError, match="16 x 16 .* depth=3, which needs 24"):
+    judge.init(key, jnp.zeros((1, 16, 16, 3)))
+  assert jax.eval_shape(judge.init, key, jnp.zeros((1, 24, 24, 3)))
+
+
+def test_hinge_losses_are_known():
+  real, fake = jnp.array([2.0, 0.5]), jnp.array([-2.0, 0.5])
+  loss = discriminator.discriminator_loss(real, fake)
+  np.testing.assert_allclose(loss, 0.5 * (0.25 + 0.75))
+  zeros = jnp.zeros(3)
+  np.testing.assert_allclose(discriminator.discriminator_loss(zeros, zeros), 1.0)
+  np.testing.assert_allclose(discriminator.generator_loss(fake), 0.75)

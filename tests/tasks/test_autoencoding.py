@@ -1,0 +1,274 @@
+"""Training an autoencoder: one loss, two players, and what each of them sees."""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from einops import rearrange
+
+from vdm_jax.autoencoders import base, discriminator, kl_image
+from vdm_jax.tasks import autoencoding
+
+key = jax.random.key(0)
+JUDGE = discriminator.PatchDiscriminator(width=8, depth=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+  """The least autoencoder: a matrix for each 2 x 2 square, either way."""
+
+  latent_channels: int = 4
+
+  def init(self, key, video):
+    del video
+    noise = lambda i, *shape: jnp.cos(1.7 * i + jnp.arange(math.prod(shape)))
+    shapes = {"encoder": (12, 2 * self.latent_channels)}
+    shapes |= {"decoder": (self.latent_channels, 12)}
+    params = {k: noise(i, *s).reshape(s) / 3 for i, (k, s) in enumerate(shapes.items())}
+    return {**params, "latents": base.identity(self.latent_channels)}
+
+  def encode(self, params, video):
+    x = rearrange(video, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2)
+    return base.Moments(*jnp.split(x @ params["encoder"], 2, axis=-1))
+
+  def latents(self, params, moments, key):
+    return base.normalize(params["latents"], base.sample(moments, key))
+
+  def decode(self, params, latents):
+    x = base.denormalize(params["latents"], latents) @ params["decoder"]
+    return rearrange(x, "b t h w (p q c) -> b t (h p) (w q) c", p=2, q=2)
+
+
+def squares(seed, clips, frames=2, size=16):
+  """uint8 videos of a bright square that moves on black, [B, T, size, size, 3]."""
+  rng = np.random.default_rng(seed)
+  video = np.zeros((clips, frames, size, size, 3), np.uint8)
+  for clip in video:
+    y, x, dy, dx = rng.integers((0, 0, 0, 0), (size - 6, size - 6, 3, 3))
+    color = rng.integers(100, 256, 3)
+    for t, frame in enumerate(clip):
+      frame[y + t * dy : y + t * dy + 5, x + t * dx : x + t * dx + 5] = color
+  return video
+
+
+@pytest.fixture(scope="module")
+def game():
+  """The task with a GAN from step 10, and its loss with gradients, compiled once."""
+  task = autoencoding.Autoencoding(
+    autoencoder=Linear(), gan_weight=0.5, gan_start=10, discriminator=JUDGE
+  )
+  batch = {"video": squares(0, 2), "step": np.int32(10)}
+  params = nn.unbox(jax.jit(task.init)(key, batch))
+  loss = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+  return task, params, batch, loss
+
+
+def norm(tree):
+  return float(optax.tree.norm(tree))
+
+
+def test_psnr_rises_and_the_latents_get_measured():
+  task = autoencoding.Autoencoding(
+    autoencoder=kl_image.KLImage(channels=(16,), layers_per_block=1, groups=4, patch=4),
+    softness=0.3,
+  )
+  data = squares(1, 64)
+  # This kind of key is cheap to compile for.
+  params = nn.unbox(jax.jit(task.init)(jax.random.key(0, impl="rbg"), {"video": data}))
+  tx = optax.partition(
+    {"generator": optax.adamw(4e-3, b2=0.95), "frozen": optax.set_to_zero()},
+    lambda params: jax.tree_util.tree_map_with_path(
+      lambda path, _: autoencoding.player(
+        jax.tree_util.keystr(path, simple=True, separator="/")
+      ),
+      params,
+    ),
+  )
+
+  @jax.jit
+  def step(params, opt_state, video, key):
+    grads, metrics = jax.grad(task.loss, has_aux=True)(params, {"video": video}, key)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+  opt_state, curve = tx.init(params), []
+  rng = np.random.default_rng(0)
+  for i in range(60):
+    video = data[rng.choice(64, 16, replace=False)]
+    params, opt_state, metrics = step(params, opt_state, video, jax.random.key(i))
+    curve.append({k: float(v) for k, v in metrics.items()})
+  assert curve[-1]["psnr"] > curve[0]["psnr"] + 6.0
+  assert curve[-1]["loss"] < 0.3 * curve[0]["loss"]
+
+  stats = params["autoencoder"]["latents"]  # weight decay did not reach them
+  np.testing.assert_array_equal(stats["shift"], 0.0)
+  np.testing.assert_array_equal(stats["scale"], 1.0)
+
+  fresh = squares(2, 32)
+  measured = task.finish(params, ({"video": fresh[i : i + 16]} for i in (0, 16)))
+  ae = task.autoencoder
+  moments = jax.jit(ae.encode)(
+    measured["autoencoder"], autoencoding.to_float({"video": fresh})
+  )
+  z = np.asarray(ae.latents(measured["autoencoder"], moments, key))
+  np.testing.assert_allclose(z.mean((0, 1, 2, 3)), 0.0, atol=0.1)
+  np.testing.assert_allclose(z.std((0, 1, 2, 3)), 1.0, atol=0.1)
+  before, after = (jax.jit(task.reconstruct)(p, fresh) for p in (params, measured))
+  np.testing.assert_allclose(before, after, atol=1e-3)
+  real = autoencoding.to_float({"video": fresh})
+  unseen = [autoencoding.psnr(real[:, t], after[:, t]).mean() for t in range(2)]
+  assert min(unseen) > curve[0]["psnr"] + 6.0
+
+
+def test_each_player_gets_its_own_gradient(game):
+  """The gradient of the sum is the two gradients of the two losses, kept apart."""
+  task, params, batch, loss = game
+  (total, metrics), grads = loss(params, batch, key)
+  names = {"l1", "kl", "psnr", "perceptual", "loss", "gan/generator"}
+  assert names | {"gan/discriminator", "gan/real", "gan/fake"} == set(metrics)
+  assert all(np.ndim(x) == 0 and np.isfinite(x) for x in metrics.values())
+  np.testing.assert_allclose(total, metrics["loss"])
+
+  # By hand, without stop_gradient: each player's loss as a function of its own weights.
+  real = autoencoding.to_float(batch)
+
+  def output(p):
+    ae = task.autoencoder
+    latents = ae.latents(p, ae.encode(p, real), jax.random.split(key)[1])
+    return ae.decode(p, latents).reshape(-1, *real.shape[2:])
+
+  def judge(p, x):
+    return JUDGE.apply({"params": p}, x)
+
+  @jax.jit
+  def by_hand(p):
+    ae, d = p["autoencoder"], p["discriminator"]
+    frames = real.reshape(-1, *real.shape[2:])
+
+    def second(d):
+      return discriminator.discriminator_loss(judge(d, frames), judge(d, output(ae)))
+
+    def joined(p):  # what one gets without stopping any gradient
+      d, fake = p["discriminator"], output(p["autoencoder"])
+      return 0.5 * discriminator.generator_loss(judge(d, fake)) + second(d)
+
+    first = jax.grad(lambda ae: -0.5 * judge(d, output(ae)).mean())
+    return first(ae), jax.grad(second)(d), jax.grad(joined)(p)["discriminator"]
+
+  gan, discriminators, joined = by_hand(params)
+  near = lambda a, b: norm(jax.tree.map(jnp.subtract, a, b)) < 1e-4 * norm(b)
+  assert near(grads["discriminator"], discriminators)
+  assert not near(joined, discriminators)
+
+  rest = dataclasses.replace(task, gan_weight=0.0)
+  alone = jax.jit(jax.grad(rest.loss, has_aux=True))(params, batch, key)[0]
+  summed = jax.tree.map(jnp.add, alone["autoencoder"], gan)
+  assert near(grads["autoencoder"], summed)
+  assert not near(grads["autoencoder"], alone["autoencoder"])
+
+
+def test_gan_is_silent_before_its_start(game):
+  task, params, batch, loss = game
+  early = {**batch, "step": np.int32(9)}
+  (total, metrics), grads = loss(params, early, key)
+  assert norm(grads["discriminator"]) == 0.0
+  assert metrics["gan/generator"] == metrics["gan/discriminator"] == 0.0
+  rest = metrics["l1"] + metrics["perceptual"]
+  np.testing.assert_allclose(total, rest, rtol=1e-4)
+  (late, _), grads = loss(params, batch, key)
+  assert norm(grads["discriminator"]) > 0.0
+  assert abs(float(late - total)) > 0.1
+
+
+def test_without_a_gan_there_is_no_discriminator():
+  task = autoencoding.Autoencoding(autoencoder=Linear())
+  params = jax.eval_shape(task.init, key, {"video": squares(0, 1)})
+  assert set(params) == {"autoencoder"}
+  _, metrics = jax.eval_shape(task.loss, params, {"video": squares(0, 1)}, key)
+  assert set(metrics) == {"l1", "kl", "psnr", "perceptual", "loss"}
+
+
+def test_gan_needs_the_step(game):
+  task, params, batch, _ = game
+  with pytest.raises(KeyError, match="gan_start=10 needs batch"):
+    jax.eval_shape(task.loss, params, {"video": batch["video"]}, key)
+
+
+def test_perceptual_networks_are_frozen():
+  @dataclasses.dataclass(frozen=True)
+  class Weighted:
+    def init(self):
+      return {"weight": np.float32(3.0)}
+
+    def __call__(self, params, x, y):
+      return params["weight"] * jnp.square(x - y).mean((1, 2, 3))
+
+  task = autoencoding.Autoencoding(autoencoder=Linear(), perceptual=Weighted())
+  batch = {"video": squares(0, 1)}
+  params = task.init(key, batch)
+  assert params["perceptual"]["weight"] > 2.0
+  grads, metrics = jax.jit(jax.grad(task.loss, has_aux=True))(params, batch, key)
+  assert metrics["perceptual"] > 0.0 and norm(grads["autoencoder"]) > 0.0
+  assert norm(grads["perceptual"]) == 0.0
+  assert norm(grads["autoencoder"]["latents"]) == 0.0
+
+
+@pytest.mark.parametrize(
+  "path, name",
+  [
+    ("autoencoder/encoder/conv_in/kernel", "generator"),
+    ("autoencoder/latents/scale", "frozen"),
+    ("perceptual/conv_0/kernel", "frozen"),
+    ("discriminator/conv_in/kernel", "discriminator"),
+  ],
+)
+def test_every_parameter_has_a_player(path, name):
+  assert autoencoding.player(path) == name
+
+
+def test_frames_are_drawn_without_repetition_and_in_order():
+  clip = np.arange(5.0, dtype=np.float32)[:, None, None, None]
+  frames = np.tile(clip, (40, 1, 1, 1, 1))
+  draw = jax.jit(autoencoding.draw_frames, static_argnums=2)
+  drawn = draw(key, frames, 3)[..., 0, 0, 0]
+  assert drawn.shape == (40, 3)
+  assert np.all(np.diff(drawn, axis=1) > 0)
+  counts = np.unique(drawn, return_counts=True)[1]
+  assert len(counts) == 5 and counts.min() > 10  # 24 each is expected
+  with pytest.raises(ValueError, match="frames_per_clip=6 is more than the 5 frames"):
+    autoencoding.draw_frames(key, frames, 6)
+  task = autoencoding.Autoencoding(autoencoder=Linear(), frames_per_clip=1)
+  spec = jax.eval_shape(task.init, key, {"video": squares(0, 2)})
+  jax.eval_shape(task.loss, spec, {"video": squares(0, 2)}, key)
+
+
+def test_uint8_and_float_are_the_same_video():
+  video = squares(0, 1)
+  floats = autoencoding.to_float({"video": video})
+  assert floats.dtype == jnp.float32
+  assert floats.min() == -1.0 and -1.0 < floats.max() <= 1.0
+  again = autoencoding.to_float({"video": floats})
+  np.testing.assert_array_equal(floats, again)
+  assert autoencoding.to_float({"video": np.full((1,), 255, np.uint8)})[0] == 1.0
+  with pytest.raises(TypeError, match="int32; it must be uint8"):
+    autoencoding.to_float({"video": video.astype(np.int32)})
+  with pytest.raises(KeyError, match=r"\['label'\]; an autoencoder needs 'video'"):
+    autoencoding.to_float({"label": 3})
+
+
+def test_psnr_of_a_known_error():
+  x = jnp.zeros((2, 4, 4, 3))
+  y = x.at[1].add(0.2)
+  np.testing.assert_allclose(autoencoding.psnr(x, y), [106.0206, 20.0], atol=1e-3)
+
+
+def test_wrong_hyper_parameters_are_refused():
+  with pytest.raises(ValueError, match="gan_weight=-1 must not be negative"):
+    autoencoding.Autoencoding(autoencoder=Linear(), gan_weight=-1)
+  with pytest.raises(ValueError, match="frames_per_clip=0"):
+    autoencoding.Autoencoding(autoencoder=Linear(), frames_per_clip=0)

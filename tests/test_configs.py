@@ -1,0 +1,148 @@
+"""Every config, at :tiny, runs all its stages to the end, and at full size is whole."""
+
+import importlib
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdm_jax import config as c
+from vdm_jax import video_io
+from vdm_jax.data import records
+from vdm_jax.programs import job, sample
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(
+  ".".join(path.relative_to(ROOT).with_suffix("").parts)
+  for path in (ROOT / "configs").rglob("*.py")
+  if path.name != "__init__.py"
+)
+
+
+def get_config(name, *arg):
+  return importlib.import_module(name).get_config(*arg)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """name -> (config, workdir) of the tiny run, each run once."""
+  made = {}
+
+  def run(name):
+    if name not in made:
+      cfg, workdir = get_config(name, "tiny"), tmp_path_factory.mktemp("run")
+      job.run(cfg, cfg.stages, workdir)
+      made[name] = cfg, workdir
+    return made[name]
+
+  return run
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_says_what_it_is_and_which_arguments_there_are(name):
+  module = importlib.import_module(name)
+  assert module.__doc__ and "python -m vdm_jax.main --config=" in module.__doc__
+  with pytest.raises(ValueError, match="unknown; there are .* tiny"):
+    module.get_config("tinny")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_its_networks_have_shapes_at_full_size(name):
+  cfg = get_config(name)
+  assert set(cfg.stages) <= set(cfg)
+  autoencoder = c.build(cfg.autoencoder)
+  size = 4 * autoencoder.stride[1]
+  video = jax.ShapeDtypeStruct((1, 1, size, size, 3), np.float32)
+  shapes = jax.eval_shape(autoencoder.init, jax.random.key(0), video)
+  assert shapes["latents"]["scale"].shape == (autoencoder.latent_channels,)
+  if "task" in cfg and "network" in cfg:
+    latents = np.zeros((1, *cfg.sample.shape), np.float32)
+    batch = {"latents": latents, "label": np.zeros(1, np.int32)}
+    task = c.build(cfg.task)
+    shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) > 1e6
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tiny_runs_to_the_end(name, runs):
+  cfg, workdir = runs(name)
+  assert (workdir / "config.json").is_file()
+  for stage in set(cfg.stages) & {"autoencode", "train"}:
+    folder = workdir / cfg[stage].folder
+    rows = [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == cfg[stage].steps
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert Image.open(folder / "loss.png").size[0] > 100
+  if "evaluate" in cfg.stages:
+    scores = json.loads((workdir / "metrics.json").read_text())
+    assert all(np.isfinite(s["samples"]["value"]) for s in scores.values())
+    assert all(s["samples"]["protocol"]["count"] > 0 for s in scores.values())
+
+
+def test_the_quickstart_writes_what_a_newcomer_looks_at(runs):
+  cfg, workdir = runs("configs.quickstart")
+  count = 10 * cfg.sample.signals.per_class
+  videos = sorted((workdir / "samples").glob("*.mp4"))
+  assert len(videos) == count
+  assert video_io.read_mp4(videos[0]).shape == (8, 64, 64, 3)
+  gif = Image.open(workdir / "samples" / "grid.gif")
+  assert gif.n_frames == 8
+  sheet = Image.open(workdir / "samples" / "grid.png")
+  assert sheet.size[1] == 4 * (10 * 17 - 1)  # one row per class
+  with np.load(workdir / "samples" / sample.VIDEOS) as file:
+    assert file["video"].shape == (count, 8, 16, 16, 3)
+    assert file["label"].tolist() == sorted(file["label"].tolist())
+  assert list((workdir / "denoiser" / "previews").glob("*.png"))
+
+
+def test_a_second_run_of_the_same_command_does_nothing_again(runs, capsys):
+  cfg, workdir = runs("configs.quickstart")
+  before = {p: p.stat().st_mtime_ns for p in (workdir / "samples").rglob("*")}
+  job.run(cfg, ("autoencode", "encode", "train", "sample"), workdir)
+  said = capsys.readouterr().out
+  assert said.count("done already") == 2
+  assert "encoded already" in said and "there already" in said
+  assert before == {p: p.stat().st_mtime_ns for p in (workdir / "samples").rglob("*")}
+
+
+def test_latents_of_other_settings_are_refused_and_samples_are_made_anew(
+  runs, tmp_path
+):
+  cfg, workdir = runs("configs.quickstart")
+  copy = tmp_path / "run"
+  shutil.copytree(workdir, copy)
+  cfg = get_config("configs.quickstart", "tiny")
+  cfg.encode.batch_size = 100
+  with pytest.raises(ValueError, match="other settings; delete the folder"):
+    job.run(cfg, ("encode",), copy)
+  cfg.guide.scales = (1.5,)
+  old = sample.made_with(copy / "samples")
+  job.run(cfg, ("sample",), copy)
+  assert sample.made_with(copy / "samples") != old
+  with np.load(copy / "samples" / sample.VIDEOS) as new:
+    with np.load(workdir / "samples" / sample.VIDEOS) as first:
+      assert (new["video"] != first["video"]).any()
+
+
+def test_a_stage_without_the_one_before_it_says_so(tmp_path):
+  cfg = get_config("configs.quickstart", "tiny")
+  with pytest.raises(FileNotFoundError, match="Train first"):
+    job.run(cfg, ("encode",), tmp_path)
+  with pytest.raises(FileNotFoundError, match="write it first"):
+    job.run(cfg, ("train",), tmp_path)
+  with pytest.raises(FileNotFoundError, match="sample first"):
+    job.run(cfg, ("evaluate",), tmp_path)
+
+
+def test_encoded_latents_have_unit_variance(runs):
+  from vdm_jax.data import sources
+
+  _, workdir = runs("configs.quickstart")
+  assert records.read_meta(workdir / "latents")["count"] == 400
+  latents = sources.in_memory(sources.Records(workdir / "latents")).arrays
+  second = np.square(latents["mean"]).mean() + np.exp(latents["logvar"]).mean()
+  np.testing.assert_allclose(second, 1.0, atol=0.1)
