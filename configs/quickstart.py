@@ -102,6 +102,7 @@ def get_config(arg="full"):
     num_heads=4,
     num_classes=10,
     layout=("temporal",),
+    unroll=8,
   )
   cfg.task = c.call(
     latent_diffusion.LatentDiffusion,
@@ -114,7 +115,7 @@ def get_config(arg="full"):
   )
   cfg.sampler = c.bind(heun.heun)
   cfg.ts = c.bind(times.uniform_grid, num_steps=20)
-  cfg.guide = c.bind(denoise.guide, drop=(("label",),), scales=(3.0,))
+  cfg.guide = c.bind(denoise.guide, drop=(("label",),), scales=(2.0,))
   drawing = dict(
     task=cfg.task,
     autoencoder=cfg.autoencoder,
@@ -133,15 +134,15 @@ def get_config(arg="full"):
       source=c.call(
         sources.in_memory, source=c.call(sources.Records, path="{workdir}/latents")
       ),
-      batch_size=128,
+      batch_size=64,
     ),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=800, warmup=50),
+      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=1100, warmup=50),
       b2=0.99,
       weight_decay=0.01,
     ),
-    steps=800,
+    steps=1100,
     ema_decay=0.995,
     save_every=400,
     preview=c.call(
@@ -174,7 +175,7 @@ def tiny(cfg):
   """The same stages with little data, small networks and few steps."""
   cfg.dataset.update(train_clips=400, test_clips=200)
   cfg.autoencoder.update(channels=(8, 8), groups=4)
-  cfg.network.update(width=32, depth=2, num_heads=2)
+  cfg.network.update(width=32, depth=2, num_heads=2, unroll=1)
   cfg.ts.num_steps = 2
   for stage, steps in (("autoencode", 30), ("train", 20)):
     cfg[stage].loader.batch_size = 16

@@ -1,46 +1,80 @@
 """The command line: what is wrong is refused in a line or two, before any work."""
 
+import json
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
 QUICKSTART = "--config=configs/quickstart.py:tiny"
+WORKDIR = "--workdir=never_made"
+MISTAKES = {
+  "no config": ([], "--config is missing"),
+  "no workdir": ([QUICKSTART], "--workdir is missing"),
+  "flag": ([QUICKSTART, "--wrkdir=x"], "Did you mean: workdir"),
+  "mode": ([QUICKSTART, WORKDIR, "--mode=trian"], "Did you mean 'train'"),
+  "field": ([QUICKSTART, WORKDIR, "--config.network.dept=12"], "Did you mean 'depth'"),
+  "top field": ([QUICKSTART, WORKDIR, "--config.sead=1"], "Did you mean 'seed'"),
+  "value": ([QUICKSTART, WORKDIR, "--config.seed=one"], "--config.seed=one"),
+  "file": (
+    ["--config=configs/quickstrat.py", WORKDIR],
+    "Did you mean 'configs/quickstart.py'",
+  ),
+  "argument": (["--config=configs/quickstart.py:tinny", WORKDIR], "are full and tiny"),
+  "word": ([QUICKSTART, WORKDIR, "train"], "'train' is no flag"),
+}
+
+# Importing takes seconds: once, and then one fork for each command line.
+FORKS = """
+import json, os, sys
+from absl import app
+from vdm_jax import main
+import configs.quickstart
+for name, args in json.load(sys.stdin).items():
+  reader, writer = os.pipe()
+  child = os.fork()
+  if not child:
+    os.dup2(writer, 1), os.dup2(writer, 2)
+    sys.argv = ["main.py", *args]
+    app.run(main.run, flags_parser=main.parse)
+    os._exit(0)
+  os.close(writer)
+  said = os.fdopen(reader).read()
+  _, status = os.waitpid(child, 0)
+  print(json.dumps([name, os.waitstatus_to_exitcode(status), said]), flush=True)
+"""
 
 
-def run(*args):
-  command = [sys.executable, "-m", "vdm_jax.main", *args]
-  return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+  """name -> (exit code, what was said)."""
+  cases = {name: args for name, (args, _) in MISTAKES.items()} | {"help": ["--help"]}
+  done = subprocess.run(
+    [sys.executable, "-c", FORKS],
+    input=json.dumps(cases),
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  rows = map(json.loads, done.stdout.splitlines())
+  return {name: (code, said) for name, code, said in rows}
 
 
-@pytest.mark.parametrize(
-  ("args", "wanted"),
-  [
-    ([], "--config is missing"),
-    ([QUICKSTART], "--workdir is missing"),
-    ([QUICKSTART, "--wrkdir=x"], "Did you mean: workdir"),
-    ([QUICKSTART, "--mode=trian"], "Did you mean 'train'"),
-    ([QUICKSTART, "--config.network.dept=12"], "Did you mean 'depth'"),
-    ([QUICKSTART, "--config.sead=1"], "Did you mean 'seed'"),
-    ([QUICKSTART, "--config.seed=one"], "--config.seed=one"),
-    (["--config=configs/quickstrat.py"], "Did you mean 'configs/quickstart.py'"),
-    (["--config=configs/quickstart.py:tinny"], "there are full and tiny"),
-    ([QUICKSTART, "train"], "'train' is no flag"),
-  ],
-  ids=lambda x: x[-1] if isinstance(x, list) and x else None,
-)
-def test_a_mistake_is_named_with_the_nearest_right_name(tmp_path, args, wanted):
-  workdir = tmp_path / "run"
-  if args not in ([], [QUICKSTART]) and "--wrkdir=x" not in args:
-    args = [*args, f"--workdir={workdir}"]
-  got = run(*args)
-  assert got.returncode == 2
-  assert wanted in got.stderr
-  assert "Traceback" not in got.stderr
-  assert not workdir.exists()
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_with_the_nearest_right_name(name, answers):
+  code, said = answers[name]
+  assert code == 2
+  assert MISTAKES[name][1] in said
+  assert "Traceback" not in said
 
 
-def test_help_says_how_to_start():
-  got = run("--help")
-  assert "--config=configs/quickstart.py" in got.stdout
-  assert "--workdir" in got.stdout and "--mode" in got.stdout
+def test_help_says_how_to_start(answers):
+  _, said = answers["help"]
+  for word in ("--config=configs/quickstart.py", "--workdir", "--mode"):
+    assert word in said
+
+
+def test_nothing_was_begun(answers):
+  assert not pathlib.Path("never_made").exists()

@@ -114,3 +114,16 @@ def test_a_subset_is_that_part(digits):
     sources.Subset(source, 20)
   with pytest.raises(IndexError):
     part[3]
+
+
+def test_a_transformed_source_is_the_same_at_every_reading():
+  source = sources.Arrays({"video": np.arange(4)})
+  noise = lambda record, rng: {"video": record["video"] + rng.random()}
+  double = lambda record, rng: {"video": 2 * record["video"]}
+  changed = sources.Transformed(source, (noise, double), seed=1)
+  assert len(changed) == 4
+  first = [changed[i]["video"] for i in range(4)]
+  assert first == [changed[i]["video"] for i in range(4)]
+  assert all(2 * i <= x < 2 * (i + 1) for i, x in enumerate(first))
+  other = sources.Transformed(source, (noise, double), seed=2)
+  assert other[0]["video"] != first[0]

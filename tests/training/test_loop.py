@@ -247,3 +247,27 @@ def test_the_log_holds_means_over_its_lines(tmp_path):
   means = [np.mean(single[:4]), np.mean(single[4:])]
   np.testing.assert_allclose([x for _, x in losses], means, rtol=1e-6)
   assert json.dumps(losses)
+
+
+def test_finish_changes_the_last_state_once_and_before_it_is_saved(whole, tmp_path):
+  calls = []
+
+  def finish(state):
+    calls.append(int(state.step))
+    return state.replace(ema=jax.tree.map(jnp.zeros_like, state.ema))
+
+  state = fit(30, tmp_path, finish=finish)
+  assert calls == [30] and not np.any(state.ema["kernel"])
+  saved = checkpoint.restore_part(tmp_path, "ema")
+  assert not np.any(saved["kernel"])
+  assert bits(state.params) == bits(fit(30).params)  # and nothing else
+  fit(30, tmp_path, finish=finish)  # a finished run is not finished again
+  assert calls == [30]
+
+
+def test_a_stopped_run_is_not_finished(tmp_path):
+  calls = []
+  strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
+  with pytest.raises(SystemExit):
+    fit(30, tmp_path, hooks=[loop.Every(1, strike)], finish=calls.append)
+  assert not calls

@@ -1,0 +1,76 @@
+"""The small decisions that programs take by themselves."""
+
+import numpy as np
+import pytest
+
+from vdm_jax import config as c
+from vdm_jax.data import sources
+from vdm_jax.metrics import score
+from vdm_jax.programs import evaluate, job, sample
+
+
+def test_a_short_batch_is_padded_with_its_last_row():
+  batch = {"a": np.arange(3), "b": np.eye(3)}
+  padded, real = job.pad(batch, 5)
+  assert real == 3 and padded["a"].tolist() == [0, 1, 2, 2, 2]
+  assert padded["b"].shape == (5, 3)
+  whole, real = job.pad(batch, 3)
+  assert real == 3 and whole is batch
+
+
+def test_a_digest_is_of_the_bits():
+  tree = {"a": np.ones(3, np.float32), "b": {"c": np.zeros(2)}}
+  same = {"b": {"c": np.zeros(2)}, "a": np.ones(3, np.float32)}
+  assert job.digest(tree) == job.digest(same)
+  for other in (
+    {**tree, "a": np.nextafter(tree["a"], np.float32(2))},
+    {"a": tree["b"]["c"], "b": {"c": tree["a"]}},
+  ):
+    assert job.digest(tree) != job.digest(other)
+
+
+def test_a_grid_has_one_row_for_each_class():
+  videos = np.arange(7)[:, None]
+  labels = np.array([1, 0, 1, 0, 0, 1, 0])
+  chosen, columns = sample.one_row_a_class(videos, labels, 8)
+  assert columns == 3  # as many as the rarest class has
+  assert chosen[:, 0].tolist() == [1, 3, 4, 0, 2, 5]
+  chosen, columns = sample.one_row_a_class(videos, None, 3)
+  assert columns == 3 and chosen[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_real_clips_have_the_labels_of_the_samples():
+  labels = np.tile(np.arange(3), 4)
+  source = sources.Arrays({"video": np.arange(12), "label": labels})
+  wanted = np.array([2, 2, 0, 2, 1])
+  clips = score.Clips(videos=np.zeros(5), labels=wanted)
+  got = evaluate.like(clips, source, np.random.default_rng(0))
+  assert got.labels.tolist() == wanted.tolist()
+  assert len(set(got.videos.tolist())) == 5  # no clip twice while there are others
+  clips = score.Clips(videos=np.zeros(1), labels=np.array([7]))
+  with pytest.raises(ValueError, match="class 7, of which the real clips hold none"):
+    evaluate.like(clips, source, np.random.default_rng(0))
+
+
+def test_unlabelled_real_clips_are_drawn_without_repetition():
+  source = sources.Arrays({"video": np.arange(6)})
+  clips = score.Clips(videos=np.zeros(6))
+  got = evaluate.like(clips, source, np.random.default_rng(0))
+  assert sorted(got.videos.tolist()) == list(range(6)) and got.labels is None
+
+
+def test_json_is_written_whole(tmp_path):
+  job.write_json(tmp_path / "new" / "a.json", {"a": [1, 2]})
+  assert (tmp_path / "new" / "a.json").read_text().startswith("{")
+  with pytest.raises(TypeError):
+    job.write_json(tmp_path / "new" / "a.json", {"a": object()})
+  assert "2" in (tmp_path / "new" / "a.json").read_text()
+
+
+def test_an_error_of_the_command_line_is_explained():
+  flag = "--config.network.dept=3"
+  missing = AttributeError('Key "dept" does not exist and cannot be added.')
+  assert c.explain([flag], missing) == f"{flag}: the config has no field 'dept'."
+  near = KeyError('\'dept\'\nDid you mean "depth" instead of "dept"?')
+  assert c.explain([flag], near) == f"{flag}: no field 'dept'. Did you mean 'depth'?"
+  assert c.explain([], ValueError("something else")) == "something else"

@@ -1,0 +1,53 @@
+"""The whole run, from clips to scores, is the same on one device and on two."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vdm_jax.programs import sample
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """devices -> workdir of the tiny quickstart, run as a program."""
+  made = {}
+  for devices in (1, 2):
+    workdir = tmp_path_factory.mktemp("devices") / str(devices)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    subprocess.run(
+      [
+        sys.executable,
+        "-m",
+        "vdm_jax.main",
+        "--config=configs/quickstart.py:tiny",
+        f"--workdir={workdir}",
+      ],
+      env={**os.environ, "XLA_FLAGS": flags},
+      check=True,
+      timeout=600,
+    )
+    made[devices] = workdir
+  return made
+
+
+def rows(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("folder", ["autoencoder", "denoiser"])
+def test_losses_are_equal(runs, folder):
+  one, two = (rows(runs[n] / folder / "log.jsonl") for n in (1, 2))
+  assert [r["step"] for r in one] == [r["step"] for r in two]
+  np.testing.assert_allclose(
+    [r["loss"] for r in one], [r["loss"] for r in two], rtol=2e-3
+  )
+
+
+def test_samples_are_equal(runs):
+  one, two = (np.load(runs[n] / "samples" / sample.VIDEOS)["video"] for n in (1, 2))
+  gap = np.abs(one.astype(int) - two)
+  assert np.mean(gap) < 1.0 and np.mean(gap) < 0.05 * one.std()
