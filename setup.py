@@ -36,7 +36,7 @@ setuptools.setup(
         "safetensors>=0.5",
     ],
     extras_require={
-        "test": ["pytest>=8.0", "ruff>=0.9"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
     },
