@@ -138,11 +138,11 @@ def get_config(arg="full"):
     ),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=1100, warmup=50),
+      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=900, warmup=50),
       b2=0.99,
       weight_decay=0.01,
     ),
-    steps=1100,
+    steps=900,
     ema_decay=0.995,
     save_every=400,
     preview=c.call(
