@@ -25,6 +25,13 @@ def test_call_and_bind_are_built_inner_parts_first():
   assert built["box"].inside(2) == 10
 
 
+def test_plain_defaults_are_fields_and_so_flags():
+  assert c.call(Box).size == 1 and "inside" not in c.call(Box)
+  assert c.bind(scale).by == 2 and c.call(Box, size=5).size == 5
+  # What a bound function may be given by position stays free.
+  assert dict(c.bind(Box)) == {"bind": f"{__name__}:Box"}
+
+
 def test_lists_and_tuples_of_calls_are_built():
   built = c.build({"all": (c.call(Box, size=1), c.call(Box, size=2)), "list": [1, "a"]})
   assert [b.size for b in built["all"]] == [1, 2] and built["list"] == [1, "a"]

@@ -105,7 +105,29 @@ def _describe(verb, target, kwargs):
     raise TypeError(f"{target} cannot be imported by name; move it into a module.")
   _check(target, kwargs)
   name = f"{target.__module__}:{target.__qualname__}"
-  return ml_collections.ConfigDict({verb: name, **kwargs})
+  return ml_collections.ConfigDict({verb: name, **_defaults(verb, target), **kwargs})
+
+
+def _defaults(verb, target):
+  """The target's own defaults that are plain values: they are flags, too.
+
+  A bound function may yet be given arguments by position: only what must be named.
+  """
+  named = inspect.Parameter.KEYWORD_ONLY
+  kinds = (
+    (named,) if verb == "bind" else (named, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+  )
+  return {
+    name: p.default
+    for name, p in inspect.signature(target).parameters.items()
+    if p.kind in kinds and _is_plain(p.default)
+  }
+
+
+def _is_plain(value):
+  if isinstance(value, tuple):
+    return all(map(_is_plain, value))
+  return isinstance(value, bool | int | float | str)
 
 
 def _load(name, kwargs):

@@ -113,6 +113,9 @@ def run(
       name=job.stage,
     )
   saver.close()
+  skipped = getattr(loader, "report", None)
+  if skipped:
+    job.say(skipped.summary())
   log.loss_plot(place / "log.jsonl", place / "loss.png", plot)
 
 
