@@ -99,7 +99,7 @@ def test_unknown_names_are_refused_with_those_that_exist():
     conditioning.drop(jax.random.key(0), cond, null, {"label": 10})
 
 
-def test_frames_cuts_what_has_frames():
+def test_take_gathers_what_has_frames():
   clip = jnp.arange(6.0).reshape(1, 6, 1, 1, 1) * jnp.ones((2, 1, 1, 1, 1))
   cond = Conditioning(
     vectors={"label": jnp.zeros(2, jnp.int32)},
@@ -107,12 +107,12 @@ def test_frames_cuts_what_has_frames():
     hints={"pose": clip},
     known=clip,
     mask=clip > 2,
+    positions=jnp.arange(10, 16)[None] * jnp.ones((2, 1)),
   )
-  cut = jax.jit(conditioning.frames, static_argnums=2)(cond, 2, 3)
+  cut = jax.jit(conditioning.take)(cond, jnp.array([0, 4, 3]))
   for x in (cut.channels["low_res"], cut.hints["pose"], cut.known):
-    np.testing.assert_array_equal(x[0, :, 0, 0, 0], [2, 3, 4])
+    np.testing.assert_array_equal(x[0, :, 0, 0, 0], [0, 4, 3])
   np.testing.assert_array_equal(cut.mask[1, :, 0, 0, 0], [False, True, True])
   assert cut.channels["first_frame"].shape[1] == 1
   assert cut.vectors["label"].shape == (2,)
-  with pytest.raises(ValueError, match="window of 7 frames"):
-    conditioning.frames(cond, 0, 7)
+  np.testing.assert_array_equal(cut.positions[1], [10, 14, 13])

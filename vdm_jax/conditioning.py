@@ -10,7 +10,8 @@ network and to guidance. Its group says how it enters:
 
 A name may stand in two groups (an image as tokens and as channels) and is then one
 signal: it is dropped and swapped in both at once. `known` and `mask` say which
-frames are given; they are not signals and are never dropped.
+frames are given, `positions` which frames of a longer video they are; these are not
+signals and are never dropped.
 """
 
 import zlib
@@ -41,6 +42,9 @@ class Conditioning:
     hints: {name: [B, T, 8 H, 8 W, C]}; T may be 1 as well.
     known: [B, T, H, W, C] clean latents, read where `mask` is True.
     mask: [B, T, 1, 1, 1] bool, True for given frames.
+    positions: [B, T] the place of each frame in its video, counted in frames; None is
+      0 .. T - 1. A window that leaves frames out (key frames, a far context) says so
+      here.
   """
 
   tokens: dict = flax.struct.field(default_factory=dict)
@@ -49,6 +53,7 @@ class Conditioning:
   hints: dict = flax.struct.field(default_factory=dict)
   known: jax.Array | None = None
   mask: jax.Array | None = None
+  positions: jax.Array | None = None
 
 
 def names(cond):
@@ -89,26 +94,18 @@ def drop(key, cond, null, rates):
   return _replace(cond, null, tuple(rates), toss)
 
 
-def frames(cond, start, size):
-  """The part of `cond` that belongs to the frames start .. start + size - 1.
+def take(cond, index):
+  """The part of `cond` that belongs to the frames `index` [w], which may be traced.
 
-  Channels, hints, known and mask are cut along T; what has a single frame is shared
-  by all and stays. Tokens and vectors belong to the whole video. `start` may be
-  traced, `size` is static.
+  Channels, hints, known, mask and positions are gathered along T; what has a single
+  frame is shared by all and stays. Tokens and vectors belong to the whole video.
   """
 
-  def cut(x):
-    if x.shape[1] == 1:
-      return x
-    if size > x.shape[1]:
-      raise ValueError(
-        f"A window of {size} frames was asked of a signal with {x.shape[1]}; make the "
-        "window shorter or the signal longer."
-      )
-    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+  def gather(x):
+    return x if x.shape[1] == 1 else jnp.take(x, index, axis=1)
 
-  parts = ("channels", "hints", "known", "mask")
-  return cond.replace(**{p: jax.tree.map(cut, getattr(cond, p)) for p in parts})
+  parts = ("channels", "hints", "known", "mask", "positions")
+  return cond.replace(**{p: jax.tree.map(gather, getattr(cond, p)) for p in parts})
 
 
 def _replace(cond, null, signals, fn):
