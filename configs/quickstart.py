@@ -14,7 +14,7 @@ from vdm_jax import config as c
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import loader, sources
 from vdm_jax.data.builders import moving_digits
-from vdm_jax.diffusion import denoise, process, times
+from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import digits, frames, temporal, wavelets
@@ -115,7 +115,7 @@ def get_config(arg="full"):
   )
   cfg.sampler = c.bind(heun.heun)
   cfg.ts = c.bind(times.uniform_grid, num_steps=20)
-  cfg.guide = c.bind(denoise.guide, drop=(("label",),), scales=(2.0,))
+  cfg.guide = c.bind(guidance.guide, drop=(("label",),), scales=(2.0,))
   drawing = dict(
     task=cfg.task,
     autoencoder=cfg.autoencoder,

@@ -9,6 +9,7 @@ import pytest
 
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import guidance
 from vdm_jax.diffusion import process as p
 
 B, T = 3, 4
@@ -52,7 +53,7 @@ def without(*names):
 def guided(drop, scales):
   network = Network()
   denoise = d.from_network(network, p.Flow(), "velocity")
-  out = d.guide(denoise, NULL, drop=drop, scales=scales)(X, TIME, COND)
+  out = guidance.guide(denoise, NULL, drop=drop, scales=scales)(X, TIME, COND)
   return out.x0, network.batches
 
 
@@ -60,12 +61,16 @@ def test_a_network_is_read_as_an_estimate_of_x0():
   flow = d.from_network(Network(), p.Flow(), "velocity")(X, TIME, COND)
   velocity = Network()(X, 1000 * TIME, COND)
   np.testing.assert_allclose(flow.x0, X - p.expand(TIME) * velocity, rtol=1e-4)
-  assert flow.log_variance is None
+  assert flow.fraction is None
   with pytest.raises(ValueError, match="'noise'; expected one of"):
     d.from_network(Network(), p.Flow(), "noise")
   twice = lambda x, t, cond: jnp.concatenate([x, x], -1)
+  out = d.from_network(twice, p.Flow(), "x0")(X, TIME, COND)
+  np.testing.assert_allclose(out.x0, X, atol=1e-6)
+  np.testing.assert_allclose(out.fraction, (X + 1) / 2, atol=1e-6)
+  more = lambda x, t, cond: jnp.concatenate([x, x, x], -1)
   with pytest.raises(ValueError, match="learned variance"):
-    d.from_network(twice, p.Flow(), "eps")(X, TIME, COND)
+    d.from_network(more, p.Flow(), "eps")(X, TIME, COND)
 
 
 def test_guidance_is_its_closed_form_in_one_call():
@@ -107,7 +112,7 @@ def test_scales_may_change_over_frames_times_and_channels():
   for scale in (
     column,
     frames.tolist(),
-    functools.partial(d.over_frames, start=1.0, stop=2.5),
+    functools.partial(guidance.over_frames, start=1.0, stop=2.5),
     lambda t: column,
   ):
     out, _ = guided((DROP["label"],), (scale,))
@@ -120,7 +125,7 @@ def test_scales_may_change_over_frames_times_and_channels():
 
 
 def test_an_interval_guides_inside_it_only():
-  scale = functools.partial(d.interval, scale=5.0, low=0.4, high=0.6)
+  scale = functools.partial(guidance.interval, scale=5.0, low=0.4, high=0.6)
   t = jnp.array([[0.3, 0.4, 0.5, 0.6, 0.7]])
   np.testing.assert_array_equal(scale(t), [[1, 1, 5, 5, 1]])
   full, empty = without(), without("label")
@@ -147,10 +152,10 @@ def test_guiding_x0_is_guiding_eps():
 def test_guidance_keeps_the_conditional_variance():
   def denoise(x_t, t, cond):
     label = cond.vectors["label"][:, None, None, None, None] * jnp.ones_like(x_t)
-    return d.Denoised(x_t, log_variance=label)
+    return d.Denoised(x_t, fraction=label)
 
-  out = d.guide(denoise, NULL, drop=(("label",),), scales=(3.0,))(X, TIME, COND)
-  np.testing.assert_array_equal(out.log_variance[:, 0, 0, 0, 0], [1, 2, 3])
+  out = guidance.guide(denoise, NULL, drop=(("label",),), scales=(3.0,))(X, TIME, COND)
+  np.testing.assert_array_equal(out.fraction[:, 0, 0, 0, 0], [1, 2, 3])
 
 
 def test_wrong_guidance_is_refused():
@@ -178,7 +183,7 @@ def test_given_frames_are_held_at_time_zero():
     seen.update(x=x_t, t=t)
     return d.Denoised(2.0 * x_t + 1.0)
 
-  guide = functools.partial(d.guide, drop=(("label",),), scales=(3.0,))
+  guide = functools.partial(guidance.guide, drop=(("label",),), scales=(3.0,))
   out = d.chain(denoise, (guide, d.given), null)(X, TIME, cond).x0
   where = np.broadcast_to(mask, SHAPE)
   np.testing.assert_array_equal(out[where], known[where])

@@ -138,6 +138,7 @@ def test_half_precision_latents_are_counted_in_float32():
 
 
 def test_a_network_with_more_channels_is_refused():
-  apply = lambda x, t, cond: jnp.concatenate([x, x], axis=-1)
-  with pytest.raises(ValueError, match="learned variance"):
-    losses.denoising_loss(apply, p.Flow(), "eps", X0, Conditioning(), TIMES, KEY)
+  for n, match in ((3, "learned variance"), (2, "over the steps of DDPM")):
+    apply = lambda x, t, cond, n=n: jnp.concatenate([x] * n, axis=-1)
+    with pytest.raises(ValueError, match=match):
+      losses.denoising_loss(apply, p.Flow(), "eps", X0, Conditioning(), TIMES, KEY)

@@ -109,11 +109,20 @@ def test_ddpm_spacings_are_the_originals():
     ours = indices(times.respaced_grid(p.DDPM(), num_steps=n))
     np.testing.assert_array_equal(ours, golden[f"out_timesteps_{n}"])
   for n in (25, 50):
-    ours = indices(times.strided_grid(p.DDPM(), num_steps=n))
+    ours = indices(times.leading_grid(p.DDPM(), num_steps=n))
     np.testing.assert_array_equal(ours, golden[f"out_timesteps_ddim{n}"])
   # Stable Diffusion's DDIM: 1, 21 .. 981.
-  ours = indices(times.strided_grid(p.DDPM(), num_steps=50, offset=1))
+  ours = indices(times.leading_grid(p.DDPM(), num_steps=50, offset=1))
   np.testing.assert_array_equal(ours, np.arange(1, 1000, 20))
+  # diffusers' formulas.
+  for n in (4, 7, 30, 50):
+    ours = indices(times.leading_grid(p.DDPM(), num_steps=n))
+    np.testing.assert_array_equal(ours, np.arange(n) * (1000 // n))
+    ours = indices(times.trailing_grid(p.DDPM(), num_steps=n))
+    theirs = np.round(np.arange(1000, 0, -1000 / n)) - 1
+    np.testing.assert_array_equal(ours, theirs[::-1])
+    ours = indices(times.linspace_grid(p.DDPM(), num_steps=n))
+    np.testing.assert_array_equal(ours, np.linspace(0, 999, n).round())
 
 
 GRIDS = [
@@ -122,6 +131,7 @@ GRIDS = [
   (p.Flow(), functools.partial(times.shifted_grid, shift=0.3)),
   (p.EDM(), times.karras_grid),
   (p.DDPM(), times.respaced_grid),
+  (p.DDPM(), times.trailing_grid),
 ]
 
 
@@ -139,8 +149,9 @@ def test_wrong_numbers_of_steps_are_refused():
     times.uniform_grid(p.Flow(), num_steps=0)
   with pytest.raises(ValueError, match="leaves 2 to 1000"):
     times.respaced_grid(p.DDPM(), num_steps=1001)
-  for kwargs in ({"num_steps": 30}, {"num_steps": 50, "offset": 20}):
-    with pytest.raises(ValueError, match="must divide 1000"):
-      times.strided_grid(p.DDPM(), **kwargs)
+  with pytest.raises(ValueError, match="20 apart move by 0 to 19"):
+    times.leading_grid(p.DDPM(), num_steps=50, offset=20)
+  with pytest.raises(ValueError, match="has 1000"):
+    times.trailing_grid(p.DDPM(), num_steps=1001)
   with pytest.raises(ValueError, match="DDPM only"):
     times.respaced_grid(p.Flow(), num_steps=10)

@@ -10,6 +10,7 @@ import pytest
 
 from vdm_jax import conditioning
 from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import guidance
 from vdm_jax.diffusion import loss as losses
 from vdm_jax.diffusion import masks, times
 from vdm_jax.diffusion import process as p
@@ -109,7 +110,7 @@ def test_a_task_trains_and_samples(task):
   assert step(lower, BATCH, KEY)[0][0] < loss
 
   grid = functools.partial(times.uniform_grid, num_steps=3)
-  guide = functools.partial(d.guide, drop=(("label",),), scales=(2.0,))
+  guide = functools.partial(guidance.guide, drop=(("label",),), scales=(2.0,))
   sample = functools.partial(
     task.sample, shape=SHAPE, sampler=ddim.ddim, ts=grid, wrappers=(guide,)
   )
@@ -164,7 +165,7 @@ def sampled():
   params = EXACT.init(KEY, {"latents": np.zeros(shape), **batch})
   frame = np.arange(T, dtype=np.float32).reshape(T, 1, 1, 1)
   known = np.full(shape, 0.123, np.float32) + frame
-  guide = functools.partial(d.guide, drop=(("label",),), scales=(3.0,))
+  guide = functools.partial(guidance.guide, drop=(("label",),), scales=(3.0,))
   ts = times.uniform_grid(p.Flow(), num_steps=50)
 
   @jax.jit

@@ -2,23 +2,21 @@
 
   denoise(x_t, t, cond) -> Denoised(x0)        x_t [B, T, H, W, C], t [B, T]
 
-is all that a sampler knows. Wrappers `(denoise, null, **hyper) -> denoise` add
-guidance, given frames ...; a config lists those it needs, innermost first. `null` is
-the Conditioning in which every signal is empty.
-
-Mixing estimates of x0 is mixing eps or v (they are affine in x0 with the same
-coefficients, and guidance weights sum to one), so no wrapper knows the prediction.
+is all that a sampler knows. Wrappers `(denoise, null, **hyper) -> denoise` add given
+frames, windows over a long video ... (guidance: diffusion/guidance.py); a config lists
+those it needs, innermost first. `null` is the Conditioning in which every signal is
+empty. Mixing estimates of x0 is mixing eps or v (they are affine in x0 with the same
+coefficients), so no wrapper knows the prediction.
 """
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 
 from vdm_jax import conditioning
-from vdm_jax.diffusion import loss
 from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import variance
 
 
 @flax.struct.dataclass
@@ -27,22 +25,24 @@ class Denoised:
 
   Attributes:
     x0: [B, T, H, W, C] its mean.
-    log_variance: the same shape, of the step back, where a network gives it.
+    fraction: the same shape, where the variance of the step back lies between its
+      bounds (diffusion/variance.py), if the network says so.
   """
 
   x0: jax.Array
-  log_variance: jax.Array | None = None
+  fraction: jax.Array | None = None
 
 
 def from_network(apply, process, prediction):
-  """Reads a network's output F as an estimate of x0. apply: (x, t, cond) -> F."""
+  """Reads a network's output as an estimate of x0. apply: (x, t, cond) -> output."""
   p.check(prediction, process)
 
   def denoise(x_t, t, cond):
     out = apply(*process.network_inputs(x_t, t), cond)
+    out, fraction = variance.split(out.astype(x_t.dtype), x_t.shape[-1])
     if out.shape != x_t.shape:
-      raise ValueError(loss.wrong_output(out.shape, x_t.shape))
-    return Denoised(p.solve(process, prediction, x_t, out.astype(x_t.dtype), t))
+      raise ValueError(f"The network returned {out.shape}, expected {x_t.shape}.")
+    return Denoised(p.solve(process, prediction, x_t, out, t), fraction)
 
   return denoise
 
@@ -52,60 +52,6 @@ def chain(denoise, wrappers, null):
   for wrap in wrappers:
     denoise = wrap(denoise, null)
   return denoise
-
-
-def guide(denoise, null, *, drop, scales):
-  """Classifier-free guidance along a chain of ever less conditioned estimates.
-
-    x0 = d_n + sum_i scales[i] (d_i - d_{i+1})
-
-  d_0 has all signals, d_{i+1} lacks those that drop[i] names. One entry is the usual
-  guidance (https://arxiv.org/abs/2207.12598), where 1 is none; two are text and image.
-  All estimates come from one call with n + 1 times the batch. With the single scale
-  1.0 the network is called as it is.
-
-  Args:
-    drop: the names that each branch lacks: ("label",), or ("text", ("text", "image")).
-    scales: as many; a number, a sequence of T numbers (one for each frame), an array
-      that broadcasts to x0, or a function of t [B, T] that gives [B, T] or such an
-      array.
-  """
-  drop = tuple((names,) if isinstance(names, str) else tuple(names) for names in drop)
-  scales = tuple(scales)
-  if len(drop) != len(scales) or not drop:
-    raise ValueError(
-      f"guide got {len(drop)} sets of signals to drop, {drop}, and {len(scales)} "
-      "scales; give one scale for each set, and at least one."
-    )
-  if len(scales) == 1 and isinstance(scales[0], int | float) and scales[0] == 1:
-    return denoise
-
-  def guided(x_t, t, cond):
-    conds = [cond] + [conditioning.swap(cond, null, names) for names in drop]
-    n = len(conds)
-    # The branches of an example lie side by side: a sharded batch stays where it is.
-    stack = lambda *xs: rearrange(list(xs), "n b ... -> (b n) ...")
-    tile = lambda x: stack(*[x] * n)
-    parts = denoise(tile(x_t), tile(t), jax.tree.map(stack, *conds))
-    parts = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=n), parts)
-
-    x0 = parts.x0[-1]
-    for i, scale in enumerate(scales):
-      x0 += _scale(scale, t) * (parts.x0[i] - parts.x0[i + 1])
-    variance = parts.log_variance
-    return Denoised(x0, None if variance is None else variance[0])
-
-  return guided
-
-
-def interval(t, *, scale, low, high):
-  """Guidance only while low < t <= high, https://arxiv.org/abs/2404.07724: [B, T]."""
-  return jnp.where((low < t) & (t <= high), scale, 1.0)
-
-
-def over_frames(t, *, start, stop):
-  """A scale that changes linearly from the first frame to the last (SVD): [B, T]."""
-  return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
 
 
 def given(denoise, null):
@@ -126,16 +72,132 @@ def given(denoise, null):
   return held
 
 
-def _scale(scale, t):
-  """A scale in any of its forms, ready to stand before [B, T, H, W, C]."""
-  if callable(scale):
-    scale = scale(t)
-    return p.expand(scale) if np.ndim(scale) == 2 else scale
-  if np.ndim(scale) == 1:
-    if len(scale) != t.shape[1]:
+def replace(denoise, null):
+  """Puts `cond.known` into the estimate where `cond.mask` says so, at the video's time.
+
+  Given frames for a network that knows one noise level per clip: they travel with the
+  others, noised as those are ("replacement", https://arxiv.org/abs/2204.03458, which
+  shows why it leaves seams). Start them at alpha known + sigma eps.
+  """
+  del null
+
+  def replaced(x_t, t, cond):
+    estimate = denoise(x_t, t, cond)
+    return estimate.replace(x0=jnp.where(cond.mask, cond.known, estimate.x0))
+
+  return replaced
+
+
+def smooth(denoise, null, *, fn, below):
+  """Edits the estimate of x0 by `fn` while t < below: interpolation, clipping ..."""
+  del null
+
+  def smoothed(x_t, t, cond):
+    estimate = denoise(x_t, t, cond)
+    return estimate.replace(
+      x0=jnp.where(p.expand(t) < below, fn(estimate.x0), estimate.x0)
+    )
+
+  return smoothed
+
+
+def uniform(size):
+  """Every frame of a window counts the same: [size]."""
+  return np.ones(size)
+
+
+def triangular(size):
+  """The middle of a window counts most, its ends least: [size]."""
+  return np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).astype(float)
+
+
+def windows(denoise, null, *, size, stride, weights=triangular):
+  """A long video by overlapping windows, averaged in every step; one after another.
+
+    x0[i] = sum over windows w that hold i of g_w(i) d_w(i) / sum g_w(i)
+
+  Gen-L-Video, https://arxiv.org/abs/2305.18264; FreeNoise averages with `triangular`
+  weights, https://arxiv.org/abs/2310.15169. The last window ends with the video. A
+  video of `size` frames or fewer is one window.
+
+  Args:
+    size: frames that the denoiser sees.
+    stride: frames from one window to the next, 1 .. size.
+    weights: size -> [size], what each frame of a window counts.
+  """
+  del null
+  if not 1 <= stride <= size:
+    raise ValueError(f"stride={stride}; windows of {size} frames take 1 to {size}.")
+
+  def windowed(x_t, t, cond):
+    num_frames = x_t.shape[1]
+    if num_frames <= size:
+      return denoise(x_t, t, cond)
+    last = num_frames - size
+    starts = np.array([*range(0, last, stride), last])
+    g = jnp.asarray(weights(size), x_t.dtype)
+
+    def add(sums, start):
+      index = start + jnp.arange(size)
+      part = denoise(x_t[:, index], t[:, index], _take(cond, index))
+      put = lambda old, new: old.at[:, index].add(p.expand(g[None]) * new)
+      return jax.tree.map(put, sums, part), None
+
+    like = jax.eval_shape(denoise, x_t, t, cond)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    sums, _ = jax.lax.scan(add, zero, starts)
+    total = np.zeros(num_frames)
+    for start in starts:
+      total[start : start + size] += weights(size)
+    total = p.expand(jnp.asarray(total, x_t.dtype)[None])
+    return jax.tree.map(lambda x: x / total, sums)
+
+  return windowed
+
+
+def queue(denoise, null, *, size, length, look_ahead=False):
+  """The frames in flight of a diagonal schedule, by windows: FIFO-Diffusion.
+
+  With `schedules.fifo` the frames that are being denoised stand side by side, each a
+  step noisier than the one before it; only they are looked at. Windows of `size` frames
+  split them (latent partitioning); with look-ahead the windows overlap by half, and a
+  frame is judged in the noisier half, with cleaner frames in front of it: twice the
+  cost. https://arxiv.org/abs/2405.11473.
+
+  Args:
+    size: frames that the denoiser sees; even with look-ahead.
+    length: frames in flight, a multiple of `size`: the steps of the schedule's grid.
+  """
+  del null
+  if length % size or (look_ahead and size % 2):
+    raise ValueError(
+      f"length={length} must be a multiple of size={size}, and size even to look ahead."
+    )
+  stride = size // 2 if look_ahead else size
+  ahead = size - stride  # cleaner frames in front of the first in flight
+  offsets = range(0, length + ahead - size + 1, stride)
+
+  def queued(x_t, t, cond):
+    num_frames = x_t.shape[1]
+    if num_frames < length + ahead:
       raise ValueError(
-        f"guide got {len(scale)} scales over frames for {t.shape[1]} frames; give one "
-        "for each, or the function over_frames."
+        f"A queue of {length + ahead} frames was asked of a video with {num_frames}; "
+        "make the video longer, or the grid and the queue shorter."
       )
-    return rearrange(jnp.asarray(scale), "t -> t 1 1 1")
-  return scale
+    first = jnp.argmax(t[0] > 0.0)  # not yet done
+    start = jnp.clip(first - ahead, 0, num_frames - length - ahead)
+    estimate = jax.eval_shape(denoise, x_t, t, cond)
+    estimate = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), estimate)
+    for k, offset in enumerate(offsets):
+      index = start + offset + jnp.arange(size)
+      part = denoise(x_t[:, index], t[:, index], _take(cond, index))
+      keep = slice(0 if k == 0 else ahead, size)
+      put = lambda old, new, i=index, s=keep: old.at[:, i[s]].set(new[:, s])
+      estimate = jax.tree.map(put, estimate, part)
+    return estimate
+
+  return queued
+
+
+def _take(cond, index):
+  return None if cond is None else conditioning.take(cond, index)

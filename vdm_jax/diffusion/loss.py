@@ -2,13 +2,15 @@
 
   L = mean over frames to generate of  w(t) |F - F*|^2,    F* = a(t) x0 + b(t) eps
 
-A weight is a function (process, prediction, t) -> [B, T].
+A weight is a function (process, prediction, t) -> [B, T]. Each is stated as it stands
+on the error of x0 (or eps) and holds whatever the network predicts.
 """
 
 import jax
 import jax.numpy as jnp
 
 from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import variance
 
 
 def constant(process, prediction, t):
@@ -26,27 +28,90 @@ def min_snr(process, prediction, t, *, gamma=5.0):
   https://arxiv.org/abs/2303.09556.
   """
   alpha, sigma = process.alpha_sigma(t)
-  to_x0 = sigma / p.determinant(prediction, process, t)
-  return jnp.minimum((alpha / sigma) ** 2, gamma) * to_x0**2
+  snr = jnp.minimum((alpha / sigma) ** 2, gamma)
+  return snr * _to_x0(process, prediction, t) ** 2
 
 
-def denoising_loss(apply, process, prediction, x0, cond, t, key, *, weight=constant):
+def soft_min_snr(process, prediction, t, *, gamma=4.0):
+  """SNR gamma / (SNR + gamma) on the error of x0: min-SNR without the corner.
+
+  https://arxiv.org/abs/2401.11605, appendix B.
+  """
+  alpha, sigma = process.alpha_sigma(t)
+  snr = (alpha / sigma) ** 2
+  return snr * gamma / (snr + gamma) * _to_x0(process, prediction, t) ** 2
+
+
+def truncated_snr(process, prediction, t):
+  """max(SNR, 1) on the error of x0, https://arxiv.org/abs/2202.00512."""
+  alpha, sigma = process.alpha_sigma(t)
+  return jnp.maximum((alpha / sigma) ** 2, 1.0) * _to_x0(process, prediction, t) ** 2
+
+
+def sigmoid(process, prediction, t, *, bias=-3.0):
+  """sigmoid(bias - log SNR) on the error of eps, https://arxiv.org/abs/2410.19324."""
+  alpha, sigma = process.alpha_sigma(t)
+  log_snr = 2.0 * (jnp.log(alpha) - jnp.log(sigma))
+  to_eps = _to_x0(process, prediction, t) * alpha / sigma
+  return jax.nn.sigmoid(bias - log_snr) * to_eps**2
+
+
+def edm(process, prediction, t, *, sigma_data=0.5):
+  """(s^2 + sd^2) / (s sd)^2 on the error of x0, s = sigma / alpha: 1 on EDM's own F.
+
+  https://arxiv.org/abs/2206.00364, table 1.
+  """
+  alpha, sigma = process.alpha_sigma(t)
+  s = sigma / alpha
+  weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
+  return weight * _to_x0(process, prediction, t) ** 2
+
+
+def _to_x0(process, prediction, t):
+  """An error of F times this is the error of x0 that it makes, [B, T]."""
+  _, sigma = process.alpha_sigma(t)
+  return sigma / p.determinant(prediction, process, t)
+
+
+def denoising_loss(
+  apply,
+  process,
+  prediction,
+  x0,
+  cond,
+  t,
+  key,
+  *,
+  weight=constant,
+  offset=0.0,
+  bound_weight=1.0,
+):
   """The loss of one batch.
 
   Args:
-    apply: (x, t, cond) -> network output [B, T, H, W, C].
+    apply: (x, t, cond) -> network output [B, T, H, W, C]; or [.., 2 C], whose second
+      half is the learned variance (diffusion/variance.py).
     x0: [B, T, H, W, C] clean latents.
     cond: Conditioning; frames that its mask marks are shown clean, at time 0, and
       count nothing.
     t: [B, T].
     key: of the noise.
     weight: (process, prediction, t) -> [B, T].
+    offset: deviation of a noise that a frame's channel has everywhere alike, added to
+      eps, so that brightness is learned ("offset noise"); 0.05 to 0.1 is usual.
+    bound_weight: of the variational bound, in bits per element, that a learned
+      variance is trained by; what is predicted gets no gradient from it.
 
   Returns:
-    Scalar loss, {"loss", "mse"}: with and without the weight.
+    Scalar loss, {"loss", "mse"}: with and without the weight; with a learned variance
+    also {"bound"}.
   """
   x0 = x0.astype(jnp.float32)
-  eps = jax.random.normal(key, x0.shape)
+  k_eps, k_offset = (key, None) if not offset else jax.random.split(key)
+  eps = jax.random.normal(k_eps, x0.shape)
+  if offset:
+    shape = (*x0.shape[:2], 1, 1, x0.shape[-1])
+    eps += offset * jax.random.normal(k_offset, shape)
   generated = jnp.ones_like(t)
   if cond.mask is not None:
     generated = jnp.where(cond.mask[..., 0, 0, 0], 0.0, 1.0)
@@ -56,18 +121,16 @@ def denoising_loss(apply, process, prediction, x0, cond, t, key, *, weight=const
     x_t = jnp.where(cond.mask, x0 if cond.known is None else cond.known, x_t)
   target = p.mix(p.row(prediction, process, t), x0, eps)
   out = apply(*process.network_inputs(x_t, t), cond).astype(jnp.float32)
+  out, fraction = variance.split(out, x0.shape[-1])
   if out.shape != x0.shape:
-    raise ValueError(wrong_output(out.shape, x0.shape))
+    raise ValueError(f"The network returned {out.shape}, expected {x0.shape}.")
   error = jnp.mean((out - target) ** 2, axis=(2, 3, 4))  # [B, T]
-  mean = lambda w: jnp.sum(w * error) / jnp.maximum(jnp.sum(generated), 1.0)
-  loss = mean(generated * weight(process, prediction, t))
-  return loss, {"loss": loss, "mse": mean(generated)}
-
-
-def wrong_output(came, wanted):
-  """The message for a network whose output has not the shape of its input."""
-  return (
-    f"The network returned {came}, expected {wanted}: one value for each of x_t. "
-    "A second half of the channels (learned variance) is not read: set the network's "
-    "number of output channels to that of the latents."
-  )
+  mean = lambda w, e: jnp.sum(w * e) / jnp.maximum(jnp.sum(generated), 1.0)
+  loss = mean(generated * weight(process, prediction, t), error)
+  metrics = {"mse": mean(generated, error)}
+  if fraction is not None and bound_weight:
+    x0_hat = p.solve(process, prediction, x_t, jax.lax.stop_gradient(out), t)
+    bits = variance.bound(process, x0, x_t, x0_hat, fraction, t)
+    metrics["bound"] = mean(generated, bits)
+    loss += bound_weight * metrics["bound"]
+  return loss, {"loss": loss, **metrics}

@@ -70,6 +70,19 @@ def betas(schedule, num_steps=1000, ends=None):
   return np.minimum(table * 1000 / num_steps, 0.999)
 
 
+def zero_terminal_snr(table):
+  """The betas, rescaled so that the last alpha_bar is FLOOR^2 in place of 0.
+
+  sqrt(alpha_bar) is moved and stretched; its first value stays. Algorithm 1 of
+  https://arxiv.org/abs/2305.08891; use it with a prediction that says something about
+  x0 where alpha vanishes (v, x0), never with eps.
+  """
+  alpha = np.sqrt(np.cumprod(1.0 - table))
+  alpha = (alpha - alpha[-1]) * (alpha[0] - FLOOR) / (alpha[0] - alpha[-1]) + FLOOR
+  alpha_bar = np.concatenate([[1.0], alpha**2])
+  return 1.0 - alpha_bar[1:] / alpha_bar[:-1]
+
+
 @dataclasses.dataclass(frozen=True)
 class DDPM:
   """Variance preserving, by a table of betas; t in [0, num_steps].
@@ -81,6 +94,7 @@ class DDPM:
   schedule: str = "linear"
   num_steps: int = 1000
   beta_ends: tuple[float, float] | None = None
+  zero_snr: bool = False  # rescaled by `zero_terminal_snr`
 
   def __post_init__(self):
     betas(self.schedule, self.num_steps, self._ends)  # refuses a wrong name
@@ -93,22 +107,44 @@ class DDPM:
   def _ends(self):
     return None if self.beta_ends is None else tuple(self.beta_ends)
 
+  @property
+  def betas(self):
+    """[num_steps] float64."""
+    table = betas(self.schedule, self.num_steps, self._ends)
+    return zero_terminal_snr(table) if self.zero_snr else table
+
   def _log_alpha_bar(self, t):
     """log alpha_bar and its derivative, that of the step which ends at t."""
     # float64 here, float32 there: the running sum must not collect rounding errors.
-    slopes = np.log1p(-betas(self.schedule, self.num_steps, self._ends))
+    slopes = np.log1p(-self.betas)
     i = jnp.clip(jnp.ceil(t) - 1, 0, self.num_steps - 1).astype(jnp.int32)
-    slope = jnp.asarray(slopes, jnp.float32)[i]
-    end = jnp.asarray(np.cumsum(slopes), jnp.float32)[i]
+    slope = jnp.asarray(slopes, float)[i]
+    end = jnp.asarray(np.cumsum(slopes), float)[i]
     return end - (i + 1 - t) * slope, slope
 
+  def log_ratio(self, t, s):
+    """log(alpha_bar_t / alpha_bar_s): exact to rounding where t and s are close."""
+    slopes = np.log1p(-self.betas)
+    sums = np.cumsum(slopes)
+    high = sums.astype(np.float32)
+    tables = [jnp.asarray(x, float) for x in (slopes, high, sums - high)]
+
+    def parts(t):
+      t = jnp.asarray(t, float)
+      i = jnp.clip(jnp.ceil(t) - 1, 0, self.num_steps - 1).astype(jnp.int32)
+      slope, high, low = (x[i] for x in tables)
+      return high, low - (i + 1 - t) * slope
+
+    (high_t, rest_t), (high_s, rest_s) = parts(t), parts(s)
+    return (high_t - high_s) + (rest_t - rest_s)
+
   def alpha_sigma(self, t):
-    value, _ = self._log_alpha_bar(jnp.asarray(t, jnp.float32))
+    value, _ = self._log_alpha_bar(jnp.asarray(t, float))
     alpha, sigma = jnp.exp(0.5 * value), jnp.sqrt(jnp.maximum(-jnp.expm1(value), 0.0))
     return jnp.maximum(alpha, FLOOR), jnp.maximum(sigma, FLOOR)
 
   def rates(self, t):
-    _, slope = self._log_alpha_bar(jnp.asarray(t, jnp.float32))
+    _, slope = self._log_alpha_bar(jnp.asarray(t, float))
     alpha, sigma = self.alpha_sigma(t)
     return 0.5 * alpha * slope, -0.5 * alpha**2 * slope / sigma
 
@@ -127,11 +163,11 @@ class Cosine:
   t_max: float = 0.999
 
   def alpha_sigma(self, t):
-    u = 0.5 * jnp.pi * jnp.asarray(t, jnp.float32)
+    u = 0.5 * jnp.pi * jnp.asarray(t, float)
     return jnp.maximum(jnp.cos(u), FLOOR), jnp.maximum(jnp.sin(u), FLOOR)
 
   def rates(self, t):
-    u = 0.5 * jnp.pi * jnp.asarray(t, jnp.float32)
+    u = 0.5 * jnp.pi * jnp.asarray(t, float)
     return -0.5 * jnp.pi * jnp.sin(u), 0.5 * jnp.pi * jnp.cos(u)
 
   def network_inputs(self, x_t, t):
@@ -149,7 +185,7 @@ class Flow:
   t_max: float = 1.0
 
   def alpha_sigma(self, t):
-    t = jnp.asarray(t, jnp.float32)
+    t = jnp.asarray(t, float)
     return jnp.maximum(1.0 - t, FLOOR), jnp.maximum(t, FLOOR)
 
   def rates(self, t):
@@ -170,7 +206,7 @@ class EDM:
   sigma_data: float = 0.5
 
   def alpha_sigma(self, t):
-    t = jnp.asarray(t, jnp.float32)
+    t = jnp.asarray(t, float)
     return jnp.ones_like(t), jnp.maximum(t, FLOOR)
 
   def rates(self, t):

@@ -7,6 +7,8 @@ alone by the sampler, so waiting, being given and being done are all plateaus.
   full            every frame at once: a plain grid
   autoregressive  frame after frame (block after block)
   pyramid         frame after frame, `lag` steps apart: waves that overlap
+  fifo            frame after frame, one step apart: a queue
+  hierarchical    key frames, then the frames between them
   given           a matrix with some frames clean from the start
 """
 
@@ -44,6 +46,32 @@ def pyramid(grid, num_frames, *, lag=1, block=1):
   wait = lag * (np.arange(num_frames) // block)  # [T] steps
   steps = np.arange(num_steps + wait[-1] + 1)
   return grid[np.clip(steps[:, None] - wait, 0, num_steps)]
+
+
+def fifo(grid, num_frames):
+  """A frame behind another by one step of the grid [S + 1]: S frames are in flight.
+
+  `denoise.queue` looks at these only. https://arxiv.org/abs/2405.11473, which starts
+  from a clip of another sampler where the first frames here start alone.
+
+  Returns: [S + T, T].
+  """
+  return pyramid(grid, num_frames, lag=1)
+
+
+def hierarchical(grid, num_frames, *, stride):
+  """Every stride-th frame and the last take the grid [S + 1] first, then the others.
+
+  Returns: [2 S + 1, T].
+  """
+  if not 1 < stride < num_frames:
+    raise ValueError(f"stride={stride}; it must be 2 to {num_frames - 1}.")
+  grid = np.asarray(grid, np.float32)
+  num_steps = len(grid) - 1
+  frames = np.arange(num_frames)
+  key_frame = (frames % stride == 0) | (frames == num_frames - 1)
+  steps = np.arange(2 * num_steps + 1)[:, None] - np.where(key_frame, 0, num_steps)
+  return grid[np.clip(steps, 0, num_steps)]
 
 
 def given(matrix, mask):

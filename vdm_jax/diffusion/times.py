@@ -1,7 +1,8 @@
 """When: the times a network is trained at, and the times a sampler visits.
 
 Training: a distribution `times(process, key, shape) -> t`, with t in (0, t_max].
-Sampling: a grid `grid(process) -> ts [S + 1]`, falling from t_max to 0, float32.
+Sampling: a grid `grid(process) -> ts [S + 1]`, falling from t_max to 0, float32. DDIM's
+spacings have names: leading, trailing, linspace (diffusers') and respaced (DiT's).
 
 Both are plain functions to `bind` in a config; `schedules` makes a matrix of a grid.
 """
@@ -100,20 +101,39 @@ def respaced_grid(process, *, num_steps):
   return _grid([*(i + 1 for i in reversed(k)), 0])
 
 
-def strided_grid(process, *, num_steps, offset=0):
+def leading_grid(process, *, num_steps, offset=0):
   """DDPM's every n-th step: 50 of 1000 are 0, 20, 40 .. 980, all plus `offset`.
 
-  The spacing of DDIM ("ddim50", "leading"); Stable Diffusion's has offset 1. It
-  never visits the last steps. Indices k stand for t = k + 1.
+  DDIM's own spacing ("ddim50"), diffusers' "leading"; Stable Diffusion's has offset 1.
+  It never visits the last steps. Indices k stand for t = k + 1.
   """
-  stride, rest = divmod(_num_steps(process), _positive(num_steps))
-  if rest or not 0 <= offset < stride:
+  stride = _num_steps(process) // _at_most(num_steps, process)
+  if not 0 <= offset < stride:
     raise ValueError(
-      f"num_steps={num_steps}, offset={offset}: num_steps must divide "
-      f"{_num_steps(process)} and offset be in 0 .. {max(stride - 1, 0)}; "
-      "respaced_grid takes any number of steps."
+      f"offset={offset}; steps that are {stride} apart move by 0 to {stride - 1}."
     )
   return _grid([*(k * stride + offset + 1 for k in reversed(range(num_steps))), 0])
+
+
+def trailing_grid(process, *, num_steps):
+  """DDPM's every n-th step from the last: 50 of 1000 are 999, 979 .. 19.
+
+  diffusers' "trailing"; right for few steps and for a terminal SNR of 0,
+  https://arxiv.org/abs/2305.08891. Indices k stand for t = k + 1.
+  """
+  last = _num_steps(process)
+  stride = last / _at_most(num_steps, process)
+  k = np.round(np.arange(last, 0, -stride)) - 1
+  return _grid([*(k[:num_steps] + 1), 0])
+
+
+def linspace_grid(process, *, num_steps):
+  """DDPM's steps, evenly spaced with both ends, rounded: diffusers' "linspace".
+
+  The same steps as `respaced_grid`. diffusers' DDIM leaves a step at t - 1000 // n,
+  which is not where the next one begins, and agrees with nobody; here it does begin.
+  """
+  return respaced_grid(process, num_steps=num_steps)
 
 
 def _grid(ts):
@@ -123,6 +143,12 @@ def _grid(ts):
 def _positive(num_steps):
   if num_steps < 1:
     raise ValueError(f"num_steps={num_steps}; a sampler takes at least 1 step.")
+  return num_steps
+
+
+def _at_most(num_steps, process):
+  if _positive(num_steps) > _num_steps(process):
+    raise ValueError(f"num_steps={num_steps}; the process has {_num_steps(process)}.")
   return num_steps
 
 

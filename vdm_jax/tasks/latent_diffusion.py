@@ -36,6 +36,9 @@ class LatentDiffusion:
     drop_rates: {signal: probability} of training without it, for guidance.
     mask_rates: {mask: probability} of training with given frames, see
       diffusion/masks.py. If there are any, the network is told `known` and `mask`.
+    per_frame_times: each frame of a training clip has its own time (diffusion forcing,
+      https://arxiv.org/abs/2407.01392); False, one for the clip.
+    offset_noise, bound_weight: see denoising_loss.
   """
 
   network: Any
@@ -46,6 +49,9 @@ class LatentDiffusion:
   weight: Callable = losses.constant
   drop_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
   mask_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  per_frame_times: bool = False
+  offset_noise: float = 0.0
+  bound_weight: float = 1.0
 
   def __post_init__(self):
     p.check(self.prediction, self.process)
@@ -64,33 +70,56 @@ class LatentDiffusion:
     x0 = latents(batch, k_latents)
     cond, null = self._condition(k_mask, batch, x0)
     cond = conditioning.drop(k_drop, cond, null, self.drop_rates)
-    t = self.times(self.process, k_time, (x0.shape[0], 1))
+    each = x0.shape[1] if self.per_frame_times else 1
+    t = self.times(self.process, k_time, (x0.shape[0], each))
     t = jnp.broadcast_to(t, x0.shape[:2])
+    one_time = not (self.per_frame_times or self.mask_rates)
 
     def apply(x, t, cond):
-      t = t if self.mask_rates else t[:, :1]  # one time for the clip: less to compute
+      t = t[:, :1] if one_time else t  # one time for the clip: less to compute
       rngs = {"dropout": k_network}
       return self.network.apply({"params": params}, x, t, cond, train=True, rngs=rngs)
 
     return losses.denoising_loss(
-      apply, self.process, self.prediction, x0, cond, t, k_noise, weight=self.weight
+      apply,
+      self.process,
+      self.prediction,
+      x0,
+      cond,
+      t,
+      k_noise,
+      weight=self.weight,
+      offset=self.offset_noise,
+      bound_weight=self.bound_weight,
     )
 
   def denoiser(self, params, null, wrappers=(), *, one_time=False):
     """The network as denoise(x_t, t, cond), in its wrappers, innermost first.
 
-    `one_time` promises that all frames of a clip share their time: less to compute.
+    `one_time` promises that all frames of a clip share their time unless some are
+    given: less to compute.
     """
 
     def apply(x, t, cond):
-      t = t[:, :1] if one_time else t
+      t = t[:, :1] if one_time and cond.mask is None else t
       return self.network.apply({"params": params}, x, t, cond)
 
     denoise = d.from_network(apply, self.process, self.prediction)
     return d.chain(denoise, wrappers, null)
 
   def sample(
-    self, params, batch, shape, key, *, sampler, ts, wrappers=(), known=None, mask=None
+    self,
+    params,
+    batch,
+    shape,
+    key,
+    *,
+    sampler,
+    ts,
+    wrappers=(),
+    noise=loop.noise,
+    known=None,
+    mask=None,
   ):
     """Latents for the signals in `batch`.
 
@@ -100,6 +129,7 @@ class LatentDiffusion:
       ts: [S + 1], [S + 1, T], or a function of the process that gives them.
       wrappers: around the denoiser, innermost first; `given` is added if there is a
         mask.
+      noise: (key, shape) -> the initial noise, see diffusion/noise.py.
       known, mask: the given frames, `shape` and [T], [B, T] or [B, T, 1, 1, 1].
 
     Returns:
@@ -120,10 +150,10 @@ class LatentDiffusion:
       known, mask = jnp.zeros(shape), jnp.zeros(shape[1], bool)
     k_noise, k_steps = jax.random.split(key)
     ts = ts(self.process) if callable(ts) else ts
-    one_time = jnp.ndim(ts) == 1 and mask is None
+    one_time = jnp.ndim(ts) == 1
     ts = loop.rows(ts, shape[1])
     _, sigma = self.process.alpha_sigma(ts[:1])
-    x = p.expand(sigma) * loop.noise(k_noise, shape)
+    x = p.expand(sigma) * noise(k_noise, shape)
     if mask is not None:
       mask = masks.broadcast(mask, *shape[:2])
       known = jnp.broadcast_to(jnp.asarray(known, x.dtype), shape)

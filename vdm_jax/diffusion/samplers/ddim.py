@@ -1,13 +1,17 @@
-"""DDIM, https://arxiv.org/abs/2010.02502; eta = 1 is ancestral DDPM sampling.
+"""DDIM, https://arxiv.org/abs/2010.02502, and its exact inversion.
 
   x_s = alpha_s x0 + sqrt(sigma_s^2 - var) eps + sqrt(var) noise
 
-On the flow process eta = 0 is the Euler method.
+eta = 1 is ancestral sampling, DDPM's and Euler's "Euler ancestral", which is the same
+step written in x / alpha. On the flow process eta = 0 is the Euler method.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import variance
 from vdm_jax.diffusion.samplers import loop
 
 
@@ -21,7 +25,7 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
     if eta == 0.0:
       x_next = p.mix((alpha_next, sigma_next), x0, eps)
     else:
-      var = eta**2 * posterior_variance(process, t, t_next)
+      var = eta**2 * variance.posterior_variance(process, t, t_next)
       kept = jnp.sqrt(jnp.maximum(sigma_next**2 - var, 0.0))
       x_next = p.mix((alpha_next, kept), x0, eps)
       x_next += p.expand(jnp.sqrt(var)) * loop.noise(key, x.shape)
@@ -30,9 +34,42 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
   return loop.run(step, x, ts, key)
 
 
-def posterior_variance(process, t, t_next):
-  """Variance of q(x_next | x_t, x0), [B, T]: equation 16 with eta = 1."""
-  alpha, sigma = process.alpha_sigma(t)
-  alpha_next, sigma_next = process.alpha_sigma(t_next)
-  ratio = alpha * sigma_next / (alpha_next * sigma)
-  return sigma_next**2 * jnp.maximum(1.0 - ratio**2, 0.0)
+def euler_ancestral(denoise, process, x, ts, cond, key, *, eta=1.0):
+  """k-diffusion's Euler ancestral: an Euler step down, then noise back up.
+
+  In y = x / alpha and s = sigma / alpha: up^2 = eta^2 s_next^2 (1 - s_next^2 / s^2),
+  down^2 = s_next^2 - up^2, y_next = y + (down - s) eps + up noise, which is `ddim`.
+  """
+  return ddim(denoise, process, x, ts, cond, key, eta=eta)
+
+
+def invert(denoise, process, x, ts, cond, key=None, *, iterations=20):
+  """The noise x_t at ts[0] from which `ddim`, eta = 0, on `ts` comes to the video x.
+
+  A step of DDIM from t to s is undone by solving x_t = a x_s + b eps(x_t, t) for x_t,
+  by `iterations` of the fixed point. One iteration takes eps at x_s: the inversion of
+  https://arxiv.org/abs/2105.05233, which is wrong by O(step).
+
+  Args:
+    x: [B, T, H, W, C] clean video.
+    ts: the falling grid [S + 1] or matrix [S + 1, T] that `ddim` would take.
+  """
+  if iterations < 1:
+    raise ValueError(f"iterations={iterations}; inversion takes at least one.")
+
+  def step(x, s, t, key):
+    del key  # deterministic
+    alpha, sigma = process.alpha_sigma(t)
+    alpha_s, sigma_s = process.alpha_sigma(s)
+    # The last step of DDIM returns x0 itself: no noise is left at time 0.
+    alpha_s, sigma_s = jnp.where(s > 0, alpha_s, 1.0), jnp.where(s > 0, sigma_s, 0.0)
+    a = alpha / alpha_s
+    coeffs = a, sigma - a * sigma_s
+
+    def improve(_, x_t):
+      x0 = denoise(x_t, t, cond).x0
+      return p.mix(coeffs, x, p.eps_from_x0(process, x_t, x0, t))
+
+    return jax.lax.fori_loop(0, iterations, improve, x)
+
+  return loop.run(step, x, np.flip(ts, axis=0), jax.random.key(0))

@@ -1,26 +1,39 @@
 """The one loop that every sampler shares, and the noise that they draw.
 
-Nothing of the trajectory is kept. A denoiser with a memory would give the scan here
-its carry, and nowhere else.
+Nothing of the trajectory is kept but what a sampler asks for: its memory, a value for
+each frame, which a waiting frame keeps as it is.
 """
 
+import flax
 import jax
 import jax.numpy as jnp
 from einops import repeat
 
-from vdm_jax.diffusion import process as p
+
+@flax.struct.dataclass
+class Recorded:
+  """Noise drawn elsewhere, in place of a key: values[i] is what step i would draw.
+
+  Attributes:
+    values: [S, B, T, H, W, C]; inside a step [B, T, H, W, C].
+  """
+
+  values: jax.Array
 
 
-def run(step, x, ts, key):
+def run(step, x, ts, key, memory=None):
   """Folds `step(x, t, t_next, key) -> x` over a falling grid of times.
 
-  Frames whose time does not change in a step are left as they are, to the bit.
+  Frames whose time does not change in a step are left as they are, to the bit, and so
+  is what is remembered of them.
 
   Args:
-    step: x [B, T, H, W, C], t and t_next [B, T], key of this step.
+    step: x [B, T, H, W, C], t and t_next [B, T], key of this step. With a memory,
+      (x, t, t_next, key, memory) -> (x, memory).
     x: [B, T, H, W, C] the start, usually sigma(ts[0]) times noise.
     ts: [S + 1] one time for all frames, or [S + 1, T] one for each.
-    key: PRNG key; each step folds its index into it.
+    key: PRNG key, each step folds its index into it; or Recorded noise.
+    memory: a tree of arrays [B, T, ...], as the first step shall find them.
 
   Returns:
     x after the last step.
@@ -29,23 +42,37 @@ def run(step, x, ts, key):
   ts = rows(ts, num_frames)
   ts = repeat(ts, "s t -> s b t", b=batch)
 
-  def body(x, inputs):
+  def body(carry, inputs):
+    x, memory = carry
     t, t_next, i = inputs
-    stepped = step(x, t, t_next, jax.random.fold_in(key, i))
-    return jnp.where(p.expand(t == t_next), x, stepped), None
+    if memory is None:
+      after = step(x, t, t_next, fold(key, i)), None
+    else:
+      after = step(x, t, t_next, fold(key, i), memory)
+    waits = t == t_next
+    keep = lambda old, new: jnp.where(waits.reshape(_over(waits, new)), old, new)
+    return jax.tree.map(keep, carry, after), None
 
-  x, _ = jax.lax.scan(body, x, (ts[:-1], ts[1:], jnp.arange(len(ts) - 1)))
+  inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
+  (x, _), _ = jax.lax.scan(body, (x, memory), inputs)
   return x
 
 
 def rows(ts, num_frames):
-  """A grid [S + 1] or a matrix [S + 1, T] as a float32 matrix."""
-  ts = jnp.asarray(ts, jnp.float32)
+  """A grid [S + 1] or a matrix [S + 1, T] as a matrix of floats."""
+  ts = jnp.asarray(ts, float)
   if ts.ndim not in (1, 2) or len(ts) < 2 or ts.shape[1:] not in ((), (num_frames,)):
     raise ValueError(
       f"ts {ts.shape}; expected [S + 1], or [S + 1, T] with T = {num_frames}, S >= 1."
     )
   return jnp.broadcast_to(ts.reshape(len(ts), -1), (len(ts), num_frames))
+
+
+def fold(key, i):
+  """The key of step i; of recorded noise, the noise of step i."""
+  if _recorded(key):
+    return Recorded(key.values[i])
+  return jax.random.fold_in(key, i)
 
 
 def noise(key, shape, start=0):
@@ -54,7 +81,23 @@ def noise(key, shape, start=0):
   A long video's noise, cut anywhere, is therefore the noise of the parts. This needs
   a threefry key, jax's default: under vmap, "rbg" keys draw for all frames at once.
   """
+  if _recorded(key):
+    if key.values.shape != tuple(shape):
+      raise ValueError(
+        f"The recorded noise is {key.values.shape} and {tuple(shape)} was to be drawn; "
+        "record [S, B, T, H, W, C] for a sampler of S steps."
+      )
+    return key.values
   batch, num_frames, *rest = shape
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(num_frames))
   draw = lambda k: jax.random.normal(k, (batch, *rest))
   return jax.vmap(draw, out_axes=1)(keys)
+
+
+def _recorded(key):
+  return isinstance(key, Recorded)
+
+
+def _over(waits, x):
+  """The shape that lets `waits` [B, T] stand before x [B, T, ...]."""
+  return waits.shape + (1,) * (x.ndim - 2)

@@ -1,0 +1,78 @@
+"""Ancestral sampling with learned variance is the original's, step by step."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import times
+from vdm_jax.diffusion.samplers import ancestral, ddim, loop
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "latte_ancestral.npz"
+DDPM = p.DDPM()
+TS = times.respaced_grid(DDPM, num_steps=50)
+
+
+@pytest.fixture(scope="module")
+def golden():
+  """Their axes are [B, F, C, H, W]; nothing here mixes axes, so they stay."""
+  return dict(np.load(GOLDEN, allow_pickle=False))
+
+
+def network(golden, learned=True):
+  """The analytic network of the recorded trajectories, of the index t = 0 .. 999."""
+
+  def apply(x, t, cond):
+    bar = jnp.asarray(golden["out_linear_alphas_cumprod"])
+    a, t = p.expand(bar[t.astype(int)]), p.expand(t)
+    eps = x * jnp.sqrt(1 - a) / (0.25 * a + 1 - a) + 0.05 * jnp.sin(3 * x)
+    return jnp.concatenate([eps, jnp.cos(0.7 * x + 2 * t / 1000)][: 1 + learned], -1)
+
+  return d.from_network(apply, DDPM, "eps")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def trajectory(denoise, wrapper, x, drawn):
+  """After every tenth step, the last one included."""
+  outs = [x]
+  denoise = wrapper(denoise, None)
+  for i in range(0, 50, 10):
+    key = loop.Recorded(drawn[i : i + 10])
+    part = TS[i : i + 11]
+    outs.append(ancestral.ancestral(denoise, DDPM, outs[-1], part, None, key))
+  return jnp.stack(outs[1:])
+
+
+def test_the_trajectory_is_the_originals(golden):
+  wanted = golden["out_p_traj_every_10th"]
+  scale = np.abs(wanted).max(axis=(1, 2, 3, 4, 5))
+  drawn = jnp.asarray(golden["in_p_step_noise"])
+  plain = lambda denoise, null: denoise
+  run = lambda learned, drawn: np.asarray(
+    trajectory(network(golden, learned), plain, golden["in_x_T"], drawn)
+  )
+  error = lambda out: np.abs(out - wanted).max(axis=(1, 2, 3, 4, 5)) / scale
+  assert error(run(True, drawn)).max() < 1e-5, error(run(True, drawn))
+  assert error(run(False, drawn)).max() > 1e-2  # the variance matters
+
+
+def test_clipped_estimates_are_the_originals(golden):
+  clip = functools.partial(
+    d.smooth, fn=functools.partial(jnp.clip, min=-1.0, max=1.0), below=jnp.inf
+  )
+  drawn = jnp.asarray(golden["in_p_step_noise"])
+  out = trajectory(network(golden), clip, golden["in_x_T"], drawn)[-1]
+  np.testing.assert_allclose(out, golden["out_p_clip_final"], atol=1e-5)
+
+
+def test_with_the_posteriors_variance_it_is_ddim(golden):
+  x = golden["in_x_T"]
+  drawn = loop.Recorded(jnp.asarray(golden["in_p_step_noise"]))
+  args = (network(golden, learned=False), DDPM, x, TS, None, drawn)
+  pair = jax.jit(lambda: (ancestral.ancestral(*args), ddim.ddim(*args, eta=1.0)))()
+  np.testing.assert_allclose(*pair, atol=2e-5 * np.abs(pair[0]).max())

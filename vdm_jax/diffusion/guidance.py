@@ -1,0 +1,163 @@
+"""Guidance: estimates with fewer signals push the one with all of them away.
+
+`guide` calls the denoiser once for all branches and hands their estimates of x0 to a
+`combine` function:
+
+  linear      classifier-free guidance, https://arxiv.org/abs/2207.12598
+  rescaled    the same, brought back to the deviation of the conditional estimate
+  projected   APG: the part of the push that is parallel to the estimate is damped
+  zero_star   CFG-Zero*: the unconditional estimate is scaled to fit the conditional
+
+Linear guidance is the same for x0, eps, v and velocity. The others are not: wrap them
+in `in_terms_of` to apply them to what their paper does.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from vdm_jax import conditioning
+from vdm_jax.diffusion import process as p
+
+
+def linear(estimates, scales, x_t, t):
+  """d_n + sum_i scales[i] (d_i - d_{i+1}).
+
+  Args:
+    estimates: n + 1 arrays [B, T, H, W, C], from all signals to the fewest.
+    scales: n arrays that broadcast to them.
+  """
+  del x_t, t
+  out = estimates[-1]
+  for i, scale in enumerate(scales):
+    out += scale * (estimates[i] - estimates[i + 1])
+  return out
+
+
+def rescaled(estimates, scales, x_t, t, *, phi=0.7):
+  """phi parts of `linear`, scaled to the deviation of the first estimate, clip by clip.
+
+  Section 3.4 of https://arxiv.org/abs/2305.08891, there on the network's prediction.
+  """
+  guided = linear(estimates, scales, x_t, t)
+  std = lambda x: jnp.std(x, axis=(1, 2, 3, 4), keepdims=True)
+  return guided * (phi * std(estimates[0]) / std(guided) + 1.0 - phi)
+
+
+def projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
+  """APG without momentum, on estimates of x0; of two branches.
+
+  The push d_0 - d_1 is shortened to `norm` at most, and its part parallel to d_0
+  counts eta times: eta = 1 without a norm is `linear`. Lengths and projections are of
+  a whole clip. https://arxiv.org/abs/2410.02416, algorithm 1.
+  """
+  del x_t, t
+  _two(estimates, "projected")
+  dot = lambda a, b: jnp.sum(a * b, axis=(1, 2, 3, 4), keepdims=True)
+  push = estimates[0] - estimates[1]
+  if norm is not None:
+    push *= jnp.minimum(1.0, norm / jnp.sqrt(jnp.maximum(dot(push, push), 1e-12)))
+  length = jnp.maximum(dot(estimates[0], estimates[0]), 1e-12)
+  parallel = dot(push, estimates[0]) / length * estimates[0]
+  return estimates[0] + (scales[0] - 1.0) * (push - parallel + eta * parallel)
+
+
+def zero_star(estimates, scales, x_t, t, *, still_above=None):
+  """CFG-Zero*, on velocities (see `in_terms_of`); of two branches.
+
+    s u + scale (c - s u),   s = <c, u> / |u|^2 over a clip
+
+  and 0 while t > still_above: the first steps are not taken.
+  https://arxiv.org/abs/2503.18886.
+  """
+  del x_t
+  _two(estimates, "zero_star")
+  dot = lambda a, b: jnp.sum(a * b, axis=(1, 2, 3, 4), keepdims=True)
+  told, untold = estimates
+  fit = dot(told, untold) / jnp.maximum(dot(untold, untold), 1e-12)
+  out = fit * untold + scales[0] * (told - fit * untold)
+  return out if still_above is None else jnp.where(p.expand(t) > still_above, 0.0, out)
+
+
+def in_terms_of(estimates, scales, x_t, t, *, process, prediction, combine):
+  """`combine`, applied to the estimates as `prediction`s; back to x0."""
+
+  def to_prediction(x0):
+    return p.mix(p.row(prediction, process, t), x0, p.eps_from_x0(process, x_t, x0, t))
+
+  out = combine([to_prediction(x0) for x0 in estimates], scales, x_t, t)
+  return p.solve(process, prediction, x_t, out, t)
+
+
+def guide(denoise, null, *, drop, scales, combine=linear):
+  """A denoiser guided along a chain of ever less conditioned estimates.
+
+  d_0 has all signals, d_{i+1} lacks those that drop[i] names. One entry is the usual
+  guidance, where scale 1 is none; two are text and image. All estimates come from one
+  call with n + 1 times the batch. With the single scale 1.0 the network is called as
+  it is, whatever `combine`.
+
+  Args:
+    drop: the names that each branch lacks: ("label",), or ("text", ("text", "image")).
+    scales: as many; a number, a sequence of T numbers (one for each frame), an array
+      that broadcasts to x0 (so [C] numbers as [1, 1, 1, C] guide some channels only),
+      or a function of t [B, T] that gives [B, T] or such an array.
+    combine: (estimates, scales, x_t, t) -> x0, see above.
+  """
+  drop = tuple((names,) if isinstance(names, str) else tuple(names) for names in drop)
+  scales = tuple(scales)
+  if len(drop) != len(scales) or not drop:
+    raise ValueError(
+      f"guide got {len(drop)} sets of signals to drop, {drop}, and {len(scales)} "
+      "scales; give one scale for each set, and at least one."
+    )
+  if len(scales) == 1 and isinstance(scales[0], int | float) and scales[0] == 1:
+    return denoise
+
+  def guided(x_t, t, cond):
+    conds = [cond] + [conditioning.swap(cond, null, names) for names in drop]
+    n = len(conds)
+    # The branches of an example lie side by side: a sharded batch stays where it is.
+    stack = lambda *xs: rearrange(list(xs), "n b ... -> (b n) ...")
+    tile = lambda x: stack(*[x] * n)
+    parts = denoise(tile(x_t), tile(t), jax.tree.map(stack, *conds))
+    parts = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=n), parts)
+    at = [_scale(scale, t) for scale in scales]
+    first = jax.tree.map(lambda x: x[0], parts)  # the variance is the conditional one's
+    return first.replace(x0=combine(list(parts.x0), at, x_t, t))
+
+  return guided
+
+
+def interval(t, *, scale, low, high):
+  """Guidance only while low < t <= high, https://arxiv.org/abs/2404.07724: [B, T]."""
+  return jnp.where((low < t) & (t <= high), scale, 1.0)
+
+
+def over_frames(t, *, start, stop):
+  """A scale that changes linearly from the first frame to the last (SVD): [B, T]."""
+  return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
+
+
+def _two(estimates, name):
+  if len(estimates) != 2:
+    raise ValueError(
+      f"{name} combines two estimates, with and without the signals; guide gave "
+      f"{len(estimates)}. Name one set in drop, or combine them with linear."
+    )
+
+
+def _scale(scale, t):
+  """A scale in any of its forms, ready to stand before [B, T, H, W, C]."""
+  if callable(scale):
+    scale = scale(t)
+    return p.expand(scale) if np.ndim(scale) == 2 else scale
+  if np.ndim(scale) == 1:
+    if len(scale) != t.shape[1]:
+      raise ValueError(
+        f"guide got {len(scale)} scales over frames for {t.shape[1]} frames; give one "
+        "for each, or the function over_frames."
+      )
+    return rearrange(jnp.asarray(scale), "t -> t 1 1 1")
+  return scale

@@ -1,0 +1,121 @@
+"""Initial noise of videos: [B, T, H, W, C], every frame standard normal.
+
+`samplers.loop.noise` draws the frames independently; these relate them, so that frames
+resemble each other or a short-clip model holds together over a long video. All are
+functions (key, shape) -> noise, to bind.
+
+  shared        all frames have a part in common
+  progressive   each frame resembles the one before it
+  free_noise    the first window's frames again and again, in other orders
+
+`free_init` is a sampler: it starts again from the low frequencies of its own result.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import loop
+
+
+def shared(key, shape, *, fraction):
+  """sqrt(fraction) common + sqrt(1 - fraction) own noise: frames correlate by fraction.
+
+  "Mixed" noise of PYoCo, https://arxiv.org/abs/2305.10474, whose alpha is
+  fraction = alpha^2 / (1 + alpha^2).
+  """
+  _check_part("fraction", fraction)
+  k_common, k_own = jax.random.split(key)
+  common = loop.noise(k_common, (shape[0], 1, *shape[2:]))
+  own = loop.noise(k_own, shape)
+  return np.sqrt(fraction) * common + np.sqrt(1.0 - fraction) * own
+
+
+def progressive(key, shape, *, correlation):
+  """Frame i correlates with frame j by correlation^|i - j|. PYoCo, as above."""
+  _check_part("correlation", correlation)
+  own = loop.noise(key, shape)
+  fresh = np.sqrt(1.0 - correlation**2)
+
+  def step(before, eps):
+    after = correlation * before + fresh * eps
+    return after, after
+
+  _, rest = jax.lax.scan(step, own[:, 0], own[:, 1:].swapaxes(0, 1))
+  return jnp.concatenate([own[:, :1], rest.swapaxes(0, 1)], axis=1)
+
+
+def free_noise(key, shape, *, window, stride):
+  """The first `window` frames, then copies of them, shuffled `stride` at a time.
+
+  Equation 5 of FreeNoise, https://arxiv.org/abs/2310.15169. Frames of the long video
+  that share noise are about a window apart; a window of `denoise.windows` with the same
+  size and stride sees almost all of it once.
+  """
+  num_frames = shape[1]
+  first = loop.noise(key, (shape[0], min(window, num_frames), *shape[2:]))
+  return first[:, free_noise_order(key, num_frames, window, stride)]
+
+
+def free_noise_order(key, num_frames, window, stride):
+  """[T] which of the first `window` frames each frame repeats."""
+  if not 1 <= stride <= window:
+    raise ValueError(
+      f"stride={stride}; FreeNoise shuffles 1 to window={window} frames."
+    )
+  order = jnp.arange(max(window, num_frames))
+  for start in range(window, num_frames, stride):
+    k_start = jax.random.fold_in(key, start)
+    part = jax.random.permutation(k_start, order[start - window :][:stride])
+    order = order.at[start : start + stride].set(part[: num_frames - start])
+  return order[:num_frames]
+
+
+def free_init(
+  denoise, process, x, ts, cond, key, *, sampler, iterations=3, cutoff=0.25, order=4
+):
+  """Samples `iterations` times, each from the low frequencies of the last result.
+
+    x_T' = low(alpha x0 + sigma eps) + high(sigma eps'),   eps the first noise, eps' new
+
+  so that what frames have in common is already in the noise, as it is in training.
+  FreeInit, https://arxiv.org/abs/2312.07537; right for odd sizes as well.
+
+  Args:
+    x: [B, T, H, W, C] sigma eps.
+    sampler: (denoise, process, x, ts, cond, key) -> x0.
+    cutoff: of the Butterworth filter of this `order`, in units of the highest
+      frequency, along time, height and width.
+  """
+  if iterations < 1:
+    raise ValueError(f"iterations={iterations}; FreeInit samples at least once.")
+  alpha, sigma = (
+    p.expand(c[None]) for c in process.alpha_sigma(loop.rows(ts, x.shape[1])[0])
+  )
+  low = butterworth(x.shape[1:4], cutoff, order)
+  start = x
+  for i in range(iterations):
+    k_sampler, k_noise = jax.random.split(jax.random.fold_in(key, i))
+    x0 = sampler(denoise, process, start, ts, cond, k_sampler)
+    fresh = sigma * loop.noise(k_noise, x.shape)
+    start = fresh + low_pass(alpha * x0 + x - fresh, low)
+  return x0
+
+
+def butterworth(sizes, cutoff, order):
+  """Gain [T, H, W] at the frequencies of numpy's fftn: 1 at 0, 1/2 at the cutoff."""
+  axes = np.meshgrid(*(2.0 * np.fft.fftfreq(n) for n in sizes), indexing="ij")
+  return 1.0 / (1.0 + (sum(f**2 for f in axes) / cutoff**2) ** order)
+
+
+def low_pass(x, gain):
+  """x [B, T, H, W, C] with its frequencies times gain [T, H, W]; real."""
+  axes = (1, 2, 3)
+  out = jnp.fft.ifftn(jnp.fft.fftn(x, axes=axes) * gain[None, ..., None], axes=axes)
+  return out.real.astype(x.dtype)
+
+
+def _check_part(name, value):
+  if not 0.0 <= value <= 1.0:
+    raise ValueError(f"{name}={value} must be between 0 and 1.")

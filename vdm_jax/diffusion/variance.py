@@ -1,0 +1,118 @@
+"""The step back, q(x_s | x_t, x0) for s < t, and a variance that a network learns.
+
+  q(x_s | x_t, x0) = N(mean, var),   var = sigma_s^2 (1 - SNR_t / SNR_s)
+
+A network of 2 C output channels says, with the second C, where the variance of its
+step lies between var (0) and beta = 1 - alpha_bar_t / alpha_bar_s (1), in logarithms:
+equation 15 of https://arxiv.org/abs/2102.09672, "learned range". What it learns from
+is the variational bound, `bound`.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.diffusion import process as p
+
+
+def split(out, channels):
+  """A network's output as (F, fraction): fraction is None without learned variance.
+
+  Args:
+    out: [..., C] or [..., 2 C]; the second half v gives the fraction (v + 1) / 2.
+    channels: C, of the latents.
+  """
+  if out.shape[-1] not in (channels, 2 * channels):
+    raise ValueError(
+      f"The network returned {out.shape}, expected {channels} channels, one for each "
+      f"of x_t, or {2 * channels}, with a learned variance: set the network's number "
+      "of output channels to one of them."
+    )
+  if out.shape[-1] == channels:
+    return out, None
+  return out[..., :channels], 0.5 * (out[..., channels:] + 1.0)
+
+
+def forward(process, t, s):
+  """(alpha_t / alpha_s, var) of x_t given x_s, [B, T]: both of the step from s to t."""
+  if isinstance(process, p.DDPM):  # a difference of nearly equal numbers otherwise
+    log_ratio = process.log_ratio(t, s)
+    return jnp.exp(0.5 * log_ratio), -jnp.expm1(log_ratio)
+  alpha, sigma = process.alpha_sigma(t)
+  alpha_s, sigma_s = process.alpha_sigma(s)
+  ratio = alpha / alpha_s
+  return ratio, jnp.maximum(sigma**2 - (ratio * sigma_s) ** 2, 0.0)
+
+
+def posterior_variance(process, t, s):
+  """Variance of q(x_s | x_t, x0), [B, T]."""
+  _, var = forward(process, t, s)
+  return var * (process.alpha_sigma(s)[1] / process.alpha_sigma(t)[1]) ** 2
+
+
+def posterior_mean(process, x_t, x0, t, s):
+  """Mean of q(x_s | x_t, x0), [B, T, H, W, C]."""
+  ratio, var = forward(process, t, s)
+  _, sigma = process.alpha_sigma(t)
+  alpha_s, sigma_s = process.alpha_sigma(s)
+  return p.mix((alpha_s * var / sigma**2, ratio * (sigma_s / sigma) ** 2), x0, x_t)
+
+
+def log_variance(process, fraction, t, s):
+  """Log variance of the step from t to s that the fraction [B, T, H, W, C] stands for.
+
+  Without a fraction (None) it is the posterior's, [B, T, 1, 1, 1].
+  """
+  low = jnp.log(jnp.maximum(posterior_variance(process, t, s), 1e-20))
+  if fraction is None:
+    return p.expand(low)
+  high = jnp.log(jnp.maximum(forward(process, t, s)[1], 1e-20))
+  return fraction * p.expand(high) + (1.0 - fraction) * p.expand(low)
+
+
+def bound(process, x0, x_t, x0_hat, fraction, t):
+  """The variational bound of a whole step, t to t - 1, in bits per element: [B, T].
+
+  The divergence of the learned step back from the true one; for t = 1 the likelihood
+  of x0, as a picture of 256 values in [-1, 1]. Gradients belong to `fraction` alone if
+  the caller stops those of x0_hat, as https://arxiv.org/abs/2102.09672 does.
+
+  Args:
+    x0, x_t, x0_hat, fraction: [B, T, H, W, C].
+    t: [B, T] in 1 .. num_steps, whole steps; DDPM only.
+  """
+  if not isinstance(process, p.DDPM):
+    raise ValueError(
+      f"The variational bound is over the steps of DDPM, got {process}; give the "
+      "network as many output channels as the latents have."
+    )
+  t = jnp.maximum(t, 1.0)
+  s = t - 1.0
+  # The variance of the step to the data is 0; the one before it stands in for it.
+  t_var = jnp.maximum(t, 2.0)
+  true = p.expand(jnp.log(posterior_variance(process, t_var, t_var - 1.0)))
+  high = p.expand(jnp.log(forward(process, t, s)[1]))
+  learned = fraction * high + (1.0 - fraction) * true
+  true_mean = posterior_mean(process, x_t, x0, t, s)
+  mean = posterior_mean(process, x_t, x0_hat, t, s)
+  gap = (true_mean - mean) ** 2 * jnp.exp(-learned)
+  divergence = 0.5 * (-1.0 + learned - true + jnp.exp(true - learned) + gap)
+  nats = jnp.where(p.expand(t) > 1.0, divergence, -log_likelihood(x0, mean, learned))
+  return jnp.mean(nats, axis=(2, 3, 4)) / np.log(2.0)
+
+
+def log_likelihood(x, mean, log_var):
+  """Log probability of x in [-1, 1], read as one of 256 values, under a Gaussian.
+
+  The mass of the bin of width 2 / 255 around x, the last ones open, as in DDPM's code
+  (its tanh in place of the error function included).
+  """
+  scale = jnp.exp(-0.5 * log_var)
+  above = _cdf(scale * (x - mean + 1 / 255))
+  below = _cdf(scale * (x - mean - 1 / 255))
+  log = lambda y: jnp.log(jnp.maximum(y, 1e-12))
+  inside = jnp.where(x > 0.999, log(1.0 - below), log(above - below))
+  return jnp.where(x < -0.999, log(above), inside)
+
+
+def _cdf(x):
+  return 0.5 * (1.0 + jnp.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
