@@ -15,15 +15,27 @@ import pytest
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import times
-from vdm_jax.diffusion.samplers import ddim, euler, heun
+from vdm_jax.diffusion.samplers import (
+  ancestral,
+  ddim,
+  dpm_solver,
+  euler,
+  heun,
+  unipc,
+)
 
 # The sampler, and the steps it needs. Drawing noise anew loses a little of the
-# deviation in each step, in proportion to its length.
+# deviation in each step, in proportion to its length; solvers in log SNR see a long
+# last step in DDPM's grids.
 SAMPLERS = {
   "ddim": (ddim.ddim, 80),
-  "ancestral": (functools.partial(ddim.ddim, eta=1.0), 250),
+  "ddim with noise": (functools.partial(ddim.ddim, eta=1.0), 250),
+  "ancestral": (ancestral.ancestral, 250),
   "euler": (euler.euler, 80),
   "heun": (heun.heun, 40),
+  "dpm-solver": (dpm_solver.dpm_solver, 100),
+  "dpm-solver-sde": (dpm_solver.dpm_solver_sde, 200),
+  "unipc": (unipc.unipc, 100),
 }
 PROCESSES = {
   "ddpm-linear": (p.DDPM(), times.respaced_grid),

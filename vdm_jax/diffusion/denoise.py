@@ -133,7 +133,7 @@ def windows(denoise, null, *, size, stride, weights=triangular):
     num_frames = x_t.shape[1]
     if num_frames <= size:
       return denoise(x_t, t, cond)
-    last = num_frames - size
+    x_t, t, last = jnp.asarray(x_t), jnp.asarray(t), num_frames - size
     starts = np.array([*range(0, last, stride), last])
     g = jnp.asarray(weights(size), x_t.dtype)
 
@@ -143,9 +143,7 @@ def windows(denoise, null, *, size, stride, weights=triangular):
       put = lambda old, new: old.at[:, index].add(p.expand(g[None]) * new)
       return jax.tree.map(put, sums, part), None
 
-    like = jax.eval_shape(denoise, x_t, t, cond)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    sums, _ = jax.lax.scan(add, zero, starts)
+    sums, _ = jax.lax.scan(add, _nothing(denoise, x_t, t, cond, size), starts)
     total = np.zeros(num_frames)
     for start in starts:
       total[start : start + size] += weights(size)
@@ -184,10 +182,10 @@ def queue(denoise, null, *, size, length, look_ahead=False):
         f"A queue of {length + ahead} frames was asked of a video with {num_frames}; "
         "make the video longer, or the grid and the queue shorter."
       )
+    x_t, t = jnp.asarray(x_t), jnp.asarray(t)
     first = jnp.argmax(t[0] > 0.0)  # not yet done
     start = jnp.clip(first - ahead, 0, num_frames - length - ahead)
-    estimate = jax.eval_shape(denoise, x_t, t, cond)
-    estimate = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), estimate)
+    estimate = _nothing(denoise, x_t, t, cond, size)
     for k, offset in enumerate(offsets):
       index = start + offset + jnp.arange(size)
       part = denoise(x_t[:, index], t[:, index], _take(cond, index))
@@ -197,6 +195,14 @@ def queue(denoise, null, *, size, length, look_ahead=False):
     return estimate
 
   return queued
+
+
+def _nothing(denoise, x_t, t, cond, size):
+  """An estimate of the whole video, zero, of the kind that a window's is."""
+  index = np.arange(size)
+  like = jax.eval_shape(denoise, x_t[:, index], t[:, index], _take(cond, index))
+  whole = lambda x: jnp.zeros((x.shape[0], x_t.shape[1], *x.shape[2:]), x.dtype)
+  return jax.tree.map(whole, like)
 
 
 def _take(cond, index):

@@ -39,7 +39,7 @@ def rollout(denoise, process, x, ts, cond, key, *, sampler, plan, hold=d.given):
     hold: how known frames are held: `denoise.given` (at time 0, diffusion forcing) or
       `denoise.replace` (noised like the others).
   """
-  num_frames = x.shape[1]
+  x, num_frames = jnp.asarray(x), x.shape[1]
   ts = loop.rows(ts, num_frames)
   stages = [(np.asarray(i), np.asarray(known, bool)) for i, known in plan(num_frames)]
   _check(stages, num_frames)

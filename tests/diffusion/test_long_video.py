@@ -1,0 +1,225 @@
+"""Plans cover a video and know only what is there; one window is the base sampler."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.conditioning import Conditioning
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import long_video, masks, schedules, times
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import ancestral, ddim, dpm_solver, euler, unipc
+
+FLOW = p.Flow()
+TS = times.uniform_grid(FLOW, num_steps=4)
+KEY = jax.random.key(0)
+PLANS = {
+  "extend": functools.partial(long_video.extend, window=8, overlap=3),
+  "remember": functools.partial(long_video.remember, window=8, first=2, recent=3),
+  "remember_far": functools.partial(long_video.remember_far, window=8, context=5),
+  "hierarchical": functools.partial(long_video.hierarchical, window=8, stride=3),
+  "hierarchical, one gap": functools.partial(
+    long_video.hierarchical, window=8, stride=7
+  ),
+}
+
+
+def normal(seed, shape):
+  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def mixing(x_t, t, cond):
+  """A denoiser in which every frame sees all others and knows where they stand."""
+  size = x_t.shape[1]
+  place = jnp.arange(size)[None] * jnp.ones((len(x_t), 1))
+  if cond is not None and cond.positions is not None:
+    place = cond.positions
+  near = jnp.exp(-jnp.abs(place[:, :, None] - place[:, None]))
+  mean = jnp.einsum("bij,bj...->bi...", near, x_t) / size
+  return d.Denoised(jnp.tanh(mean) + 0.1 * p.expand(t))
+
+
+@pytest.mark.parametrize("num_frames", [8, 9, 12, 21, 37])
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_covers_the_video_and_knows_only_the_past(name, num_frames):
+  stages = PLANS[name](num_frames)
+  long_video._check(stages, num_frames)
+  sampled = [i for index, known in stages for i in index[~known]]
+  assert sorted(sampled) == list(range(num_frames))  # each frame exactly once
+  for index, _ in stages:
+    assert all(len(set(row)) == len(row) for row in index.tolist())
+    assert index.shape[1] <= 8
+
+
+def test_plans_give_what_they_say():
+  (first, second) = PLANS["extend"](18)
+  np.testing.assert_array_equal(first[0], [range(8)])
+  np.testing.assert_array_equal(second[0], [range(5, 13), range(10, 18)])
+  assert second[1][:, :3].all() and not second[1][:, 3:].any()
+  _, far = PLANS["remember"](11)
+  np.testing.assert_array_equal(far[0], [[0, 1, 5, 6, 7, 8, 9, 10]])
+  _, far = PLANS["remember_far"](70)
+  context = far[0][-1][:5]
+  assert context[0] == 0 and (np.diff(np.diff(context)) < 0).all()
+  keys, gaps = PLANS["hierarchical"](16)
+  np.testing.assert_array_equal(keys[0], [[0, 3, 6, 9, 12, 15]])
+  np.testing.assert_array_equal(gaps[0][0], range(7))
+  np.testing.assert_array_equal(gaps[1][0], [1, 0, 0, 1, 0, 0, 1])
+
+
+SAMPLERS = [euler.euler, dpm_solver.dpm_solver, unipc.unipc, ancestral.ancestral]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_video_of_one_window_is_the_base_samplers_to_the_bit(name):
+  plan = PLANS[name] if "hier" not in name else long_video.extend
+  plan = functools.partial(PLANS["extend"]) if plan is long_video.extend else plan
+  x = normal(1, (2, 8, 2, 2, 1))
+
+  @jax.jit
+  def run(x):
+    args = (mixing, FLOW, x, TS, None, KEY)
+    whole = [s(*args) for s in SAMPLERS]
+    parts = [long_video.rollout(*args, sampler=s, plan=plan) for s in SAMPLERS]
+    return whole, parts
+
+  for whole, part in zip(*run(x), strict=True):
+    np.testing.assert_array_equal(whole, part)
+
+
+def test_the_other_methods_with_one_window_are_the_base_sampler_too():
+  x = normal(1, (2, 8, 2, 2, 1))
+  base = euler.euler(mixing, FLOW, x, TS, None, KEY)
+  for wrap in (
+    functools.partial(d.windows, size=8, stride=4),
+    functools.partial(d.windows, size=8, stride=4, weights=d.uniform),
+  ):
+    out = euler.euler(wrap(mixing, None), FLOW, x, TS, None, KEY)
+    np.testing.assert_array_equal(out, base)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_rollout_is_its_windows_one_by_one(name):
+  """Written out, window by window, with `given` and numpy."""
+  x = normal(2, (2, 19, 2, 2, 1))
+  plan = PLANS[name]
+  run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, None, KEY)
+  out = jax.jit(lambda: run(sampler=euler.euler, plan=plan))()
+
+  video = np.zeros_like(x)
+  for index, known in plan(19):
+    sample = jax.jit(functools.partial(euler.euler, d.given(mixing, None), FLOW))
+    for frames, given in zip(index, known, strict=True):
+      mask = np.broadcast_to(given[None, :, None, None, None], (2, len(given), 1, 1, 1))
+      place = np.broadcast_to(frames - frames[0], (2, len(frames)))
+      cond = Conditioning(known=video[:, frames], mask=mask, positions=place)
+      new = sample(np.where(mask, video[:, frames], x[:, frames]), TS, cond, KEY)
+      video[:, frames] = np.where(mask, video[:, frames], new)
+  np.testing.assert_allclose(out, video, atol=1e-5)
+  other = jax.jit(lambda: run(sampler=euler.euler, plan=plan, hold=d.replace))()
+  assert not np.allclose(out, other, atol=1e-2)
+
+
+def test_given_frames_stay_through_a_rollout_to_the_bit():
+  x, known = normal(3, (2, 2, 19, 2, 2, 1))
+  mask = masks.broadcast(np.isin(np.arange(19), [0, 7, 18]), 2, 19)
+  cond = Conditioning(known=jnp.asarray(known), mask=mask)
+  run = functools.partial(
+    long_video.rollout, mixing, FLOW, x, TS, cond, KEY, sampler=euler.euler
+  )
+  for plan in PLANS.values():
+    out = jax.jit(functools.partial(run, plan=plan))()
+    np.testing.assert_array_equal(out[:, [0, 7, 18]], known[:, [0, 7, 18]])
+
+
+def test_replaced_frames_travel_with_their_own_noise():
+  """Given frames under `replace` are alpha known + sigma eps at every time."""
+  x, known = normal(4, (2, 1, 4, 2, 2, 1))
+  mask = masks.broadcast(np.arange(4) < 2, 1, 4)
+  cond = Conditioning(known=jnp.asarray(known), mask=mask)
+  times_seen = []
+
+  def denoise(x_t, t, cond):
+    alpha, sigma = (p.expand(c) for c in FLOW.alpha_sigma(t))
+    want = alpha * known + sigma * x
+    np.testing.assert_allclose(x_t[:, :2], want[:, :2], atol=1e-4)
+    times_seen.append(float(t[0, 0]))
+    return d.Denoised(0 * x_t)
+
+  with jax.disable_jit():
+    ddim.ddim(d.replace(denoise, None), FLOW, x, TS, cond, KEY)
+  np.testing.assert_allclose(times_seen, TS[:-1])
+
+
+def test_windows_average_by_their_weights():
+  """A denoiser that answers with its window's first value, weighed by hand."""
+  x = np.arange(10.0, dtype=np.float32).reshape(1, 10, 1, 1, 1)
+  answer = lambda x_t, t, cond: d.Denoised(jnp.ones_like(x_t) * x_t[:, :1])
+  t = jnp.ones((1, 10))
+  for weights, g in ((d.uniform, [1, 1, 1, 1]), (d.triangular, [1, 2, 2, 1])):
+    run = d.windows(answer, None, size=4, stride=3, weights=weights)
+    sums, total = np.zeros(10), np.zeros(10)
+    for start in (0, 3, 6):
+      sums[start : start + 4] += np.multiply(g, start)
+      total[start : start + 4] += g
+    out = jax.jit(lambda run=run: run(x, t, None).x0)()
+    np.testing.assert_allclose(out.ravel(), sums / total, rtol=1e-6)
+  with pytest.raises(ValueError, match="4 frames take 1 to 4"):
+    d.windows(answer, None, size=4, stride=5)
+
+
+def test_windows_cut_the_condition():
+  seen = lambda x_t, t, cond: d.Denoised(cond.channels["low_res"] + 0 * x_t)
+  low_res = normal(5, (2, 9, 2, 2, 1))
+  cond = Conditioning(channels={"low_res": jnp.asarray(low_res)})
+  run = d.windows(seen, None, size=4, stride=2)
+  out = run(0 * low_res, jnp.ones((2, 9)), cond).x0
+  np.testing.assert_allclose(out, low_res, atol=1e-6)
+
+
+@pytest.mark.parametrize("look_ahead", [False, True])
+def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
+  """Where every frame is denoised for itself, a queue is the plain sampler."""
+  alone = lambda x_t, t, cond: d.Denoised(jnp.tanh(x_t) + p.expand(t))
+  ts = times.uniform_grid(FLOW, num_steps=8)
+  matrix = schedules.fifo(ts, 21)
+  wrap = functools.partial(d.queue, size=4, length=8, look_ahead=look_ahead)
+  x = normal(6, (2, 21, 2, 2, 1))
+
+  @jax.jit
+  def run(x):
+    samplers = (euler.euler, unipc.unipc)
+    plain = [s(alone, FLOW, x, ts, None, KEY) for s in samplers]
+    queue = [s(wrap(alone, None), FLOW, x, matrix, None, KEY) for s in samplers]
+    return plain, queue
+
+  for plain, queue in zip(*run(x), strict=True):
+    np.testing.assert_allclose(queue, plain, atol=1e-5)
+  calls = []
+  count = lambda x_t, t, cond: calls.append(x_t.shape) or alone(x_t, t, cond)
+  wrap(count, None)(x, jnp.ones((2, 21)), None)
+  assert {shape[1] for shape in calls} == {4}
+  with pytest.raises(ValueError, match="queue of"):
+    wrap(alone, None)(x[:, :7], jnp.ones((2, 7)), None)
+  with pytest.raises(ValueError, match="multiple of size=4"):
+    d.queue(alone, None, size=4, length=10)
+
+
+def test_bad_plans_are_refused():
+  rollout = functools.partial(
+    long_video.rollout, mixing, FLOW, normal(0, (1, 6, 1, 1, 1)), TS, None, KEY
+  )
+  run = lambda stages: rollout(sampler=euler.euler, plan=lambda n: stages)
+  with pytest.raises(ValueError, match=r"leaves out frames \[4, 5\]"):
+    run([([[0, 1, 2, 3]], [[0, 0, 0, 0]])])
+  with pytest.raises(ValueError, match=r"takes \[0\] as known"):
+    run([([[0, 1, 2, 3, 4, 5]], [[1, 0, 0, 0, 0, 0]])])
+  with pytest.raises(ValueError, match="windows, frames"):
+    run([([[0, 1, 2, 3, 4, 5]], [[1, 0]])])
+  with pytest.raises(ValueError, match="leave nothing to sample"):
+    long_video.extend(20, window=8, overlap=8)
+  with pytest.raises(ValueError, match="between two key frames"):
+    long_video.hierarchical(20, window=8, stride=8)

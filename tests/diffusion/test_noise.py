@@ -1,0 +1,113 @@
+"""Noise is standard normal in every frame and related as it says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import noise
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import euler, loop
+
+KEY = jax.random.key(0)
+SHAPE = (1, 12, 60, 60, 4)
+
+
+def correlation(fn, shape=SHAPE, key=KEY):
+  """[T, T] between frames, over all their values."""
+  eps = jax.jit(lambda key: fn(key, shape))(key)
+  assert eps.shape == shape
+  frames = np.moveaxis(np.asarray(eps), 1, 0).reshape(shape[1], -1)
+  np.testing.assert_allclose(frames.std(axis=1), 1.0, atol=0.03)
+  np.testing.assert_allclose(frames.mean(axis=1), 0.0, atol=0.04)
+  return np.corrcoef(frames)
+
+
+def test_shared_noise_correlates_by_its_fraction():
+  wanted = np.where(np.eye(12), 1.0, 0.3)
+  out = correlation(functools.partial(noise.shared, fraction=0.3))
+  np.testing.assert_allclose(out, wanted, atol=0.04)
+
+
+def test_progressive_noise_is_autoregressive():
+  i = np.arange(12)
+  wanted = 0.8 ** np.abs(i[:, None] - i)
+  out = correlation(functools.partial(noise.progressive, correlation=0.8))
+  np.testing.assert_allclose(out, wanted, atol=0.04)
+
+
+@pytest.mark.parametrize("num_frames", [12, 11, 4, 3])
+def test_free_noise_repeats_the_first_window_shuffled(num_frames):
+  fn = functools.partial(noise.free_noise, window=4, stride=2)
+  order = np.asarray(noise.free_noise_order(KEY, num_frames, 4, 2))
+  np.testing.assert_array_equal(order[:4], range(4)[:num_frames])
+  for start in range(4, num_frames, 2):  # the same two as a window before
+    new, old = order[start : start + 2], order[start - 4 : start - 2]
+    assert set(new) <= set(old) and len(set(new)) == len(new)
+  wanted = (order[:, None] == order).astype(float)
+  out = correlation(fn, (1, num_frames, *SHAPE[2:]))
+  np.testing.assert_allclose(out, wanted, atol=0.04)
+  free = lambda k: noise.free_noise_order(jax.random.key(k), 32, 8, 8)
+  orders = {np.asarray(free(k)).tobytes() for k in range(9)}
+  assert len(orders) > 5  # it is a shuffle
+
+
+@pytest.mark.parametrize("sizes", [(4, 6, 8), (5, 7, 9), (21, 3, 2)])
+def test_the_filter_is_real_for_odd_sizes_and_splits_the_noise(sizes):
+  x = np.random.default_rng(0).standard_normal((1, *sizes, 2)).astype(np.float32)
+  gain = noise.butterworth(sizes, 0.25, 4)
+  out = np.fft.ifftn(
+    np.fft.fftn(x, axes=(1, 2, 3)) * gain[None, ..., None], axes=(1, 2, 3)
+  )
+  assert np.abs(out.imag).max() < 1e-12 * np.abs(out.real).max() + 1e-15
+  np.testing.assert_allclose(noise.low_pass(x, gain), out.real, atol=1e-5)
+  np.testing.assert_allclose(noise.low_pass(x, np.ones(sizes)), x, atol=1e-5)
+  assert gain.flat[0] == 1.0 and gain.max() == 1.0 and gain.min() < 1e-2
+  # The published filter, on shifted axes 2 i / n - 1, is right for even sizes alone.
+  grids = np.meshgrid(*(2 * np.arange(n) / n - 1 for n in sizes), indexing="ij")
+  theirs = 1 / (1 + (sum(g**2 for g in grids) / 0.25**2) ** 4)
+  same = np.allclose(np.fft.ifftshift(theirs), gain)
+  assert same == all(n % 2 == 0 for n in sizes)
+
+
+def test_free_init_starts_again_from_low_frequencies():
+  """With one known video, the second start holds its low frequencies and its noise."""
+  process, ts = p.DDPM(), np.array([1000.0, 500.0, 0.0])
+  shape = (2, 5, 6, 7, 3)
+  eps = loop.noise(KEY, shape)
+  starts = []
+
+  def sampler(denoise, process, x, ts, cond, key):
+    starts.append(x)
+    return jnp.full_like(x, 50.0)
+
+  args = (None, process, eps, ts, None, KEY)
+  noise.free_init(*args, sampler=sampler, iterations=3)
+  np.testing.assert_array_equal(starts[0], eps)
+  gain = noise.butterworth(shape[1:4], 0.25, 4)
+  alpha, sigma = process.alpha_sigma(jnp.full((1, 1), 1000.0))
+  low = noise.low_pass(alpha * 50.0 + eps, gain)
+  for start in starts[1:]:
+    np.testing.assert_allclose(noise.low_pass(start - low, gain == 1.0), 0, atol=1e-4)
+    high = start - low
+    assert 0.8 < high.std() < 1.05
+  assert np.abs(starts[1] - starts[2]).max() > 0.1  # new noise each time
+  denoise = lambda x, t, cond: d.Denoised(0.5 * x)
+  once = functools.partial(noise.free_init, sampler=euler.euler, iterations=1)
+  args = (denoise, process, eps, ts, None)
+  k_first = jax.random.split(jax.random.fold_in(KEY, 0))[0]
+  np.testing.assert_array_equal(once(*args, KEY), euler.euler(*args, k_first))
+
+
+def test_wrong_numbers_are_refused():
+  with pytest.raises(ValueError, match="between 0 and 1"):
+    noise.shared(KEY, SHAPE, fraction=1.5)
+  with pytest.raises(ValueError, match="between 0 and 1"):
+    noise.progressive(KEY, SHAPE, correlation=-0.1)
+  with pytest.raises(ValueError, match="1 to window=4"):
+    noise.free_noise(KEY, SHAPE, window=4, stride=5)
+  with pytest.raises(ValueError, match="at least once"):
+    noise.free_init(None, p.Flow(), 0, 0, None, KEY, sampler=None, iterations=0)
