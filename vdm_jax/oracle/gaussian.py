@@ -1,0 +1,173 @@
+"""Gaussian-process videos: the best denoiser is a linear regression, known exactly.
+
+The values of a pixel over time are x ~ N(mean, C), C[i, j] = kernel(i, j); pixels are
+independent copies. With a noise level for each frame, A = diag(alpha) and
+S = diag(sigma^2),
+
+  x_t = A x + noise,    E[x | x_t] = mean + C A (A C A + S)^-1 (x_t - A mean)
+
+Fewer frames, or frames far apart (`cond.positions`), are the same formula: so this is
+also the exact denoiser of a window, and, with frames at time 0, the exact conditional
+one. A sampler's error is then the sampler's alone.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+
+
+def ou(i, j, *, correlation, variance=1.0):
+  """Ornstein-Uhlenbeck, or AR(1): correlation^|i - j|. Rough motion, no memory."""
+  return variance * correlation ** jnp.abs(i - j)
+
+
+def rbf(i, j, *, length, variance=1.0):
+  """exp(-(i - j)^2 / (2 length^2)). Smooth motion."""
+  return variance * jnp.exp(-0.5 * ((i - j) / length) ** 2)
+
+
+def shared(i, j, *, variance):
+  """A constant that all frames have in common: the identity of the scene."""
+  return variance * jnp.ones_like(i * j)
+
+
+def total(i, j, *, kernels):
+  """The sum of independent processes."""
+  return sum(kernel(i, j) for kernel in kernels)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianVideo:
+  """The distribution of a video [T, H, W, C] of any size.
+
+  Attributes:
+    kernel: (i, j) -> covariance of the frames at positions i and j, arrays alike.
+    mean: of every value.
+  """
+
+  kernel: Callable
+  mean: float = 0.0
+
+  def covariance(self, positions):
+    """C [..., T, T] of the frames at `positions` [..., T]; or of the first T frames."""
+    if isinstance(positions, int):
+      positions = jnp.arange(positions)
+    i = jnp.asarray(positions, float)
+    return self.kernel(i[..., :, None], i[..., None, :])
+
+  def sample(self, key, shape, positions=None):
+    """Videos [B, T, H, W, C]."""
+    root = _root(self.covariance(shape[1] if positions is None else positions))
+    return self.mean + _over_time(root, jax.random.normal(key, shape, float))
+
+  def denoiser(self, process):
+    """The best denoiser, for any times [B, T]; reads cond.positions."""
+
+    def denoise(x_t, t, cond):
+      alpha, _ = process.alpha_sigma(t)
+      gain, _ = self._regression(process, t, cond)
+      rest = x_t - p.expand(alpha) * self.mean
+      return d.Denoised(self.mean + _over_time(gain, rest))
+
+    return denoise
+
+  def causal_denoiser(self, process):
+    """The best denoiser of each frame that sees only the frames up to it.
+
+    What attention with a causal mask can do at most. It is the best answer to the
+    question of each frame alone, but the answers belong to no one video: see
+    `experiments/exact_long_video`.
+    """
+
+    def denoise(x_t, t, cond):
+      alpha, sigma = process.alpha_sigma(t)
+      c = self._covariance(t, cond)
+      size = t.shape[1]
+
+      def row(k):
+        """The weights of frame k: frames after it are infinitely noisy."""
+        seen = jnp.arange(size) <= k
+        a = jnp.where(seen, alpha, 0.0)
+        s = jnp.where(seen, sigma, 1.0)
+        return _gain(c, a, s)[0][:, k]
+
+      gain = jax.vmap(row, out_axes=1)(jnp.arange(size))
+      rest = x_t - p.expand(alpha) * self.mean
+      return d.Denoised(self.mean + _over_time(gain, rest))
+
+    return denoise
+
+  def bayes_loss(self, process, prediction, t, positions=None):
+    """The least mean squared error of F for frames at times t [B, T]: [B, T].
+
+    What the training loss of `prediction` falls to and never below.
+    """
+    _, error = self._regression(process, t, None, positions)
+    _, sigma = process.alpha_sigma(t)
+    to_f = p.determinant(prediction, process, t) / sigma
+    return to_f**2 * jnp.diagonal(error, axis1=-2, axis2=-1)
+
+  def flow(self, process, x, t, s):
+    """Where the probability flow carries x [B, T, H, W, C] from time t to time s.
+
+      x_s = alpha_s mean + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t mean)
+
+    with C_t = alpha_t^2 C + sigma_t^2, which all share their eigenvectors. Two numbers:
+    all frames share their time.
+    """
+    values, vectors = jnp.linalg.eigh(self.covariance(x.shape[1]))
+
+    def standing(t):
+      alpha, sigma = process.alpha_sigma(jnp.full((1, 1), t, float))
+      return alpha[0, 0], alpha[0, 0] ** 2 * values + sigma[0, 0] ** 2
+
+    (alpha, before), (alpha_s, after) = standing(t), standing(s)
+    map_ = (vectors * jnp.sqrt(after / before)) @ vectors.T
+    return alpha_s * self.mean + _over_time(map_, x - alpha * self.mean)
+
+  def _covariance(self, t, cond, positions=None):
+    """[B, T, T], or [1, T, T] if all examples have the same positions."""
+    if positions is None and cond is not None:
+      positions = cond.positions
+    if positions is None:
+      return self.covariance(t.shape[1])[None]
+    return self.covariance(jnp.atleast_2d(positions))
+
+  def _regression(self, process, t, cond, positions=None):
+    """(gain, error covariance), both [B, T, T], of x0 given x_t - alpha mean."""
+    c = self._covariance(t, cond, positions)
+    return _gain(c, *process.alpha_sigma(t))
+
+
+def _gain(c, alpha, sigma):
+  """(C A (A C A + S)^-1, posterior covariance) [B, T, T].
+
+  Solved for x_t / n, n = sqrt(alpha^2 + sigma^2), so that the matrix keeps its scale
+  from clean frames to pure noise.
+  """
+  n = jnp.sqrt(alpha**2 + sigma**2)
+  a, s = alpha / n, sigma / n
+  seen = a[:, :, None] * c  # A C
+  both = seen * a[:, None, :] + jnp.eye(c.shape[-1]) * (s**2)[:, None, :]
+  solved = jnp.linalg.solve(both, seen)  # (A C A + S)^-1 A C
+  error = c - jnp.einsum("bki,bkj->bij", seen, solved)
+  return solved.swapaxes(-1, -2) / n[:, None, :], error
+
+
+def _over_time(matrix, x):
+  """A matrix [B or none, T, T'] on the frames of x [B, T', H, W, C]."""
+  flat = rearrange(x, "b t h w c -> b t (h w c)")
+  out = jnp.matmul(matrix, flat, precision="highest")
+  return out.reshape(x.shape)
+
+
+def _root(c):
+  """A square root of a covariance, which may be singular."""
+  values, vectors = jnp.linalg.eigh(c)
+  return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]

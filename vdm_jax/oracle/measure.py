@@ -1,0 +1,83 @@
+"""How far a sampler's videos are from the truth, exactly.
+
+With Gaussian data every sampler is an affine map of the noises that it draws. `push`
+sends the identity through it; the covariance of its videos is J J', and W2, seams and
+correlations are numbers of linear algebra: no samples, no error bars.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.diffusion.samplers import loop
+
+
+def push(run, num_frames, *, num_steps=0):
+  """(J [T, K], mean [T]) of an affine sampler; column k answers noise k.
+
+  Args:
+    run: (noise [1, T, K, 1, 1], key) -> videos of that shape; pixels must not mix.
+    num_steps: of a sampler that draws noise in each step; its key is then Recorded.
+      K = T (num_steps + 1): the first T noises are those at the start.
+  """
+  count = num_frames * (num_steps + 1)
+  basis = np.eye(count).reshape(num_steps + 1, num_frames, count)
+  basis = np.concatenate([basis, np.zeros((*basis.shape[:2], 1))], axis=-1)
+  basis = jnp.asarray(basis[:, None, ..., None, None], float)
+  key = loop.Recorded(basis[1:]) if num_steps else None
+  out = run(basis[0], key)[0, :, :, 0, 0]
+  mean = out[:, -1:]
+  return np.asarray(out[:, :-1] - mean, np.float64), np.asarray(mean[:, 0], np.float64)
+
+
+def covariance(jacobian):
+  """[T, T] of the videos whose answer to the noises is J [T, K]."""
+  return jacobian @ jacobian.T
+
+
+def wasserstein(a, b, mean_a=0.0, mean_b=0.0):
+  """W2^2 / T between N(mean_a, a) and N(mean_b, b), covariances [T, T].
+
+  |m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2).
+  """
+  a, b = (np.asarray(x, np.float64) for x in (a, b))
+  root = _root(a)
+  cross = np.trace(_root(root @ b @ root))
+  gap = np.broadcast_to(np.subtract(mean_a, mean_b), len(a))
+  return float((np.trace(a) + np.trace(b) - 2.0 * cross + gap @ gap) / len(a))
+
+
+def jumps(cov):
+  """E (x_{i+1} - x_i)^2 for each pair of neighbours, [T - 1]."""
+  var = np.diag(cov)
+  return var[1:] + var[:-1] - 2.0 * np.diag(cov, 1)
+
+
+def seam(cov, truth, at):
+  """The mean squared jump into the frames `at`, over the truth's: 1 is seamless."""
+  at = np.asarray(at) - 1
+  return float(jumps(cov)[at].mean() / jumps(truth)[at].mean())
+
+
+def motion(cov, truth):
+  """The mean squared jump over the truth's: below 1 is too still."""
+  return float(jumps(cov).mean() / jumps(truth).mean())
+
+
+def end_correlation(cov):
+  """Correlation of the first frame with the last: what is remembered of the scene."""
+  return float(cov[0, -1] / np.sqrt(cov[0, 0] * cov[-1, -1]))
+
+
+def variance(cov):
+  """The mean variance of a frame."""
+  return float(np.diag(cov).mean())
+
+
+def order(errors, steps):
+  """The order of convergence: the slope of log error over log(1 / steps)."""
+  return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def _root(x):
+  values, vectors = np.linalg.eigh(x)
+  return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

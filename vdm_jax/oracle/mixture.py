@@ -1,0 +1,85 @@
+"""Mixtures of Gaussian-process videos: several kinds of scene, exact denoiser.
+
+  E[x | x_t] = sum_k r_k(x_t) E_k[x | x_t],   r_k ~ w_k N(x_t; A mean_k, A C_k A + S)
+
+With the vector `label`, the id of a component, the denoiser knows which it is; the id
+K, one beyond the last, means "not told". Guidance is then measured without a network.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianMixture:
+  """Whole videos of one kind or another.
+
+  Attributes:
+    components: GaussianVideos.
+    weights: as many, their probabilities.
+  """
+
+  components: tuple
+  weights: tuple[float, ...]
+
+  def __post_init__(self):
+    if len(self.components) != len(self.weights) or abs(sum(self.weights) - 1) > 1e-6:
+      raise ValueError(
+        f"{len(self.components)} components and weights {self.weights}; give one "
+        "weight for each, that sum to 1."
+      )
+
+  def sample(self, key, shape):
+    """(videos [B, T, H, W, C], labels [B])."""
+    k_label, k_video = jax.random.split(key)
+    weights = jnp.log(jnp.asarray(self.weights))
+    label = jax.random.categorical(k_label, weights, shape=shape[:1])
+    videos = jnp.stack([c.sample(k_video, shape) for c in self.components])
+    return videos[label, jnp.arange(shape[0])], label
+
+  def log_density(self, process, x_t, t, cond=None):
+    """log p(x_t) and its components' log (weight p), [B] and [K, B]."""
+    logs = jnp.stack(
+      [
+        jnp.log(w) + _log_normal(c, process, x_t, t, cond)
+        for c, w in zip(self.components, self.weights, strict=True)
+      ]
+    )
+    if cond is not None and "label" in cond.vectors:
+      label = cond.vectors["label"]
+      k = jnp.arange(len(self.weights))[:, None]
+      logs = jnp.where((label == len(self.weights)) | (label == k), logs, -jnp.inf)
+    return jax.nn.logsumexp(logs, axis=0), logs
+
+  def denoiser(self, process):
+    """The best denoiser, for any times [B, T]; reads the vector label and positions."""
+    each = [c.denoiser(process) for c in self.components]
+
+    def denoise(x_t, t, cond):
+      total, logs = self.log_density(process, x_t, t, cond)
+      parts = jnp.stack([denoise(x_t, t, cond).x0 for denoise in each])
+      share = jnp.exp(logs - total)  # [K, B]
+      return d.Denoised(jnp.einsum("kb,kb...->b...", share, parts))
+
+    return denoise
+
+
+def _log_normal(component, process, x_t, t, cond):
+  """log N(x_t; A mean, A C A + S), [B]."""
+  alpha, sigma = process.alpha_sigma(t)
+  c = component._covariance(t, cond)
+  both = alpha[:, :, None] * c * alpha[:, None, :]
+  both += jnp.eye(t.shape[1]) * (sigma**2)[:, None, :]
+  root = jnp.linalg.cholesky(both)
+  rest = rearrange(x_t - p.expand(alpha) * component.mean, "b t h w c -> b t (h w c)")
+  white = jax.scipy.linalg.solve_triangular(root, rest, lower=True)
+  pixels = rest.shape[-1]
+  log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
+  size = pixels * (log_det + t.shape[1] * jnp.log(2 * jnp.pi))
+  return -0.5 * (jnp.sum(white**2, axis=(1, 2)) + size)
