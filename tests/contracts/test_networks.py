@@ -6,18 +6,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm_jax.conditioning import Conditioning
-from vdm_jax.models import video_dit
+from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.models import dit_blocks, video_dit
 
 B, C, C_OUT = 2, 3, 5
 SHAPES = [(B, 3, 4, 6, C), (B, 1, 6, 2, C)]  # one network, any clip
 LABEL = Conditioning(vectors={"label": jnp.array([0, 3])})
+TEXT = Tokens(jnp.ones((B, 4, 6)), jnp.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool))
+BOTH = Conditioning(
+  vectors={"label": jnp.array([0, 3]), "text": jnp.linspace(-1, 1, B * 6).reshape(B, 6)}
+)
+LATE, SERIAL, PARALLEL = (dit_blocks.VARIANTS[variant] for variant in (2, 3, 4))
 DIT = dict(out_channels=C_OUT, patch=2, width=16, depth=4, num_heads=2)
 
 NETWORKS = {
   "latte": (video_dit.VideoDiT(**DIT), Conditioning()),
   "latte with classes": (video_dit.VideoDiT(num_classes=3, **DIT), LABEL),
   "dit": (video_dit.VideoDiT(num_classes=3, layout=("spatial",), **DIT), LABEL),
+  "late, images": (
+    video_dit.VideoDiT(one_frame="image", remat=True, **LATE, **DIT),
+    Conditioning(),
+  ),
+  "serial, adaLN-single, text, rotary": (
+    video_dit.VideoDiT(
+      modulation="shared", text="cross", time_positions="rotary", **SERIAL, **DIT
+    ),
+    Conditioning(tokens={"text": TEXT}),
+  ),
+  "parallel, all tokens": (
+    video_dit.VideoDiT(
+      num_classes=3, modulation="tokens", text="pooled", **PARALLEL, **DIT
+    ),
+    BOTH,
+  ),
   "latte in bfloat16": (video_dit.VideoDiT(dtype=jnp.bfloat16, **DIT), Conditioning()),
 }
 

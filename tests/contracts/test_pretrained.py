@@ -5,10 +5,13 @@ A new table is one more line in ORIGINALS and one recorded output in tests/golde
 inputs `in_*` and outputs `out_*`.
 """
 
+import dataclasses
+import functools
 import json
 import math
 import pathlib
 import zlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,18 +19,127 @@ import pytest
 from einops import rearrange
 
 from vdm_jax import pretrained
-from vdm_jax.conditioning import Conditioning
+from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models import video_dit
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 DIT = dict(out_channels=8, patch=2, width=48, num_heads=4)
 
+
+def videos(forward, z):
+  """[(out, wanted)] of one call on x [B, F, C, H, W]."""
+  vectors = {"label": z["in_y"]} if "in_y" in z else {}
+  if "in_text_embedding" in z:
+    vectors["text"] = rearrange(z["in_text_embedding"], "b l d -> b (l d)")
+  cond = Conditioning(vectors=vectors)
+  return [(forward(z["in_x"], z["in_t"], cond), z["out_model"])]
+
+
+def pictures(forward, z):
+  """DiT's [B, C, H, W]: clips of one frame."""
+  cond = Conditioning(vectors={"label": z["in_y"]})
+  return [(forward(z["in_x"][:, None], z["in_t"], cond)[:, 0], z["out_model"])]
+
+
+def videos_and_images(forward, z):
+  """The last four frames are images: clips of one frame with labels of their own."""
+  x, images = np.split(z["in_x"], [-4], axis=1)
+  images = rearrange(images, "b i c h w -> (b i) 1 c h w")
+  told, image = {}, {}
+  if "in_y" in z:
+    told, image = {"label": z["in_y"]}, {"label": z["in_y_image"].ravel()}
+  out = forward(x, z["in_t"], Conditioning(vectors=told))
+  images = forward(images, np.repeat(z["in_t"], 4), Conditioning(vectors=image))
+  images = rearrange(images, "(b i) 1 c h w -> b i c h w", i=4)
+  return [(np.concatenate([out, images], axis=1), z["out_model"])]
+
+
+def texts(forward, z):
+  """LatteT2V on [B, C, F, H, W]: its text masked or not, without time, with images."""
+  frames = lambda x: rearrange(x, "b c t h w -> b t c h w")
+  alone = lambda x: rearrange(x, "b c t h w -> (b t) 1 c h w")
+  back = lambda x: rearrange(x, "(b t) 1 c h w -> b c t h w", b=2)
+  x, t, text = (
+    z[f"in_{k}"] for k in ("hidden_states", "timestep", "encoder_hidden_states")
+  )
+  mask = z["in_encoder_attention_mask"]
+
+  def told(values, mask):
+    return Conditioning(tokens={"text": Tokens(values, mask)})
+
+  masked = forward(frames(x), t, told(text, mask))
+  unmasked = forward(frames(x), t, told(text, np.ones_like(mask)))
+  each = lambda x, n: np.repeat(x, n, axis=0)
+  untimed = forward(alone(x), each(t, 5), told(each(text, 5), each(mask, 5)))
+  first = forward(alone(x[:, :, :1]), t, told(text, mask))
+  yield frames(masked), z["out_masked"]
+  yield frames(unmasked), z["out_unmasked"]
+  yield back(untimed), z["out_masked_no_temporal"]
+  yield back(first), z["out_single_frame"]
+
+  # In training with images, their code forgets the places in time.
+  text, mask = z["in_joint_encoder_hidden_states"], z["in_joint_encoder_attention_mask"]
+  video = told(text[:, 0], mask[:, 0])
+  out = forward(frames(x), t, video, time_positions="none")
+  image = told(*(rearrange(a[:, 1:], "b i ... -> (b i) ...") for a in (text, mask)))
+  images = forward(alone(z["in_images"]), each(t, 2), image)
+  yield np.concatenate([frames(out), back(images)], axis=2), z["out_joint_train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+  """How to repeat what was recorded, and which of its tensors to change in a test."""
+
+  module: video_dit.VideoDiT
+  calls: Callable = videos
+  keys: tuple = (
+    "blocks.1.attn.qkv.weight",
+    "x_embedder.proj.bias",
+    "blocks.2.mlp.fc1.weight",
+  )
+  guided_channels: int = 0  # hard-coded in the originals
+
+
 ORIGINALS = {
-  "latte_class": video_dit.VideoDiT(depth=4, num_classes=7, **DIT),
-  "latte_uncond": video_dit.VideoDiT(depth=4, **DIT),
-  "dit": video_dit.VideoDiT(depth=3, num_classes=10, layout=("spatial",), **DIT),
+  "latte_class": Original(
+    video_dit.VideoDiT(depth=4, num_classes=7, **DIT), guided_channels=4
+  ),
+  "latte_uncond": Original(video_dit.VideoDiT(depth=4, **DIT)),
+  "latte_text": Original(
+    video_dit.VideoDiT(depth=4, text="pooled", **DIT | dict(width=24)),
+    keys=("text_embedding_projection.1.weight", "blocks.1.attn.qkv.weight"),
+  ),
+  # Trained without dropping classes, it has no row for "no class": the last is there.
+  "latte_joint_images": Original(
+    video_dit.VideoDiT(depth=4, num_classes=6, one_frame="image", **DIT),
+    videos_and_images,
+  ),
+  "latte_joint_images_uncond": Original(
+    video_dit.VideoDiT(depth=4, one_frame="image", **DIT), videos_and_images
+  ),
+  "latte_t2v": Original(
+    video_dit.VideoDiT(
+      depth=4,
+      modulation="shared",
+      text="cross",
+      one_frame="image",
+      space_span=4,
+      **DIT | dict(num_heads=3),
+    ),
+    texts,
+    keys=(
+      "transformer_blocks.1.attn2.to_k.weight",
+      "temporal_transformer_blocks.0.attn1.to_q.weight",
+      "scale_shift_table",
+      "caption_projection.linear_1.bias",
+    ),
+  ),
+  "dit": Original(
+    video_dit.VideoDiT(depth=3, num_classes=10, layout=("spatial",), **DIT),
+    pictures,
+    guided_channels=3,
+  ),
 }
-GUIDED_CHANNELS = {"latte_class": 4, "dit": 3}  # hard-coded in the originals
 
 
 def fill(name, shape, seed):
@@ -41,8 +153,8 @@ def fill(name, shape, seed):
 
 @pytest.fixture(scope="module", params=ORIGINALS)
 def original(request):
-  """(name, module, state dict, recorded arrays, jitted forward)."""
-  name, module = request.param, ORIGINALS[request.param]
+  """(Original, state dict, recorded arrays, params -> forward)."""
+  name = request.param
   with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
     arrays = dict(file)
   meta = json.loads(str(arrays.pop("meta")))
@@ -51,24 +163,24 @@ def original(request):
     for key, shape, kind in meta["state_dict"]
     if kind == "fill"
   }
+  module = ORIGINALS[name].module
 
-  @jax.jit
-  def forward(params, x, t, label=None):
-    """[B, F, C, H, W] (Latte) or [B, C, H, W] (DiT) as in the original call."""
-    cond = Conditioning(vectors={} if label is None else {"label": label})
-    x = rearrange(x if x.ndim == 5 else x[:, None], "b t c h w -> b t h w c")
+  @functools.partial(jax.jit, static_argnames="time_positions")
+  def apply(params, x, t, cond, time_positions):
+    same = module.clone(time_positions=time_positions)
     with jax.default_matmul_precision("highest"):
-      return module.apply({"params": params}, x, t.astype(np.float32), cond)
+      return same.apply({"params": params}, x, t.astype(np.float32), cond)
 
-  def call(params, *inputs):
-    out = rearrange(forward(params, *inputs), "b t h w c -> b t c h w")
-    return np.asarray(out if inputs[0].ndim == 5 else out[:, 0])
+  def with_params(params):
+    def forward(x, t, cond, time_positions="absolute"):
+      """[B, T, C, H, W] -> [B, T, C_out, H, W]."""
+      x = rearrange(x, "b t c h w -> b t h w c")
+      out = apply(params, x, t, cond, time_positions)
+      return np.asarray(rearrange(out, "b t h w c -> b t c h w"))
 
-  return name, module, weights, arrays, call
+    return forward
 
-
-def inputs(arrays):
-  return [arrays[f"in_{k}"] for k in ("x", "t", "y") if f"in_{k}" in arrays]
+  return ORIGINALS[name], weights, arrays, with_params
 
 
 def error(out, wanted):
@@ -77,59 +189,70 @@ def error(out, wanted):
   return np.abs(out - wanted).max() / (1e-4 * max(1.0, np.abs(wanted).max()))
 
 
+def params_of(original, weights):
+  return pretrained.from_state_dict(original.module, weights)
+
+
 def test_the_module_computes_what_the_original_computed(original):
-  _, module, weights, arrays, call = original
-  out = call(pretrained.from_state_dict(module, weights), *inputs(arrays))
-  assert error(out, arrays["out_model"]) <= 1
+  source, weights, arrays, with_params = original
+  outputs = list(source.calls(with_params(params_of(source, weights)), arrays))
+  recorded = [k for k in arrays if k.startswith("out_") and k != "out_with_cfg"]
+  assert len(outputs) == len(recorded)
+  assert [error(out, wanted) <= 1 for out, wanted in outputs] == [True] * len(outputs)
 
 
-@pytest.mark.parametrize(
-  "key", ["blocks.1.attn.qkv.weight", "x_embedder.proj.bias", "blocks.2.mlp.fc1.weight"]
-)
-def test_one_changed_tensor_is_seen(original, key):
-  _, module, weights, arrays, call = original
-  changed = weights | {key: np.roll(weights[key], 1, axis=0)}
-  out = call(pretrained.from_state_dict(module, changed), *inputs(arrays))
-  assert error(out, arrays["out_model"]) > 10
+def test_one_changed_tensor_is_seen(original):
+  source, weights, arrays, with_params = original
+  for key in source.keys:
+    changed = weights | {key: np.roll(weights[key], 1, axis=0)}
+    out, wanted = next(
+      iter(source.calls(with_params(params_of(source, changed)), arrays))
+    )
+    assert error(out, wanted) > 10, key
 
 
 def test_classifier_free_guidance_equals_the_originals(original):
-  name, module, weights, arrays, call = original
-  if name not in GUIDED_CHANNELS:
+  source, weights, arrays, with_params = original
+  if not source.guided_channels:
     assert "out_with_cfg" not in arrays
     return
-  scale = 7.0 if name == "latte_class" else 4.0
-  x, t, y = (arrays[k][[0, 0]] for k in ("in_x", "in_t", "in_y"))
-  y[1] = module.num_classes  # no class
-  out = call(pretrained.from_state_dict(module, weights), x, t, y)
-  axis = 2 if x.ndim == 5 else 1
-  guided, rest = np.split(out, [GUIDED_CHANNELS[name]], axis=axis)
+  scale = 7.0 if source.calls is videos else 4.0
+  doubled = {k: arrays[k][[0, 0]] for k in ("in_x", "in_t", "in_y")}
+  doubled["in_y"][1] = source.module.num_classes  # no class
+  doubled["out_model"] = arrays["out_with_cfg"]
+  forward = with_params(params_of(source, weights))
+  [(out, wanted)] = source.calls(forward, doubled)
+  axis = -3
+  guided, rest = np.split(out, [source.guided_channels], axis=axis)
   told, untold = guided
   half = untold + scale * (told - untold)
-  wanted = np.concatenate([np.stack([half, half]), rest], axis=axis)
-  assert error(wanted, arrays["out_with_cfg"]) <= 1
+  out = np.concatenate([np.stack([half, half]), rest], axis=axis)
+  assert error(out, wanted) <= 1
 
 
 def test_weights_come_back_bit_for_bit(original):
-  _, module, weights, _, _ = original
-  params = pretrained.from_state_dict(module, weights)
-  back = pretrained.to_state_dict(module, params)
+  source, weights, _, _ = original
+  params = params_of(source, weights)
+  unread = {k: weights[k] for k in weights if k.endswith("y_embedding")}
+  back = pretrained.to_state_dict(source.module, params, unread=unread)
   assert back.keys() == weights.keys()
   for key, value in weights.items():
     np.testing.assert_array_equal(back[key], value, strict=True)
-  again = pretrained.from_state_dict(module, back)
+  again = params_of(source, back)
   jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
 def test_every_fault_is_listed_in_one_error(original):
-  _, module, weights, _, _ = original
-  faulty = {k: v for k, v in weights.items() if k != "final_layer.linear.bias"}
-  faulty["blocks.0.mlp.fc1.bias"] = np.zeros(7, np.float32)
-  faulty["blocks.9.attn.proj.bias"] = np.zeros(48, np.float32)
+  source, weights, _, _ = original
+  first, *_, last = (name for name in weights if name.endswith(".bias"))
+  odd = "transformer_blocks.9.attn.proj.bias"
+  faulty = {k: v for k, v in weights.items() if k != last}
+  faulty |= {first: np.zeros(7), odd: np.zeros(48)}
   with pytest.raises(ValueError) as caught:
-    pretrained.from_state_dict(module, faulty)
+    params_of(source, faulty)
   message = str(caught.value)
   assert "3 problems" in message
-  assert "final_layer.linear.bias is missing" in message
-  assert "blocks.0.mlp.fc1.bias has shape (7,), wanted (192,)" in message
-  assert "blocks.9.attn.proj.bias is not of this model" in message
+  assert f"{last} is missing" in message
+  wanted = weights[first].shape
+  assert f"{first} has shape (7,), wanted {wanted}" in message
+  assert f"{odd} is not of this model" in message

@@ -49,3 +49,83 @@ def test_labels_that_are_no_ids_are_refused(label, message):
 def test_no_classes_is_not_a_number_of_classes():
   with pytest.raises(ValueError, match=r"Unconditional\(\)"):
     conditioner.Labels(0)
+
+
+VALUES = np.arange(12.0, dtype=np.float32).reshape(2, 3, 2) + 1
+TEXT = {"text": VALUES, "text_mask": np.array([[1, 1, 0], [1, 1, 1]])}
+
+
+def test_texts_are_tokens_and_no_text_is_nothing_to_look_at():
+  cond, null = conditioner.Text()(TEXT)
+  text, nothing = cond.tokens["text"], null.tokens["text"]
+  np.testing.assert_array_equal(text.values, VALUES)
+  np.testing.assert_array_equal(text.mask, [[1, 1, 0], [1, 1, 1]])
+  assert text.mask.dtype == bool
+  np.testing.assert_array_equal(nothing.values, np.zeros((2, 3, 2)))
+  assert not np.any(nothing.mask)
+
+
+def test_a_null_text_has_its_own_length():
+  empty = np.array([[7.0, 8.0]])  # one token, as of the empty text
+  cond, null = conditioner.Text(null=empty)(TEXT)
+  told = conditioning.swap(cond, null, ("text",)).tokens["text"]
+  np.testing.assert_array_equal(told.values[1], [[7, 8], [0, 0], [0, 0]])
+  np.testing.assert_array_equal(told.mask, [[True, False, False]] * 2)
+
+
+def test_texts_are_dropped_values_and_mask_together():
+  cond, null = conditioner.Text(null=np.array([[70.0, 80.0]]))(TEXT)
+  drop = jax.jit(lambda key: conditioning.drop(key, cond, null, {"text": 0.5}))
+  keys = jax.random.split(jax.random.key(0), 20)
+  texts = [drop(key).tokens["text"] for key in keys]
+  gone = np.array([text.values[:, 0, 0] == 70 for text in texts])
+  masks = np.array([text.mask for text in texts])
+  assert 5 < gone.sum() < 35
+  np.testing.assert_array_equal(masks[gone], [[True, False, False]] * gone.sum())
+
+
+@pytest.mark.parametrize(
+  "form, wanted, nothing",
+  [
+    ("flat", [[1, 2, 3, 4, 0, 0], [7, 8, 9, 10, 11, 12]], np.zeros((2, 6))),
+    ("mean", [[2, 3], [9, 10]], np.zeros((2, 2))),
+  ],
+)
+def test_a_text_is_pooled_over_what_counts(form, wanted, nothing):
+  cond, null = jax.jit(conditioner.Text(form=form))(TEXT)
+  np.testing.assert_allclose(cond.vectors["text"], wanted)
+  np.testing.assert_array_equal(null.vectors["text"], nothing)
+  assert not cond.tokens
+
+
+def test_labels_and_texts_are_told_together():
+  both = conditioner.All((conditioner.Labels(4), conditioner.Text()))
+  cond, null = both(TEXT | {"label": np.array([1, 2])})
+  assert conditioning.names(cond) == ["label", "text"]
+  swapped = conditioning.swap(cond, null, ("label",))
+  np.testing.assert_array_equal(swapped.vectors["label"], [4, 4])
+  np.testing.assert_array_equal(swapped.tokens["text"].values, VALUES)
+  assert conditioning.names(conditioner.All(())({})[0]) == []
+
+
+def test_one_signal_from_two_conditioners_is_refused():
+  twice = conditioner.All((conditioner.Text(), conditioner.Text(form="mean")))
+  with pytest.raises(ValueError, match=r"Two conditioners tell \['text'\]"):
+    twice(TEXT)
+
+
+@pytest.mark.parametrize(
+  "fields, batch, message",
+  [
+    (dict(form="pooled"), TEXT, "form='pooled'.*tokens.*flat.*mean"),
+    ({}, TEXT | {"text": VALUES[0]}, r"\(3, 2\).*\[B, L, D\]"),
+    ({}, TEXT | {"text_mask": np.ones((2, 4))}, r"text_mask'\] \(2, 4\)"),
+    (dict(null=np.zeros((1, 5))), TEXT, r"null has shape \(1, 5\).*\[M, 2\]"),
+    (dict(null=np.zeros((4, 2))), TEXT, "M at most 3"),
+  ],
+)
+def test_texts_that_do_not_fit_are_refused(fields, batch, message):
+  with pytest.raises(ValueError, match=message):
+    conditioner.Text(**fields)(batch)
+  with pytest.raises(KeyError, match="no 'text_mask'"):
+    conditioner.Text()({"text": VALUES})

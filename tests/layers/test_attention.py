@@ -1,5 +1,8 @@
 """Attention is a masked softmax mean, whatever the batch axes and the dtype."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +87,47 @@ def test_heads_do_not_mix_before_the_output():
 def test_a_width_that_heads_cannot_share_is_refused():
   with pytest.raises(ValueError, match="width=10.*num_heads=4"):
     attention.Attention(num_heads=4).init(jax.random.key(0), jnp.zeros((1, 2, 10)))
+
+
+@pytest.fixture(scope="module")
+def cross():
+  """(x [3, 5, 8], texts [3, 4, 6], masks [3, 4], jitted cross-attention)."""
+  x, text = random((3, 5, 8), (3, 4, 6))
+  mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+  module = attention.CrossAttention(num_heads=2)
+  params = nn.meta.unbox(module.init(jax.random.key(0), x, text, mask))["params"]
+  assert not np.any(params["out"]["kernel"])  # it starts as nothing
+  draw = lambda leaf: 0.5 * random(leaf.shape)[0]
+  params = jax.tree.map(draw, params)
+  return x, text, mask, jax.jit(functools.partial(module.apply, {"params": params}))
+
+
+def test_a_masked_text_is_a_shorter_text(cross):
+  x, text, mask, apply = cross
+  out = apply(x, text, mask)
+  short = apply(x[1:2], text[1:2, :2], mask[1:2, :2])
+  np.testing.assert_allclose(out[1:2], short, atol=1e-6)
+  whole = apply(x[:1], text[:1], mask[:1])  # alone, as in a batch
+  np.testing.assert_allclose(out[:1], whole, atol=1e-6)
+  assert np.abs(out - apply(x, text, np.ones_like(mask)))[1].max() > 0.1
+
+
+def test_an_empty_text_says_the_same_whatever_stands_in_it(cross):
+  x, text, mask, apply = cross
+  out = apply(x, text, mask)
+  assert np.isfinite(out).all()
+  np.testing.assert_array_equal(apply(x, text + 100.0, mask)[2], out[2])
+  np.testing.assert_array_equal(apply(x + 1.0, text, mask)[2], out[2])
+
+
+def test_rotary_attention_sees_distances_and_not_places():
+  (x,) = random((2, 3, 8))
+  module = attention.Attention(num_heads=2)
+  params = jax.tree.map(lambda leaf: leaf, module.init(jax.random.key(0), x))
+  apply = jax.jit(lambda p: module.apply(params, x, positions=p))
+  out = apply(np.array([[0.0, 1.0, 5.0]]))
+  np.testing.assert_allclose(out, apply(np.array([[7.0, 8.0, 12.0]])), atol=1e-5)
+  assert np.abs(out - apply(np.array([[0.0, 1.0, 2.0]]))).max() > 1e-3
+  np.testing.assert_allclose(
+    apply(np.zeros((1, 3))), module.apply(params, x), atol=1e-6
+  )

@@ -1,5 +1,6 @@
 """Embeddings of time and class in closed form."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,3 +40,16 @@ def test_an_unknown_label_is_nan_and_not_another_class():
   module = embeddings.LabelEmbedding(num_classes=3, width=2)
   out = module.apply({"params": {"table": jnp.ones((4, 2))}}, jnp.array([4]))
   assert np.isnan(out).all()
+
+
+def test_a_text_is_projected_token_by_token():
+  values = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
+  module = embeddings.TextProjection(width=4)
+  params = nn.meta.unbox(module.init(jax.random.key(0), values))
+  out = module.apply(params, values)
+  assert out.shape == (2, 3, 4)
+  alone = module.apply(params, values[:, 1:2])
+  np.testing.assert_allclose(out[:, 1:2], alone, atol=1e-7)
+  first, second = params["params"]["in"]["kernel"], params["params"]["out"]["kernel"]
+  wanted = nn.gelu(values @ first, approximate=True) @ second
+  np.testing.assert_allclose(out, wanted, atol=1e-6)

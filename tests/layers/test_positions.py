@@ -1,5 +1,7 @@
 """Fixed positions in closed form."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,3 +30,49 @@ def test_widths_that_do_not_divide_are_refused():
     positions.sincos([0], 5)
   with pytest.raises(ValueError, match="divisible by 4, not 6"):
     positions.sincos_grid(1, 1, 6)
+
+
+def test_a_spread_grid_covers_the_same_places_in_any_size():
+  table = positions.sincos_grid(2, 3, 8, span=6).reshape(2, 3, 8)
+  np.testing.assert_array_equal(table[0, :, :4], positions.sincos([0, 2, 4], 4))
+  np.testing.assert_array_equal(table[:, 0, 4:], positions.sincos([0, 3], 4))
+  plain = positions.sincos_grid(4, 4, 8)
+  np.testing.assert_array_equal(positions.sincos_grid(4, 4, 8, span=4), plain)
+
+
+def test_traced_positions_are_the_table():
+  places = np.array([[0, 3, 900], [2.5, 1, 0]])
+  out = jax.jit(lambda p: positions.sincos_at(p, 6))(places)
+  wanted = [positions.sincos(row, 6) for row in places]
+  np.testing.assert_allclose(out, wanted, atol=2e-4)  # 6e-8 * 900 radians and more
+  assert out.dtype == np.float32
+
+
+def test_rotation_keeps_lengths_and_tells_the_distance_only():
+  rng = np.random.default_rng(0)
+  q, k = rng.standard_normal((2, 1, 3, 2, 8)).astype(np.float32)
+  rotate = jax.jit(positions.rotate)
+  places = np.array([[0.0, 2.0, 7.0]])
+  product = lambda a, b: np.einsum("blnd,bmnd->bnlm", a, b)
+  scores = product(rotate(q, places), rotate(k, places))
+  later = product(rotate(q, places + 40), rotate(k, places + 40))
+  np.testing.assert_allclose(scores, later, atol=1e-4)
+  assert (
+    np.abs(scores - product(rotate(q, 2 * places), rotate(k, 2 * places))).max() > 0.1
+  )
+  np.testing.assert_allclose(
+    np.linalg.norm(rotate(q, places), axis=-1), np.linalg.norm(q, axis=-1), rtol=1e-5
+  )
+  np.testing.assert_array_equal(rotate(q, 0 * places), q)
+  # The first two features are one pair and turn by one radian a place.
+  x, y = q[0, 1, 0, :2]
+  turned = [x * np.cos(2) - y * np.sin(2), x * np.sin(2) + y * np.cos(2)]
+  np.testing.assert_allclose(rotate(q, places)[0, 1, 0, :2], turned, rtol=1e-5)
+
+
+def test_rotation_computes_in_float32_and_answers_in_its_input():
+  x = jnp.ones((1, 2, 1, 4), jnp.bfloat16)
+  out = positions.rotate(x, np.array([[0, 1001]]))
+  assert out.dtype == jnp.bfloat16
+  wanted = np.cos(1001.0) - np.sin(1001.0)
+  np.testing.assert_allclose(np.float32(out)[0, 1, 0, 0], wanted, atol=1e-2)

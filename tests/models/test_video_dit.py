@@ -200,9 +200,143 @@ def test_channels_and_the_mask_enter_as_input_channels():
   assert random_params(blind, x, t, cond)["patchify"]["kernel"].shape == (2 * 2 * 3, 16)
 
 
-@pytest.mark.parametrize("mesh", [dict(seq=2), dict(tensor=2)], ids=str)
-def test_two_devices_compute_what_one_does(mesh, network):
-  module, params, apply = network
+TEXT = np.random.default_rng(2).standard_normal((2, 5, 6)).astype(np.float32)
+
+
+def texts(values=TEXT, mask=((1, 1, 1, 1, 1), (1, 1, 0, 0, 0))):
+  return Conditioning(tokens={"text": Tokens(values, np.array(mask, bool))})
+
+
+@pytest.fixture(scope="module")
+def reader():
+  """(module, parameters, jitted apply) of a network that reads texts."""
+  module = tiny(layout=("serial",), depth=1, modulation="shared", text="cross")
+  params = random_params(module, *inputs(), texts())
+  return module, params, jax.jit(functools.partial(module.apply, {"params": params}))
+
+
+def test_what_a_text_masks_is_not_there(reader):
+  _, _, apply = reader
+  x, t = inputs()
+  out = apply(x, t, texts())
+  short = texts(TEXT[1:, :2], ((1, 1),))
+  np.testing.assert_allclose(out[1:], apply(x[1:], t[1:], short), atol=1e-5)
+  unmasked = apply(x, t, texts(mask=np.ones((2, 5))))
+  np.testing.assert_array_equal(unmasked[0], out[0])
+  assert np.abs(unmasked[1] - out[1]).max() > 1e-2
+
+
+def test_a_text_is_read_alone_as_in_a_batch_and_may_be_missing(reader):
+  _, _, apply = reader
+  x, t = inputs()
+  mask = np.array([[1, 0, 1, 1, 1], [0] * 5], bool)
+  out = apply(x, t, texts(mask=mask))
+  assert np.isfinite(out).all()
+  for i in range(2):
+    alone = apply(x[i : i + 1], t[i : i + 1], texts(TEXT[i : i + 1], mask[i : i + 1]))
+    np.testing.assert_allclose(out[i : i + 1], alone, atol=1e-5)
+  edited = TEXT + (~mask)[..., None] * 100.0
+  np.testing.assert_array_equal(apply(x, t, texts(edited, mask)), out)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "rotary"])
+def test_positions_say_where_each_frame_is(kind):
+  module = tiny(time_positions=kind, patch_time=2, layout=("temporal",), depth=1)
+  x, t = inputs((2, 6, 2, 2, 3))
+  params = random_params(module, x, t)
+  apply = jax.jit(functools.partial(module.apply, {"params": params}))
+  at = lambda places: Conditioning(positions=jnp.asarray(places, float))
+  plain = np.broadcast_to(np.arange(6), (2, 6))
+  out = apply(x, t, NONE)
+  np.testing.assert_allclose(apply(x, t, at(plain)), out, atol=1e-5)
+  gaps = plain.copy()
+  gaps[1, 2:] += 10  # a gap in the second example only
+  gone = apply(x, t, at(gaps))
+  np.testing.assert_allclose(gone[0], out[0], atol=1e-5)
+  assert np.abs(gone[1] - out[1]).max() > 1e-2
+  # Later in the video: heard, or not, for the distances are the same.
+  later = np.abs(apply(x, t, at(plain + 40)) - out).max()
+  assert later > 1e-2 if kind == "absolute" else later < 1e-4
+
+
+def test_a_tubelet_is_one_token_and_its_frames_share_a_time():
+  module = tiny(layout=("spatial",), depth=1, patch_time=2)
+  x, t = inputs((2, 4, 2, 2, 3))
+  params = random_params(module, x, t)
+  assert params["patchify"]["kernel"].shape == (2 * 2 * 2 * 3, 16)
+  apply = jax.jit(lambda x, t: module.apply({"params": params}, x, t, NONE))
+  out = apply(x, t)
+  assert out.shape == (2, 4, 2, 2, 3)
+  edited = x.copy()
+  edited[:, 2] += 1.0
+  change = np.abs(apply(edited, t) - out).max(axis=(0, 2, 3, 4))
+  assert (change[2:] > 1e-3).all() and not change[:2].any()
+  np.testing.assert_allclose(apply(x, t[:, [1, 0, 3, 2]]), out, atol=1e-5)
+  assert np.abs(apply(x, t[:, [0, 0, 2, 2]]) - out).max() > 1e-3
+  same = np.full_like(t, 300.0)
+  np.testing.assert_allclose(apply(x, same), apply(x, same[:, 0]), atol=1e-5)
+  with pytest.raises(ValueError, match="frames 5.*patch=2.*4 and 6"):
+    random_params(module, *inputs((2, 5, 2, 2, 3)))
+
+
+@pytest.mark.parametrize("modulation", ["block", "shared", "tokens"])
+def test_each_modulation_hears_time_frame_by_frame_and_the_class(modulation):
+  module = tiny(
+    layout=("spatial",),
+    depth=1,
+    modulation=modulation,
+    num_classes=3,
+    mask_channel=True,
+  )
+  x, t = inputs()
+  label = lambda ids: Conditioning(vectors={"label": jnp.array(ids)})
+  params = random_params(module, x, t, label([0, 1]))
+  apply = jax.jit(functools.partial(module.apply, {"params": params}))
+  out = apply(x, t, label([0, 1]))
+  later = t.copy()
+  later[:, 1] = 0.0
+  change = np.abs(apply(x, later, label([0, 1])) - out).max(axis=(0, 2, 3, 4))
+  assert change[1] > 1e-3
+  np.testing.assert_array_equal(change[[0, 2]], 0.0)
+  change = np.abs(apply(x, t, label([2, 1])) - out)
+  assert change[0].max() > 1e-3 and not change[1].any()
+
+
+def test_the_pooled_text_reaches_the_blocks_and_not_the_last_layer():
+  module = tiny(layout=("spatial",), depth=1, text="pooled")
+  x, t = inputs()
+  pooled = lambda scale: Conditioning(vectors={"text": scale * TEXT[:, 0]})
+  params = random_params(module, x, t, pooled(1))
+  apply = jax.jit(lambda p, scale: module.apply({"params": p}, x, t, pooled(scale)))
+  assert np.abs(apply(params, 2.0) - apply(params, 1.0)).max() > 1e-3
+  params["blocks"] = jax.tree.map(np.zeros_like, params["blocks"])
+  np.testing.assert_array_equal(apply(params, 2.0), apply(params, 1.0))
+
+
+@pytest.fixture(scope="module")
+def together():
+  """All tokens, in parallel blocks: 6 places and one token, of 2 heads one each way."""
+  module = tiny(layout=("parallel",), depth=1, modulation="tokens", mask_channel=True)
+  params = random_params(module, *inputs())
+  return (
+    module,
+    params,
+    jax.jit(lambda p, x, t: module.apply({"params": p}, x, t, NONE)),
+  )
+
+
+@pytest.mark.parametrize(
+  "mesh, which",
+  [
+    (dict(seq=2), "network"),
+    (dict(tensor=2), "network"),
+    (dict(seq=2), "together"),
+    (dict(tensor=2), "together"),
+  ],
+  ids=str,
+)
+def test_two_devices_compute_what_one_does(mesh, which, request):
+  module, params, apply = request.getfixturevalue(which)
   x, t = inputs()  # 3 frames do not divide by 2
   wanted = apply(params, x, t)
   axes = dict(data=1, fsdp=1, seq=1, tensor=1) | mesh
@@ -242,6 +376,14 @@ def test_sizes_that_do_not_fit_are_refused(shape, message):
     (dict(layout=("spacial",)), "layout=.*'spatial', 'temporal'"),
     (dict(layout=("spatial", "spatial")), "at most once"),
     (dict(remat="some"), "remat='some'.*full"),
+    (dict(fusion="early"), "fusion='early'.*interleaved.*late"),
+    (dict(modulation="adaLN"), "modulation='adaLN'.*block.*shared.*tokens"),
+    (dict(time_positions="learned"), "time_positions='learned'.*rotary"),
+    (dict(text="t5"), "text='t5'.*pooled.*cross"),
+    (dict(one_frame="video"), "one_frame='video'.*clip.*image"),
+    (dict(layout=("parallel",), num_heads=1), "num_heads=1 cannot be halved"),
+    (dict(layout=("temporal",), modulation="tokens"), "add spatial blocks"),
+    (dict(layout=("temporal",), text="cross"), "add spatial blocks"),
     (dict(width=18), "divisible by 4"),
     (dict(num_heads=3), "num_heads=3"),
   ],
@@ -255,6 +397,11 @@ def test_fields_that_mean_nothing_are_refused(fields, message):
 def test_times_of_another_number_of_frames_are_refused(shape):
   with pytest.raises(ValueError, match="t has shape"):
     random_params(tiny(), inputs()[0], jnp.zeros(shape))
+
+
+def test_positions_of_another_number_of_frames_are_refused():
+  with pytest.raises(ValueError, match=r"positions has shape \(1, 3\).*\[2, 3\]"):
+    random_params(tiny(), *inputs(), Conditioning(positions=jnp.zeros((1, 3))))
 
 
 @pytest.mark.parametrize(

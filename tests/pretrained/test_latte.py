@@ -127,5 +127,5 @@ def test_weights_load_while_a_mesh_is_in_use(params, weights):
 
 
 def test_a_module_without_a_table_is_named():
-  with pytest.raises(TypeError, match="Attention.*VideoDiT"):
+  with pytest.raises(TypeError, match="Attention.*\n.*VideoDiT"):
     pretrained.from_state_dict(Attention(num_heads=1), {})

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from vdm_jax import conditioning
-from vdm_jax.diffusion import denoise as d
-from vdm_jax.diffusion import guidance
+from vdm_jax.diffusion import guidance, masks, times
 from vdm_jax.diffusion import loss as losses
-from vdm_jax.diffusion import masks, times
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.tasks import latent_diffusion

@@ -24,7 +24,9 @@ from vdm_jax.diffusion import masks
 from vdm_jax.diffusion.samplers import loop
 
 
-def rollout(denoise, process, x, ts, cond, key, *, sampler, plan, hold=d.given):
+def rollout(
+  denoise, process, x, ts, cond, key, *, sampler, plan, hold=d.given, renew=False
+):
   """Samples the windows of a plan in turn; a sampler itself, on the whole video.
 
   One window is compiled for each stage of the plan. `cond.positions` tells the denoiser
@@ -38,6 +40,8 @@ def rollout(denoise, process, x, ts, cond, key, *, sampler, plan, hold=d.given):
     plan: see above. Every frame must be in a window in which it is not yet known.
     hold: how known frames are held: `denoise.given` (at time 0, diffusion forcing) or
       `denoise.replace` (noised like the others).
+    renew: with `replace`, each window noises its known frames anew, as published;
+      False, with the noise in x that they came from, which leaves smaller seams.
   """
   x, num_frames = jnp.asarray(x), x.shape[1]
   ts = loop.rows(ts, num_frames)
@@ -58,15 +62,16 @@ def rollout(denoise, process, x, ts, cond, key, *, sampler, plan, hold=d.given):
   def window(video, inputs):
     index, known, number = inputs
     mask = fixed[:, index] | known[:, None, None, None]
-    old = video[:, index]
+    old, at = video[:, index], lambda c: c[index][:, None, None, None]
     place = jnp.broadcast_to(index - index[0], mask.shape[:2])
     part = conditioning.take(cond, index).replace(known=old, mask=mask, positions=place)
+    k_window = loop.fold(key, number)
     start = x[:, index]
     if hold is d.given:
       start = jnp.where(mask, old, start)
     else:
-      start += jnp.where(mask, alpha[index][:, None, None, None] * old, 0.0)
-    k_window = jax.random.fold_in(key, number)
+      eps = at(sigma) * loop.noise(k_window, x.shape)[:, index] if renew else start
+      start = jnp.where(mask, at(alpha) * old + eps, start)
     new = sampler(denoise, process, start, ts[:, index], part, k_window)
     return video.at[:, index].set(jnp.where(mask, old, new)), None
 

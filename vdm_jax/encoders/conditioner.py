@@ -5,12 +5,14 @@ value that means "not told", which training drops to and guidance compares with.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.conditioning import Conditioning
+from vdm_jax.conditioning import GROUPS, Conditioning, Tokens, names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,96 @@ class Labels:
     label = jnp.asarray(label, jnp.int32)
     null = jnp.full_like(label, self.num_classes)
     return Conditioning(vectors={"label": label}), Conditioning(vectors={"label": null})
+
+
+# How a text (values [B, L, D], mask [B, L]) is told.
+TEXT_FORMS = {
+  # To attend to.
+  "tokens": lambda x, mask: Conditioning(tokens={"text": Tokens(x, mask)}),
+  # [B, L D]: all values in a row, 0 where masked, as Latte's first text model reads it.
+  "flat": lambda x, mask: _vector(_masked(x, mask).reshape(len(x), -1)),
+  # [B, D]: the mean over the mask, 0 if there is nothing.
+  "mean": lambda x, mask: _vector(
+    _masked(x, mask).sum(axis=1) / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Text:
+  """batch["text"] [B, L, D] from a text encoder, and "text_mask" [B, L], as `text`.
+
+  Attributes:
+    form: a key of TEXT_FORMS.
+    null: [M, D], M <= L, the encoder's values of what stands for "no text", such as
+      the empty text; None is nothing at all: values 0, no token to look at.
+  """
+
+  form: str = "tokens"
+  null: Any = None
+
+  def __post_init__(self):
+    if self.form not in TEXT_FORMS:
+      raise ValueError(
+        f"form={self.form!r} is unknown; choose one of {list(TEXT_FORMS)}."
+      )
+
+  def __call__(self, batch):
+    values, mask = _read(batch, "text"), _read(batch, "text_mask")
+    if values.ndim != 3 or mask.shape != values.shape[:2]:
+      raise ValueError(
+        f"batch['text'] has shape {values.shape} and batch['text_mask'] {mask.shape}; "
+        "they must be [B, L, D], the output of a text encoder, and [B, L]."
+      )
+    values, mask = jnp.asarray(values), jnp.asarray(mask, bool)
+    tell = TEXT_FORMS[self.form]
+    return tell(values, mask), tell(*self._null(values))
+
+  def _null(self, values):
+    """(values, mask) of "no text", of the shape of the batch's texts."""
+    b, length, width = values.shape
+    null = np.zeros((0, width)) if self.null is None else self.null
+    if null.ndim != 2 or null.shape[1] != width or len(null) > length:
+      raise ValueError(
+        f"null has shape {null.shape}; for texts of {length} tokens it must be "
+        f"[M, {width}] with M at most {length}."
+      )
+    padded = jnp.pad(jnp.asarray(null, values.dtype), ((0, length - len(null)), (0, 0)))
+    mask = jnp.arange(length) < len(null)
+    return jnp.broadcast_to(padded, values.shape), jnp.broadcast_to(mask, (b, length))
+
+
+@dataclasses.dataclass(frozen=True)
+class All:
+  """What several conditioners tell, together: All((Labels(101), Text()))."""
+
+  parts: tuple[Callable, ...]
+
+  def __call__(self, batch):
+    told = [part(batch) for part in self.parts]
+    return _merge([cond for cond, _ in told]), _merge([null for _, null in told])
+
+
+def _merge(conds):
+  """One Conditioning with the signals of all; a name may come from one of them only."""
+  found = [name for cond in conds for name in names(cond)]
+  twice = sorted({name for name in found if found.count(name) > 1})
+  if twice:
+    raise ValueError(
+      f"Two conditioners tell {twice}; give each signal to one of them, or rename one."
+    )
+  groups = {}
+  for group in GROUPS:
+    groups[group] = {k: x for cond in conds for k, x in getattr(cond, group).items()}
+  return Conditioning(**groups)
+
+
+def _vector(x):
+  return Conditioning(vectors={"text": x})
+
+
+def _masked(x, mask):
+  return jnp.where(mask[..., None], x, 0)
 
 
 def _read(batch, name):

@@ -1,7 +1,8 @@
 """Attention: queries, keys and values in, a weighted mean of the values out.
 
 `attend` is the one place where a kernel is chosen. Today that is plain XLA, with
-the softmax in float32; `Attention` is the self-attention of a transformer block.
+the softmax in float32; `Attention` is the self-attention of a transformer block,
+`CrossAttention` its look at another sequence, such as a text.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.positions import rotate
 
 
 def attend(q, k, v, *, mask=None):
@@ -49,16 +51,55 @@ class Attention(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, mask=None):
+  def __call__(self, x, *, mask=None, positions=None):
+    """[..., L, D]; with rotary positions [..., L] if there are any."""
     width = x.shape[-1]
-    if width % self.num_heads:
-      raise ValueError(
-        f"width={width} cannot be split over num_heads={self.num_heads}; num_heads "
-        "must be a divisor of the width."
-      )
+    check(width, self.num_heads)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     qkv = Linear(3 * width, ("embed", "heads"), **dtypes, name="qkv")(x)
     qkv = rearrange(qkv, "... (n three d) -> ... n three d", n=self.num_heads, three=3)
     q, k, v = (qkv[..., i, :] for i in range(3))  # [..., L, N, D / N]
+    if positions is not None:
+      q, k = rotate(q, positions), rotate(k, positions)
     out = rearrange(attend(q, k, v, mask=mask), "... n d -> ... (n d)")
     return Linear(width, ("heads", "embed"), **dtypes, name="out")(out)
+
+
+class CrossAttention(nn.Module):
+  """What the queries x [B, L, D] find in a sequence [B, M, E], with biases.
+
+  Where an example's mask is False everywhere, there is nothing to find: its values do
+  not matter and only the last bias is left.
+  """
+
+  num_heads: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, sequence, mask):
+    """[B, L, D]; `mask` [B, M] is True where the sequence may be looked at."""
+    width = x.shape[-1]
+    check(width, self.num_heads)
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    q = Linear(width, ("embed", "heads"), **dtypes, name="q")(x)
+    q = rearrange(q, "b l (n d) -> b l n d", n=self.num_heads)
+    kv = Linear(2 * width, ("embed", "heads"), **dtypes, name="kv")(sequence)
+    kv = rearrange(kv, "b m (n two d) -> b m n two d", n=self.num_heads, two=2)
+    k, v = kv[..., 0, :], kv[..., 1, :]
+    out = attend(q, k, v, mask=rearrange(mask, "b m -> b 1 1 m"))
+    out = jnp.where(rearrange(mask.any(axis=1), "b -> b 1 1 1"), out, 0)
+    out = rearrange(out, "b l n d -> b l (n d)")
+    # 0 at first, so that a text can be told to a network that has learned without.
+    axes = ("heads", "embed")
+    zeros = nn.initializers.zeros
+    return Linear(width, axes, kernel_init=zeros, **dtypes, name="out")(out)
+
+
+def check(width, num_heads):
+  """Raises a ValueError if the heads cannot share the width."""
+  if width % num_heads:
+    raise ValueError(
+      f"width={width} cannot be split over num_heads={num_heads}; num_heads must be a "
+      "divisor of the width."
+    )

@@ -1,4 +1,4 @@
-"""Embeddings of the diffusion time and of class labels, in float32."""
+"""Embeddings of the diffusion time and of class labels, in float32, and of texts."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def sinusoid(t, dim, *, max_period=10_000.0):
   """[...] -> [..., dim]: the cosines, then the sines, of dim / 2 frequencies."""
   exponents = np.arange(dim // 2, dtype=np.float32) / (dim // 2)
   frequencies = np.exp(-np.log(max_period) * exponents).astype(np.float32)
-  angles = jnp.asarray(t, jnp.float32)[..., None] * frequencies
+  angles = jnp.asarray(t, float)[..., None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
@@ -51,3 +51,18 @@ class LabelEmbedding(nn.Module):
     )
     # An id outside the table gives NaN, which training reports, not a wrong class.
     return jnp.take(table, label, axis=0, mode="fill").astype(jnp.float32)
+
+
+class TextProjection(nn.Module):
+  """[B, L, D] of a text encoder -> [B, L, width]: a two-layer perceptron."""
+
+  width: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, values):
+    rest = dict(kernel_init=normal, dtype=self.dtype, param_dtype=self.param_dtype)
+    h = Linear(self.width, (None, "embed"), **rest, name="in")(values)
+    h = nn.gelu(h, approximate=True)
+    return Linear(self.width, ("embed", None), **rest, name="out")(h)

@@ -1,9 +1,10 @@
-"""Factorised spatial-temporal diffusion transformer: Latte, variant 1, and DiT.
+"""Factorised spatial-temporal diffusion transformer: Latte in its variants, and DiT.
 
-Each frame is cut into patches. Blocks alternate between attention inside a frame
-(spatial) and attention along time at one position (temporal); every block is
-modulated by time and class, frame by frame, and is the identity at first (S-AdaLN).
-With `layout=("spatial",)` all blocks are spatial: DiT, on frames.
+Each frame is cut into patches, or each few frames into tubelets. Blocks attend inside
+a frame (spatial) and along time at one position (temporal), in one of the four ways of
+Latte, `dit_blocks.VARIANTS`. Time and class enter frame by frame, by modulation or as
+tokens; a text as a pooled vector or by cross-attention. With `layout=("spatial",)` all
+blocks are spatial: DiT, on frames.
 
 Latte: https://arxiv.org/abs/2401.03048, DiT: https://arxiv.org/abs/2212.09748.
 """
@@ -11,12 +12,12 @@ Latte: https://arxiv.org/abs/2401.03048, DiT: https://arxiv.org/abs/2212.09748.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import reduce
 
-from vdm_jax.layers import attention, embeddings, norms, positions
+from vdm_jax.layers import embeddings, modulation, norms, patches, positions
 from vdm_jax.layers.linear import Linear, zeros
+from vdm_jax.models import dit_blocks
 
 SIZES = {
   "S": dict(depth=12, width=384, num_heads=6),
@@ -25,94 +26,48 @@ SIZES = {
   "XL": dict(depth=28, width=1152, num_heads=16),
 }
 
-# What a block attends along: the layout in which that axis is the last but one, and
-# the logical names of [B, T, N, D]. The attended axis is whole on each device.
-BLOCKS = {
-  "spatial": ("b t n d", ("batch", "frames", None, None)),
-  "temporal": ("b n t d", ("batch", None, "space", None)),
+# The fields that choose by a name, and the names that there are.
+CHOICES = {
+  "fusion": tuple(dit_blocks.FUSIONS),
+  "modulation": tuple(modulation.MODULATIONS),
+  # Added once as sin-cos, rotary in each temporal attention, or not told.
+  "time_positions": ("absolute", "rotary", "none"),
+  # vectors["text"], added to time; or tokens["text"], for cross-attention.
+  "text": ("none", "pooled", "cross"),
+  # A clip of one frame passes the temporal blocks alone, or it passes them by.
+  "one_frame": ("clip", "image"),
 }
 
-# What the backward pass keeps instead of computing it again.
-REMAT = {
-  "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
-# Checkpointed: the backward pass keeps its input and none of the steps inside.
-gelu = jax.checkpoint(lambda x: nn.gelu(x, approximate=True))
-
-
-def position_tables(frames, rows, columns, width):
+def position_tables(frames, rows, columns, width, span=0):
   """(space [N, width], time [T, width]): the constants that mark a token's place."""
-  space = positions.sincos_grid(rows, columns, width)
+  space = positions.sincos_grid(rows, columns, width, span=span)
   return space, positions.sincos(range(frames), width)
 
 
-class Block(nn.Module):
-  """adaLN-Zero transformer block on tokens [B, T, N, D], along one axis."""
-
-  along: str  # a key of BLOCKS
-  num_heads: int
-  mlp_ratio: float
-  dtype: Any
-  param_dtype: Any
-
-  @nn.compact
-  def __call__(self, x, emb):
-    layout, axes = BLOCKS[self.along]
-    width = x.shape[-1]
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    x = nn.with_logical_constraint(x, axes)
-
-    mod = Linear(
-      6 * width, ("embed", None), kernel_init=zeros, **dtypes, name="modulation"
-    )(emb)
-    mod = rearrange(mod, "b t (six d) -> six b t 1 d", six=6)
-    shift1, scale1, gate1, shift2, scale2, gate2 = mod
-
-    h = norms.modulated(x, shift1, scale1)
-    h = rearrange(h, f"b t n d -> {layout}")
-    h = attention.Attention(self.num_heads, **dtypes, name="attention")(h)
-    x = x + gate1 * rearrange(h, f"{layout} -> b t n d")
-
-    h = norms.modulated(x, shift2, scale2)
-    hidden = int(width * self.mlp_ratio)
-    h = Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(h)
-    h = gelu(h)
-    return x + gate2 * Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)
-
-
-class Layer(nn.Module):
-  """One block of each kind in `layout`; what the network repeats."""
-
-  layout: tuple[str, ...]
-  block: dict[str, Any]
-
-  @nn.compact
-  def __call__(self, x, emb, frame_positions):
-    for name in self.layout:
-      if name == "temporal":
-        x = x + frame_positions
-      x = Block(name, **self.block, name=name)(x, emb)
-    return x, None
-
-
 class VideoDiT(nn.Module):
-  """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T and any H x W in patches.
+  """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T, H and W in patches.
 
   Parameters of the repeated blocks lie stacked under blocks/spatial, blocks/temporal.
   """
 
   out_channels: int
   patch: int = 2
+  patch_time: int = 1  # frames in a patch
   width: int = 1152
   depth: int = 28  # blocks of all kinds together
   num_heads: int = 16
   num_classes: int = 0  # 0: no class condition
+  text: str = "none"
   mlp_ratio: float = 4.0
-  layout: tuple[str, ...] = ("spatial", "temporal")
+  layout: tuple[str, ...] = ("spatial", "temporal")  # keys of dit_blocks.BLOCKS
+  fusion: str = "interleaved"
+  modulation: str = "block"
+  time_positions: str = "absolute"
+  space_span: int = 0  # places over which any grid spreads; 0: one for each patch
+  one_frame: str = "clip"
   mask_channel: bool = False  # the network sees which frames are given
-  remat: bool | str = False  # True is "full"; a key of REMAT
+  remat: bool | str = False  # True is "full"; a key of dit_blocks.REMAT
   unroll: int = 1  # layers per iteration of the scan over layers
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -122,44 +77,60 @@ class VideoDiT(nn.Module):
     """The network's output F in float32; exactly 0 with initial parameters.
 
     Args:
-      x: [B, T, H, W, C]; H and W are multiples of `patch`.
+      x: [B, T, H, W, C]; H and W are multiples of `patch`, T of `patch_time`.
       t: [B, T], the time of each frame; or [B, 1] or [B], one for the clip. [B, 1] is
-        the cheapest: the modulation is then computed once for a clip.
+        the cheapest: the modulation is then computed once for a clip. Frames of one
+        tubelet share the mean of their embeddings.
       cond: vectors["label"] [B] if num_classes > 0, the id num_classes being "no
-        class"; channels, stacked on x in the order of their names; mask.
+        class"; vectors["text"] [B, D] or tokens["text"], as `text` says; channels,
+        stacked on x in the order of their names; mask; positions.
       train: not used, there is no dropout; a class is dropped by its id.
     """
     del train
     self._check_fields()
     self._check_inputs(x, t, cond)
-    _, frames, height, width, _ = x.shape
-    p, rows = self.patch, height // self.patch
+    frames, height, width = x.shape[1:4]
+    size = (self.patch_time, self.patch, self.patch)
+    rows, columns = height // self.patch, width // self.patch
+    num_frames = frames // self.patch_time
+    # All parameters are made, whatever clip they are made with.
+    image = frames == 1 and self.one_frame == "image" and not self.is_initializing()
 
-    x = rearrange(
-      self._stack(x, cond), "b t (h p) (w q) c -> b t (h w) (p q c)", p=p, q=p
-    )  # [B, T, N, P * P * C]
+    x = patches.patchify(self._stack(x, cond), size)
     rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = Linear(self.width, (None, "embed"), **rest, name="patchify")(x)
-    space, time = position_tables(frames, rows, width // p, self.width)
+    places, time = self._places(cond, num_frames)
+    space, _ = position_tables(0, rows, columns, self.width, self.space_span)
     x = x + space.astype(x.dtype)
 
-    emb = nn.silu(self._embed(t, cond, frames)).astype(self.dtype)  # [B, T or 1, D]
-    x = self._layers(x, emb, time)
+    emb, last_emb, tokens = self._embed(t, cond, num_frames)
+    signals = dit_blocks.Signals(emb=emb, places=places, text=self._read(cond))
+    num_places = x.shape[2]
+    x = jnp.concatenate([x, *tokens], axis=2)  # [B, T, N + tokens, D]
+    stack = dit_blocks.Stack(
+      self.layout,
+      self.fusion,
+      num_layers=self.depth // len(self.layout),
+      remat=self.remat,
+      unroll=self.unroll,
+      block=dict(
+        num_heads=self.num_heads,
+        mlp_ratio=self.mlp_ratio,
+        modulation=self.modulation,
+        **rest,
+      ),
+      name="blocks",
+    )
+    x = stack(x, signals, time, ("spatial",) if image else tuple(dit_blocks.AXES))
+    x = x[:, :, :num_places]
 
-    mod = Linear(
-      2 * self.width, ("embed", None), kernel_init=zeros, **rest, name="modulation"
-    )(emb)
-    shift, scale = rearrange(mod, "b t (two d) -> two b t 1 d", two=2)
+    modulate = modulation.MODULATIONS[self.modulation]
+    shift, scale = modulate(last_emb, self.width, 2, **rest)
     x = norms.modulated(x, shift, scale)
-    x = Linear(
-      p * p * self.out_channels,
-      ("embed", None),
-      kernel_init=zeros,
-      **rest,
-      name="unpatchify",
-    )(x)
-    x = rearrange(x, "b t (h w) (p q c) -> b t (h p) (w q) c", h=rows, p=p, q=p)
-    return x.astype(jnp.float32)
+    features = self.patch_time * self.patch**2 * self.out_channels
+    axes = ("embed", None)
+    last = Linear(features, axes, kernel_init=zeros, **rest, name="unpatchify")
+    return patches.unpatchify(last(x), size, rows).astype(jnp.float32)
 
   def _stack(self, x, cond):
     """x, the channels of the condition and, if wanted, the given frames' mask."""
@@ -172,89 +143,125 @@ class VideoDiT(nn.Module):
     ]
     return jnp.concatenate(parts, axis=-1)
 
-  def _embed(self, t, cond, frames):
-    """[B, T or 1, D] in float32: time plus class."""
+  def _places(self, cond, num_frames):
+    """(places [B or 1, T] to rotate by, table [B or 1, T, 1, D] to add), or None."""
+    places = jnp.arange(num_frames)[None]
+    if cond.positions is not None:
+      first = cond.positions[:, :: self.patch_time]  # of each tubelet
+      places = jnp.asarray(first, float) / self.patch_time
+    if self.time_positions == "rotary":
+      return places, None
+    if self.time_positions == "none":
+      return None, None
+    if cond.positions is None:
+      _, table = position_tables(num_frames, 1, 1, self.width)
+      return None, table[None, :, None]
+    return None, positions.sincos_at(places, self.width)[:, :, None]
+
+  def _embed(self, t, cond, num_frames):
+    """What is told besides x: (to the blocks, to the last layer, as tokens).
+
+    Embeddings are [B, T or 1, D], or 6 D for the blocks if they share one projection;
+    tokens are [B, T, 1, D] each. The pooled text does not reach the last layer, as in
+    Latte's code.
+    """
     if t.ndim == 1:
-      t = jnp.broadcast_to(t[:, None], (t.shape[0], frames))
+      t = jnp.broadcast_to(t[:, None], (t.shape[0], num_frames))
     rest = dict(param_dtype=self.param_dtype)
-    emb = embeddings.TimeEmbedding(self.width, **rest, name="time")(t)
+    time = embeddings.TimeEmbedding(self.width, **rest, name="time")(t)
+    if time.shape[1] > num_frames:
+      time = reduce(time, "b (t s) d -> b t d", "mean", t=num_frames)
+    parts = [time]
     if self.num_classes:
       label = embeddings.LabelEmbedding(
         self.num_classes, self.width, **rest, name="label"
-      )(cond.vectors["label"])
-      emb = emb + label[:, None]
-    return emb
+      )
+      parts.append(label(cond.vectors["label"])[:, None])
+    last = sum(parts)
+    if self.text == "pooled":
+      text = nn.silu(jnp.asarray(cond.vectors["text"], jnp.float32))
+      linear = Linear(self.width, (None, "embed"), **rest, name="text")
+      parts.append(linear(text)[:, None])
 
-  def _layers(self, x, emb, time):
-    """All blocks: a scan over layers with stacked parameters."""
-    num_layers = self.depth // len(self.layout)
-    # Places in time are told once, before the first temporal block; later layers add 0.
-    first = (jnp.arange(num_layers) == 0)[:, None, None, None]
-    frame_positions = jnp.where(first, time[:, None], 0.0).astype(self.dtype)
+    rest |= dict(dtype=self.dtype)
+    if self.modulation == "tokens":
+      shape = (t.shape[0], num_frames, self.width)
+      tokens = [
+        jnp.broadcast_to(p, shape)[:, :, None].astype(self.dtype) for p in parts
+      ]
+      return None, None, tokens
+    emb = nn.silu(sum(parts)).astype(self.dtype)
+    if self.modulation == "shared":
+      axes, init = ("embed", None), embeddings.normal
+      project = Linear(6 * self.width, axes, kernel_init=init, **rest, name="shared")
+      return project(emb), last.astype(self.dtype), []
+    return emb, nn.silu(last).astype(self.dtype), []
 
-    layer = Layer
-    if self.remat:
-      policy = REMAT["full" if self.remat is True else self.remat]
-      # Inside a loop the compiler cannot undo remat; in an unrolled one it could.
-      layer = nn.remat(Layer, policy=policy, prevent_cse=self.unroll > 1)
-    scanned = nn.scan(
-      layer,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0),
-      length=num_layers,
-      unroll=self.unroll,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    block = dict(
-      num_heads=self.num_heads,
-      mlp_ratio=self.mlp_ratio,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-    )
-    x, _ = scanned(self.layout, block, name="blocks")(x, emb, frame_positions)
-    return x
+  def _read(self, cond):
+    """(values [B, L, D], mask [B, L]) of the text for cross-attention, or None."""
+    if self.text != "cross":
+      return None
+    text = cond.tokens["text"]
+    rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    values = embeddings.TextProjection(self.width, **rest, name="text")(text.values)
+    return values, text.mask.astype(bool)
 
   def _check_fields(self):
-    unknown = sorted(set(self.layout) - set(BLOCKS))
+    unknown = sorted(set(self.layout) - set(dit_blocks.BLOCKS))
     if unknown or not self.layout or len(set(self.layout)) < len(self.layout):
       raise ValueError(
         f"layout={self.layout} must name each kind of block at most once; there are "
-        f"{tuple(BLOCKS)}."
+        f"{tuple(dit_blocks.BLOCKS)}."
       )
     if self.depth < 1 or self.depth % len(self.layout):
       raise ValueError(
         f"depth={self.depth} counts the blocks of all kinds; it must be a positive "
         f"multiple of {len(self.layout)} for layout={self.layout}."
       )
-    if not isinstance(self.remat, bool) and self.remat not in REMAT:
+    for field, names in CHOICES.items():
+      if getattr(self, field) not in names:
+        raise ValueError(
+          f"{field}={getattr(self, field)!r} is unknown; choose one of {list(names)}."
+        )
+    if not isinstance(self.remat, bool) and self.remat not in dit_blocks.REMAT:
       raise ValueError(
-        f"remat={self.remat!r} is unknown; choose False, True or one of {list(REMAT)}."
+        f"remat={self.remat!r} is unknown; choose False, True or one of "
+        f"{list(dit_blocks.REMAT)}."
+      )
+    if "parallel" in self.layout and self.num_heads % 2:
+      raise ValueError(
+        f"num_heads={self.num_heads} cannot be halved between space and time; a "
+        "parallel block needs an even number."
+      )
+    in_frames = any("spatial" in dit_blocks.BLOCKS[kind] for kind in self.layout)
+    if not in_frames and (self.text == "cross" or self.modulation == "tokens"):
+      raise ValueError(
+        f"layout={self.layout} attends along time only, where nothing reads "
+        f"text={self.text!r} and modulation={self.modulation!r}; add spatial blocks."
       )
 
   def _check_inputs(self, x, t, cond):
     if x.ndim != 5:
       raise ValueError(f"x has shape {x.shape}; VideoDiT wants [B, T, H, W, C].")
-    for name, size in (("height", x.shape[2]), ("width", x.shape[3])):
-      if size % self.patch or not size:
-        low = size // self.patch * self.patch
-        nearest = f"{low} and {low + self.patch}" if low else f"{self.patch}"
-        raise ValueError(
-          f"x has {name} {size}, not a multiple of patch={self.patch}; the nearest: "
-          f"{nearest}. Resize, or choose another patch."
-        )
+    patches.check(x.shape, (self.patch_time, self.patch, self.patch))
     b, frames = x.shape[:2]
     if t.shape not in ((b,), (b, 1), (b, frames)):
       raise ValueError(
         f"t has shape {t.shape}; for x of shape {x.shape} it must be one time for each "
         f"clip, [{b}] or [{b}, 1], or for each frame, [{b}, {frames}]."
       )
-    wanted = {"label"} if self.num_classes else set()
-    given = set(cond.vectors) | set(cond.tokens)
-    if given != wanted:
+    if cond.positions is not None and cond.positions.shape != (b, frames):
+      raise ValueError(
+        f"cond.positions has shape {cond.positions.shape}; it must hold one place for "
+        f"each frame of x, [{b}, {frames}]."
+      )
+    vectors = {"label"} if self.num_classes else set()
+    vectors |= {"text"} if self.text == "pooled" else set()
+    tokens = {"text"} if self.text == "cross" else set()
+    if (set(cond.vectors), set(cond.tokens)) != (vectors, tokens):
       raise ValueError(
         f"The condition has vectors {sorted(cond.vectors)} and tokens "
         f"{sorted(cond.tokens)}; VideoDiT with num_classes={self.num_classes} reads "
-        f"the vectors {sorted(wanted)} and no tokens. Change the conditioner or "
-        "num_classes."
+        f"the vectors {sorted(vectors)} and, with text={self.text!r}, the tokens "
+        f"{sorted(tokens)}. Change the conditioner, num_classes or text."
       )

@@ -12,6 +12,7 @@ one. A sampler's error is then the sampler's alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -87,17 +88,12 @@ class GaussianVideo:
 
     def denoise(x_t, t, cond):
       alpha, sigma = process.alpha_sigma(t)
-      c = self._covariance(t, cond)
-      size = t.shape[1]
-
-      def row(k):
-        """The weights of frame k: frames after it are infinitely noisy."""
-        seen = jnp.arange(size) <= k
-        a = jnp.where(seen, alpha, 0.0)
-        s = jnp.where(seen, sigma, 1.0)
-        return _gain(c, a, s)[0][:, k]
-
-      gain = jax.vmap(row, out_axes=1)(jnp.arange(size))
+      seen, both, n = _system(self._covariance(t, cond), alpha, sigma)
+      # Forward substitution is causal: L^-1 of the first k frames is cut from L^-1.
+      root = jnp.linalg.cholesky(both)
+      solve = functools.partial(jax.scipy.linalg.solve_triangular, root, lower=True)
+      weights = jnp.triu(solve(seen))  # of the innovations j <= k, for frame k
+      gain = solve(weights, trans=1).swapaxes(-1, -2) / n[:, None, :]
       rest = x_t - p.expand(alpha) * self.mean
       return d.Denoised(self.mean + _over_time(gain, rest))
 
@@ -145,16 +141,21 @@ class GaussianVideo:
     return _gain(c, *process.alpha_sigma(t))
 
 
-def _gain(c, alpha, sigma):
-  """(C A (A C A + S)^-1, posterior covariance) [B, T, T].
+def _system(c, alpha, sigma):
+  """(A C, A C A + S) [B, T, T] of x_t / n, and n = sqrt(alpha^2 + sigma^2) [B, T].
 
-  Solved for x_t / n, n = sqrt(alpha^2 + sigma^2), so that the matrix keeps its scale
-  from clean frames to pure noise.
+  Divided by n the matrix keeps its scale from clean frames to pure noise.
   """
   n = jnp.sqrt(alpha**2 + sigma**2)
   a, s = alpha / n, sigma / n
-  seen = a[:, :, None] * c  # A C
-  both = seen * a[:, None, :] + jnp.eye(c.shape[-1]) * (s**2)[:, None, :]
+  seen = a[:, :, None] * c
+  eye = jnp.eye(c.shape[-1])
+  return seen, seen * a[:, None, :] + eye * (s**2)[:, None, :], n
+
+
+def _gain(c, alpha, sigma):
+  """(C A (A C A + S)^-1, posterior covariance), both [B, T, T]."""
+  seen, both, n = _system(c, alpha, sigma)
   solved = jnp.linalg.solve(both, seen)  # (A C A + S)^-1 A C
   error = c - jnp.einsum("bki,bkj->bij", seen, solved)
   return solved.swapaxes(-1, -2) / n[:, None, :], error

@@ -23,7 +23,7 @@ def push(run, num_frames, *, num_steps=0):
   basis = np.eye(count).reshape(num_steps + 1, num_frames, count)
   basis = np.concatenate([basis, np.zeros((*basis.shape[:2], 1))], axis=-1)
   basis = jnp.asarray(basis[:, None, ..., None, None], float)
-  key = loop.Recorded(basis[1:]) if num_steps else None
+  key = loop.Recorded(basis[1:] if num_steps else None)
   out = run(basis[0], key)[0, :, :, 0, 0]
   mean = out[:, -1:]
   return np.asarray(out[:, :-1] - mean, np.float64), np.asarray(mean[:, 0], np.float64)

@@ -1,16 +1,18 @@
 """Weights of DiT and Latte <-> VideoDiT, as their original code names and shapes them.
 
-Both have the same blocks; Latte's even ones are spatial, its odd ones temporal.
-Sources: facebookresearch/DiT (models.py), Vchitect/Latte (models/latte.py).
+Both have the same blocks; Latte's even ones are spatial, its odd ones temporal, and a
+module with late fusion takes them over in these places. Latte for videos and images
+has the same weights. Its label table may lack the row for "no class": then num_classes
+is one less and the last class stands in that row.
+
+Sources: facebookresearch/DiT (models.py), Vchitect/Latte (models/latte.py,
+models/latte_img.py).
 """
 
 import math
 
-import jax
-import jax.numpy as jnp
-
-from vdm_jax.encoders import conditioner
 from vdm_jax.models import video_dit
+from vdm_jax.pretrained import abstract
 
 # (their name, our name, einops pattern from theirs to ours). Blocks are stacked: l.
 ROOT = (
@@ -21,6 +23,8 @@ ROOT = (
   ("t_embedder.mlp.2.weight", "time/out/kernel", "o i -> i o"),
   ("t_embedder.mlp.2.bias", "time/out/bias", "o -> o"),
   ("y_embedder.embedding_table.weight", "label/table", "rows d -> rows d"),
+  ("text_embedding_projection.1.weight", "text/kernel", "o i -> i o"),
+  ("text_embedding_projection.1.bias", "text/bias", "o -> o"),
   ("final_layer.adaLN_modulation.1.weight", "modulation/kernel", "o i -> i o"),
   ("final_layer.adaLN_modulation.1.bias", "modulation/bias", "o -> o"),
   ("final_layer.linear.weight", "unpatchify/kernel", "o i -> i o"),
@@ -39,10 +43,26 @@ BLOCK = (
   ("adaLN_modulation.1.bias", "modulation/bias", "l o -> l o"),
 )
 
+LAYOUTS = (("spatial", "temporal"), ("spatial",))
+WANTED = f"VideoDiT(modulation='block', patch_time=1, layout one of {LAYOUTS})"
+UNREAD = ()
+
+
+def fits(module):
+  """Whether this table is the module's."""
+  return (
+    isinstance(module, video_dit.VideoDiT)
+    and module.modulation == "block"
+    and module.patch_time == 1
+    and module.text != "cross"
+    and module.layout in LAYOUTS
+  )
+
 
 def rules(module):
   """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
-  out = [rule for rule in ROOT if module.num_classes or not rule[1].startswith("label")]
+  absent = {"label": not module.num_classes, "text": module.text == "none"}
+  out = [rule for rule in ROOT if not absent.get(rule[1].split("/")[0])]
   kinds = len(module.layout)
   for first, kind in enumerate(module.layout):
     for theirs, ours, pattern in BLOCK:
@@ -60,18 +80,12 @@ def shapes(module, found):
   """The module's parameters as ShapeDtypeStructs, boxed with their axis names.
 
   Args:
-    found: {their name: shape}; only the number of input channels is read from it,
-      because the module takes that from its input.
+    found: {their name: shape}; only the widths of the inputs are read from it, because
+      the module takes them from its inputs.
   """
-  kernel = found.get("x_embedder.proj.weight", ())
-  channels = kernel[1] if len(kernel) == 4 else 1 + module.mask_channel
-  x = jnp.zeros((1, 1, module.patch, module.patch, channels - module.mask_channel))
-  read = conditioner.Unconditional()
-  if module.num_classes:
-    read = conditioner.Labels(module.num_classes)
-  cond, _ = read({"label": jnp.zeros(1, jnp.int32)})
-  init = lambda key: module.init(key, x, jnp.zeros(1), cond)["params"]
-  return jax.eval_shape(init, jax.random.key(0))
+  channels = abstract.width(found, "x_embedder.proj.weight", 1 + module.mask_channel)
+  text = abstract.width(found, "text_embedding_projection.1.weight", 1)
+  return abstract.parameters(module, channels, text)
 
 
 def fixed(module, size):
@@ -82,7 +96,11 @@ def fixed(module, size):
   """
   frames, height, width = size
   space, time = video_dit.position_tables(
-    frames, height // module.patch, width // module.patch, module.width
+    frames,
+    height // module.patch,
+    width // module.patch,
+    module.width,
+    module.space_span,
   )
   tables = {"pos_embed": space[None]}
   return tables | {"temp_embed": time[None]} if "temporal" in module.layout else tables

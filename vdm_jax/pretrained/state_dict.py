@@ -2,6 +2,10 @@
 
 A table is a module with these names; `latte.py` is an example.
 
+  fits(module)           whether it is the table of this module
+  WANTED                 in words: the modules that it fits
+  UNREAD                 their names of arrays that their network does not read, such
+                         as what a conditioner gives for "no text"
   rules(module)          [(their name or names, our name, einops pattern)]
   axes(module)           {axis: size} for axes that a pattern cannot tell from a shape
   shapes(module, found)  our parameters, abstract; found = {their name: shape}
@@ -19,10 +23,9 @@ import flax.linen as nn
 import numpy as np
 from einops import EinopsError, rearrange
 
-from vdm_jax.models import video_dit
-from vdm_jax.pretrained import latte
+from vdm_jax.pretrained import latte, latte_t2v
 
-TABLES = {video_dit.VideoDiT: latte}
+TABLES = (latte, latte_t2v)
 WRAPPERS = ("ema", "model", "state_dict", "module")  # the first one found is taken
 
 
@@ -50,18 +53,22 @@ def from_state_dict(module, state_dict):
   return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
-def to_state_dict(module, params, *, size=None):
+def to_state_dict(module, params, *, size=None, unread=None):
   """{their name: numpy array}, the inverse of `from_state_dict`, bit for bit.
 
   Args:
     params: a nested dict; leaves may be boxed with logical axis names.
     size: (T, H, W) of x. If given, their fixed position tables for this size are
       added; their code needs them to load the weights strictly.
+    unread: {their name: array} for the names that the table leaves unread; added as
+      they are, for the same reason.
   """
   table = _table(module)
   flat = _flatten(params)
   rules = table.rules(module)
   problems = _difference({ours for _, ours, _ in rules}, set(flat))
+  unread = {name: np.asarray(x) for name, x in (unread or {}).items()}
+  problems += _difference(set(), set(unread) - set(table.UNREAD))
   theirs = {}
   for names, ours, pattern in rules:
     if ours not in flat:
@@ -80,7 +87,7 @@ def to_state_dict(module, params, *, size=None):
   _raise(module, problems)
   _check(module, table, theirs)
   fixed = table.fixed(module, size) if size else {}
-  return {k: np.ascontiguousarray(x) for k, x in (fixed | theirs).items()}
+  return {k: np.ascontiguousarray(x) for k, x in (fixed | unread | theirs).items()}
 
 
 def unwrap(state_dict):
@@ -97,12 +104,14 @@ def unwrap(state_dict):
 
 
 def _table(module):
-  if type(module) not in TABLES:
-    raise TypeError(
-      f"There is no table of weights for {type(module).__name__}; there are tables "
-      f"for {sorted(kind.__name__ for kind in TABLES)}."
-    )
-  return TABLES[type(module)]
+  for table in TABLES:
+    if table.fits(module):
+      return table
+  lines = "\n  ".join(table.WANTED for table in TABLES)
+  raise TypeError(
+    f"There is no table of weights for {type(module).__name__} with these fields; "
+    f"there are tables for:\n  {lines}"
+  )
 
 
 def _flatten(params):
@@ -125,7 +134,7 @@ def _check(module, table, theirs):
     wanted |= {names: shape} if one else dict.fromkeys(names, shape[1:])
 
   fixed = table.fixed(module, table.size_of(module, found))
-  problems = _difference(set(wanted), set(found) - set(fixed))
+  problems = _difference(set(wanted), set(found) - set(fixed) - set(table.UNREAD))
   for name in sorted(wanted.keys() & found.keys()):
     if found[name] != wanted[name]:
       problems.append(f"{name} has shape {found[name]}, wanted {wanted[name]}")

@@ -15,10 +15,11 @@ class Recorded:
   """Noise drawn elsewhere, in place of a key: values[i] is what step i would draw.
 
   Attributes:
-    values: [S, B, T, H, W, C]; inside a step [B, T, H, W, C].
+    values: [S, B, T, H, W, C]; inside a step [B, T, H, W, C]. None is no noise at all:
+      a sampler that wants some is refused.
   """
 
-  values: jax.Array
+  values: jax.Array | None
 
 
 def run(step, x, ts, key, memory=None):
@@ -71,7 +72,7 @@ def rows(ts, num_frames):
 def fold(key, i):
   """The key of step i; of recorded noise, the noise of step i."""
   if _recorded(key):
-    return Recorded(key.values[i])
+    return jax.tree.map(lambda x: x[i], key)
   return jax.random.fold_in(key, i)
 
 
@@ -82,10 +83,11 @@ def noise(key, shape, start=0):
   a threefry key, jax's default: under vmap, "rbg" keys draw for all frames at once.
   """
   if _recorded(key):
-    if key.values.shape != tuple(shape):
+    recorded = getattr(key.values, "shape", None)
+    if recorded != tuple(shape):
       raise ValueError(
-        f"The recorded noise is {key.values.shape} and {tuple(shape)} was to be drawn; "
-        "record [S, B, T, H, W, C] for a sampler of S steps."
+        f"The recorded noise is {recorded} and {tuple(shape)} was to be drawn; record "
+        "[S, B, T, H, W, C] for a sampler of S steps."
       )
     return key.values
   batch, num_frames, *rest = shape

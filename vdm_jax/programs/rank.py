@@ -1,0 +1,110 @@
+"""Ranks methods for long videos against the exact truth: a table and two pictures.
+
+Reads nothing. Writes `folder`/{scores.json, table.md, scores.png, covariances.png}.
+"""
+
+import textwrap
+import time
+
+import matplotlib
+import numpy as np
+
+from vdm_jax.oracle import rank
+from vdm_jax.programs import job as job_lib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+COLUMNS = {
+  "distance": "W2^2 / T",
+  "seam": "seam",
+  "memory": "first-last correlation",
+  "variance": "variance",
+  "motion": "motion",
+}
+
+
+def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
+  """Scores every method in every world.
+
+  Args:
+    worlds: {name: oracle.gaussian.GaussianVideo}.
+    methods: {name: oracle.rank.Method}; the first is the reference.
+    grid: (process) -> ts [S + 1].
+  """
+  out = job.workdir / folder
+  out.mkdir(parents=True, exist_ok=True)
+  ts, scores, lines = grid(process), {}, []
+  for world, video in worlds.items():
+    truth = np.asarray(video.covariance(num_frames))
+    covariances = {"truth": truth}
+    scores[world] = {}
+    for name, method in methods.items():
+      start = time.perf_counter()
+      scores[world][name], cov = rank.score(method, video, process, ts, num_frames)
+      covariances[name] = cov
+      numbers = "  ".join(f"{k} {v:.5f}" for k, v in scores[world][name].items())
+      job.say(f"{world}: {name}: {numbers}  ({time.perf_counter() - start:.1f} s)")
+    memory = truth[0, -1] / truth[0, 0]
+    lines += [*table(world, scores[world], memory), ""]
+    slug = world.replace(" ", "_")
+    draw_covariances(out / f"covariances_{slug}.png", covariances)
+  job_lib.write_json(out / "scores.json", scores)
+  (out / "table.md").write_text("\n".join(lines))
+  draw_scores(out / "scores.png", scores)
+  job.say(f"{out}: scores.json, table.md and pictures")
+
+
+def table(world, scores, memory):
+  """Lines of Markdown, best first."""
+  head = ["method", *COLUMNS.values()]
+  lines = [
+    f"**{world}** (true first-last correlation {memory:.3f})",
+    "",
+    "| " + " | ".join(head) + " |",
+    "| --- |" + " ---: |" * len(COLUMNS),
+  ]
+  for name, row in sorted(scores.items(), key=lambda item: item[1]["distance"]):
+    cells = [f"{row['distance']:.5f}"] + [f"{row[k]:.3f}" for k in list(COLUMNS)[1:]]
+    lines.append(f"| {name} | " + " | ".join(cells) + " |")
+  return lines
+
+
+def draw_covariances(path, covariances):
+  """What each method believes about which frames go together."""
+  columns = 5
+  rows = -(-len(covariances) // columns)
+  fig, axes = plt.subplots(
+    rows,
+    columns,
+    figsize=(2.1 * columns, 2.3 * rows),
+    squeeze=False,
+    layout="constrained",
+  )
+  for ax in axes.flat:
+    ax.axis("off")
+  for ax, (name, cov) in zip(axes.flat, covariances.items(), strict=False):
+    image = ax.imshow(cov, vmin=0.0, vmax=1.0, cmap="magma")
+    ax.set_title(textwrap.fill(name, 20), fontsize=9)
+  fig.colorbar(image, ax=axes, shrink=0.6, label="covariance of two frames")
+  fig.savefig(path, dpi=80)
+  plt.close(fig)
+
+
+def draw_scores(path, scores):
+  """Distance to the truth, a bar for each method, a panel for each world."""
+  count = max(map(len, scores.values()))
+  size = (5.5 * len(scores), 0.32 * count + 1.2)
+  fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
+  for ax, (world, rows) in zip(axes[0], scores.items(), strict=True):
+    order = sorted(rows, key=lambda name: -rows[name]["distance"])
+    values = [max(rows[name]["distance"], 1e-7) for name in order]
+    bars = ax.barh(order, values, color="tab:blue")
+    seams = [f"seam {rows[name]['seam']:.2f}" for name in order]
+    ax.bar_label(bars, seams, fontsize=7, padding=2)
+    ax.set(xscale="log", title=world, xlabel="W2^2 / T to the truth (less is better)")
+    ax.set_xlim(right=20.0 * max(values))
+    ax.tick_params(labelsize=8)
+  fig.tight_layout()
+  fig.savefig(path, dpi=90)
+  plt.close(fig)
