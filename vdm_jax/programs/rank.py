@@ -84,10 +84,10 @@ def draw_covariances(path, covariances):
   for ax in axes.flat:
     ax.axis("off")
   for ax, (name, cov) in zip(axes.flat, covariances.items(), strict=False):
-    image = ax.imshow(cov, vmin=0.0, vmax=1.0, cmap="magma")
+    image = ax.imshow(cov, vmin=0.0, vmax=1.0, cmap="magma", interpolation="nearest")
     ax.set_title(textwrap.fill(name, 20), fontsize=9)
   fig.colorbar(image, ax=axes, shrink=0.6, label="covariance of two frames")
-  fig.savefig(path, dpi=80)
+  fig.savefig(path, dpi=65)
   plt.close(fig)
 
 
