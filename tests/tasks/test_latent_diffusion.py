@@ -227,3 +227,34 @@ def test_bad_requests_are_refused():
     small(process=p.Flow(), prediction="v", drop_rates={"lable": 0.1}).loss(
       {}, BATCH, KEY
     )
+
+
+def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
+  """Pictures are clips of one frame with labels of their own, and see no clip."""
+  task = LatentDiffusion(
+    network=Small(),
+    process=p.Flow(),
+    prediction="velocity",
+    conditioner=conditioner,
+    mask_rates={"first": 0.5},
+  )
+  params = task.init(KEY, BATCH)
+  pictures = np.random.default_rng(1).standard_normal((B, 2, 2, 2, 3))
+  labels = np.array([[0, 1], [2, 0], [1, 1], [2, 2]])
+  joint = BATCH | {"image_latents": pictures, "image_label": labels}
+
+  @jax.jit
+  def losses_of(batch):
+    single = {
+      "latents": jnp.asarray(pictures).reshape(8, 1, 2, 2, 3),
+      "label": labels.reshape(8),
+    }
+    k_pictures = jax.random.fold_in(KEY, 1)
+    alone, _ = task._loss(params, single, k_pictures, {})
+    return task.loss(params, batch, KEY), task.loss(params, BATCH, KEY)[0], alone
+
+  (loss, metrics), clips, alone = losses_of(joint)
+  np.testing.assert_allclose(loss, (T * clips + 2 * alone) / (T + 2), rtol=1e-5)
+  np.testing.assert_allclose(metrics["image_mse"], alone, rtol=1e-5)
+  (other, _), *_ = losses_of(joint | {"image_label": (labels + 1) % 3})
+  assert abs(other - loss) > 1e-4

@@ -4,6 +4,10 @@ A batch is a dict of arrays with a leading axis B. The latents in it are either 
 already, "latents" [B, T, H, W, C], or stand as moments of unit variance, "mean" and
 "logvar" of that shape, from which a new sample is drawn at every step. The rest of
 the batch is the conditioner's to read.
+
+Pictures beside the clips (joint training) stand under the same keys with "image_"
+before them, [B, I, ...]: each is a clip of one frame to the network, with a condition
+of its own.
 """
 
 import dataclasses
@@ -12,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from vdm_jax import conditioning
 from vdm_jax.diffusion import denoise as d
@@ -60,15 +65,29 @@ class LatentDiffusion:
     """The network's parameters, for latents and signals like those of the batch."""
     k_latents, k_mask, k_params = jax.random.split(key, 3)
     x0 = latents(batch, k_latents)
-    cond, _ = self._condition(k_mask, batch, x0)
+    cond, _ = self._condition(k_mask, batch, x0, self.mask_rates)
     x, t = self.process.network_inputs(x0, jnp.ones(x0.shape[:2]))
     return self.network.init(k_params, x, t, cond)["params"]
 
   def loss(self, params, batch, key):
-    """(scalar, metrics) of one batch."""
+    """(scalar, metrics) of one batch: the mean over all frames, pictures included."""
+    clips, pictures = split(batch)
+    loss, metrics = self._loss(params, clips, key, self.mask_rates)
+    if not pictures:
+      return loss, metrics
+    num_frames = clips["latents" if "latents" in clips else "mean"].shape[1]
+    count = len(jax.tree.leaves(pictures)[0]) / len(jax.tree.leaves(clips)[0])
+    part = count / (num_frames + count)
+    k_pictures = jax.random.fold_in(key, 1)
+    of_pictures, more = self._loss(params, pictures, k_pictures, {})
+    both = lambda a, b: (1.0 - part) * a + part * b
+    metrics = jax.tree.map(both, metrics, more) | {"image_mse": more["mse"]}
+    return both(loss, of_pictures), metrics
+
+  def _loss(self, params, batch, key, mask_rates):
     k_latents, k_mask, k_drop, k_time, k_noise, k_network = jax.random.split(key, 6)
     x0 = latents(batch, k_latents)
-    cond, null = self._condition(k_mask, batch, x0)
+    cond, null = self._condition(k_mask, batch, x0, mask_rates)
     cond = conditioning.drop(k_drop, cond, null, self.drop_rates)
     each = x0.shape[1] if self.per_frame_times else 1
     t = self.times(self.process, k_time, (x0.shape[0], each))
@@ -162,13 +181,28 @@ class LatentDiffusion:
     denoise = self.denoiser(params, null, wrappers, one_time=one_time)
     return sampler(denoise, self.process, x, ts, cond, k_steps)
 
-  def _condition(self, key, batch, x0):
+  def _condition(self, key, batch, x0, mask_rates):
     """(cond, null) of a training batch; with mask_rates, some frames are given."""
     cond, null = self.conditioner(batch)
-    if self.mask_rates:
-      mask = masks.sample(key, *x0.shape[:2], self.mask_rates)
+    if (
+      self.mask_rates
+    ):  # such a network is always told: pictures, that nothing is given
+      mask = masks.sample(key, *x0.shape[:2], mask_rates)
       cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
     return cond, null
+
+
+def split(batch):
+  """(clips, pictures): pictures [B, I, ...] become B I clips of one frame."""
+  clips, pictures = {}, {}
+  for name, x in batch.items():
+    if not name.startswith("image_"):
+      clips[name] = x
+    elif x.ndim == 5:
+      pictures[name[len("image_") :]] = rearrange(x, "b i h w c -> (b i) 1 h w c")
+    else:
+      pictures[name[len("image_") :]] = rearrange(x, "b i ... -> (b i) ...")
+  return clips, pictures
 
 
 def latents(batch, key):

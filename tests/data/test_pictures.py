@@ -1,0 +1,47 @@
+"""Pictures beside a clip are frames of other clips, with those clips' labels."""
+
+import numpy as np
+import pytest
+
+from vdm_jax.data import loader, pictures, sources
+
+CLIPS, T = 6, 4
+
+
+def source():
+  """The value of a pixel says its clip and its frame."""
+  value = 10.0 * np.arange(CLIPS)[:, None] + np.arange(T)
+  mean = np.broadcast_to(value[:, :, None, None, None], (CLIPS, T, 2, 2, 3))
+  return sources.Arrays(
+    {"mean": mean, "logvar": -mean, "label": np.arange(CLIPS, dtype=np.int32)}
+  )
+
+
+def test_pictures_are_frames_of_other_clips():
+  data, seen = pictures.WithPictures(source(), 3), set()
+  for i in range(CLIPS):
+    for seed in range(8):
+      record = data.load(i, np.random.default_rng(seed))
+      assert record["image_mean"].shape == (3, 2, 2, 3)
+      np.testing.assert_array_equal(record["image_logvar"], -record["image_mean"])
+      clip, frame = np.divmod(record["image_mean"][:, 0, 0, 0], 10)
+      np.testing.assert_array_equal(record["image_label"], clip)
+      assert i not in clip
+      seen |= set(zip(clip, frame, strict=True))
+  assert len(seen) == CLIPS * T
+  again = [data.load(2, np.random.default_rng(5))["image_mean"] for _ in range(2)]
+  np.testing.assert_array_equal(*again)
+
+
+def test_they_come_through_the_loader_anew_in_each_epoch():
+  data = loader.Loader(pictures.WithPictures(source(), 2), 3, shuffle=False)
+  batches = iter(data)
+  epochs = [[next(batches)["image_mean"] for _ in range(2)] for _ in range(2)]
+  assert epochs[0][0].shape == (3, 2, 2, 2, 3)
+  assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_too_few_are_refused():
+  for count, clips in ((0, source()), (1, sources.Subset(source(), 0, 1))):
+    with pytest.raises(ValueError, match="two clips"):
+      pictures.WithPictures(clips, count)

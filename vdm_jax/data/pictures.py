@@ -1,0 +1,55 @@
+"""Single frames beside clips, for training on images and videos at once.
+
+Latte, https://arxiv.org/abs/2401.03048 section 3.4: to each clip come frames of other
+clips, with their own labels, which the network sees as clips of one frame.
+"""
+
+import numpy as np
+
+from vdm_jax.data import sources
+
+PREFIX = "image_"
+FRAMES = ("video", "mean", "logvar", "latents")  # keys whose first axis is time
+
+
+class WithPictures:
+  """Each record of a source, and `count` single frames of random other ones.
+
+  A record gains image_<key> [I, H, W, C] for each key of frames, image_label [I] if
+  there are labels. The frames are drawn by the record's rng: anew in each epoch.
+  """
+
+  def __init__(self, source, count):
+    if count < 1 or len(source) < 2:
+      raise ValueError(
+        f"count={count} frames of other clips, of {len(source)} clips; at least one "
+        "frame and two clips are needed."
+      )
+    self.source, self.count = source, count
+    self.skipped = getattr(source, "skipped", [])
+    self.classes = getattr(source, "classes", None)
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, i):
+    return self.load(i, np.random.default_rng(i))
+
+  def load(self, i, rng):
+    record = sources.load(self.source, i, rng)
+    frames = [self._frame(i, rng) for _ in range(self.count)]
+    return record | {
+      PREFIX + key: np.stack([f[key] for f in frames]) for key in frames[0]
+    }
+
+  def _frame(self, i, rng):
+    """{key: [H, W, C], "label": []} of a random frame of another clip."""
+    other = (i + rng.integers(1, len(self))) % len(self)
+    record = sources.load(self.source, int(other), rng)
+    keys = [key for key in FRAMES if key in record]
+    k = rng.integers(len(record[keys[0]]))
+    frame = {key: record[key][k] for key in keys}
+    return frame | ({"label": record["label"]} if "label" in record else {})
+
+  def name(self, i):
+    return sources.name(self.source, i)
