@@ -67,6 +67,32 @@ def test_its_networks_have_shapes_at_full_size(name):
     assert sum(x.size for x in jax.tree.leaves(shapes)) > 1e6
 
 
+@pytest.mark.parametrize(
+  "arg", ["sky", "ffs", "ucf101", "taichi", "ucf101-images", "sky-images"]
+)
+def test_latte_is_whole_on_each_of_its_data_sets(arg):
+  """Latte-XL/2 with a learned variance; 101 classes and one row for none."""
+  cfg = get_config("configs.latte", arg)
+  latents = np.zeros((1, *cfg.sample.shape), np.float32)
+  batch = {"latents": latents, "label": np.zeros(1, np.int32)}
+  task = c.build(cfg.task)
+  shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
+  count = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+  classes = 102 * 1152 / 1e6 if "ucf101" in arg else 0.0
+  np.testing.assert_allclose(count, 673.68 + classes, atol=0.01)
+  assert ("WithPictures" in str(cfg.train.loader)) == arg.endswith("-images")
+  assert cfg.evaluate.stride == (6 if arg == "taichi" else 3)
+  c.build(cfg.train.optimizer), c.build(cfg.sample.sampler), c.build(cfg.sample.ts)
+
+
+def test_latte_trains_on_pictures_too(tmp_path):
+  cfg = get_config("configs.latte", "tiny-images")
+  job.run(cfg, cfg.stages[: cfg.stages.index("train") + 1], tmp_path)
+  rows = (tmp_path / "denoiser" / "log.jsonl").read_text().splitlines()
+  row = json.loads(rows[-1])
+  assert np.isfinite([row["loss"], row["image_mse"], row["bound"]]).all()
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_tiny_runs_to_the_end(name, runs):
   cfg, workdir = runs(name)
