@@ -14,6 +14,7 @@ from vdm_jax.models import dit_blocks, video_dit
 tiny = functools.partial(
   video_dit.VideoDiT, out_channels=3, patch=2, width=16, depth=4, num_heads=2
 )
+FLOAT32 = dict(dtype=jnp.float32, param_dtype=jnp.float32)
 NONE = Conditioning()
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 4, 4, 3)).astype(np.float32)
@@ -88,6 +89,99 @@ def test_what_an_edit_reaches(fields, touched):
   np.testing.assert_array_equal(change[~wanted], 0.0)
 
 
+def by_hand(kind, params, x, emb, time):
+  """A block of variant 3 or 4 as the paper writes it, in float64, head by head."""
+  params = jax.tree.map(np.float64, params)
+
+  def linear(name, h):
+    p = functools.reduce(dict.get, name.split("/"), params)
+    return h @ p["kernel"] + p["bias"]
+
+  def norm(h, shift, scale):
+    h = h - h.mean(axis=-1, keepdims=True)
+    h = h / np.sqrt(np.square(h).mean(axis=-1, keepdims=True) + 1e-6)
+    return h * (1 + scale) + shift
+
+  def attend(axis, h, num_heads):
+    """Within a frame, or along time at one place."""
+    h = h if axis == "spatial" else h.swapaxes(1, 2)
+    width = h.shape[-1] // num_heads
+    out = np.zeros_like(h)
+    qkv = linear(f"{axis}/qkv", h)
+    for n in range(num_heads):
+      start = 3 * n * width
+      q, k, v = np.split(qkv[..., start : start + 3 * width], 3, axis=-1)
+      weights = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(width))
+      weights /= weights.sum(axis=-1, keepdims=True)
+      out[..., n * width : (n + 1) * width] = weights @ v
+    out = linear(f"{axis}/out", out)
+    return out if axis == "spatial" else out.swapaxes(1, 2)
+
+  mod = np.split(linear("modulation", emb)[:, :, None], 6, axis=-1)
+  shift1, scale1, gate1, shift2, scale2, gate2 = mod
+  if kind == "serial":
+    x = x + gate1 * attend("spatial", norm(x, shift1, scale1), 4)
+    x = x + time
+    x = x + gate1 * attend("temporal", norm(x, shift1, scale1), 4)
+  else:  # half of the heads each way
+    x = x + time
+    h = norm(x, shift1, scale1)
+    x = x + gate1 * (attend("spatial", h, 2) + attend("temporal", h, 2))
+  h = linear("mlp_in", norm(x, shift2, scale2))
+  h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+  return x + gate2 * linear("mlp_out", h)
+
+
+@pytest.mark.parametrize(
+  "kind, other", [("serial", "parallel"), ("parallel", "serial")]
+)
+def test_blocks_of_variants_3_and_4_compute_the_papers_formula(kind, other):
+  block = dit_blocks.Block(
+    kind, num_heads=4, mlp_ratio=2.0, modulation="block", **FLOAT32
+  )
+  rng = np.random.default_rng(2)
+  x, emb, time = (
+    rng.standard_normal(shape).astype(np.float32)
+    for shape in ((2, 3, 5, 16), (2, 3, 16), (2, 3, 1, 16))
+  )
+
+  def run(method, first):
+    signals = dit_blocks.Signals(emb=emb)
+    return method(first, x, signals, ("spatial", "temporal"), time)
+
+  shapes = jax.eval_shape(functools.partial(run, block.init), jax.random.key(0))
+  draw = lambda leaf: 0.3 * rng.standard_normal(leaf.shape).astype(leaf.dtype)
+  params = jax.tree.map(draw, nn.meta.unbox(shapes)["params"])
+  out = jax.jit(functools.partial(run, block.apply))({"params": params})
+  np.testing.assert_allclose(out, by_hand(kind, params, x, emb, time), atol=1e-4)
+  assert np.abs(out - by_hand(other, params, x, emb, time)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  "layout, fusion",
+  [(("serial", "temporal"), "interleaved"), (("parallel", "serial"), "late")],
+)
+def test_places_in_time_are_added_once(layout, fusion):
+  """With closed gates nothing else happens; and to images not even that."""
+  block = dict(num_heads=2, mlp_ratio=1.0, modulation="block", **FLOAT32)
+  rest = dict(num_layers=2, remat=False, unroll=1, block=block)
+  stack = dit_blocks.Stack(layout, fusion, **rest)
+  rng = np.random.default_rng(0)
+  x, emb, time = (
+    rng.standard_normal(shape).astype(np.float32)
+    for shape in ((2, 3, 4, 16), (2, 3, 16), (2, 3, 1, 16))
+  )
+
+  def run(method, first, axes=("spatial", "temporal")):
+    return method(first, x, dit_blocks.Signals(emb=emb), time, axes)
+
+  shapes = jax.eval_shape(functools.partial(run, stack.init), jax.random.key(0))
+  closed = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  apply = jax.jit(functools.partial(run, stack.apply), static_argnames="axes")
+  np.testing.assert_array_equal(apply(closed), x + time)
+  np.testing.assert_array_equal(apply(closed, axes=("spatial",)), x)
+
+
 ORDERS = {
   "interleaved": ("spatial 0", "temporal 0", "spatial 1", "temporal 1"),
   "late": ("spatial 0", "spatial 1", "temporal 0", "temporal 1"),
@@ -103,13 +197,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
       num_layers=2,
       remat=False,
       unroll=1,
-      block=dict(
-        num_heads=2,
-        mlp_ratio=4.0,
-        modulation="block",
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
-      ),
+      block=dict(num_heads=2, mlp_ratio=4.0, modulation="block", **FLOAT32),
     )
     for fusion in ORDERS
   }
@@ -130,7 +218,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
   draw = lambda leaf: 0.3 * rng.standard_normal(leaf.shape).astype(leaf.dtype)
   params = jax.tree.map(draw, trees["late"])
 
-  def by_hand(order):
+  def one_by_one(order):
     h = x
     for name in order:
       kind, layer = name.split()
@@ -144,7 +232,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
   for fusion, stack in stacks.items():
     outs[fusion] = jax.jit(lambda p, s=stack: s.apply({"params": p}, *rest))(params)
     np.testing.assert_allclose(
-      outs[fusion], jax.jit(by_hand, static_argnums=0)(ORDERS[fusion]), atol=1e-4
+      outs[fusion], jax.jit(one_by_one, static_argnums=0)(ORDERS[fusion]), atol=1e-4
     )
   assert np.abs(outs["late"] - outs["interleaved"]).max() > 0.1
 

@@ -108,6 +108,22 @@ def test_frames_at_time_0_are_given(x64):
   np.testing.assert_allclose(out[:, known], x_t[:, known], atol=tolerance)
 
 
+def test_clean_frames_that_are_alike_are_sound_in_single_precision():
+  """A singular covariance: all frames are one number, and all but one are given."""
+  world, process = gaussian.GaussianVideo(SCENE), p.Flow()
+  with jax.enable_x64(False):
+    x = jnp.full((1, 40, 2, 1, 1), 0.3)
+    t = jnp.zeros((1, 40)).at[:, -1].set(1.0)
+    for make in (world.denoiser, world.causal_denoiser):
+      out = jax.jit(make(process))(x, t, None).x0
+      np.testing.assert_allclose(out, 0.3, atol=1e-4)
+    # The error of x0 is below the rounding of C here, that of the noise is not.
+    loss = lambda t: WORLD.bayes_loss(process, "velocity", t)
+    out = jax.jit(loss)(jnp.full((1, 5), 2e-3))
+  wanted = jax.jit(loss)(jnp.full((1, 5), 2e-3))
+  np.testing.assert_allclose(out, wanted, rtol=1e-4)
+
+
 def test_positions_are_those_of_the_whole_video():
   """Frames 0, 3, 4 of a video are what is left if the others are pure noise."""
   process = p.EDM(t_max=1e9)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import process as p
 from vdm_jax.oracle import linear_dynamics as ld
 
@@ -12,6 +13,8 @@ TURN = ld.rotation(0.6, 0.95)
 NEW = np.array([[0.1, 0.02], [0.02, 0.05]])
 WORLD = ld.LinearDynamics(TURN, NEW, ld.stationary(TURN, NEW))
 SHAPE = (3, 6, 2, 1, 1)
+# EDM's own 80 would drown these videos.
+PROCESSES = [p.Flow(), p.EDM(t_max=3.0)]
 
 
 @pytest.fixture(autouse=True)
@@ -20,13 +23,56 @@ def double():
     yield
 
 
-@pytest.mark.parametrize("process", [p.Flow(), p.EDM()], ids=["flow", "edm"])
-def test_the_smoother_is_the_regression(process):
+def unrolled(positions):
+  """Cov of x_k = M^k x_0 + sum_i M^(k - 1 - i) w_i at `positions`, term by term."""
+  power = np.linalg.matrix_power
+  first = np.concatenate([power(TURN, k) for k in positions])
+  cov = first @ WORLD.initial @ first.T
+  for i in range(max(positions)):
+    after = [power(TURN, k - 1 - i) if k > i else np.zeros((2, 2)) for k in positions]
+    cov += np.concatenate(after) @ NEW @ np.concatenate(after).T
+  return cov
+
+
+def case(process):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.standard_normal(SHAPE))
-  t = process.t_max * jnp.asarray(rng.uniform(0.05, 0.9, SHAPE[:2])).at[:, 2].set(0.0)
-  joint = jax.jit(WORLD.denoiser(process))(x, t, None).x0
-  smooth = jax.jit(WORLD.smoother(process))(x, t, None).x0
+  return x, process.t_max * jnp.asarray(rng.uniform(0.05, 0.9, SHAPE[:2]))
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=["flow", "edm"])
+def test_the_regression_is_tweedies(process):
+  """And frames may lie apart, or out of order."""
+  x, t = case(process)
+  places = [0, 1, 5, 3, 9, 20]
+  np.testing.assert_allclose(
+    WORLD.covariance(jnp.asarray(places)), unrolled(places), atol=1e-12
+  )
+
+  def log_density(x, alpha, sigma):  # [T, 2, 1, 1], [T], [T]
+    a, s = jnp.repeat(alpha, 2), jnp.repeat(sigma, 2)
+    cov = a[:, None] * unrolled(places) * a + jnp.diag(s**2)
+    return jax.scipy.stats.multivariate_normal.logpdf(x.ravel(), jnp.zeros(12), cov)
+
+  alpha, sigma = process.alpha_sigma(t)
+  score = jax.jit(jax.vmap(jax.grad(log_density)))(x, alpha, sigma)
+  wanted = (x + p.expand(sigma**2) * score) / p.expand(alpha)
+  cond = Conditioning(positions=jnp.asarray([places]))
+  run = jax.jit(WORLD.denoiser(process))
+  np.testing.assert_allclose(run(x, t, cond).x0, wanted, rtol=1e-9, atol=1e-9)
+  assert np.abs(run(x, t, None).x0 - wanted).max() > 1e-2
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=["flow", "edm"])
+def test_the_smoother_is_the_regression(process):
+  x, t = case(process)
+  apart = Conditioning(positions=jnp.asarray([[0, 1, 2, 5, 6, 20]]))
+  run = jax.jit(WORLD.denoiser(process)), jax.jit(WORLD.smoother(process))
+  for cond in (None, apart):
+    joint, smooth = (denoise(x, t, cond).x0 for denoise in run)
+    np.testing.assert_allclose(smooth, joint, rtol=1e-9, atol=1e-9)
+  # Clean frames: what sigma = FLOOR leaves of double precision.
+  joint, smooth = (denoise(x, t.at[:, 2].set(0.0), None).x0 for denoise in run)
   np.testing.assert_allclose(smooth, joint, atol=1e-5)
   wrong = ld.LinearDynamics(TURN.T, NEW, WORLD.initial)
   other = jax.jit(wrong.smoother(process))(x, t, None).x0

@@ -63,7 +63,7 @@ class Labels:
 TEXT_FORMS = {
   # To attend to.
   "tokens": lambda x, mask: Conditioning(tokens={"text": Tokens(x, mask)}),
-  # [B, L D]: all values in a row, 0 where masked, as Latte's first text model reads it.
+  # [B, L D]: all values in a row, as Latte's first text model reads them; masked, 0.
   "flat": lambda x, mask: _vector(_masked(x, mask).reshape(len(x), -1)),
   # [B, D]: the mean over the mask, 0 if there is nothing.
   "mean": lambda x, mask: _vector(

@@ -71,8 +71,9 @@ class GaussianVideo:
     """The best denoiser, for any times [B, T]; reads cond.positions."""
 
     def denoise(x_t, t, cond):
-      alpha, _ = process.alpha_sigma(t)
-      gain, _ = self._regression(process, t, cond)
+      alpha, sigma = process.alpha_sigma(t)
+      seen, both, n = _system(self._covariance(t, cond), alpha, sigma)
+      gain = jnp.linalg.solve(both, seen).swapaxes(-1, -2) / n[:, None, :]
       rest = x_t - p.expand(alpha) * self.mean
       return d.Denoised(self.mean + _over_time(gain, rest))
 
@@ -99,15 +100,31 @@ class GaussianVideo:
 
     return denoise
 
+  def log_density(self, process, x_t, t, cond=None):
+    """log p(x_t) of noisy videos at times t [B, T]: [B]."""
+    alpha, sigma = process.alpha_sigma(t)
+    _, both, n = _system(self._covariance(t, cond), alpha, sigma)
+    root = jnp.linalg.cholesky(both)
+    rest = (x_t - p.expand(alpha) * self.mean) / p.expand(n)
+    rest = rearrange(rest, "b t h w c -> b t (h w c)")
+    white = jax.scipy.linalg.solve_triangular(root, rest, lower=True)
+    size = jnp.log(2 * jnp.pi) / 2 + jnp.log(n * jnp.diagonal(root, axis1=1, axis2=2))
+    return -0.5 * jnp.sum(white**2, axis=(1, 2)) - rest.shape[-1] * size.sum(axis=1)
+
   def bayes_loss(self, process, prediction, t, positions=None):
     """The least mean squared error of F for frames at times t [B, T]: [B, T].
 
     What the training loss of `prediction` falls to and never below.
     """
-    _, error = self._regression(process, t, None, positions)
-    _, sigma = process.alpha_sigma(t)
-    to_f = p.determinant(prediction, process, t) / sigma
-    return to_f**2 * jnp.diagonal(error, axis1=-2, axis2=-1)
+    alpha, sigma = process.alpha_sigma(t)
+    c = self._covariance(t, None, positions)
+    seen, both, n = _system(c, alpha, sigma)
+    diagonal = functools.partial(jnp.diagonal, axis1=-2, axis2=-1)
+    # Var(x0 | x_t) = (sigma / alpha)^2 Var(eps | x_t): the one that does not cancel.
+    x0 = diagonal(c) - jnp.sum(seen * jnp.linalg.solve(both, seen), axis=-2)
+    eps = 1.0 - (sigma / n) ** 2 * diagonal(jnp.linalg.inv(both))
+    det = p.determinant(prediction, process, t)
+    return det**2 * jnp.where(sigma < alpha, eps / alpha**2, x0 / sigma**2)
 
   def flow(self, process, x, t, s):
     """Where the probability flow carries x [B, T, H, W, C] from time t to time s.
@@ -124,7 +141,8 @@ class GaussianVideo:
       return alpha[0, 0], alpha[0, 0] ** 2 * values + sigma[0, 0] ** 2
 
     (alpha, before), (alpha_s, after) = standing(t), standing(s)
-    map_ = (vectors * jnp.sqrt(after / before)) @ vectors.T
+    root = vectors * jnp.sqrt(after / before)
+    map_ = jnp.matmul(root, vectors.T, precision="highest")
     return alpha_s * self.mean + _over_time(map_, x - alpha * self.mean)
 
   def _covariance(self, t, cond, positions=None):
@@ -135,30 +153,20 @@ class GaussianVideo:
       return self.covariance(t.shape[1])[None]
     return self.covariance(jnp.atleast_2d(positions))
 
-  def _regression(self, process, t, cond, positions=None):
-    """(gain, error covariance), both [B, T, T], of x0 given x_t - alpha mean."""
-    c = self._covariance(t, cond, positions)
-    return _gain(c, *process.alpha_sigma(t))
-
 
 def _system(c, alpha, sigma):
   """(A C, A C A + S) [B, T, T] of x_t / n, and n = sqrt(alpha^2 + sigma^2) [B, T].
 
-  Divided by n the matrix keeps its scale from clean frames to pure noise.
+  Divided by n the matrix keeps its scale from clean frames to pure noise. S is kept
+  above T eps, the rounding of C, so that clean frames may be alike (`shared`, `rbf`):
+  clean is then a deviation of 0.001 (16 frames) in float32, and FLOOR in float64.
   """
   n = jnp.sqrt(alpha**2 + sigma**2)
   a, s = alpha / n, sigma / n
   seen = a[:, :, None] * c
-  eye = jnp.eye(c.shape[-1])
-  return seen, seen * a[:, None, :] + eye * (s**2)[:, None, :], n
-
-
-def _gain(c, alpha, sigma):
-  """(C A (A C A + S)^-1, posterior covariance), both [B, T, T]."""
-  seen, both, n = _system(c, alpha, sigma)
-  solved = jnp.linalg.solve(both, seen)  # (A C A + S)^-1 A C
-  error = c - jnp.einsum("bki,bkj->bij", seen, solved)
-  return solved.swapaxes(-1, -2) / n[:, None, :], error
+  least = c.shape[-1] * jnp.finfo(c.dtype).eps * jnp.max(c, axis=(-2, -1))
+  noise = jnp.maximum(s**2, least[:, None])
+  return seen, seen * a[:, None, :] + jnp.eye(c.shape[-1]) * noise[:, None, :], n
 
 
 def _over_time(matrix, x):

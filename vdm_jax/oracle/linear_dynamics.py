@@ -4,7 +4,8 @@
 
 A frame is a vector of D = H W C numbers that move together: position and speed, say, or
 a picture that is rotated. Covariances follow from the dynamics and the best denoiser
-is a regression over all T D numbers; `smoother` comes to it frame by frame.
+is a regression over all T D numbers; `smoother` comes to it frame by frame. Both read
+`cond.positions`, whole numbers: frames that are k apart are linked by M^k.
 """
 
 import dataclasses
@@ -15,6 +16,8 @@ import numpy as np
 from einops import rearrange
 
 from vdm_jax.diffusion import denoise as d
+
+NUM_BITS = 16  # positions are below 2^16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,17 +34,19 @@ class LinearDynamics:
   noise: np.ndarray
   initial: np.ndarray
 
-  def covariance(self, num_frames):
-    """[T D, T D], frame after frame: Cov(x_i, x_j) = M^(i - j) Cov(x_j) for i >= j."""
-    blocks = [[None] * num_frames for _ in range(num_frames)]
-    m, now = jnp.asarray(self.transition, float), jnp.asarray(self.initial, float)
-    for j in range(num_frames):
-      block = now
-      for i in range(j, num_frames):
-        blocks[i][j], blocks[j][i] = block, block.T
-        block = m @ block
-      now = m @ now @ m.T + jnp.asarray(self.noise, float)
-    return jnp.block(blocks)
+  def covariance(self, positions):
+    """[..., T D, T D] of the frames at `positions` [..., T]; or of the first T frames.
+
+    Cov(x_i, x_j) = M^(i - j) Cov(x_j) for i >= j.
+    """
+    if isinstance(positions, int):
+      positions = jnp.arange(positions)
+    i, j = positions[..., :, None], positions[..., None, :]
+    power, _ = self._ahead(jnp.abs(i - j))
+    earlier = self._marginal(jnp.minimum(i, j))
+    block = jnp.matmul(power, earlier, precision="highest")
+    block = jnp.where((i >= j)[..., None, None], block, jnp.swapaxes(block, -1, -2))
+    return rearrange(block, "... i j d e -> ... (i d) (j e)")
 
   def sample(self, key, shape):
     """Videos [B, T, H, W, C]."""
@@ -65,12 +70,11 @@ class LinearDynamics:
     """The best denoiser, for any times [B, T], by one regression over all frames."""
 
     def denoise(x_t, t, cond):
-      del cond
       size = self._size(x_t)
       alpha, sigma = (jnp.repeat(c, size, axis=1) for c in process.alpha_sigma(t))
       n = jnp.sqrt(alpha**2 + sigma**2)
       a, s = alpha / n, sigma / n
-      seen = a[:, :, None] * self.covariance(t.shape[1])
+      seen = a[:, :, None] * self.covariance(_positions(t, cond))
       both = seen * a[:, None, :] + jnp.eye(seen.shape[-1]) * (s**2)[:, None, :]
       flat = rearrange(x_t, "b t h w c -> b (t h w c) 1") / n[..., None]
       white = jnp.linalg.solve(both, flat)
@@ -82,42 +86,73 @@ class LinearDynamics:
   def smoother(self, process):
     """The same denoiser by a Kalman filter and the Rauch-Tung-Striebel way back.
 
-    Its cost grows with T, not with T^3. A frame's noise sigma / alpha is what its
-    measurement is worth; https://doi.org/10.2514/3.3166.
+    Its cost grows with T, not with T^3; positions must rise. A frame's noise
+    sigma / alpha is what its measurement is worth; https://doi.org/10.2514/3.3166.
     """
-    m, q = (jnp.asarray(x, float) for x in (self.transition, self.noise))
-    eye = jnp.eye(len(m))
+    eye = jnp.eye(len(self.transition))
 
-    def one(y, alpha, sigma):  # [T, D], [T], [T]
-      def forward(carry, inputs):
-        mean, cov = carry  # of this frame, before it is measured
-        y, alpha, sigma = inputs
+    def one(y, alpha, sigma, positions):  # [T, D], [T], [T], [T]
+      m, q = self._ahead(jnp.diff(positions))  # from each frame to the next
+
+      def measure(mean, cov, y, alpha, sigma):
         gain = jnp.linalg.solve(alpha**2 * cov + sigma**2 * eye, alpha * cov).T
-        mean = mean + gain @ (y - alpha * mean)
-        keep = eye - alpha * gain
-        cov = keep @ cov @ keep.T + sigma**2 * gain @ gain.T
-        return (m @ mean, m @ cov @ m.T + q), (mean, cov)
+        cov = _carry(eye - alpha * gain, cov) + sigma**2 * gain @ gain.T
+        return mean + gain @ (y - alpha * mean), cov
 
-      start = jnp.zeros(len(m)), jnp.asarray(self.initial, float)
-      _, (means, covs) = jax.lax.scan(forward, start, (y, alpha, sigma))
+      def forward(carry, inputs):
+        mean, cov = carry
+        m, q, *seen = inputs
+        after = measure(m @ mean, _carry(m, cov) + q, *seen)
+        return after, after
+
+      start = jnp.zeros(len(eye)), self._marginal(positions[0])
+      first = measure(*start, y[0], alpha[0], sigma[0])
+      last, rest = jax.lax.scan(forward, first, (m, q, y[1:], alpha[1:], sigma[1:]))
+      before = jax.tree.map(
+        lambda x, y: jnp.concatenate([x[None], y[:-1]]), first, rest
+      )
 
       def backward(after, inputs):
-        mean, cov = inputs
-        ahead = m @ cov @ m.T + q
-        gain = jnp.linalg.solve(ahead, m @ cov).T
+        m, q, mean, cov = inputs
+        gain = jnp.linalg.solve(_carry(m, cov) + q, m @ cov).T
         mean = mean + gain @ (after - m @ mean)
         return mean, mean
 
-      _, rest = jax.lax.scan(backward, means[-1], (means[:-1], covs[:-1]), reverse=True)
-      return jnp.concatenate([rest, means[-1:]])
+      _, means = jax.lax.scan(backward, last[0], (m, q, *before), reverse=True)
+      return jnp.concatenate([means, last[0][None]])
 
     def denoise(x_t, t, cond):
-      del cond
       self._size(x_t)
       y = rearrange(x_t, "b t h w c -> b t (h w c)")
-      return d.Denoised(jax.vmap(one)(y, *process.alpha_sigma(t)).reshape(x_t.shape))
+      positions = jnp.broadcast_to(_positions(t, cond), t.shape)
+      out = jax.vmap(one)(y, *process.alpha_sigma(t), positions)
+      return d.Denoised(out.reshape(x_t.shape))
 
     return denoise
+
+  def _ahead(self, k):
+    """(M^k, covariance of what k frames add), [..., D, D] for whole k [...] >= 0.
+
+    By squaring, so that k may be traced.
+    """
+    k = jnp.asarray(k, int)
+    m, q = (jnp.asarray(x, float) for x in (self.transition, self.noise))
+    eye = jnp.broadcast_to(jnp.eye(len(m)), (*k.shape, *m.shape))
+
+    def double(bit, state):
+      power, added, m, q = state  # m and q of 2^bit frames
+      on = (k >> bit & 1 == 1)[..., None, None]
+      added = jnp.where(on, _carry(m, added) + q, added)
+      power = jnp.where(on, jnp.matmul(m, power, precision="highest"), power)
+      return power, added, jnp.matmul(m, m, precision="highest"), _carry(m, q) + q
+
+    state = eye, jnp.zeros_like(eye), m, q
+    return jax.lax.fori_loop(0, NUM_BITS, double, state)[:2]
+
+  def _marginal(self, k):
+    """Cov(x_k) [..., D, D] for k [...]."""
+    power, added = self._ahead(k)
+    return _carry(power, jnp.asarray(self.initial, float)) + added
 
   def _size(self, x):
     size = int(np.prod(x.shape[2:]))
@@ -127,6 +162,19 @@ class LinearDynamics:
         f"{len(self.transition)}."
       )
     return size
+
+
+def _carry(m, cov):
+  """M cov M', [..., D, D]."""
+  half = jnp.matmul(m, cov, precision="highest")
+  return jnp.matmul(half, jnp.swapaxes(m, -1, -2), precision="highest")
+
+
+def _positions(t, cond):
+  """[B or 1, T]."""
+  if cond is None or cond.positions is None:
+    return jnp.arange(t.shape[1])[None]
+  return cond.positions
 
 
 def stationary(transition, noise):

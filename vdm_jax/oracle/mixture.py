@@ -10,10 +10,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 
 from vdm_jax.diffusion import denoise as d
-from vdm_jax.diffusion import process as p
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class GaussianMixture:
     """log p(x_t) and its components' log (weight p), [B] and [K, B]."""
     logs = jnp.stack(
       [
-        jnp.log(w) + _log_normal(c, process, x_t, t, cond)
+        jnp.log(w) + c.log_density(process, x_t, t, cond)
         for c, w in zip(self.components, self.weights, strict=True)
       ]
     )
@@ -68,18 +66,3 @@ class GaussianMixture:
       return d.Denoised(jnp.einsum("kb,kb...->b...", share, parts))
 
     return denoise
-
-
-def _log_normal(component, process, x_t, t, cond):
-  """log N(x_t; A mean, A C A + S), [B]."""
-  alpha, sigma = process.alpha_sigma(t)
-  c = component._covariance(t, cond)
-  both = alpha[:, :, None] * c * alpha[:, None, :]
-  both += jnp.eye(t.shape[1]) * (sigma**2)[:, None, :]
-  root = jnp.linalg.cholesky(both)
-  rest = rearrange(x_t - p.expand(alpha) * component.mean, "b t h w c -> b t (h w c)")
-  white = jax.scipy.linalg.solve_triangular(root, rest, lower=True)
-  pixels = rest.shape[-1]
-  log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
-  size = pixels * (log_det + t.shape[1] * jnp.log(2 * jnp.pi))
-  return -0.5 * (jnp.sum(white**2, axis=(1, 2)) + size)
