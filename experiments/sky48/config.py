@@ -1,0 +1,201 @@
+"""48 real clips of the sky at 128 x 128: what 40 of them and two CPU cores can show.
+
+Forty clips train a per-frame autoencoder and an unconditional Latte, variant 1; every
+sixth, eight in all, is held out to measure the reconstructions on. The clips are tiles
+of one video, which --config.clips names.
+
+python -m vdm_jax.main --config=experiments/sky48/config.py \
+  --config.clips=sky_timelapse_48.mp4 --workdir=runs/sky48
+python -m vdm_jax.main --config=experiments/sky48/config.py:tiny \
+  --config.clips=sky_timelapse_48.mp4 --workdir=runs/sky48_tiny
+"""
+
+from ml_collections import ConfigDict
+
+from vdm_jax import config as c
+from vdm_jax.autoencoders import kl_image
+from vdm_jax.data import crops, loader, sources, tiles, transforms
+from vdm_jax.diffusion import process, times
+from vdm_jax.diffusion.samplers import heun
+from vdm_jax.encoders import conditioner
+from vdm_jax.metrics import temporal
+from vdm_jax.models import video_dit
+from vdm_jax.programs import encode, evaluate, reconstruct, sample, train
+from vdm_jax.tasks import autoencoding, latent_diffusion
+from vdm_jax.training import optimizer
+
+# No held-out tile shows the scene of another one, as 4 and 9, 11 and 19, 15 and 23 do.
+HELD_OUT = tuple(range(0, 48, 6))
+TRAIN = tuple(n for n in range(48) if n not in HELD_OUT)
+
+
+def get_config(arg="full"):
+  """`arg`: "full", or "tiny" to see every stage work in a minute."""
+  if arg not in ("full", "tiny"):
+    raise ValueError(f"sky48 config.py:{arg} is unknown; there are full and tiny.")
+  cfg = ConfigDict()
+  cfg.seed = 0
+  cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
+  cfg.rules = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
+  cfg.stages = ("autoencode", "reconstruct", "encode", "train", "sample", "evaluate")
+
+  cfg.clips = "sky_timelapse_48.mp4"
+  train_split, held_out = (
+    c.call(
+      tiles.Tiles,
+      path=cfg.get_ref("clips"),
+      rows=6,
+      columns=8,
+      size=128,
+      margin=2,
+      gap=2,
+      numbers=numbers,
+    )
+    for numbers in (TRAIN, HELD_OUT)
+  )
+
+  # Squares of 4 x 4 pixels at the door: 128 x 128 x 3 become 16 x 16 x 6 latents.
+  cfg.autoencoder = c.call(
+    kl_image.KLImage,
+    channels=(64, 128),
+    patch=4,
+    layers_per_block=1,
+    groups=8,
+    latent_channels=6,
+    mid_layers=1,
+    mid_attention=False,
+  )
+  cfg.autoencoding = c.call(autoencoding.Autoencoding, autoencoder=cfg.autoencoder)
+  # A frame of a clip, a quarter of the frame: many scenes in one batch.
+  cfg.autoencode = c.bind(
+    train.run,
+    folder="autoencoder",
+    task=cfg.autoencoding,
+    loader=c.call(
+      loader.Loader,
+      source=train_split,
+      batch_size=16,
+      transforms=(
+        c.call(crops.Stretch, num_frames=1),
+        c.call(crops.Square, size=64),
+        c.call(transforms.Flip),
+      ),
+    ),
+    optimizer=c.call(
+      optimizer.adamw,
+      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=8000, warmup=50),
+      b2=0.95,
+    ),
+    steps=8000,
+    ema_decay=0.995,
+    save_every=500,
+    measure_batches=100,
+    preview=c.bind(
+      sample.reconstructions,
+      task=cfg.autoencoding,
+      source=of_length(held_out, 2),
+      count=2,
+    ),
+    preview_every=2000,
+    plot=("l1", "perceptual"),
+  )
+  cfg.reconstruct = c.bind(
+    reconstruct.run,
+    task=cfg.autoencoding,
+    weights="autoencoder",
+    source=held_out,
+    batch_size=1,
+  )
+  cfg.encode = c.bind(
+    encode.run,
+    source=train_split,
+    autoencoder=cfg.autoencoder,
+    weights="autoencoder",
+    batch_size=4,
+  )
+
+  # Given frames in half of the clips, so that the network can also go on from some.
+  cfg.network = c.call(
+    video_dit.VideoDiT,
+    out_channels=6,
+    patch=2,
+    width=256,
+    depth=8,
+    num_heads=4,
+    mask_channel=True,
+    unroll=4,
+  )
+  cfg.task = c.call(
+    latent_diffusion.LatentDiffusion,
+    network=cfg.network,
+    process=c.call(process.Flow),
+    prediction="velocity",
+    conditioner=c.call(conditioner.Unconditional),
+    times=c.bind(times.logit_normal),
+    mask_rates={"first:1": 0.1, "first:4": 0.1, "first:8": 0.3},
+  )
+  cfg.train = c.bind(
+    train.run,
+    folder="denoiser",
+    task=cfg.task,
+    loader=c.call(
+      loader.Loader,
+      source=c.call(
+        sources.in_memory, source=c.call(sources.Records, path="{workdir}/latents")
+      ),
+      batch_size=8,
+      transforms=(c.call(crops.Stretch, num_frames=16),),
+    ),
+    optimizer=c.call(
+      optimizer.adamw,
+      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=1000, warmup=50),
+      b2=0.99,
+      weight_decay=0.01,
+    ),
+    steps=1000,
+    ema_decay=0.995,
+    save_every=250,
+  )
+  cfg.sampler = c.bind(heun.heun)
+  cfg.ts = c.bind(times.uniform_grid, num_steps=25)
+  cfg.sample = c.bind(
+    sample.run,
+    task=cfg.task,
+    weights="denoiser",
+    autoencoder=cfg.autoencoder,
+    autoencoder_weights="autoencoder",
+    signals=c.bind(sample.unlabelled, count=16),
+    shape=(16, 16, 16, 6),
+    sampler=cfg.sampler,
+    ts=cfg.ts,
+    batch_size=4,
+    grid_columns=4,
+  )
+  cfg.evaluate = c.bind(
+    evaluate.run,
+    real=of_length(held_out, 16),
+    train=train_split,
+    metrics=(c.bind(temporal.rows),),
+  )
+  return tiny(cfg) if arg == "tiny" else cfg
+
+
+def of_length(clips, num_frames):
+  """The first `num_frames` frames of each clip."""
+  first = c.call(transforms.Clip, num_frames=num_frames, start="first")
+  return c.call(sources.Transformed, source=clips, transforms=(first,))
+
+
+def tiny(cfg):
+  """The same stages with small networks and few steps."""
+  cfg.autoencoder.update(channels=(8, 8), patch=8, groups=4)
+  cfg.network.update(width=32, depth=2, num_heads=2, patch=4, unroll=1)
+  cfg.ts.num_steps = 2
+  for stage, steps in (("autoencode", 20), ("train", 10)):
+    cfg[stage].loader.batch_size = 4
+    cfg[stage].optimizer.learning_rate.update(steps=steps, warmup=5)
+    cfg[stage].update(steps=steps, log_every=5, save_every=10, preview_every=20)
+  cfg.autoencode.measure_batches = 4
+  cfg.sample.update(shape=(16, 8, 8, 6))
+  cfg.sample.signals.count = 4
+  return cfg

@@ -1,0 +1,80 @@
+"""Measures an autoencoder on clips it has not seen; writes numbers and a picture."""
+
+import jax
+import numpy as np
+from einops import rearrange, reduce
+
+from vdm_jax import log, video_io
+from vdm_jax.metrics import frames, score
+from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import sample
+
+PEAK = 255.0
+
+
+def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruction"):
+  """Writes <workdir>/<folder>: metrics.json, and clips.png of the first frames.
+
+  metrics.json holds {name: score} over all frames of all clips, and under "clips" the
+  PSNR of each.
+
+  Args:
+    task: an Autoencoding.
+    weights: the folder, under the workdir, of the stage that trained it.
+    source: of held-out clips, all of one length and size.
+    batch_size: clips at a time.
+    shown: clips in the picture, each above what is made of it.
+  """
+  params = job.weights(weights)
+  draw = jax.jit(lambda params, video: sample.to_uint8(task.reconstruct(params, video)))
+  real = np.stack([source[i]["video"] for i in range(len(source))])
+  made = []
+  with job.devices():
+    for first in range(0, len(real), batch_size):
+      part = {"video": real[first : first + batch_size]}
+      batch, count = job_lib.pad(part, batch_size)
+      video = draw(params, job.put(batch)["video"])
+      made.append(np.asarray(jax.device_get(video))[:count])
+  made = np.concatenate(made)
+
+  values, each = measured(made, real)
+  protocol = lambda name: score.Protocol(
+    metric=name, frames=real.shape[1], count=len(real), settings={"peak": PEAK}
+  )
+  scores = {
+    name: score.to_json(score.Score(value, protocol(name)))
+    for name, value in values.items()
+  }
+  scores["clips"] = {
+    source.name(i).rpartition("/")[2]: float(value) for i, value in enumerate(each)
+  }
+  place = job.workdir / folder
+  job_lib.write_json(place / "metrics.json", scores)
+  pairs = rearrange(
+    [real[:shown, 0], made[:shown, 0]], "two n h w c -> (two n) 1 h w c"
+  )
+  columns = min(shown, len(real))
+  video_io.write_png(place / "clips.png", video_io.grid(pairs, columns)[0])
+  job.say(f"{len(real)} clips of {real.shape[1]} frames, in {place}")
+  if jax.process_index() == 0:
+    rows = [{"": name, "value": value} for name, value in values.items()]
+    print("\n" + log.table(rows) + "\n", flush=True)
+
+
+def measured(made, real):
+  """({name: value}, PSNR [N] of each clip) of uint8 videos [N, T, H, W, C].
+
+  The mean of frames' PSNRs is what papers report; that of their mean squared error
+  is lower, for it is ruled by the worst frames.
+  """
+  each = frames.psnr(made, real, peak=PEAK)
+  error = np.square(np.asarray(made, np.float64) - real)
+  error = reduce(error, "n t h w c -> n t", "mean")
+  ratio = lambda error: float(10 * np.log10(PEAK**2 / max(error, PEAK**2 * 1e-10)))
+  return {
+    "psnr (dB)": float(each.mean()),
+    "psnr of the worst clip (dB)": float(each.min()),
+    "psnr of the worst frame (dB)": ratio(error.max()),
+    "psnr of the mean squared error (dB)": ratio(error.mean()),
+    "ssim": float(frames.ssim(made, real, peak=PEAK).mean()),
+  }, each
