@@ -404,6 +404,12 @@ def test_positions_of_another_number_of_frames_are_refused():
     random_params(tiny(), *inputs(), Conditioning(positions=jnp.zeros((1, 3))))
 
 
+def test_a_pooled_text_is_one_vector_for_each_clip():
+  with pytest.raises(ValueError, match=r"\(2, 5, 6\).*\[B, D\].*'cross'"):
+    cond = Conditioning(vectors={"text": TEXT})
+    random_params(tiny(text="pooled"), *inputs(), cond)
+
+
 @pytest.mark.parametrize(
   "num_classes, cond",
   [

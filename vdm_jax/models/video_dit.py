@@ -265,3 +265,9 @@ class VideoDiT(nn.Module):
         f"the vectors {sorted(vectors)} and, with text={self.text!r}, the tokens "
         f"{sorted(tokens)}. Change the conditioner, num_classes or text."
       )
+    if self.text == "pooled" and cond.vectors["text"].ndim != 2:
+      raise ValueError(
+        f"vectors['text'] has shape {cond.vectors['text'].shape}; pooled, it is one "
+        "vector for each clip, [B, D]. Flatten or average the tokens, or read them with "
+        "text='cross'."
+      )
