@@ -268,6 +268,6 @@ class VideoDiT(nn.Module):
     if self.text == "pooled" and cond.vectors["text"].ndim != 2:
       raise ValueError(
         f"vectors['text'] has shape {cond.vectors['text'].shape}; pooled, it is one "
-        "vector for each clip, [B, D]. Flatten or average the tokens, or read them with "
-        "text='cross'."
+        "vector for each clip, [B, D]. Flatten or average the tokens, or read them "
+        "with text='cross'."
       )
