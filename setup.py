@@ -14,6 +14,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["vdm_jax", "vdm_jax.*"]),
+    package_data={"vdm_jax.pretrained": ["weights/*.safetensors"]},
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",

@@ -6,6 +6,8 @@ latents, and both are judged on handwriting that neither has seen.
 
 python -m vdm_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m vdm_jax.main --config=configs/quickstart.py:tiny --workdir=runs/tiny
+python -m vdm_jax.main --config=configs/quickstart.py:pretrained --workdir=runs/ready \
+  --mode=sample
 """
 
 from ml_collections import ConfigDict
@@ -18,16 +20,21 @@ from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import digits, frames, temporal, wavelets
-from vdm_jax.models import video_dit
+from vdm_jax.models import dit_blocks, video_dit
+from vdm_jax.pretrained import native
 from vdm_jax.programs import encode, evaluate, prepare, sample, train
 from vdm_jax.tasks import autoencoding, latent_diffusion
 from vdm_jax.training import optimizer
 
 
 def get_config(arg="full"):
-  """`arg`: "full", or "tiny" to see every stage work in a minute."""
-  if arg not in ("full", "tiny"):
-    raise ValueError(f"quickstart.py:{arg} is unknown; there are full and tiny.")
+  """`arg`: "full"; "tiny" to see every stage work in a minute; "pretrained" to sample
+  from the weights that come with the package, which configs/moving_digits.py trains.
+  """
+  if arg not in VARIANTS:
+    raise ValueError(
+      f"quickstart.py:{arg} is unknown; there are full, pretrained and tiny."
+    )
   cfg = ConfigDict()
   cfg.seed = 0
   cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
@@ -168,7 +175,31 @@ def get_config(arg="full"):
     autoencoder=cfg.autoencoder,
     autoencoder_weights="autoencoder",
   )
-  return tiny(cfg) if arg == "tiny" else cfg
+  return VARIANTS[arg](cfg)
+
+
+def packaged_networks(cfg):
+  """The config with the two networks whose weights the package carries."""
+  cfg.autoencoder.channels = (24, 48)
+  cfg.network.update(
+    patch=2, width=128, depth=8, modulation="shared", unroll=4, **dit_blocks.VARIANTS[1]
+  )
+  # More often at low noise, where a tenth of a pixel is decided.
+  cfg.task.times.update(mean=-0.4, std=1.2)
+  cfg.guide.scales = (1.5,)
+  return cfg
+
+
+def pretrained(cfg):
+  """Nothing is trained: the package's weights are sampled, and may be evaluated."""
+  packaged_networks(cfg)
+  weights = lambda part: c.call(native.packaged, name="moving_digits", part=part)
+  for stage in ("sample", "evaluate"):
+    cfg[stage].autoencoder_weights = weights("autoencoder")
+  cfg.sample.weights = weights("denoiser")
+  cfg.sample.signals.per_class = 10
+  cfg.stages = ("prepare", "sample", "evaluate")
+  return cfg
 
 
 def tiny(cfg):
@@ -184,3 +215,6 @@ def tiny(cfg):
   cfg.autoencode.measure_batches = 4
   cfg.sample.signals.per_class = 2
   return cfg
+
+
+VARIANTS = {"full": lambda cfg: cfg, "pretrained": pretrained, "tiny": tiny}

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from vdm_jax import config as c
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import crops, loader, sources, tiles, transforms
-from vdm_jax.diffusion import process, times
+from vdm_jax.diffusion import long_video, process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.encoders import conditioner
-from vdm_jax.metrics import temporal
+from vdm_jax.metrics import nearest, temporal
 from vdm_jax.models import video_dit
 from vdm_jax.programs import encode, evaluate, reconstruct, sample, train
 from vdm_jax.tasks import autoencoding, latent_diffusion
@@ -37,7 +37,16 @@ def get_config(arg="full"):
   cfg.seed = 0
   cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
   cfg.rules = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
-  cfg.stages = ("autoencode", "reconstruct", "encode", "train", "sample", "evaluate")
+  cfg.stages = (
+    "autoencode",
+    "reconstruct",
+    "encode",
+    "train",
+    "sample",
+    "evaluate",
+    "extend",
+    "evaluate_extended",
+  )
 
   cfg.clips = "sky_timelapse_48.mp4"
   train_split, held_out = (
@@ -83,10 +92,10 @@ def get_config(arg="full"):
     ),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=8000, warmup=50),
+      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=3500, warmup=50),
       b2=0.95,
     ),
-    steps=8000,
+    steps=3500,
     ema_decay=0.995,
     save_every=500,
     measure_batches=100,
@@ -96,7 +105,7 @@ def get_config(arg="full"):
       source=of_length(held_out, 2),
       count=2,
     ),
-    preview_every=2000,
+    preview_every=1750,
     plot=("l1", "perceptual"),
   )
   cfg.reconstruct = c.bind(
@@ -118,7 +127,7 @@ def get_config(arg="full"):
   cfg.network = c.call(
     video_dit.VideoDiT,
     out_channels=6,
-    patch=2,
+    patch=4,
     width=256,
     depth=8,
     num_heads=4,
@@ -148,34 +157,58 @@ def get_config(arg="full"):
     ),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=1000, warmup=50),
+      learning_rate=c.call(optimizer.cosine, peak=1e-3, steps=1600, warmup=50),
       b2=0.99,
       weight_decay=0.01,
     ),
-    steps=1000,
+    steps=1600,
     ema_decay=0.995,
-    save_every=250,
+    save_every=200,
   )
   cfg.sampler = c.bind(heun.heun)
   cfg.ts = c.bind(times.uniform_grid, num_steps=25)
-  cfg.sample = c.bind(
-    sample.run,
+  drawing = dict(
     task=cfg.task,
     weights="denoiser",
     autoencoder=cfg.autoencoder,
     autoencoder_weights="autoencoder",
-    signals=c.bind(sample.unlabelled, count=16),
-    shape=(16, 16, 16, 6),
-    sampler=cfg.sampler,
     ts=cfg.ts,
     batch_size=4,
     grid_columns=4,
+  )
+  cfg.sample = c.bind(
+    sample.run,
+    signals=c.bind(sample.unlabelled, count=16),
+    shape=(16, 16, 16, 6),
+    sampler=cfg.sampler,
+    **drawing,
   )
   cfg.evaluate = c.bind(
     evaluate.run,
     real=of_length(held_out, 16),
     train=train_split,
-    metrics=(c.bind(temporal.rows),),
+    metrics=(c.bind(temporal.rows), c.bind(nearest.rows)),
+  )
+
+  # Four times as long: 16 new frames, then 8 at a time behind the last 8.
+  plan = dict(window=16, overlap=8)
+  cfg.extend = c.bind(
+    sample.run,
+    signals=c.bind(sample.unlabelled, count=8),
+    shape=(64, 16, 16, 6),
+    sampler=c.bind(
+      long_video.rollout, sampler=cfg.sampler, plan=c.bind(long_video.extend, **plan)
+    ),
+    folder="extended",
+    **drawing,
+  )
+  cfg.evaluate_extended = c.bind(
+    evaluate.run,
+    samples="extended",
+    real=held_out,
+    train=train_split,
+    metrics=(c.bind(temporal.extended_rows, **plan),),
+    out="extended.json",
   )
   return tiny(cfg) if arg == "tiny" else cfg
 
@@ -196,6 +229,7 @@ def tiny(cfg):
     cfg[stage].optimizer.learning_rate.update(steps=steps, warmup=5)
     cfg[stage].update(steps=steps, log_every=5, save_every=10, preview_every=20)
   cfg.autoencode.measure_batches = 4
-  cfg.sample.update(shape=(16, 8, 8, 6))
-  cfg.sample.signals.count = 4
+  for stage, frames in (("sample", 16), ("extend", 64)):
+    cfg[stage].shape = (frames, 8, 8, 6)
+    cfg[stage].signals.count = 4
   return cfg

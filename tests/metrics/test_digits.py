@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vdm_jax.data import sources
 from vdm_jax.data.builders import moving_digits
 from vdm_jax.metrics import digits
 
@@ -68,3 +69,33 @@ def test_an_empty_clip_is_judged_without_a_crash():
   empty = np.zeros((2, 8, 16, 16, 3), np.uint8)
   np.testing.assert_allclose(digits.centres(empty), 7.5)
   assert np.isfinite(digits.motion_error(empty)).all()
+
+
+def test_the_judge_knows_a_true_clip_from_one_that_went_elsewhere(clips):
+  train, test = clips["train"], clips["test"]
+  source = sources.Arrays({"video": train["video"], "label": train["label"]})
+  judge = digits.Judge(source)
+  mask = np.arange(CONFIG.num_frames) < 2
+  part = {k: test[k][:50] for k in ("video", "label")}
+  true = judge(part["video"], part["video"], part["label"], mask)
+  assert true["read right"] > 0.9 and true["psnr (dB)"] == 100
+  assert true["path error (pixels)"] == 0.0
+
+  moved = part["video"].copy()
+  moved[:, 5:] = np.roll(moved[:, 5:], 2, axis=2)  # two pixels down, or out and in
+  off = judge(moved, part["video"], part["label"], mask)
+  by_frame = off["path error by frame"]
+  assert by_frame[:5] == [0.0] * 5 and min(by_frame[5:]) > 1.0
+  np.testing.assert_allclose(off["path error (pixels)"], 3 / 6 * 2.0, atol=0.1)
+
+  others = judge(part["video"], part["video"], (part["label"] + 1) % 10, mask)
+  assert others["read right"] < 0.1 and max(others["read right by frame"]) < 0.2
+
+
+def test_given_frames_are_not_judged(clips):
+  video = clips["test"]["video"][:5]
+  mask = np.arange(CONFIG.num_frames) < 3
+  spoilt = video.copy()
+  spoilt[:, :3] = 0
+  assert not digits.path_error(spoilt, video, mask).any()
+  assert digits.path_error(spoilt, video, ~mask)[:, :3].min() > 0

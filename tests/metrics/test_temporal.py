@@ -33,3 +33,26 @@ def test_floats_and_single_frames_are_refused():
     temporal.flicker(clip(1).astype(np.float32))
   with pytest.raises(ValueError, match="2 frames"):
     temporal.flicker(clip(1)[:, :1])
+
+
+def walk(changes):
+  """One clip whose brightness rises by these changes."""
+  levels = np.concatenate([[0], np.cumsum(changes)]).astype(np.uint8)
+  return np.broadcast_to(levels[None, :, None, None, None], (1, len(levels), 4, 4, 3))
+
+
+def test_a_seam_is_found_where_windows_meet():
+  changes = np.ones(11)
+  changes[[3, 5, 7, 9]] = 3  # windows of 4 frames, 2 of them new after the first
+  np.testing.assert_allclose(temporal.seam(walk(changes), window=4, overlap=2), 3.0)
+  # Other windows do not end there: a control.
+  assert temporal.seam(walk(changes), window=3, overlap=1) < 0.7
+  even = temporal.seam(walk(np.ones(11)), window=4, overlap=2)
+  np.testing.assert_allclose(even, 1.0)
+  with pytest.raises(ValueError, match="no seam"):
+    temporal.seam(walk(np.ones(3)), window=4, overlap=2)
+
+
+def test_drift_is_the_change_of_the_mean():
+  np.testing.assert_allclose(temporal.drift(walk(np.ones(9)), window=2), 8.0)
+  assert temporal.drift(walk(np.zeros(9)), window=2) == 0.0

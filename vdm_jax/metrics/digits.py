@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange, reduce
 from sklearn import svm
 
-from vdm_jax.metrics import frechet
+from vdm_jax.metrics import frames, frechet
 
 DARK = 0.1  # what is fainter than this counts as background
 CROP = 12  # pixels of the square around the centre that the reader sees
@@ -75,6 +75,12 @@ class Reader:
     votes = self.machine.decision_function(rearrange(frames, "n t h w -> (n t) (h w)"))
     return reduce(votes, "(n t) k -> n k", "mean", n=len(frames))
 
+  def read_frames(self, videos):
+    """The digit [N, T] in each frame by itself."""
+    cut = centred(videos)
+    found = self.machine.predict(rearrange(cut, "n t h w -> (n t) (h w)"))
+    return rearrange(found, "(n t) -> n t", n=len(cut))
+
   def read(self, videos):
     """The digit [N] in each clip."""
     return self.machine.classes_[self.features(videos).argmax(-1)]
@@ -98,6 +104,45 @@ def motion_error(videos, *, digit=8, fastest=3.0):
     axes = zip(rearrange(rows, "n t i -> i n t"), np.shape(videos)[2:4], strict=True)
     parts.append(sum(_off_path(r, size - digit, digit, fastest) for r, size in axes))
   return np.sqrt(np.concatenate(parts))
+
+
+def path_error(videos, real, mask):
+  """Distance [N, T] in pixels between the centres of mass; 0 where `mask` [T] is True.
+
+  Where the given frames leave no choice but one path, it is an error; where they do
+  (nothing given, or one frame), it is only how far another clip is.
+  """
+  gap = np.linalg.norm(centres(videos) - centres(real), axis=-1)
+  return np.where(mask, 0.0, gap)
+
+
+class Judge:
+  """(videos, real, labels, mask [T]) -> figures of completed clips, by their truth.
+
+  Reads and compares the frames that were not given; the motion is the whole clip's.
+
+  Args:
+    train: a source of clips that the reader is fitted to.
+    train_clips: how many of them.
+  """
+
+  def __init__(self, train, train_clips=4000, seed=0):
+    records = [train[i] for i in range(min(train_clips, len(train)))]
+    videos, labels = (np.stack([r[k] for r in records]) for k in ("video", "label"))
+    self.reader = Reader(videos, labels, seed=seed)
+
+  def __call__(self, videos, real, labels, mask):
+    new = ~np.asarray(mask)
+    off = path_error(videos, real, mask)
+    read = self.reader.read_frames(videos) == labels[:, None]
+    return {
+      "read right": float((self.reader.read(videos[:, new]) == labels).mean()),
+      "motion error (pixels)": float(np.median(motion_error(videos))),
+      "path error (pixels)": float(np.median(off[:, new].mean(1))),
+      "psnr (dB)": float(np.median(frames.psnr(videos[:, new], real[:, new]))),
+      "path error by frame": np.median(off, axis=0).tolist(),
+      "read right by frame": read.mean(0).tolist(),
+    }
 
 
 def fold(path, room):

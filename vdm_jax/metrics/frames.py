@@ -6,10 +6,11 @@ from einops import reduce
 from vdm_jax.metrics import score
 
 WINDOW, WIDTH = 11, 1.5  # of SSIM's Gaussian window, in pixels
+PEAK = 255.0  # of uint8 frames
 K1, K2 = 0.01, 0.03
 
 
-def psnr(x, y, *, peak=255.0):
+def psnr(x, y, *, peak=PEAK):
   """Peak signal to noise ratio [N] in dB of videos [N, T, H, W, C].
 
   The mean of the frames' ratios. Equal frames count as 100 dB.
@@ -19,7 +20,7 @@ def psnr(x, y, *, peak=255.0):
   return (10.0 * np.log10(peak**2 / np.maximum(error, peak**2 * 1e-10))).mean(1)
 
 
-def ssim(x, y, *, peak=255.0):
+def ssim(x, y, *, peak=PEAK):
   """Structural similarity [N] of videos [N, T, H, W, C]: the mean over frames.
 
   Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861: an 11 x 11 Gaussian window

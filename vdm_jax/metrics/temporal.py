@@ -3,6 +3,8 @@
 import numpy as np
 from einops import rearrange, reduce
 
+from vdm_jax.metrics import score
+
 LARGEST = 0.05  # share of the pixels that speak for a clip's motion
 MOVING = 6.0  # grey levels that they must change, of 255
 
@@ -31,6 +33,55 @@ def dynamic_degree(videos, *, threshold=MOVING):
   one thresholds the largest 5 % of the changes themselves, and needs no network.
   """
   return float((motion(videos) > threshold).mean())
+
+
+def seam(videos, *, window, overlap):
+  """Change [N] across the seams of an extended video over the change elsewhere.
+
+  1 where the eye cannot tell where one window ended and the next went on, as
+  `long_video.extend` does with these numbers.
+  """
+  changes = reduce(_changes(videos), "n t h w c -> n t", "mean")
+  i = np.arange(changes.shape[1])
+  at_seam = (i >= window - 1) & ((i - window + 1) % (window - overlap) == 0)
+  if not at_seam.any():
+    raise ValueError(
+      f"Videos of {changes.shape[1] + 1} frames have no seam with window={window} and "
+      f"overlap={overlap}; give those of the plan."
+    )
+  return changes[:, at_seam].mean(1) / np.maximum(changes[:, ~at_seam].mean(1), 1e-6)
+
+
+def drift(videos, *, window):
+  """Mean absolute difference [N] between the first and last `window` frames, averaged.
+
+  In grey levels: what an extension gains or loses in brightness and colour.
+  """
+  x = np.asarray(videos, np.float32)
+  first, last = (
+    reduce(part, "n t h w c -> n c", "mean") for part in (x[:, :window], x[:, -window:])
+  )
+  return np.abs(last - first).mean(-1)
+
+
+def extended_rows(evidence, *, window, overlap):
+  """Seam, drift and flicker of long samples; `seam` and `drift` have no real twin."""
+  videos = evidence.samples.videos
+  plan = {"window": window, "overlap": overlap}
+  figures = {
+    "seam (1 is none)": seam(videos, window=window, overlap=overlap),
+    "drift (grey levels)": drift(videos, window=window),
+    "flicker (grey levels)": flicker(videos),
+  }
+  return [
+    score.Row(
+      name=name,
+      samples=score.Score(
+        float(np.median(each)), evidence.protocol(name, settings=plan)
+      ),
+    )
+    for name, each in figures.items()
+  ]
 
 
 def _changes(videos):

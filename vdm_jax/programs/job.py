@@ -58,9 +58,14 @@ class Job:
   def weights(self, folder, part="ema"):
     """A part of the newest checkpoint of the training stage that wrote `folder`.
 
+    A nested dict of arrays in the place of a folder (`call(native.packaged, ...)` in a
+    config) is the part itself.
+
     Raises:
       FileNotFoundError: it has not been trained.
     """
+    if isinstance(folder, dict):
+      return self.place(folder)
     return checkpoint.restore_part(
       self.workdir / folder / "checkpoints", part, sharding=self._everywhere()
     )

@@ -1,0 +1,97 @@
+"""One diffusion-forcing model of moving digits, and five things asked of it.
+
+Each frame of a training clip has its own time, so a given frame is a frame at time 0
+and everything else is a schedule (https://arxiv.org/abs/2407.01392). The model goes on
+from the packaged weights. It generates, starts from one frame, joins two, fills in, and
+goes on from four frames to 64, eight times the length that it was trained on; held-out
+clips, whose flight is known, judge all of it.
+
+python -m vdm_jax.main --config=experiments/one_model_many_tasks/config.py \
+  --workdir=runs/one_model
+python -m vdm_jax.main --config=experiments/one_model_many_tasks/config.py:tiny \
+  --workdir=runs/tiny
+"""
+
+from configs import moving_digits
+from vdm_jax import config as c
+from vdm_jax.data import sources
+from vdm_jax.data.builders import moving_digits as builder
+from vdm_jax.diffusion import long_video
+from vdm_jax.metrics import digits
+from vdm_jax.pretrained import native
+from vdm_jax.programs import complete, prepare
+
+LONG = 64
+GIVEN = ("first:1", "first:4", "ends:1", "ends:2")
+
+
+def get_config(arg="full"):
+  """`arg`: "full", or "tiny" to see every stage work."""
+  cfg = moving_digits.get_config()
+  cfg.stages = ("prepare", "encode", "train", "complete")
+  if arg not in ("full", "tiny"):
+    raise ValueError(f"one_model config.py:{arg} is unknown; there are full and tiny.")
+  full = arg == "full"
+  steps, clips, solver_steps = (4000, 100, 20) if full else (10, 10, 2)
+  if not full:
+    cfg.dataset.update(train_clips=400, test_clips=200)
+
+  # Flights of the same held-out handwriting, long enough to be compared with.
+  cfg.long_dataset = c.call(
+    builder.build,
+    data_dir="{workdir}/data",
+    canvas=cfg.dataset.canvas,
+    num_frames=LONG,
+    train_clips=1,
+    test_clips=clips,
+  )
+  cfg.prepare = c.bind(prepare.run, builder=cfg.long_dataset)
+
+  weights = {
+    part: c.call(native.packaged, name="moving_digits", part=part)
+    for part in ("autoencoder", "denoiser")
+  }
+  cfg.encode.weights = weights["autoencoder"]
+  cfg.task.update(
+    per_frame_times=True,
+    mask_rates={"random": 0.1, **dict.fromkeys(GIVEN, 0.1)},
+  )
+  cfg.train.update(steps=steps, save_every=500)
+  cfg.train.optimizer.learning_rate.update(peak=7e-4, steps=steps, warmup=5)
+  cfg.train.init_from = c.bind(native.start_from, name="moving_digits", part="denoiser")
+  cfg.train.preview = None
+
+  cfg.ts.num_steps = solver_steps
+  asked = lambda given, num_frames=8, **kwargs: c.call(
+    complete.Completion,
+    given=given,
+    num_frames=num_frames,
+    **(dict(sampler=cfg.sampler, ts=cfg.ts) | kwargs),
+  )
+  goes_on = c.bind(
+    long_video.rollout,
+    sampler=cfg.sampler,
+    plan=c.bind(long_video.extend, window=8, overlap=4),
+  )
+  train_split, long_split = (
+    c.call(sources.Tfds, builder=dataset, split=split)
+    for dataset, split in ((cfg.dataset, "train"), (cfg.long_dataset, "test"))
+  )
+  cfg.complete = c.bind(
+    complete.run,
+    task=cfg.task,
+    weights="denoiser",
+    autoencoder=cfg.autoencoder,
+    autoencoder_weights=weights["autoencoder"],
+    source=long_split,
+    completions={
+      "generation": asked("nothing", told=("label",), wrappers=(cfg.guide,)),
+      "first frame": asked("first:1"),
+      "first and last frame": asked("ends:1"),
+      "in-betweening": asked("ends:2"),
+      "continuation": asked("first:4", LONG, sampler=goes_on),
+    },
+    judge=c.call(digits.Judge, train=train_split, train_clips=4000 if full else 200),
+    count=clips,
+  )
+  return cfg

@@ -1,0 +1,39 @@
+"""What was trained leaves the workdir as one small file."""
+
+import jax
+import numpy as np
+import pytest
+
+from vdm_jax import checkpoint, sharding
+from vdm_jax.pretrained import native
+from vdm_jax.programs import export, job
+
+
+@pytest.fixture
+def trained(tmp_path):
+  mesh = sharding.make_mesh(dict(data=-1))
+  for folder, value in (("one", 1.0), ("two", 2.0)):
+    saver = checkpoint.Checkpointer(tmp_path / folder / "checkpoints")
+    tree = {"a": {"b": np.full(4, value, np.float32)}, "c": np.zeros(2, np.float32)}
+    saver.save(1, {"params": tree, "ema": tree}, key=jax.random.key(0), data={})
+    saver.close()
+  return job.Job(tmp_path, "export", 0, mesh, (), {})
+
+
+def test_parts_of_two_stages_are_in_one_file(trained):
+  export.run(trained, parts={"x": ("one", "ema"), "y": ("two", "ema/a")}, out="w.st")
+  path = trained.workdir / "w.st"
+  assert native.load(path, "x")["a"]["b"].tolist() == [1.0] * 4
+  assert native.load(path, "y")["b"].tolist() == [2.0] * 4
+
+
+def test_a_file_that_grew_too_large_is_refused(trained):
+  with pytest.raises(ValueError, match="more than largest=50"):
+    export.run(trained, parts={"x": ("one", "ema")}, largest=50)
+
+
+def test_weights_may_be_the_arrays_themselves(trained):
+  tree = {"a": np.ones(2, np.float32)}
+  assert trained.weights(tree, "ema/autoencoder")["a"].tolist() == [1.0, 1.0]
+  with pytest.raises(FileNotFoundError, match="Train first"):
+    trained.weights("three")

@@ -1,0 +1,79 @@
+"""Our own parameters in one safetensors file, and the files the package carries.
+
+A file holds several parts, such as "autoencoder" and "denoiser"; a parameter is named
+"part/a/b/c". Half precision keeps it small; what is read back is float32.
+"""
+
+import os
+import pathlib
+
+import flax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+PACKAGED = pathlib.Path(__file__).parent / "weights"
+
+
+def save(path, parts, dtype=np.float16):
+  """Writes {part: nested dict of arrays}, whole or not at all; returns its bytes.
+
+  Raises:
+    ValueError: a value is not finite, or is too large for `dtype`.
+  """
+  path = pathlib.Path(path)
+  flat = flax.traverse_util.flatten_dict(parts, sep="/")
+  with np.errstate(over="ignore"):
+    arrays = {name: np.asarray(x).astype(dtype, order="C") for name, x in flat.items()}
+  wrong = [name for name, x in arrays.items() if not np.isfinite(x).all()]
+  if wrong:
+    raise ValueError(
+      f"{wrong} hold values that are not finite as {np.dtype(dtype).name}; save in a "
+      "wider type, or find out why the training diverged."
+    )
+  data = safetensors_numpy.save(arrays)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.partial")
+  partial.write_bytes(data)
+  os.replace(partial, path)
+  return len(data)
+
+
+def load(path, part):
+  """One part of a file as a nested dict of float32 arrays.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is torn or no safetensors file, or has no such part.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}: no such file of weights.")
+  try:
+    arrays = safetensors_numpy.load_file(path)
+  except SafetensorError as error:
+    raise ValueError(f"{path} is no whole safetensors file ({error}).") from error
+  parts = sorted({name.partition("/")[0] for name in arrays})
+  if part not in parts:
+    raise ValueError(f"{path} has no part {part!r}; it has {parts}.")
+  found = {
+    name.partition("/")[2]: x.astype(np.float32)
+    for name, x in arrays.items()
+    if name.startswith(f"{part}/")
+  }
+  return flax.traverse_util.unflatten_dict(found, sep="/")
+
+
+def packaged(name, part):
+  """One part of the weights that come with the package under this name."""
+  path = PACKAGED / f"{name}.safetensors"
+  if not path.is_file():
+    there = sorted(file.stem for file in PACKAGED.glob("*.safetensors"))
+    raise FileNotFoundError(f"The package has no weights {name!r}; it has {there}.")
+  return load(path, part)
+
+
+def start_from(params, *, name, part):
+  """For `init_from`: a packaged part in the place of a training's initial `params`."""
+  del params
+  return packaged(name, part)

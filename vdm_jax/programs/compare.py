@@ -1,0 +1,127 @@
+"""What several arms of an experiment reached, side by side: a table and two pictures.
+
+An arm is one training run and what `evaluate` measured of it. All arms must have been
+measured by one protocol. Writes `folder`/{scores.json, table.md, scores.png, loss.png}.
+"""
+
+import json
+import math
+
+import matplotlib
+
+from vdm_jax import log
+from vdm_jax.metrics import score
+from vdm_jax.programs import job as job_lib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+SMOOTH = 5  # rows of a log that a point of a curve is the mean of
+
+
+def run(job, *, arms, shown, plot="mse", curves=None, folder="comparison"):
+  """Compares the arms.
+
+  Args:
+    arms: {label: {"metrics": the file that `evaluate` wrote, "log": the folder of the
+      training stage}}, both under the workdir.
+    shown: names of the metrics, the columns of the table.
+    plot: the column of the logs that loss.png shows.
+    curves: labels of the arms whose losses are of one kind; None is all.
+  """
+  out = job.workdir / folder
+  measured = {label: read(job.workdir / arm["metrics"]) for label, arm in arms.items()}
+  real = check(measured, shown)
+  table = {
+    label: {name: scores[name]["samples"].value for name in shown}
+    for label, scores in measured.items()
+  }
+  chosen = {
+    label: smooth(log.read(job.workdir / arm["log"] / "log.jsonl"), plot)
+    for label, arm in arms.items()
+    if curves is None or label in curves
+  }
+  out.mkdir(parents=True, exist_ok=True)
+  job_lib.write_json(out / "scores.json", {**table, "real clips": real})
+  lines = markdown(table | {"real clips": real}, shown)
+  (out / "table.md").write_text("\n".join(lines) + "\n")
+  draw_scores(out / "scores.png", table, real)
+  draw_curves(out / "loss.png", chosen, plot)
+  job.say(f"{out}: scores.json, table.md and pictures")
+  print("\n" + "\n".join(lines) + "\n", flush=True)
+
+
+def read(path):
+  """{name: {"samples": Score, "real": Score or None}} that `evaluate` wrote."""
+  if not path.is_file():
+    raise FileNotFoundError(f"There are no measurements in {path}; evaluate first.")
+  return {
+    name: {side: score.from_json(entry[side]) for side in ("samples", "real")}
+    for name, entry in json.loads(path.read_text()).items()
+  }
+
+
+def check(measured, shown):
+  """{name: the figure of real clips, the same for all arms}.
+
+  Raises:
+    KeyError: an arm was not measured so.
+    ProtocolMismatch: two arms were measured differently.
+  """
+  first = next(iter(measured.values()))
+  for label, scores in measured.items():
+    absent = sorted(set(shown) - set(scores))
+    if absent:
+      raise KeyError(f"{label} has no {absent}; measured were {sorted(scores)}.")
+    for name in shown:
+      score.difference(scores[name]["samples"], first[name]["samples"])
+  return {n: first[n]["real"].value if first[n]["real"] else math.nan for n in shown}
+
+
+def markdown(table, shown):
+  """Lines of a table, a row for each arm."""
+  lines = ["| | " + " | ".join(shown) + " |", "| --- |" + " ---: |" * len(shown)]
+  for label, row in table.items():
+    cells = ["" if math.isnan(row[name]) else f"{row[name]:.3g}" for name in shown]
+    lines.append(f"| {label} | " + " | ".join(cells) + " |")
+  return lines
+
+
+def smooth(rows, name):
+  """Points (step, mean of a few rows around it)."""
+  points = [(row["step"], row[name]) for row in rows if name in row]
+  groups = [points[i : i + SMOOTH] for i in range(0, len(points), SMOOTH)]
+  mean = lambda values: sum(values) / len(values)
+  return [tuple(mean(v) for v in zip(*group, strict=True)) for group in groups]
+
+
+def draw_scores(path, table, real):
+  """A panel for each metric, a bar for each arm, a line for real clips."""
+  labels = list(table)
+  names = list(real)
+  size = (2.6 * len(names) + 1.5, 0.32 * len(labels) + 1.1)
+  fig, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
+  for ax, name in zip(axes[0], names, strict=True):
+    bars = ax.barh(labels, [table[label][name] for label in labels], color="tab:blue")
+    ax.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+    ax.axvline(real[name], color="tab:orange", label="real clips")
+    ax.set_title(name, fontsize=9)
+    ax.margins(x=0.2)
+    ax.tick_params(labelsize=8)
+  axes[0, 0].invert_yaxis()
+  axes[0, -1].legend(fontsize=7)
+  fig.tight_layout()
+  fig.savefig(path, dpi=90)
+  plt.close(fig)
+
+
+def draw_curves(path, curves, name):
+  fig, ax = plt.subplots(figsize=(6.5, 4))
+  for label, points in curves.items():
+    ax.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+  ax.set(xlabel="step", ylabel=name, yscale="log")
+  ax.grid(alpha=0.3, which="both")
+  ax.legend(fontsize=8)
+  fig.tight_layout()
+  fig.savefig(path, dpi=90)
+  plt.close(fig)

@@ -1,0 +1,204 @@
+"""Completes real clips of which some frames are given, and judges them by the truth.
+
+One model, several things asked of it: which frames are given, how many are wanted, by
+which sampler. Writes, under `folder`, for each of them <name>/videos.npz, grid.gif and
+strips.png (the real clip above what was made of it), and for all of them metrics.json
+and by_frame.png.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+from einops import rearrange
+
+from vdm_jax import conditioning, log, video_io
+from vdm_jax.diffusion import masks
+from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import sample
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+NOTHING = "nothing"  # the name of the mask under which no frame is given
+BY = " by frame"  # the names of figures that are lists, one number for each frame
+WIDEST = 16  # frames in a row of a picture
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+  """One thing that is asked.
+
+  Attributes:
+    given: a mask's name, see diffusion/masks.py, or "nothing".
+    num_frames: of the finished clip, at most those of the real ones.
+    told: the signals that the model is told; the others are null.
+    sampler, ts, wrappers: see diffusion/.
+  """
+
+  given: str
+  num_frames: int
+  sampler: Callable
+  ts: Any
+  told: tuple[str, ...] = ()
+  wrappers: tuple = ()
+
+  def mask(self):
+    """[T] True for given frames."""
+    if self.given == NOTHING:
+      return np.zeros(self.num_frames, bool)
+    return np.asarray(masks.named(self.given, self.num_frames))
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+  """A conditioner that tells some signals of another one, and null for the rest."""
+
+  conditioner: Callable
+  signals: tuple[str, ...]
+
+  def __call__(self, batch):
+    cond, null = self.conditioner(batch)
+    hidden = set(conditioning.names(cond)) - set(self.signals)
+    return conditioning.swap(cond, null, tuple(sorted(hidden))), null
+
+
+def run(
+  job,
+  *,
+  task,
+  weights,
+  autoencoder,
+  autoencoder_weights,
+  source,
+  completions,
+  judge,
+  count=100,
+  folder="completions",
+  fps=8,
+  scale=4,
+  shown=4,
+):
+  """Runs all completions on the same real clips.
+
+  Args:
+    task: a LatentDiffusion.
+    weights, autoencoder_weights: see `sample.run`.
+    source: of clips, as long as the longest completion.
+    completions: {name: Completion}.
+    judge: (videos, real, labels, mask) -> {name: number or list of numbers}.
+    count: clips, the first of the source.
+    shown: clips in the pictures.
+  """
+  params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
+  records = [source[i] for i in range(count)]
+  batch = {key: np.stack([r[key] for r in records]) for key in records[0]}
+  real = batch.pop("video")
+  with job.devices():
+    truth, rebuilt = jax.jit(functools.partial(_encode, autoencoder))(
+      params[1], job.put({"video": real})["video"]
+    )
+  rebuilt = np.asarray(jax.device_get(rebuilt))
+
+  scores = {}
+  for n, (name, wanted) in enumerate(completions.items()):
+    mask, length = wanted.mask(), wanted.num_frames
+    draw = jax.jit(functools.partial(_complete, task, autoencoder, wanted, mask))
+    with job.devices():
+      key = jax.random.fold_in(job.key(), n)
+      videos = draw(*params, job.put(batch), truth[:, :length], key)
+    videos, true = np.asarray(jax.device_get(videos)), real[:, :length]
+    sides = {"samples": videos, "autoencoder": rebuilt[:, :length], "real": true}
+    scores[name] = {
+      "given": np.flatnonzero(mask).tolist(),
+      "frames": length,
+      "clips": count,
+      **{k: judge(made, true, batch.get("label"), mask) for k, made in sides.items()},
+    }
+    place = job.workdir / folder / name
+    _pictures(place, true[:shown], mark(videos[:shown], mask), fps, scale)
+    np.savez_compressed(place / sample.VIDEOS, video=videos, mask=mask)
+    said = ", ".join(f"{k} {v:.3g}" for k, v in _numbers(scores[name]["samples"]))
+    job.say(f"{name}: {said}")
+  job_lib.write_json(job.workdir / folder / "metrics.json", scores)
+  draw_by_frame(job.workdir / folder / "by_frame.png", scores)
+  if jax.process_index() == 0:
+    print("\n" + log.table(table(scores)) + "\n", flush=True)
+
+
+def _encode(autoencoder, params, video):
+  """(latents, what they decode to) of uint8 videos."""
+  moments = autoencoder.encode(params, video.astype(np.float32) / 127.5 - 1.0)
+  latents = autoencoder.latents(params, moments, None)
+  return latents, sample.to_uint8(autoencoder.decode(params, latents))
+
+
+def _complete(task, autoencoder, wanted, mask, denoiser, decoder, batch, known, key):
+  """uint8 videos, like `known` where the mask [T] says so."""
+  told = dataclasses.replace(task, conditioner=Told(task.conditioner, wanted.told))
+  latents = told.sample(
+    denoiser,
+    batch,
+    known.shape,
+    key,
+    sampler=wanted.sampler,
+    ts=wanted.ts,
+    wrappers=wanted.wrappers,
+    known=known if mask.any() else None,
+    mask=mask if mask.any() else None,
+  )
+  return sample.to_uint8(autoencoder.decode(decoder, latents))
+
+
+def _pictures(place, real, videos, fps, scale):
+  """The real clips above the completed ones: in motion, and frame by frame."""
+  pairs = rearrange([real, videos], "two n t h w c -> (n two) t h w c")
+  video_io.write_gif(place / "grid.gif", video_io.grid(pairs, 2), fps, scale=scale)
+  strip = pairs[:, :: -(-pairs.shape[1] // WIDEST)]
+  video_io.write_png(place / "strips.png", video_io.sheet(strip), scale=scale)
+
+
+def draw_by_frame(path, scores):
+  """How the figures that a judge gives by frame change over each clip."""
+  names = sorted({k for s in scores.values() for k in s["samples"] if k.endswith(BY)})
+  if not names:
+    return
+  fig, axes = plt.subplots(
+    1, len(names), figsize=(4.5 * len(names), 3.2), squeeze=False
+  )
+  for ax, figure in zip(axes[0], names, strict=True):
+    for name, score in scores.items():
+      values, given = score["samples"][figure], set(score["given"])
+      new = [i for i in range(len(values)) if i not in given]
+      ax.plot(new, [values[i] for i in new], ".-", label=name, markersize=4)
+    ax.set(xlabel="frame", title=figure.removesuffix(BY))
+    ax.grid(alpha=0.3)
+  axes[0, 0].legend(fontsize=7)
+  fig.tight_layout()
+  fig.savefig(path, dpi=90)
+  plt.close(fig)
+
+
+def mark(videos, mask):
+  """uint8 videos [N, T, H, W, 3] whose given frames are tinted blue."""
+  tint = np.array([0.45, 0.65, 1.0])
+  floor = np.array([0, 0, 70])
+  blue = np.maximum(videos * tint, floor).astype(np.uint8)
+  return np.where(mask[:, None, None, None], blue, videos)
+
+
+def table(scores):
+  """Rows for `log.table`: what was made, under it the same figures of the truth."""
+  rows = []
+  for name, score in scores.items():
+    for side in ("samples", "autoencoder", "real"):
+      rows.append({"": f"{name}, {side}", **dict(_numbers(score[side]))})
+  return rows
+
+
+def _numbers(figures):
+  return [(name, x) for name, x in figures.items() if not isinstance(x, list)]

@@ -1,0 +1,20 @@
+"""Writes what stages have trained as one small file, pretrained/native.py's."""
+
+from vdm_jax.pretrained import native
+
+
+def run(job, *, parts, out="weights.safetensors", largest=None):
+  """Writes <workdir>/<out>, in half precision.
+
+  Args:
+    parts: {name in the file: (folder of a training stage, part of its checkpoint)}.
+    largest: bytes that the file may have; None for any.
+  """
+  trees = {name: job.weights(folder, part) for name, (folder, part) in parts.items()}
+  size = native.save(job.workdir / out, trees)
+  if largest is not None and size > largest:
+    raise ValueError(
+      f"{job.workdir / out} has {size} bytes, more than largest={largest}; take "
+      "smaller networks."
+    )
+  job.say(f"{', '.join(parts)} in {size / 1e6:.2f} MB, {job.workdir / out}")
