@@ -4,11 +4,7 @@ golden/kl_image.npz: diffusers' AutoencoderKL.encode, and the decoder of Stabili
 generative-models, which has the older names. A weight is noise seeded by its name.
 """
 
-import json
-import math
-import pathlib
 import re
-import zlib
 
 import flax
 import flax.linen as nn
@@ -17,23 +13,14 @@ import numpy as np
 import pytest
 from einops import rearrange
 
+from tests import originals
 from vdm_jax.autoencoders import kl_image
-
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "kl_image.npz"
 
 
 @pytest.fixture(scope="module")
 def golden():
-  with np.load(GOLDEN, allow_pickle=False) as z:
-    return {"meta": json.loads(str(z["meta"])), **{k: z[k] for k in z if k != "meta"}}
-
-
-def value(name, shape, seed):
-  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-  z = rng.standard_normal(shape).astype(np.float32)
-  if len(shape) == 1:
-    return 1 + 0.1 * z if name.endswith("weight") else 0.1 * z
-  return z / np.float32(math.sqrt(math.prod(shape[1:])))
+  meta, arrays = originals.read("kl_image")
+  return {"meta": meta, **arrays}
 
 
 def load(meta, rename, spec):
@@ -41,7 +28,7 @@ def load(meta, rename, spec):
   flat = flax.traverse_util.flatten_dict(spec, sep="/")
   params = {}
   for name, shape in meta["state_dict"]:
-    x = value(meta["prefix"] + name, shape, meta["seed"])
+    x = originals.fill(meta["prefix"] + name, shape, meta["seed"])
     path = rename(name).replace(".", "/")
     if x.ndim == 1:
       path = path.replace("weight", "scale")

@@ -7,10 +7,6 @@ inputs `in_*` and outputs `out_*`.
 
 import dataclasses
 import functools
-import json
-import math
-import pathlib
-import zlib
 from collections.abc import Callable
 
 import jax
@@ -18,11 +14,11 @@ import numpy as np
 import pytest
 from einops import rearrange
 
+from tests import originals
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models import video_dit
 
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 DIT = dict(out_channels=8, patch=2, width=48, num_heads=4)
 
 
@@ -142,27 +138,12 @@ ORIGINALS = {
 }
 
 
-def fill(name, shape, seed):
-  """The rule by which the original's parameters were filled."""
-  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-  z = rng.standard_normal(shape).astype(np.float32)
-  if len(shape) == 1:
-    return 1 + 0.1 * z if name.endswith("weight") else 0.1 * z
-  return z / np.float32(math.sqrt(math.prod(shape[1:])))
-
-
 @pytest.fixture(scope="module", params=ORIGINALS)
 def original(request):
   """(Original, state dict, recorded arrays, params -> forward)."""
   name = request.param
-  with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-    arrays = dict(file)
-  meta = json.loads(str(arrays.pop("meta")))
-  weights = {
-    key: fill(key, shape, meta["fill"]["seed"])
-    for key, shape, kind in meta["state_dict"]
-    if kind == "fill"
-  }
+  meta, arrays = originals.read(name)
+  weights = originals.weights(meta)
   module = ORIGINALS[name].module
 
   @functools.partial(jax.jit, static_argnames="time_positions")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vdm_jax.data import decode, sources
+from vdm_jax.data import decode, sources, transforms
 from vdm_jax.data.builders import moving_digits
 
 
@@ -127,3 +127,17 @@ def test_a_transformed_source_is_the_same_at_every_reading():
   assert all(2 * i <= x < 2 * (i + 1) for i, x in enumerate(first))
   other = sources.Transformed(source, (noise, double), seed=2)
   assert other[0]["video"] != first[0]
+
+
+def test_a_repeated_source_gives_other_windows_each_time():
+  video = np.arange(40, dtype=np.uint8)[None, :, None, None, None].repeat(2, 0)
+  clips = sources.Arrays({"video": video, "label": np.array([3, 4])})
+  cut = (transforms.Clip(num_frames=4),)
+  windows = sources.Transformed(sources.Repeated(clips, 5), cut)
+  assert len(windows) == 10
+  assert [int(windows[i]["label"]) for i in range(10)] == [3, 4] * 5
+  starts = {int(windows[i]["video"][0, 0, 0, 0]) for i in range(0, 10, 2)}
+  assert len(starts) > 2
+  assert windows.name(3) == windows.name(1) == "Arrays[1]"
+  with pytest.raises(ValueError, match="times=0"):
+    sources.Repeated(clips, 0)

@@ -77,6 +77,33 @@ class Subset:
     return name(self.source, self.indices[i])
 
 
+class Repeated:
+  """Each record of another source `times` times, one epoch after the other.
+
+  With a random start each time is another window of a long video: for encoding once
+  what training would otherwise cut anew.
+  """
+
+  def __init__(self, source, times):
+    if times < 1:
+      raise ValueError(f"times={times}: wanted at least 1.")
+    self.source, self.times = source, times
+    self.skipped = getattr(source, "skipped", [])
+    self.classes = getattr(source, "classes", None)
+
+  def __len__(self):
+    return self.times * len(self.source)
+
+  def __getitem__(self, i):
+    return self.source[i % len(self.source)]
+
+  def load(self, i, rng):
+    return load(self.source, i % len(self.source), rng)
+
+  def name(self, i):
+    return name(self.source, i % len(self.source))
+
+
 class Transformed:
   """Another source through transforms, whose random part is fixed for each record.
 

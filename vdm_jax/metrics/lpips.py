@@ -6,13 +6,13 @@ https://arxiv.org/abs/1801.03924. The weights are the user's: torchvision's trun
 """
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from einops import rearrange
+
+from vdm_jax.metrics import weights
 
 # Of images in [-1, 1]: ImageNet's mean and deviation, moved to that range.
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -78,7 +78,7 @@ class LPIPS:
     """The parameters, read from the files; they are never trained."""
     found = {}
     for file in self.files:
-      found |= read(file)
+      found |= weights.read(file)
     return from_state_dict(found, self.trunk)
 
   def __call__(self, params, x, y):
@@ -108,16 +108,16 @@ def features(params, x, trunk):
       if min(x.shape[1:3]) < layer.pool:
         raise ValueError(f"Images are too small for LPIPS with {trunk}: enlarge them.")
       x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, (1, 2, 2, 1), "VALID")
-    weights = params[f"conv_{layer.index}"]
+    conv = params[f"conv_{layer.index}"]
     pad = 2 if layer.kernel == 11 else layer.kernel // 2
     x = jax.lax.conv_general_dilated(
       x,
-      weights["kernel"],
+      conv["kernel"],
       (layer.stride, layer.stride),
       ((pad, pad), (pad, pad)),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    x = jax.nn.relu(x + weights["bias"])
+    x = jax.nn.relu(x + conv["bias"])
     if layer.tap:
       yield x
 
@@ -137,47 +137,22 @@ def from_state_dict(found, trunk):
   taps = [layer.channels for layer in TRUNKS[trunk] if layer.tap]
   heads = {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate(taps)}
   wanted |= heads
-  wrong = [f"missing {k}" for k in wanted if k not in found]
-  wrong += [
-    f"{k} has shape {found[k].shape}, wanted {shape}"
-    for k, shape in wanted.items()
-    if k in found and found[k].shape != shape
-  ]
-  if wrong:
-    raise ValueError(f"These are no LPIPS weights for {trunk}: {'; '.join(wrong)}.")
+  weights.check(found, wanted, f"LPIPS with {trunk}")
   params = {
     f"conv_{layer.index}": {
       "kernel": rearrange(
-        _float32(found[f"features.{layer.index}.weight"]), "o i h w -> h w i o"
+        weights.float32(found[f"features.{layer.index}.weight"]), "o i h w -> h w i o"
       ),
-      "bias": _float32(found[f"features.{layer.index}.bias"]),
+      "bias": weights.float32(found[f"features.{layer.index}.bias"]),
     }
     for layer in TRUNKS[trunk]
   }
   return params | {
-    f"head_{i}": _float32(found[k]).reshape(taps[i]) for i, k in enumerate(heads)
+    f"head_{i}": weights.float32(found[k]).reshape(taps[i]) for i, k in enumerate(heads)
   }
-
-
-def read(file):
-  """{name: array} of a .safetensors or .npz file; nothing is unpickled."""
-  suffix = pathlib.Path(file).suffix
-  if suffix == ".safetensors":
-    return safetensors.numpy.load_file(file)
-  if suffix == ".npz":
-    with np.load(file, allow_pickle=False) as arrays:
-      return dict(arrays)
-  raise ValueError(
-    f"{file} must be .safetensors or .npz: save the tensors of a .pth file as one of "
-    "these, pickles are not read."
-  )
 
 
 def _unit(x):
   # The bound: where all features are 0, the root has no gradient.
   square = jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-20)
   return x / (jnp.sqrt(square) + 1e-10)
-
-
-def _float32(x):
-  return np.asarray(x, np.float32)

@@ -1,0 +1,66 @@
+"""The Frechet video distance, with all of its protocol written beside the number.
+
+The distance of I3D's 400 logits, https://arxiv.org/abs/1812.01717, as StyleGAN-V fixed
+it (https://arxiv.org/abs/2112.14683) and Latte uses it: 2,048 clips of each kind,
+frames squashed to 224 x 224, covariances divided by N. It falls as the number of clips
+rises, so the protocol holds that number, and numbers of other sizes do not compare.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from absl import logging
+
+from vdm_jax.metrics import frechet, i3d, weights
+
+CLIPS = 2048  # of the published protocol
+
+
+class FVD:
+  """(clips) -> features [N, 400], by weights that the user has.
+
+  Args:
+    file: I3D's weights with pytorch_i3d's names, .safetensors or .npz.
+    batch_size: clips at a time.
+  """
+
+  def __init__(self, file, batch_size=8):
+    self.params = i3d.from_state_dict(weights.read(file))
+    self.batch_size = batch_size
+    self._apply = jax.jit(lambda params, x: i3d.logits(params, i3d.preprocess(x)))
+
+  def features(self, videos):
+    """Logits [N, 400] of uint8 videos [N, T, H, W, 3]."""
+    parts = []
+    for first in range(0, len(videos), self.batch_size):
+      part = videos[first : first + self.batch_size]
+      spare = self.batch_size - len(part)
+      full = np.concatenate([part, np.repeat(part[-1:], spare, 0)])
+      parts.append(np.asarray(self._apply(self.params, full))[: len(part)])
+    return np.concatenate(parts)
+
+
+def rows(evidence, *, file, ddof=0, batch_size=8):
+  """The distance from the training split: of the samples, and of held-out real clips.
+
+  Args:
+    file: see `FVD`; "" leaves the metric out, and says so in the log.
+    ddof: see `frechet.distance`.
+  """
+  if not file:
+    logging.warning("FVD is left out: it needs a file of I3D's weights.")
+    return []
+  extractor = FVD(file, batch_size)
+  reference = extractor.features(evidence.train.videos)
+  fields = dict(
+    extractor="I3D logits, Kinetics-400",
+    resize=f"bilinear to {i3d.SIZE} x {i3d.SIZE}, no antialiasing",
+    settings={"ddof": ddof, "reference": len(reference), "published": CLIPS},
+  )
+  measure = functools.partial(_distance, extractor, reference, ddof)
+  return [evidence.row("FVD", measure, **fields)]
+
+
+def _distance(extractor, reference, ddof, clips):
+  return frechet.distance(extractor.features(clips.videos), reference, ddof=ddof)
