@@ -21,10 +21,14 @@ PLANS = {
   "remember": functools.partial(long_video.remember, window=8, first=2, recent=3),
   "remember_far": functools.partial(long_video.remember_far, window=8, context=5),
   "hierarchical": functools.partial(long_video.hierarchical, window=8, stride=3),
+  "fill": functools.partial(long_video.fill, window=8, stride=3),
   "hierarchical, one gap": functools.partial(
     long_video.hierarchical, window=8, stride=7
   ),
 }
+
+
+BY_KEYS = (long_video.hierarchical, long_video.fill)
 
 
 def normal(seed, shape):
@@ -75,7 +79,7 @@ SAMPLERS = [euler.euler, dpm_solver.dpm_solver, unipc.unipc, ancestral.ancestral
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_video_of_one_window_is_the_base_samplers_to_the_bit(name):
-  plan = PLANS[name] if "hier" not in name else long_video.extend
+  plan = PLANS[name] if PLANS[name].func not in BY_KEYS else long_video.extend
   plan = functools.partial(PLANS["extend"]) if plan is long_video.extend else plan
   x = normal(1, (2, 8, 2, 2, 1))
 
@@ -133,6 +137,20 @@ def test_given_frames_stay_through_a_rollout_to_the_bit():
   for plan in PLANS.values():
     out = jax.jit(functools.partial(run, plan=plan))()
     np.testing.assert_array_equal(out[:, [0, 7, 18]], known[:, [0, 7, 18]])
+
+
+def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
+  x, size = normal(7, (2, 20, 2, 2, 1)), dict(window=8, stride=3)
+  run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, sampler=euler.euler)
+  whole = run(None, KEY, plan=functools.partial(long_video.hierarchical, **size))
+  keys = np.isin(np.arange(20), long_video.key_frames(20, 3))
+  cond = Conditioning(known=whole, mask=masks.broadcast(keys, 2, 20))
+  plan = functools.partial(long_video.fill, **size)
+  np.testing.assert_allclose(run(cond, KEY, plan=plan), whole, atol=1e-6)
+  other = run(cond.replace(known=whole + 1.0), KEY, plan=plan)
+  assert np.abs(other - whole)[:, ~keys].min() > 1e-3  # they do read their ends
+  with pytest.raises(ValueError, match="between two key frames"):
+    long_video.fill(20, window=8, stride=8)
 
 
 def test_replaced_frames_travel_with_their_own_noise():

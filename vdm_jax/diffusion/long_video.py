@@ -11,6 +11,7 @@ lies between them are different tables, not different code:
   extend        w frames at a time, the last ones given
   remember      the same, with the first frames of the video given too
   remember_far  the same, the given frames ever sparser towards the past
+  fill          the frames between key frames that the caller gives
   hierarchical  key frames first, then the frames between them
 """
 
@@ -124,28 +125,46 @@ def remember_far(num_frames, *, window, context):
   return _chunks(num_frames, window, context, past)
 
 
+def fill(num_frames, *, window, stride):
+  """The frames between every stride-th frame and the last, which `cond.mask` gives.
+
+  Interpolation of a video of few frames to one of many (LVDM, AlignYourLatents: T to
+  4 T): each window takes as many gaps as it can hold, with the ends of each.
+  """
+  return [_gaps(num_frames, window, stride, sampled=())]
+
+
 def hierarchical(num_frames, *, window, stride):
   """Every stride-th frame and the last, then the frames between, ends given.
 
   The key frames are sampled by windows that each give the next its last frame. Then
   each window takes as many gaps as it can hold. AlignYourLatents, NUWA-XL.
   """
-  if not 1 < stride < window:
-    raise ValueError(f"stride={stride}; between two key frames lie 1 to {window - 2}.")
-  keys = np.array([*range(0, num_frames - 1, stride), num_frames - 1])
+  keys = key_frames(num_frames, stride)
   size = min(window, len(keys))
   chunks = extend(len(keys), window=size, overlap=1)
   stages = [(keys[index], known) for index, known in chunks]
+  return [*stages, _gaps(num_frames, window, stride, sampled=keys.tolist())]
+
+
+def key_frames(num_frames, stride):
+  """Every stride-th frame and the last."""
+  return np.array([*range(0, num_frames - 1, stride), num_frames - 1])
+
+
+def _gaps(num_frames, window, stride, sampled):
+  """(index, known) of windows from key frame to key frame; `sampled` are there."""
+  if not 1 < stride < window:
+    raise ValueError(f"stride={stride}; between two key frames lie 1 to {window - 2}.")
   gaps = max((window - 1) // stride, 1)
   size = min(gaps * stride + 1, num_frames)
   starts = np.arange(0, num_frames - 1, gaps * stride).clip(max=num_frames - size)
   index = starts[:, None] + np.arange(size)
-  known = np.isin(index, keys)
-  seen = set(keys.tolist())
-  for row, frames in enumerate(index):  # the last window reaches back
-    known[row] |= np.isin(frames, list(seen))
+  known, seen = np.zeros(index.shape, bool), set(sampled)
+  for row, frames in enumerate(index):  # windows share a frame; the last reaches back
+    known[row] = np.isin(frames, list(seen))
     seen |= set(frames.tolist())
-  return [*stages, (index, known)]
+  return index, known
 
 
 def _chunks(num_frames, window, num_context, context):
