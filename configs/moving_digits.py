@@ -34,6 +34,7 @@ def get_config(arg="full"):
       "autoencoder": ("autoencoder", "ema/autoencoder"),
       "denoiser": ("denoiser", "ema"),
     },
+    eight_bits="^autoencoder/encoder/",  # what samples are made of keeps 16
     largest=4_000_000,
   )
   return quickstart.tiny(cfg) if arg == "tiny" else cfg

@@ -194,9 +194,10 @@ def pretrained(cfg):
   """Nothing is trained: the package's weights are sampled, and may be evaluated."""
   packaged_networks(cfg)
   weights = lambda part: c.call(native.packaged, name="moving_digits", part=part)
-  for stage in ("sample", "evaluate"):
-    cfg[stage].autoencoder_weights = weights("autoencoder")
-  cfg.sample.weights = weights("denoiser")
+  with cfg.ignore_type():  # arrays stand in the place of a folder's name
+    for stage in ("sample", "evaluate"):
+      cfg[stage].autoencoder_weights = weights("autoencoder")
+    cfg.sample.weights = weights("denoiser")
   cfg.sample.signals.per_class = 10
   cfg.stages = ("prepare", "sample", "evaluate")
   return cfg

@@ -51,7 +51,8 @@ def get_config(arg="full"):
     part: c.call(native.packaged, name="moving_digits", part=part)
     for part in ("autoencoder", "denoiser")
   }
-  cfg.encode.weights = weights["autoencoder"]
+  with cfg.ignore_type():  # arrays stand in the place of a folder's name
+    cfg.encode.weights = weights["autoencoder"]
   cfg.task.update(
     per_frame_times=True,
     mask_rates={"random": 0.1, **dict.fromkeys(GIVEN, 0.1)},

@@ -1,22 +1,29 @@
 """Our own parameters in one safetensors file, and the files the package carries.
 
 A file holds several parts, such as "autoencoder" and "denoiser"; a parameter is named
-"part/a/b/c". Half precision keeps it small; what is read back is float32.
+"part/a/b/c". Half precision keeps it small, and 8 bits where that is enough: integers,
+with a scale for each output channel beside them. What is read back is float32.
 """
 
 import os
 import pathlib
+import re
 
 import flax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
+SCALE = "#scale"  # behind the name of a tensor of integers: what they count
 PACKAGED = pathlib.Path(__file__).parent / "weights"
 
 
-def save(path, parts, dtype=np.float16):
+def save(path, parts, dtype=np.float16, eight_bits=None):
   """Writes {part: nested dict of arrays}, whole or not at all; returns its bytes.
+
+  Args:
+    eight_bits: regex over "part/a/b/c": which arrays of two axes or more, their last
+      one the output channels, are rounded to 8 bits.
 
   Raises:
     ValueError: a value is not finite, or is too large for `dtype`.
@@ -24,7 +31,14 @@ def save(path, parts, dtype=np.float16):
   path = pathlib.Path(path)
   flat = flax.traverse_util.flatten_dict(parts, sep="/")
   with np.errstate(over="ignore"):
-    arrays = {name: np.asarray(x).astype(dtype, order="C") for name, x in flat.items()}
+    arrays = {}
+    for name, x in flat.items():
+      x = np.asarray(x)
+      if eight_bits and x.ndim > 1 and re.search(eight_bits, name):
+        x, scale = round_to_eight_bits(x)
+        arrays[name], arrays[name + SCALE] = x, scale.astype(dtype)
+      else:
+        arrays[name] = x.astype(dtype, order="C")
   wrong = [name for name, x in arrays.items() if not np.isfinite(x).all()]
   if wrong:
     raise ValueError(
@@ -56,12 +70,20 @@ def load(path, part):
   parts = sorted({name.partition("/")[0] for name in arrays})
   if part not in parts:
     raise ValueError(f"{path} has no part {part!r}; it has {parts}.")
-  found = {
-    name.partition("/")[2]: x.astype(np.float32)
-    for name, x in arrays.items()
-    if name.startswith(f"{part}/")
-  }
+  found = {}
+  for name, x in arrays.items():
+    if name.startswith(f"{part}/") and not name.endswith(SCALE):
+      scale = arrays.get(name + SCALE, np.ones(1, np.float16))
+      found[name.partition("/")[2]] = x.astype(np.float32) * scale.astype(np.float32)
   return flax.traverse_util.unflatten_dict(found, sep="/")
+
+
+def round_to_eight_bits(x):
+  """(int8 array, scale [last axis]); their product is x to 1/254 of a channel's top."""
+  top = np.abs(x).max(axis=tuple(range(x.ndim - 1)))
+  scale = np.where(top > 0, top, 1.0) / 127.0
+  scale = scale.astype(np.float16).astype(np.float32)  # as it will be read
+  return np.clip(np.rint(x / scale), -127, 127).astype(np.int8), scale
 
 
 def packaged(name, part):

@@ -3,15 +3,16 @@
 from vdm_jax.pretrained import native
 
 
-def run(job, *, parts, out="weights.safetensors", largest=None):
+def run(job, *, parts, out="weights.safetensors", eight_bits=None, largest=None):
   """Writes <workdir>/<out>, in half precision.
 
   Args:
     parts: {name in the file: (folder of a training stage, part of its checkpoint)}.
+    eight_bits: see `native.save`.
     largest: bytes that the file may have; None for any.
   """
   trees = {name: job.weights(folder, part) for name, (folder, part) in parts.items()}
-  size = native.save(job.workdir / out, trees)
+  size = native.save(job.workdir / out, trees, eight_bits=eight_bits)
   if largest is not None and size > largest:
     raise ValueError(
       f"{job.workdir / out} has {size} bytes, more than largest={largest}; take "
