@@ -16,10 +16,11 @@ from configs import moving_digits
 from vdm_jax import config as c
 from vdm_jax.data import pictures
 from vdm_jax.diffusion import process
+from vdm_jax.metrics import digits
 from vdm_jax.models import dit_blocks
-from vdm_jax.programs import compare
+from vdm_jax.programs import compare, renoise
 
-STEPS = 1200
+STEPS = 1000
 # A block of variants 3 and 4 has two attentions: 6 of them are as large as 8.
 WIDE = dict(depth=6, unroll=6)
 
@@ -47,11 +48,22 @@ SHOWN = (
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
   cfg = moving_digits.get_config(arg)
-  stages = list(cfg.stages)
+  stages = []
   for suffix, changes in ARMS.values():
     for stage, program in arm(cfg, arg, suffix, changes).items():
       cfg[f"{stage}_{suffix}"] = program
       stages.append(f"{stage}_{suffix}")
+  cfg.renoise = c.bind(
+    renoise.run,
+    task=cfg.task,
+    weights="denoiser",
+    autoencoder=cfg.autoencoder,
+    autoencoder_weights="autoencoder",
+    source=cfg.evaluate.real,
+    sampler=cfg.sampler,
+    ts=cfg.ts,
+    judge=c.call(digits.Judge, train=cfg.evaluate.train),
+  )
   cfg.compare = c.bind(
     compare.run,
     arms={
@@ -61,7 +73,7 @@ def get_config(arg="full"):
     shown=SHOWN,
     curves=tuple(ARMS)[:4],
   )
-  cfg.stages = (*stages, "compare")
+  cfg.stages = (*cfg.stages, "renoise", *stages, "compare")
   return cfg
 
 

@@ -258,3 +258,43 @@ def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
   np.testing.assert_allclose(metrics["image_mse"], alone, rtol=1e-5)
   (other, _), *_ = losses_of(joint | {"image_label": (labels + 1) % 3})
   assert abs(other - loss) > 1e-4
+
+
+@pytest.mark.parametrize("process", [p.Flow(), p.DDPM()], ids=["flow", "ddpm"])
+def test_a_start_is_noised_to_the_first_time_of_the_grid(process):
+  task = LatentDiffusion(
+    network=Exact(), process=process, prediction="eps", conditioner=conditioner
+  )
+  seen = {}
+
+  def sampler(denoise, process, x, ts, cond, key):
+    seen.update(x=x, ts=ts)
+    return x
+
+  level = 0.3 * process.t_max
+  ones = lambda key, shape: jnp.ones(shape)
+  ts = jnp.array([level, 0.0])
+  task.sample({}, BATCH, SHAPE, KEY, sampler=sampler, ts=ts, noise=ones, start=X0)
+  alpha, sigma = process.alpha_sigma(jnp.array(level))
+  np.testing.assert_allclose(seen["x"], alpha * X0 + sigma, rtol=1e-5)
+  assert seen["ts"].shape == (2, T) and (np.asarray(seen["ts"])[0] == level).all()
+
+
+def test_from_little_noise_a_start_comes_back_and_from_much_it_is_forgotten():
+  """SDEdit with the exact denoiser of data N(label, 0.1^2)."""
+  far = np.full(SHAPE, 1.5, np.float32)  # no such data: it is drawn to the mean
+  run = lambda level: np.asarray(
+    EXACT.sample(
+      {"std": jnp.float32(0.1)},
+      BATCH,
+      SHAPE,
+      KEY,
+      sampler=ddim.ddim,
+      ts=np.linspace(level, 0.0, 41, dtype=np.float32),
+      start=far,
+    )
+  )
+  np.testing.assert_allclose(run(0.01), far, atol=0.05)
+  means = np.array([0.0, 1.0, 2.0])[BATCH["label"]][:, None, None, None, None]
+  np.testing.assert_allclose(run(1.0), np.broadcast_to(means, SHAPE), atol=0.6)
+  assert np.abs(run(1.0) - far).mean() > 10 * np.abs(run(0.01) - far).mean()

@@ -95,11 +95,9 @@ def run(
     shown: clips in the pictures.
   """
   params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
-  records = [source[i] for i in range(count)]
-  batch = {key: np.stack([r[key] for r in records]) for key in records[0]}
-  real = batch.pop("video")
+  batch, real = clips(source, count)
   with job.devices():
-    truth, rebuilt = jax.jit(functools.partial(_encode, autoencoder))(
+    truth, rebuilt = jax.jit(functools.partial(encode, autoencoder))(
       params[1], job.put({"video": real})["video"]
     )
   rebuilt = np.asarray(jax.device_get(rebuilt))
@@ -122,7 +120,7 @@ def run(
     place = job.workdir / folder / name
     _pictures(place, true[:shown], mark(videos[:shown], mask), fps, scale)
     np.savez_compressed(place / sample.VIDEOS, video=videos, mask=mask)
-    said = ", ".join(f"{k} {v:.3g}" for k, v in _numbers(scores[name]["samples"]))
+    said = ", ".join(f"{k} {v:.3g}" for k, v in numbers(scores[name]["samples"]))
     job.say(f"{name}: {said}")
   job_lib.write_json(job.workdir / folder / "metrics.json", scores)
   draw_by_frame(job.workdir / folder / "by_frame.png", scores)
@@ -130,7 +128,14 @@ def run(
     print("\n" + log.table(table(scores)) + "\n", flush=True)
 
 
-def _encode(autoencoder, params, video):
+def clips(source, count):
+  """(signals {name: [N, ...]}, videos [N, T, H, W, 3]) of the first records."""
+  records = [source[i] for i in range(count)]
+  batch = {key: np.stack([r[key] for r in records]) for key in records[0]}
+  return batch, batch.pop("video")
+
+
+def encode(autoencoder, params, video):
   """(latents, what they decode to) of uint8 videos."""
   moments = autoencoder.encode(params, video.astype(np.float32) / 127.5 - 1.0)
   latents = autoencoder.latents(params, moments, None)
@@ -196,9 +201,10 @@ def table(scores):
   rows = []
   for name, score in scores.items():
     for side in ("samples", "autoencoder", "real"):
-      rows.append({"": f"{name}, {side}", **dict(_numbers(score[side]))})
+      rows.append({"": f"{name}, {side}", **dict(numbers(score[side]))})
   return rows
 
 
-def _numbers(figures):
+def numbers(figures):
+  """[(name, number)] of what a judge said, without its lists."""
   return [(name, x) for name, x in figures.items() if not isinstance(x, list)]

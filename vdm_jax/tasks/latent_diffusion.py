@@ -137,6 +137,7 @@ class LatentDiffusion:
     ts,
     wrappers=(),
     noise=loop.noise,
+    start=None,
     known=None,
     mask=None,
   ):
@@ -149,6 +150,8 @@ class LatentDiffusion:
       wrappers: around the denoiser, innermost first; `given` is added if there is a
         mask.
       noise: (key, shape) -> the initial noise, see diffusion/noise.py.
+      start: `shape`, latents that are noised to the first time of `ts` and sampled from
+        there (SDEdit, https://arxiv.org/abs/2108.01073); None starts from noise alone.
       known, mask: the given frames, `shape` and [T], [B, T] or [B, T, 1, 1, 1].
 
     Returns:
@@ -171,8 +174,9 @@ class LatentDiffusion:
     ts = ts(self.process) if callable(ts) else ts
     one_time = jnp.ndim(ts) == 1
     ts = loop.rows(ts, shape[1])
-    _, sigma = self.process.alpha_sigma(ts[:1])
+    alpha, sigma = self.process.alpha_sigma(ts[:1])
     x = p.expand(sigma) * noise(k_noise, shape)
+    x = x if start is None else x + p.expand(alpha) * start
     if mask is not None:
       mask = masks.broadcast(mask, *shape[:2])
       known = jnp.broadcast_to(jnp.asarray(known, x.dtype), shape)
