@@ -71,6 +71,20 @@ def test_an_empty_clip_is_judged_without_a_crash():
   assert np.isfinite(digits.motion_error(empty)).all()
 
 
+@pytest.mark.parametrize("num_frames", [8, 24, 64])
+def test_real_flights_of_any_length_are_legal(num_frames):
+  _, test = moving_digits.split_digits()
+  config = moving_digits.Config(num_frames=num_frames)
+  made = moving_digits.flights(np.random.default_rng(2), test, 10, config)
+  video = moving_digits.draw(made["digit"], made["position"], config.canvas)
+  errors = digits.motion_error(video)
+  assert np.median(errors) < 0.06 and errors.max() < 0.3
+  # Negative control: another flight from the middle on.
+  half = num_frames // 2
+  broken = np.concatenate([video[:, :half], video[::-1, half:]], axis=1)
+  assert np.median(digits.motion_error(broken)) > 5 * np.median(errors)
+
+
 def test_the_judge_knows_a_true_clip_from_one_that_went_elsewhere(clips):
   train, test = clips["train"], clips["test"]
   source = sources.Arrays({"video": train["video"], "label": train["label"]})

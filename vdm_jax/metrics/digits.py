@@ -100,7 +100,8 @@ def motion_error(videos, *, digit=8, fastest=3.0):
   """
   track = centres(videos)
   parts = []
-  for rows in np.array_split(track, -(-len(track) // 64)):  # bounds the memory
+  chunk = max(1, 64 * 8**2 // track.shape[1] ** 2)  # bounds the memory
+  for rows in np.array_split(track, -(-len(track) // chunk)):
     axes = zip(rearrange(rows, "n t i -> i n t"), np.shape(videos)[2:4], strict=True)
     parts.append(sum(_off_path(r, size - digit, digit, fastest) for r, size in axes))
   return np.sqrt(np.concatenate(parts))
@@ -167,7 +168,9 @@ def _off_path(track, room, digit, fastest):
     offset = np.clip(gap.mean(-1, keepdims=True), -slack, slack)
     return np.square(gap - offset).mean(-1)
 
-  starts, velocities = np.linspace(0, 2 * room, 65), np.linspace(0, fastest, 31)
+  # A wrong velocity is a wrong place later: the longer, the finer.
+  count = 1 + 30 * max(1, track.shape[1] // 8)
+  starts, velocities = np.linspace(0, 2 * room, 65), np.linspace(0, fastest, count)
   at = np.stack(np.meshgrid(starts, velocities), -1).reshape(1, -1, 2)
   step = np.array([starts[1] - starts[0], velocities[1] - velocities[0]])
   near = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 9)]), -1).reshape(-1, 2)
