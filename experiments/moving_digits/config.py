@@ -20,7 +20,7 @@ from vdm_jax.metrics import digits
 from vdm_jax.models import dit_blocks
 from vdm_jax.programs import compare, renoise
 
-STEPS = 800
+STEPS = 500
 # A block of variants 3 and 4 has two attentions: 6 of them are as large as 8.
 WIDE = dict(depth=6, unroll=6)
 

@@ -16,7 +16,7 @@ from configs import moving_digits
 from vdm_jax import config as c
 from vdm_jax.data import sources
 from vdm_jax.data.builders import moving_digits as builder
-from vdm_jax.diffusion import long_video
+from vdm_jax.diffusion import long_video, times
 from vdm_jax.metrics import digits
 from vdm_jax.pretrained import native
 from vdm_jax.programs import complete, prepare
@@ -32,7 +32,7 @@ def get_config(arg="full"):
   if arg not in ("full", "tiny"):
     raise ValueError(f"one_model config.py:{arg} is unknown; there are full and tiny.")
   full = arg == "full"
-  steps, clips, solver_steps = (4000, 100, 20) if full else (10, 10, 2)
+  steps, clips, solver_steps = (3000, 100, 20) if full else (10, 10, 2)
   if not full:
     cfg.dataset.update(train_clips=400, test_clips=200)
 
@@ -53,6 +53,7 @@ def get_config(arg="full"):
   }
   with cfg.ignore_type():  # arrays stand in the place of a folder's name
     cfg.encode.weights = weights["autoencoder"]
+  cfg.task.times = c.bind(times.uniform)
   cfg.task.update(
     per_frame_times=True,
     mask_rates={"random": 0.1, **dict.fromkeys(GIVEN, 0.1)},

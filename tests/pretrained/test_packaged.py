@@ -1,0 +1,93 @@
+"""The weights in the package fit their config and draw digits that are read."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import quickstart
+from vdm_jax import config as c
+from vdm_jax import sharding
+from vdm_jax.data.builders import moving_digits
+from vdm_jax.metrics import digits
+from vdm_jax.pretrained import native
+from vdm_jax.programs import sample
+
+CLIPS = moving_digits.Config()
+
+
+@pytest.fixture(scope="module")
+def cfg():
+  return quickstart.get_config("pretrained")
+
+
+@pytest.fixture(scope="module")
+def reader():
+  train, _ = moving_digits.split_digits()
+  made = moving_digits.flights(np.random.default_rng(0), train, 2000, CLIPS)
+  video = moving_digits.draw(made["digit"], made["position"], CLIPS.canvas)
+  return digits.Reader(video, made["label"])
+
+
+def shapes(tree):
+  paths = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): np.shape(x) for path, x in paths}
+
+
+def test_they_are_small_and_fit_the_networks(cfg):
+  path = native.PACKAGED / "moving_digits.safetensors"
+  assert path.stat().st_size <= 4_000_000
+  task, autoencoder = c.build(cfg.task), c.build(cfg.autoencoder)
+  batch = {"latents": np.zeros((1, 8, 4, 4, 8)), "label": np.zeros(1, np.int32)}
+  init = lambda key: sharding.unbox(task.init(key, batch))
+  want = jax.eval_shape(init, jax.random.key(0))
+  assert shapes(native.packaged("moving_digits", "denoiser")) == shapes(want)
+  video = jax.ShapeDtypeStruct((1, 1, 16, 16, 3), jnp.float32)
+  init = lambda key, x: sharding.unbox(autoencoder.init(key, x))
+  want = jax.eval_shape(init, jax.random.key(0), video)
+  assert shapes(native.packaged("moving_digits", "autoencoder")) == shapes(want)
+
+
+def test_guided_samples_are_read_as_asked(cfg, reader):
+  sampling = c.build(cfg.sample).keywords
+  parts = ("task", "autoencoder", "shape", "sampler", "wrappers")
+  draw = sample.generator(
+    **{part: sampling[part] for part in parts},
+    ts=functools.partial(sampling["ts"], num_steps=10),
+  )
+  labels = np.repeat(np.arange(10, dtype=np.int32), 4)
+  batch = {"label": labels}
+  decoder = sampling["autoencoder_weights"]
+  run = lambda params: np.asarray(draw(params, decoder, batch, jax.random.key(0)))
+  right = lambda videos: (reader.read(videos) == labels).mean()
+
+  made = run(sampling["weights"])
+  assert made.shape == (40, 8, 16, 16, 3)
+  assert right(made) >= 0.9
+  assert (digits.speed(made) > 0.25).all()
+  # Negative control: without what the labels say, chance is left.
+  blind = jax.tree.map(np.copy, sampling["weights"])
+  blind["label"]["table"][:] = 0.0
+  assert right(run(blind)) < 0.5
+
+
+def test_the_autoencoder_keeps_where_a_digit_is(cfg):
+  autoencoder = c.build(cfg.autoencoder)
+  params = native.packaged("moving_digits", "autoencoder")
+  _, test = moving_digits.split_digits()
+  made = moving_digits.flights(np.random.default_rng(1), test, 50, CLIPS)
+  video = moving_digits.draw(made["digit"], made["position"], CLIPS.canvas)
+
+  @jax.jit
+  def rebuild(params, video):
+    moments = autoencoder.encode(params, video.astype(jnp.float32) / 127.5 - 1.0)
+    return sample.to_uint8(
+      autoencoder.decode(params, autoencoder.latents(params, moments, None))
+    )
+
+  again = np.asarray(rebuild(params, video))
+  off = np.linalg.norm(digits.centres(again) - digits.centres(video), axis=-1)
+  assert np.median(off) < 0.05
+  assert np.median(digits.motion_error(again)) < 0.04  # real clips: 0.027
