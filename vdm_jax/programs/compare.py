@@ -16,7 +16,7 @@ from vdm_jax.programs import job as job_lib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-SMOOTH = 5  # rows of a log that a point of a curve is the mean of
+POINTS = 40  # of a curve, at most about twice as many: means of rows of the log
 
 
 def run(job, *, arms, shown, plot="mse", curves=None, folder="comparison"):
@@ -90,7 +90,8 @@ def markdown(table, shown):
 def smooth(rows, name):
   """Points (step, mean of a few rows around it)."""
   points = [(row["step"], row[name]) for row in rows if name in row]
-  groups = [points[i : i + SMOOTH] for i in range(0, len(points), SMOOTH)]
+  size = max(1, len(points) // POINTS)
+  groups = [points[i : i + size] for i in range(0, len(points), size)]
   mean = lambda values: sum(values) / len(values)
   return [tuple(mean(v) for v in zip(*group, strict=True)) for group in groups]
 
