@@ -1,8 +1,9 @@
-"""Moving digits with care: small networks, trained long enough to fly straight.
+"""Moving digits with care: small networks, trained until they write as people do.
 
 The quickstart's data with more clips, an autoencoder of 36 dB, and Latte, variant 1, of
-1.7 M parameters. Both networks come with the package, in half precision:
-configs/quickstart.py:pretrained samples from them.
+1.75 M parameters: samples are read 99.6 % right (real clips 98.8 %) and do not yet fly
+straight, see experiments/moving_digits. Both networks come with the package, in half
+precision, the encoder in 8 bits: configs/quickstart.py:pretrained samples from them.
 
 python -m vdm_jax.main --config=configs/moving_digits.py --workdir=runs/moving_digits
 python -m vdm_jax.main --config=configs/moving_digits.py:tiny --workdir=runs/tiny

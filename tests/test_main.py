@@ -21,7 +21,10 @@ MISTAKES = {
     ["--config=configs/quickstrat.py", WORKDIR],
     "Did you mean 'configs/quickstart.py'",
   ),
-  "argument": (["--config=configs/quickstart.py:tinny", WORKDIR], "are full, pretrained and tiny"),
+  "argument": (
+    ["--config=configs/quickstart.py:tinny", WORKDIR],
+    "are full, pretrained and tiny",
+  ),
   "word": ([QUICKSTART, WORKDIR, "train"], "'train' is no flag"),
 }
 

@@ -129,6 +129,24 @@ def test_given_frames_are_blue_in_the_pictures():
   assert complete.mark(video * 0, np.array([True, True])).max() > 50
 
 
+def test_clips_that_are_too_few_or_too_short_are_refused(tmp_path):
+  source = sources.Arrays({"video": np.zeros((2, 3, 16, 16, 3), np.uint8)})
+  with pytest.raises(ValueError, match="count=3 clips of a source of 2"):
+    complete.clips(source, 3)
+  with pytest.raises(ValueError, match="4 frames cannot be judged by real clips of 3"):
+    complete.run(
+      job.Job(tmp_path, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {}),
+      task=None,
+      weights={},
+      autoencoder=None,
+      autoencoder_weights={},
+      source=source,
+      completions={"long": asked("nothing", 4)},
+      judge=judge,
+      count=2,
+    )
+
+
 def test_an_unknown_mask_is_refused():
   with pytest.raises(ValueError, match="No mask is called 'frist'"):
     asked("frist", 4).mask()

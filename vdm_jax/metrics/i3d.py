@@ -62,7 +62,7 @@ def preprocess(videos, size=(SIZE, SIZE)):
 def logits(params, x):
   """[N, CLASSES], the mean over time, of x [N, T, H, W, 3] in [-1, 1].
 
-  T is at least 10, H and W are 193 to 224 pixels: the last pool is 2 x 7 x 7 cells.
+  T is at least 10, H and W at least 193 pixels: the last pool is 2 x 7 x 7 cells.
   """
   x = features(params, x)
   cells = 2 * 7 * 7

@@ -96,6 +96,12 @@ def run(
   """
   params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
   batch, real = clips(source, count)
+  longest = max(wanted.num_frames for wanted in completions.values())
+  if longest > real.shape[1]:
+    raise ValueError(
+      f"A completion of {longest} frames cannot be judged by real clips of "
+      f"{real.shape[1]}; give longer clips, or ask for fewer frames."
+    )
   with job.devices():
     truth, rebuilt = jax.jit(functools.partial(encode, autoencoder))(
       params[1], job.put({"video": real})["video"]
@@ -130,6 +136,10 @@ def run(
 
 def clips(source, count):
   """(signals {name: [N, ...]}, videos [N, T, H, W, 3]) of the first records."""
+  if not 1 <= count <= len(source):
+    raise ValueError(
+      f"count={count} clips of a source of {len(source)}; ask for 1 to {len(source)}."
+    )
   records = [source[i] for i in range(count)]
   batch = {key: np.stack([r[key] for r in records]) for key in records[0]}
   return batch, batch.pop("video")
