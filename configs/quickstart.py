@@ -13,14 +13,14 @@ python -m vdm_jax.main --config=configs/quickstart.py:pretrained --workdir=runs/
 from ml_collections import ConfigDict
 
 from vdm_jax import config as c
-from vdm_jax.autoencoders import kl_image
+from vdm_jax.autoencoders import clip_tokens, kl_image, stacked
 from vdm_jax.data import loader, sources
 from vdm_jax.data.builders import moving_digits
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import digits, frames, temporal, wavelets
-from vdm_jax.models import dit_blocks, video_dit
+from vdm_jax.models import video_dit
 from vdm_jax.pretrained import native
 from vdm_jax.programs import encode, evaluate, prepare, sample, train
 from vdm_jax.tasks import autoencoding, latent_diffusion
@@ -179,13 +179,28 @@ def get_config(arg="full"):
 
 
 def packaged_networks(cfg):
-  """The config with the two networks whose weights the package carries."""
+  """The config with the three networks whose weights the package carries.
+
+  A second autoencoder makes four tokens of the eight frames' latents: 64 numbers for a
+  clip, of which a flight is a straight one for its decoder.
+  """
   cfg.autoencoder.channels = (24, 48)
-  cfg.network.update(
-    patch=2, width=128, depth=8, modulation="shared", unroll=4, **dit_blocks.VARIANTS[1]
+  cfg.tokens = c.call(
+    clip_tokens.ClipTokens,
+    window=(8, 4, 4),
+    patch=(1, 4, 4),
+    num_tokens=4,
+    latent_channels=16,
+    pixel_channels=8,
+    width=160,
+    depth=4,
   )
-  # More often at low noise, where a tenth of a pixel is decided.
-  cfg.task.times.update(mean=-0.4, std=1.2)
+  cfg.stacked = c.call(stacked.Stacked, outer=cfg.autoencoder, inner=cfg.tokens)
+  cfg.network.update(out_channels=16, patch=1, width=128, depth=6, unroll=6)
+  cfg.network.modulation = "shared"
+  for stage in (cfg.train.preview, cfg.sample):
+    stage.autoencoder, stage.shape = cfg.stacked, (4, 1, 1, 16)
+  cfg.evaluate.autoencoder = cfg.stacked
   cfg.guide.scales = (1.5,)
   return cfg
 
@@ -196,7 +211,9 @@ def pretrained(cfg):
   weights = lambda part: c.call(native.packaged, name="moving_digits", part=part)
   with cfg.ignore_type():  # arrays stand in the place of a folder's name
     for stage in ("sample", "evaluate"):
-      cfg[stage].autoencoder_weights = weights("autoencoder")
+      cfg[stage].autoencoder_weights = dict(
+        outer=weights("autoencoder"), inner=weights("tokens")
+      )
     cfg.sample.weights = weights("denoiser")
   cfg.sample.signals.per_class = 10
   cfg.stages = ("prepare", "sample", "evaluate")

@@ -20,7 +20,7 @@ from vdm_jax.metrics import digits
 from vdm_jax.models import dit_blocks
 from vdm_jax.programs import compare, renoise
 
-STEPS = 500
+STEPS = 2000
 # A block of variants 3 and 4 has two attentions: 6 of them are as large as 8.
 WIDE = dict(depth=6, unroll=6)
 
@@ -31,10 +31,10 @@ ARMS = {
   "variant 3": ("variant3", {"network": {**dit_blocks.VARIANTS[3], **WIDE}}),
   "variant 4": ("variant4", {"network": {**dit_blocks.VARIANTS[4], **WIDE}}),
   "with 4 images a clip": ("images", {}),
-  "predicts v": ("v", {"task": dict(prediction="v", process=c.call(process.Cosine))}),
+  "predicts v": ("v", {"task": dict(prediction="v", process=c.call(process.DDPM))}),
   "predicts eps": (
     "eps",
-    {"task": dict(prediction="eps", process=c.call(process.Cosine))},
+    {"task": dict(prediction="eps", process=c.call(process.DDPM))},
   ),
 }
 SHOWN = (
@@ -81,7 +81,8 @@ def arm(cfg, arg, suffix, changes):
   """The stages of one arm: {"train": ..., "sample": ..., "evaluate": ...}."""
   part = copy.deepcopy(cfg)
   for name, values in changes.items():
-    part[name].update(values)
+    for key, value in values.items():  # in place of what was there, not merged into it
+      part[name][key] = value
   steps = 20 if arg == "tiny" else STEPS
   # No preview: it would be drawn only at the end, where the samples are.
   part.train.update(folder=f"denoiser_{suffix}", steps=steps)

@@ -78,6 +78,13 @@ def test_floats_go_from_minus_one_to_one():
   assert out.dtype == np.float32 and out.ravel().tolist() == [-1.0, 1.0]
 
 
+def test_latents_stand_in_for_a_video():
+  mean = np.ones((2, 4, 4, 8), np.float16)
+  out = transforms.LatentsAsVideo()({"mean": mean, "logvar": mean, "label": 3}, None)
+  assert sorted(out) == ["label", "video"] and out["label"] == 3
+  assert out["video"].dtype == np.float32 and np.array_equal(out["video"], mean)
+
+
 def test_keep_drops_the_rest_and_names_what_is_absent():
   assert sorted(transforms.Keep(("video",))(record(), None)) == ["video"]
   with pytest.raises(KeyError, match="no .'text'.; it has .'label', 'video'"):

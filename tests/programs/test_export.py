@@ -37,3 +37,11 @@ def test_weights_may_be_the_arrays_themselves(trained):
   assert trained.weights(tree, "ema/autoencoder")["a"].tolist() == [1.0, 1.0]
   with pytest.raises(FileNotFoundError, match="Train first"):
     trained.weights("three")
+
+
+def test_weights_of_several_stages_come_as_one_tree(trained):
+  found = trained.weights({"outer": "one", "inner": {"a": np.zeros(2)}}, "ema")
+  assert found["outer"]["a"]["b"].tolist() == [1.0] * 4
+  assert found["inner"]["a"].tolist() == [0.0, 0.0]
+  with pytest.raises(FileNotFoundError, match="Train first"):
+    trained.weights({"outer": "one", "inner": "three"})

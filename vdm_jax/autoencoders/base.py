@@ -62,6 +62,26 @@ def clip_logvar(logvar):
   return jnp.clip(logvar, *LOGVAR_RANGE)
 
 
+def check(video, channels, sizes, what="stride"):
+  """Raises a ValueError unless `video` is [B, T, H, W, channels] in these multiples.
+
+  Args:
+    sizes: of which frames, height and width must be multiples.
+    what: the autoencoder's, that asks for them.
+  """
+  if video.ndim != 5 or video.shape[-1] != channels:
+    raise ValueError(f"video of shape {video.shape} must be [B, T, H, W, {channels}].")
+  axes = zip(("frames", "height", "width"), video.shape[1:4], sizes, strict=True)
+  for name, size, s in axes:
+    if size % s:
+      low, high = size // s * s, size // s * s + s
+      near = f"{low} and {high}" if low else f"{high}"
+      raise ValueError(
+        f"{name}={size} must be a multiple of {s} (the autoencoder's {what}); the "
+        f"nearest: {near}. Resize or crop the video."
+      )
+
+
 def identity(channels):
   """The statistics of latents that nobody has measured yet."""
   return {"shift": jnp.zeros(channels), "scale": jnp.ones(channels)}

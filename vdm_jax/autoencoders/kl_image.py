@@ -115,19 +115,7 @@ class KLImage:
     return jax.tree.map(back, y)
 
   def _check(self, video):
-    if video.ndim != 5 or video.shape[-1] != self.pixel_channels:
-      raise ValueError(
-        f"video of shape {video.shape} must be [B, T, H, W, {self.pixel_channels}]."
-      )
-    s = self.stride[1]
-    for name, size in (("height", video.shape[2]), ("width", video.shape[3])):
-      if size % s:
-        low, high = size // s * s, size // s * s + s
-        near = f"{low} and {high}" if low else f"{high}"
-        raise ValueError(
-          f"{name}={size} must be a multiple of {s} (the autoencoder's stride); the "
-          f"nearest: {near}. Resize or crop the frames."
-        )
+    base.check(video, self.pixel_channels, self.stride)
 
 
 class Network(nn.Module):

@@ -112,3 +112,12 @@ class ToFloat:
   def __call__(self, record, rng):
     video = record["video"].astype(np.float32) / np.float32(127.5) - np.float32(1)
     return {**record, "video": video}
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentsAsVideo:
+  """The mean of stored latents as the video, for an autoencoder of latents."""
+
+  def __call__(self, record, rng):
+    rest = {k: v for k, v in record.items() if k not in ("mean", "logvar")}
+    return {**rest, "video": np.asarray(record["mean"], np.float32)}

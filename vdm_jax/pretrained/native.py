@@ -81,8 +81,8 @@ def load(path, part):
 def round_to_eight_bits(x):
   """(int8 array, scale [last axis]); their product is x to 1/254 of a channel's top."""
   top = np.abs(x).max(axis=tuple(range(x.ndim - 1)))
-  scale = np.where(top > 0, top, 1.0) / 127.0
-  scale = scale.astype(np.float16).astype(np.float32)  # as it will be read
+  scale = (top / 127.0).astype(np.float16).astype(np.float32)  # as it will be read
+  scale = np.where(scale > 0, scale, 1.0)  # a channel of zeros, or as good as zeros
   return np.clip(np.rint(x / scale), -127, 127).astype(np.int8), scale
 
 

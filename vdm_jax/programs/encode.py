@@ -9,6 +9,7 @@ from vdm_jax import config, log
 from vdm_jax.data import loader as loader_lib
 from vdm_jax.data import records
 from vdm_jax.programs import job as job_lib
+from vdm_jax.tasks import autoencoding
 
 
 def run(
@@ -20,7 +21,8 @@ def run(
   the same weights and settings is left as it is; another one is refused.
 
   Args:
-    source: of clips, see data/sources.py.
+    source: of clips, see data/sources.py; `transforms.LatentsAsVideo` makes some of
+      stored latents, for an autoencoder of these.
     autoencoder: see autoencoders/base.py.
     weights: the folder, under the workdir, of the stage that trained it.
     batch_size: clips at a time.
@@ -45,8 +47,7 @@ def run(
 
   @jax.jit
   def encode(params, video):
-    video = video.astype(np.float32) / 127.5 - 1.0
-    return autoencoder.encode(params, video)
+    return autoencoder.encode(params, autoencoding.to_float({"video": video}))
 
   clips = loader_lib.Loader(
     source,

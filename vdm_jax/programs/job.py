@@ -59,13 +59,16 @@ class Job:
     """A part of the newest checkpoint of the training stage that wrote `folder`.
 
     A nested dict of arrays in the place of a folder (`call(native.packaged, ...)` in a
-    config) is the part itself.
+    config) is the part itself, and a dict of folders one of their parts.
 
     Raises:
       FileNotFoundError: it has not been trained.
     """
     if isinstance(folder, dict):
-      return self.place(folder)
+      parts = {k: v for k, v in folder.items() if isinstance(v, str)}
+      arrays = {k: v for k, v in folder.items() if k not in parts}
+      found = {k: self.weights(v, part) for k, v in parts.items()}
+      return {**self.place(arrays), **found}
     return checkpoint.restore_part(
       self.workdir / folder / "checkpoints", part, sharding=self._everywhere()
     )
