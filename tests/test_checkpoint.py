@@ -270,3 +270,15 @@ def test_checksums_see_every_place_and_do_not_depend_on_the_mesh():
     other = x.copy()
     other.ravel()[i] = np.nextafter(x.ravel()[i], np.float32(9))
     assert checkpoint._sum(jnp.asarray(other)) != want
+
+
+def test_a_training_may_start_from_what_another_left(tmp_path):
+  tree = {"a": {"b": np.arange(3, dtype=np.float32)}}
+  saver = checkpoint.Checkpointer(tmp_path)
+  saver.save(1, {"ema": tree, "params": tree}, key=jax.random.key(0), data={})
+  saver.close()
+  initial = {"a": {"b": np.zeros(3, np.float32)}}
+  loaded = checkpoint.start_from(initial, folder=tmp_path)
+  assert loaded["a"]["b"].tolist() == [0.0, 1.0, 2.0]
+  with pytest.raises(FileNotFoundError, match="Train first"):
+    checkpoint.start_from(initial, folder=tmp_path / "none")

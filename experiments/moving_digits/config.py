@@ -1,8 +1,8 @@
 """Moving digits: the best small model, and what each choice in it is worth.
 
-configs/moving_digits.py to its end, then arms of equal parameters and equal steps that
-differ in one thing each: Latte's four variants, pictures beside the clips, and what the
-network predicts.
+configs/moving_digits.py to its end, then arms of equal parameters and equal steps, on
+the latents of the frames, that differ in one thing each: Latte's four variants,
+pictures beside the clips, and what the network predicts.
 
 python -m vdm_jax.main --config=experiments/moving_digits/config.py \
   --workdir=runs/moving_digits
@@ -12,7 +12,7 @@ python -m vdm_jax.main --config=experiments/moving_digits/config.py:tiny \
 
 import copy
 
-from configs import moving_digits
+from configs import moving_digits, quickstart
 from vdm_jax import config as c
 from vdm_jax.data import pictures
 from vdm_jax.diffusion import process
@@ -48,17 +48,19 @@ SHOWN = (
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
   cfg = moving_digits.get_config(arg)
+  frames = moving_digits.get_config("frames")
+  frames = quickstart.tiny(frames) if arg == "tiny" else frames
   stages = []
   for suffix, changes in ARMS.values():
-    for stage, program in arm(cfg, arg, suffix, changes).items():
+    for stage, program in arm(frames, arg, suffix, changes).items():
       cfg[f"{stage}_{suffix}"] = program
       stages.append(f"{stage}_{suffix}")
   cfg.renoise = c.bind(
     renoise.run,
     task=cfg.task,
     weights="denoiser",
-    autoencoder=cfg.autoencoder,
-    autoencoder_weights="autoencoder",
+    autoencoder=cfg.stacked,
+    autoencoder_weights=cfg.sample.autoencoder_weights,
     source=cfg.evaluate.real,
     sampler=cfg.sampler,
     ts=cfg.ts,
@@ -77,9 +79,9 @@ def get_config(arg="full"):
   return cfg
 
 
-def arm(cfg, arg, suffix, changes):
+def arm(frames, arg, suffix, changes):
   """The stages of one arm: {"train": ..., "sample": ..., "evaluate": ...}."""
-  part = copy.deepcopy(cfg)
+  part = copy.deepcopy(frames)
   for name, values in changes.items():
     for key, value in values.items():  # in place of what was there, not merged into it
       part[name][key] = value

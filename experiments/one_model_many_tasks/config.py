@@ -1,10 +1,11 @@
 """One diffusion-forcing model of moving digits, and five things asked of it.
 
 Each frame of a training clip has its own time, so a given frame is a frame at time 0
-and everything else is a schedule (https://arxiv.org/abs/2407.01392). The model goes on
-from the packaged weights. It generates, starts from one frame, joins two, fills in, and
-goes on from four frames to 64, eight times the length that it was trained on; held-out
-clips, whose flight is known, judge all of it.
+and everything else is a schedule (https://arxiv.org/abs/2407.01392). A Latte that was
+trained with one time for a clip, configs/moving_digits.py:frames, learns that in a
+second training. It generates, starts from one frame, joins two, fills in, and goes on
+from four frames to 64, eight times the length that it was trained on; held-out clips,
+whose flight is known, judge all of it.
 
 python -m vdm_jax.main --config=experiments/one_model_many_tasks/config.py \
   --workdir=runs/one_model
@@ -12,13 +13,15 @@ python -m vdm_jax.main --config=experiments/one_model_many_tasks/config.py:tiny 
   --workdir=runs/tiny
 """
 
-from configs import moving_digits
+import copy
+
+from configs import moving_digits, quickstart
+from vdm_jax import checkpoint
 from vdm_jax import config as c
 from vdm_jax.data import sources
 from vdm_jax.data.builders import moving_digits as builder
 from vdm_jax.diffusion import long_video, times
 from vdm_jax.metrics import digits
-from vdm_jax.pretrained import native
 from vdm_jax.programs import complete, prepare
 
 LONG = 64
@@ -27,14 +30,14 @@ GIVEN = ("first:1", "first:4", "ends:1", "ends:2")
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
-  cfg = moving_digits.get_config()
-  cfg.stages = ("prepare", "encode", "train", "complete")
+  cfg = moving_digits.get_config("frames")
+  cfg.stages = ("prepare", "autoencode", "encode", "base", "train", "complete")
   if arg not in ("full", "tiny"):
     raise ValueError(f"one_model config.py:{arg} is unknown; there are full and tiny.")
   full = arg == "full"
-  steps, clips, solver_steps = (3000, 100, 20) if full else (10, 10, 2)
   if not full:
-    cfg.dataset.update(train_clips=400, test_clips=200)
+    quickstart.tiny(cfg)
+  steps, clips, solver_steps = (8000, 100, 20) if full else (10, 10, 2)
 
   # Flights of the same held-out handwriting, long enough to be compared with.
   cfg.long_dataset = c.call(
@@ -47,21 +50,20 @@ def get_config(arg="full"):
   )
   cfg.prepare = c.bind(prepare.run, builder=cfg.long_dataset)
 
-  weights = {
-    part: c.call(native.packaged, name="moving_digits", part=part)
-    for part in ("autoencoder", "denoiser")
-  }
-  with cfg.ignore_type():  # arrays stand in the place of a folder's name
-    cfg.encode.weights = weights["autoencoder"]
+  cfg.train.preview = None
+  cfg.base = copy.deepcopy(cfg.train)
+  cfg.base.folder = "base"
   cfg.task.times = c.bind(times.uniform)
   cfg.task.update(
     per_frame_times=True,
     mask_rates={"random": 0.1, **dict.fromkeys(GIVEN, 0.1)},
   )
+  cfg.task.drop_rates.label = 0.3  # so that it also knows a digit by its frames alone
   cfg.train.update(steps=steps, save_every=500)
-  cfg.train.optimizer.learning_rate.update(peak=7e-4, steps=steps, warmup=5)
-  cfg.train.init_from = c.bind(native.start_from, name="moving_digits", part="denoiser")
-  cfg.train.preview = None
+  cfg.train.optimizer.learning_rate.update(peak=1e-3, steps=steps, warmup=5)
+  cfg.train.init_from = c.bind(
+    checkpoint.start_from, folder="{workdir}/base/checkpoints"
+  )
 
   cfg.ts.num_steps = solver_steps
   asked = lambda given, num_frames=8, **kwargs: c.call(
@@ -84,7 +86,7 @@ def get_config(arg="full"):
     task=cfg.task,
     weights="denoiser",
     autoencoder=cfg.autoencoder,
-    autoencoder_weights=weights["autoencoder"],
+    autoencoder_weights="autoencoder",
     source=long_split,
     completions={
       "generation": asked("nothing", told=("label",), wrappers=(cfg.guide,)),

@@ -93,9 +93,3 @@ def packaged(name, part):
     there = sorted(file.stem for file in PACKAGED.glob("*.safetensors"))
     raise FileNotFoundError(f"The package has no weights {name!r}; it has {there}.")
   return load(path, part)
-
-
-def start_from(params, *, name, part):
-  """For `init_from`: a packaged part in the place of a training's initial `params`."""
-  del params
-  return packaged(name, part)
