@@ -1,7 +1,7 @@
 """Moving digits with care: small networks, trained until they write and fly.
 
 The quickstart's data with more clips, an autoencoder of the frames of 36 dB, a second
-one that makes four tokens of a clip's latents, and a transformer on these. Their
+one that makes one token of a clip's latents, and a denoiser of this token. Their
 weights come with the package: configs/quickstart.py:pretrained samples from them.
 
 With "frames" there is no second autoencoder: Latte, variant 1, on the frames' latents,
@@ -40,7 +40,7 @@ def get_config(arg="full"):
   tokens(quickstart.packaged_networks(cfg))
   if arg == "tiny":
     quickstart.tiny(cfg)
-    cfg.tokens.update(width=32, depth=1)
+    cfg.tokens.update(width=32, depths=(1, 1))
     cfg.tokenize.update(steps=20, log_every=5, save_every=10, measure_batches=4)
     cfg.tokenize.optimizer.learning_rate.update(steps=20, warmup=5)
     cfg.tokenize.loader.batch_size = 16
@@ -75,7 +75,7 @@ def tokens(cfg):
     autoencoder=cfg.tokens,
     softness=1.0,  # almost L2, for errors far below 1
     perceptual_weight=0.0,
-    kl_weight=0.016,
+    kl_weight=0.16,
   )
   cfg.tokenize = c.bind(
     train.run,
@@ -84,11 +84,11 @@ def tokens(cfg):
     loader=c.call(loader.Loader, source=latents, batch_size=64),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=7000, warmup=100),
+      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=14_000, warmup=100),
       b2=0.99,
       weight_decay=0.01,
     ),
-    steps=7000,
+    steps=14_000,
     ema_decay=0.998,
     save_every=1000,
     measure_batches=50,
@@ -103,8 +103,10 @@ def tokens(cfg):
     folder="clip_latents",
   )
   cfg.train.loader.source.source.path = "{workdir}/clip_latents"
-  cfg.train.steps = 6000
-  cfg.train.optimizer.learning_rate.steps = 6000
+  cfg.train.update(steps=8000, save_every=2000, preview_every=4000)
+  cfg.train.loader.batch_size = 512
+  cfg.train.optimizer.learning_rate.update(peak=1.5e-3, steps=8000)
+  cfg.task.times.std = 1.2
   places = dict(outer="autoencoder", inner="tokens")
   with cfg.ignore_type():
     for stage in (cfg.train.preview, cfg.sample, cfg.evaluate):

@@ -181,25 +181,25 @@ def get_config(arg="full"):
 def packaged_networks(cfg):
   """The config with the three networks whose weights the package carries.
 
-  A second autoencoder makes four tokens of the eight frames' latents: 64 numbers for a
-  clip, of which a flight is a straight one for its decoder.
+  A second autoencoder makes one token of the eight frames' latents: 24 numbers for a
+  clip, few enough that almost all of them are a digit and a straight flight.
   """
   cfg.autoencoder.channels = (24, 48)
   cfg.tokens = c.call(
     clip_tokens.ClipTokens,
     window=(8, 4, 4),
     patch=(1, 4, 4),
-    num_tokens=4,
-    latent_channels=16,
+    num_tokens=1,
+    latent_channels=24,
     pixel_channels=8,
     width=160,
-    depth=4,
+    depths=(3, 4),
   )
   cfg.stacked = c.call(stacked.Stacked, outer=cfg.autoencoder, inner=cfg.tokens)
-  cfg.network.update(out_channels=16, patch=1, width=128, depth=6, unroll=6)
+  cfg.network.update(out_channels=24, patch=1, width=128, depth=5, unroll=5)
   cfg.network.modulation = "shared"
   for stage in (cfg.train.preview, cfg.sample):
-    stage.autoencoder, stage.shape = cfg.stacked, (4, 1, 1, 16)
+    stage.autoencoder, stage.shape = cfg.stacked, (1, 1, 1, 24)
   cfg.evaluate.autoencoder = cfg.stacked
   cfg.guide.scales = (1.5,)
   return cfg

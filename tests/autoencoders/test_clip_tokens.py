@@ -15,7 +15,7 @@ SMALL = clip_tokens.ClipTokens(
   latent_channels=3,
   pixel_channels=5,
   width=8,
-  depth=1,
+  depths=(1, 1),
   num_heads=2,
 )
 
@@ -72,7 +72,8 @@ def test_places_are_told_apart(params):
     (dict(patch=(1, 2, 3)), "whole patches"),
     (dict(num_tokens=3), "must divide the 4 frames"),
     (dict(num_tokens=0), "must divide"),
-    (dict(depth=0), "depth=0"),
+    (dict(depths=(1, 0)), "two numbers"),
+    (dict(depths=(1,)), "two numbers"),
   ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

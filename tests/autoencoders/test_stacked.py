@@ -17,7 +17,7 @@ INNER = clip_tokens.ClipTokens(
   latent_channels=6,
   pixel_channels=4,
   width=8,
-  depth=1,
+  depths=(1, 1),
   num_heads=2,
 )
 BOTH = stacked.Stacked(outer=OUTER, inner=INNER)

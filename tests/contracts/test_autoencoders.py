@@ -18,7 +18,7 @@ TOKENS = clip_tokens.ClipTokens(
   num_tokens=1,
   latent_channels=5,
   width=16,
-  depth=1,
+  depths=(1, 1),
   num_heads=2,
 )
 AUTOENCODERS = {

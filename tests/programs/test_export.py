@@ -45,3 +45,22 @@ def test_weights_of_several_stages_come_as_one_tree(trained):
   assert found["inner"]["a"].tolist() == [0.0, 0.0]
   with pytest.raises(FileNotFoundError, match="Train first"):
     trained.weights({"outer": "one", "inner": "three"})
+
+
+def test_what_a_training_froze_is_part_of_its_weights(trained):
+  one = lambda value: {"w": np.full(2, value, np.float32)}
+  saver = checkpoint.Checkpointer(trained.workdir / "half" / "checkpoints")
+  state = {
+    "ema": {"net": {"decoder": one(1.0)}},
+    "params": {"net": {"decoder": one(2.0)}},
+    "frozen": {"net": {"encoder": one(3.0)}, "judge": one(4.0)},
+  }
+  saver.save(1, state, key=jax.random.key(0), data={})
+  saver.close()
+  plain = lambda tree: jax.tree.map(lambda x: float(x[0]), tree)
+  want = {"decoder": {"w": 1.0}, "encoder": {"w": 3.0}}
+  assert plain(trained.weights("half", "ema/net")) == want
+  assert plain(trained.weights("half"))["judge"] == {"w": 4.0}
+  assert plain(trained.weights("half", "ema/judge")) == {"w": 4.0}
+  with pytest.raises(KeyError, match="no part 'ema/nothing'"):
+    trained.weights("half", "ema/nothing")

@@ -39,7 +39,7 @@ class ClipTokens:
     patch: of the patches that it is cut into, one token each; they tile the window.
     num_tokens: tokens that are kept; it divides the frames of the window.
     pixel_channels: of the video, or of the latents that stand in its place.
-    depth: blocks of the encoder, and of the decoder.
+    depths: blocks of the encoder, and of the decoder.
   """
 
   window: tuple[int, int, int]
@@ -48,14 +48,14 @@ class ClipTokens:
   latent_channels: int = 16
   pixel_channels: int = 3
   width: int = 160
-  depth: int = 4
+  depths: tuple[int, int] = (4, 4)
   num_heads: int = 4
   mlp_ratio: float = 4.0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   def __post_init__(self):
-    for name in ("window", "patch"):
+    for name in ("window", "patch", "depths"):
       object.__setattr__(self, name, tuple(getattr(self, name)))
     pairs = list(zip(self.window, self.patch, strict=True))
     if any(p < 1 or size < 1 or size % p for size, p in pairs):
@@ -67,8 +67,11 @@ class ClipTokens:
         f"num_tokens={self.num_tokens} must divide the {self.window[0]} frames of "
         f"window={self.window}: the latents' stride in time is their quotient."
       )
-    if self.depth < 1:
-      raise ValueError(f"depth={self.depth} must be at least 1.")
+    if len(self.depths) != 2 or min(self.depths) < 1:
+      raise ValueError(
+        f"depths={self.depths} must be two numbers, each at least 1: the encoder's "
+        "blocks and the decoder's."
+      )
 
   @property
   def stride(self):
@@ -132,10 +135,10 @@ class Network(nn.Module):
 
   def setup(self):
     c = self.config
-    self.encoder = Coder(c, c.num_tokens, 2 * c.latent_channels)
+    self.encoder = Coder(c, c.depths[0], c.num_tokens, 2 * c.latent_channels)
     size = c.patch[0] * c.patch[1] * c.patch[2] * c.pixel_channels
     num_patches = (c.window[0] // c.patch[0]) * self._rows * (c.window[2] // c.patch[2])
-    self.decoder = Coder(c, num_patches, size)
+    self.decoder = Coder(c, c.depths[1], num_patches, size)
 
   @property
   def _rows(self):
@@ -165,6 +168,7 @@ class Coder(nn.Module):
   """
 
   config: ClipTokens
+  depth: int
   num_outputs: int
   features: int
 
@@ -183,7 +187,7 @@ class Coder(nn.Module):
     asked = table("outputs", self.num_outputs)
     asked = jnp.broadcast_to(asked, (x.shape[0], *asked.shape))
     x = jnp.concatenate([asked, x], axis=1)
-    for i in range(c.depth):
+    for i in range(self.depth):
       x = Block(c, name=f"block_{i}")(x)
     x = normalised(x[:, : self.num_outputs])
     last = Linear(self.features, ("embed", None), **dtypes, name="last")

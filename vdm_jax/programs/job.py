@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from vdm_jax import checkpoint, config, sharding
+from vdm_jax.training import state as state_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Job:
   def weights(self, folder, part="ema"):
     """A part of the newest checkpoint of the training stage that wrote `folder`.
 
-    A nested dict of arrays in the place of a folder (`call(native.packaged, ...)` in a
+    Parameters that were frozen in that training are merged into "ema" and "params". A
+    nested dict of arrays in the place of a folder (`call(native.packaged, ...)` in a
     config) is the part itself, and a dict of folders one of their parts.
 
     Raises:
@@ -69,12 +71,23 @@ class Job:
       arrays = {k: v for k, v in folder.items() if k not in parts}
       found = {k: self.weights(v, part) for k, v in parts.items()}
       return {**self.place(arrays), **found}
-    return checkpoint.restore_part(
-      self.workdir / folder / "checkpoints", part, sharding=self._everywhere()
+    place = self.workdir / folder / "checkpoints"
+    read = lambda part: checkpoint.restore_part(
+      place, part, sharding=sharding.replicated(self.mesh)
     )
-
-  def _everywhere(self):
-    return sharding.replicated(self.mesh)
+    name, slash, below = part.partition("/")
+    if name not in ("ema", "params"):
+      return read(part)
+    frozen = {}
+    with contextlib.suppress(KeyError):  # no such part of it was frozen
+      frozen = read(f"frozen{slash}{below}")
+    try:
+      trained = read(part)
+    except KeyError:  # or all of it was
+      if not frozen:
+        raise
+      trained = {}
+    return state_lib.merge(trained, frozen) if frozen else trained
 
 
 def digest(tree):
