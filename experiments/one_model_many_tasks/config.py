@@ -37,7 +37,7 @@ def get_config(arg="full"):
   full = arg == "full"
   if not full:
     quickstart.tiny(cfg)
-  steps, clips, solver_steps = (8000, 100, 20) if full else (10, 10, 2)
+  steps, clips, solver_steps = (4000, 100, 20) if full else (10, 10, 2)
 
   # Flights of the same held-out handwriting, long enough to be compared with.
   cfg.long_dataset = c.call(
