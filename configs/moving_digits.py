@@ -12,10 +12,7 @@ python -m vdm_jax.main --config=configs/moving_digits.py:frames --workdir=runs/f
 python -m vdm_jax.main --config=configs/moving_digits.py:tiny --workdir=runs/tiny
 """
 
-import copy
-
 from configs import quickstart
-from vdm_jax import checkpoint
 from vdm_jax import config as c
 from vdm_jax.data import loader, sources, transforms
 from vdm_jax.models import dit_blocks
@@ -44,10 +41,8 @@ def get_config(arg="full"):
   if arg == "tiny":
     quickstart.tiny(cfg)
     cfg.tokens.update(width=32, depths=(1, 1))
-    for stage in (cfg.tokenize, cfg.refine):
-      stage.update(steps=20, log_every=5, save_every=10)
-      stage.optimizer.learning_rate.update(steps=20, warmup=5)
-    cfg.tokenize.measure_batches = 4
+    cfg.tokenize.update(steps=20, log_every=5, save_every=10, measure_batches=4)
+    cfg.tokenize.optimizer.learning_rate.update(steps=20, warmup=5)
     cfg.tokenize.loader.batch_size = 16
   return cfg
 
@@ -75,14 +70,13 @@ def tokens(cfg):
       transforms=(c.call(transforms.LatentsAsVideo),),
     ),
   )
-  coding = lambda **kwargs: c.call(
+  cfg.tokenizing = c.call(
     autoencoding.Autoencoding,
     autoencoder=cfg.tokens,
     softness=1.0,  # almost L2, for errors far below 1
     perceptual_weight=0.0,
-    **kwargs,
+    kl_weight=0.16,
   )
-  cfg.tokenizing = coding(kl_weight=0.16)
   cfg.tokenize = c.bind(
     train.run,
     folder="tokens",
@@ -100,21 +94,6 @@ def tokens(cfg):
     measure_batches=50,
     plot=("loss",),
   )
-  # Then the decoder alone, on latents a little off, as a denoiser's are.
-  cfg.refining = coding(latent_noise=0.1)
-  cfg.refine = c.bind(
-    train.run,
-    folder="refined",
-    task=cfg.refining,
-    loader=cfg.tokenize.loader,
-    optimizer=copy.deepcopy(cfg.tokenize.optimizer),
-    steps=3000,
-    ema_decay=0.998,
-    save_every=1000,
-    trainable="^autoencoder/decoder/",
-    init_from=c.bind(checkpoint.start_from, folder="{workdir}/tokens/checkpoints"),
-  )
-  cfg.refine.optimizer.learning_rate.update(peak=7e-4, steps=3000)
   cfg.encode_tokens = c.bind(
     encode.run,
     source=latents,
@@ -129,7 +108,7 @@ def tokens(cfg):
   cfg.train.optimizer.learning_rate.update(peak=1.5e-3, steps=8000)
   # More often at low noise, where a tenth of a pixel is decided.
   cfg.task.times.update(mean=-0.7, std=1.3)
-  places = dict(outer="autoencoder", inner="refined")
+  places = dict(outer="autoencoder", inner="tokens")
   with cfg.ignore_type():
     for stage in (cfg.train.preview, cfg.sample, cfg.evaluate):
       stage.autoencoder_weights = places
@@ -138,18 +117,11 @@ def tokens(cfg):
     export.run,
     parts={
       "autoencoder": ("autoencoder", "ema/autoencoder"),
-      "tokens": ("refined", "ema/autoencoder"),
+      "tokens": ("tokens", "ema/autoencoder"),
       "denoiser": ("denoiser", "ema"),
     },
     eight_bits="^(autoencoder/encoder|tokens|denoiser)/",
     largest=4_000_000,
   )
-  before = ("prepare", "autoencode", "encode")
-  cfg.stages = (
-    *before,
-    "tokenize",
-    "refine",
-    "encode_tokens",
-    *cfg.stages[3:],
-    "export",
-  )
+  added = ("tokenize", "encode_tokens")
+  cfg.stages = (*cfg.stages[:3], *added, *cfg.stages[3:], "export")

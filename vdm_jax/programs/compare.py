@@ -103,11 +103,14 @@ def draw_scores(path, table, real):
   size = (2.6 * len(names) + 1.5, 0.32 * len(labels) + 1.1)
   fig, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
   for ax, name in zip(axes[0], names, strict=True):
-    bars = ax.barh(labels, [table[label][name] for label in labels], color="tab:blue")
+    values = [table[label][name] for label in labels]
+    bars = ax.barh(labels, values, color="tab:blue")
     ax.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
     ax.axvline(real[name], color="tab:orange", label="real clips")
     ax.set_title(name, fontsize=9)
     ax.margins(x=0.2)
+    if not any([*values, real[name]]):
+      ax.set_xlim(0.0, 1.0)  # nothing but zeros: no axis of 1e-16
     ax.tick_params(labelsize=8)
   axes[0, 0].invert_yaxis()
   axes[0, -1].legend(fontsize=7)

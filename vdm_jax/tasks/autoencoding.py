@@ -33,9 +33,6 @@ class Autoencoding:
     gan_weight: of the generator's loss; 0 means that there is no discriminator.
     gan_start: the first step with a GAN; before it, neither player pays for it.
     discriminator: linen module, frames -> logits.
-    latent_noise: of the noise on the decoder's latents of unit variance: another amount
-      for each clip, |n| times this, n ~ N(0, 1). A decoder that has seen it forgives
-      what a denoiser leaves, equation 8 of https://arxiv.org/abs/2510.11690.
     frames_per_clip: frames drawn from each clip at every step, without repetition;
       None takes all.
   """
@@ -50,12 +47,10 @@ class Autoencoding:
   discriminator: Any = dataclasses.field(
     default_factory=discriminator.PatchDiscriminator
   )
-  latent_noise: float = 0.0
   frames_per_clip: int | None = None
 
   def __post_init__(self):
-    weights = ("kl_weight", "perceptual_weight", "gan_weight")
-    for name in ("softness", "latent_noise", *weights):
+    for name in ("softness", "kl_weight", "perceptual_weight", "gan_weight"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
     if self.frames_per_clip is not None and self.frames_per_clip < 1:
@@ -92,8 +87,6 @@ class Autoencoding:
       video = draw_frames(k_frames, video, self.frames_per_clip)
     moments = self.autoencoder.encode(params["autoencoder"], video)
     latents = self.autoencoder.latents(params["autoencoder"], moments, k_latents)
-    if self.latent_noise:
-      latents = add_noise(jax.random.fold_in(k_latents, 1), latents, self.latent_noise)
     output = self.autoencoder.decode(params["autoencoder"], latents)
 
     real, fake = (rearrange(x, "b t h w c -> (b t) h w c") for x in (video, output))
@@ -196,13 +189,6 @@ def draw_frames(key, video, count):
   rank = jnp.argsort(jax.random.uniform(key, (clips, frames)), axis=1)
   chosen = jnp.sort(rank[:, :count], axis=1)
   return jax.vmap(functools.partial(jnp.take, axis=0))(video, chosen)
-
-
-def add_noise(key, latents, most):
-  """`latents` with noise of deviation |n| `most`, n ~ N(0, 1) for each clip."""
-  k_amount, k_noise = jax.random.split(key)
-  amount = most * jnp.abs(jax.random.normal(k_amount, (len(latents), 1, 1, 1, 1)))
-  return latents + amount * jax.random.normal(k_noise, latents.shape)
 
 
 def psnr(x, y):
