@@ -16,7 +16,7 @@ from configs import moving_digits, quickstart
 from vdm_jax import config as c
 from vdm_jax.data import pictures
 from vdm_jax.diffusion import process
-from vdm_jax.metrics import digits
+from vdm_jax.metrics import digits, nearest
 from vdm_jax.models import dit_blocks
 from vdm_jax.programs import compare, renoise
 
@@ -48,6 +48,7 @@ SHOWN = (
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
   cfg = moving_digits.get_config(arg)
+  cfg.evaluate.metrics = (*cfg.evaluate.metrics, c.bind(nearest.rows))
   frames = moving_digits.get_config("frames")
   frames = quickstart.tiny(frames) if arg == "tiny" else frames
   stages = []

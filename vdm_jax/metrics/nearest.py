@@ -26,8 +26,9 @@ def psnr(videos, train, *, size=16):
   best = np.full(len(videos), np.inf)
   for start in range(total - length + 1):
     part = flat(train[:, start : start + length])
-    error = np.square(flat(videos)[:, None] - part[None]).mean(-1)
-    best = np.minimum(best, error.min(1))
+    # One video at a time: all of them beside all clips would be gigabytes.
+    error = [np.square(part - video).mean(-1).min() for video in flat(videos)]
+    best = np.minimum(best, error)
   return 10.0 * np.log10(frames.PEAK**2 / np.maximum(best, frames.PEAK**2 * 1e-10))
 
 
