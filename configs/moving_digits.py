@@ -1,8 +1,10 @@
 """Moving digits with care: small networks, trained until they write and fly.
 
 The quickstart's data with more clips, an autoencoder of the frames of 36 dB, a second
-one that makes one token of a clip's latents, and a denoiser of this token. Their
-weights come with the package: configs/quickstart.py:pretrained samples from them.
+one that makes one token of a clip's latents, and a denoiser of this token. Samples are
+read 99.6 % right (real clips 98.8 %) and are 0.047 pixels off a straight flight (real
+clips 0.028), see experiments/moving_digits. The weights come with the package:
+configs/quickstart.py:pretrained samples from them.
 
 With "frames" there is no second autoencoder: Latte, variant 1, on the frames' latents,
 as the arms of experiments/moving_digits and experiments/one_model_many_tasks use it.
