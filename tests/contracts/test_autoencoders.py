@@ -42,7 +42,12 @@ AUTOENCODERS = {
       channels=(8, 16), layers_per_block=1, groups=4, mid_layers=1, mid_attention=False
     ),
     inner=dataclasses.replace(
-      TOKENS, window=(3, 2, 3), patch=(1, 2, 1), num_tokens=3, pixel_channels=4
+      TOKENS,
+      window=(3, 2, 3),
+      patch=(1, 2, 1),
+      num_tokens=3,
+      latent_channels=32,
+      pixel_channels=4,
     ),
   ),
 }
@@ -71,7 +76,7 @@ def case(request):
   fill = lambda x: jnp.asarray(scale(x) * rng.standard_normal(x.shape) + 0.05, x.dtype)
   params = jax.tree.map(fill, spec)
   if "outer" in params:
-    params["outer"]["latents"] = {"shift": jnp.zeros(4), "scale": jnp.full(4, 0.5)}
+    params["outer"]["latents"] = {"shift": jnp.zeros(4), "scale": jnp.full(4, 20.0)}
   shape = inner(params)["latents"]["shift"].shape
   params = measured_as(params, jnp.zeros(shape), jnp.ones(shape))
   moments = jax.jit(autoencoder.encode)(params, video)
@@ -151,7 +156,7 @@ def test_decoding_undoes_the_statistics(case):
     videos.append(decode(p, autoencoder.latents(p, moments, None)))
   np.testing.assert_allclose(videos[0], videos[1], atol=1e-4)
   crossed = decode(params, autoencoder.latents(other, moments, None))
-  assert np.abs(crossed - videos[0]).max() > 1e-3
+  assert np.abs(crossed - videos[0]).max() > 1e-2
 
 
 def test_gradients_reach_the_weights_and_not_the_statistics(case):

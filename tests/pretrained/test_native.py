@@ -48,7 +48,9 @@ def test_eight_bits_are_near_and_only_where_asked(tmp_path):
   assert set(conv) == {"kernel", "bias"}
   top = np.abs(want["kernel"]).max(axis=(0, 1))
   error = np.abs(conv["kernel"] - want["kernel"]).max(axis=(0, 1))
-  assert (error <= np.maximum(top / 250, 1e-7)).all() and error.max() > top.max() / 1000
+  assert error[3] <= top[3] and top[3] < 1e-7
+  top, error = top[:3], error[:3]
+  assert (error <= top / 250).all() and error.max() > top.max() / 1000
   np.testing.assert_array_equal(conv["bias"], want["bias"].astype(np.float16))
   other = native.load(path, "denoiser")["blocks"]["kernel"]
   half = saved["denoiser"]["blocks"]["kernel"].astype(np.float16)

@@ -21,9 +21,8 @@ from vdm_jax.layers import norms, patches
 from vdm_jax.layers.attention import Attention
 from vdm_jax.layers.linear import Linear
 
-INITIAL_LOGVAR = (
-  -4.0
-)  # of a latent whose prior has 0: the decoder sees it from the start
+# The prior's is 0: the posterior starts narrow, so the decoder sees the latents.
+INITIAL_LOGVAR = -4.0
 places_normal = nn.initializers.normal(0.5)
 
 
