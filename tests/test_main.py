@@ -11,7 +11,6 @@ QUICKSTART = "--config=configs/quickstart.py:tiny"
 WORKDIR = "--workdir=never_made"
 MISTAKES = {
   "no config": ([], "--config is missing"),
-  "no workdir": ([QUICKSTART], "--workdir is missing"),
   "flag": ([QUICKSTART, "--wrkdir=x"], "Did you mean: workdir"),
   "mode": ([QUICKSTART, WORKDIR, "--mode=trian"], "Did you mean 'train'"),
   "field": ([QUICKSTART, WORKDIR, "--config.network.dept=12"], "Did you mean 'depth'"),
@@ -82,3 +81,18 @@ def test_help_says_how_to_start():
 
 def test_nothing_was_begun(answers):
   assert not pathlib.Path("never_made").exists()
+
+
+def test_a_run_without_a_folder_has_one_by_the_name_of_its_config(monkeypatch):
+  from absl import flags
+
+  from vdm_jax import main
+
+  values = flags.FlagValues()
+  monkeypatch.setattr(main, "FLAGS", values)
+  flags.DEFINE_string("workdir", None, "", flag_values=values)
+  from ml_collections import config_flags
+
+  config_flags.DEFINE_config_file("config", flag_values=values)
+  values(["main.py", "--config=configs/latte.py:tiny"])
+  assert str(main.workdir()) == "runs/latte_tiny"

@@ -2,7 +2,8 @@
 
   --config=configs/quickstart.py        a config file; "FILE.py:tiny" is a small test
   --config.train.steps=100              changes one field of it
-  --workdir=runs/quickstart             the folder of the run: data, weights, samples
+  --workdir=runs/quickstart             the folder of the run: data, weights, samples;
+                                        by default runs/ and the config's name
   --mode=train                          one stage of the config; all of them by default
 
 The same command goes on where an earlier one stopped.
@@ -33,7 +34,7 @@ def parse(argv):
   """Reads the flags; refuses what is unknown with the nearest right name."""
   try:
     rest = FLAGS(argv)
-    missing = [f.name for f in (CONFIG, WORKDIR) if not FLAGS[f.name].present]
+    missing = not FLAGS["config"].present
     stages = () if missing else CONFIG.value.stages
   except (
     flags.Error,
@@ -47,13 +48,21 @@ def parse(argv):
   if len(rest) > 1:
     refuse(f"{rest[1]!r} is no flag; write --name=value.")
   if missing:
-    refuse(f"--{missing[0]} is missing.")
+    refuse("--config is missing.")
   if MODE.value != "all" and MODE.value not in stages:
     near = config_lib.nearest(MODE.value, [*stages, "all"])
     refuse(
       f"--mode={MODE.value!r} is unknown.{near} There are all, {', '.join(stages)}."
     )
   return rest
+
+
+def workdir():
+  """The folder of the run: "configs/latte.py:t2v" has runs/latte_t2v."""
+  if FLAGS["workdir"].present:
+    return pathlib.Path(WORKDIR.value)
+  file, _, arg = config_flags.get_config_filename(FLAGS["config"]).partition(":")
+  return pathlib.Path("runs", "_".join(filter(None, (pathlib.Path(file).stem, arg))))
 
 
 def run(_):
@@ -64,12 +73,12 @@ def run(_):
     logging.set_verbosity(logging.WARNING)
   start = time.monotonic()
   try:
-    job.run(CONFIG.value, stages, pathlib.Path(WORKDIR.value))
+    job.run(CONFIG.value, stages, workdir())
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from there.", file=sys.stderr)
     sys.exit(130)
   if len(stages) > 1:
-    print(f"all stages: {time.monotonic() - start:.0f} s, in {WORKDIR.value}")
+    print(f"all stages: {time.monotonic() - start:.0f} s, in {workdir()}")
 
 
 if __name__ == "__main__":

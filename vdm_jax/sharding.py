@@ -129,6 +129,11 @@ def shard_like(tree, params, shardings):
   return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def batch_axes(mesh, rules):
+  """The mesh axes over which the rows of a batch are spread, by the rule `batch`."""
+  return dict(check_rules(rules, mesh)).get("batch", ())
+
+
 def put(batch, mesh, rules):
   """A batch of numpy arrays, rows spread over the mesh axes of the rule `batch`.
 
@@ -137,7 +142,7 @@ def put(batch, mesh, rules):
   Raises:
     ValueError: for rows that do not divide, TypeError: for what is not a number.
   """
-  axes = dict(check_rules(rules, mesh)).get("batch", ())
+  axes = batch_axes(mesh, rules)
   parts = math.prod(mesh.shape[a] for a in axes)
   here = max(parts // jax.process_count(), 1)
 

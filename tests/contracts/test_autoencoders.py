@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm_jax.autoencoders import clip_tokens, kl_image, stacked
+from vdm_jax.autoencoders import clip_tokens, kl_image, kl_temporal, stacked
 
 FRAMES, HEIGHT, WIDTH = 3, 8, 12
 TOKENS = clip_tokens.ClipTokens(
@@ -36,6 +36,7 @@ AUTOENCODERS = {
     mid_attention=False,
     chunk=4,
   ),
+  "kl_temporal": kl_temporal.KLTemporal(channels=(8, 16), layers_per_block=1, groups=4),
   "clip_tokens, four windows": TOKENS,
   "stacked": stacked.Stacked(
     outer=kl_image.KLImage(

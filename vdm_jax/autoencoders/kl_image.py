@@ -2,9 +2,11 @@
 
 https://arxiv.org/abs/2112.10752; architecture and parameter names as in diffusers'
 AutoencoderKL, with "_" for "." before a number. Its factor 0.18215 is 1 / scale here.
+SDXL's, SD3's and FLUX's are other values of the same fields.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,11 +14,17 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vdm_jax.autoencoders import base
+from vdm_jax.autoencoders import base, tiling
 from vdm_jax.layers.attention import attend
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.resnet import Downsample, GroupNorm, ResnetBlock, Upsample
+from vdm_jax.layers.resnet import (
+  ACTIVATIONS,
+  Downsample,
+  GroupNorm,
+  ResnetBlock,
+  Upsample,
+)
 
 # The posterior starts narrow: a wide one hides the latents from the decoder, which
 # then learns to do without them.
@@ -33,22 +41,45 @@ class KLImage:
     layers_per_block: residual blocks of a level in the encoder; the decoder has one
       more.
     pixel_channels: of the video.
+    output_channels: of the decoded video; None: the same.
     groups: of each group norm.
     mid_layers: residual blocks between encoder and latents, and latents and decoder.
     mid_attention: whether single-head attention over the pixels follows the first.
+    quant_conv: whether a 1 x 1 convolution follows the encoder.
+    post_quant_conv: whether another one precedes the decoder.
+    activation: of the residual blocks, a name in `layers.resnet.ACTIVATIONS`.
     patch: side of the squares of pixels that become channels at the door.
     chunk: frames that are encoded or decoded at a time, to save memory; None: all.
+    tile: latent pixels of a side of the tiles in which larger frames are encoded and
+      decoded, see `tiling.py`; None: whole. What diffusers' `enable_tiling` takes is
+      sample_size / stride.
+    overlap: part of a tile's side that it shares with the next one.
+    sample_size: pixels of a side of what the weights were trained on. Nothing here
+      reads it; it is kept for `tile` and for files.
+    std_factor: the scaling_factor by which files divide their latents_std. Nothing here
+      reads it either: the quotient is in the parameters.
+    force_upcast: whether float16 is too narrow for these weights: a `dtype` of float16
+      then becomes float32.
   """
 
   channels: tuple[int, ...] = (128, 256, 512, 512)
   layers_per_block: int = 2
   latent_channels: int = 4
   pixel_channels: int = 3
+  output_channels: int | None = None
   groups: int = 32
   mid_layers: int = 2
   mid_attention: bool = True
+  quant_conv: bool = True
+  post_quant_conv: bool = True
+  activation: str = "silu"
   patch: int = 1
   chunk: int | None = None
+  tile: int | None = None
+  overlap: float = 0.25
+  sample_size: int = 512
+  std_factor: float = 1.0
+  force_upcast: bool = True
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -68,6 +99,14 @@ class KLImage:
       raise ValueError(
         f"chunk={self.chunk} must be at least 1, or None for all frames at once."
       )
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(
+        f"activation={self.activation!r} is unknown; there are {list(ACTIVATIONS)}."
+      )
+    if self.tile is not None:
+      tiling.check(self.tile, self.overlap)
+    if self.force_upcast and jnp.dtype(self.dtype) == jnp.float16:
+      object.__setattr__(self, "dtype", jnp.float32)
 
   @property
   def stride(self):
@@ -85,7 +124,9 @@ class KLImage:
   def encode(self, params, video):
     """Moments of the raw latents, [B, T, H / s, W / s, latent_channels] float32."""
     self._check(video)
-    return base.Moments(*self._map_frames(params, video, Network.encode))
+    moments = self._map_frames(params, video, Network.encode, self.stride[1], 1)
+    mean, logvar = jnp.split(moments, 2, axis=-1)
+    return base.Moments(mean, base.clip_logvar(logvar))
 
   def latents(self, params, moments, key):
     """Latents of unit variance: a sample, or the mean if key is None."""
@@ -99,20 +140,26 @@ class KLImage:
         f"c = latent_channels = {self.latent_channels}."
       )
     z = base.denormalize(params["latents"], latents)
-    return self._map_frames(params, z, Network.decode)
+    return self._map_frames(params, z, Network.decode, 1, self.stride[1])
 
   def measure(self, params, moments):
     """`params` with the mean and deviation of these moments' latents as statistics."""
     return {**params, "latents": base.measure(moments)}
 
-  def _map_frames(self, params, x, method):
+  def _map_frames(self, params, x, method, before, after):
+    """Frames through `method`; of `before` pixels of a side it makes `after`."""
     variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
     run = lambda frames: Network(self).apply(variables, frames, method=method)
-    one = lambda frame: jax.tree.map(lambda y: y[0], run(frame[None]))
+    if self.tile:
+      sides = self.tile * before, self.tile * after
+      run = functools.partial(tiling.tiled, run, sides=sides, overlap=self.overlap)
     frames = rearrange(x, "b t h w c -> (b t) h w c")
-    y = jax.lax.map(one, frames, batch_size=self.chunk) if self.chunk else run(frames)
-    back = lambda y: rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
-    return jax.tree.map(back, y)
+    if self.chunk:
+      one = lambda frame: run(frame[None])[0]
+      y = jax.lax.map(one, frames, batch_size=self.chunk)
+    else:
+      y = run(frames)
+    return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
   def _check(self, video):
     base.check(video, self.pixel_channels, self.stride)
@@ -127,25 +174,29 @@ class Network(nn.Module):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     self.encoder = Encoder(c)
-    self.quant_conv = Conv(
-      2 * c.latent_channels, (1, 1), bias_init=narrow_posterior, **dtypes
-    )
-    self.post_quant_conv = Conv(c.latent_channels, (1, 1), **dtypes)
+    if c.quant_conv:
+      features = 2 * c.latent_channels
+      self.quant_conv = Conv(features, (1, 1), bias_init=narrow_posterior, **dtypes)
+    if c.post_quant_conv:
+      self.post_quant_conv = Conv(c.latent_channels, (1, 1), **dtypes)
     self.decoder = Decoder(c)
 
   def __call__(self, x):
-    return self.decode(self.encode(x)[0])
+    mean, _ = jnp.split(self.encode(x), 2, axis=-1)
+    return self.decode(mean)
 
   def encode(self, x):
+    """Mean and logvar, stacked: [N, h, w, 2 latent_channels] float32."""
     p = self.config.patch
     x = rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=p, q=p)
-    moments = self.quant_conv(self.encoder(x)).astype(jnp.float32)
-    mean, logvar = jnp.split(moments, 2, axis=-1)
-    return mean, base.clip_logvar(logvar)
+    x = self.encoder(x)
+    return (self.quant_conv(x) if self.config.quant_conv else x).astype(jnp.float32)
 
   def decode(self, z):
+    """[N, H, W, output_channels] float32."""
     p = self.config.patch
-    x = self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+    z = self.post_quant_conv(z) if self.config.post_quant_conv else z
+    x = self.decoder(z).astype(jnp.float32)
     return rearrange(x, "n h w (p q c) -> n (h p) (w q) c", p=p, q=p)
 
 
@@ -172,7 +223,9 @@ class Encoder(nn.Module):
       x = Level(c, features, c.layers_per_block, down, name=f"down_blocks_{i}")(x)
     x = Middle(c, name="mid_block")(x)
     x = nn.silu(GroupNorm(c.groups, **dtypes, name="conv_norm_out")(x))
-    return Conv(2 * c.latent_channels, **dtypes, name="conv_out")(x)
+    bias = nn.initializers.zeros if c.quant_conv else narrow_posterior
+    last = Conv(2 * c.latent_channels, bias_init=bias, **dtypes, name="conv_out")
+    return last(x)
 
 
 class Decoder(nn.Module):
@@ -191,7 +244,8 @@ class Decoder(nn.Module):
       up = None if last else Upsample
       x = Level(c, features, c.layers_per_block + 1, up, name=f"up_blocks_{i}")(x)
     x = nn.silu(GroupNorm(c.groups, **dtypes, name="conv_norm_out")(x))
-    return Conv(c.pixel_channels * c.patch**2, **dtypes, name="conv_out")(x)
+    channels = c.output_channels or c.pixel_channels
+    return Conv(channels * c.patch**2, **dtypes, name="conv_out")(x)
 
 
 class Level(nn.Module):
@@ -207,7 +261,13 @@ class Level(nn.Module):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     for i in range(self.layers):
-      x = ResnetBlock(self.features, c.groups, **dtypes, name=f"resnets_{i}")(x)
+      x = ResnetBlock(
+        self.features,
+        c.groups,
+        activation=c.activation,
+        **dtypes,
+        name=f"resnets_{i}",
+      )(x)
     if self.resample is None:
       return x
     name = {Downsample: "downsamplers_0", Upsample: "upsamplers_0"}[self.resample]
@@ -224,7 +284,13 @@ class Middle(nn.Module):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     for i in range(c.mid_layers):
-      x = ResnetBlock(x.shape[-1], c.groups, **dtypes, name=f"resnets_{i}")(x)
+      x = ResnetBlock(
+        x.shape[-1],
+        c.groups,
+        activation=c.activation,
+        **dtypes,
+        name=f"resnets_{i}",
+      )(x)
       if i == 0 and c.mid_attention:
         x = PixelAttention(c, name="attentions_0")(x)
     return x

@@ -101,6 +101,22 @@ def smooth(denoise, null, *, fn, below):
   return smoothed
 
 
+def clip(x0, *, bound):
+  """x0 in [-bound, bound], for `smooth`: as DDPM was published, on pictures."""
+  return jnp.clip(x0, -bound, bound)
+
+
+def threshold(x0, *, ratio, most):
+  """x0 clipped where `ratio` of a clip's values end, and brought back to [-1, 1].
+
+  Dynamic thresholding, https://arxiv.org/abs/2205.11487: the bound is a quantile of
+  |x0|, at least 1 and at most `most`.
+  """
+  bound = jnp.quantile(jnp.abs(x0), ratio, axis=(1, 2, 3, 4), keepdims=True)
+  bound = jnp.clip(bound, 1.0, most)
+  return jnp.clip(x0, -bound, bound) / bound
+
+
 def uniform(size):
   """Every frame of a window counts the same: [size]."""
   return np.ones(size)

@@ -40,13 +40,14 @@ def attend(q, k, v, *, mask=None):
 
 
 class Attention(nn.Module):
-  """Self-attention over the next-to-last axis of [..., L, D], with biases.
+  """Self-attention over the next-to-last axis of [..., L, D].
 
   One product makes q, k and v. Its output is ordered (head, q k v, head_dim), so a
   mesh that splits the heads cuts between heads.
   """
 
   num_heads: int
+  use_bias: bool = True  # of q, k and v; the output always has one
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -56,7 +57,8 @@ class Attention(nn.Module):
     width = x.shape[-1]
     check(width, self.num_heads)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    qkv = Linear(3 * width, ("embed", "heads"), **dtypes, name="qkv")(x)
+    bias = dict(use_bias=self.use_bias)
+    qkv = Linear(3 * width, ("embed", "heads"), **bias, **dtypes, name="qkv")(x)
     qkv = rearrange(qkv, "... (n three d) -> ... n three d", n=self.num_heads, three=3)
     q, k, v = (qkv[..., i, :] for i in range(3))  # [..., L, N, D / N]
     if positions is not None:
@@ -66,13 +68,14 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """What the queries x [B, L, D] find in a sequence [B, M, E], with biases.
+  """What the queries x [B, L, D] find in a sequence [B, M, E].
 
   Where an example's mask is False everywhere, there is nothing to find: its values do
   not matter and only the last bias is left.
   """
 
   num_heads: int
+  use_bias: bool = True  # of q, k and v; the output always has one
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -82,9 +85,10 @@ class CrossAttention(nn.Module):
     width = x.shape[-1]
     check(width, self.num_heads)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    q = Linear(width, ("embed", "heads"), **dtypes, name="q")(x)
+    bias = dict(use_bias=self.use_bias)
+    q = Linear(width, ("embed", "heads"), **bias, **dtypes, name="q")(x)
     q = rearrange(q, "b l (n d) -> b l n d", n=self.num_heads)
-    kv = Linear(2 * width, ("embed", "heads"), **dtypes, name="kv")(sequence)
+    kv = Linear(2 * width, ("embed", "heads"), **bias, **dtypes, name="kv")(sequence)
     kv = rearrange(kv, "b m (n two d) -> b m n two d", n=self.num_heads, two=2)
     k, v = kv[..., 0, :], kv[..., 1, :]
     out = attend(q, k, v, mask=rearrange(mask, "b m -> b 1 1 m"))

@@ -11,9 +11,12 @@ from vdm_jax.layers.linear import Linear
 normal = nn.initializers.normal(0.02)
 
 
-def sinusoid(t, dim, *, max_period=10_000.0):
-  """[...] -> [..., dim]: the cosines, then the sines, of dim / 2 frequencies."""
-  exponents = np.arange(dim // 2, dtype=np.float32) / (dim // 2)
+def sinusoid(t, dim, *, max_period=10_000.0, shift=0):
+  """[...] -> [..., dim]: the cosines, then the sines, of dim / 2 frequencies.
+
+  They fall from 1 to max_period^-1 with shift 1, and nearly so far with shift 0.
+  """
+  exponents = np.arange(dim // 2, dtype=np.float32) / (dim // 2 - shift)
   frequencies = np.exp(-np.log(max_period) * exponents).astype(np.float32)
   angles = jnp.asarray(t, float)[..., None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
@@ -24,12 +27,13 @@ class TimeEmbedding(nn.Module):
 
   width: int
   num_frequencies: int = 256
+  shift: int = 0  # see `sinusoid`
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, t):
     rest = dict(kernel_init=normal, param_dtype=self.param_dtype)
-    h = sinusoid(t, self.num_frequencies)
+    h = sinusoid(t, self.num_frequencies, shift=self.shift)
     h = nn.silu(Linear(self.width, (None, "embed"), **rest, name="in")(h))
     return Linear(self.width, ("embed", None), **rest, name="out")(h)
 

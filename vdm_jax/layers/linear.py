@@ -19,6 +19,7 @@ class Linear(nn.Module):
   features: int
   axes: tuple[str | None, str | None]
   kernel_init: Any = xavier
+  use_bias: bool = True
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -31,8 +32,10 @@ class Linear(nn.Module):
       (x.shape[-1], self.features),
       self.param_dtype,
     )
+    x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
+    if not self.use_bias:
+      return x @ kernel
     bias = self.param(
       "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
     )
-    x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, kernel, bias))
-    return x @ kernel + bias
+    return x @ kernel + jnp.asarray(bias, self.dtype)

@@ -1,5 +1,8 @@
-"""Layer normalisation without parameters, and its modulation by a condition (adaLN)."""
+"""Layer normalisation, and its modulation by a condition (adaLN)."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +16,28 @@ def layer_norm(x, *, epsilon=1e-6):
 
 # Checkpointed: the backward pass keeps x and not the normalised x, in float32, too.
 @jax.checkpoint
-def modulated(x, shift, scale):
-  """layer_norm(x) (1 + scale) + shift, in the dtype of x."""
-  return (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
+def modulated(x, shift, scale, affine=None, epsilon=1e-6):
+  """layer_norm(x) (1 + scale) + shift, in the dtype of x.
+
+  Args:
+    affine: (gain [D], bias [D]) of the norm itself, or None.
+  """
+  h = layer_norm(x, epsilon=epsilon)
+  if affine is not None:
+    h = h * affine[0] + affine[1]
+  return (h * (1 + scale) + shift).astype(x.dtype)
+
+
+class Affine(nn.Module):
+  """The parameters of a norm: (scale [D], bias [D])."""
+
+  width: int
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self):
+    named = lambda init: nn.with_logical_partitioning(init, ("norm",))
+    make = lambda name, init: self.param(
+      name, named(init), (self.width,), self.param_dtype
+    )
+    return make("scale", nn.initializers.ones), make("bias", nn.initializers.zeros)

@@ -3,6 +3,7 @@
 All work on images [N, H, W, C]. Names of parameters are diffusers', with "_" for ".".
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,14 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 
 from vdm_jax.layers.convs import Conv
+
+ACTIVATIONS = {
+  "silu": nn.silu,
+  "swish": nn.silu,
+  "gelu": functools.partial(nn.gelu, approximate=False),
+  "mish": jax.nn.mish,
+  "relu": nn.relu,
+}
 
 
 class GroupNorm(nn.Module):
@@ -57,11 +66,13 @@ class ResnetBlock(nn.Module):
 
   x first passes a 1 x 1 convolution where the number of channels changes. The second
   convolution starts at zero, so that a deep network starts as a shallow one.
+  `activation` is silu or another of ACTIVATIONS.
   """
 
   features: int
   groups: int = 32
   epsilon: float = 1e-6
+  activation: str = "silu"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -69,10 +80,11 @@ class ResnetBlock(nn.Module):
   def __call__(self, x):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name: GroupNorm(self.groups, self.epsilon, **dtypes, name=name)
-    h = Conv(self.features, **dtypes, name="conv1")(nn.silu(norm("norm1")(x)))
+    activate = ACTIVATIONS[self.activation]
+    h = Conv(self.features, **dtypes, name="conv1")(activate(norm("norm1")(x)))
     zeros = nn.initializers.zeros
     second = Conv(self.features, kernel_init=zeros, **dtypes, name="conv2")
-    h = second(nn.silu(norm("norm2")(h)))
+    h = second(activate(norm("norm2")(h)))
     if x.shape[-1] != self.features:
       x = Conv(self.features, (1, 1), **dtypes, name="conv_shortcut")(x)
     return x + h

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers import attention, modulation, norms
+from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.linear import Linear
 
 # What attention goes along: the layout in which that axis is the last but one, and
@@ -59,21 +60,19 @@ REMAT = {
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-# Checkpointed: the backward pass keeps its input and none of the steps inside.
-gelu = jax.checkpoint(lambda x: nn.gelu(x, approximate=True))
-
 
 @flax.struct.dataclass
 class Signals:
   """What every block is told, the same for all of them.
 
   Attributes:
-    emb: [B, T or 1, ...], what the modulation reads.
+    emb: [B, T or 1, ...], what the modulation reads; [L, B, T or 1, ...] if each block
+      has its own.
     places: [B or 1, T] for rotary positions in time.
     text: (values [B, L, D], mask [B, L]) for cross-attention.
   """
 
-  emb: jax.Array
+  emb: jax.Array | None
   places: jax.Array | None = None
   text: tuple[jax.Array, jax.Array] | None = None
 
@@ -85,8 +84,12 @@ class Block(nn.Module):
   num_heads: int
   mlp_ratio: float
   modulation: str  # a key of modulation.MODULATIONS
-  dtype: Any
-  param_dtype: Any
+  attention_bias: bool = True  # of q, k and v
+  activation: str = "gelu-approximate"  # a key of ACTIVATIONS
+  norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
+  norm_affine: tuple[bool, bool] = (False, False)
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, signals, along, time=None):
@@ -104,7 +107,7 @@ class Block(nn.Module):
 
     if self.kind == "parallel":
       x = x if time is None else x + time
-      h = norms.modulated(x, shift1, scale1)
+      h = self._norm(0, x, shift1, scale1)
       parts = [
         self._attend(nn.with_logical_constraint(h, AXES[axis][1]), axis, signals)
         for axis in along
@@ -114,16 +117,23 @@ class Block(nn.Module):
       for axis in along:
         x = x if axis == "spatial" or time is None else x + time
         x = nn.with_logical_constraint(x, AXES[axis][1])
-        h = norms.modulated(x, shift1, scale1)
+        h = self._norm(0, x, shift1, scale1)
         x = x + gate1 * self._attend(h, axis, signals)
     if signals.text is not None and "spatial" in BLOCKS[self.kind]:
       x = x + self._read(x, *signals.text)
 
-    h = norms.modulated(x, shift2, scale2)
-    hidden = int(width * self.mlp_ratio)
-    h = Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(h)
-    h = gelu(h)
+    h = self._norm(1, x, shift2, scale2)
+    factor, activate = ACTIVATIONS[self.activation]
+    hidden = factor * int(width * self.mlp_ratio)
+    h = activate(Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(h))
     return x + gate2 * Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)
+
+  def _norm(self, i, x, shift, scale):
+    """x, normalised and modulated, before attention (i = 0) or the perceptron (1)."""
+    affine = None
+    if self.norm_affine[i]:
+      affine = norms.Affine(x.shape[-1], self.param_dtype, name=f"norm{i + 1}")()
+    return norms.modulated(x, shift, scale, affine, self.norm_epsilon[i])
 
   def _attend(self, h, axis, signals):
     """Self-attention along one axis of h."""
@@ -134,13 +144,16 @@ class Block(nn.Module):
     if places is not None:
       places = rearrange(places, "b t -> b 1 t")
     h = rearrange(h, f"b t n d -> {AXES[axis][0]}")
-    h = attention.Attention(heads, **dtypes, name=name)(h, positions=places)
+    attend = attention.Attention(heads, self.attention_bias, **dtypes, name=name)
+    h = attend(h, positions=places)
     return rearrange(h, f"{AXES[axis][0]} -> b t n d")
 
   def _read(self, x, text, mask):
     """Cross-attention of all tokens of a clip to its text."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    read = attention.CrossAttention(self.num_heads, **dtypes, name="cross")
+    read = attention.CrossAttention(
+      self.num_heads, self.attention_bias, **dtypes, name="cross"
+    )
     h = read(rearrange(x, "b t n d -> b (t n) d"), text, mask)
     return rearrange(h, "b (t n) d -> b t n d", t=x.shape[1])
 
@@ -171,11 +184,15 @@ class Stack(nn.Module):
     along = {k: tuple(a for a in BLOCKS[k] if a in axes) for k in self.layout}
     first_kind = next((k for k in self.layout if "temporal" in along[k]), None)
 
-    indices = jnp.arange(self.num_layers)
+    each = signals.emb if signals.emb is not None and signals.emb.ndim == 4 else None
+    inputs = jnp.arange(self.num_layers), each
+    shared = signals if each is None else signals.replace(emb=None)
     for group in FUSIONS[self.fusion](self.layout):
       kinds = [kind for kind in group if along[kind]]
 
-      def layer(stack, x, index, signals, time, kinds=kinds):
+      def layer(stack, x, inputs, signals, time, kinds=kinds):
+        index, emb = inputs
+        signals = signals if emb is None else signals.replace(emb=emb)
         for kind in kinds:
           here = None
           if time is not None and kind == first_kind:
@@ -185,11 +202,11 @@ class Stack(nn.Module):
         return x, None
 
       if kinds:
-        x, _ = self._repeat(layer)(self, x, indices, signals, time)
+        x, _ = self._repeat(layer)(self, x, inputs, shared, time)
     return x
 
   def _repeat(self, layer):
-    """`layer` over a leading axis of its blocks' parameters and of indices."""
+    """`layer` over a leading axis of its blocks' parameters and of its inputs."""
     if self.remat:
       policy = REMAT["full" if self.remat is True else self.remat]
       # Inside a loop the compiler cannot undo remat; in an unrolled one it could.

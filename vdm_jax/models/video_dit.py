@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from einops import reduce
 
 from vdm_jax.layers import embeddings, modulation, norms, patches, positions
+from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.linear import Linear, zeros
+from vdm_jax.layers.module import Module
 from vdm_jax.models import dit_blocks
 
 SIZES = {
@@ -34,8 +36,12 @@ CHOICES = {
   "time_positions": ("absolute", "rotary", "none"),
   # vectors["text"], added to time; or tokens["text"], for cross-attention.
   "text": ("none", "pooled", "cross"),
-  # A clip of one frame passes the temporal blocks alone, or it passes them by.
-  "one_frame": ("clip", "image"),
+  # A clip of one frame passes the temporal blocks alone, with its place in time or
+  # without one ("still"), or it passes them by.
+  "one_frame": ("clip", "still", "image"),
+  "activation": tuple(ACTIVATIONS),
+  # The embeddings of time and class, for all blocks or one in each (diffusers' DiT).
+  "embedders": ("shared", "block"),
 }
 
 
@@ -45,7 +51,7 @@ def position_tables(frames, rows, columns, width, span=0):
   return space, positions.sincos(range(frames), width)
 
 
-class VideoDiT(nn.Module):
+class VideoDiT(Module):
   """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T, H and W in patches.
 
   Parameters of the repeated blocks lie stacked under blocks/spatial, blocks/temporal.
@@ -64,9 +70,16 @@ class VideoDiT(nn.Module):
   fusion: str = "interleaved"
   modulation: str = "block"
   time_positions: str = "absolute"
-  space_span: int = 0  # places over which any grid spreads; 0: one for each patch
+  space_span: float = 0  # places over which any grid spreads; 0: one for each patch
   one_frame: str = "clip"
   mask_channel: bool = False  # the network sees which frames are given
+  attention_bias: bool = True  # of q, k and v
+  activation: str = "gelu-approximate"
+  norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
+  norm_affine: tuple[bool, bool] = (False, False)
+  embedders: str = "shared"
+  num_frames: int = 16  # of the clips it is meant for; it takes any number
+  time_shift: int = 0  # of the sinusoid's frequencies: 1 in diffusers' DiT
   remat: bool | str = False  # True is "full"; a key of dit_blocks.REMAT
   unroll: int = 1  # layers per iteration of the scan over layers
   dtype: Any = jnp.float32
@@ -100,6 +113,8 @@ class VideoDiT(nn.Module):
     rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = Linear(self.width, (None, "embed"), **rest, name="patchify")(x)
     places, time = self._places(cond, num_frames)
+    still = frames == 1 and self.one_frame == "still"
+    places, time = (None, None) if still else (places, time)
     space, _ = position_tables(0, rows, columns, self.width, self.space_span)
     x = x + space.astype(x.dtype)
 
@@ -117,6 +132,10 @@ class VideoDiT(nn.Module):
         num_heads=self.num_heads,
         mlp_ratio=self.mlp_ratio,
         modulation=self.modulation,
+        attention_bias=self.attention_bias,
+        activation=self.activation,
+        norm_epsilon=tuple(self.norm_epsilon),
+        norm_affine=tuple(self.norm_affine),
         **rest,
       ),
       name="blocks",
@@ -168,7 +187,12 @@ class VideoDiT(nn.Module):
     if t.ndim == 1:
       t = jnp.broadcast_to(t[:, None], (t.shape[0], num_frames))
     rest = dict(param_dtype=self.param_dtype)
-    time = embeddings.TimeEmbedding(self.width, **rest, name="time")(t)
+    if self.embedders == "block":
+      emb = nn.silu(self._embed_in_blocks(t, cond)).astype(self.dtype)
+      return emb, emb[0], []
+    time = embeddings.TimeEmbedding(
+      self.width, shift=self.time_shift, **rest, name="time"
+    )(t)
     if time.shape[1] > num_frames:
       time = reduce(time, "b (t s) d -> b t d", "mean", t=num_frames)
     parts = [time]
@@ -196,6 +220,21 @@ class VideoDiT(nn.Module):
       project = Linear(6 * self.width, axes, kernel_init=init, **rest, name="shared")
       return project(emb), last.astype(self.dtype), []
     return emb, nn.silu(last).astype(self.dtype), []
+
+  def _embed_in_blocks(self, t, cond):
+    """[L, B, T or 1, D]: time and class by the embedders of each block."""
+    each = nn.vmap(
+      Embedders,
+      in_axes=None,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      axis_size=self.depth,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    make = each(
+      self.width, self.num_classes, self.time_shift, self.param_dtype, name="embedders"
+    )
+    return make(t, cond.vectors.get("label"))
 
   def _read(self, cond):
     """(values [B, L, D], mask [B, L]) of the text for cross-attention, or None."""
@@ -227,6 +266,14 @@ class VideoDiT(nn.Module):
       raise ValueError(
         f"remat={self.remat!r} is unknown; choose False, True or one of "
         f"{list(dit_blocks.REMAT)}."
+      )
+    alone = len(self.layout) == 1 and self.modulation == "block" and self.text == "none"
+    if self.embedders == "block" and not (alone and self.patch_time == 1):
+      raise ValueError(
+        "embedders='block' is DiT's: one kind of block, modulation='block', "
+        f"patch_time=1 and no text; got layout={self.layout}, "
+        f"modulation={self.modulation!r}, patch_time={self.patch_time}, "
+        f"text={self.text!r}."
       )
     if "parallel" in self.layout and self.num_heads % 2:
       raise ValueError(
@@ -271,3 +318,25 @@ class VideoDiT(nn.Module):
         "vector for each clip, [B, D]. Flatten or average the tokens, or read them "
         "with text='cross'."
       )
+
+
+class Embedders(nn.Module):
+  """(t [B, T], label [B] or None) -> [B, T, width]: the sum of their embeddings."""
+
+  width: int
+  num_classes: int
+  time_shift: int
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, t, label):
+    rest = dict(param_dtype=self.param_dtype)
+    emb = embeddings.TimeEmbedding(
+      self.width, shift=self.time_shift, **rest, name="time"
+    )(t)
+    if self.num_classes:
+      table = embeddings.LabelEmbedding(
+        self.num_classes, self.width, **rest, name="label"
+      )
+      emb += table(label)[:, None]
+    return emb

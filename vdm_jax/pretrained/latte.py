@@ -44,8 +44,8 @@ BLOCK = (
 )
 
 LAYOUTS = (("spatial", "temporal"), ("spatial",))
+CLASSES = ()  # their files have no config
 WANTED = f"VideoDiT(modulation='block', patch_time=1, layout one of {LAYOUTS})"
-UNREAD = ()
 
 
 def fits(module):
@@ -56,6 +56,39 @@ def fits(module):
     and module.patch_time == 1
     and module.text != "cross"
     and module.layout in LAYOUTS
+    and module.attention_bias
+    and not any(module.norm_affine)
+    and module.embedders == "shared"
+    and not module.time_shift
+  )
+
+
+def guess(found):
+  """The VideoDiT of their names and shapes; None if they are of something else.
+
+  The number of heads is no shape: it is known for the published widths only.
+  """
+  try:
+    width, _, patch, _ = found["x_embedder.proj.weight"]
+    features, _ = found["final_layer.linear.weight"]
+    hidden, _ = found["blocks.0.mlp.fc1.weight"]
+  except (KeyError, ValueError):
+    return None
+  heads = {size["width"]: size["num_heads"] for size in video_dit.SIZES.values()}
+  if width not in heads:
+    return None
+  rows = found.get("y_embedder.embedding_table.weight", (1,))[0]
+  return video_dit.VideoDiT(
+    out_channels=features // patch**2,
+    patch=patch,
+    width=width,
+    depth=sum(name.endswith(".attn.qkv.weight") for name in found),
+    num_heads=heads[width],
+    num_classes=rows - 1,
+    text="pooled" if "text_embedding_projection.1.weight" in found else "none",
+    mlp_ratio=hidden / width,
+    layout=LAYOUTS["temp_embed" not in found],
+    num_frames=found.get("temp_embed", (1, 1))[1],
   )
 
 

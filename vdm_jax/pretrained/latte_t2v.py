@@ -7,15 +7,16 @@ S and patch p that is S / p / max(1, S // 64).
 Nothing reads `caption_projection.y_embedding` there: it is PixArt's fixed "no text".
 Give it to `encoders.conditioner.Text(null=...)` to train with it.
 
-Source: Vchitect/Latte (models/latte_t2v.py), with blocks of diffusers 0.24.
+Sources: Vchitect/Latte (models/latte_t2v.py), with blocks of diffusers 0.24; diffusers
+0.42 (LatteTransformer3DModel), which passes a single frame through the temporal blocks
+and knows the same names.
 """
 
+from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.models import video_dit
-from vdm_jax.pretrained import abstract
+from vdm_jax.pretrained import abstract, basic_block
 
-# (their name or names, our name, einops pattern from theirs to ours), without the
-# ending: each stands for a weight and a bias.
-ROOT = (
+LINEARS = (
   ("adaln_single.emb.timestep_embedder.linear_1", "time/in"),
   ("adaln_single.emb.timestep_embedder.linear_2", "time/out"),
   ("adaln_single.linear", "shared"),
@@ -23,25 +24,18 @@ ROOT = (
   ("caption_projection.linear_2", "text/out"),
   ("proj_out", "unpatchify"),
 )
-# Of a block: linear layers that are one of ours, side by side in each head.
-ATTENTION = (
-  (("attn1.to_q", "attn1.to_k", "attn1.to_v"), "attention/qkv", "three"),
-  (("attn1.to_out.0",), "attention/out", None),
-)
-CROSS = (
-  (("attn2.to_q",), "cross/q", None),
-  (("attn2.to_k", "attn2.to_v"), "cross/kv", "two"),
-  (("attn2.to_out.0",), "cross/out", None),
-)
-MLP = (
-  (("ff.net.0.proj",), "mlp_in", None),
-  (("ff.net.2",), "mlp_out", None),
-)
 KINDS = {
-  "spatial": ("transformer_blocks", ATTENTION + CROSS + MLP),
-  "temporal": ("temporal_transformer_blocks", ATTENTION + MLP),
+  "spatial": (
+    "transformer_blocks",
+    basic_block.SELF + basic_block.CROSS + basic_block.PERCEPTRON,
+  ),
+  "temporal": (
+    "temporal_transformer_blocks",
+    basic_block.SELF + basic_block.PERCEPTRON,
+  ),
 }
 LAYOUT = ("spatial", "temporal")
+CLASSES = ("LatteTransformer3DModel", "LatteT2V")
 WANTED = f"VideoDiT(modulation='shared', text='cross', patch_time=1, layout={LAYOUT})"
 UNREAD = ("caption_projection.y_embedding",)
 
@@ -58,34 +52,92 @@ def fits(module):
   )
 
 
+def module(config, found):
+  """The VideoDiT that their config describes."""
+  del found
+  get = lambda name, default: default if config.get(name) is None else config[name]
+  heads, head_dim = get("num_attention_heads", 16), get("attention_head_dim", 88)
+  width = heads * head_dim
+  basic_block.refuse(
+    config,
+    {
+      "norm_type": (get("norm_type", "layer_norm"), ("ada_norm_single",)),
+      "activation_fn": (get("activation_fn", "geglu"), tuple(ACTIVATIONS)),
+      "cross_attention_dim": (config.get("cross_attention_dim"), (width,)),
+    },
+  )
+  patch, sample = config["patch_size"], get("sample_size", 64)
+  affine = get("norm_elementwise_affine", True)
+  return video_dit.VideoDiT(
+    out_channels=get("out_channels", config["in_channels"]),
+    patch=patch,
+    width=width,
+    depth=2 * get("num_layers", 1),
+    num_heads=heads,
+    text="cross",
+    modulation="shared",
+    layout=LAYOUT,
+    space_span=sample // patch / max(sample // 64, 1),
+    one_frame="image" if config["_class_name"] == "LatteT2V" else "still",
+    attention_bias=get("attention_bias", False),
+    activation=get("activation_fn", "geglu"),
+    norm_epsilon=(get("norm_eps", 1e-5),) * 2,
+    norm_affine=(affine, affine),
+    num_frames=get("video_length", 16),
+  )
+
+
+def config(module, params):
+  """Their config of the module; of two sample sizes with the same places, the small."""
+  if not module.space_span:
+    raise ValueError(
+      "Their config tells the size of the latents, and space_span=0 tells none: give "
+      "the module space_span = patches along a side, module.clone(space_span=...)."
+    )
+  if (
+    len({module.norm_epsilon, module.norm_epsilon[::-1]}) > 1 or module.fusion == "late"
+  ):
+    raise ValueError(
+      f"norm_epsilon={module.norm_epsilon}, fusion={module.fusion!r}: theirs has one "
+      "epsilon and interleaved blocks."
+    )
+  return {
+    "_class_name": CLASSES[0],
+    "num_attention_heads": module.num_heads,
+    "attention_head_dim": module.width // module.num_heads,
+    "in_channels": params["patchify"]["kernel"].shape[0] // module.patch**2,
+    "out_channels": module.out_channels,
+    "num_layers": module.depth // 2,
+    "cross_attention_dim": module.width,
+    "attention_bias": module.attention_bias,
+    "sample_size": round(module.space_span * module.patch),
+    "patch_size": module.patch,
+    "activation_fn": module.activation,
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": module.norm_affine[0],
+    "norm_eps": module.norm_epsilon[0],
+    "caption_channels": params["text"]["in"]["kernel"].shape[0],
+    "video_length": module.num_frames,
+  }
+
+
 def rules(module):
   """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
-  out = [
-    ("pos_embed.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),
-    ("pos_embed.proj.bias", "patchify/bias", "o -> o"),
-    ("scale_shift_table", "modulation/table", "rows d -> rows d"),
-  ]
-  for theirs, ours in ROOT:
-    out.append((f"{theirs}.weight", f"{ours}/kernel", "o i -> i o"))
-    out.append((f"{theirs}.bias", f"{ours}/bias", "o -> o"))
+  out = basic_block.patchify()
+  out.append(("scale_shift_table", "modulation/table", "rows d -> rows d"))
+  for theirs, ours in LINEARS:
+    out += basic_block.linear(theirs, ours)
   layers = range(module.depth // len(LAYOUT))
   for kind, (prefix, linears) in KINDS.items():
+    ours = f"blocks/{kind}"
     names = tuple(f"{prefix}.{i}.scale_shift_table" for i in layers)
-    out.append((names, f"blocks/{kind}/modulation/table", "l rows d -> l rows d"))
-    for parts, ours, many in linears:
-      one = "l o{} -> l{} o"
-      several = f"(l {many}) (n d){{}} -> l{{}} (n {many} d)"
-      pattern = several if many else one
-      for ending, ours_ending, i in (("weight", "kernel", " i"), ("bias", "bias", "")):
-        names = tuple(f"{prefix}.{k}.{part}.{ending}" for k in layers for part in parts)
-        out.append((names, f"blocks/{kind}/{ours}/{ours_ending}", pattern.format(i, i)))
+    out.append((names, f"{ours}/modulation/table", "l rows d -> l rows d"))
+    norms = ("norm1", "norm2")
+    out += basic_block.rules(module, prefix, ours, layers, linears, norms)
   return out
 
 
-def axes(module):
-  """Sizes of the axes that patterns cannot tell from a shape."""
-  heads = {"three": 3, "two": 2, "n": module.num_heads}
-  return heads | {"p": module.patch, "q": module.patch}
+axes = basic_block.axes
 
 
 def shapes(module, found):
@@ -98,15 +150,3 @@ def shapes(module, found):
   channels = abstract.width(found, "pos_embed.proj.weight", 1 + module.mask_channel)
   text = abstract.width(found, "caption_projection.linear_1.weight", 1)
   return abstract.parameters(module, channels, text)
-
-
-def fixed(module, size):
-  """Nothing: their positions are not among the weights."""
-  del module, size
-  return {}
-
-
-def size_of(module, found):
-  """Nothing speaks of a size."""
-  del module, found
-  return 0, 0, 0

@@ -1,21 +1,34 @@
 """State dicts of PyTorch code <-> parameters, by one declarative table for each model.
 
-A table is a module with these names; `latte.py` is an example.
+A table is a module with these names; `latte.py` is an example, `tables.py` the list.
 
-  fits(module)           whether it is the table of this module
+  CLASSES                the original's classes, as its config.json names them
   WANTED                 in words: the modules that it fits
-  UNREAD                 their names of arrays that their network does not read, such
-                         as what a conditioner gives for "no text"
+  fits(module)           whether it is the table of this module
+  module(config, found)  our module; config = their config.json, found = {name: shape}
+  config(module, params) their config.json, the inverse
   rules(module)          [(their name or names, our name, einops pattern)]
   axes(module)           {axis: size} for axes that a pattern cannot tell from a shape
   shapes(module, found)  our parameters, abstract; found = {their name: shape}
+
+and, where there is something to say,
+
+  UNREAD                 their names of arrays that their network does not read, such
+                         as what a conditioner gives for "no text"
+  RENAMES                ((regex, replacement), ...) of names that older files have
+  aliases(module)        {their name: their name}: copies of another array; they may be
+                         absent from a file
+  constants(module, config)  {our name: array}: parameters that no array of theirs
+                         holds; config may be empty
   fixed(module, size)    {their name: array}: constants kept among the weights
   size_of(module, found) the size that their constants speak of
+  guess(found)           our module from the shapes alone, or None
 
-The inverse direction reads the same rules backwards. Nothing here unpickles: read a
-file with a safe reader and pass the dict of arrays.
+The inverse direction reads the same rules backwards. Arrays may stand in files and are
+read one after the other; nothing here unpickles.
 """
 
+import re
 from collections.abc import Mapping
 
 import flax
@@ -23,9 +36,8 @@ import flax.linen as nn
 import numpy as np
 from einops import EinopsError, rearrange
 
-from vdm_jax.pretrained import latte, latte_t2v
+from vdm_jax.pretrained import pieces, tables, tensor
 
-TABLES = (latte, latte_t2v)
 WRAPPERS = ("ema", "model", "state_dict", "module")  # the first one found is taken
 
 
@@ -40,20 +52,34 @@ def from_state_dict(module, state_dict):
     ValueError: one for all names that are missing, surplus or of a wrong shape, and
       for fixed tables that differ from ours.
   """
-  table = _table(module)
-  theirs = {name: np.asarray(x) for name, x in unwrap(state_dict).items()}
-  _check(module, table, theirs)
-
-  params = {}
-  for names, ours, pattern in table.rules(module):
-    stacked = not isinstance(names, str)
-    x = np.stack([theirs[n] for n in names]) if stacked else theirs[names]
-    x = _rearrange(x, pattern, table.axes(module))
-    params[ours] = np.array(x, dtype=module.param_dtype, order="C")
+  theirs = unwrap(state_dict)
+  table = table_of(module, theirs)
+  theirs = renamed(table, theirs)
+  shapes = check(module, table, theirs)
+  params = {
+    name: pieces.whole(made, shapes[name].shape, module.param_dtype)
+    for name, made in parts(module, table, theirs, shapes)
+  }
+  params |= constants(module, table, {})
   return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
-def to_state_dict(module, params, *, size=None, unread=None):
+def parts(module, table, theirs, shapes):
+  """Yields (our name, pieces of the parameter), reading as little as possible."""
+  axes = table.axes(module)
+  for names, ours, pattern in table.rules(module):
+    names = (names,) if isinstance(names, str) else names
+    arrays = [theirs[name] for name in names]
+    yield ours, pieces.cut(arrays, pattern, axes, shapes[ours].shape)
+
+
+def constants(module, table, config):
+  """{our name: array} of the parameters that no array of theirs holds."""
+  found = _optional(table, "constants", module, config) or {}
+  return {k: np.asarray(x, np.float32) for k, x in found.items()}
+
+
+def to_state_dict(module, params, *, size=None, unread=None, table=None):
   """{their name: numpy array}, the inverse of `from_state_dict`, bit for bit.
 
   Args:
@@ -62,32 +88,47 @@ def to_state_dict(module, params, *, size=None, unread=None):
       added; their code needs them to load the weights strictly.
     unread: {their name: array} for the names that the table leaves unread; added as
       they are, for the same reason.
+    table: where several fit the module, which; the first by default.
   """
-  table = _table(module)
-  flat = _flatten(params)
-  rules = table.rules(module)
-  problems = _difference({ours for _, ours, _ in rules}, set(flat))
+  table = table or table_of(module)
+  flat = flatten(params)
   unread = {name: np.asarray(x) for name, x in (unread or {}).items()}
-  problems += _difference(set(), set(unread) - set(table.UNREAD))
-  theirs = {}
+  problems = _difference(set(), set(unread) - set(_names(table, "UNREAD")))
+  problems += unfitting(module, table, flat)
+  raise_all(module, problems)
+  theirs = dict(arrays(module, table, flat))
+  check(module, table, theirs)
+  fixed = _optional(table, "fixed", module, size) if size else {}
+  copies = _optional(table, "aliases", module) or {}
+  copies = {name: theirs[other] for name, other in copies.items()}
+  found = (fixed or {}) | unread | theirs | copies
+  return {k: np.ascontiguousarray(x) for k, x in found.items()}
+
+
+def arrays(module, table, flat):
+  """Yields (their name, array), one of our parameters at a time."""
+  for names, ours, pattern in table.rules(module):
+    x = _rearrange(np.asarray(flat[ours]), backwards(pattern), table.axes(module))
+    yield from [(names, x)] if isinstance(names, str) else zip(names, x, strict=True)
+
+
+def unfitting(module, table, flat):
+  """Problems of our own parameters, {"a/b/c": array}."""
+  rules = table.rules(module)
+  known = {ours for _, ours, _ in rules} | set(constants(module, table, {}))
+  problems = _difference(known, set(flat))
   for names, ours, pattern in rules:
     if ours not in flat:
       continue
-    x = np.asarray(flat[ours])
-    stacked = not isinstance(names, str)
+    view = np.broadcast_to(np.int8(0), flat[ours].shape)
     try:
-      x = _rearrange(x, _backwards(pattern), table.axes(module))
+      x = _rearrange(view, backwards(pattern), table.axes(module))
     except EinopsError:
-      problems.append(f"{ours} has shape {x.shape}, which does not fit the module")
+      problems.append(f"{ours} has shape {view.shape}, which does not fit the module")
       continue
-    if stacked and len(x) != len(names):
+    if not isinstance(names, str) and len(x) != len(names):
       problems.append(f"{ours} stacks {len(x)} blocks, wanted {len(names)}")
-      continue
-    theirs |= dict(zip(names, x, strict=True)) if stacked else {names: x}
-  _raise(module, problems)
-  _check(module, table, theirs)
-  fixed = table.fixed(module, size) if size else {}
-  return {k: np.ascontiguousarray(x) for k, x in (fixed | unread | theirs).items()}
+  return problems
 
 
 def unwrap(state_dict):
@@ -100,47 +141,92 @@ def unwrap(state_dict):
     prefix = next(p for p in prefixes if any(k.startswith(p) for k in state_dict))
     inside = {k: x for k, x in state_dict.items() if k.startswith(prefix)}
     return unwrap({k.removeprefix(prefix): x for k, x in inside.items()})
-  return state_dict
+  return {k: x if hasattr(x, "shape") else np.asarray(x) for k, x in state_dict.items()}
 
 
-def _table(module):
-  for table in TABLES:
-    if table.fits(module):
-      return table
-  lines = "\n  ".join(table.WANTED for table in TABLES)
-  raise TypeError(
-    f"There is no table of weights for {type(module).__name__} with these fields; "
-    f"there are tables for:\n  {lines}"
+def table_of(module, theirs=(), having=()):
+  """The table that fits the module; of several, the one that shares most names.
+
+  Args:
+    having: names that a table must define.
+  """
+  found = [
+    table
+    for table in tables.TABLES
+    if table.fits(module) and all(hasattr(table, name) for name in having)
+  ]
+  if not found:
+    lines = "\n  ".join(table.WANTED for table in tables.TABLES)
+    raise TypeError(
+      f"There is no table of weights for {type(module).__name__} with these fields; "
+      f"there are tables for:\n  {lines}"
+    )
+  if len(found) == 1 or not theirs:
+    return found[0]
+  shared = lambda table: len(
+    _wanted_names(module, table) & renamed(table, theirs).keys()
   )
+  return max(found, key=shared)
 
 
-def _flatten(params):
+def renamed(table, theirs):
+  """The same arrays, under the names that the table reads."""
+  out = {}
+  for name, x in theirs.items():
+    for old, new in _names(table, "RENAMES"):
+      name = re.sub(old, new, name)
+    out[name] = x
+  return out
+
+
+def flatten(params):
   """{"a/b/c": leaf} without axis names, whatever mesh is in use."""
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   box = nn.meta.AxisMetadata  # its unbox() would shard the leaf
   return {k: x.value if isinstance(x, box) else x for k, x in flat.items()}
 
 
-def _check(module, table, theirs):
-  """Raises one ValueError that lists everything in which `theirs` is not the module."""
-  found = {name: x.shape for name, x in theirs.items()}
-  ours = _flatten(table.shapes(module, found))
+def check(module, table, theirs):
+  """Our parameters as shapes; one ValueError lists all in which `theirs` differs."""
+  found = {name: tuple(x.shape) for name, x in theirs.items()}
+  ours = flatten(table.shapes(module, found))
   wanted = {}
   for names, name, pattern in table.rules(module):
     # A view of one number has the shape and costs no memory.
     x = np.broadcast_to(np.int8(0), ours[name].shape)
-    shape = _rearrange(x, _backwards(pattern), table.axes(module)).shape
+    shape = _rearrange(x, backwards(pattern), table.axes(module)).shape
     one = isinstance(names, str)
     wanted |= {names: shape} if one else dict.fromkeys(names, shape[1:])
 
-  fixed = table.fixed(module, table.size_of(module, found))
-  problems = _difference(set(wanted), set(found) - set(fixed) - set(table.UNREAD))
+  copies = _optional(table, "aliases", module) or {}
+  wanted |= {k: wanted[other] for k, other in copies.items() if k in found}
+  size = _optional(table, "size_of", module, found)
+  fixed = (size and _optional(table, "fixed", module, size)) or {}
+  known = set(fixed) | set(_names(table, "UNREAD"))
+  problems = _difference(set(wanted), set(found) - known)
   for name in sorted(wanted.keys() & found.keys()):
     if found[name] != wanted[name]:
       problems.append(f"{name} has shape {found[name]}, wanted {wanted[name]}")
   for name in sorted(fixed.keys() & found.keys()):
-    problems += _compare(name, theirs[name], fixed[name])
-  _raise(module, problems)
+    problems += _compare(name, np.asarray(theirs[name]), fixed[name])
+  raise_all(module, problems)
+  raise_all(module, tensor.different(theirs, copies))
+  return ours
+
+
+def _wanted_names(module, table):
+  out = set()
+  for names, _, _ in table.rules(module):
+    out |= {names} if isinstance(names, str) else set(names)
+  return out
+
+
+def _names(table, field):
+  return getattr(table, field, ())
+
+
+def _optional(table, function, *arguments):
+  return getattr(table, function, lambda *_: None)(*arguments)
 
 
 def _compare(name, x, table):
@@ -158,7 +244,8 @@ def _difference(wanted, found):
   return missing + [f"{name} is not of this model" for name in sorted(found - wanted)]
 
 
-def _raise(module, problems):
+def raise_all(module, problems):
+  """Raises one ValueError if there are problems."""
   if problems:
     name, lines = type(module).__name__, "\n  ".join(problems)
     raise ValueError(
@@ -167,7 +254,7 @@ def _raise(module, problems):
     )
 
 
-def _backwards(pattern):
+def backwards(pattern):
   return " -> ".join(reversed(pattern.split(" -> ")))
 
 

@@ -74,6 +74,18 @@ def run(
   progress.close()
   videos = np.concatenate(parts)
 
+  write(place, videos, rows, made_of, fps, scale, grid_columns)
+  job.say(f"written to {place}")
+
+
+def write(place, videos, rows, made_of, fps, scale, grid_columns):
+  """Replaces the folder `place` by these videos and pictures of them.
+
+  Args:
+    videos: uint8 [N, T, H, W, 3].
+    rows: {name: [N]}, what they were made for; kept beside them.
+    made_of: what `made_with` shall give.
+  """
   partial = place.with_name(f".{place.name}.partial")
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
@@ -86,14 +98,13 @@ def run(
   first = chosen.reshape(-1, columns, *chosen.shape[1:])[:, 0]
   video_io.write_png(partial / "grid.png", video_io.sheet(first), scale=scale)
   np.savez_compressed(partial / VIDEOS, video=videos, **rows)
-  job_lib.write_json(partial / "meta.json", {"made_of": made_of, "count": count})
+  job_lib.write_json(partial / "meta.json", {"made_of": made_of, "count": len(videos)})
   old = place.with_name(f".{place.name}.old")
   shutil.rmtree(old, ignore_errors=True)
   if place.exists():
     os.rename(place, old)
   os.rename(partial, place)
   shutil.rmtree(old, ignore_errors=True)
-  job.say(f"written to {place}")
 
 
 def generator(task, autoencoder, shape, sampler, ts, wrappers):

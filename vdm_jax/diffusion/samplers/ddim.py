@@ -15,12 +15,21 @@ from vdm_jax.diffusion import variance
 from vdm_jax.diffusion.samplers import loop
 
 
-def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
-  """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
+def ddim(denoise, process, x, ts, cond, key, *, eta=0.0, edit=None, to=None):
+  """Returns x0 [B, T, H, W, C], if `ts` ends at 0.
+
+  Args:
+    edit: x0 -> x0 after eps was read from the estimate, as diffusers clips; a wrapper
+      such as `denoise.smooth` changes both.
+    to: (t, number of steps) -> where a step from t leads, both [B, T]; None, to where
+      the next step begins. Published samplers do not all agree with themselves.
+  """
 
   def step(x, t, t_next, key):
+    t_next = t_next if to is None else to(t, len(ts) - 1)
     x0 = denoise(x, t, cond).x0
     eps = p.eps_from_x0(process, x, x0, t)
+    x0 = x0 if edit is None else edit(x0)
     alpha_next, sigma_next = process.alpha_sigma(t_next)
     if eta == 0.0:
       x_next = p.mix((alpha_next, sigma_next), x0, eps)

@@ -1,12 +1,15 @@
-"""DPM-Solver++ 2M, https://arxiv.org/abs/2211.01095, as an ODE and as an SDE.
+"""DPM-Solver++, multistep, https://arxiv.org/abs/2211.01095, as an ODE and as an SDE.
 
-In lambda = log(alpha / sigma), with a step h from t to s, x0 is extrapolated to the
-middle of the step from this estimate and the one before it,
+In lambda = log(alpha / sigma), with a step h from t to s, the estimates of x0 now and
+in the steps before are continued as a polynomial, D_0 + D_1 u + D_2 u^2 / 2, u being 0
+at t and 1 at s; the rest of the equation is solved exactly:
 
-  D = x0 + (x0 - x0_before) h / (2 h_before)
+  x_s = (sigma_s / sigma_t) x_t + alpha_s (c_0 D_0 + c_1 D_1 + c_2 D_2)
+  c_0 = 1 - e^-h,  c_1 = h phi_2(-h),  c_2 = h phi_3(-h)
 
-and the rest of the equation is solved exactly: second order at one call a step. Each
-frame has its own history; its first step is of first order, and so is its last.
+Order 2, "2M", is the default, with c_1 = c_0 / 2: x0 in the middle of the step. One
+call a step whatever the order. Each frame has its own history; its first step is of
+first order, and a last one to 0 returns the estimate.
 """
 
 import jax.numpy as jnp
@@ -14,40 +17,50 @@ import jax.numpy as jnp
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import loop
 
+# c_1 of the second order, from H: h, and 2 h for the SDE.
+RULES = {
+  "midpoint": lambda H: -0.5 * jnp.expm1(-H),
+  "heun": lambda H: H * phi(-H, 2),
+}
 
-def dpm_solver(denoise, process, x, ts, cond, key):
-  """2M on the probability flow; returns x0 [B, T, H, W, C], if `ts` ends at 0.
 
-  x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D
+def dpm_solver(
+  denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", caps=()
+):
+  """On the probability flow; returns x0 [B, T, H, W, C], if `ts` ends at 0.
+
+  Args:
+    order: 1, 2 or 3.
+    rule: of the second order, a name in RULES.
+    caps: the highest orders that the last steps may have, that of the last one first.
   """
 
-  def step(x, x0, middle, t, t_next, key):
-    del x0, key
-    h = log_snr(process, t_next) - log_snr(process, t)
+  def step(x, terms, h, t, t_next, key):
+    del key  # deterministic
     _, sigma = process.alpha_sigma(t)
     alpha_next, sigma_next = process.alpha_sigma(t_next)
-    return p.mix((-alpha_next * jnp.expm1(-h), sigma_next / sigma), middle, x)
+    return p.mix((sigma_next / sigma, alpha_next), x, terms(h))
 
-  return _two_step(step, denoise, process, x, ts, cond, key)
+  return _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps)
 
 
-def dpm_solver_sde(denoise, process, x, ts, cond, key):
-  """2M on the reverse SDE; returns x0 [B, T, H, W, C], if `ts` ends at 0.
+def dpm_solver_sde(
+  denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", caps=()
+):
+  """On the reverse SDE; returns x0 [B, T, H, W, C], if `ts` ends at 0.
 
-  x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (1 - e^-2h) D
-        + sigma_s sqrt(1 - e^-2h) noise
+  x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (c_0 D_0 + c_1 D_1 + c_2 D_2)
+        + sigma_s sqrt(1 - e^-2h) noise,   c as above, of 2 h
   """
 
-  def step(x, x0, middle, t, t_next, key):
-    del x0
-    h = log_snr(process, t_next) - log_snr(process, t)
+  def step(x, terms, h, t, t_next, key):
     _, sigma = process.alpha_sigma(t)
     alpha_next, sigma_next = process.alpha_sigma(t_next)
-    fresh = -jnp.expm1(-2.0 * h)
-    x_next = p.mix((alpha_next * fresh, sigma_next / sigma * jnp.exp(-h)), middle, x)
-    return x_next + p.expand(sigma_next * jnp.sqrt(fresh)) * loop.noise(key, x.shape)
+    x_next = p.mix((sigma_next / sigma * jnp.exp(-h), alpha_next), x, terms(2.0 * h))
+    std = sigma_next * jnp.sqrt(-jnp.expm1(-2.0 * h))
+    return x_next + p.expand(std) * loop.noise(key, x.shape)
 
-  return _two_step(step, denoise, process, x, ts, cond, key)
+  return _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps)
 
 
 def log_snr(process, t):
@@ -56,23 +69,79 @@ def log_snr(process, t):
   return jnp.log(alpha) - jnp.log(sigma)
 
 
-def _two_step(step, denoise, process, x, ts, cond, key):
-  """Runs `step` with x0 at the middle of each step, extrapolated from the last two."""
+def orders(ts, num_frames, order, caps):
+  """A function (t, known) -> the order [B, T] of the step from t.
+
+  Args:
+    order: the highest.
+    caps: the highest of the last steps, that of the last one first.
+    known: [B, T] estimates that a frame has from steps before.
+  """
+  if order not in (1, 2, 3):
+    raise ValueError(f"order={order}; expected 1, 2 or 3.")
+  starts = loop.last_starts(ts, num_frames, len(caps))
+
+  def at(t, known):
+    out = jnp.minimum(order, 1 + known)
+    for start, cap in zip(starts, caps, strict=True):
+      out = jnp.where(t <= start, jnp.minimum(out, cap), out)
+    return out
+
+  return at
+
+
+def phi(x, order):
+  """(e^x - its Taylor polynomial) / x^order: 1 / order! + x / (order + 1)! + ..."""
+  series, direct = 0.0, 0.0
+  factorials = [1.0]
+  for k in range(1, order + 10):
+    factorials.append(factorials[-1] * k)
+  small = jnp.abs(x) < 0.5
+  y = jnp.where(small, 1.0, x)
+  direct = jnp.expm1(y) / y
+  for k in range(1, order):
+    direct = (direct - 1.0 / factorials[k]) / y
+  for k in reversed(range(9)):
+    series = series * x + 1.0 / factorials[order + k]
+  return jnp.where(small, series, direct)
+
+
+def _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps):
+  """Runs `step` with the terms c_0 D_0 + c_1 D_1 + c_2 D_2 as a function of H."""
+  if rule not in RULES:
+    raise ValueError(f"rule={rule!r}; expected one of {set(RULES)}.")
+  order_at = orders(ts, x.shape[1], order, caps)
 
   def body(x, t, t_next, key, memory):
-    before, t_before = memory
-    x0 = denoise(x, t, cond).x0
+    x0_1, x0_2, t_1, t_2 = memory  # of one and two steps ago
+    has_1, has_2 = t_1 > t, t_2 > t
     here = log_snr(process, t)
+    lambda_1 = log_snr(process, jnp.maximum(t_1, t))
+    lambda_2 = log_snr(process, jnp.maximum(t_2, t))
     h = log_snr(process, t_next) - here
-    h_before = here - log_snr(process, jnp.maximum(t_before, t))
-    known = t_before > t  # a frame's first step has nothing before it
-    weight = jnp.where(known, 0.5 * h / jnp.where(known, h_before, 1.0), 0.0)
-    middle = x0 + p.expand(weight) * (x0 - before)
-    x_next = step(x, x0, middle, t, t_next, key)
-    return jnp.where(p.expand(t_next) > 0.0, x_next, x0), (x0, t)
+    h_1 = jnp.where(has_1, here - lambda_1, 1.0)
+    h_2 = jnp.where(has_2, lambda_1 - lambda_2, 1.0)
+    now = order_at(t, has_1.astype(int) + has_2)
 
-  nothing = (
-    jnp.zeros_like(x),
-    jnp.full(x.shape[:2], -1.0, loop.rows(ts, x.shape[1]).dtype),
-  )
-  return loop.run(body, x, ts, key, memory=nothing)
+    x0 = denoise(x, t, cond).x0
+    slope = p.expand(h / h_1) * (x0 - x0_1)
+    bend = slope - p.expand(h / h_2) * (x0_1 - x0_2)
+
+    def terms(H):
+      one, two = now > 1, now > 2
+      c_1 = jnp.where(two, H * phi(-H, 2), jnp.where(one, RULES[rule](H), 0.0))
+      out = p.mix((-jnp.expm1(-H), c_1), x0, slope)
+      if order < 3:
+        return out
+      both = h_1 + h_2
+      c_2 = c_1 * h_1 / both + H * phi(-H, 3) * h / both
+      return out + p.expand(jnp.where(two, c_2, 0.0)) * bend
+
+    x_next = step(x, terms, h, t, t_next, key)
+    x_next = jnp.where(p.expand(t_next) > 0.0, x_next, x0)
+    return x_next, (x0, x0_1, t, t_1)
+
+  nothing = jnp.zeros_like(x)
+  never = jnp.full(x.shape[:2], -1.0, loop.rows(ts, x.shape[1]).dtype)
+  memory = nothing, nothing, never, never
+  return loop.run(body, x, ts, key, memory=memory)

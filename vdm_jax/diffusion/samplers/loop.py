@@ -69,10 +69,20 @@ def rows(ts, num_frames):
   return jnp.broadcast_to(ts.reshape(len(ts), -1), (len(ts), num_frames))
 
 
+def last_starts(ts, num_frames, count):
+  """[count, T]: the times from which each frame's last steps start, the last first."""
+  ts = rows(ts, num_frames)
+  starts, before = [], ts[-1]
+  for _ in range(count):
+    before = jnp.min(jnp.where(ts > before, ts, jnp.inf), axis=0)
+    starts.append(before)
+  return starts
+
+
 def fold(key, i):
   """The key of step i; of recorded noise, the noise of step i."""
   if _recorded(key):
-    return jax.tree.map(lambda x: x[i], key)
+    return jax.tree.map(lambda x: jnp.asarray(x)[i], key)
   return jax.random.fold_in(key, i)
 
 

@@ -1,0 +1,146 @@
+"""The command that makes videos of a published folder, as its user types it."""
+
+import subprocess
+import sys
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from tests import originals
+from vdm_jax import pipeline
+from vdm_jax.programs import generate
+
+PROMPTS = ["a dog in the snow", "two cats"]
+
+
+def fill(module):
+  with torch.no_grad():
+    for name, x in module.named_parameters():
+      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 5)))
+  return module.eval()
+
+
+def t5_tokenizer():
+  """A small tokenizer of T5's kind: pad 0, end of text 1."""
+  made = Tokenizer(models.Unigram())
+  made.pre_tokenizer = pre_tokenizers.Metaspace()
+  trainer = trainers.UnigramTrainer(
+    vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"
+  )
+  made.train_from_iterator(PROMPTS * 20, trainer)
+  return transformers.T5TokenizerFast(tokenizer_object=made, extra_ids=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A whole text-to-video folder of the layout of Latte-1, tiny."""
+  place = tmp_path_factory.mktemp("Latte-tiny")
+  tokenizer = t5_tokenizer()
+  encoder = transformers.T5EncoderModel(
+    transformers.T5Config(
+      vocab_size=len(tokenizer),
+      d_model=12,
+      d_kv=4,
+      d_ff=16,
+      num_layers=2,
+      num_heads=2,
+      feed_forward_proj="gated-gelu",
+    )
+  )
+  network = diffusers.LatteTransformer3DModel(
+    num_attention_heads=2,
+    attention_head_dim=8,
+    in_channels=4,
+    out_channels=8,
+    num_layers=1,
+    cross_attention_dim=16,
+    attention_bias=True,
+    sample_size=8,
+    patch_size=2,
+    activation_fn="gelu-approximate",
+    norm_type="ada_norm_single",
+    norm_elementwise_affine=False,
+    norm_eps=1e-6,
+    caption_channels=12,
+    video_length=3,
+  )
+  autoencoder = diffusers.AutoencoderKL(
+    block_out_channels=(8, 8),
+    layers_per_block=1,
+    norm_num_groups=2,
+    sample_size=16,
+    down_block_types=("DownEncoderBlock2D",) * 2,
+    up_block_types=("UpDecoderBlock2D",) * 2,
+  )
+  diffusers.LattePipeline(
+    tokenizer=tokenizer,
+    text_encoder=fill(encoder),
+    vae=fill(autoencoder),
+    transformer=fill(network),
+    scheduler=diffusers.DDIMScheduler(
+      beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
+    ),
+  ).save_pretrained(place)
+  return place
+
+
+def test_the_command_of_the_readme_makes_a_video(folder, tmp_path):
+  command = [
+    *(sys.executable, "-m", "vdm_jax.main", "--config=configs/latte.py:t2v"),
+    *("--mode=sample", f"--workdir={tmp_path}", f"--config.pretrained={folder}"),
+    *("--config.prompts=a dog in the snow", "--config.sample.steps=4"),
+    "--config.sample.guidance=1.0",  # one row, on two devices
+  ]
+  first = subprocess.run(command, capture_output=True, text=True)
+  assert first.returncode == 0, first.stderr
+  made = np.load(tmp_path / "samples" / "videos.npz")
+  assert made["video"].shape == (1, 3, 16, 16, 3) and made["video"].std() > 5
+  assert list(made["prompt"]) == ["a dog in the snow"]
+  assert (tmp_path / "samples" / "00000.mp4").stat().st_size > 100
+  again = subprocess.run(command, capture_output=True, text=True)
+  assert "there already" in again.stdout
+
+
+def test_prompts_make_what_their_embeddings_make(folder):
+  model = pipeline.load(folder)
+  call = lambda **what: model(key=jax.random.key(1), steps=3, **what)
+  by_texts = call(prompts=PROMPTS)
+  assert by_texts.shape == (2, 3, 16, 16, 3)
+  by_values = call(
+    embeddings=model.embed(PROMPTS), negative_embeddings=model.embed([""])
+  )
+  np.testing.assert_array_equal(by_texts, by_values)
+  assert (by_texts != call(prompts=PROMPTS, negative="two cats")).any()
+  alone = call(prompts=PROMPTS, guidance=1)
+  assert (by_texts != alone).any()
+
+
+def test_a_prompts_embedding_is_the_originals(folder):
+  theirs = diffusers.LattePipeline.from_pretrained(folder)
+  values, mask = pipeline.load(folder).embed(["A dog in the SNOW "])
+  wanted, _ = theirs.encode_prompt(
+    "A dog in the SNOW ", do_classifier_free_guidance=False
+  )
+  count = int(mask.sum())
+  assert wanted.shape[1] == count > 2  # they cut the text to what counts
+  wanted = wanted.detach().numpy()
+  np.testing.assert_allclose(values[:, :count], wanted, atol=1e-4)
+
+
+def test_prompts_are_read_in_each_form(tmp_path):
+  assert generate.read("a dog") == ["a dog"]
+  assert generate.read(("a dog", "a cat")) == ["a dog", "a cat"]
+  (tmp_path / "p.txt").write_text("a dog\n\n a cat \n")
+  assert generate.read(str(tmp_path / "p.txt")) == ["a dog", "a cat"]
+  with pytest.raises(ValueError, match="config.prompts"):
+    generate.read(" ")
+
+
+def test_a_folder_that_is_not_there_is_named():
+  with pytest.raises(FileNotFoundError, match="never_there.*--config.pretrained"):
+    generate._digest("never_there")

@@ -1,0 +1,281 @@
+"""Published pipelines, whole: from embeddings and latents to frames, as diffusers."""
+
+import functools
+import json
+import shutil
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+
+import vdm_jax
+from tests import originals, parity
+
+STEPS = 50
+BOUND = 1e-3  # of a trajectory, times max|ref|
+torch.set_num_threads(1)
+
+
+def fill(module):
+  """Random weights, none of them zero."""
+  with torch.no_grad():
+    for name, x in module.named_parameters():
+      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 5)))
+  return module.eval()
+
+
+def autoencoder(kind=diffusers.AutoencoderKL, **more):
+  # The temporal decoder has groups of 32 channels built in.
+  return fill(
+    kind(
+      block_out_channels=(32, 32),
+      layers_per_block=1,
+      latent_channels=4,
+      sample_size=16,
+      scaling_factor=0.31,
+      **more,
+    )
+  )
+
+
+IMAGE_BLOCKS = dict(
+  norm_num_groups=8,
+  down_block_types=("DownEncoderBlock2D",) * 2,
+  up_block_types=("UpDecoderBlock2D",) * 2,
+)
+
+
+@pytest.fixture(scope="module")
+def latte(tmp_path_factory):
+  """(diffusers' pipeline, its folder, ours)."""
+  network = diffusers.LatteTransformer3DModel(
+    num_attention_heads=2,
+    attention_head_dim=8,
+    in_channels=4,
+    out_channels=8,
+    num_layers=2,
+    cross_attention_dim=16,
+    attention_bias=True,
+    sample_size=8,
+    patch_size=2,
+    activation_fn="gelu-approximate",
+    norm_type="ada_norm_single",
+    norm_elementwise_affine=False,
+    norm_eps=1e-6,
+    caption_channels=12,
+    video_length=3,
+  )
+  theirs = diffusers.LattePipeline(
+    tokenizer=None,
+    text_encoder=None,
+    vae=autoencoder(**IMAGE_BLOCKS),
+    transformer=fill(network),
+    scheduler=diffusers.DDIMScheduler(
+      beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
+    ),
+  )
+  theirs.set_progress_bar_config(disable=True)
+  folder = tmp_path_factory.mktemp("latte")
+  theirs.save_pretrained(folder)
+  return theirs, folder, vdm_jax.load(folder)
+
+
+@pytest.fixture(scope="module")
+def told():
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+  return dict(
+    latents=normal(2, 3, 8, 12, 4), text=normal(2, 5, 12), negative=normal(2, 5, 12)
+  )
+
+
+def by_diffusers(theirs, told, output, guidance=7.5):
+  torch_of = lambda x: torch.from_numpy(x)
+  return theirs(
+    prompt_embeds=torch_of(told["text"]),
+    negative_prompt=None,
+    negative_prompt_embeds=torch_of(told["negative"]),
+    latents=torch_of(rearrange(told["latents"], "b t h w c -> b c t h w")),
+    num_inference_steps=STEPS,
+    guidance_scale=guidance,
+    video_length=3,
+    height=16,
+    width=24,
+    # The frames of all videos lie in a row there: more than these would mix videos.
+    decode_chunk_size=3,
+    output_type=output,
+    mask_feature=False,
+  ).frames
+
+
+def latents_of(pipeline, told, guidance=7.5):
+  signals = pipeline._signals(None, "", (told["text"], None), (told["negative"], None))
+  with jax.default_matmul_precision("highest"):
+    return pipeline.latents(
+      signals, told["latents"], jax.random.key(0), steps=STEPS, guidance=guidance
+    )
+
+
+def test_latte_gives_the_latents_of_its_original(latte, told, record_property):
+  theirs, _, ours = latte
+  out = latents_of(ours, told)
+  wanted = by_diffusers(theirs, told, "latent").numpy()
+  wanted = rearrange(wanted, "b c t h w -> b t h w c")
+  error = np.abs(out - wanted).max() / np.abs(wanted).max()
+  assert error < BOUND, error
+  other = latents_of(ours, told | {"negative": told["text"]})
+  control = np.abs(other - wanted).max() / np.abs(wanted).max() / BOUND
+  assert control > 10
+  row = "LattePipeline, 50 steps, guidance 7.5"
+  note = functools.partial(parity.note, record_property, row)
+  note(error=float(error), bound=BOUND, control=float(control))
+
+
+def test_latte_gives_the_frames_of_its_original(latte, told):
+  theirs, _, ours = latte
+  with jax.default_matmul_precision("highest"):
+    video = ours(
+      embeddings=(told["text"], None),
+      negative_embeddings=(told["negative"], None),
+      latents=told["latents"],
+      steps=STEPS,
+      guidance=7.5,
+      key=jax.random.key(0),
+    )
+  assert video.dtype == np.uint8 and video.shape == (2, 3, 16, 24, 3)
+  wanted = np.rint(255 * np.asarray(by_diffusers(theirs, told, "np")))
+  assert np.abs(video.astype(float) - wanted).max() <= 1
+  assert video.std() > 5
+
+
+def test_a_prompt_does_not_depend_on_its_neighbours(latte, told):
+  """With masked texts of unequal lengths; diffusers' own pipeline fails this."""
+  _, _, ours = latte
+  mask = np.arange(5) < np.array([[2], [5]])
+  signals = lambda i: ours._signals(
+    None, "", (told["text"][i], mask[i]), (told["negative"][i], None)
+  )
+  draw = lambda i: np.asarray(
+    ours.latents(
+      signals(i), told["latents"][i], jax.random.key(0), steps=5, guidance=7.5
+    )
+  )
+  both, alone = draw(slice(0, 2)), draw(slice(0, 1))
+  np.testing.assert_allclose(both[:1], alone, atol=2e-4 * np.abs(alone).max())
+
+
+def test_the_temporal_decoder_takes_the_place_of_the_other(latte, told):
+  theirs, folder, _ = latte
+  decoder = autoencoder(
+    diffusers.AutoencoderKLTemporalDecoder,
+    down_block_types=("DownEncoderBlock2D",) * 2,
+  )
+  decoder.save_pretrained(folder / "vae_temporal_decoder")
+  ours = vdm_jax.load(folder, autoencoder="vae_temporal_decoder")
+  with jax.default_matmul_precision("highest"):
+    video = ours(
+      embeddings=(told["text"], None),
+      negative_embeddings=(told["negative"], None),
+      latents=told["latents"],
+      steps=STEPS,
+      key=jax.random.key(0),
+    )
+  theirs.vae, usual = decoder, theirs.vae
+  wanted = by_diffusers(theirs, told, "np")
+  theirs.vae = usual
+  assert np.abs(video.astype(float) - np.rint(255 * np.asarray(wanted))).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+  network = diffusers.DiTTransformer2DModel(
+    num_attention_heads=2,
+    attention_head_dim=8,
+    in_channels=4,
+    out_channels=8,
+    num_layers=2,
+    sample_size=8,
+    num_embeds_ada_norm=1000,  # their pipeline's "no class" is the id 1000
+  )
+  theirs = diffusers.DiTPipeline(
+    transformer=fill(network),
+    vae=autoencoder(**IMAGE_BLOCKS),
+    scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False),
+  )
+  theirs.set_progress_bar_config(disable=True)
+  folder = tmp_path_factory.mktemp("dit")
+  theirs.save_pretrained(folder)
+  index = json.loads((folder / "model_index.json").read_text())
+  index["id2label"] = {"0": "tench, Tinca tinca", "7": "cock"}  # as published
+  (folder / "model_index.json").write_text(json.dumps(index))
+  return theirs, folder, vdm_jax.load(folder)
+
+
+def test_dit_gives_the_pictures_of_its_original(dit, monkeypatch, record_property):
+  theirs, _, ours = dit
+  rng = np.random.default_rng(1)
+  noise = rng.standard_normal((2, 4, 8, 8)).astype(np.float32)
+  module = "diffusers.pipelines.dit.pipeline_dit.randn_tensor"
+  monkeypatch.setattr(module, lambda *_, **__: torch.from_numpy(noise))
+  wanted = theirs(
+    class_labels=[0, 7],
+    guidance_scale=7.5,
+    num_inference_steps=STEPS,
+    output_type="np",
+  ).images
+
+  def frames(*labels):
+    with jax.default_matmul_precision("highest"):
+      video = ours(
+        labels,
+        latents=rearrange(noise, "b c h w -> b 1 h w c"),
+        steps=STEPS,
+        guidance=7.5,
+        key=jax.random.key(0),
+      )
+    return np.abs(video[:, 0].astype(float) - np.rint(255 * wanted)).max()
+
+  error, control = frames("Tinca tinca", 7), frames(7, 0)
+  assert error <= 1 < control
+  row = "DiTPipeline, 50 steps, guidance 7.5, frames"
+  note = functools.partial(parity.note, record_property, row)
+  note(error=float(error), bound=1.0, control=float(control), unit="of 255")
+
+
+def test_what_is_wrong_with_a_folder_is_said(latte, tmp_path):
+  _, folder, ours = latte
+  with pytest.raises(FileNotFoundError, match="model_index.json"):
+    vdm_jax.load(folder / "vae")
+  with pytest.raises(ValueError, match="whole pipeline.*'transformer', 'vae'"):
+    vdm_jax.pretrained.load(folder)
+  with pytest.raises(ValueError, match="no text encoder"):
+    ours(["a dog"], key=jax.random.key(0))
+  other = tmp_path / "other"
+  shutil.copytree(folder, other)
+  index = json.loads((other / "model_index.json").read_text())
+  index["_class_name"] = "KandinskyPipeline"
+  (other / "model_index.json").write_text(json.dumps(index))
+  with pytest.raises(ValueError, match="KandinskyPipeline.*LattePipeline"):
+    vdm_jax.load(other)
+  shutil.rmtree(other / "vae")
+  index["_class_name"] = "LattePipeline"
+  (other / "model_index.json").write_text(json.dumps(index))
+  with pytest.raises(FileNotFoundError, match="vae"):
+    vdm_jax.load(other)
+
+
+def test_sizes_that_do_not_fit_are_refused(latte, told):
+  _, _, ours = latte
+  call = lambda **more: ours(
+    embeddings=(told["text"], None),
+    negative_embeddings=(told["negative"], None),
+    key=jax.random.key(0),
+    **more,
+  )
+  with pytest.raises(ValueError, match="height=18.*16 and 20"):
+    call(height=18)
+  with pytest.raises(ValueError, match="for 2 videos"):
+    call(latents=told["latents"][:1])

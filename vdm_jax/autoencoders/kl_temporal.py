@@ -1,0 +1,182 @@
+"""Stable Video Diffusion's autoencoder: frames are encoded alone and decoded together.
+
+https://arxiv.org/abs/2311.15127; architecture and parameter names as in diffusers'
+AutoencoderKLTemporalDecoder. The encoder is that of `kl_image.py`, so the latents of a
+KLImage can be decoded by this one: it takes the flicker from them.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.autoencoders import base, kl_image
+from vdm_jax.layers.convs import Conv
+from vdm_jax.layers.resnet import GroupNorm, Upsample
+from vdm_jax.layers.temporal import SpatialTemporalBlock, per_frame
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KLTemporal:
+  """Hyper-parameters; the defaults are Stable Video Diffusion's, 97.7 M parameters.
+
+  Attributes:
+    channels, layers_per_block, latent_channels, pixel_channels, output_channels,
+    groups, sample_size, force_upcast: as KLImage's.
+    mid_layers: blocks between latents and decoder. Only the first two are reached, and
+      the attention lies between them: with one block it is not reached either. So it
+      is in the original, whose files hold the others' weights as well.
+    chunk: frames that are encoded at a time, to save memory; None: all.
+    decode_chunk: frames that are decoded together, and see nothing of the others;
+      None: all.
+  """
+
+  channels: tuple[int, ...] = (128, 256, 512, 512)
+  layers_per_block: int = 2
+  latent_channels: int = 4
+  pixel_channels: int = 3
+  output_channels: int | None = None
+  groups: int = 32
+  mid_layers: int = 2
+  chunk: int | None = None
+  decode_chunk: int | None = None
+  sample_size: int = 768
+  force_upcast: bool = True
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    object.__setattr__(self, "channels", tuple(self.channels))
+    object.__setattr__(self, "dtype", self.images.dtype)  # images checks the fields
+    for name in ("mid_layers", "decode_chunk"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name}={value} must be at least 1.")
+
+  @property
+  def images(self):
+    """The KLImage whose encoder this is."""
+    return kl_image.KLImage(
+      channels=self.channels,
+      layers_per_block=self.layers_per_block,
+      latent_channels=self.latent_channels,
+      pixel_channels=self.pixel_channels,
+      groups=self.groups,
+      chunk=self.chunk,
+      force_upcast=self.force_upcast,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+
+  @property
+  def stride(self):
+    """Pixels per latent in time, height, width."""
+    return self.images.stride
+
+  def init(self, key, video):
+    """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
+    base.check(video, self.pixel_channels, self.stride)
+    k_encoder, k_decoder = jax.random.split(key)
+    network = kl_image.Network(self.images)
+    frame = jnp.zeros((1, *self.stride[1:], self.pixel_channels))
+    encoder = network.init(k_encoder, frame, method=kl_image.Network.encode)["params"]
+    latents = jnp.zeros((1, 1, 1, 1, self.latent_channels))
+    decoder = Decoder(self).init(k_decoder, latents)["params"]
+    statistics = base.identity(self.latent_channels)
+    return {**encoder, "decoder": decoder, "latents": statistics}
+
+  def encode(self, params, video):
+    """Moments of the raw latents, [B, T, H / s, W / s, latent_channels] float32."""
+    return self.images.encode(params, video)
+
+  def latents(self, params, moments, key):
+    """Latents of unit variance: a sample, or the mean if key is None."""
+    return base.normalize(params["latents"], base.sample(moments, key))
+
+  def decode(self, params, latents):
+    """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
+    if latents.ndim != 5 or latents.shape[-1] != self.latent_channels:
+      raise ValueError(
+        f"latents of shape {latents.shape} must be [B, T, h, w, c] with "
+        f"c = latent_channels = {self.latent_channels}."
+      )
+    z = base.denormalize(params["latents"], latents)
+    run = lambda z: Decoder(self).apply({"params": params["decoder"]}, z)
+    size, frames = self.decode_chunk or z.shape[1], z.shape[1]
+    if size >= frames:
+      return run(z)
+    whole = frames - frames % size
+    chunks = rearrange(z[:, :whole], "b (n t) h w c -> n b t h w c", t=size)
+    video = rearrange(jax.lax.map(run, chunks), "n b t h w c -> b (n t) h w c")
+    rest = [run(z[:, whole:])] if whole < frames else []
+    return jnp.concatenate([video, *rest], axis=1)
+
+  def measure(self, params, moments):
+    """`params` with the mean and deviation of these moments' latents as statistics."""
+    return {**params, "latents": base.measure(moments)}
+
+
+class Decoder(nn.Module):
+  """[B, T, h, w, latent_channels] -> [B, T, H, W, output_channels] float32."""
+
+  config: KLTemporal
+
+  @nn.compact
+  def __call__(self, z):
+    c = self.config
+    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    x = per_frame(Conv(c.channels[-1], **dtypes, name="conv_in"), z)
+    x = Middle(c, name="mid_block")(x)
+    for i, features in enumerate(reversed(c.channels)):
+      last = i == len(c.channels) - 1
+      x = Level(c, features, not last, name=f"up_blocks_{i}")(x)
+    x = nn.silu(per_frame(GroupNorm(c.groups, **dtypes, name="conv_norm_out"), x))
+    features = c.output_channels or c.pixel_channels
+    x = per_frame(Conv(features, **dtypes, name="conv_out"), x)
+    x = Conv(features, (3, 1, 1), **dtypes, name="time_conv_out")(x)
+    return x.astype(jnp.float32)
+
+
+class Middle(nn.Module):
+  """Block, attention within the frames, block."""
+
+  config: KLTemporal
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    block = lambda i: SpatialTemporalBlock(
+      x.shape[-1], c.groups, **dtypes, name=f"resnets_{i}"
+    )
+    x = block(0)(x)
+    attended = per_frame(kl_image.PixelAttention(c, name="attentions_0"), x)
+    if c.mid_layers > 1:
+      x = block(1)(attended)
+    for i in range(2, c.mid_layers):
+      block(i)(x)  # makes its weights; nobody reads what it gives
+    return x
+
+
+class Level(nn.Module):
+  """Blocks of one resolution, then the step to the next one, if any."""
+
+  config: KLTemporal
+  features: int
+  upsample: bool
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    for i in range(c.layers_per_block + 1):
+      block = SpatialTemporalBlock(
+        self.features, c.groups, **dtypes, name=f"resnets_{i}"
+      )
+      x = block(x)
+    if not self.upsample:
+      return x
+    return per_frame(Upsample(**dtypes, name="upsamplers_0"), x)

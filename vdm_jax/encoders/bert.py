@@ -1,0 +1,56 @@
+"""BERT: a text's tokens, each read in both directions (https://arxiv.org/abs/1810.04805).
+
+With the fields of all-MiniLM-L6-v2 it is a small sentence encoder: the mean of its
+outputs where the mask is True, divided by its length, is the text's vector.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.encoders import blocks
+from vdm_jax.layers.module import Module
+
+
+class Bert(Module):
+  """Ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
+
+  The mask is True where a token may be looked at; what comes out where it is False
+  means nothing. All tokens are of the first type, "sentence A". The published pooler,
+  a layer on the first token, is not part of it.
+  """
+
+  depth: int = 12
+  width: int = 768
+  num_heads: int = 12
+  hidden: int = 3072
+  vocabulary: int = 30522
+  length: int = 512  # positions
+  types: int = 2
+  activation: str = "gelu"  # a key of blocks.ACTIVATIONS
+  epsilon: float = 1e-12
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, ids, mask=None):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    places = blocks.positions(ids, self.length)
+    table = lambda rows, name: blocks.Embedding(rows, self.width, **dtypes, name=name)
+    x = table(self.vocabulary, "token")(ids)
+    x = x + table(self.types, "type")(jnp.zeros_like(places))
+    x = x + table(self.length, "position")(places)
+    x = blocks.LayerNorm(self.epsilon, self.param_dtype, name="norm")(x)
+
+    stack = blocks.repeat(blocks.Block, self.depth)(
+      num_heads=self.num_heads,
+      hidden=self.hidden,
+      norm="after",
+      activation=self.activation,
+      epsilon=self.epsilon,
+      **dtypes,
+      name="blocks",
+    )
+    return stack(x, None if mask is None else rearrange(mask, "b m -> b 1 1 m"))[0]

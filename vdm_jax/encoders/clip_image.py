@@ -1,0 +1,89 @@
+"""CLIP's image encoder (https://arxiv.org/abs/2103.00020), a vision transformer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange, repeat
+
+from vdm_jax.encoders import blocks
+from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Module
+
+
+class ClipImage(Module):
+  """Pixels [B, H, W, C] -> image embeddings [B, P], or [B, D] without a projection.
+
+  With `method="tokens"`: the hidden states [B, 1 + N, D] of the class token and of N
+  patches. Pixels are normalised with CLIP's own mean and deviation. The defaults are
+  ViT-L/14's.
+
+  Attributes:
+    size: H and W; what is left over behind the last whole patch is not looked at.
+    projection: P.
+    skip: the hidden states are those before so many of the last blocks; 1 takes the
+      penultimate ones. It does not change the embeddings.
+  """
+
+  depth: int = 24
+  width: int = 1024
+  num_heads: int = 16
+  hidden: int = 4096  # width of the perceptron
+  size: int = 224
+  patch: int = 14
+  channels: int = 3
+  activation: str = "quick_gelu"  # a key of blocks.ACTIVATIONS
+  epsilon: float = 1e-5
+  projection: int | None = 768
+  skip: int = 0
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def __call__(self, pixels):
+    return self._look(pixels)[0]
+
+  def tokens(self, pixels):
+    """[B, 1 + N, D], the class token first; no norm follows the last block."""
+    return self._look(pixels)[1]
+
+  @nn.compact
+  def _look(self, pixels):
+    """(image embeddings, hidden states)."""
+    wanted = (self.size, self.size, self.channels)
+    if pixels.shape[1:] != wanted:
+      raise ValueError(
+        f"Pixels of shape {pixels.shape}, but this encoder takes [B, H, W, C] with "
+        f"(H, W, C) = {wanted}; resize them."
+      )
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    norm = lambda name: blocks.LayerNorm(self.epsilon, self.param_dtype, name=name)
+    linear = lambda features, name: Linear(
+      features, (None, "embed"), use_bias=False, **dtypes, name=name
+    )
+
+    grid = self.size // self.patch
+    whole = pixels[:, : grid * self.patch, : grid * self.patch]
+    layout = "b (h p) (w q) c -> b (h w) (p q c)"
+    x = rearrange(whole, layout, p=self.patch, q=self.patch)
+    x = linear(self.width, "patchify")(x)
+    named = nn.with_logical_partitioning(blocks.normal, ("embed",))
+    token = self.param("class", named, (self.width,), self.param_dtype)
+    token = repeat(token.astype(self.dtype), "d -> b 1 d", b=len(x))
+    x = jnp.concatenate([token, x], axis=1)  # [B, 1 + N, D]
+    places = blocks.Embedding(1 + grid**2, self.width, **dtypes, name="position")
+    x = x + places(jnp.arange(1 + grid**2))
+
+    stack = blocks.repeat(blocks.Block, self.depth)(
+      num_heads=self.num_heads,
+      hidden=self.hidden,
+      norm="before",
+      activation=self.activation,
+      epsilon=self.epsilon,
+      **dtypes,
+      name="blocks",
+    )
+    last, states = stack(norm("norm_in")(x), None)
+    embedding = norm("norm_out")(last[:, 0])
+    if self.projection:
+      embedding = linear(self.projection, "projection")(embedding)
+    return embedding, states[self.depth - 1 - self.skip] if self.skip else last

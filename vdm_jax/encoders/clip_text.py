@@ -1,0 +1,92 @@
+"""CLIP's text encoder (https://arxiv.org/abs/2103.00020).
+
+A token reads those before it and itself, so the end token has read the whole text.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.encoders import blocks
+from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Module
+
+HIGHEST = 2  # old configs name this as the end token: the end is at the highest id
+
+
+class ClipText(Module):
+  """Ids [B, L], and a mask [B, L] if there is one -> hidden states [B, L, D].
+
+  With `method="pooled"`: the last block's, normalised, at the end token, [B, D], and
+  projected to [B, P] if there is a projection.
+
+  The mask is True where a token may be looked at; Stable Diffusion gives none and
+  reads the padding too. The defaults are ViT-L/14's.
+
+  Attributes:
+    end: the id of the end token, whose first place is pooled; 2 means the highest id.
+    projection: P.
+    skip: the hidden states are those before so many of the last blocks; 1 takes the
+      penultimate ones. It does not change what is pooled.
+    norm: whether the hidden states go through the last norm, as Stable Diffusion 2
+      does with the penultimate ones and Stable Diffusion XL does not.
+  """
+
+  depth: int = 12
+  width: int = 768
+  num_heads: int = 12
+  hidden: int = 3072  # width of the perceptron
+  vocabulary: int = 49408
+  length: int = 77  # positions
+  activation: str = "quick_gelu"  # a key of blocks.ACTIVATIONS
+  epsilon: float = 1e-5
+  end: int = 49407
+  projection: int | None = None
+  skip: int = 0
+  norm: bool = True
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def __call__(self, ids, mask=None):
+    return self._read(ids, mask)[0]
+
+  def pooled(self, ids, mask=None):
+    """[B, D], or [B, P] with a projection."""
+    return self._read(ids, mask)[1]
+
+  @nn.compact
+  def _read(self, ids, mask):
+    """(hidden states, pooled)."""
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    places = blocks.positions(ids, self.length)
+    table = lambda rows, name: blocks.Embedding(rows, self.width, **dtypes, name=name)
+    x = table(self.vocabulary, "token")(ids)
+    x = x + table(self.length, "position")(places)
+
+    before = rearrange(places, "l -> l 1") >= rearrange(places, "m -> 1 m")
+    if mask is not None:
+      before = before & rearrange(mask, "b m -> b 1 1 m")
+    stack = blocks.repeat(blocks.Block, self.depth)(
+      num_heads=self.num_heads,
+      hidden=self.hidden,
+      norm="before",
+      activation=self.activation,
+      epsilon=self.epsilon,
+      **dtypes,
+      name="blocks",
+    )
+    last, states = stack(x, before)
+    norm = blocks.LayerNorm(self.epsilon, self.param_dtype, name="norm")
+    hidden = states[self.depth - 1 - self.skip] if self.skip else last
+    hidden = norm(hidden) if self.norm else hidden
+
+    score = ids if self.end == HIGHEST else ids == self.end
+    end = rearrange(jnp.argmax(score, axis=1), "b -> b 1 1")
+    pooled = rearrange(jnp.take_along_axis(norm(last), end, axis=1), "b 1 d -> b d")
+    if self.projection:
+      rest = dict(use_bias=False, **dtypes, name="projection")
+      project = Linear(self.projection, ("embed", None), **rest)
+      pooled = project(pooled)
+    return hidden, pooled

@@ -1,0 +1,178 @@
+"""The encoder of T5 (https://arxiv.org/abs/1910.10683), v1.1, and UMT5.
+
+Tokens know their places only through a bias of the attention, one number for each
+head and bucket of distances: T5 has one table of them for all blocks, UMT5
+(https://arxiv.org/abs/2304.09151) one in each. There are no other biases, the norms
+only scale, and q k is not divided by anything.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from vdm_jax.encoders import blocks
+from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Module
+
+BIASES = ("shared", "each")  # one table of distances for all blocks, or one in each
+
+
+class RMSNorm(nn.Module):
+  """x / sqrt(mean(x^2) + epsilon) scale, in float32, returned in `dtype`."""
+
+  epsilon: float
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+    scale = self.param("scale", ones, (x.shape[-1],), self.param_dtype)
+    x = x.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon)
+    return (x * scale.astype(jnp.float32)).astype(self.dtype)
+
+
+class Attention(nn.Module):
+  """softmax(q k' + bias) v for all heads, whose width does not follow from D."""
+
+  num_heads: int
+  head_dim: int
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x, bias, mask):
+    """[B, L, D]; bias [L, L, N] in float32; mask [B, 1, 1, L], or None."""
+    rest = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+    inner = self.num_heads * self.head_dim
+    qkv = Linear(3 * inner, ("embed", "heads"), **rest, name="qkv")(x)
+    qkv = rearrange(qkv, "b l (n three d) -> three b l n d", n=self.num_heads, three=3)
+    q, k, v = qkv
+    logits = jnp.einsum("blnd,bmnd->bnlm", q, k, preferred_element_type=jnp.float32)
+    logits = logits + rearrange(bias, "l m n -> n l m")
+    if mask is not None:
+      # The lowest finite number: a text that is all padding gives no NaN.
+      logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    out = rearrange(jnp.einsum("bnlm,bmnd->blnd", weights, v), "b l n d -> b l (n d)")
+    return Linear(x.shape[-1], ("heads", "embed"), **rest, name="out")(out)
+
+
+class Block(nn.Module):
+  """Attention and a perceptron, each on normalised tokens [B, L, D]."""
+
+  num_heads: int
+  head_dim: int
+  hidden: int
+  activation: str
+  gated: bool
+  epsilon: float
+  buckets: int  # 0 where the bias comes from outside
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x, places, mask):
+    """`places` is the bias [L, L, N], or with buckets, the bucket of each [L, L]."""
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    linear = lambda size, axes, name: Linear(
+      size, axes, use_bias=False, **dtypes, name=name
+    )
+    norm = lambda name: RMSNorm(self.epsilon, **dtypes, name=name)
+
+    if self.buckets:
+      places = position_bias(self.buckets, self.num_heads, self.param_dtype)(places)
+    attend = Attention(self.num_heads, self.head_dim, **dtypes, name="attention")
+    x = x + attend(norm("attention_norm")(x), places, mask)
+
+    h = norm("mlp_norm")(x)
+    activation = blocks.ACTIVATIONS[self.activation]
+    inside = linear(self.hidden, ("embed", "mlp"), "mlp_in")(h)
+    if self.gated:
+      gate = linear(self.hidden, ("embed", "mlp"), "mlp_gate")(h)
+      inside = inside * activation(gate)
+    else:
+      inside = activation(inside)
+    return x + linear(x.shape[-1], ("mlp", "embed"), "mlp_out")(inside), None
+
+
+class T5Encoder(Module):
+  """Ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
+
+  The mask is True where a token may be looked at; what comes out where it is False
+  means nothing. The defaults are t5-v1_1-xxl's; use bfloat16 or float32: its hidden
+  states are too large for float16.
+  """
+
+  depth: int = 24
+  width: int = 4096
+  num_heads: int = 64
+  head_dim: int = 64
+  hidden: int = 10240  # width of the perceptron
+  vocabulary: int = 32128
+  activation: str = "gelu_new"  # a key of blocks.ACTIVATIONS
+  gated: bool = True  # the perceptron: activation(x U) (x V), or activation(x V)
+  bias: str = "shared"  # one of BIASES
+  buckets: int = 32  # of distances; half of them for each direction
+  max_distance: int = 128  # all that is farther has one bucket
+  epsilon: float = 1e-6
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, ids, mask=None):
+    if self.bias not in BIASES:
+      raise ValueError(f"bias={self.bias!r} is not one of {BIASES}.")
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    token = blocks.Embedding(self.vocabulary, self.width, **dtypes, name="token")
+    x = token(ids)
+
+    shared = self.bias == "shared"
+    places = distance_buckets(ids.shape[1], self.buckets, self.max_distance)
+    if shared:
+      places = position_bias(self.buckets, self.num_heads, self.param_dtype)(places)
+    stack = blocks.repeat(Block, self.depth)(
+      num_heads=self.num_heads,
+      head_dim=self.head_dim,
+      hidden=self.hidden,
+      activation=self.activation,
+      gated=self.gated,
+      epsilon=self.epsilon,
+      buckets=0 if shared else self.buckets,
+      **dtypes,
+      name="blocks",
+    )
+    mask = None if mask is None else rearrange(mask, "b m -> b 1 1 m")
+    x, _ = stack(x, places, mask)
+    return RMSNorm(self.epsilon, **dtypes, name="norm")(x)
+
+
+def position_bias(buckets, num_heads, param_dtype):
+  """The table of T5's distances: [L, L] buckets -> [L, L, N], in float32."""
+  return blocks.Embedding(
+    buckets, num_heads, axis="heads", param_dtype=param_dtype, name="position"
+  )
+
+
+def distance_buckets(length, buckets, max_distance):
+  """The bucket of (key - query) [query, key], a numpy array.
+
+  Half of the buckets are for keys behind the query. In each half, half stand for one
+  distance each, and the rest widen, geometrically, up to `max_distance`.
+  """
+  i = np.arange(length)
+  distance = rearrange(i, "m -> 1 m") - rearrange(i, "l -> l 1")
+  half = buckets // 2
+  exact = half // 2
+  far = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(exact)
+  # float32 and this order, as the models were trained: the edges depend on them.
+  far = np.log(far) / np.float32(math.log(max_distance / exact)) * (half - exact)
+  far = np.minimum(exact + far.astype(np.int32), half - 1)
+  near = np.abs(distance)
+  return np.where(near < exact, near, far) + half * (distance > 0)

@@ -1,0 +1,44 @@
+"""What stands between the two layers of a perceptron, by its published name.
+
+Gated ones take a first layer twice as wide and multiply its halves,
+https://arxiv.org/abs/2002.05202; which half is the gate is the name's, as in diffusers.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def gelu(x):
+  return nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x):
+  return nn.gelu(x, approximate=True)
+
+
+def quick_gelu(x):
+  """x sigmoid(1.702 x), https://arxiv.org/abs/1606.08415."""
+  return x * nn.sigmoid(1.702 * x)
+
+
+def geglu(x):
+  x, gate = jnp.split(x, 2, axis=-1)
+  return x * gelu(gate)
+
+
+def swiglu(x):
+  x, gate = jnp.split(x, 2, axis=-1)
+  return x * nn.silu(gate)
+
+
+# {name: (width of the first layer over that of the second, function)}. Checkpointed:
+# the backward pass keeps the input and none of the steps inside.
+ACTIVATIONS = {
+  "gelu": (1, jax.checkpoint(gelu)),
+  "gelu-approximate": (1, jax.checkpoint(gelu_tanh)),
+  "geglu": (2, jax.checkpoint(geglu)),
+  "geglu-approximate": (1, jax.checkpoint(quick_gelu)),  # diffusers' name; not gated
+  "swiglu": (2, jax.checkpoint(swiglu)),
+  "linear-silu": (1, jax.checkpoint(nn.silu)),
+}

