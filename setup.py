@@ -37,12 +37,14 @@ setuptools.setup(
     "av>=15.0",
     "pillow>=11.0",
     "scikit-learn>=1.5",
+    "scipy>=1.13",
     "matplotlib>=3.9",
     "tensorboardX>=2.6",
     "tqdm>=4.66",
     "safetensors>=0.5",
     "transformers>=5.0",  # tokenizers only
-    "sentencepiece>=0.2",  # T5's
+    "sentencepiece>=0.2",  # T5's, and protobuf for it
+    "protobuf>=5.0",
   ],
   extras_require={
     "test": ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", *TEXT, *ORIGINALS],

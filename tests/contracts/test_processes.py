@@ -14,6 +14,7 @@ PROCESSES = {
   "cosine": p.Cosine(),
   "flow": p.Flow(),
   "edm": p.EDM(),
+  "ratio": p.Ratio(tuple(np.geomspace(0.01, 150.0, 100)), t_max=150.0, log_index=True),
 }
 SHAPE = (2, 8, 3, 2, 4)
 each_process = pytest.mark.parametrize(

@@ -172,6 +172,16 @@ def test_wrong_guidance_is_refused():
     guided((("label",),), ([1.0] * 5,))
 
 
+def test_dynamic_thresholds_are_quantiles_of_each_clip():
+  x0 = 4.0 * X
+  out = d.threshold(x0, ratio=0.9, most=3.0)
+  for i in range(B):
+    bound = np.clip(np.quantile(np.abs(x0[i]), 0.9), 1.0, 3.0)
+    np.testing.assert_allclose(out[i], np.clip(x0[i], -bound, bound) / bound, rtol=1e-5)
+  np.testing.assert_allclose(d.threshold(0.1 * X, ratio=0.9, most=3.0), 0.1 * X)
+  np.testing.assert_array_equal(d.clip(x0, bound=2.0), np.clip(x0, -2.0, 2.0))
+
+
 def test_given_frames_are_held_at_time_zero():
   known = RNG.standard_normal(SHAPE).astype(np.float32)
   mask = jnp.zeros((B, T, 1, 1, 1), bool).at[:, :2].set(True).at[0, 3].set(True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import parity
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion.samplers import loop
 from vdm_jax.pretrained import scheduler_fields as fields
@@ -359,13 +360,14 @@ def tolerance(config):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", DRAWN)
-def test_the_trajectory_is_the_originals(name, seed, monkeypatch):
+def test_the_trajectory_is_the_originals(name, seed, monkeypatch, record_property):
   rng = np.random.default_rng([2, seed])
   config, options = DRAWN[name](rng)
   config["_class_name"] = name
   num_steps = int(rng.integers(20, 31)) if seed else 12  # below 15, orders fall
   error, late = errors(config, num_steps, monkeypatch, **options)
   assert error < tolerance(config) and late < 1e-4, (error, late, config)
+  parity.note(record_property, f"{name}, trajectory", error=float(error), bound=ROUGH)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -390,7 +392,9 @@ CHANGED = [
 
 
 @pytest.mark.parametrize(("name", "change"), CHANGED)
-def test_another_config_gives_another_trajectory(name, change, monkeypatch):
+def test_another_config_gives_another_trajectory(
+  name, change, monkeypatch, record_property
+):
   config = {"_class_name": name, "shift": 1.0, "beta_end": 0.012}
   if name != fields.FLOW:
     config = {**SD, **{k: v for k, v in config.items() if k != "shift"}}
@@ -398,3 +402,4 @@ def test_another_config_gives_another_trajectory(name, change, monkeypatch):
     config.pop("beta_end")
   error, _ = errors(config, 20, monkeypatch, other=change)
   assert error > 3 * ROUGH, error
+  parity.note(record_property, f"{name}, trajectory", control=float(error / ROUGH))

@@ -76,3 +76,18 @@ def test_with_the_posteriors_variance_it_is_ddim(golden):
   args = (network(golden, learned=False), DDPM, x, TS, None, drawn)
   pair = jax.jit(lambda: (ancestral.ancestral(*args), ddim.ddim(*args, eta=1.0)))()
   np.testing.assert_allclose(*pair, atol=2e-5 * np.abs(pair[0]).max())
+
+
+def test_variances_may_be_fixed_and_the_last_step_noisy(golden):
+  """One step of DDPM, to 0: x0, and sigma_t noise if it is fixed large."""
+  x = golden["in_x_T"]
+  drawn = loop.Recorded(jnp.asarray(golden["in_p_step_noise"][:1]))
+  ts = jnp.array([500.0, 0.0])
+  run = lambda **k: ancestral.ancestral(network(golden), DDPM, x, ts, None, drawn, **k)
+  x0 = run()
+  np.testing.assert_array_equal(run(fraction=1.0), x0)
+  np.testing.assert_allclose(run(fraction=0.0, noisy_end=True), x0, atol=1e-6)
+  _, sigma = DDPM.alpha_sigma(ts[:1])
+  wanted = x0 + sigma * drawn.values[0]
+  np.testing.assert_allclose(run(fraction=1.0, noisy_end=True), wanted, atol=1e-5)
+  assert np.abs(run(noisy_end=True) - x0).max() > 1e-5  # what was learned, between them

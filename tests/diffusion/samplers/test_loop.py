@@ -25,6 +25,13 @@ def test_steps_follow_the_grid():
   np.testing.assert_array_equal(out[0, :, 0, 0, 0], [132, 11, 1])
 
 
+def test_the_last_starts_are_those_of_each_frame():
+  ts = np.array([[6.0, 6.0, 5.0], [3.0, 6.0, 5.0], [1.0, 2.0, 5.0], [0.0, 1.0, 5.0]])
+  np.testing.assert_array_equal(
+    loop.last_starts(ts, 3, 2), [[1.0, 2.0, np.inf], [3.0, 6.0, np.inf]]
+  )
+
+
 def test_every_step_has_its_own_key():
   step = lambda x, t, t_next, key: x + jax.random.normal(key, x.shape)
   x = jnp.zeros((1, 1, 32, 32, 4))

@@ -4,6 +4,8 @@ For data N(m, s^2) the probability flow keeps (x - alpha m) / r, where
 r = sqrt(alpha^2 s^2 + sigma^2).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,15 @@ def test_solvers_have_their_order(sampler, order, name):
 @pytest.mark.parametrize("name", SPANS)
 @pytest.mark.parametrize(
   ("sampler", "low", "high"),
-  [(dpm_solver.dpm_solver, 1.8, 2.2), (unipc.unipc, 2.7, 3.1)],
+  [
+    (functools.partial(dpm_solver.dpm_solver, order=1), 0.9, 1.1),
+    (dpm_solver.dpm_solver, 1.8, 2.2),
+    (functools.partial(dpm_solver.dpm_solver, rule="heun"), 1.9, 2.3),
+    (functools.partial(unipc.unipc, order=1), 1.9, 2.1),
+    (unipc.unipc, 2.7, 3.1),
+    (functools.partial(unipc.unipc, kind="bh1"), 2.8, 3.1),
+    (functools.partial(unipc.unipc, order=3), 3.5, 6.0),
+  ],
 )
 def test_multistep_solvers_have_their_order(sampler, low, high, name):
   """They come to it with more steps, where float32 no longer sees the error."""
@@ -76,3 +86,51 @@ def test_multistep_solvers_have_their_order(sampler, low, high, name):
     error = errors(sampler, *SPANS[name], steps=(128, 256))
   slope = np.log2(error[0] / error[1])
   assert low < slope < high, slope
+
+
+def test_the_third_order_has_less_error_though_it_starts_as_the_first():
+  with jax.enable_x64(True):
+    for name in SPANS:
+      second, third = (
+        errors(functools.partial(dpm_solver.dpm_solver, order=n), *SPANS[name], (128,))
+        for n in (2, 3)
+      )
+      assert third < 0.6 * second
+
+
+def test_last_steps_may_be_of_lower_order():
+  """Two steps of which the last is of first order are a step of order 1 after all."""
+  process, start, stop = SPANS["flow"]
+  run = lambda sampler, **k: errors(
+    functools.partial(sampler, **k), process, start, stop, (2, 3)
+  )
+  for sampler in (dpm_solver.dpm_solver, unipc.unipc):
+    first, capped, second = run(sampler, order=1), run(sampler, caps=(1,)), run(sampler)
+    np.testing.assert_allclose(capped[0], first[0], rtol=1e-5)
+    assert capped[1] != first[1] and (capped != second).all()
+    np.testing.assert_array_equal(run(sampler, caps=(1, 1, 1)), first)
+
+
+def test_wrong_orders_and_rules_are_refused():
+  x = jnp.zeros((1, 1, 1, 1, 1))
+  args = (None, p.Flow(), x, jnp.array([0.9, 0.1]), None, None)
+  for sampler, rule in (
+    (dpm_solver.dpm_solver, "rule"),
+    (dpm_solver.dpm_solver_sde, "rule"),
+    (unipc.unipc, "kind"),
+  ):
+    with pytest.raises(ValueError, match="order=4; expected 1, 2 or 3"):
+      sampler(*args, order=4)
+    with pytest.raises(ValueError, match=f"{rule}='tea'; expected one of"):
+      sampler(*args, **{rule: "tea"})
+
+
+def test_phi_is_exact_on_both_sides_of_its_series():
+  with jax.enable_x64(True):
+    for x in (-3.0, -0.5001, -0.4999, -1e-6, 1e-3, 2.0):
+      for order in (2, 3, 4):
+        terms, wanted = 1.0, 0.0
+        for k in range(1, 60):
+          terms /= k
+          wanted += terms * x ** (k - order) * (k >= order)
+        np.testing.assert_allclose(dpm_solver.phi(x, order), wanted, rtol=1e-9)

@@ -1,0 +1,517 @@
+"""Folders of published components: opened whole or not at all, placed, written."""
+
+import json
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+import torch
+import transformers
+from safetensors import numpy as safetensors_numpy
+
+from experiments.parity import memory
+from tests import originals
+from vdm_jax import pretrained, sharding
+from vdm_jax.conditioning import Conditioning
+from vdm_jax.models import video_dit
+from vdm_jax.pretrained import files, folder, pieces
+from vdm_jax.training import state as state_lib
+from vdm_jax.training import step as step_lib
+
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("embed", "fsdp"),
+  ("heads", "tensor"),
+  ("mlp", "tensor"),
+)
+T5 = dict(d_model=8, d_kv=4, d_ff=6, num_layers=3, num_heads=2, vocab_size=9)
+DIT = dict(num_attention_heads=3, attention_head_dim=4, num_layers=2, in_channels=4)
+DIT |= dict(out_channels=8, sample_size=6, num_embeds_ada_norm=3)
+
+
+def filled(theirs):
+  """The original with random weights, none of them zero."""
+  with torch.no_grad():
+    for name, x in theirs.named_parameters():
+      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 0)))
+  return theirs.eval()
+
+
+@pytest.fixture(scope="module")
+def encoder():
+  config = transformers.T5Config(**T5, feed_forward_proj="gated-gelu")
+  return filled(transformers.T5EncoderModel(config))
+
+
+@pytest.fixture(scope="module")
+def network():
+  return filled(diffusers.DiTTransformer2DModel(**DIT))
+
+
+@pytest.fixture
+def theirs(encoder, tmp_path):
+  encoder.save_pretrained(tmp_path / "theirs")
+  return tmp_path / "theirs"
+
+
+def arrays(model):
+  return {k: v.numpy() for k, v in model.state_dict().items()}
+
+
+def equal(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def rewrite(path, **changes):
+  """Changes tensors of a safetensors file; None leaves one out."""
+  state = safetensors_numpy.load_file(path) | changes
+  state = {k: v for k, v in state.items() if v is not None}
+  safetensors_numpy.save_file(state, path, metadata={"format": "pt"})
+
+
+# Opening.
+
+
+@pytest.mark.parametrize("limit", [1, 100, pieces.LIMIT])
+@pytest.mark.parametrize("form", ["one file", "shards", "variant", ".bin", "the file"])
+def test_all_forms_open_as_the_same(encoder, tmp_path, monkeypatch, form, limit):
+  monkeypatch.setattr(pieces, "LIMIT", limit)
+  path = tmp_path
+  if form == ".bin":
+    encoder.config.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": NAME}))
+    torch.save(encoder.state_dict(), tmp_path / "pytorch_model.bin")
+    path = tmp_path
+  else:
+    size = "1KB" if form == "shards" else "1GB"
+    variant = "fp16" if form == "variant" else None
+    encoder.save_pretrained(tmp_path, max_shard_size=size, variant=variant)
+    assert (form == "shards") == bool(list(tmp_path.glob("*-of-*")))
+    path = tmp_path / "model.safetensors" if form == "the file" else tmp_path
+  module, params = pretrained.load(path)
+  assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(params))
+  equal(params, pretrained.from_state_dict(module, arrays(encoder)))
+
+
+NAME = ["T5EncoderModel"]
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float", "bfloat"])
+def test_types_are_converted_once(tmp_path, stored, dtype):
+  config = transformers.T5Config(**T5)
+  theirs = filled(transformers.T5EncoderModel(config)).to(stored)
+  theirs.save_pretrained(tmp_path)
+  module, params = pretrained.load(tmp_path, dtype=dtype)
+  assert module.dtype == module.param_dtype == dtype
+  kernel = params["blocks"]["mlp_out"]["kernel"]
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+  wanted = theirs.encoder.block[1].layer[1].DenseReluDense.wo.weight.float()
+  np.testing.assert_array_equal(
+    kernel[1], wanted.detach().numpy().T.astype(jnp.dtype(dtype))
+  )
+  out = module.apply(params, np.ones((1, 3), int), np.ones((1, 3), bool))
+  assert out.dtype == dtype
+
+
+def test_a_module_may_be_given(theirs, encoder):
+  module, params = pretrained.load(theirs)
+  (theirs / "config.json").unlink()
+  again, found = pretrained.load(theirs, module=module)
+  assert again == module
+  equal(found, params)
+  with pytest.raises(ValueError, match="encoder.block.2.*is not of this model"):
+    pretrained.load(theirs, module=module.clone(depth=2))
+
+
+def test_the_config_speaks_of_latents_even_if_a_module_is_given(tmp_path):
+  """Or a module of SDXL's would silently have the factor of Stable Diffusion."""
+  theirs = diffusers.AutoencoderKL(
+    block_out_channels=(8,), norm_num_groups=4, latent_channels=2, scaling_factor=0.5
+  )
+  theirs.save_pretrained(tmp_path)
+  module, params = pretrained.load(tmp_path)
+  _, found = pretrained.load(tmp_path, module=module)
+  equal(found, params)
+  np.testing.assert_array_equal(found["latents"]["scale"], [2.0, 2.0])
+
+
+@pytest.fixture(scope="module")
+def upstream():
+  """(module, state dict) of a small Latte, as upstream names it, with its tables."""
+  module = video_dit.VideoDiT(
+    out_channels=8,
+    width=384,
+    num_heads=6,
+    depth=2,
+    num_classes=3,
+    mlp_ratio=0.25,
+    num_frames=4,
+  )
+  cond = Conditioning(vectors={"label": np.zeros(1, int)})
+  args = jnp.zeros((1, 4, 8, 8, 4)), jnp.zeros(1), cond
+  shapes = jax.eval_shape(lambda k: module.init(k, *args)["params"], jax.random.key(0))
+  rng = np.random.default_rng(0)
+  draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
+  params = jax.tree.map(draw, sharding.unbox(shapes))
+  return module, params, pretrained.to_state_dict(module, params, size=(4, 8, 8))
+
+
+@pytest.mark.parametrize(
+  "wrap",
+  [
+    lambda ema, model: {"ema": ema, "model": model},
+    lambda ema, model: {"model": model, "ema": ema, "opt": {"state": {}}, "step": 3},
+    lambda ema, model: {"model": ema},
+    lambda ema, model: ema,
+  ],
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_files_of_upstream_latte_open_by_themselves(upstream, tmp_path, wrap, half):
+  module, params, state = upstream
+  to = lambda x: torch.from_numpy(x).to(torch.float16 if half else torch.float32)
+  ema = {k: to(x) for k, x in state.items()}
+  path = tmp_path / "ucf101.pt"
+  torch.save(wrap(ema, {k: x + 1 for k, x in ema.items()}), path)
+  wanted = jax.tree.map(lambda x: x.astype(np.float16), params) if half else params
+  for given in (None, module):
+    found, loaded = pretrained.load(path, module=given)
+    assert found == module
+    equal(loaded, wanted)
+
+
+def test_a_file_of_unknown_names_says_so(tmp_path):
+  torch.save({"ema": {"x.weight": torch.ones(2)}}, tmp_path / "x.pt")
+  with pytest.raises(ValueError, match="no config.json beside it and its 1 names"):
+    pretrained.load(tmp_path / "x.pt")
+
+
+# Meshes.
+
+
+@pytest.mark.parametrize("limit", [1, 200, pieces.LIMIT])
+@pytest.mark.parametrize("axis", ["fsdp", "tensor"])
+def test_each_device_gets_its_part(theirs, monkeypatch, axis, limit):
+  monkeypatch.setattr(pieces, "LIMIT", limit)
+  _, wanted = pretrained.load(theirs)
+  axes = dict(data=1, fsdp=1, tensor=1) | {axis: 2}
+  mesh = sharding.make_mesh(axes)
+  module, params = pretrained.load(theirs, mesh=mesh, rules=RULES)
+  equal(params, wanted)
+  init = lambda k: module.init(k, jnp.zeros((1, 2), int), jnp.ones((1, 2)))["params"]
+  places = sharding.shard_tree(jax.eval_shape(init, jax.random.key(0)), mesh, RULES)
+  split = 0
+  for x, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
+    assert x.sharding == place
+    split += not x.sharding.is_fully_replicated
+    for part in x.addressable_shards:
+      assert part.data.shape == place.shard_shape(x.shape)
+      np.testing.assert_array_equal(part.data, np.asarray(x)[part.index])
+  assert split >= 4  # qkv, out, the perceptron
+
+
+def test_axes_that_do_not_divide_are_whole(tmp_path):
+  config = transformers.T5Config(**T5 | dict(d_model=7, d_ff=5))
+  filled(transformers.T5EncoderModel(config)).save_pretrained(tmp_path)
+  mesh = sharding.make_mesh(dict(data=1, fsdp=2, tensor=1))
+  _, wanted = pretrained.load(tmp_path)
+  _, params = pretrained.load(tmp_path, mesh=mesh, rules=RULES)
+  equal(params, wanted)
+  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(params))
+
+
+def test_autoencoders_are_split_by_size(tmp_path, monkeypatch):
+  monkeypatch.setattr(sharding, "MIN_BYTES", 1)
+  theirs = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+  theirs.save_pretrained(tmp_path)
+  _, wanted = pretrained.load(tmp_path)
+  mesh = sharding.make_mesh(dict(fsdp=2))
+  _, params = pretrained.load(tmp_path, mesh=mesh)
+  equal(params, wanted)
+
+
+# Training.
+
+
+class Task:
+  """The square of what the network gives; enough to have gradients everywhere."""
+
+  def __init__(self, module):
+    self.module = module
+
+  def inputs(self, batch):
+    cond = Conditioning(vectors={"label": batch["label"]})
+    return batch["x"], jnp.ones(len(batch["x"])), cond
+
+  def init(self, key, batch):
+    return self.module.init(key, *self.inputs(batch))["params"]
+
+  def loss(self, params, batch, key):
+    del key
+    return jnp.square(self.module.apply(params, *self.inputs(batch))).mean(), {}
+
+
+@pytest.mark.parametrize("init_from", ["start_from", "load_like"])
+def test_training_starts_from_published_weights(network, tmp_path, init_from):
+  network.save_pretrained(tmp_path)
+  module, params = pretrained.load(tmp_path)
+  start = {
+    "start_from": lambda p: pretrained.start_from(p, path=tmp_path),
+    "load_like": lambda p: folder.load_like(p, tmp_path),
+  }[init_from]
+  task, tx = Task(module), optax.sgd(1e-2)
+  rng = np.random.default_rng(0)
+  batch = dict(
+    x=rng.standard_normal((2, 1, 6, 6, 4)).astype(np.float32), label=np.int32([0, 2])
+  )
+  spec = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
+  mesh = sharding.make_mesh(dict(data=1, fsdp=2, tensor=1))
+  state, shardings = state_lib.create(
+    task, tx, spec, jax.random.key(0), mesh, RULES, init_from=start
+  )
+  equal(state.params, params)
+  step = step_lib.make_step(task.loss, tx, 0.9, shardings=shardings)
+  step = step_lib.compiled(step, shardings, mesh, RULES)
+  losses = []
+  for _ in range(3):
+    state, metrics = step(state, sharding.put(batch, mesh, RULES), jax.random.key(1))
+    losses.append(float(metrics["loss"]))
+  wanted, _ = task.loss(params, batch, None)  # the donated state took nothing from it
+  np.testing.assert_allclose(losses[0], wanted, rtol=1e-5)
+  assert losses[2] < losses[0]
+
+
+def test_weights_come_as_those_they_replace(theirs):
+  module, params = pretrained.load(theirs)
+  mesh = sharding.make_mesh(dict(data=1, fsdp=2, tensor=1))
+  _, like = pretrained.load(theirs, dtype=jnp.bfloat16, mesh=mesh, rules=RULES)
+  found = folder.load_like(like, theirs)
+  equal(found, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(like), strict=True):
+    assert a.sharding == b.sharding and a.dtype == b.dtype
+  other = dict(params, more=np.ones(2))
+  other["norm"] = {"scale": np.ones(5)}
+  with pytest.raises(ValueError) as caught:
+    folder.load_like(other, theirs)
+  assert f"more has shape None in {theirs}, wanted (2,)" in str(caught.value)
+  assert f"norm/scale has shape (8,) in {theirs}, wanted (5,)" in str(caught.value)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("{", "config.json is no JSON"),
+    ("", "config.json is no JSON"),
+    ("[1]", "holds a list, expected an object"),
+    ("{}", "is of the class no class; what opens is .*T5EncoderModel"),
+    ('{"architectures": []}', "is of the class no class"),
+    ('{"architectures": ["GPT2Model"]}', "is of the class GPT2Model; what opens"),
+    ('{"_class_name": "UNet2DModel"}', "is of the class UNet2DModel"),
+  ],
+)
+def test_configs_that_do_not_open(theirs, text, message):
+  (theirs / "config.json").write_text(text)
+  with pytest.raises(ValueError, match=message):
+    pretrained.load(theirs)
+  # And with torn weights beside it, both are named.
+  file = theirs / "model.safetensors"
+  file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(ValueError, match=f"(?s){message}.*{file} is no whole"):
+    pretrained.load(theirs)
+  file.unlink()
+  with pytest.raises(ValueError, match=f"(?s){message}.*has no weights"):
+    pretrained.load(theirs)
+
+
+def test_paths_that_do_not_open(theirs, tmp_path):
+  for path in ("gone", "gone/model.safetensors", "gone.pt"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+      pretrained.load(tmp_path / path)
+  (theirs / "config.json").rename(theirs / "other.json")
+  with pytest.raises(FileNotFoundError, match="has no config.json"):
+    pretrained.load(theirs)
+  (theirs / "other.json").rename(theirs / "config.json")
+  (theirs / "model.safetensors").unlink()
+  with pytest.raises(FileNotFoundError, match="has no weights"):
+    pretrained.load(theirs)
+
+
+def test_a_whole_pipeline_names_its_components(theirs):
+  pipeline = theirs.parent
+  (pipeline / "model_index.json").write_text("{}")
+  (pipeline / "scheduler").mkdir()
+  with pytest.raises(ValueError, match=r"a whole pipeline.*components \['theirs'\]"):
+    pretrained.load(pipeline)
+
+
+def test_every_wrong_name_and_shape_is_in_one_error(theirs, monkeypatch):
+  placed = []
+  monkeypatch.setattr(pieces, "placed", lambda *args: placed.append(args))
+  block = "encoder.block.{}.layer.1.DenseReluDense.wo.weight"
+  rewrite(
+    theirs / "model.safetensors",
+    **{
+      block.format(0): None,
+      block.format(2): None,
+      block.format(1): np.zeros((8, 5), np.float32),
+      "encoder.block.3.layer_norm.weight": np.ones(8, np.float32),
+      "lm_head.weight": np.ones((9, 8), np.float32),
+    },
+  )
+  with pytest.raises(ValueError) as caught:
+    pretrained.load(theirs)
+  for line in (
+    "5 problems",
+    f"{block.format(0)} is missing",
+    f"{block.format(2)} is missing",
+    f"{block.format(1)} has shape (8, 5), wanted (8, 6)",
+    "encoder.block.3.layer_norm.weight is not of this model",
+    "lm_head.weight is not of this model",
+  ):
+    assert line in str(caught.value)
+  assert not placed  # never a partly filled tree
+
+
+def test_tables_that_should_be_one_are_compared(theirs):
+  state = safetensors_numpy.load_file(theirs / "model.safetensors")
+  table = {"encoder.embed_tokens.weight": state["shared.weight"]}
+  rewrite(theirs / "model.safetensors", **table)
+  pretrained.load(theirs)
+  rewrite(theirs / "model.safetensors", **{k: x + 1 for k, x in table.items()})
+  with pytest.raises(ValueError, match="embed_tokens.weight is not the same as shared"):
+    pretrained.load(theirs)
+
+
+# Writing.
+
+
+def content(path):
+  return {f.name: f.read_bytes() for f in path.iterdir() if f.is_file()}
+
+
+@pytest.mark.parametrize("max_shard", [10**9, 700])
+@pytest.mark.parametrize("axis", [None, "fsdp", "tensor"])
+def test_what_is_written_the_original_opens(encoder, theirs, tmp_path, axis, max_shard):
+  mesh = axis and sharding.make_mesh(dict(data=1, fsdp=1, tensor=1) | {axis: 2})
+  module, params = pretrained.load(theirs, mesh=mesh, rules=RULES)
+  out = tmp_path / "deep" / "ours"
+  pretrained.save(out, module, params, max_shard=max_shard)
+  assert bool(list(out.glob("*-of-*"))) == (max_shard == 700)
+  back, report = type(encoder).from_pretrained(out, output_loading_info=True)
+  assert not any(report[k] for k in ("missing_keys", "unexpected_keys"))
+  for name, x in encoder.state_dict().items():
+    assert torch.equal(back.state_dict()[name], x), name
+  again, found = pretrained.load(out)
+  assert again == module
+  equal(found, params)
+  # Byte for byte the same when it is written again, in place or elsewhere.
+  before = content(out)
+  for path in (out, tmp_path / "more"):
+    pretrained.save(path, module, params, max_shard=max_shard)
+    assert content(path) == before
+
+
+def test_diffusers_opens_its_own_shards(network, tmp_path):
+  network.save_pretrained(tmp_path / "theirs")
+  module, params = pretrained.load(tmp_path / "theirs", dtype=jnp.bfloat16)
+  pretrained.save(tmp_path / "ours", module, params, max_shard=2000)
+  assert len(list((tmp_path / "ours").glob("diffusion_pytorch_model-*"))) > 2
+  back = type(network).from_pretrained(tmp_path / "ours", dtype=torch.bfloat16)
+  for name, x in network.state_dict().items():
+    assert torch.equal(back.state_dict()[name], x.to(torch.bfloat16)), name
+
+
+def test_a_new_save_leaves_no_old_weights_and_touches_nothing_else(theirs):
+  module, params = pretrained.load(theirs)
+  other = {"README.md": "hello", "model_index.json.bak": "{}", "model.fp16.txt": ""}
+  for name, text in other.items():
+    (theirs / name).write_text(text)
+  files_of = lambda: sorted(f.name for f in theirs.iterdir() if f.name not in other)
+  names = ["config.json", "model.safetensors"]
+  shards = lambda n: [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
+  size = sum(x.nbytes for x in jax.tree.leaves(params))
+  for limit, wanted in (
+    (700, None),
+    (size // 2, None),
+    (size, names),
+  ):
+    pretrained.save(theirs, module, params, max_shard=limit)
+    count = len(list(theirs.glob("*-of-*")))
+    many = ["config.json", *shards(count), "model.safetensors.index.json"]
+    assert files_of() == (wanted or many)
+    equal(pretrained.load(theirs)[1], params)
+  assert {name: (theirs / name).read_text() for name in other} == other
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_interrupted_save_leaves_the_folder_as_it_was(
+  theirs, monkeypatch, error, after
+):
+  module, params = pretrained.load(theirs)
+  before, written, write = content(theirs), [], files._write_one
+
+  def failing(path, spec, arrays):
+    if len(written) == after:
+      path.write_bytes(b"half a file")
+      raise error("the disk is full")
+    written.append(path)
+    write(path, spec, arrays)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, "_write_one", failing)
+    bent = jax.tree.map(lambda x: x + 1, params)
+    with pytest.raises(error, match="the disk is full"):
+      pretrained.save(theirs, module, bent, max_shard=700)
+  assert content(theirs) == before and len(list(theirs.iterdir())) == len(before)
+  equal(pretrained.load(theirs)[1], params)
+  pretrained.save(theirs, module, bent, max_shard=700)
+  equal(pretrained.load(theirs)[1], bent)
+
+
+def test_wrong_parameters_are_refused_before_anything_is_written(theirs, tmp_path):
+  module, params = pretrained.load(theirs)
+  before = content(theirs)
+  rest = {k: v for k, v in params.items() if k != "norm"} | {"more": np.ones(2)}
+  for path in (theirs, tmp_path / "new"):
+    with pytest.raises(ValueError, match="norm/scale is missing\n  more is not of"):
+      pretrained.save(path, module, rest)
+    with pytest.raises(ValueError, match="stacks 3 blocks, wanted 4"):
+      pretrained.save(path, module.clone(depth=4), params)
+  assert content(theirs) == before and not (tmp_path / "new").exists()
+
+
+def test_halves_are_written_as_they_are(theirs, tmp_path):
+  module, params = pretrained.load(theirs, dtype=jnp.bfloat16)
+  pretrained.save(tmp_path / "ours", module, params)
+  found = files.tensors(tmp_path / "ours")
+  assert {x.dtype for x in found.values()} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+# Memory.
+
+
+def test_little_memory_is_held_beside_the_parameters():
+  """300 MB in shards of 50 MB; limits as of a few pieces, and the largest tensor."""
+  config = memory.CONFIG | dict(d_model=512, num_heads=8, d_ff=2048, num_layers=16)
+  found = memory.measure(config, max_shard=50 * memory.MB, limit=2 * memory.MB)
+  assert found["checkpoint"] > 300 * memory.MB and found["shards"] > 5
+  assert found["parameters"] == found["checkpoint"] and found["wrong"] == []
+  assert found["held"] < 1.2 * found["largest_tensor"] + 60 * memory.MB
+  assert found["samples"] > 20
+
+
+def test_the_measure_sees_a_parameter_that_is_held(monkeypatch):
+  """The control: with pieces of any size, each stack is held whole before it is put."""
+  config = memory.CONFIG | dict(d_model=512, num_heads=8, d_ff=2048, num_layers=16)
+  found = memory.measure(config, max_shard=50 * memory.MB, limit=10**12)
+  assert found["held"] > 1.2 * found["largest_tensor"] + 60 * memory.MB
