@@ -131,9 +131,6 @@ def get_config(arg="sky"):
   cfg.autoencode = of_frames.autoencode
   cfg.autoencode.loader.source = train_split
   cfg.autoencode.preview.source = test_split
-  cfg.denoiser_weights = c.call(
-    start.weights, path=cfg.get_ref("pretrained"), otherwise="denoiser"
-  )
   cfg.autoencoder_weights = c.call(
     start.weights, path=cfg.get_ref("pretrained_autoencoder"), otherwise="autoencoder"
   )
@@ -154,6 +151,12 @@ def get_config(arg="sky"):
     one_frame="image",
     remat=True,
     **video_dit.SIZES["XL"],
+  )
+  cfg.denoiser_weights = c.call(
+    start.weights,
+    path=cfg.get_ref("pretrained"),
+    otherwise="denoiser",
+    module=cfg.network,
   )
   labels = c.call(conditioner.Labels, num_classes=recipe["classes"])
   cfg.task = c.call(
@@ -177,7 +180,9 @@ def get_config(arg="sky"):
       optimizer.adamw, clip=0.1, clip_after=500_000 if images else recipe["clip_after"]
     ),
     steps=1_000_000,
-    init_from=c.bind(start.start_from, path=cfg.get_ref("pretrained")),
+    init_from=c.bind(
+      start.start_from, path=cfg.get_ref("pretrained"), module=cfg.network
+    ),
     save_every=10_000,
   )
   cfg.sampler = c.bind(ancestral.ancestral)

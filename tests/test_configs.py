@@ -1,5 +1,6 @@
 """Every config, at :tiny, runs all its stages to the end, and at full size is whole."""
 
+import functools
 import importlib
 import json
 import pathlib
@@ -9,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import numpy
 
+from vdm_jax import checkpoint, pretrained, video_io
 from vdm_jax import config as c
-from vdm_jax import video_io
 from vdm_jax.data import records
 from vdm_jax.programs import job, sample
 
@@ -91,6 +93,39 @@ def test_latte_trains_on_pictures_too(tmp_path):
   rows = (tmp_path / "denoiser" / "log.jsonl").read_text().splitlines()
   row = json.loads(rows[-1])
   assert np.isfinite([row["loss"], row["image_mse"], row["bound"]]).all()
+
+
+def test_latte_trains_on_and_samples_from_published_weights(runs, tmp_path):
+  """A file in upstream's names, and an autoencoder's folder, in place of its own."""
+  made, workdir = runs("configs.latte")
+  network, autoencoder = c.build(made.network), c.build(made.autoencoder)
+  read = functools.partial(checkpoint.restore_part, part="ema")
+  params = read(workdir / "denoiser" / "checkpoints")
+  state = pretrained.to_state_dict(network, params)
+  numpy.save_file(
+    {k: x + np.float32(0.5) for k, x in state.items()}, tmp_path / "w.safetensors"
+  )
+  decoder = read(workdir / "autoencoder" / "checkpoints")["autoencoder"]
+  decoder["latents"] = {
+    "shift": np.zeros(2, np.float32),
+    "scale": np.full(2, 4.0, np.float32),
+  }
+  pretrained.save(tmp_path / "vae", autoencoder, decoder)
+
+  cfg = get_config("configs.latte", "tiny")
+  cfg.pretrained = str(tmp_path / "w.safetensors")
+  cfg.pretrained_autoencoder = str(tmp_path / "vae")
+  cfg.train.optimizer.learning_rate = 0.0
+  for name in ("data", "autoencoder"):
+    shutil.copytree(workdir / name, tmp_path / "run" / name)
+  job.run(cfg, ("encode", "train", "sample"), tmp_path / "run")
+  moved = read(tmp_path / "run" / "denoiser" / "checkpoints")
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a + 0.5, b, atol=1e-6), params, moved
+  )
+  meta = records.read_meta(tmp_path / "run" / "latents")
+  assert meta["scale"] == [4.0, 4.0]
+  assert (tmp_path / "run" / "samples" / "grid.png").is_file()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

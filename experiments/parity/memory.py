@@ -3,8 +3,7 @@
 Writes a text encoder of T5's layout with random float32 weights in shards of 1 GB,
 opens it in a process of its own, and compares the memory that this held, beyond the
 parameters themselves, with 1.2 times the largest tensor plus 1 GB. On CPU parameters
-are on the host too, so those in their places are subtracted: of the arrays alive at a
-sample, the ones with a parameter's shape; pieces on their way count as held.
+are on the host too, so they are subtracted, each from its first piece on.
 
 python -m experiments.parity.memory [--gigabytes 4] [--out memory.json]
 """
@@ -25,7 +24,6 @@ import numpy as np
 
 from vdm_jax import pretrained
 from vdm_jax.pretrained import files, pieces, t5, tensor
-from vdm_jax.pretrained import folder as folder_lib
 from vdm_jax.pretrained import state_dict as sd
 
 GB, MB = 10**9, 10**6
@@ -76,25 +74,33 @@ def status(field):
 class Samples(threading.Thread):
   """Looks at this process's memory all the time: (seconds, anonymous, parameters)."""
 
-  def __init__(self, shapes):
+  def __init__(self):
     super().__init__(daemon=True)
-    self.shapes = shapes
-    self.found, self.done = [], threading.Event()
+    self.found, self.done, self.placed = [], threading.Event(), 0
+    self.place, pieces.placed = pieces.placed, self.count
 
   def run(self):
     while not self.done.wait(EVERY):
-      placed = sum(x.nbytes for x in jax.live_arrays() if x.shape in self.shapes)
-      self.found.append((time.perf_counter(), status("RssAnon"), placed))
+      self.found.append((time.perf_counter(), status("RssAnon"), self.placed))
+
+  def count(self, made, shape, dtype, sharding):
+    """pieces.placed; a parameter counts from the moment its first piece was read."""
+    for_all = np.dtype(dtype).itemsize * int(np.prod(shape))
+
+    def noted():
+      for i, piece in enumerate(made):
+        self.placed += 0 if i else for_all
+        yield piece
+
+    return self.place(noted(), shape, dtype, sharding)
 
 
 def opened(folder):
   """Opens the folder and tells what that took, in bytes and seconds."""
   jax.block_until_ready(jax.numpy.zeros(1))  # the runtime's own memory
-  module = t5.module(folder_lib.read_config(folder), {})
-  shapes = {x.shape for x in sd.flatten(t5.shapes(module, {})).values()}
   before = status("RssAnon")
   pathlib.Path("/proc/self/clear_refs").write_text("5")  # the high-water mark, anew
-  samples, start = Samples(shapes), time.perf_counter()
+  samples, start = Samples(), time.perf_counter()
   samples.start()
   module, params = pretrained.load(folder)
   jax.block_until_ready(params)
@@ -102,20 +108,21 @@ def opened(folder):
   samples.done.set()
   samples.join()
   times, anonymous, placed = np.array(samples.found).T
-  held = anonymous - before - placed
-  wrong = [name for name, same in check(params, module) if not same]
+  held, total = anonymous - before - placed, samples.placed
   return dict(
     seconds=seconds,
-    gigabytes_per_second=sum(x.nbytes for x in jax.tree.leaves(params)) / seconds / GB,
+    processor_seconds=time.process_time(),
+    gigabytes_per_second=total / seconds / GB,
+    parameters=total,
     held=int(held.max()),
     held_at_second=float(times[held.argmax()] - start),
     peak_anonymous=int(anonymous.max()),
     anonymous_before=before,
-    kernels_high_water=status("VmHWM"),
-    files=status("RssFile"),
+    high_water_of_kernel=status("VmHWM"),
+    files_mapped=status("RssFile"),
     samples=len(times),
     longest_gap=float(np.diff(times).max()),
-    wrong=wrong,
+    wrong=[name for name, same in check(params, module) if not same],
   )
 
 

@@ -29,7 +29,7 @@ RULES = (
   ("mlp", "tensor"),
 )
 T5 = dict(d_model=8, d_kv=4, d_ff=6, num_layers=3, num_heads=2, vocab_size=9)
-DIT = dict(num_attention_heads=3, attention_head_dim=4, num_layers=2, in_channels=4)
+DIT = dict(num_attention_heads=3, attention_head_dim=4, num_layers=1, in_channels=4)
 DIT |= dict(out_channels=8, sample_size=6, num_embeds_ada_norm=3)
 
 

@@ -27,8 +27,8 @@ DIFFUSERS = "0.42.1"  # the version whose config.json is written
 def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
   """(module, params) of a published component.
 
-  Tensors are read one after the other and put where they belong; what is held on the
-  host meanwhile is one tensor at most.
+  Tensors are read piece by piece (pieces.py) and put where they belong; of a large one
+  the host holds a few megabytes at a time, or a layer's q, k and v.
 
   Args:
     path: a folder with config.json and weights, or a file of weights. A file without

@@ -36,8 +36,9 @@ def cut(arrays, pattern, axes, shape, limit=None):
   if stacked and "l" in right and sum(map(tensor.size, arrays)) > limit:
     layers = shape[right.index("l")]
   each = len(arrays) // layers
-  # Rows are pieces of ours only where they are an axis of their own there too.
-  row_axis = left[stacked] if len(left) > stacked and left[stacked] in right else None
+  # Rows of theirs are a piece of ours only if they are an axis of its own in both.
+  rows = left[stacked] if len(left) > stacked else "("
+  row_axis = rows if "(" not in rows and rows in right else None
   axes = {k: n for k, n in axes.items() if k in letters and k != row_axis}
 
   for i in range(layers):

@@ -120,7 +120,8 @@ class _Reader:
       values = self._last(2) if name == "SETITEM" else self._marked()
       self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
     elif name in ("APPEND", "APPENDS"):
-      self.stack[-1].extend(self._last(1) if name == "APPEND" else self._marked())
+      values = self._last(1) if name == "APPEND" else self._marked()
+      self.stack[-1].extend(values)
     elif name == "GLOBAL":
       push(self._named(argument.replace(" ", ".")))
     elif name == "STACK_GLOBAL":
