@@ -70,6 +70,8 @@ def _velocity(track, room, digit, fastest):
 class Judge:
   """(videos, asked) -> {name: [N], 1 where a clip is as asked}; NaN what was not asked.
 
+  Besides, how far a clip is off a legal path, and its speed, as metrics/digits.py says.
+
   Args:
     train: a source of clips that the reader of digits is fitted to.
     train_clips: how many of them.
@@ -103,4 +105,9 @@ class Judge:
     }
     right["both right"] = right["digit right"] * right["direction right"]
     shares = {f"{name} is {x}": shown[name] == x for name, x in self.shares}
-    return right | {name: found.astype(float) for name, found in shares.items()}
+    return {
+      **right,
+      **{name: found.astype(float) for name, found in shares.items()},
+      "motion error (pixels)": digits.motion_error(videos),
+      "speed (pixels a frame)": digits.speed(videos),
+    }

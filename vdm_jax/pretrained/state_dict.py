@@ -141,7 +141,7 @@ def unwrap(state_dict):
     prefix = next(p for p in prefixes if any(k.startswith(p) for k in state_dict))
     inside = {k: x for k, x in state_dict.items() if k.startswith(prefix)}
     return unwrap({k.removeprefix(prefix): x for k, x in inside.items()})
-  return {k: x if hasattr(x, "shape") else np.asarray(x) for k, x in state_dict.items()}
+  return {k: tensor.as_array(x) for k, x in state_dict.items()}
 
 
 def table_of(module, theirs=(), having=()):

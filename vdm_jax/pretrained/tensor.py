@@ -51,6 +51,21 @@ class Tensor:
     return x if dtype is None else x.astype(dtype)
 
 
+def as_array(x):
+  """A Tensor or numpy array as it is, anything else as a numpy array.
+
+  A torch.Tensor is taken off its device and its graph, bfloat16 as float32, which
+  numpy lacks.
+  """
+  if isinstance(x, Tensor | np.ndarray):
+    return x
+  x = x.detach().cpu() if hasattr(x, "detach") else x
+  try:
+    return np.asarray(x)
+  except TypeError:
+    return np.asarray(x.float())
+
+
 def size(x):
   """Bytes of a Tensor or of an array."""
   return math.prod(x.shape) * np.dtype(x.dtype).itemsize
