@@ -88,7 +88,7 @@ def get_config(arg="full"):
   )
 
   # One token: attention to itself is only a linear layer, the text is what it reads.
-  cfg.denoiser = c.call(
+  cfg.network = c.call(
     video_dit.VideoDiT,
     out_channels=24,
     patch=1,
@@ -102,7 +102,7 @@ def get_config(arg="full"):
   )
   cfg.task = c.call(
     latent_diffusion.LatentDiffusion,
-    network=cfg.denoiser,
+    network=cfg.network,
     process=c.call(process.Flow),
     prediction="velocity",
     conditioner=c.call(conditioner.Text),
@@ -163,7 +163,7 @@ def get_config(arg="full"):
 def tiny(cfg):
   """The same stages with little data, a small network and few steps."""
   cfg.dataset.update(train_clips=300, test_clips=100)
-  cfg.denoiser.update(width=32, depth=2, num_heads=2, unroll=1)
+  cfg.network.update(width=32, depth=2, num_heads=2, unroll=1)
   cfg.sample.ts.num_steps = 2
   cfg.train.loader.batch_size = 16
   cfg.train.optimizer.learning_rate.update(steps=20, warmup=5)

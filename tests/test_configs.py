@@ -63,7 +63,8 @@ def test_its_networks_have_shapes_at_full_size(name):
   assert shapes["latents"]["scale"].shape == (autoencoder.latent_channels,)
   if "task" in cfg and "network" in cfg:
     latents = np.zeros((1, *cfg.sample.shape), np.float32)
-    batch = {"latents": latents, "label": np.zeros(1, np.int32)}
+    text = {"text": np.zeros((1, 5, 384), np.float32), "text_mask": np.ones((1, 5))}
+    batch = {"latents": latents, "label": np.zeros(1, np.int32), **text}
     task = c.build(cfg.task)
     shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(shapes)) > 1e6

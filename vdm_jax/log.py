@@ -4,6 +4,7 @@
 log forgets what came after n, so that a resumed run has no doubles.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -24,7 +25,8 @@ class Logger:
 
   def __init__(self, workdir, *, step=0):
     # Here, not above: half a second that only a training run should pay.
-    import tensorboardX
+    with _absent("torch"):  # seconds and memory, for a type that it never meets
+      import tensorboardX
 
     self.workdir = pathlib.Path(workdir)
     self._writes = jax.process_index() == 0
@@ -178,6 +180,19 @@ class Progress:
 
 def _cell(value):
   return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextlib.contextmanager
+def _absent(module):
+  """An import inside that would like `module`, unless it is loaded, does without."""
+  if module in sys.modules:
+    yield
+    return
+  sys.modules[module] = None
+  try:
+    yield
+  finally:
+    del sys.modules[module]
 
 
 def _forget_after(path, step):

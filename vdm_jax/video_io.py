@@ -99,7 +99,7 @@ def write_mp4(path, video, fps=8, *, scale=1, crf=18):
 def write_gif(path, video, fps=8, *, scale=1):
   """Writes [T, H, W, 3] as an endless gif; its clock ticks in hundredths of a second.
 
-  Equal neighbours are kept as separate frames.
+  Equal neighbours may be written as one frame, which is shown as long.
   """
   video = enlarge(_checked(video, "T H W 3"), scale)
   pictures = [Image.fromarray(frame).quantize(256) for frame in video]

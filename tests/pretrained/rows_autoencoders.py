@@ -1,5 +1,7 @@
 """Autoencoders: rows of test_published.py, drawn over the space of their configs."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import torch
@@ -56,7 +58,17 @@ def draw_temporal(rng):
 
 
 def compare_image(theirs, module, params, rng, apply):
-  return compare(theirs, module, params, rng, {})
+  """Whole, then in tiles of 4 x 4 latents and frame by frame."""
+  whole = compare(theirs, module, params, rng, {})
+  tile, (_, stride, _) = 4, module.stride
+  theirs.tile_latent_min_size, theirs.tile_sample_min_size = tile, tile * stride
+  theirs.enable_tiling()
+  theirs.enable_slicing()
+  cut = dataclasses.replace(module, tile=tile, chunk=1)
+  tiled = compare(theirs, cut, params, rng, {})
+  theirs.disable_tiling()
+  theirs.disable_slicing()
+  return whole + tiled
 
 
 def compare_temporal(theirs, module, params, rng, apply):

@@ -60,7 +60,12 @@ def compare_latte(theirs, module, params, rng, apply):
 
   everything = np.ones_like(mask)
   yield ours(x, text, everything), wanted(x, everything)
-  yield ours(x, text, mask), wanted(x, mask)
+  masked = ours(x, text, mask)
+  yield masked, wanted(x, mask)
+  # A mask is the text cut short, and no neighbour of a clip matters.
+  with torch.no_grad():
+    cut = theirs(*(torch.from_numpy(a[:1]) for a in (x, t, text[:, : mask[0].sum()])))
+  yield masked[:1], video(cut.sample.numpy())
   still = x[:, :, :1]
   yield ours(still, text, mask), wanted(still, mask)
   # Their enable_temporal_attentions=False: each frame as an image of its own.

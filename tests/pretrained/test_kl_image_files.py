@@ -176,7 +176,7 @@ def test_everything_unsupported_is_in_one_error(state, tmp_path):
   for words in (
     "down_block_types=['DownEncoderBlock2D', 'AttnDownEncoderBlock2D'], wanted 2 of",
     "up_block_types=['UpDecoderBlock2D'], wanted 2 of",
-    "act_fn='tanh', wanted one of ('silu'",
+    "act_fn='tanh', wanted one of ('relu', 'silu'",
     "latents_mean=[0.0, 1.0, 2.0], wanted 2 numbers",
     "with latents_std=None: wanted both or none",
     "never_heard_of=3 is no field",

@@ -15,16 +15,11 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.autoencoders import base, tiling
+from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.attention import attend
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.resnet import (
-  ACTIVATIONS,
-  Downsample,
-  GroupNorm,
-  ResnetBlock,
-  Upsample,
-)
+from vdm_jax.layers.resnet import Downsample, GroupNorm, ResnetBlock, Upsample
 
 # The posterior starts narrow: a wide one hides the latents from the decoder, which
 # then learns to do without them.
@@ -47,7 +42,7 @@ class KLImage:
     mid_attention: whether single-head attention over the pixels follows the first.
     quant_conv: whether a 1 x 1 convolution follows the encoder.
     post_quant_conv: whether another one precedes the decoder.
-    activation: of the residual blocks, a name in `layers.resnet.ACTIVATIONS`.
+    activation: of the residual blocks, a name in `layers.activations.ACTIVATIONS`.
     patch: side of the squares of pixels that become channels at the door.
     chunk: frames that are encoded or decoded at a time, to save memory; None: all.
     tile: latent pixels of a side of the tiles in which larger frames are encoded and

@@ -29,7 +29,7 @@ class Bert(Module):
   vocabulary: int = 30522
   length: int = 512  # positions
   types: int = 2
-  activation: str = "gelu"  # a key of blocks.ACTIVATIONS
+  activation: str = "gelu"  # a key of activations.ACTIVATIONS
   epsilon: float = 1e-12
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32

@@ -14,16 +14,6 @@ from vdm_jax.layers.linear import Linear
 
 normal = nn.initializers.normal(0.02)
 
-# As transformers' configs call them.
-ACTIVATIONS = {
-  "relu": nn.relu,
-  "silu": nn.silu,
-  "gelu": activations.gelu,
-  "gelu_new": activations.gelu_tanh,
-  "gelu_pytorch_tanh": activations.gelu_tanh,
-  "quick_gelu": activations.quick_gelu,
-}
-
 
 class Embedding(nn.Module):
   """Integers [...] below `rows` -> [..., width]; any larger one gives NaN."""
@@ -70,7 +60,7 @@ class Block(nn.Module):
   num_heads: int
   hidden: int  # width of the perceptron
   norm: str  # "before" or "after" each branch
-  activation: str  # a key of ACTIVATIONS
+  activation: str  # a key of activations.ACTIVATIONS
   epsilon: float
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -83,9 +73,10 @@ class Block(nn.Module):
     attend = attention.Attention(self.num_heads, **dtypes, name="attention")
     mlp_in = Linear(self.hidden, ("embed", "mlp"), **dtypes, name="mlp_in")
     mlp_out = Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")
+    activate = activations.ACTIVATIONS[self.activation]
     branches = {
       "attention_norm": lambda x: attend(x, mask=mask),
-      "mlp_norm": lambda x: mlp_out(ACTIVATIONS[self.activation](mlp_in(x))),
+      "mlp_norm": lambda x: mlp_out(activate(mlp_in(x))),
     }
     for name, branch in branches.items():
       norm = LayerNorm(self.epsilon, self.param_dtype, name=name)

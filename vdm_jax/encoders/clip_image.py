@@ -32,7 +32,7 @@ class ClipImage(Module):
   size: int = 224
   patch: int = 14
   channels: int = 3
-  activation: str = "quick_gelu"  # a key of blocks.ACTIVATIONS
+  activation: str = "quick_gelu"  # a key of activations.ACTIVATIONS
   epsilon: float = 1e-5
   projection: int | None = 768
   skip: int = 0

@@ -40,7 +40,7 @@ class ClipText(Module):
   hidden: int = 3072  # width of the perceptron
   vocabulary: int = 49408
   length: int = 77  # positions
-  activation: str = "quick_gelu"  # a key of blocks.ACTIVATIONS
+  activation: str = "quick_gelu"  # a key of activations.ACTIVATIONS
   epsilon: float = 1e-5
   end: int = 49407
   projection: int | None = None

@@ -16,6 +16,7 @@ import numpy as np
 from einops import rearrange
 
 from vdm_jax.encoders import blocks
+from vdm_jax.layers import activations
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.module import Module
 
@@ -92,7 +93,7 @@ class Block(nn.Module):
     x = x + attend(norm("attention_norm")(x), places, mask)
 
     h = norm("mlp_norm")(x)
-    activation = blocks.ACTIVATIONS[self.activation]
+    activation = activations.ACTIVATIONS[self.activation]
     inside = linear(self.hidden, ("embed", "mlp"), "mlp_in")(h)
     if self.gated:
       gate = linear(self.hidden, ("embed", "mlp"), "mlp_gate")(h)
@@ -116,7 +117,7 @@ class T5Encoder(Module):
   head_dim: int = 64
   hidden: int = 10240  # width of the perceptron
   vocabulary: int = 32128
-  activation: str = "gelu_new"  # a key of blocks.ACTIVATIONS
+  activation: str = "gelu_new"  # a key of activations.ACTIVATIONS
   gated: bool = True  # the perceptron: activation(x U) (x V), or activation(x V)
   bias: str = "shared"  # one of BIASES
   buckets: int = 32  # of distances; half of them for each direction

@@ -1,4 +1,4 @@
-"""What stands between the two layers of a perceptron, by its published name.
+"""Pointwise functions, and what stands between the two layers of a perceptron.
 
 Gated ones take a first layer twice as wide and multiply its halves,
 https://arxiv.org/abs/2002.05202; which half is the gate is the name's, as in diffusers.
@@ -32,9 +32,21 @@ def swiglu(x):
   return x * nn.silu(gate)
 
 
+# By the names that published configs have for them.
+ACTIVATIONS = {
+  "relu": nn.relu,
+  "silu": nn.silu,
+  "swish": nn.silu,
+  "mish": jax.nn.mish,
+  "gelu": gelu,
+  "gelu_new": gelu_tanh,
+  "gelu_pytorch_tanh": gelu_tanh,
+  "quick_gelu": quick_gelu,
+}
+
 # {name: (width of the first layer over that of the second, function)}. Checkpointed:
 # the backward pass keeps the input and none of the steps inside.
-ACTIVATIONS = {
+PERCEPTRONS = {
   "gelu": (1, jax.checkpoint(gelu)),
   "gelu-approximate": (1, jax.checkpoint(gelu_tanh)),
   "geglu": (2, jax.checkpoint(geglu)),

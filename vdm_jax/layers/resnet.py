@@ -3,7 +3,6 @@
 All work on images [N, H, W, C]. Names of parameters are diffusers', with "_" for ".".
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,15 +10,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
+from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.convs import Conv
-
-ACTIVATIONS = {
-  "silu": nn.silu,
-  "swish": nn.silu,
-  "gelu": functools.partial(nn.gelu, approximate=False),
-  "mish": jax.nn.mish,
-  "relu": nn.relu,
-}
 
 
 class GroupNorm(nn.Module):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers import attention, modulation, norms
-from vdm_jax.layers.activations import ACTIVATIONS
+from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear
 
 # What attention goes along: the layout in which that axis is the last but one, and
@@ -85,7 +85,7 @@ class Block(nn.Module):
   mlp_ratio: float
   modulation: str  # a key of modulation.MODULATIONS
   attention_bias: bool = True  # of q, k and v
-  activation: str = "gelu-approximate"  # a key of ACTIVATIONS
+  activation: str = "gelu-approximate"  # a key of PERCEPTRONS
   norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
   norm_affine: tuple[bool, bool] = (False, False)
   dtype: Any = jnp.float32
@@ -123,7 +123,7 @@ class Block(nn.Module):
       x = x + self._read(x, *signals.text)
 
     h = self._norm(1, x, shift2, scale2)
-    factor, activate = ACTIVATIONS[self.activation]
+    factor, activate = PERCEPTRONS[self.activation]
     hidden = factor * int(width * self.mlp_ratio)
     h = activate(Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(h))
     return x + gate2 * Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from einops import reduce
 
 from vdm_jax.layers import embeddings, modulation, norms, patches, positions
-from vdm_jax.layers.activations import ACTIVATIONS
+from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear, zeros
 from vdm_jax.layers.module import Module
 from vdm_jax.models import dit_blocks
@@ -39,7 +39,7 @@ CHOICES = {
   # A clip of one frame passes the temporal blocks alone, with its place in time or
   # without one ("still"), or it passes them by.
   "one_frame": ("clip", "still", "image"),
-  "activation": tuple(ACTIVATIONS),
+  "activation": tuple(PERCEPTRONS),
   # The embeddings of time and class, for all blocks or one in each (diffusers' DiT).
   "embedders": ("shared", "block"),
 }

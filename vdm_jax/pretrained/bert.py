@@ -5,8 +5,8 @@ Source: huggingface/transformers (models/bert/modeling_bert.py).
 
 import jax.numpy as jnp
 
-from vdm_jax.encoders import blocks
 from vdm_jax.encoders.bert import Bert
+from vdm_jax.layers import activations
 from vdm_jax.pretrained import encoder
 
 CLASSES = ("BertModel",)
@@ -31,7 +31,7 @@ FIELDS = (
   ("layer_norm_eps", "epsilon", 1e-12),
 )
 SUPPORTED = {
-  "hidden_act": blocks.ACTIVATIONS,
+  "hidden_act": activations.ACTIVATIONS,
   "position_embedding_type": ("absolute",),
   "is_decoder": (False,),
   "add_cross_attention": (False,),

@@ -8,8 +8,8 @@ Source: huggingface/transformers (models/clip/modeling_clip.py).
 
 import jax.numpy as jnp
 
-from vdm_jax.encoders import blocks
 from vdm_jax.encoders.clip_image import ClipImage
+from vdm_jax.layers import activations
 from vdm_jax.pretrained import encoder
 
 CLASSES = ("CLIPVisionModel", "CLIPVisionModelWithProjection")
@@ -31,7 +31,7 @@ FIELDS = (
   ("hidden_act", "activation", "quick_gelu"),
   ("layer_norm_eps", "epsilon", 1e-5),
 )
-SUPPORTED = {"hidden_act": blocks.ACTIVATIONS}
+SUPPORTED = {"hidden_act": activations.ACTIVATIONS}
 
 
 def fits(module):

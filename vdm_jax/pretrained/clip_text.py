@@ -8,8 +8,8 @@ Source: huggingface/transformers (models/clip/modeling_clip.py).
 
 import jax.numpy as jnp
 
-from vdm_jax.encoders import blocks
 from vdm_jax.encoders.clip_text import ClipText
+from vdm_jax.layers import activations
 from vdm_jax.pretrained import encoder
 
 CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -29,7 +29,7 @@ FIELDS = (
   ("layer_norm_eps", "epsilon", 1e-5),
   ("eos_token_id", "end", 49407),
 )
-SUPPORTED = {"hidden_act": blocks.ACTIVATIONS}
+SUPPORTED = {"hidden_act": activations.ACTIVATIONS}
 
 
 def fits(module):

@@ -8,7 +8,7 @@ have another spacing than the original DiT's: time_shift=1.
 Source: diffusers 0.42 (models/transformers/dit_transformer_2d.py).
 """
 
-from vdm_jax.layers.activations import ACTIVATIONS
+from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models import video_dit
 from vdm_jax.pretrained import abstract, basic_block, tensor
 
@@ -45,7 +45,7 @@ def module(config, found):
     config,
     {
       "norm_type": (get("norm_type", "ada_norm_zero"), ("ada_norm_zero",)),
-      "activation_fn": (get("activation_fn", "gelu-approximate"), tuple(ACTIVATIONS)),
+      "activation_fn": (get("activation_fn", "gelu-approximate"), tuple(PERCEPTRONS)),
       # It changes nothing in float32, and ours has the softmax in float32 always.
       "upcast_attention": (get("upcast_attention", False), (False, True)),
     },

@@ -12,7 +12,7 @@ Sources: Vchitect/Latte (models/latte_t2v.py), with blocks of diffusers 0.24; di
 and knows the same names.
 """
 
-from vdm_jax.layers.activations import ACTIVATIONS
+from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models import video_dit
 from vdm_jax.pretrained import abstract, basic_block
 
@@ -62,7 +62,7 @@ def module(config, found):
     config,
     {
       "norm_type": (get("norm_type", "layer_norm"), ("ada_norm_single",)),
-      "activation_fn": (get("activation_fn", "geglu"), tuple(ACTIVATIONS)),
+      "activation_fn": (get("activation_fn", "geglu"), tuple(PERCEPTRONS)),
       "cross_attention_dim": (config.get("cross_attention_dim"), (width,)),
     },
   )

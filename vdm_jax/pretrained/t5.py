@@ -6,8 +6,8 @@ models/umt5/modeling_umt5.py).
 
 import jax.numpy as jnp
 
-from vdm_jax.encoders import blocks
 from vdm_jax.encoders.t5 import T5Encoder
+from vdm_jax.layers import activations
 from vdm_jax.pretrained import encoder
 
 CLASSES = ("T5EncoderModel", "UMT5EncoderModel")
@@ -55,7 +55,7 @@ def module(config, found):
     config | {"feed_forward_proj": gate, "dense_act_fn": activation},
     {
       "feed_forward_proj": ("", "gated"),
-      "dense_act_fn": blocks.ACTIVATIONS,
+      "dense_act_fn": activations.ACTIVATIONS,
       "is_decoder": (False,),
     },
   )

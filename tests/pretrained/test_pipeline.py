@@ -13,10 +13,30 @@ from einops import rearrange
 
 import vdm_jax
 from tests import originals, parity
+from tests.pretrained import rows_networks
 
 STEPS = 50
 BOUND = 1e-3  # of a trajectory, times max|ref|
 torch.set_num_threads(1)
+
+
+# A published pipeline has one of these; 50 steps of each.
+BETAS = dict(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+SCHEDULERS = (
+  diffusers.DDIMScheduler(clip_sample=False, **BETAS),
+  diffusers.DPMSolverMultistepScheduler(**BETAS),
+  diffusers.EulerDiscreteScheduler(timestep_spacing="trailing", **BETAS),
+  diffusers.UniPCMultistepScheduler(use_karras_sigmas=True, **BETAS),
+  diffusers.DDIMScheduler(
+    clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=False, **BETAS
+  ),
+)
+SEEDS = range(len(SCHEDULERS))
+# Their DiTPipeline steps from the input that Euler's scheduler scaled: not Euler, then.
+OF_PICTURES = list(SCHEDULERS)
+OF_PICTURES[2] = diffusers.DPMSolverMultistepScheduler(
+  solver_order=3, use_karras_sigmas=True, **BETAS
+)
 
 
 def fill(module):
@@ -48,39 +68,40 @@ IMAGE_BLOCKS = dict(
 )
 
 
-@pytest.fixture(scope="module")
-def latte(tmp_path_factory):
-  """(diffusers' pipeline, its folder, ours)."""
+def opened(theirs, folder, **more):
+  """(their pipeline, its folder, ours); `more` stands in its index, as published."""
+  theirs.set_progress_bar_config(disable=True)
+  theirs.save_pretrained(folder)
+  index = json.loads((folder / "model_index.json").read_text()) | more
+  (folder / "model_index.json").write_text(json.dumps(index))
+  return theirs, folder, vdm_jax.load(folder)
+
+
+def make_latte(seed, folder):
+  drawn = rows_networks.draw_latte(np.random.default_rng([11, seed]))
+  # What the size of the latents and the pipeline ask for.
+  fixed = dict(patch_size=2, sample_size=8, in_channels=4, out_channels=8)
   network = diffusers.LatteTransformer3DModel(
-    num_attention_heads=2,
-    attention_head_dim=8,
-    in_channels=4,
-    out_channels=8,
-    num_layers=2,
-    cross_attention_dim=16,
-    attention_bias=True,
-    sample_size=8,
-    patch_size=2,
-    activation_fn="gelu-approximate",
-    norm_type="ada_norm_single",
-    norm_elementwise_affine=False,
-    norm_eps=1e-6,
-    caption_channels=12,
-    video_length=3,
+    **drawn | fixed | dict(caption_channels=12, video_length=3)
   )
   theirs = diffusers.LattePipeline(
     tokenizer=None,
     text_encoder=None,
     vae=autoencoder(**IMAGE_BLOCKS),
     transformer=fill(network),
-    scheduler=diffusers.DDIMScheduler(
-      beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
-    ),
+    scheduler=SCHEDULERS[seed],
   )
-  theirs.set_progress_bar_config(disable=True)
-  folder = tmp_path_factory.mktemp("latte")
-  theirs.save_pretrained(folder)
-  return theirs, folder, vdm_jax.load(folder)
+  return opened(theirs, folder)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def drawn_latte(request, tmp_path_factory):
+  return make_latte(request.param, tmp_path_factory.mktemp("latte"))
+
+
+@pytest.fixture(scope="module")
+def latte(tmp_path_factory):
+  return make_latte(0, tmp_path_factory.mktemp("latte"))
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +140,8 @@ def latents_of(pipeline, told, guidance=7.5):
     )
 
 
-def test_latte_gives_the_latents_of_its_original(latte, told, record_property):
-  theirs, _, ours = latte
+def test_latte_gives_the_latents_of_its_original(drawn_latte, told, record_property):
+  theirs, _, ours = drawn_latte
   out = latents_of(ours, told)
   wanted = by_diffusers(theirs, told, "latent").numpy()
   wanted = rearrange(wanted, "b c t h w -> b t h w c")
@@ -134,8 +155,8 @@ def test_latte_gives_the_latents_of_its_original(latte, told, record_property):
   note(error=float(error), bound=BOUND, control=float(control))
 
 
-def test_latte_gives_the_frames_of_its_original(latte, told):
-  theirs, _, ours = latte
+def test_latte_gives_the_frames_of_its_original(drawn_latte, told):
+  theirs, _, ours = drawn_latte
   with jax.default_matmul_precision("highest"):
     video = ours(
       embeddings=(told["text"], None),
@@ -189,29 +210,21 @@ def test_the_temporal_decoder_takes_the_place_of_the_other(latte, told):
   assert np.abs(video.astype(float) - np.rint(255 * np.asarray(wanted))).max() <= 1
 
 
-@pytest.fixture(scope="module")
-def dit(tmp_path_factory):
+@pytest.fixture(scope="module", params=SEEDS)
+def dit(request, tmp_path_factory):
+  drawn = rows_networks.draw_dit(np.random.default_rng([12, request.param]))
+  fixed = dict(patch_size=2, sample_size=8, in_channels=4, out_channels=8)
+  # Their pipeline's "no class" is the id 1000.
   network = diffusers.DiTTransformer2DModel(
-    num_attention_heads=2,
-    attention_head_dim=8,
-    in_channels=4,
-    out_channels=8,
-    num_layers=2,
-    sample_size=8,
-    num_embeds_ada_norm=1000,  # their pipeline's "no class" is the id 1000
+    **drawn | fixed | dict(num_embeds_ada_norm=1000)
   )
   theirs = diffusers.DiTPipeline(
     transformer=fill(network),
     vae=autoencoder(**IMAGE_BLOCKS),
-    scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False),
+    scheduler=OF_PICTURES[request.param],
   )
-  theirs.set_progress_bar_config(disable=True)
-  folder = tmp_path_factory.mktemp("dit")
-  theirs.save_pretrained(folder)
-  index = json.loads((folder / "model_index.json").read_text())
-  index["id2label"] = {"0": "tench, Tinca tinca", "7": "cock"}  # as published
-  (folder / "model_index.json").write_text(json.dumps(index))
-  return theirs, folder, vdm_jax.load(folder)
+  labels = {"0": "tench, Tinca tinca", "7": "cock"}
+  return opened(theirs, tmp_path_factory.mktemp("dit"), id2label=labels)
 
 
 def test_dit_gives_the_pictures_of_its_original(dit, monkeypatch, record_property):
