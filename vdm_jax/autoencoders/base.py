@@ -82,6 +82,15 @@ def check(video, channels, sizes, what="stride"):
       )
 
 
+def check_latents(latents, channels):
+  """Raises a ValueError unless `latents` is [B, t, h, w, channels]."""
+  if latents.ndim != 5 or latents.shape[-1] != channels:
+    raise ValueError(
+      f"latents of shape {latents.shape} must be [B, T, h, w, c] with "
+      f"c = latent_channels = {channels}."
+    )
+
+
 def identity(channels):
   """The statistics of latents that nobody has measured yet."""
   return {"shift": jnp.zeros(channels), "scale": jnp.ones(channels)}

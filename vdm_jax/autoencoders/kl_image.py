@@ -129,11 +129,7 @@ class KLImage:
 
   def decode(self, params, latents):
     """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
-    if latents.ndim != 5 or latents.shape[-1] != self.latent_channels:
-      raise ValueError(
-        f"latents of shape {latents.shape} must be [B, T, h, w, c] with "
-        f"c = latent_channels = {self.latent_channels}."
-      )
+    base.check_latents(latents, self.latent_channels)
     z = base.denormalize(params["latents"], latents)
     return self._map_frames(params, z, Network.decode, 1, self.stride[1])
 

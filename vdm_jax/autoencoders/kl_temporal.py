@@ -98,11 +98,7 @@ class KLTemporal:
 
   def decode(self, params, latents):
     """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
-    if latents.ndim != 5 or latents.shape[-1] != self.latent_channels:
-      raise ValueError(
-        f"latents of shape {latents.shape} must be [B, T, h, w, c] with "
-        f"c = latent_channels = {self.latent_channels}."
-      )
+    base.check_latents(latents, self.latent_channels)
     z = base.denormalize(params["latents"], latents)
     run = lambda z: Decoder(self).apply({"params": params["decoder"]}, z)
     size, frames = self.decode_chunk or z.shape[1], z.shape[1]

@@ -14,6 +14,7 @@ import numpy as np
 
 from vdm_jax import config, log, pretrained
 from vdm_jax.data import records
+from vdm_jax.programs import encode
 from vdm_jax.programs import job as job_lib
 
 TOKENIZER = "tokenizer.json"
@@ -104,16 +105,8 @@ def run(job, *, texts, encoder, folder="texts"):
     "length": encoder.length,
   }
   place = job.workdir / folder
-  if place.exists():
-    made = records.read_meta(place)
-    if made["settings"] == made_of:
-      job.say(f"{made['count']} texts are embedded already, in {place}")
-      return
-    changed = [k for k, v in made_of.items() if made["settings"].get(k) != v]
-    raise ValueError(
-      f"{place} was embedded with other {' and '.join(changed)}; delete the folder to "
-      "embed anew, or give another --workdir."
-    )
+  if encode.made_already(job, place, made_of, "texts are embedded"):
+    return
   start = time.monotonic()
   progress = log.Progress(len(wanted), name=job.stage)
   with records.Writer(place, made_of) as writer:

@@ -34,16 +34,8 @@ def run(
     "clips": len(source),
   }
   place = job.workdir / folder
-  if place.exists():
-    made = records.read_meta(place)
-    if made["settings"] == made_of:
-      job.say(f"{made['count']} clips are encoded already, in {place}")
-      return
-    changed = [k for k, v in made_of.items() if made["settings"].get(k) != v]
-    raise ValueError(
-      f"{place} was encoded with other {' and '.join(changed)}; delete the folder to "
-      "encode anew, or give another --workdir."
-    )
+  if made_already(job, place, made_of, "clips are encoded"):
+    return
 
   @jax.jit
   def encode(params, video):
@@ -80,4 +72,19 @@ def run(
   progress.close()
   job.say(
     f"{count} clips in {time.monotonic() - start:.1f} s. {clips.report.summary()}"
+  )
+
+
+def made_already(job, place, made_of, what):
+  """Whether the records at `place` were made of this; others are refused."""
+  if not place.exists():
+    return False
+  made = records.read_meta(place)
+  if made["settings"] == made_of:
+    job.say(f"{made['count']} {what} already, in {place}")
+    return True
+  changed = [k for k, v in made_of.items() if made["settings"].get(k) != v]
+  raise ValueError(
+    f"{place} was made with other {' and '.join(changed)}; delete the folder, or give "
+    "another --workdir."
   )

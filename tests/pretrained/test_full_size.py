@@ -1,0 +1,126 @@
+"""At their published sizes, every name and shape of the originals is ours: no memory.
+
+The originals are made on PyTorch's meta device, ours by `eval_shape`; a view of one
+number stands for each array.
+"""
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from vdm_jax.pretrained import folder
+from vdm_jax.pretrained import state_dict as sd
+
+LATTE = dict(
+  num_attention_heads=16,
+  attention_head_dim=72,
+  in_channels=4,
+  out_channels=8,
+  num_layers=28,
+  cross_attention_dim=1152,
+  attention_bias=True,
+  sample_size=64,
+  patch_size=2,
+  activation_fn="gelu-approximate",
+  norm_type="ada_norm_single",
+  norm_elementwise_affine=False,
+  norm_eps=1e-6,
+  caption_channels=4096,
+  video_length=16,
+)
+STABLE_DIFFUSION = dict(
+  block_out_channels=[128, 256, 512, 512],
+  down_block_types=["DownEncoderBlock2D"] * 4,
+  layers_per_block=2,
+  sample_size=256,
+)
+T5 = dict(
+  d_model=4096,
+  d_kv=64,
+  d_ff=10240,
+  num_layers=24,
+  num_heads=64,
+  feed_forward_proj="gated-gelu",
+)
+VIT_H = dict(
+  hidden_size=1280,
+  intermediate_size=5120,
+  num_hidden_layers=32,
+  num_attention_heads=16,
+  patch_size=14,
+  projection_dim=1024,
+  hidden_act="gelu",
+)
+OPEN_CLIP = dict(
+  hidden_size=1024,
+  intermediate_size=4096,
+  num_hidden_layers=23,
+  num_attention_heads=16,
+  hidden_act="gelu",
+)
+# What it is: (the original's class, its published config, millions of parameters).
+PUBLISHED = {
+  "Latte-1": (diffusers.LatteTransformer3DModel, LATTE, 1057.25),
+  "DiT-XL/2": (diffusers.DiTTransformer2DModel, dict(out_channels=8), 749.83),
+  "sd-vae-ft-mse": (
+    diffusers.AutoencoderKL,
+    STABLE_DIFFUSION | dict(up_block_types=["UpDecoderBlock2D"] * 4),
+    83.65,
+  ),
+  "SVD's decoder": (
+    diffusers.AutoencoderKLTemporalDecoder,
+    STABLE_DIFFUSION | dict(sample_size=768),
+    97.74,
+  ),
+  "T5 v1.1 XXL": (transformers.T5EncoderModel, T5 | dict(vocab_size=32128), 4762.31),
+  "UMT5 XXL": (transformers.UMT5EncoderModel, T5 | dict(vocab_size=256384), 5680.91),
+  "CLIP ViT-L/14": (
+    transformers.CLIPTextModel,
+    dict(
+      hidden_size=768,
+      intermediate_size=3072,
+      num_hidden_layers=12,
+      num_attention_heads=12,
+    ),
+    123.06,
+  ),
+  "Stable Diffusion 2's text": (transformers.CLIPTextModel, OPEN_CLIP, 340.39),
+  "SVD's image encoder": (transformers.CLIPVisionModelWithProjection, VIT_H, 632.08),
+}
+
+
+@pytest.fixture(scope="module", params=PUBLISHED)
+def published(request):
+  """(their config.json, {name: view}, millions)."""
+  cls, config, millions = PUBLISHED[request.param]
+  by_diffusers = issubclass(cls, diffusers.ModelMixin)
+  with torch.device("meta"):
+    theirs = cls(**config) if by_diffusers else cls(cls.config_class(**config))
+  number = np.zeros((), np.float32)
+  names = {k: np.broadcast_to(number, x.shape) for k, x in theirs.state_dict().items()}
+  if by_diffusers:
+    found = {**theirs.config, "_class_name": cls.__name__}
+  else:
+    found = {**theirs.config.to_dict(), "architectures": [cls.__name__]}
+  assert round(theirs.num_parameters() / 1e6, 2) == millions
+  return found, names, millions
+
+
+def test_every_name_and_shape_is_ours(published):
+  config, names, millions = published
+  table = folder.table_named("published", config)
+  names = sd.renamed(table, names)
+  module = table.module(config, folder.shapes_of(names))
+  shapes = sd.check(module, table, names)  # lists all that is missing or surplus
+  constants = sd.constants(module, table, config)
+  count = sum(x.size for name, x in shapes.items() if name not in constants)
+  copies = getattr(table, "aliases", lambda _: {})(module)
+  count += sum(names[k].size for k in copies if "emb." in k)  # diffusers counts these
+  assert round(count / 1e6, 2) == millions
+  gone = next(name for name in names if name not in copies)
+  with pytest.raises(ValueError, match="is missing"):
+    sd.check(module, table, {k: x for k, x in names.items() if k != gone})
+  assert jax.tree.leaves(shapes)
