@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from vdm_jax.pretrained import folder
+from vdm_jax.pretrained import folder, latte_t2v
 from vdm_jax.pretrained import state_dict as sd
 
 LATTE = dict(
@@ -124,3 +124,15 @@ def test_every_name_and_shape_is_ours(published):
   with pytest.raises(ValueError, match="is missing"):
     sd.check(module, table, {k: x for k, x in names.items() if k != gone})
   assert jax.tree.leaves(shapes)
+
+
+def test_a_file_of_latte_t2v_is_known_by_its_shapes():
+  with torch.device("meta"):
+    theirs = diffusers.LatteTransformer3DModel(**LATTE)
+  found = {k: tuple(x.shape) for k, x in theirs.state_dict().items()}
+  wanted = latte_t2v.module({"_class_name": "LatteT2V", **LATTE}, found)
+  assert latte_t2v.guess(found) == wanted
+  other = dict(found) | {"pos_embed.proj.weight": (96, 4, 2, 2)}
+  assert latte_t2v.guess(other) is None
+  for name in ("proj_out.weight", "temporal_transformer_blocks.0.ff.net.2.weight"):
+    assert latte_t2v.guess({k: x for k, x in found.items() if k != name}) is None

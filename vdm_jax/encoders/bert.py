@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.encoders import blocks
+from vdm_jax.layers import norms
 from vdm_jax.layers.module import Module
 
 
@@ -42,7 +43,7 @@ class Bert(Module):
     x = table(self.vocabulary, "token")(ids)
     x = x + table(self.types, "type")(jnp.zeros_like(places))
     x = x + table(self.length, "position")(places)
-    x = blocks.LayerNorm(self.epsilon, self.param_dtype, name="norm")(x)
+    x = norms.LayerNorm(self.epsilon, self.param_dtype, name="norm")(x)
 
     stack = blocks.repeat(blocks.Block, self.depth)(
       num_heads=self.num_heads,

@@ -35,22 +35,6 @@ class Embedding(nn.Module):
     return jnp.take(table, ids, axis=0, mode="fill").astype(self.dtype)
 
 
-class LayerNorm(nn.Module):
-  """layer_norm(x) scale + bias, in float32, returned in the dtype of x."""
-
-  epsilon: float
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    size = (x.shape[-1],)
-    named = lambda init: nn.with_logical_partitioning(init, ("norm",))
-    scale = self.param("scale", named(nn.initializers.ones), size, self.param_dtype)
-    bias = self.param("bias", named(nn.initializers.zeros), size, self.param_dtype)
-    h = norms.layer_norm(x, epsilon=self.epsilon)
-    return (h * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
-
-
 class Block(nn.Module):
   """Self-attention and a perceptron on tokens [B, L, D], with biases.
 
@@ -79,7 +63,7 @@ class Block(nn.Module):
       "mlp_norm": lambda x: mlp_out(activate(mlp_in(x))),
     }
     for name, branch in branches.items():
-      norm = LayerNorm(self.epsilon, self.param_dtype, name=name)
+      norm = norms.LayerNorm(self.epsilon, self.param_dtype, name=name)
       x = norm(x + branch(x)) if self.norm == "after" else x + branch(norm(x))
     return x, x
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 
 from vdm_jax.encoders import blocks
+from vdm_jax.layers import norms
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.module import Module
 
@@ -56,7 +57,7 @@ class ClipImage(Module):
         f"(H, W, C) = {wanted}; resize them."
       )
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    norm = lambda name: blocks.LayerNorm(self.epsilon, self.param_dtype, name=name)
+    norm = lambda name: norms.LayerNorm(self.epsilon, self.param_dtype, name=name)
     linear = lambda features, name: Linear(
       features, (None, "embed"), use_bias=False, **dtypes, name=name
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.encoders import blocks
+from vdm_jax.layers import norms
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.module import Module
 
@@ -78,7 +79,7 @@ class ClipText(Module):
       name="blocks",
     )
     last, states = stack(x, before)
-    norm = blocks.LayerNorm(self.epsilon, self.param_dtype, name="norm")
+    norm = norms.LayerNorm(self.epsilon, self.param_dtype, name="norm")
     hidden = states[self.depth - 1 - self.skip] if self.skip else last
     hidden = norm(hidden) if self.norm else hidden
 

@@ -36,8 +36,27 @@ class Affine(nn.Module):
 
   @nn.compact
   def __call__(self):
-    named = lambda init: nn.with_logical_partitioning(init, ("norm",))
-    make = lambda name, init: self.param(
-      name, named(init), (self.width,), self.param_dtype
-    )
-    return make("scale", nn.initializers.ones), make("bias", nn.initializers.zeros)
+    return _affine(self, self.width)
+
+
+class LayerNorm(nn.Module):
+  """layer_norm(x) scale + bias, in float32, returned in the dtype of x."""
+
+  epsilon: float
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    scale, bias = _affine(self, x.shape[-1])
+    h = layer_norm(x, epsilon=self.epsilon)
+    return (h * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+def _affine(module, width):
+  """(scale, bias) [width], parameters of `module`."""
+  ones, zeros = nn.initializers.ones, nn.initializers.zeros
+  named = lambda init: nn.with_logical_partitioning(init, ("norm",))
+  return tuple(
+    module.param(name, named(init), (width,), module.param_dtype)
+    for name, init in (("scale", ones), ("bias", zeros))
+  )

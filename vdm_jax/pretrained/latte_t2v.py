@@ -87,6 +87,41 @@ def module(config, found):
   )
 
 
+def guess(found):
+  """Upstream's LatteT2V of a file without a config; None if it is something else.
+
+  Heads and places are no shapes: they are known for the published width, 1152.
+  """
+  try:
+    width, channels, patch, _ = found["pos_embed.proj.weight"]
+    features, _ = found["proj_out.weight"]
+    blocks = [f"{prefix}.0.ff.net.2.weight" for prefix, _ in KINDS.values()]
+    known = all(found[name] == (width, 4 * width) for name in blocks)
+  except (KeyError, ValueError):
+    return None
+  if width != video_dit.SIZES["XL"]["width"] or not known:
+    return None
+  ends = ".scale_shift_table"
+  heads = video_dit.SIZES["XL"]["num_heads"]
+  published = {
+    "_class_name": "LatteT2V",
+    "num_attention_heads": heads,
+    "attention_head_dim": width // heads,
+    "cross_attention_dim": width,
+    "in_channels": channels,
+    "out_channels": features // patch**2,
+    "num_layers": sum(k.endswith(ends) for k in found) // 2,
+    "attention_bias": "transformer_blocks.0.attn1.to_q.bias" in found,
+    "sample_size": 64,
+    "patch_size": patch,
+    "activation_fn": "gelu-approximate",
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": "transformer_blocks.0.norm1.weight" in found,
+    "norm_eps": 1e-6,
+  }
+  return module(published, found)
+
+
 def config(module, params):
   """Their config of the module; of two sample sizes with the same places, the small."""
   if not module.space_span:
