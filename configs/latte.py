@@ -42,6 +42,7 @@ RULES = (
   ("batch", ("data", "fsdp")),
   ("frames", "seq"),
   ("space", "seq"),
+  ("height", ("data", "fsdp", "seq", "tensor")),
   ("embed", "fsdp"),
   ("heads", "tensor"),
   ("mlp", "tensor"),

@@ -1,11 +1,15 @@
 """Meshes, rules, and a training step that does not depend on them."""
 
+import dataclasses
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from einops import rearrange
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -43,6 +47,96 @@ def test_minus_one_takes_what_is_left():
 def test_a_mesh_that_does_not_fit_is_refused(axes, message):
   with pytest.raises(ValueError, match=message):
     sharding.make_mesh(axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What a mesh asks of a device that is not here."""
+
+  id: int
+  process_index: int
+  slice_index: int
+  platform: str = "gpu"
+  device_kind: str = "NVIDIA H100 80GB HBM3"
+
+
+def chips(hosts, each, slices=None):
+  """`each` on every host; by default a host is a slice."""
+  slices = hosts if slices is None else slices
+  place = lambda i: (i // each, i // each * slices // hosts)
+  return [Chip(i, *place(i)) for i in range(hosts * each)]
+
+
+def crossing(mesh, what="slice_index"):
+  """The axes along which devices are of different slices, or hosts."""
+  number = np.vectorize(lambda device: getattr(device, what))(mesh.devices)
+  return [a for i, a in enumerate(mesh.axis_names) if np.ptp(number, axis=i).any()]
+
+
+@pytest.mark.parametrize(
+  "axes, dcn, shape, wanted",
+  [
+    (dict(data=-1, fsdp=4), None, (4, 4), ["data"]),
+    (dict(data=2, fsdp=-1), dict(fsdp=4), (2, 8), ["fsdp"]),
+    (dict(data=2, fsdp=8), dict(data=2, fsdp=-1), (2, 8), ["data", "fsdp"]),
+    (dict(data=-1, fsdp=1, seq=4), dict(seq=-1), (4, 1, 4), ["seq"]),
+  ],
+)
+def test_slices_lie_on_the_axes_that_the_config_says(axes, dcn, shape, wanted):
+  mesh = sharding.make_mesh(axes, chips(4, 4), dcn)
+  assert mesh.devices.shape == shape and len(set(mesh.devices.flat)) == 16
+  assert crossing(mesh) == wanted
+  assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+
+
+def test_hosts_without_slices_are_slices_where_the_config_speaks_of_them():
+  axes, hosts = dict(data=4, fsdp=4), chips(4, 4, slices=1)
+  assert crossing(sharding.make_mesh(axes, hosts), "process_index") == ["data"]
+  mesh = sharding.make_mesh(axes, hosts, dict(fsdp=4))
+  assert crossing(mesh, "process_index") == ["fsdp"]
+  tpus = [dataclasses.replace(chip, platform="tpu") for chip in hosts]
+  with pytest.raises(ValueError, match="needs 4 slices, there are 1"):
+    sharding.make_mesh(axes, tpus, dict(fsdp=4))  # ICI joins these hosts
+
+
+@pytest.mark.parametrize(
+  "axes, dcn, message",
+  [
+    (dict(data=1, fsdp=16), None, "data=1 cannot cross 4 slices.*cfg.dcn"),
+    (dict(fsdp=16), None, r"cannot lie on 'data'.*\('fsdp',\).*dict\(fsdp=4\)"),
+    (dict(data=16), dict(dta=4), "cannot lie on 'dta'"),
+    (dict(data=16), dict(data=3), "needs 3 slices, there are 4"),
+    (dict(data=8, fsdp=2), dict(fsdp=4), "fsdp=2 cannot cross 4 slices"),
+    (dict(data=8, fsdp=2), dict(data=-1, fsdp=-1), "at most one may be -1"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_the_slices_is_refused(axes, dcn, message):
+  with pytest.raises(ValueError, match=message):
+    sharding.make_mesh(axes, chips(4, 4), dcn)
+
+
+ROWS = (("batch", ("data", "fsdp")),)
+
+
+def test_hosts_need_the_rows_of_their_devices():
+  shards = lambda mesh: [sharding.data_shard(mesh, ROWS, host) for host in range(4)]
+  mesh = sharding.make_mesh(dict(data=-1, fsdp=2, seq=2), chips(4, 4))
+  assert shards(mesh) == [((2 * k, 2 * k + 1), 8) for k in range(4)]
+  axes, dcn = dict(data=1, fsdp=8, seq=2), dict(fsdp=2, seq=2)
+  mesh = sharding.make_mesh(axes, chips(4, 4), dcn)
+  half = [((0, 1, 2, 3), 8)] * 2, [((4, 5, 6, 7), 8)] * 2
+  assert shards(mesh) == [*half[0], *half[1]]  # two hosts share each clip
+  with pytest.raises(ValueError, match="process 9 has no device in the mesh"):
+    sharding.data_shard(mesh, ROWS, 9)
+
+
+def test_a_host_on_a_torus_needs_rows_that_are_no_neighbours():
+  # The hosts of a v5e:4x4 in the order in which JAX makes a ring of it.
+  ring = [0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0]
+  devices = np.array([Chip(i, host, 0, "tpu") for i, host in enumerate(ring)])
+  mesh = jax.sharding.Mesh(devices.reshape(16, 1), ("data", "fsdp"))
+  assert sharding.data_shard(mesh, ROWS, 0) == ((0, 1, 6, 15), 16)
+  assert sharding.data_shard(mesh, ROWS, 2) == ((7, 12, 13, 14), 16)
 
 
 def test_a_rule_for_an_unknown_mesh_axis_is_refused_with_the_nearest():
@@ -112,6 +206,20 @@ def test_put_spreads_rows_and_refuses_what_it_cannot():
     sharding.put({"caption": np.array(["a", "b"])}, mesh, RULES[:2])
 
 
+def test_spread_and_fetch_are_put_and_back_for_one_process():
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 1})
+  batch = {"video": np.arange(8, dtype=np.uint8).reshape(4, 2), "fps": np.float32(8)}
+  put, spread = (f(batch, mesh, ROWS) for f in (sharding.put, sharding.spread))
+  assert jax.tree.all(jax.tree.map(lambda a, b: a.sharding == b.sharding, put, spread))
+  for placed in (put, spread, batch):
+    got = sharding.fetch(placed)
+    for name, x in batch.items():
+      assert isinstance(got[name], np.ndarray) and got[name].dtype == x.dtype
+      np.testing.assert_array_equal(got[name], x)
+  with pytest.raises(ValueError, match="choose a batch size that is a multiple of 2"):
+    sharding.spread({"video": np.zeros((3, 2))}, mesh, ROWS)
+
+
 class Net(nn.Module):
   @nn.compact
   def __call__(self, x):
@@ -132,7 +240,8 @@ class Task:
     return jnp.mean((out - batch["y"]) ** 2), {}
 
 
-def train(mesh, rules, steps=5, accumulate=1):
+def start(mesh, rules, accumulate=1):
+  """(compiled step, state, batch, key)."""
   task, tx = Task(), optimizer.adamw(learning_rate=1e-2, weight_decay=0.1)
   x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
   batch = {"x": x, "y": np.sin(x[:, :2])}
@@ -140,7 +249,11 @@ def train(mesh, rules, steps=5, accumulate=1):
   key = jax.random.key(1)
   state, shardings = state_lib.create(task, tx, spec, key, mesh, rules)
   one = step.make_step(task.loss, tx, 0.9, shardings=shardings, accumulate=accumulate)
-  run = step.compiled(one, shardings, mesh, rules)
+  return step.compiled(one, shardings, mesh, rules), state, batch, key
+
+
+def train(mesh, rules, steps=5, accumulate=1):
+  run, state, batch, key = start(mesh, rules, accumulate)
   losses = []
   for _ in range(steps):
     state, metrics = run(state, sharding.put(batch, mesh, rules), key)
@@ -179,3 +292,21 @@ def test_another_batch_is_seen_by_the_comparison(alone):
   mesh = sharding.make_mesh(axes, jax.devices()[:1])
   _, losses = train(mesh, RULES, steps=2, accumulate=2)  # other noise for each part
   assert abs(losses[0] - alone[1][0]) > 1e-5
+
+
+MOVES = r" (all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+
+
+def test_parts_of_a_batch_stay_on_the_devices_that_have_them():
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 1, "tensor": 1})
+  run, state, batch, key = start(mesh, RULES, accumulate=2)
+  lowered = run.lower(state, sharding.put(batch, mesh, RULES), key)
+  program = lowered.compile().as_text()
+  assert "all-reduce" in program  # of gradients
+  assert not re.findall(MOVES, program)
+  # The control: parts of neighbouring rows would have to move.
+  spread = NamedSharding(mesh, P(None, "data"))
+  cut = jax.jit(
+    lambda x: rearrange(x, "(k b) c -> k b c", k=2), out_shardings=spread
+  ).lower(sharding.put(batch, mesh, RULES)["x"])
+  assert re.findall(MOVES, cut.compile().as_text())

@@ -54,7 +54,6 @@ class Checkpointer:
         cleanup_tmp_directories=True,
       ),
     )
-    self._sums = jax.jit(_sums)
 
   def save(self, step, state, *, key, data=None):
     """Starts to save; returns once `state` may be donated.
@@ -82,7 +81,7 @@ class Checkpointer:
     }
     # Orbax refuses empty arrays.
     filled = {k: flat[k] for k in sorted(flat) if flat[k].size}
-    tree = _nest(filled | {SUMS: self._sums(list(filled.values()))})
+    tree = _nest(filled | {SUMS: _summed(list(filled.values()))})
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -135,7 +134,7 @@ def restore_part(folder, part, *, step=None, sharding=None):
   Args:
     part: "ema", "frozen", "params/denoiser/...": a path of the saved State.
     step: the newest by default.
-    sharding: of every array; one device by default.
+    sharding: of every array; by default one device of this process.
 
   Raises:
     FileNotFoundError: where there is no checkpoint, KeyError: no such part,
@@ -156,7 +155,7 @@ def restore_part(folder, part, *, step=None, sharding=None):
       return {}
     known = sorted({"/".join(k.split("/")[:2]) for k in meta["arrays"]})
     raise KeyError(f"{folder} holds no part {part!r}; it has {', '.join(known)}.")
-  place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  place = sharding or _one_device()
   tree = _nest(_read_arrays(folder, meta, dict.fromkeys(names, place)))
   for name in part.split("/"):
     tree = tree[name]
@@ -214,10 +213,7 @@ def _compare(folder, got, want):
 def _read_arrays(folder, meta, shardings):
   """{name: array} for the names in `shardings`, checked against their checksums."""
   filled = sorted(k for k, (shape, _) in meta["arrays"].items() if 0 not in shape)
-  one = next(iter(shardings.values()))
-  whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  if isinstance(one, jax.sharding.NamedSharding):
-    whole = jax.sharding.NamedSharding(one.mesh, jax.sharding.PartitionSpec())
+  whole = _whole(next(iter(shardings.values())))
   empty = {}
   abstract = {SUMS: jax.ShapeDtypeStruct((len(filled),), jnp.uint32, sharding=whole)}
   for name, sharding in shardings.items():
@@ -225,7 +221,7 @@ def _read_arrays(folder, meta, shardings):
     if name in filled:
       abstract[name] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
     else:
-      empty[name] = jax.device_put(jnp.zeros(shape, dtype), sharding)
+      empty[name] = jnp.zeros(shape, dtype, device=sharding)
   item = _nest(abstract)
   args = ocp.args.PyTreeRestore(
     item=item,
@@ -245,7 +241,7 @@ def _read_arrays(folder, meta, shardings):
     why = f"its arrays cannot be read ({type(error).__name__}: {reason})"
     raise _refusal(folder, [why]) from None
   names = list(flat)
-  now = jax.device_get(jax.jit(_sums)([flat[k] for k in names]))
+  now = jax.device_get(_summed([flat[k] for k in names]))
   saved = dict(zip(filled, sums, strict=True))
   wrong = [k for k, value in zip(names, now, strict=True) if value != saved[k]]
   if wrong:
@@ -295,7 +291,7 @@ def _describe(x):
 
 
 def _sharding(x):
-  return x.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return x.sharding or _one_device()
 
 
 def _json(data):
@@ -305,6 +301,24 @@ def _json(data):
     raise TypeError(
       f"the loader's state cannot be written as JSON ({error}): {data!r}"
     ) from None
+
+
+def _one_device():
+  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _whole(sharding):
+  """Every device of this sharding has all, so that every process can read it."""
+  if not isinstance(sharding, jax.sharding.NamedSharding):
+    return sharding
+  return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+
+
+def _summed(arrays):
+  """`_sums` on the devices of the arrays."""
+  place = getattr(arrays[0], "sharding", None)
+  named = isinstance(place, jax.sharding.NamedSharding)
+  return jax.jit(_sums, out_shardings=_whole(place) if named else None)(arrays)
 
 
 def _sums(arrays):

@@ -5,6 +5,11 @@
   --workdir=runs/quickstart             the folder of the run: data, weights, samples;
                                         by default runs/ and the config's name
   --mode=train                          one stage of the config; all of them by default
+  --mode=compile --topology=v5e:4x4 [--num_slices=2] [--what=train|sample|decode|fit]
+                                        for absent chips, see programs/compile.py
+  --coordinator=host:port --num_processes=2 --process_id=0
+                                        this process of several; not needed on TPU pods,
+                                        GKE and Slurm, see distributed.py
 
 The same command goes on where an earlier one stopped.
 """
@@ -18,10 +23,22 @@ from ml_collections import config_flags
 
 from vdm_jax import config as config_lib
 
+MISTAKES = (flags.Error, OSError, LookupError, TypeError, ValueError, AttributeError)
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
 MODE = flags.DEFINE_string("mode", "all", "A stage of the config, or all of them.")
+COMPILE = (
+  flags.DEFINE_string("topology", "v5e:4x4", "Chips: v5e:4x4, v5p:2x2x2, h100:2x8 ..."),
+  flags.DEFINE_integer("num_slices", 1, "So many of this topology."),
+  flags.DEFINE_string("what", "train", "What to compile: train, sample, decode, fit."),
+)
+PROCESSES = (
+  flags.DEFINE_string("coordinator", None, "host:port of process 0."),
+  flags.DEFINE_integer("num_processes", None, "Processes of this run, on all hosts."),
+  flags.DEFINE_integer("process_id", None, "The number of this one, from 0 on."),
+  flags.DEFINE_integer("heartbeat", 60, "Seconds until a silent one ends the run."),
+)
 
 
 def refuse(message):
@@ -36,24 +53,16 @@ def parse(argv):
     rest = FLAGS(argv)
     missing = not FLAGS["config"].present
     stages = () if missing else CONFIG.value.stages
-  except (
-    flags.Error,
-    OSError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-  ) as error:
+  except MISTAKES as error:
     refuse(config_lib.explain(argv, error))
   if len(rest) > 1:
     refuse(f"{rest[1]!r} is no flag; write --name=value.")
   if missing:
     refuse("--config is missing.")
-  if MODE.value != "all" and MODE.value not in stages:
-    near = config_lib.nearest(MODE.value, [*stages, "all"])
-    refuse(
-      f"--mode={MODE.value!r} is unknown.{near} There are all, {', '.join(stages)}."
-    )
+  modes = ("all", *stages, "compile")
+  if MODE.value not in modes:
+    near = config_lib.nearest(MODE.value, modes)
+    refuse(f"--mode={MODE.value!r} is unknown.{near} There are {', '.join(modes)}.")
   return rest
 
 
@@ -66,19 +75,41 @@ def workdir():
 
 
 def run(_):
-  from vdm_jax.programs import job  # imports jax: not for --help and refusals
+  from vdm_jax import distributed  # imports jax: not for --help and refusals
 
-  stages = CONFIG.value.stages if MODE.value == "all" else (MODE.value,)
   if not FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
+  if MODE.value == "compile":
+    return run_compile()
+  try:
+    distributed.initialize(**{flag.name: flag.value for flag in PROCESSES})
+  except distributed.DistributedError as error:
+    refuse(error)
+  from vdm_jax.programs import job
+
+  stages = CONFIG.value.stages if MODE.value == "all" else (MODE.value,)
   start = time.monotonic()
   try:
-    job.run(CONFIG.value, stages, workdir())
+    with distributed.together():
+      job.run(CONFIG.value, stages, workdir())
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from there.", file=sys.stderr)
     sys.exit(130)
   if len(stages) > 1:
     print(f"all stages: {time.monotonic() - start:.0f} s, in {workdir()}")
+
+
+def run_compile():
+  """Compiles for absent chips; what cannot be is refused with the reason alone."""
+  import jax
+
+  from vdm_jax.programs import compile as program
+
+  jax.config.update("jax_platforms", "cpu")  # no accelerator is looked for
+  try:
+    program.run(CONFIG.value, workdir(), **{flag.name: flag.value for flag in COMPILE})
+  except (ValueError, ModuleNotFoundError) as error:
+    refuse(error)
 
 
 if __name__ == "__main__":

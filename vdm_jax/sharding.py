@@ -13,42 +13,98 @@ import math
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 MIN_BYTES = 4 * 2**20  # smaller parameters without names are replicated
 
 
-def make_mesh(axes, devices=None):
+def make_mesh(axes, devices=None, dcn=None):
   """A mesh of `devices` (all of them by default).
+
+  Devices of one slice share a fast network (ICI, NVLink); between slices is a slow one
+  (DCN). A slice is a TPU slice, or a host of GPUs or CPUs. Each axis is made of `dcn`
+  parts in different slices, and the rest of it lies within one.
 
   Args:
     axes: {name: size}, slowest first. One size may be -1: it takes what is left.
+    dcn: {name: slices}, which axes cross slices; -1 as above. By default all slices
+      of TPUs and of GPUs go on `data`, and an axis over CPU hosts is as it comes.
 
   Raises:
-    ValueError: if the sizes do not multiply to the number of devices.
+    ValueError: if the sizes do not multiply to the number of devices, or the slices.
   """
   devices = jax.devices() if devices is None else devices
+  shape = _fit("mesh", axes, len(devices), "devices")
+  slices, by_process = _slices(devices, dcn)
+  crossing = _crossing(dict(zip(axes, shape, strict=True)), slices, dcn)
+  # Auto: the compiler spreads shardings from our constraints. (Explicit, JAX's
+  # default, would make every reshape ask for one, and linen does not answer.)
+  auto = (jax.sharding.AxisType.Auto,) * len(shape)
+  if slices == 1:
+    return jax.make_mesh(shape, tuple(axes), devices=devices, axis_types=auto)
+  placed = mesh_utils.create_hybrid_device_mesh(
+    [n // k for n, k in zip(shape, crossing, strict=True)],
+    crossing,
+    devices,
+    process_is_granule=by_process,
+    # As jax.make_mesh does: a v5e torus is too small to give each axis its own ring.
+    allow_split_physical_axes="v5 lite" in devices[0].device_kind.lower(),
+  )
+  return jax.sharding.Mesh(placed, tuple(axes), axis_types=auto)
+
+
+def _fit(name, axes, total, of):
+  """The sizes of `axes`, -1 resolved, that multiply to `total`."""
   axes = dict(axes)
   bad = {k: v for k, v in axes.items() if v != -1 and v < 1}
   if bad or not axes or list(axes.values()).count(-1) > 1:
     raise ValueError(
-      f"mesh={axes}: each axis must be a positive size, and at most one may be -1 "
-      "(it takes the devices that are left)."
+      f"{name}={axes}: each axis must be a positive size, and at most one may be -1 "
+      f"(it takes the {of} that are left)."
     )
   fixed = math.prod(v for v in axes.values() if v != -1)
-  left = len(devices) // fixed
-  shape = tuple(left if v == -1 else v for v in axes.values())
-  if math.prod(shape) != len(devices):
+  shape = tuple(total // fixed if v == -1 else v for v in axes.values())
+  if math.prod(shape) != total:
     wanted = f"a multiple of {fixed}" if -1 in axes.values() else f"{fixed}"
     raise ValueError(
-      f"mesh={axes} needs {wanted} devices, there are {len(devices)}; use -1 for one "
-      f"axis, or sizes that multiply to {len(devices)}."
+      f"{name}={axes} needs {wanted} {of}, there are {total}; use -1 for one "
+      f"axis, or sizes that multiply to {total}."
     )
-  # Auto: the compiler spreads shardings from our constraints. (Explicit, JAX's
-  # default, would make every reshape ask for one, and linen does not answer.)
-  auto = (jax.sharding.AxisType.Auto,) * len(shape)
-  return jax.make_mesh(shape, tuple(axes), devices=devices, axis_types=auto)
+  return shape
+
+
+def _slices(devices, dcn):
+  """(number of slices, whether these are processes)."""
+  slices = {getattr(d, "slice_index", 0) for d in devices}
+  if len(slices) > 1 or dcn is None or devices[0].platform == "tpu":
+    return len(slices), False
+  # Hosts whose devices tell no slice: each is one as soon as the config speaks of them.
+  return len({d.process_index for d in devices}), True
+
+
+def _crossing(axes, slices, dcn):
+  """For each axis, the number of slices that it crosses."""
+  if dcn is None and slices == 1:
+    return (1,) * len(axes)
+  dcn = {"data": slices} if dcn is None else dict(dcn)
+  for name in dcn:
+    if name not in axes:
+      raise ValueError(
+        f"dcn={dcn}: {slices} slices cannot lie on {name!r}, the mesh has only "
+        f"{tuple(axes)}; name one of these in cfg.dcn, such as "
+        f"dict({next(iter(axes))}={slices})."
+      )
+  crossing = dict(zip(dcn, _fit("dcn", dcn, slices, "slices"), strict=True))
+  for name, parts in crossing.items():
+    if axes[name] % parts:
+      raise ValueError(
+        f"mesh axis {name}={axes[name]} cannot cross {parts} slices: it must be a "
+        f"multiple of {parts}. Change cfg.mesh, or say in cfg.dcn which axis crosses "
+        "the slices."
+      )
+  return tuple(crossing.get(name, 1) for name in axes)
 
 
 @contextlib.contextmanager
@@ -134,34 +190,108 @@ def batch_axes(mesh, rules):
   return dict(check_rules(rules, mesh)).get("batch", ())
 
 
+def data_shard(mesh, rules, process=None):
+  """(parts, count): a batch is cut in `count` equal parts; this process needs `parts`.
+
+  By the batch coordinate of its devices, not by the number of the process: hosts that
+  share a sequence (`seq` or `tensor` across them) need, and load, the same rows. On a
+  torus the parts of a host need not be neighbours.
+
+  Args:
+    process: this one by default.
+  """
+  process = jax.process_index() if process is None else process
+  axes = batch_axes(mesh, rules)
+  first = [mesh.axis_names.index(axis) for axis in axes]
+  count = math.prod(mesh.shape[axis] for axis in axes)
+  groups = np.moveaxis(mesh.devices, first, range(len(first))).reshape(count, -1)
+  mine = [any(d.process_index == process for d in group) for group in groups]
+  if not any(mine):
+    raise ValueError(
+      f"process {process} has no device in the mesh {dict(mesh.shape)}; make it of the "
+      "devices of all processes."
+    )
+  return tuple(i for i, is_mine in enumerate(mine) if is_mine), count
+
+
 def put(batch, mesh, rules):
   """A batch of numpy arrays, rows spread over the mesh axes of the rule `batch`.
 
-  Each process passes its own rows; scalars are replicated.
+  Each process passes the rows of its `data_shard` in order; scalars are replicated.
 
   Raises:
     ValueError: for rows that do not divide, TypeError: for what is not a number.
   """
-  axes = batch_axes(mesh, rules)
-  parts = math.prod(mesh.shape[a] for a in axes)
-  here = max(parts // jax.process_count(), 1)
+  return _place_rows(batch, mesh, rules, *data_shard(mesh, rules))
 
-  def put_one(path, x):
+
+def spread(batch, mesh, rules):
+  """As `put`, where each process passes the whole batch."""
+  count = data_shard(mesh, rules)[1]
+  return _place_rows(batch, mesh, rules, range(count), count)
+
+
+def place(tree, shardings):
+  """Arrays laid out as `shardings`, a tree like it or one for all.
+
+  What lies on this process alone, numpy or not, must be the same on every process.
+  """
+
+  def place_one(x, to):
+    here = not isinstance(x, jax.Array) or x.is_fully_addressable
+    if jax.process_count() == 1 or not here:
+      return jax.device_put(x, to)
+    x = np.asarray(x)  # device_put would first send all of it to all, to compare
+    return jax.make_array_from_callback(x.shape, to, lambda index: x[index])
+
+  if isinstance(shardings, jax.sharding.Sharding):
+    shardings = jax.tree.map(lambda _: shardings, tree)
+  return jax.tree.map(place_one, tree, shardings)
+
+
+def _place_rows(batch, mesh, rules, parts, count):
+  """Arrays on the mesh from these `parts` of a batch."""
+  axes = batch_axes(mesh, rules)
+  place = {part: i for i, part in enumerate(parts)}
+
+  def place_one(path, x):
     name, x = jax.tree_util.keystr(path), np.asarray(x)
     if x.dtype.kind in "OSU":
       raise TypeError(
         f"batch{name} has dtype {x.dtype}, which no device holds; encode it to numbers "
         "first, or leave it out of the records."
       )
-    if x.ndim and x.shape[0] % here:
+    if x.ndim and x.shape[0] % len(parts):
       raise ValueError(
         f"batch{name} has {x.shape[0]} rows; the mesh axes {axes} split a batch "
-        f"in {here}: choose a batch size that is a multiple of {here}."
+        f"in {len(parts)}: choose a batch size that is a multiple of {count}."
       )
-    spec = P(axes) if x.ndim and axes else P()
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x)
+    if not x.ndim:
+      return jax.make_array_from_callback((), replicated(mesh), lambda _: x)
+    size = x.shape[0] // len(parts)
 
-  return jax.tree_util.tree_map_with_path(put_one, batch)
+    def rows(index):
+      at = place[(index[0].start or 0) // max(size, 1)] * size
+      return x[at : at + size]
+
+    shape = (size * count, *x.shape[1:])
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, P(axes)), rows)
+
+  return jax.tree_util.tree_map_with_path(place_one, batch)
+
+
+def fetch(tree):
+  """Arrays on devices, of other processes too, as numpy on every process.
+
+  All processes must ask for it together.
+  """
+
+  def fetch_one(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+      return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.tree.map(fetch_one, tree)
 
 
 def _is_boxed(leaf):

@@ -134,7 +134,8 @@ def test_tiles_bound_the_memory(params):
   for name, autoencoder in (("whole", WHOLE), ("tiled", TILED)):
     compiled = jax.jit(autoencoder.decode).lower(params, z).compile()
     need[name] = compiled.memory_analysis().temp_size_in_bytes
-  assert need["tiled"] < need["whole"] / 8, need
+  # Attention over all pixels is no longer the most: it is computed in chunks.
+  assert need["tiled"] < need["whole"] / 4, need
 
 
 def test_overlaps_of_parts_of_pixels_are_refused():

@@ -126,30 +126,55 @@ def test_a_resumed_run_is_the_same_run(stop):
   assert equal(run[stop:], take(whole, 16 - stop))
 
 
-def test_shards_are_disjoint_and_cover_every_epoch():
-  parts = [make(process_index=p, process_count=2, transforms=()) for p in (0, 1)]
-  runs = [take(part, 23) for part in parts]
-  order = np.empty(2 * 92, int)
-  order[0::2], order[1::2] = labels(runs[0]), labels(runs[1])
-  for epoch in order.reshape(8, 23):
-    assert sorted(epoch) == list(range(23))
-  passes = [
-    list(make(process_index=p, process_count=3, repeat=False)) for p in range(3)
-  ]
+SHARDS = [
+  ([(0,), (1,)], 2),
+  ([(0, 3), (1, 2)], 4),  # a host on a torus, or fsdp across hosts
+  ([(0, 1), (0, 1)], 2),  # two hosts share a sequence: both load all
+]
+
+
+@pytest.mark.parametrize("parts, count", SHARDS)
+def test_shards_are_the_rows_of_the_whole_batch(parts, count):
+  whole = take(make(Faulty(bad=(5, 8))), 13)
+  for mine in parts:
+    part = make(Faulty(bad=(5, 8))).shard(mine, count)
+    size = 4 // count
+    rows = np.concatenate([np.arange(p * size, (p + 1) * size) for p in mine])
+    want = [{key: x[rows] for key, x in batch.items()} for batch in whole]
+    assert equal(take(part, 13), want)
+    assert part.spec() == make().spec()
+
+
+def test_shards_of_one_pass_cover_it_once():
+  passes = [list(make(repeat=False).shard((p,), 4)) for p in range(4)]
   seen = [label for run in passes for label in labels(run)]
   assert sorted(seen) == list(range(23))
 
 
 def test_another_number_of_processes_goes_on_where_the_others_stood():
-  two = [make(process_index=p, process_count=2) for p in (0, 1)]
+  two = [make().shard((p,), 2) for p in (0, 1)]
   for part in two:
     take(part, 3)
   states = [part.get_state() for part in two]
   assert states[0] == states[1]
-  one = loader.Loader(numbered(), 8, 3, transforms=[Jitter()])
+  one, whole = make(), make()
   one.set_state(states[0])
-  both = [label for part in two for label in labels(take(part, 1))]
-  assert sorted(labels(take(one, 1))) == sorted(both)
+  assert equal(take(one, 4), take(whole, 7)[3:])
+  four = make().shard((3, 1), 4)
+  four.set_state(states[0])
+  rows = [{k: x[[3, 1]] for k, x in batch.items()} for batch in take(make(), 7)[3:]]
+  assert equal(take(four, 4), rows)
+
+
+def test_each_process_tells_of_its_own_bad_clips(tmp_path, monkeypatch):
+  told = tmp_path / "skipped.jsonl"
+  for process in (0, 1):
+    monkeypatch.setattr(loader.jax, "process_index", lambda process=process: process)
+    batches = make(Faulty(bad=(2, 11, 17)), skipped_to=told).shard((process,), 2)
+    take(batches, 23)
+  names = [told, tmp_path / "skipped.1.jsonl"]
+  entries = [json.loads(x)["path"] for f in names for x in f.read_text().splitlines()]
+  assert set(entries) == {f"clip_{i}.mp4" for i in (2, 11, 17)}
 
 
 def test_a_state_of_other_data_or_inside_a_batch_is_refused():
@@ -309,7 +334,8 @@ def test_videos_on_disk_with_every_kind_of_fault(tmp_path):
   [
     ({"batch_size": 0}, "batch_size=0"),
     ({"seed": -1}, "seed=-1"),
-    ({"process_index": 2, "process_count": 2}, "process_index=2"),
+    ({"parts": (2,), "count": 2}, r"parts=\(2,\) of count=2"),
+    ({"count": 3}, "batch_size=4 does not divide in 3 parts"),
     ({"source": []}, "is empty"),
   ],
 )

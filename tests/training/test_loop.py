@@ -135,6 +135,36 @@ def test_a_signal_ends_the_run_within_a_step_with_a_checkpoint(
   assert bits(fit(30, tmp_path)) == whole
 
 
+@pytest.mark.parametrize("in_flight", [1, 3])
+@pytest.mark.parametrize(
+  "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["term", "ctrl-c"]
+)
+def test_processes_end_after_the_same_step(whole, tmp_path, number, code, in_flight):
+  """Ours gets no signal; another one tells of its own with step 13."""
+  told = []
+
+  def agree(number_here):
+    told.append(number_here)
+    return jnp.asarray(number if len(told) >= 13 else 0)
+
+  with pytest.raises(SystemExit) as stopped:
+    fit(30, tmp_path, agree=agree, in_flight=in_flight)
+  assert stopped.value.code == code
+  assert checkpoint.steps(tmp_path)[-1] == 13 + in_flight
+  assert set(told) == {0}
+  assert bits(fit(30, tmp_path)) == whole
+
+
+def test_one_process_does_not_end_alone(whole):
+  """Ours gets a signal, and goes on until all have agreed."""
+  told = []
+  agree = lambda number: told.append(number) or 0
+  strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
+  state = fit(30, agree=agree, hooks=[loop.Every(1, strike)])
+  assert bits(state) == whole
+  assert told == [0] * 13 + [signal.SIGTERM] * 17
+
+
 def test_a_second_ctrl_c_aborts_at_once(tmp_path):
   before = signal.getsignal(signal.SIGINT)
 
@@ -209,6 +239,27 @@ def test_metrics_are_read_while_later_steps_run(in_flight):
       most = max(most, sent - n)
   assert most == in_flight
   assert [n for kind, n in device.events if kind == "read"] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_step_is_sent_while_the_one_before_still_runs(waits):
+  @jax.jit
+  def long(x):
+    x = jax.lax.fori_loop(0, 100, lambda _, x: jnp.tanh(x @ x), x)
+    return x, x[0, 0]
+
+  sent, ready = [long(jnp.full((256, 256), 0.01))], []
+
+  def step(state, batch, key):
+    ready.append(sent[-1][1].is_ready())
+    sent.append(long(sent[-1][0]))
+    if waits:  # the control
+      jax.block_until_ready(sent[-1])
+    return state, {"loss": sent[-1][1]}
+
+  jax.block_until_ready(sent)
+  loop.fit(step, create(), Batches(), KEY, steps=6)
+  assert ready[0] and all(ready) == waits
 
 
 def test_hooks_run_every_nth_step_with_the_state_of_that_step():

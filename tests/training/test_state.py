@@ -101,6 +101,20 @@ def test_init_from_replaces_parameters_and_keeps_dtypes(mesh):
   np.testing.assert_array_equal(state.ema["temporal"]["kernel"], -7.0)
 
 
+def test_init_from_may_compute_on_one_device(mesh):
+  """As a checkpoint that is read for it, whose checksums are computed there."""
+
+  def load(params):
+    alone = lambda x: jax.device_put(np.ones(x.shape, x.dtype), jax.devices()[-1])
+    return jax.jit(lambda tree: tree)(jax.tree.map(alone, params))
+
+  args = Task(), optax.sgd(1.0), SPEC, jax.random.key(0), mesh, RULES
+  state, shardings = state_lib.create(*args, init_from=load)
+  kernel = state.params["temporal"]["kernel"]
+  np.testing.assert_array_equal(kernel, 1.0)
+  assert kernel.sharding == shardings.params["temporal"]["kernel"]
+
+
 def test_init_from_with_other_parameters_is_refused_with_every_name(mesh):
   def wrong(params):
     return {"spatial": {"kernel": jnp.ones((2, 4)), "extra": jnp.ones(1)}}

@@ -179,3 +179,61 @@ def test_a_compiled_step_donates_the_state():
   assert all(x.is_deleted() for x in jax.tree.leaves((old.params, old.opt_state[1])))
   same = jax.tree.map(lambda x, s: x.sharding == s, state, shardings)
   assert jax.tree.all(same)
+
+
+@pytest.fixture
+def compilations():
+  """A list that grows by one with each program that XLA compiles."""
+  seen = []
+
+  def listen(event, duration, **kwargs):
+    if event.endswith("backend_compile_duration"):
+      seen.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield seen
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def on_two_devices():
+  """(compiled step, its state, mesh)."""
+  tx = optimizer.adamw(learning_rate=0.05)
+  mesh = sharding.make_mesh({"data": -1})
+  state, shardings = state_lib.create(Task(), tx, SPEC, KEY, mesh, RULES)
+  step = step_lib.make_step(Task().loss, tx, 0.9, shardings=shardings)
+  return step_lib.compiled(step, shardings, mesh, RULES), state, mesh
+
+
+def test_each_shape_of_a_batch_is_compiled_once(compilations):
+  step, state, mesh = on_two_devices()
+  put = lambda rows: sharding.put({"x": BATCH["x"][:rows]}, mesh, RULES)
+  batches = {rows: put(rows) for rows in (8, 4)}
+  counts = []
+  for rows in (8, 8, 4, 8, 4, 8):
+    before = len(compilations)
+    state, _ = step(state, batches[rows], KEY)
+    counts.append(len(compilations) - before)
+  assert counts == [1, 0, 1, 0, 0, 0]
+
+
+def test_a_lowered_step_is_the_step_that_runs():
+  step, state, mesh = on_two_devices()
+  batch = sharding.put(BATCH, mesh, RULES)
+  abstract = lambda tree: jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+  ahead = step.lower(abstract(state), abstract(batch), KEY).compile()
+  twin = jax.tree.map(jnp.copy, state)
+  (got, rows), (want, same) = ahead(state, batch, KEY), step(twin, batch, KEY)
+  jax.tree.map(np.testing.assert_array_equal, (got, rows), (want, same))
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_compiler_options_reach_the_compiler():
+  step = lambda state, batch, key: (state, {})
+  mesh = sharding.make_mesh({"data": -1})
+  everywhere = sharding.replicated(mesh)
+  options = {"xla_no_such_option": True}
+  run = step_lib.compiled(step, everywhere, mesh, RULES, options)
+  with pytest.raises(Exception, match="xla_no_such_option"):
+    run(jax.device_put(jnp.zeros(2), everywhere), {}, KEY)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.autoencoders import base
-from vdm_jax.layers import norms, patches
+from vdm_jax.layers import norms, patches, placement
 from vdm_jax.layers.attention import Attention
 from vdm_jax.layers.linear import Linear
 
@@ -121,7 +121,8 @@ class ClipTokens:
 
   def _apply(self, params, x, method):
     variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
-    return Network(self).apply(variables, x, method=method)
+    rows = (("batch", "frames"), *(None,) * (x.ndim - 1))
+    return Network(self).apply(variables, placement.place(x, rows), method=method)
 
   def _check(self, video):
     base.check(video, self.pixel_channels, self.window, "window")

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vdm_jax.layers import placement
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.resnet import GroupNorm
 
@@ -37,6 +38,8 @@ class PatchDiscriminator(nn.Module):
   @nn.compact
   def __call__(self, x):
     self._check(x)
+    # Whole frames on each device: patches are too small to be cut in strips.
+    x = placement.place(x, (("batch", "frames"), None, None, None))
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     conv = lambda features, stride, name: Conv(
       features,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.autoencoders import base, tiling
+from vdm_jax.layers import placement, rows
 from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.attention import attend
 from vdm_jax.layers.convs import Conv
@@ -24,6 +25,16 @@ from vdm_jax.layers.resnet import Downsample, GroupNorm, ResnetBlock, Upsample
 # The posterior starts narrow: a wide one hides the latents from the decoder, which
 # then learns to do without them.
 INITIAL_LOGVAR = -6.0
+
+# How frames [N, H, W, C] lie on a mesh: spread over the axes of these two rules, and
+# where they do not fill it, cut into strips by the rule "height", if there is one. A
+# convolution then reads its neighbours' edges. Strips are not thinner than this: they
+# would be all edge, and the compiler's convolution of one row on each of two devices
+# was wrong in jax 0.10.2, as it was for two rows with stride 2.
+FRAMES = ("batch", "frames")
+WHOLE = (FRAMES, None, None, None)
+STRIPS = (FRAMES, "height", None, None)
+LEAST = (1, 4, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +55,8 @@ class KLImage:
     post_quant_conv: whether another one precedes the decoder.
     activation: of the residual blocks, a name in `layers.activations.ACTIVATIONS`.
     patch: side of the squares of pixels that become channels at the door.
-    chunk: frames that are encoded or decoded at a time, to save memory; None: all.
+    chunk: frames that a device encodes or decodes at a time, to save memory; None: all,
+      or on one CPU as many as its cache holds.
     tile: latent pixels of a side of the tiles in which larger frames are encoded and
       decoded, see `tiling.py`; None: whole. What diffusers' `enable_tiling` takes is
       sample_size / stride.
@@ -140,20 +152,49 @@ class KLImage:
   def _map_frames(self, params, x, method, before, after):
     """Frames through `method`; of `before` pixels of a side it makes `after`."""
     variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
-    run = lambda frames: Network(self).apply(variables, frames, method=method)
-    if self.tile:
-      sides = self.tile * before, self.tile * after
-      run = functools.partial(tiling.tiled, run, sides=sides, overlap=self.overlap)
-    frames = rearrange(x, "b t h w c -> (b t) h w c")
-    if self.chunk:
-      one = lambda frame: run(frame[None])[0]
-      y = jax.lax.map(one, frames, batch_size=self.chunk)
-    else:
-      y = run(frames)
+
+    def run(variables, frames):
+      run = lambda x: Network(self).apply(variables, x, method=method)
+      if self.tile:
+        sides = self.tile * before, self.tile * after
+        whole = lambda tile: placement.place(tile, WHOLE)
+        one = lambda tile: whole(run(whole(tile)))
+        return tiling.tiled(one, frames, sides=sides, overlap=self.overlap)
+      return run(frames)
+
+    def chunked(size, variables, frames):
+      return _in_chunks(functools.partial(run, variables), frames, size)
+
+    frames = placement.place(rearrange(x, "b t h w c -> (b t) h w c"), WHOLE)
+    map_frames = functools.partial(chunked, self.chunk)
+    if self.chunk is None and rows.wanted():
+      n, height, width, _ = frames.shape
+      pixels = height * width * (after // self.patch or 1) ** 2
+      few = rows.at_a_time(n, 4 * pixels * self.channels[0])
+      map_frames = rows.unless_differentiated(functools.partial(chunked, few), run)
+    y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
   def _check(self, video):
     base.check(video, self.pixel_channels, self.stride)
+
+
+def _in_chunks(run, frames, size):
+  """run(frames) [N, H, W, C], at most `size` frames of each device at a time."""
+  devices = placement.parts(len(frames), FRAMES)
+  here = len(frames) // devices
+  if size is None or size >= here:
+    return run(frames)
+  whole = here - here % size
+  # Every chunk takes the next frames of each device: none leaves its device.
+  frames = rearrange(frames, "(d n) h w c -> n d h w c", d=devices)
+  chunks = rearrange(frames[:whole], "(k n) d h w c -> k (d n) h w c", n=size)
+  done = jax.lax.map(run, chunks)
+  parts = [rearrange(done, "k (d n) h w c -> d (k n) h w c", d=devices)]
+  if whole < here:
+    rest = run(rearrange(frames[whole:], "n d h w c -> (d n) h w c"))
+    parts.append(rearrange(rest, "(d n) h w c -> d n h w c", d=devices))
+  return rearrange(jnp.concatenate(parts, axis=1), "d n h w c -> (d n) h w c")
 
 
 class Network(nn.Module):
@@ -207,6 +248,7 @@ class Encoder(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    x = placement.place(x, STRIPS, LEAST)
     x = Conv(c.channels[0], **dtypes, name="conv_in")(x)
     for i, features in enumerate(c.channels):
       last = i == len(c.channels) - 1
@@ -228,6 +270,7 @@ class Decoder(nn.Module):
   def __call__(self, z):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    z = placement.place(z, STRIPS, LEAST)
     x = Conv(c.channels[-1], **dtypes, name="conv_in")(z)
     x = Middle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
@@ -251,6 +294,7 @@ class Level(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    x = placement.place(x, STRIPS, LEAST)
     for i in range(self.layers):
       x = ResnetBlock(
         self.features,
@@ -274,6 +318,7 @@ class Middle(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    x = placement.place(x, STRIPS, LEAST)
     for i in range(c.mid_layers):
       x = ResnetBlock(
         x.shape[-1],

@@ -14,9 +14,15 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.autoencoders import base, kl_image
+from vdm_jax.layers import placement
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.resnet import GroupNorm, Upsample
 from vdm_jax.layers.temporal import SpatialTemporalBlock, per_frame
+
+# How a video lies on a mesh, see kl_image.py: where the clips do not fill it, their
+# frames are spread, and where these do not either, each is cut in strips.
+SPREAD = ("batch", ("batch", "frames"), "height", None, None)
+LEAST = (1, 2, 4, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,7 @@ class Decoder(nn.Module):
   def __call__(self, z):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    z = placement.place(z, SPREAD, LEAST)
     x = per_frame(Conv(c.channels[-1], **dtypes, name="conv_in"), z)
     x = Middle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
@@ -145,6 +152,7 @@ class Middle(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    x = placement.place(x, SPREAD, LEAST)
     block = lambda i: SpatialTemporalBlock(
       x.shape[-1], c.groups, **dtypes, name=f"resnets_{i}"
     )
@@ -168,6 +176,7 @@ class Level(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    x = placement.place(x, SPREAD, LEAST)
     for i in range(c.layers_per_block + 1):
       block = SpatialTemporalBlock(
         self.features, c.groups, **dtypes, name=f"resnets_{i}"

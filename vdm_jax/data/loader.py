@@ -1,11 +1,13 @@
-"""Batches from a source, for ever or once: grain for order, shards and prefetching.
+"""Batches from a source, for ever or once: grain for order and prefetching.
 
-grain shuffles and shards *positions* and cuts them into batches of indices; one fetch
-reads a whole batch. So a small record costs no machinery of its own, and a batch is a
-pure function of (source, seed, batch number): the same with any number of workers,
-after any restart, and the state is one number.
+grain shuffles *positions* and cuts them into batches of indices; one fetch reads a
+whole batch, or the rows of it that this process needs. So a small record costs no
+machinery of its own, and a batch is a pure function of (source, seed, batch number):
+the same with any number of workers and processes, after any restart, and the state is
+one number.
 """
 
+import functools
 import threading
 
 import grain
@@ -33,13 +35,13 @@ class Loader:
 
   Args:
     source: see `sources.py`.
-    batch_size: records a batch, of *this* process.
+    batch_size: records of a whole batch, of all processes together.
     seed: of the order and of everything random in records.
     transforms: functions (record, rng) -> record, applied in turn.
     num_workers: worker processes; 0 reads in threads of this one. Workers are spawned:
       a script that uses them needs the `if __name__ == "__main__"` guard.
-    process_index, process_count: this loader takes every process_count-th record.
-      Processes that hold parts of the same batch entries must be given the same index.
+    parts, count: a batch is cut in `count` equal parts, of which this loader gives
+      `parts`, in order; all by default. See `shard`.
     skipped_to: a JSONL file for the report of skipped clips.
     prefetch: batches read ahead.
   """
@@ -54,8 +56,8 @@ class Loader:
     num_workers=0,
     shuffle=True,
     repeat=True,
-    process_index=0,
-    process_count=1,
+    parts=None,
+    count=1,
     skipped_to=None,
     prefetch=2,
   ):
@@ -65,14 +67,29 @@ class Loader:
       raise ValueError(f"batch_size={batch_size}: wanted at least 1.")
     if not 0 <= seed < 2**32:
       raise ValueError(f"seed={seed}: wanted 0 <= seed < 2**32.")
-    if not 0 <= process_index < process_count:
+    parts = tuple(range(count)) if parts is None else tuple(parts)
+    if not parts or not set(parts) <= set(range(count)):
       raise ValueError(
-        f"process_index={process_index} of process_count={process_count}: wanted "
-        "0 <= index < count."
+        f"parts={parts} of count={count}: wanted some of 0..{count - 1}."
+      )
+    if batch_size % count:
+      raise ValueError(
+        f"batch_size={batch_size} does not divide in {count} parts, one for each group "
+        f"of devices that shares rows; choose a multiple of {count}."
       )
     self.source, self.batch_size, self.seed = source, batch_size, seed
     self.num_workers, self.repeat, self.prefetch = num_workers, repeat, prefetch
-    self._stride = batch_size * process_count  # records of all processes a batch
+    self._again = functools.partial(
+      Loader,
+      source,
+      batch_size,
+      seed,
+      transforms=transforms,
+      num_workers=num_workers,
+      shuffle=shuffle,
+      repeat=repeat,
+      prefetch=prefetch,
+    )
     self.report = report.Report(skipped_to)
     for path, reason in getattr(source, "skipped", ()):
       self.report.add(path, reason)
@@ -80,13 +97,11 @@ class Loader:
     order = grain.MapDataset.range(len(source)).seed(seed)
     order = order.shuffle() if shuffle else order
     order = order.repeat() if repeat else order
-    self._fetch = _Fetch(
-      source, tuple(transforms), seed, repeat, batch_size, process_index, process_count
-    )
-    self._batches = (
-      order[process_index::process_count]
-      .batch(batch_size, drop_remainder=False)
-      .map_with_index(self._fetch)
+    size = batch_size // count
+    rows = [part * size + i for part in parts for i in range(size)]
+    self._fetch = _Fetch(source, tuple(transforms), seed, repeat, batch_size, rows)
+    self._batches = order.batch(batch_size, drop_remainder=False).map_with_index(
+      self._fetch
     )
     self._identity = {
       "length": len(source),
@@ -99,8 +114,19 @@ class Loader:
   def __len__(self):
     """Batches in one pass over the source."""
     if self.repeat:
-      return -(-len(self.source) // self._stride)
+      return -(-len(self.source) // self.batch_size)
     return len(self._batches)
+
+  def shard(self, parts, count):
+    """A new loader of these parts of the same batches, `sharding.data_shard`'s.
+
+    Processes that hold parts of the same rows are given the same parts. Without
+    `repeat`, the last batch may hold fewer rows of one process, or none.
+    """
+    told = self.report.path
+    if told is not None and jax.process_index():  # a file of its own for each writer
+      told = told.with_suffix(f".{jax.process_index()}{told.suffix}")
+    return self._again(parts=parts, count=count, skipped_to=told)
 
   def __iter__(self):
     return self
@@ -148,30 +174,27 @@ class Loader:
 
   def get_state(self):
     """Where the next batch begins, in records of all processes; JSON can hold it."""
-    return {"position": self._taken * self._stride, **self._identity}
+    return {"position": self._taken * self.batch_size, **self._identity}
 
   def set_state(self, state):
-    """Goes on exactly where `get_state` was taken, also with other workers.
-
-    The number of processes may differ too while batch_size * process_count is the same.
-    """
+    """Goes on exactly where `get_state` was taken, with any workers and processes."""
     came = {key: state.get(key) for key in self._identity}
     if "position" not in state or came != self._identity:
       raise ValueError(
         f"The data state was taken with {came}; this loader has {self._identity}. "
         "Resume with the same data and seed, or start a new run."
       )
-    taken, rest = divmod(state["position"], self._stride)
+    taken, rest = divmod(state["position"], self.batch_size)
     if rest:
       raise ValueError(
         f"The data state stands at record {state['position']}, inside a batch of "
-        f"{self._stride} records; resume with the batch size it was taken with."
+        f"{self.batch_size} records; resume with the batch size it was taken with."
       )
     self.close()
     self._taken, self._gave = taken, taken > 0
 
   def spec(self):
-    """{key: jax.ShapeDtypeStruct} of a batch; decodes one good record.
+    """{key: jax.ShapeDtypeStruct} of a whole batch; decodes one good record.
 
     Raises:
       NoGoodClips: every clip that was tried is bad.
@@ -183,12 +206,11 @@ class Loader:
 
 
 class _Fetch:
-  """(batch number, indices [B]) -> the batch, and what had to be skipped for it."""
+  """(batch number, indices [B]) -> its `rows`, and what had to be skipped for them."""
 
-  def __init__(self, source, transforms, seed, repeat, batch_size, index, count):
+  def __init__(self, source, transforms, seed, repeat, batch_size, rows):
     self.source, self.transforms, self.seed = source, transforms, seed
-    self.repeat, self.batch_size = repeat, batch_size
-    self.index, self.count = index, count
+    self.repeat, self.batch_size, self.rows = repeat, batch_size, rows
     # Everything that is random in a record comes from its own generator.
     self.plain = not transforms and not hasattr(source, "load")
     self._bad, self._layout = {}, None
@@ -204,7 +226,8 @@ class _Fetch:
     skipped, failed = {}, ""
     try:
       self.layout(skipped)
-      rows = self._rows(number, [int(i) for i in indices], skipped)
+      wanted = {k: int(indices[k]) for k in self.rows if k < len(indices)}
+      rows = self._rows(number * self.batch_size, wanted, skipped)
     except NoGoodClips as error:
       rows, failed = [], str(error)
     batch = (
@@ -212,9 +235,12 @@ class _Fetch:
     )
     return {"batch": batch, "skipped": list(skipped.items()), "failed": failed}
 
-  def _rows(self, number, indices, skipped):
-    first = number * self.batch_size * self.count + self.index
+  def _rows(self, first, wanted, skipped):
+    """The records {row: index} of the batch that begins at position `first`."""
+    if not wanted:
+      return []
     if self.plain and hasattr(self.source, "__getitems__"):
+      indices = list(wanted.values())
       try:
         return [
           self._checked(r, i)
@@ -222,9 +248,7 @@ class _Fetch:
         ]
       except decode.BadClip:
         pass  # one by one, to find out which
-    rows = (
-      self._row(first + k * self.count, i, skipped) for k, i in enumerate(indices)
-    )
+    rows = (self._row(first + k, i, skipped) for k, i in wanted.items())
     return [row for row in rows if row is not None]
 
   def _row(self, position, i, skipped):

@@ -9,14 +9,18 @@ empty. Mixing estimates of x0 is mixing eps or v (they are affine in x0 with the
 coefficients), so no wrapper knows the prediction.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax import conditioning
+from vdm_jax.diffusion import caching, variance
 from vdm_jax.diffusion import process as p
-from vdm_jax.diffusion import variance
 
 
 @flax.struct.dataclass
@@ -27,30 +31,71 @@ class Denoised:
     x0: [B, T, H, W, C] its mean.
     fraction: the same shape, where the variance of the step back lies between its
       bounds (diffusion/variance.py), if the network says so.
+    kept: what the network keeps for later calls (diffusion/caching.py); no sampler and
+      no wrapper ever sees it.
   """
 
   x0: jax.Array
   fraction: jax.Array | None = None
+  kept: Any = None
 
 
-def from_network(apply, process, prediction):
-  """Reads a network's output as an estimate of x0. apply: (x, t, cond) -> output."""
-  p.check(prediction, process)
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """Reads a network's output as an estimate of x0.
 
-  def denoise(x_t, t, cond):
-    out = apply(*process.network_inputs(x_t, t), cond)
+  Attributes:
+    apply: (x, t, cond) -> output; for `cached` also (x, t, cond, cache, keep) ->
+      (output, kept), see diffusion/caching.py.
+    process, prediction: see diffusion/process.py.
+  """
+
+  apply: Callable
+  process: Any
+  prediction: str
+
+  def __call__(self, x_t, t, cond, cache=None, keep=()):
+    inputs, kept = self.process.network_inputs(x_t, t), None
+    if cache is None:
+      out = self.apply(*inputs, cond)
+    else:
+      out, kept = self.apply(*inputs, cond, cache, keep)
     out, fraction = variance.split(out.astype(x_t.dtype), x_t.shape[-1])
     if out.shape != x_t.shape:
       raise ValueError(f"The network returned {out.shape}, expected {x_t.shape}.")
-    return Denoised(p.solve(process, prediction, x_t, out, t), fraction)
+    x0 = p.solve(self.process, self.prediction, x_t, out, t)
+    return Denoised(x0, fraction, kept)
 
-  return denoise
+
+def from_network(apply, process, prediction):
+  """The denoiser of a network. apply: (x, t, cond) -> output."""
+  p.check(prediction, process)
+  return Network(apply, process, prediction)
+
+
+def cached(denoise, null, *, plan, watch=None):
+  """Computes parts of the network in some steps only; the innermost of all wrappers.
+
+  Args:
+    plan: when, e.g. `caching.broadcast` or `caching.magnitude` with their settings.
+    watch: see caching.Cached.
+  """
+  del null
+  if not isinstance(denoise, Network):
+    raise ValueError(
+      f"`cached` looks into a network and was put around {denoise}; name it first "
+      "among the wrappers."
+    )
+  return caching.Cached(denoise, plan, watch)
 
 
 def chain(denoise, wrappers, null):
   """`denoise` in its wrappers, innermost first."""
   for wrap in wrappers:
-    denoise = wrap(denoise, null)
+    if isinstance(denoise, caching.Cached):
+      denoise = denoise.wrapped(wrap, null)
+    else:
+      denoise = wrap(denoise, null)
   return denoise
 
 

@@ -1,22 +1,25 @@
 """Attention: queries, keys and values in, a weighted mean of the values out.
 
-`attend` is the one place where a kernel is chosen. Today that is plain XLA, with
-the softmax in float32; `Attention` is the self-attention of a transformer block,
-`CrossAttention` its look at another sequence, such as a text.
+`attend` is the one door: it chooses a kernel by platform and size, sees to it that a
+kernel which the compiler cannot split runs on each device's part, and that a sequence
+over several devices is attended to as one. `Attention` is the self-attention of a
+transformer block, `CrossAttention` its look at another sequence, such as a text.
 """
 
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from vdm_jax.layers import islands, kernels, sequence
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.positions import rotate
 
+KERNELS = ("auto", *kernels.KERNELS)
 
-def attend(q, k, v, *, mask=None):
+
+def attend(q, k, v, *, mask=None, kernel="auto", names=None, split="ulysses"):
   """Attention output [B, L, N, D], in the dtype of `v`.
 
   softmax(q k' / sqrt(D)) v, the softmax in float32. More than one leading batch
@@ -28,15 +31,24 @@ def attend(q, k, v, *, mask=None):
     v: [B, M, N, D].
     mask: boolean, broadcastable to [B, N, L, M]; True where a query may look. A
       query that may look nowhere gets the mean of all values.
+    kernel: one of KERNELS. "auto" is never wrong, but on a TPU or a GPU it may be a
+      kernel without `jax.jvp`; for that choose "xla" or "chunked".
+    names: the logical names of the axes of q, k and v, for a mesh of several devices;
+      without them the compiler splits, and "auto" takes a kernel that it can split.
+    split: how a sequence is attended to that several devices share, a key of
+      sequence.SPLITS.
   """
-  scale = q.shape[-1] ** -0.5
-  logits = jnp.einsum(
-    "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
-  )
-  if mask is not None:
-    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return jnp.einsum("...nqk,...knd->...qnd", weights, v)
+  layout = islands.layout(q.shape, names)
+  if layout is None:
+    return kernels.run(q, k, v, mask, kernel)
+  if layout.sequence:
+    rest = dict(mask=mask, kernel=kernel, split=split)
+    return sequence.attend(q, k, v, layout, **rest)
+  here = [islands.local_shape(x.shape, layout) for x in (q, k)]
+  name = kernels.pick(kernel, *here, q.dtype, mask, alone=True)
+  if name == "xla" or mask is not None:
+    return kernels.run(q, k, v, mask, name)
+  return islands.run(kernels.KERNELS[name], layout, q, k, v)
 
 
 class Attention(nn.Module):
@@ -48,12 +60,18 @@ class Attention(nn.Module):
 
   num_heads: int
   use_bias: bool = True  # of q, k and v; the output always has one
+  kernel: str = "auto"  # one of KERNELS
+  split: str = "ulysses"  # over devices that share a sequence, a key of sequence.SPLITS
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, mask=None, positions=None):
-    """[..., L, D]; with rotary positions [..., L] if there are any."""
+  def __call__(self, x, *, mask=None, positions=None, names=None):
+    """[..., L, D]; with rotary positions [..., L] if there are any.
+
+    Args:
+      names: the logical names of the axes of x, see `attend`.
+    """
     width = x.shape[-1]
     check(width, self.num_heads)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -63,7 +81,9 @@ class Attention(nn.Module):
     q, k, v = (qkv[..., i, :] for i in range(3))  # [..., L, N, D / N]
     if positions is not None:
       q, k = rotate(q, positions), rotate(k, positions)
-    out = rearrange(attend(q, k, v, mask=mask), "... n d -> ... (n d)")
+    names = None if names is None else (*names[:-1], "heads", None)
+    rest = dict(kernel=self.kernel, names=names, split=self.split)
+    out = rearrange(attend(q, k, v, mask=mask, **rest), "... n d -> ... (n d)")
     return Linear(width, ("heads", "embed"), **dtypes, name="out")(out)
 
 

@@ -38,9 +38,9 @@ class TemporalResnetBlock(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
     def norm(name, x):
-      flat = rearrange(x, "b t h w c -> b (t h) w c")
+      flat = rearrange(x, "b t h w c -> b t (h w) c")
       flat = GroupNorm(self.groups, self.epsilon, **dtypes, name=name)(flat)
-      return rearrange(flat, "b (t h) w c -> b t h w c", t=x.shape[1])
+      return rearrange(flat, "b t (h w) c -> b t h w c", h=x.shape[2])
 
     features, kernel, zeros = x.shape[-1], (3, 1, 1), nn.initializers.zeros
     second = Conv(features, kernel, kernel_init=zeros, **dtypes, name="conv2")

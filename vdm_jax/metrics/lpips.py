@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from vdm_jax.layers import placement
 from vdm_jax.metrics import weights
 
 # Of images in [-1, 1]: ImageNet's mean and deviation, moved to that range.
@@ -101,7 +102,7 @@ def distance(params, x, y, *, trunk):
 
 def features(params, x, trunk):
   """The layers that the distance reads, each [N, h, w, channels]."""
-  x = (x - SHIFT) / SCALE
+  x = placement.place((x - SHIFT) / SCALE, (("batch", "frames"), None, None, None))
   for layer in TRUNKS[trunk]:
     if layer.pool:
       window = (1, layer.pool, layer.pool, 1)

@@ -1,8 +1,9 @@
 """The blocks of a factorised video transformer, and the orders in which they repeat.
 
 Tokens are [B, T, N, D]: N places in each of T frames. A block attends inside a frame
-(spatial), along time at one place (temporal), or both, and ends with a perceptron;
-each branch is shifted, scaled and gated by the condition, see layers/modulation.py.
+(spatial), along time at one place (temporal), both, or over all places of all frames as
+one big picture (full), and ends with a perceptron; each branch is shifted, scaled and
+gated by the condition, see layers/modulation.py.
 
 Variants 1 to 4 of https://arxiv.org/abs/2401.03048 are four pairs of a layout and a
 fusion, in VARIANTS.
@@ -14,18 +15,26 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
+from jax.ad_checkpoint import checkpoint_name
 
-from vdm_jax.layers import attention, modulation, norms
+from vdm_jax.layers import attention, modulation, norms, placement, rows
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear
 
 # What attention goes along: the layout in which that axis is the last but one, and
-# the logical names of [B, T, N, D]. The attended axis is whole on each device.
+# the logical names of [B, T, N, D]. The attended axis is whole on each device (dynamic
+# sequence parallelism, https://arxiv.org/abs/2403.10266), but that of "full", whose
+# attention runs over a split sequence, see layers/sequence.py.
 AXES = {
   "spatial": ("b t n d", ("batch", "frames", None, None)),
   "temporal": ("b n t d", ("batch", None, "space", None)),
+  "full": ("b (t n) d", ("batch", "frames", None, None)),
 }
+
+# How kept outputs lie, whatever they are of: frames apart, like the tokens between the
+# blocks. A layer that re-uses its attention along time sends nothing.
+KEPT = AXES["spatial"][1]
 
 # What a block attends along. In a serial block one attention follows the other, under
 # the same shift, scale and gate; in a parallel one each has half of the heads, over
@@ -35,6 +44,7 @@ BLOCKS = {
   "temporal": ("temporal",),
   "serial": ("spatial", "temporal"),
   "parallel": ("spatial", "temporal"),
+  "full": ("full",),
 }
 
 # The kinds of blocks in `layout` -> the groups that repeat, one group after the other.
@@ -54,10 +64,19 @@ VARIANTS = {
   4: dict(layout=("parallel",)),
 }
 
-# What the backward pass keeps instead of computing it again.
+# What the backward pass keeps instead of computing it again: nothing but the input of
+# each layer, the products with weights, or, in the memory of the host, NAMED.
+NAMED = ("block_in", "attention_out")
 REMAT = {
+  "none": None,
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=list(NAMED),
+    offload_src="device",
+    offload_dst="pinned_host",
+  ),
 }
 
 
@@ -88,6 +107,9 @@ class Block(nn.Module):
   activation: str = "gelu-approximate"  # a key of PERCEPTRONS
   norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
   norm_affine: tuple[bool, bool] = (False, False)
+  kernel: str = "auto"  # of self-attention, a key of attention.KERNELS
+  split: str = "ulysses"  # of a sequence over devices, a key of sequence.SPLITS
+  keep: tuple[str, ...] = ()  # outputs that are kept: keys of AXES, "cross"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -102,31 +124,35 @@ class Block(nn.Module):
     width = x.shape[-1]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     modulate = modulation.MODULATIONS[self.modulation]
+    x = checkpoint_name(x, "block_in")
     mod = modulate(signals.emb, width, 6, **dtypes)
     shift1, scale1, gate1, shift2, scale2, gate2 = mod
 
     if self.kind == "parallel":
-      x = x if time is None else x + time
+      x = self._lie(x if time is None else x + time, along[0])
       h = self._norm(0, x, shift1, scale1)
       parts = [
-        self._attend(nn.with_logical_constraint(h, AXES[axis][1]), axis, signals)
+        self._recall(axis, self._attend, self._lie(h, axis), axis, signals)
         for axis in along
       ]
-      x = x + gate1 * sum(parts)
+      parts = [self._lie(h, axis) for h, axis in zip(parts, along, strict=True)]
+      x = x + gate1 * sum(self._lie(h, along[0]) for h in parts)
     else:
       for axis in along:
         x = x if axis == "spatial" or time is None else x + time
-        x = nn.with_logical_constraint(x, AXES[axis][1])
+        x = self._lie(x, axis)
         h = self._norm(0, x, shift1, scale1)
-        x = x + gate1 * self._attend(h, axis, signals)
-    if signals.text is not None and "spatial" in BLOCKS[self.kind]:
-      x = x + self._read(x, *signals.text)
+        h = self._recall(axis, self._attend, h, axis, signals)
+        x = self._lie(x + gate1 * h, axis)
+    if signals.text is not None and BLOCKS[self.kind] != ("temporal",):
+      x = x + self._recall("cross", self._read, x, *signals.text)
 
     h = self._norm(1, x, shift2, scale2)
     factor, activate = PERCEPTRONS[self.activation]
     hidden = factor * int(width * self.mlp_ratio)
     h = activate(Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(h))
-    return x + gate2 * Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)
+    x = x + gate2 * Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)
+    return self._lie(x, along[0] if self.kind == "parallel" else along[-1])
 
   def _norm(self, i, x, shift, scale):
     """x, normalised and modulated, before attention (i = 0) or the perceptron (1)."""
@@ -135,18 +161,43 @@ class Block(nn.Module):
       affine = norms.Affine(x.shape[-1], self.param_dtype, name=f"norm{i + 1}")()
     return norms.modulated(x, shift, scale, affine, self.norm_epsilon[i])
 
+  def _lie(self, x, axis):
+    """x as attention along this axis wants it to lie, if there will be one."""
+    if self.has_variable("cache", axis):
+      return x
+    return placement.place(x, AXES[axis][1])
+
+  def _recall(self, name, attend, *args):
+    """attend(*args) [B, T, N, D], or what an earlier call kept of it."""
+    if self.has_variable("cache", name):
+      return placement.place(self.get_variable("cache", name), KEPT)
+    h = attend(*args)
+    if name in self.keep:
+      self.put_variable("kept", name, placement.place(h, KEPT))
+    return h
+
   def _attend(self, h, axis, signals):
     """Self-attention along one axis of h."""
     heads = self.num_heads // 2 if self.kind == "parallel" else self.num_heads
     name = axis if len(BLOCKS[self.kind]) > 1 else "attention"
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    places = signals.places if axis == "temporal" else None
+    frames, num_places = h.shape[1:3]
+    places = None if axis == "spatial" else signals.places
     if places is not None:
-      places = rearrange(places, "b t -> b 1 t")
+      if axis == "temporal":
+        places = rearrange(places, "b t -> b 1 t")
+      else:
+        places = repeat(places, "b t -> b (t n)", n=num_places)
     h = rearrange(h, f"b t n d -> {AXES[axis][0]}")
-    attend = attention.Attention(heads, self.attention_bias, **dtypes, name=name)
-    h = attend(h, positions=places)
-    return rearrange(h, f"{AXES[axis][0]} -> b t n d")
+    attend = attention.Attention(
+      heads, self.attention_bias, self.kernel, self.split, **dtypes, name=name
+    )
+    # A merged axis is split as its first one is.
+    layout = AXES[axis][0].replace("(t n)", "t").split()
+    names = dict(zip("btnd", AXES[axis][1], strict=True))
+    h = attend(h, positions=places, names=tuple(names[each] for each in layout))
+    h = checkpoint_name(h, "attention_out")
+    return rearrange(h, f"{AXES[axis][0]} -> b t n d", t=frames, n=num_places)
 
   def _read(self, x, text, mask):
     """Cross-attention of all tokens of a clip to its text."""
@@ -170,10 +221,11 @@ class Stack(nn.Module):
   remat: bool | str  # True is "full"; a key of REMAT
   unroll: int
   block: dict[str, Any]
+  keep: tuple[str, ...] = ()  # "stack": what all blocks add; others are the blocks'
 
   @nn.compact
   def __call__(self, x, signals, time, axes):
-    """Tokens [B, T, N, D], after the blocks.
+    """Tokens [B, T, N, D], after the blocks; or with what they added in another call.
 
     Args:
       time: [B or 1, T, 1, D] or None, added once, before the first attention along
@@ -181,8 +233,12 @@ class Stack(nn.Module):
       axes: the keys of AXES that are attended along; a block for which none is left
         is passed by.
     """
+    if self.has_variable("cache", "stack"):
+      return x + placement.place(self.get_variable("cache", "stack"), KEPT)
+    before = x
     along = {k: tuple(a for a in BLOCKS[k] if a in axes) for k in self.layout}
-    first_kind = next((k for k in self.layout if "temporal" in along[k]), None)
+    in_time = lambda kind: set(along[kind]) & {"temporal", "full"}
+    first_kind = next((k for k in self.layout if in_time(k)), None)
 
     each = signals.emb if signals.emb is not None and signals.emb.ndim == 4 else None
     inputs = jnp.arange(self.num_layers), each
@@ -197,26 +253,74 @@ class Stack(nn.Module):
           here = None
           if time is not None and kind == first_kind:
             here = jnp.where(index == 0, time, 0.0).astype(x.dtype)
-          block = Block(kind, **stack.block, name=kind)
-          x = block(x, signals, along[kind], here)
+          block = Block(kind, **stack.block, keep=stack.keep, name=kind)
+          x = _in_parts(block, x, signals, along[kind], here)
         return x, None
 
       if kinds:
         x, _ = self._repeat(layer)(self, x, inputs, shared, time)
+    if "stack" in self.keep:
+      self.put_variable("kept", "stack", placement.place(x - before, KEPT))
     return x
 
   def _repeat(self, layer):
     """`layer` over a leading axis of its blocks' parameters and of its inputs."""
-    if self.remat:
-      policy = REMAT["full" if self.remat is True else self.remat]
+    policy = REMAT[{True: "full", False: "none"}.get(self.remat, self.remat)]
+    if policy is not None:
       # Inside a loop the compiler cannot undo remat; in an unrolled one it could.
       layer = nn.remat(layer, policy=policy, prevent_cse=self.unroll > 1)
     return nn.scan(
       layer,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "cache": 0, "kept": 0},
       split_rngs={"params": True},
       in_axes=(0, nn.broadcast, nn.broadcast),
       length=self.num_layers,
       unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
+
+
+def _in_parts(block, x, signals, along, time):
+  """block(x, signals, along, time); on CPU in parts that stay in its cache.
+
+  A part is a few frames of a clip where attention stays inside them, a few places
+  where it goes along time, else a clip.
+  """
+  b, t, n, width = x.shape
+  each = 4 * int(width * block.mlp_ratio)  # bytes of a token inside the perceptron
+  if not rows.wanted() or block.is_initializing() or b * t * n * each <= rows.BYTES:
+    return block(x, signals, along, time)
+  frames = rows.at_a_time(t, n * each) if along == ("spatial",) else t
+  places = rows.at_a_time(n, t * each) if along == ("temporal",) else n
+  layout = "(b u m) 1 t n d"
+  sizes = dict(t=frames, n=places)
+  parts = rearrange(x, f"b (u t) (m n) d -> {layout}", **sizes)
+  cells = jnp.indices((b, t // frames, n // places)).reshape(3, -1)
+  clip, first = cells[0], cells[1] * frames
+
+  def of_clip(array, i, start=None):
+    """The part of a signal [B or 1, T or 1, ...] that belongs to clip i."""
+    array = array if len(array) == 1 else jax.lax.dynamic_slice_in_dim(array, i, 1)
+    if start is None or array.shape[1] == 1:
+      return array
+    return jax.lax.dynamic_slice_in_dim(array, start, frames, axis=1)
+
+  def part(block, _, inputs):
+    x, i, start = inputs
+    told = Signals(
+      emb=None if signals.emb is None else of_clip(signals.emb, i, start),
+      places=None if signals.places is None else of_clip(signals.places, i),
+      text=None if signals.text is None else tuple(of_clip(a, i) for a in signals.text),
+    )
+    here = None if time is None else of_clip(time, i)
+    return None, block(x, told, along, here)
+
+  part = nn.remat(part, policy=REMAT["dots"], prevent_cse=False)
+  scan = nn.scan(
+    part,
+    variable_broadcast="params",
+    variable_axes={"cache": 0, "kept": 0},
+    split_rngs={"params": False},
+  )
+  _, parts = scan(block, None, (parts, clip, first))
+  return rearrange(parts, f"{layout} -> b (u t) (m n) d", b=b, m=n // places)

@@ -4,7 +4,7 @@ Each frame is cut into patches, or each few frames into tubelets. Blocks attend 
 a frame (spatial) and along time at one position (temporal), in one of the four ways of
 Latte, `dit_blocks.VARIANTS`. Time and class enter frame by frame, by modulation or as
 tokens; a text as a pooled vector or by cross-attention. With `layout=("spatial",)` all
-blocks are spatial: DiT, on frames.
+blocks are spatial: DiT, on frames; with `layout=("full",)` all see the whole clip.
 
 Latte: https://arxiv.org/abs/2401.03048, DiT: https://arxiv.org/abs/2212.09748.
 """
@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import reduce
 
-from vdm_jax.layers import embeddings, modulation, norms, patches, positions
+from vdm_jax.layers import embeddings, modulation, norms, patches, placement, positions
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear, zeros
 from vdm_jax.layers.module import Module
@@ -80,13 +80,15 @@ class VideoDiT(Module):
   embedders: str = "shared"
   num_frames: int = 16  # of the clips it is meant for; it takes any number
   time_shift: int = 0  # of the sinusoid's frequencies: 1 in diffusers' DiT
-  remat: bool | str = False  # True is "full"; a key of dit_blocks.REMAT
+  attention: str = "auto"  # the kernel, a key of layers.attention.KERNELS
+  split: str = "ulysses"  # of "full" over the devices that share a clip, SPLITS
+  remat: bool | str = False  # True is "full", False "none"; a key of dit_blocks.REMAT
   unroll: int = 1  # layers per iteration of the scan over layers
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, t, cond, *, train=False):
+  def __call__(self, x, t, cond, *, train=False, keep=()):
     """The network's output F in float32; exactly 0 with initial parameters.
 
     Args:
@@ -98,6 +100,8 @@ class VideoDiT(Module):
         class"; vectors["text"] [B, D] or tokens["text"], as `text` says; channels,
         stacked on x in the order of their names; mask; positions.
       train: not used, there is no dropout; a class is dropped by its id.
+      keep: parts whose outputs go into the collection "kept", see
+        diffusion/caching.py; where "cache" holds some, they are not computed.
     """
     del train
     self._check_fields()
@@ -136,12 +140,16 @@ class VideoDiT(Module):
         activation=self.activation,
         norm_epsilon=tuple(self.norm_epsilon),
         norm_affine=tuple(self.norm_affine),
+        kernel=self.attention,
+        split=self.split,
         **rest,
       ),
+      keep=tuple(keep),
       name="blocks",
     )
-    x = stack(x, signals, time, ("spatial",) if image else tuple(dit_blocks.AXES))
-    x = x[:, :, :num_places]
+    axes = ("spatial", "full") if image else tuple(dit_blocks.AXES)
+    x = stack(placement.place(x, dit_blocks.KEPT), signals, time, axes)
+    x = placement.place(x[:, :, :num_places], dit_blocks.KEPT)
 
     modulate = modulation.MODULATIONS[self.modulation]
     shift, scale = modulate(last_emb, self.width, 2, **rest)
@@ -149,7 +157,8 @@ class VideoDiT(Module):
     features = self.patch_time * self.patch**2 * self.out_channels
     axes = ("embed", None)
     last = Linear(features, axes, kernel_init=zeros, **rest, name="unpatchify")
-    return patches.unpatchify(last(x), size, rows).astype(jnp.float32)
+    x = placement.place(last(x), dit_blocks.KEPT)
+    return patches.unpatchify(x, size, rows).astype(jnp.float32)
 
   def _stack(self, x, cond):
     """x, the channels of the condition and, if wanted, the given frames' mask."""
@@ -280,7 +289,7 @@ class VideoDiT(Module):
         f"num_heads={self.num_heads} cannot be halved between space and time; a "
         "parallel block needs an even number."
       )
-    in_frames = any("spatial" in dit_blocks.BLOCKS[kind] for kind in self.layout)
+    in_frames = self.layout != ("temporal",)
     if not in_frames and (self.text == "cross" or self.modulation == "tokens"):
       raise ValueError(
         f"layout={self.layout} attends along time only, where nothing reads "

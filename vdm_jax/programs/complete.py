@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from einops import rearrange
 
-from vdm_jax import conditioning, log, video_io
+from vdm_jax import conditioning, log, sharding, video_io
 from vdm_jax.diffusion import masks
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import sample
@@ -106,7 +106,7 @@ def run(
     truth, rebuilt = jax.jit(functools.partial(encode, autoencoder))(
       params[1], job.put({"video": real})["video"]
     )
-  rebuilt = np.asarray(jax.device_get(rebuilt))
+  rebuilt = sharding.fetch(rebuilt)
 
   scores = {}
   for n, (name, wanted) in enumerate(completions.items()):
@@ -115,7 +115,7 @@ def run(
     with job.devices():
       key = jax.random.fold_in(job.key(), n)
       videos = draw(*params, job.put(batch), truth[:, :length], key)
-    videos, true = np.asarray(jax.device_get(videos)), real[:, :length]
+    videos, true = sharding.fetch(videos), real[:, :length]
     sides = {"samples": videos, "autoencoder": rebuilt[:, :length], "real": true}
     scores[name] = {
       "given": np.flatnonzero(mask).tolist(),

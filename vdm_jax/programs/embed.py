@@ -12,9 +12,8 @@ import time
 import jax
 import numpy as np
 
-from vdm_jax import config, log, pretrained
-from vdm_jax.data import records
-from vdm_jax.programs import encode
+from vdm_jax import config, log, pretrained, sharding
+from vdm_jax.programs import encode, shares
 from vdm_jax.programs import job as job_lib
 
 TOKENIZER = "tokenizer.json"
@@ -34,6 +33,8 @@ def packaged(package=PACKAGED, folder="model"):
 
 class TextEncoder:
   """(texts, a list of str) -> (values [N, L, D] float32, mask [N, L] bool).
+
+  Texts are spread over all devices of this process.
 
   Args:
     folder: see above; nothing is read before the first call.
@@ -58,9 +59,13 @@ class TextEncoder:
 
   @functools.cached_property
   def network(self):
-    """(compiled apply, params)."""
-    module, params = pretrained.load(self.folder)
+    """(compiled apply, params on each of the devices)."""
+    module, params = pretrained.load(self.folder, mesh=self.mesh, rules=shares.RULES)
     return jax.jit(module.apply), params
+
+  @functools.cached_property
+  def mesh(self):
+    return shares.mesh()
 
   def tokens(self, texts):
     """(ids [N, L] int32, mask [N, L] bool)."""
@@ -79,11 +84,14 @@ class TextEncoder:
   def __call__(self, texts):
     apply, params = self.network
     ids, mask = self.tokens(texts)
+    size = shares.even(self.batch_size, self.mesh, shares.RULES)
     parts = []
     for first in range(0, len(ids), self.batch_size):
       rows = slice(first, first + self.batch_size)
-      part, real = job_lib.pad({"ids": ids[rows], "mask": mask[rows]}, self.batch_size)
-      values = apply(params, part["ids"], part["mask"])
+      part, real = job_lib.pad({"ids": ids[rows], "mask": mask[rows]}, size)
+      part = sharding.spread(part, self.mesh, shares.RULES)
+      with sharding.use(self.mesh, shares.RULES):
+        values = apply(params, part["ids"], part["mask"])
       parts.append(np.asarray(values, np.float32)[:real])
     return np.concatenate(parts), mask
 
@@ -109,13 +117,16 @@ def run(job, *, texts, encoder, folder="texts"):
     return
   start = time.monotonic()
   progress = log.Progress(len(wanted), name=job.stage)
-  with records.Writer(place, made_of) as writer:
-    writer.meta["texts"] = wanted
-    for first in range(0, len(wanted), encoder.batch_size):
-      values, mask = encoder(wanted[first : first + encoder.batch_size])
+
+  def fill(writer, rows):
+    for first in range(rows.start, rows.stop, encoder.batch_size):
+      last = min(first + encoder.batch_size, rows.stop)
+      values, mask = encoder(wanted[first:last])
       for value, here in zip(values, mask, strict=True):
         writer.write({"text": value.astype(np.float16), "text_mask": here})
-      progress.update(first + len(values), {})
+      progress.update(last - rows.start, {})
+
+  shares.write(place, made_of, {"texts": wanted}, len(wanted), fill)
   progress.close()
   job.say(f"{len(wanted)} texts in {time.monotonic() - start:.1f} s")
 

@@ -5,10 +5,11 @@ import time
 import jax
 import numpy as np
 
-from vdm_jax import config, log
+from vdm_jax import config, log, sharding
 from vdm_jax.data import loader as loader_lib
 from vdm_jax.data import records
 from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import shares
 from vdm_jax.tasks import autoencoding
 
 
@@ -18,14 +19,15 @@ def run(
   """Writes <workdir>/<folder>: records of moments in float16, and their statistics.
 
   Everything in a clip's record but the video goes along. A folder that was made from
-  the same weights and settings is left as it is; another one is refused.
+  the same weights and settings is left as it is; another one is refused. Clips are
+  spread over all devices, whatever the mesh; each process encodes its share of them.
 
   Args:
     source: of clips, see data/sources.py; `transforms.LatentsAsVideo` makes some of
       stored latents, for an autoencoder of these.
     autoencoder: see autoencoders/base.py.
     weights: the folder, under the workdir, of the stage that trained it.
-    batch_size: clips at a time.
+    batch_size: clips at a time in each process.
   """
   params = job.weights(weights, "ema/autoencoder")
   made_of = {
@@ -41,24 +43,32 @@ def run(
   def encode(params, video):
     return autoencoder.encode(params, autoencoding.to_float({"video": video}))
 
+  skipped = f".{jax.process_index()}" if jax.process_index() else ""
   clips = loader_lib.Loader(
     source,
     batch_size,
     shuffle=False,
     repeat=False,
     num_workers=num_workers,
-    skipped_to=job.workdir / f"{folder}.skipped.jsonl",
+    skipped_to=job.workdir / f"{folder}.skipped{skipped}.jsonl",
   )
-  start, count = time.monotonic(), 0
+  stats = {k: sharding.fetch(params["latents"][k]).tolist() for k in ("shift", "scale")}
+  here = shares.own(job)
+  params = here.place(sharding.fetch(params))
+  size = shares.even(batch_size, here.mesh, here.rules)
+  start = time.monotonic()
   progress = log.Progress(len(source), name=job.stage)
-  with records.Writer(place, made_of) as writer, job.devices():
-    stats = params["latents"]
-    writer.meta |= {k: jax.device_get(stats[k]).tolist() for k in ("shift", "scale")}
-    writer.meta["classes"] = source.classes
+
+  def fill(writer, batches):
+    clips.set_state({**clips.get_state(), "position": batches.start * batch_size})
+    count = 0
     for batch in clips:
+      if clips.get_state()["position"] > batches.stop * batch_size:
+        break
       rest = {k: v for k, v in batch.items() if k != "video"}
-      video, real = job_lib.pad({"video": batch["video"]}, batch_size)
-      moments = jax.device_get(encode(params, job.put(video)["video"]))
+      video, real = job_lib.pad({"video": batch["video"]}, size)
+      with here.devices():
+        moments = jax.device_get(encode(params, here.put(video)["video"]))
       for i in range(real):
         writer.write(
           {
@@ -69,7 +79,12 @@ def run(
         )
       count += real
       progress.update(count, {})
+    clips.close()
+
+  meta = {**stats, "classes": source.classes}
+  shares.write(place, made_of, meta, len(clips), fill)
   progress.close()
+  count = records.read_meta(place)["count"]
   job.say(
     f"{count} clips in {time.monotonic() - start:.1f} s. {clips.report.summary()}"
   )

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from vdm_jax import log
+from vdm_jax import log, sharding
 from vdm_jax.metrics import score
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import sample
+from vdm_jax.programs import sample, shares
 
 
 def run(
@@ -111,13 +111,14 @@ def _reconstruct(job, autoencoder, params, videos, batch_size):
       autoencoder.decode(params, autoencoder.latents(params, moments, None))
     )
 
-  parts = []
+  parts, job = [], shares.everywhere(job)
+  size = shares.even(batch_size, job.mesh, job.rules)
   with job.devices():
     for first in range(0, len(videos), batch_size):
       part = {"video": videos[first : first + batch_size]}
-      batch, real = job_lib.pad(part, batch_size)
+      batch, real = job_lib.pad(part, size)
       made = reconstruct(params, job.put(batch)["video"])
-      parts.append(np.asarray(jax.device_get(made))[:real])
+      parts.append(sharding.fetch(made)[:real])
   return np.concatenate(parts)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vdm_jax import checkpoint, config, sharding
+from vdm_jax import checkpoint, config, distributed, sharding
 from vdm_jax.training import state as state_lib
 
 
@@ -46,11 +46,12 @@ class Job:
       yield
 
   def put(self, batch):
-    return sharding.put(batch, self.mesh, self.rules)
+    """A batch that each process holds whole, rows spread over the mesh."""
+    return sharding.spread(batch, self.mesh, self.rules)
 
   def place(self, params):
     """Parameters on every device of the mesh."""
-    return jax.device_put(params, sharding.replicated(self.mesh))
+    return sharding.place(params, sharding.replicated(self.mesh))
 
   def say(self, text):
     if jax.process_index() == 0:
@@ -100,7 +101,9 @@ def digest(tree):
 
 
 def write_json(path, value):
-  """Writes `value` whole or not at all."""
+  """Writes `value` whole or not at all; process 0 only."""
+  if jax.process_index():
+    return
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f".{path.name}.partial")
@@ -121,12 +124,21 @@ def _number(name):
 
 
 def run(cfg, stages, workdir):
-  """Builds each stage of the config, only when its turn comes, and runs it."""
+  """Builds each stage of the config, only when its turn comes, and runs it.
+
+  Many processes share the workdir: process 0 builds first, data sets too, and no
+  process begins a stage before all have ended the one before.
+  """
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  mesh = sharding.make_mesh(cfg.mesh)
+  mesh = sharding.make_mesh(cfg.mesh, dcn=cfg.get("dcn"))
   write_json(workdir / "config.json", config.plain(cfg))
   for stage in stages:
+    if jax.process_index():
+      distributed.wait(f"{stage} is built")
     program = config.build(cfg[stage], workdir)
+    if not jax.process_index():
+      distributed.wait(f"{stage} is built")
     settings = config.plain(cfg[stage])
     program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings))
+    distributed.wait(f"{stage} has ended")

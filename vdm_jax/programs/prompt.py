@@ -16,7 +16,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from vdm_jax import log, video_io
+from vdm_jax import log, sharding, video_io
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import sample
 
@@ -114,7 +114,7 @@ def _draw_all(job, draw, params, signals, batch_size):
     batch, real = job_lib.pad(part, batch_size)
     with job.devices():
       videos = draw(*params, job.put(batch), jax.random.fold_in(job.key(), first))
-    parts.append(np.asarray(jax.device_get(videos))[:real])
+    parts.append(sharding.fetch(videos)[:real])
   return np.concatenate(parts)
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from einops import rearrange, reduce
 
-from vdm_jax import log, video_io
+from vdm_jax import log, sharding, video_io
 from vdm_jax.metrics import frames, score
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import sample
@@ -34,7 +34,7 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
       part = {"video": real[first : first + batch_size]}
       batch, count = job_lib.pad(part, batch_size)
       video = draw(params, job.put(batch)["video"])
-      made.append(np.asarray(jax.device_get(video))[:count])
+      made.append(sharding.fetch(video)[:count])
   made = np.concatenate(made)
 
   values, each = measured(made, real)

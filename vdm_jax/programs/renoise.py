@@ -11,7 +11,7 @@ import jax
 import matplotlib
 import numpy as np
 
-from vdm_jax import log
+from vdm_jax import log, sharding
 from vdm_jax.programs import complete, sample
 from vdm_jax.programs import job as job_lib
 
@@ -52,10 +52,10 @@ def run(
   with job.devices():
     encode = jax.jit(functools.partial(complete.encode, autoencoder))
     truth, rebuilt = encode(params[1], job.put({"video": real})["video"])
-    scores = {0.0: measured(np.asarray(jax.device_get(rebuilt)))}
+    scores = {0.0: measured(sharding.fetch(rebuilt))}
     for level in levels:
       made = draw(*params, job.put(batch), truth, grid * np.float32(level), job.key())
-      scores[float(level)] = measured(np.asarray(jax.device_get(made)))
+      scores[float(level)] = measured(sharding.fetch(made))
   place = job.workdir / folder
   clean = measured(real)
   job_lib.write_json(place / "metrics.json", {"real": clean, "levels": scores})

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from einops import rearrange
 
-from vdm_jax import config, log, video_io
+from vdm_jax import config, log, sharding, video_io
 from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import shares
 
 VIDEOS = "videos.npz"
 
@@ -34,7 +35,8 @@ def run(
 ):
   """Writes <workdir>/<folder>: an mp4 for each clip, grid.gif, grid.png, videos.npz.
 
-  The folder is replaced as a whole when the weights or the settings have changed.
+  The folder is replaced as a whole when the weights or the settings have changed. The
+  rows of a batch are spread over the mesh, which changes no video.
 
   Args:
     task: a LatentDiffusion.
@@ -44,6 +46,7 @@ def run(
     shape: [T, h, w, c] of the latents.
     sampler, ts, wrappers: see diffusion/.
     fps, scale: of the files; scale enlarges small frames.
+    batch_size: videos at a time; rows are added where the mesh cannot split so many.
     grid_columns: clips of each class in grid.gif and grid.png.
   """
   denoiser = job.weights(weights)
@@ -60,16 +63,18 @@ def run(
   draw = generator(task, autoencoder, shape, sampler, ts, wrappers)
   rows = {k: np.asarray(v) for k, v in signals().items()}
   count = len(next(iter(rows.values())))
+  # More rows than asked, for the mesh: a row's noise does not depend on those after it.
+  size = shares.even(batch_size, job.mesh, job.rules)
   job.say(f"{count} videos")
   progress = log.Progress(count, name=job.stage)
   parts = []
   for first in range(0, count, batch_size):
     part = {k: v[first : first + batch_size] for k, v in rows.items()}
-    batch, real = job_lib.pad(part, batch_size)
+    batch, real = job_lib.pad(part, size)
     with job.devices():
       key = jax.random.fold_in(job.key(), first)
       videos = draw(denoiser, decoder, job.put(batch), key)
-    parts.append(np.asarray(jax.device_get(videos))[:real])
+    parts.append(sharding.fetch(videos)[:real])
     progress.update(first + real, {})
   progress.close()
   videos = np.concatenate(parts)
@@ -79,13 +84,15 @@ def run(
 
 
 def write(place, videos, rows, made_of, fps, scale, grid_columns):
-  """Replaces the folder `place` by these videos and pictures of them.
+  """Replaces the folder `place` by these videos and pictures of them; process 0 only.
 
   Args:
     videos: uint8 [N, T, H, W, 3].
     rows: {name: [N]}, what they were made for; kept beside them.
     made_of: what `made_with` shall give.
   """
+  if jax.process_index():
+    return
   partial = place.with_name(f".{place.name}.partial")
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
@@ -144,7 +151,12 @@ class Preview:
 
   def __call__(self, job, params, key):
     decoder = job.weights(self.autoencoder_weights, "ema/autoencoder")
-    return jax.device_get(self.draw(params, decoder, self.signals(), key))
+    rows = {k: np.asarray(v) for k, v in self.signals().items()}
+    count = len(next(iter(rows.values())))
+    size = shares.even(count, job.mesh, job.rules)
+    with job.devices():
+      batch = job.put(job_lib.pad(rows, size)[0])
+      return sharding.fetch(self.draw(params, decoder, batch, key))[:count]
 
 
 def reconstructions(job, params, key, *, task, source, count=8):

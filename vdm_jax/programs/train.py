@@ -8,7 +8,7 @@ import itertools
 
 import jax
 
-from vdm_jax import checkpoint, log, sharding, video_io
+from vdm_jax import checkpoint, distributed, log, sharding, video_io
 from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
@@ -26,6 +26,7 @@ def run(
   trainable=".*",
   accumulate=1,
   init_from=None,
+  compiler_options=None,
   log_every=50,
   save_every=1000,
   keep=2,
@@ -44,7 +45,7 @@ def run(
     loader: endless batches with `spec`, `get_state`, `set_state`; see data/loader.py.
     optimizer: an optax transformation.
     steps: counted from the run's beginning; a finished run is left as it is.
-    ema_decay, trainable, accumulate, init_from: see training/.
+    ema_decay, trainable, accumulate, init_from, compiler_options: see training/.
     keep, keep_every: checkpoints that stay: the newest, and each of these steps.
     max_skipped: steps in a row that may be not finite.
     preview: (job, params, key) -> uint8 [N, T, H, W, 3], drawn every `preview_every`
@@ -62,6 +63,10 @@ def run(
     place / "checkpoints", keep=keep, keep_every=keep_every
   )
   k_init, k_steps = jax.random.split(job.key())
+  whole = loader
+  if jax.process_count() > 1:
+    loader = loader.shard(*sharding.data_shard(job.mesh, job.rules))
+  put = functools.partial(sharding.put, mesh=job.mesh, rules=job.rules)
   like = state_lib.abstract(
     task, optimizer, loader.spec(), job.mesh, job.rules, trainable
   )
@@ -85,24 +90,29 @@ def run(
     params = state_lib.merge(state.ema, state.frozen)
     videos = preview(job, params, jax.random.fold_in(k_steps, n))
     sheet = video_io.sheet(videos)
-    video_io.write_png(place / "previews" / f"{n:08d}.png", sheet, scale=4)
+    if jax.process_index() == 0:
+      video_io.write_png(place / "previews" / f"{n:08d}.png", sheet, scale=4)
     logger.image(n, "preview", sheet)
 
   def finish(state):
     if measure_batches:
-      state = _measured(task, state, loader, measure_batches, shardings)
+      position = loader.get_state()
+      whole.set_state(position)
+      batches = list(itertools.islice(whole, measure_batches))
+      loader.set_state(position)
+      state = _measured(task, state, batches, shardings)
     if preview:
       draw(int(state.step), state)
     return state
 
   with log.Logger(place, step=int(state.step)) as logger:
     loop.fit(
-      step_lib.compiled(step, shardings, job.mesh, job.rules),
+      step_lib.compiled(step, shardings, job.mesh, job.rules, compiler_options),
       state,
       loader,
       k_steps,
       steps=steps,
-      put=functools.partial(sharding.put, mesh=job.mesh, rules=job.rules),
+      put=put,
       checkpointer=saver,
       save_every=save_every,
       logger=logger,
@@ -110,28 +120,32 @@ def run(
       hooks=[loop.Every(preview_every, draw)] if preview else [],
       finish=finish,
       max_skipped=max_skipped,
+      agree=distributed.agreement(job.mesh) if jax.process_count() > 1 else None,
       name=job.stage,
     )
   saver.close()
   skipped = getattr(loader, "report", None)
   if skipped:
     job.say(skipped.summary())
-  log.loss_plot(place / "log.jsonl", place / "loss.png", plot)
+  if jax.process_index() == 0:
+    log.loss_plot(place / "log.jsonl", place / "loss.png", plot)
 
 
-def _measured(task, state, loader, count, shardings):
-  """`state` whose trained and averaged parameters hold what the task measured."""
-  position = loader.get_state()
-  batches = list(itertools.islice(loader, count))
-  loader.set_state(position)
+def _measured(task, state, batches, shardings):
+  """`state` whose trained and averaged parameters hold what the task measured.
+
+  Every process measures the same whole batches with whole parameters.
+  """
+  everywhere = sharding.replicated(shardings.step.mesh)
 
   def measured(params):
-    whole = task.finish(state_lib.merge(params, state.frozen), iter(batches))
+    whole = sharding.place(state_lib.merge(params, state.frozen), everywhere)
+    whole = task.finish(whole, iter(batches))
     # Only what is in `params` comes back: the rest is frozen, and stays.
     return jax.tree.map(lambda _, path: path, params, _part(whole, params))
 
   new = state.replace(params=measured(state.params), ema=measured(state.ema))
-  return jax.device_put(new, shardings)
+  return sharding.place(new, shardings)
 
 
 def _part(whole, like):

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -119,9 +120,15 @@ class LatentDiffusion:
     given: less to compute.
     """
 
-    def apply(x, t, cond):
+    def apply(x, t, cond, cache=None, keep=()):
       t = t[:, :1] if one_time and cond.mask is None else t
-      return self.network.apply({"params": params}, x, t, cond)
+      variables = {"params": params}
+      if cache is None:
+        return self.network.apply(variables, x, t, cond)
+      if cache:
+        variables["cache"] = flax.traverse_util.unflatten_dict(cache)
+      out, kept = self.network.apply(variables, x, t, cond, keep=keep, mutable=["kept"])
+      return out, kept.get("kept", {})
 
     denoise = d.from_network(apply, self.process, self.prediction)
     return d.chain(denoise, wrappers, null)
@@ -173,8 +180,7 @@ class LatentDiffusion:
     k_noise, k_steps = jax.random.split(key)
     ts = ts(self.process) if callable(ts) else ts
     one_time = jnp.ndim(ts) == 1
-    ts = loop.rows(ts, shape[1])
-    alpha, sigma = self.process.alpha_sigma(ts[:1])
+    alpha, sigma = self.process.alpha_sigma(loop.rows(ts, shape[1])[:1])
     x = p.expand(sigma) * noise(k_noise, shape)
     x = x if start is None else x + p.expand(alpha) * start
     if mask is not None:

@@ -47,6 +47,7 @@ def fit(
   finish=None,
   max_skipped=20,
   in_flight=2,
+  agree=None,
   name="train",
   stream=None,
 ):
@@ -54,7 +55,8 @@ def fit(
 
   SIGTERM and Ctrl-C end the run after the step at hand: a checkpoint is saved and
   SystemExit raised, with code 0 for SIGTERM and 130 for Ctrl-C. A second Ctrl-C is a
-  KeyboardInterrupt at once.
+  KeyboardInterrupt at once. Of many processes, each with its loop, one signal to one of
+  them ends all after the same step, `in_flight` steps later.
 
   Args:
     step: (state, batch, key) -> (state, metrics), compiled; may donate the state.
@@ -67,6 +69,7 @@ def fit(
     hooks: `Every`s.
     finish: state -> state, called once after the last step and before it is saved.
     max_skipped: steps in a row that may be skipped as not finite before it is an error.
+    agree: `distributed.agreement(mesh)` where there are many processes.
 
   Raises:
     FloatingPointError: for more skipped steps than that.
@@ -79,11 +82,14 @@ def fit(
   n = first = int(state.step)
   progress = log.Progress(steps, start=n, name=name, stream=stream)
   meter = _Meter(logger, log_every, max_skipped, progress)
-  pending = collections.deque()
+  pending, agreed = collections.deque(), []
 
   def read(most):
     while len(pending) > most:
-      meter.add(*pending.popleft())
+      at, metrics, number = pending.popleft()
+      meter.add(at, metrics)
+      if number is not None and int(number):
+        agreed.append(signal.Signals(int(number)))
 
   def save():
     read(0)
@@ -94,7 +100,8 @@ def fit(
 
   with contextlib.ExitStack() as stack:
     stack.callback(progress.close)
-    stop = stack.enter_context(_signals())
+    told = stack.enter_context(_signals())
+    stop = agreed if agree else told
     batches = iter(loader)
     while n < steps and not stop:
       batch = next(batches, None)
@@ -104,7 +111,8 @@ def fit(
         )
       state, metrics = step(state, put(batch) if put else batch, key)
       n += 1
-      pending.append((n, metrics))
+      number = agree(max(told, default=0)) if agree else None
+      pending.append((n, metrics, number))
       read(in_flight)
       for hook in hooks:
         if n % hook.steps == 0:

@@ -88,22 +88,23 @@ def create(
   assemble = lambda params: _assemble(params, tx, trainable)
   with sharding.use(mesh, rules):
     if not init_from:
-      return jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)(
-        key
-      ), shardings
+      both = jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)
+      return both(key), shardings
     whole = merge(shardings.params, shardings.frozen)
     params = jax.jit(init, out_shardings=whole)(key)
-    loaded = params
-    for fn in init_from if isinstance(init_from, (list, tuple)) else [init_from]:
-      loaded = fn(loaded)
-    params = jax.device_put(_checked(loaded, params), whole)
+  # Not on the mesh: what is loaded may lie on one device.
+  loaded = params
+  for fn in init_from if isinstance(init_from, (list, tuple)) else [init_from]:
+    loaded = fn(loaded)
+  params = sharding.place(_checked(loaded, params), whole)
+  with sharding.use(mesh, rules):
     return jax.jit(assemble, out_shardings=shardings)(params), shardings
 
 
 def _abstract(task, tx, spec, mesh, rules, trainable):
   """(shapes, shardings) of the State."""
   with sharding.use(mesh, rules):
-    boxed = jax.eval_shape(lambda k: task.init(k, _zeros(spec)), jax.random.key(0))
+    boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), _zeros(spec)))
     params = sharding.unbox(boxed)
     shapes = jax.eval_shape(lambda p: _assemble(p, tx, trainable), params)
   trained, frozen = split(sharding.shard_tree(boxed, mesh, rules), trainable)

@@ -62,18 +62,32 @@ def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
   return step
 
 
-def compiled(step, shardings, mesh, rules):
-  """`step` under jit on the mesh: donates the state, and lays it out as `shardings`."""
+def compiled(step, shardings, mesh, rules, compiler_options=None):
+  """`step` under jit on the mesh: donates the state, and lays it out as `shardings`.
+
+  Args:
+    compiler_options: {name: value} for XLA.
+
+  Returns:
+    run(state, batch, key) -> (state, metrics); `run.lower` takes the same, or
+    ShapeDtypeStructs with shardings, and lowers the program without running it.
+  """
   jitted = jax.jit(
     step,
     donate_argnums=0,
     out_shardings=(shardings, sharding.replicated(mesh)),
+    compiler_options=compiler_options,
   )
 
   def run(state, batch, key):
     with sharding.use(mesh, rules):
       return jitted(state, batch, key)
 
+  def lower(state, batch, key):
+    with sharding.use(mesh, rules):
+      return jitted.lower(state, batch, key)
+
+  run.lower = lower
   return run
 
 

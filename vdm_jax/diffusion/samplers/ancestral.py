@@ -26,7 +26,7 @@ def ancestral(denoise, process, x, ts, cond, key, *, fraction=None, noisy_end=Fa
     noisy_end: a last step that is longer than 1 gets its noise too, as in diffusers.
   """
 
-  def step(x, t, t_next, key):
+  def step(denoise, x, t, t_next, key):
     estimate = denoise(x, t, cond)
     at = estimate.fraction if fraction is None else fraction * jnp.ones_like(x)
     mean = variance.posterior_mean(process, x, estimate.x0, t, t_next)
@@ -41,4 +41,4 @@ def ancestral(denoise, process, x, ts, cond, key, *, fraction=None, noisy_end=Fa
       std = jnp.where(ends, 0.0, std)
     return jnp.where(ends, estimate.x0, mean) + std * loop.noise(key, x.shape)
 
-  return loop.run(step, x, ts, key)
+  return loop.run(step, denoise, x, ts, key)

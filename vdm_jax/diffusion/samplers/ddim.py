@@ -25,7 +25,7 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0, edit=None, to=None):
       the next step begins. Published samplers do not all agree with themselves.
   """
 
-  def step(x, t, t_next, key):
+  def step(denoise, x, t, t_next, key):
     t_next = t_next if to is None else to(t, len(ts) - 1)
     x0 = denoise(x, t, cond).x0
     eps = p.eps_from_x0(process, x, x0, t)
@@ -40,7 +40,7 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0, edit=None, to=None):
       x_next += p.expand(jnp.sqrt(var)) * loop.noise(key, x.shape)
     return jnp.where(p.expand(t_next) > 0.0, x_next, x0)
 
-  return loop.run(step, x, ts, key)
+  return loop.run(step, denoise, x, ts, key)
 
 
 def euler_ancestral(denoise, process, x, ts, cond, key, *, eta=1.0):
@@ -66,7 +66,7 @@ def invert(denoise, process, x, ts, cond, key=None, *, iterations=20):
   if iterations < 1:
     raise ValueError(f"iterations={iterations}; inversion takes at least one.")
 
-  def step(x, s, t, key):
+  def step(_, x, s, t, key):
     del key  # deterministic
     alpha, sigma = process.alpha_sigma(t)
     alpha_s, sigma_s = process.alpha_sigma(s)
@@ -81,4 +81,4 @@ def invert(denoise, process, x, ts, cond, key=None, *, iterations=20):
 
     return jax.lax.fori_loop(0, iterations, improve, x)
 
-  return loop.run(step, x, np.flip(ts, axis=0), jax.random.key(0))
+  return loop.run(step, denoise, x, np.flip(ts, axis=0), jax.random.key(0))

@@ -112,7 +112,7 @@ def _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps):
     raise ValueError(f"rule={rule!r}; expected one of {set(RULES)}.")
   order_at = orders(ts, x.shape[1], order, caps)
 
-  def body(x, t, t_next, key, memory):
+  def body(denoise, x, t, t_next, key, memory):
     x0_1, x0_2, t_1, t_2 = memory  # of one and two steps ago
     has_1, has_2 = t_1 > t, t_2 > t
     here = log_snr(process, t)
@@ -144,4 +144,4 @@ def _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps):
   nothing = jnp.zeros_like(x)
   never = jnp.full(x.shape[:2], -1.0, loop.rows(ts, x.shape[1]).dtype)
   memory = nothing, nothing, never, never
-  return loop.run(body, x, ts, key, memory=memory)
+  return loop.run(body, denoise, x, ts, key, memory=memory)

@@ -13,13 +13,13 @@ from vdm_jax.diffusion.samplers import loop
 def euler(denoise, process, x, ts, cond, key):
   """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
 
-  def step(x, t, t_next, key):
+  def step(denoise, x, t, t_next, key):
     del key  # deterministic
     x0 = denoise(x, t, cond).x0
     x_next = x + p.expand(t_next - t) * slope(process, x, x0, t)
     return jnp.where(p.expand(t_next) > 0.0, x_next, x0)
 
-  return loop.run(step, x, ts, key)
+  return loop.run(step, denoise, x, ts, key)
 
 
 def slope(process, x, x0, t):

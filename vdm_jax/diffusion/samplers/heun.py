@@ -13,7 +13,7 @@ from vdm_jax.diffusion.samplers import euler, loop
 def heun(denoise, process, x, ts, cond, key):
   """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
 
-  def step(x, t, t_next, key):
+  def step(denoise, x, t, t_next, key):
     del key  # deterministic
     dt = p.expand(t_next - t)
     ends = p.expand(t_next) > 0.0
@@ -23,4 +23,4 @@ def heun(denoise, process, x, ts, cond, key):
     second = euler.slope(process, guess, denoise(guess, t_next, cond).x0, t_next)
     return jnp.where(ends, x + dt * 0.5 * (first + second), x0)
 
-  return loop.run(step, x, ts, key)
+  return loop.run(step, denoise, x, ts, key, calls=2)

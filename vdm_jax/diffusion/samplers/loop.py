@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from einops import repeat
 
+from vdm_jax.diffusion import caching
+
 
 @flax.struct.dataclass
 class Recorded:
@@ -22,41 +24,69 @@ class Recorded:
   values: jax.Array | None
 
 
-def run(step, x, ts, key, memory=None):
-  """Folds `step(x, t, t_next, key) -> x` over a falling grid of times.
+def run(step, denoise, x, ts, key, memory=None, calls=1):
+  """Folds `step(denoise, x, t, t_next, key) -> x` over a falling grid of times.
 
   Frames whose time does not change in a step are left as they are, to the bit, and so
   is what is remembered of them.
 
   Args:
     step: x [B, T, H, W, C], t and t_next [B, T], key of this step. With a memory,
-      (x, t, t_next, key, memory) -> (x, memory).
+      (denoise, x, t, t_next, key, memory) -> (x, memory). It calls the `denoise` that
+      it is given: with a step cache that is another one in each step.
+    denoise: as the sampler got it.
     x: [B, T, H, W, C] the start, usually sigma(ts[0]) times noise.
     ts: [S + 1] one time for all frames, or [S + 1, T] one for each.
     key: PRNG key, each step folds its index into it; or Recorded noise.
     memory: a tree of arrays [B, T, ...], as the first step shall find them.
+    calls: of the denoiser in a step, the k-th at the time of the k-th step from here.
 
   Returns:
     x after the last step.
   """
-  batch, num_frames = x.shape[:2]
-  ts = rows(ts, num_frames)
-  ts = repeat(ts, "s t -> s b t", b=batch)
+  shape, grid, modes = x.shape, ts, None
+  ts = repeat(rows(ts, shape[1]), "s t -> s b t", b=shape[0])
+  inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
+  if isinstance(denoise, caching.Cached):
+    denoise, modes = denoise.planned(grid, calls)
 
-  def body(carry, inputs):
-    x, memory = carry
+  def take(carry, inputs, mode):
+    """A step; `mode` says what the network computes in it, None is everything."""
+    x, memory, cache = carry
     t, t_next, i = inputs
-    if memory is None:
-      after = step(x, t, t_next, fold(key, i)), None
-    else:
-      after = step(x, t, t_next, fold(key, i), memory)
+    called, finish = denoise, lambda: None
+    if mode is not None:
+      called, finish = denoise.during(mode, cache, i, shape)
+    extra = () if memory is None else (memory,)
+    after = step(called, x, t, t_next, fold(key, i), *extra)
+    after = (after, None) if memory is None else after
     waits = t == t_next
     keep = lambda old, new: jnp.where(waits.reshape(_over(waits, new)), old, new)
-    return jax.tree.map(keep, carry, after), None
+    return *jax.tree.map(keep, (x, memory), after), finish()
 
-  inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
-  (x, _), _ = jax.lax.scan(body, (x, memory), inputs)
-  return x
+  carry, segments = (x, memory, None), [(len(ts) - 1, (None,))]
+  if modes is not None:
+    segments, first = caching.segments(modes), jax.tree.map(lambda a: a[0], inputs)
+    start = lambda: take((x, memory, {}), first, caching.union(modes))[2]
+    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(start))
+    carry = x, memory, empty
+  done = 0
+  for repeats, pattern in segments:
+
+    def body(carry, inputs, pattern=pattern):
+      for now, mode in zip(inputs, pattern, strict=True):
+        carry = take(carry, now, mode)
+      return carry, None
+
+    stop = done + repeats * len(pattern)
+    carry, _ = jax.lax.scan(body, carry, _strides(inputs, done, stop, len(pattern)))
+    done = stop
+  return carry[0]
+
+
+def _strides(inputs, start, stop, size):
+  """The inputs of steps start .. stop, dealt out to the `size` steps of a pattern."""
+  return [tuple(a[start + k : stop : size] for a in inputs) for k in range(size)]
 
 
 def rows(ts, num_frames):

@@ -33,7 +33,7 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", caps=()):
     raise ValueError(f"kind={kind!r}; expected one of {set(KINDS)}.")
   order_at = dpm_solver.orders(ts, x.shape[1], order, caps)
 
-  def step(x, t, t_next, key, memory):
+  def step(denoise, x, t, t_next, key, memory):
     del key  # deterministic
     x_1, values, times = memory  # of one, two .. steps ago
     has = [u > t for u in times]
@@ -70,7 +70,7 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", caps=()):
   nothing = jnp.zeros_like(x)
   never = jnp.full(x.shape[:2], -1.0, loop.rows(ts, x.shape[1]).dtype)
   memory = nothing, [nothing] * order, [never] * order
-  return loop.run(step, x, ts, key, memory=memory)
+  return loop.run(step, denoise, x, ts, key, memory=memory)
 
 
 def _exact(process, x, x0, t, t_next):

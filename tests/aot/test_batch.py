@@ -1,0 +1,92 @@
+"""A batch's spec from the config alone is that of the loader with real data."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import latte, moving_digits, quickstart, text_digits
+from configs.autoencoders import kl_image
+from vdm_jax import config, video_io
+from vdm_jax.aot import batch
+from vdm_jax.data import folders, loader, pictures, records, sources, transforms
+
+
+def spec(cfg, stage="train"):
+  return batch.spec(cfg, cfg[stage].loader, cfg[stage].task)
+
+
+def shapes(found):
+  return {name: (x.shape, np.dtype(x.dtype)) for name, x in found.items()}
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+  """A folder as `encode` writes it, of the tiny Latte's clips."""
+  place = tmp_path_factory.mktemp("run")
+  moments = np.zeros((4, 8, 8, 2), np.float16)
+  with records.Writer(place / "latents") as writer:
+    writer.meta |= {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}
+    for label in range(3):
+      record = {"mean": moments, "logvar": moments, "label": np.int32(label)}
+      writer.write(record)
+  return place
+
+
+@pytest.mark.parametrize("arg", ["tiny", "tiny-images"])
+def test_latents_are_those_that_were_encoded(arg, latents):
+  cfg = latte.get_config(arg)
+  real = config.build(cfg.train.loader, latents)
+  assert shapes(spec(cfg)) == shapes(real.spec())
+
+
+def test_videos_are_those_that_were_cut(tmp_path):
+  """A file of another size than the crop, through real transforms."""
+  frames = np.zeros((6, 40, 48, 3), np.uint8)
+  for name in ("one", "two"):
+    video_io.write_mp4(tmp_path / f"{name}.mp4", frames, 8)
+  cut = (
+    config.call(transforms.Resize, size=32),
+    config.call(transforms.CentreCrop, height=16),
+  )
+  source = config.call(folders.videos, path=str(tmp_path), num_frames=4)
+  described = config.call(loader.Loader, source=source, batch_size=2, transforms=cut)
+  found = batch.spec(ConfigDict(), described, ConfigDict())
+  assert shapes(found) == shapes(config.build(described).spec())
+  described.transforms = ()
+  with pytest.raises(ValueError, match="size of the videos is in no transform"):
+    batch.spec(ConfigDict(), described, ConfigDict())
+
+
+@pytest.mark.parametrize(
+  "cfg, stage, expected",
+  [
+    (lambda: latte.get_config("ucf101"), "train", {"mean": (40, 16, 32, 32, 4)}),
+    (lambda: latte.get_config("sky"), "autoencode", {"video": (8, 16, 256, 256, 3)}),
+    (kl_image.get_config, "autoencode", {"video": (8, 4, 256, 256, 3)}),
+    (quickstart.get_config, "train", {"mean": (64, 8, 4, 4, 8), "label": (64,)}),
+    (quickstart.get_config, "autoencode", {"video": (64, 8, 16, 16, 3)}),
+    (moving_digits.get_config, "train", {"mean": (512, 1, 1, 1, 24)}),
+    (text_digits.get_config, "train", {"text": (256, 16, 384), "text_mask": (256, 16)}),
+  ],
+)
+def test_configs_say_what_their_batches_are(cfg, stage, expected):
+  found = spec(cfg(), stage)
+  assert {name: found[name].shape for name in expected} == expected
+
+
+def test_a_sampler_is_told_all_but_the_videos():
+  told = batch.signals(spec(latte.get_config("ucf101-images")))
+  assert set(told) == {"label"} and told["label"].shape == (32,)
+  alone = batch.signals(spec(latte.get_config("sky")))
+  assert alone == {"index": jax.ShapeDtypeStruct((40,), np.int32)}
+
+
+def test_a_source_that_only_data_can_tell_is_refused():
+  cfg = latte.get_config("ucf101")
+  cfg.train.loader.source = config.call(sources.Arrays, arrays={})
+  with pytest.raises(ValueError, match="known only from its data"):
+    spec(cfg)
+  assert set(batch.SOURCES) <= set(dir(sources) + dir(folders) + dir(pictures)) | {
+    "Captioned"
+  }

@@ -1,0 +1,127 @@
+"""Each collective is found once, on its axes, with what it sends and how often."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from vdm_jax import sharding
+from vdm_jax.aot import collectives, hlo
+
+TEXT = (pathlib.Path(__file__).parent / "collectives.hlo").read_text()
+MESH = {"data": 2, "fsdp": 2, "seq": 2}
+WEIGHT = 24 * 96 * 2  # bytes of the shard
+CLIP = 2 * 16 * 4 * 48 * 2
+
+
+@pytest.fixture(scope="module")
+def found():
+  return collectives.find(hlo.parse(TEXT), MESH, slices=[0, 0, 0, 0, 1, 1, 1, 1])
+
+
+def of(found, kind):
+  return [c for c in found if c.kind == kind]
+
+
+def test_one_that_is_written_as_start_and_done_is_one(found):
+  """Two operations share a channel; in a loop of fourteen turns it happens 14 times."""
+  (gather,) = of(found, "all-gather")
+  assert (gather.axes, gather.count, gather.devices) == (("fsdp",), 14, 2)
+  assert gather.bytes == 14 * WEIGHT
+  assert gather.scan == "blocks (backward)" and not gather.network
+
+
+def test_a_fusion_of_reduce_and_slice_is_a_reduce_scatter(found):
+  (scatter,) = [c for c in of(found, "reduce-scatter") if not c.network]
+  assert scatter.axes == ("fsdp",)
+  assert scatter.bytes == 14 * 2 * WEIGHT * 1 / 2
+
+
+def test_slices_tell_each_other_through_the_runtime(found):
+  (far,) = [c for c in of(found, "reduce-scatter") if c.network]
+  assert far.axes == ("data",) and far.bytes == 40 / 2
+
+
+def test_an_all_to_all_sends_what_is_not_its_own(found):
+  (swap,) = of(found, "all-to-all")
+  assert swap.axes == ("seq",) and swap.bytes == 14 * CLIP / 2
+  assert swap.shapes == ("bf16[2,16,4,48]",)
+
+
+def test_groups_of_one_device_are_nothing_and_others_name_their_axes(found):
+  reduces = {c.axes: c for c in of(found, "all-reduce")}
+  assert set(reduces) == {("data", "fsdp", "seq"), ("data", "seq")}
+  assert reduces["data", "fsdp", "seq"].bytes == 2 * 7 / 8 * 40
+  assert reduces["data", "seq"].bytes == 2 * 3 / 4 * 40
+  assert all(c.network and c.scan == "" for c in reduces.values())
+
+
+def test_a_permute_counts_the_devices_that_send_elsewhere(found):
+  (shift,) = of(found, "collective-permute")
+  assert shift.axes == ("data",) and shift.network
+  assert shift.bytes == 40 * 7 / 8
+
+
+def test_the_table_adds_up_and_tells_parameters_from_activations(found):
+  rows = collectives.table(found, parameters=[(14, 48, 96), (96,)])
+  assert sum(r["bytes"] for r in rows) == sum(c.bytes for c in found)
+  assert [r["bytes"] for r in rows] == sorted((r["bytes"] for r in rows), reverse=True)
+  moves = {(r["kind"], r["axes"]): r["moves"] for r in rows}
+  assert moves["all-gather", "fsdp"] == moves["reduce-scatter", "fsdp"] == "parameters"
+  assert moves["all-to-all", "seq"] == "activations"
+
+
+@pytest.mark.parametrize(
+  "groups, axes",
+  [
+    ("replica_groups=mesh['a'=4,'b'=2] {'b'}", ("seq",)),
+    ("replica_groups=mesh['a'=4,'b'=2] {'a'}", ("data", "fsdp")),
+    ("replica_groups=mesh['a'=8] {'a':(2)2}", ("fsdp",)),
+    (
+      "replica_groups=mesh['a'=2,'b'=4], device_ids=([0,4,1,5,2,6,3,7]) {'a'}",
+      ("fsdp",),
+    ),
+    ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}", ("seq",)),
+    ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", ("seq",)),
+    ("replica_groups={{0,3},{1,2},{4,7},{5,6}}", ("part of", "fsdp", "seq")),
+    ("replica_groups={}", ("data", "fsdp", "seq")),
+  ],
+)
+def test_every_way_to_write_groups_is_read(groups, axes):
+  text = TEXT.replace("replica_groups=[4,2]<=[8]", groups)
+  assert text != TEXT
+  (swap,) = of(collectives.find(hlo.parse(text), MESH), "all-to-all")
+  assert swap.axes == axes
+
+
+def test_groups_that_cannot_be_read_are_no_silence():
+  text = TEXT.replace("replica_groups=[4,2]<=[8]", "replica_groups=somehow")
+  with pytest.raises(ValueError, match="Cannot read the groups"):
+    collectives.find(hlo.parse(text), MESH)
+
+
+def test_a_real_program_on_two_devices():
+  """Weights over fsdp are gathered in each of six layers, forwards and backwards."""
+  mesh = sharding.make_mesh({"data": 1, "fsdp": 2})
+  place = lambda *axes: jax.sharding.NamedSharding(mesh, P(*axes))
+  ws = jax.ShapeDtypeStruct((6, 64, 64), jnp.float32, sharding=place(None, "fsdp"))
+  x = jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=place("fsdp"))
+
+  def loss(ws, x):
+    def layer(x, w):
+      x = jnp.tanh(x @ jax.lax.with_sharding_constraint(w, place()))
+      return jax.lax.with_sharding_constraint(x, place("fsdp")), None
+
+    return jnp.sum(jax.lax.scan(layer, x, ws)[0] ** 2)
+
+  step = jax.jit(jax.grad(loss), out_shardings=ws.sharding)
+  module = hlo.parse(step.lower(ws, x).compile().as_text())
+  found = collectives.find(module, mesh.shape)
+  gathers = of(found, "all-gather")
+  assert gathers and all(c.axes == ("fsdp",) for c in found)
+  assert sum(c.count for c in gathers) in (6, 12)  # kept for the backward pass, or not
+  assert {c.bytes / c.count for c in gathers} == {32 * 64 * 4}
+  rows = collectives.table(found, [(6, 64, 64)])
+  assert {r["moves"] for r in rows if r["kind"] == "all-gather"} == {"parameters"}

@@ -1,0 +1,79 @@
+"""Names of hardware: those that there are give devices, the others are refused."""
+
+import importlib.util
+
+import pytest
+
+from vdm_jax.aot import chips, topology
+
+
+@pytest.mark.parametrize(
+  "name, count, kind",
+  [
+    ("v5e:1x1", 1, "TPU v5 lite"),
+    ("v5e:4x4", 16, "TPU v5 lite"),
+    ("v5p:2x2x2", 8, "TPU v5"),
+    ("v6e:16x16", 256, "TPU v6 lite"),
+    ("v4:2x2x1", 4, "TPU v4"),
+    ("tpu7x:2x2x1", 8, "TPU7x"),
+  ],
+)
+def test_a_tpu_slice_has_its_devices(name, count, kind):
+  found = topology.get(name)
+  assert len(found.devices) == count and found.slices == 1
+  assert {d.device_kind for d in found.devices} == {kind}
+  assert {found.slice_of(d) for d in found.devices} == {0}
+  assert found.chip.platform == "tpu"
+
+
+def test_slices_are_told_apart():
+  found = topology.get("v6e:2x2", num_slices=2)
+  assert [found.slice_of(d) for d in found.devices] == 4 * [0] + 4 * [1]
+  assert found.slices == 2
+
+
+@pytest.mark.skipif(not topology.has_cuda(), reason="no CUDA plugin is installed")
+def test_hosts_of_gpus_are_slices():
+  found = topology.get("h100:2x8")
+  assert len(found.devices) == 16 and found.slices == 2
+  assert [found.slice_of(d) for d in found.devices] == 8 * [0] + 8 * [1]
+
+
+@pytest.mark.parametrize(
+  "name, near",
+  [
+    ("v5e:4x5", "v5e:4x4"),
+    ("v5e:16", "v5e:4x4"),
+    ("v5e-16", "v5e:"),
+    ("v5p:4x4", "v5p:2x2x4"),
+    ("v6:4x4", "v6e:4x4"),
+    ("h100:16", "h100:2x8"),
+    ("a100:8", "h100:8"),
+    ("", "v4:2x2x1"),
+  ],
+)
+def test_a_wrong_name_is_refused_with_the_nearest_right_ones(name, near):
+  with pytest.raises(ValueError, match="is unknown; the nearest are") as error:
+    topology.check(name)
+  assert near in str(error.value)
+
+
+def test_a_missing_compiler_is_said_with_the_extra_that_brings_it(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ModuleNotFoundError, match=r"vdm_jax\[tpu\]"):
+    topology.get("v5e:2x2")
+  with pytest.raises(ModuleNotFoundError, match=r"vdm_jax\[cuda\]"):
+    topology.get("h100:8")
+
+
+def test_gpus_have_hosts_and_no_slices():
+  with pytest.raises(ValueError, match="stand in the name"):
+    topology.get("h100:8", num_slices=2)
+
+
+def test_every_shape_belongs_to_a_chip_with_sensible_figures():
+  assert set(topology.SHAPES) == set(chips.CHIPS)
+  for chip in chips.CHIPS.values():
+    # A slower link is further away, and memory is faster than any.
+    assert chip.bandwidth > chip.link > chip.network
+    assert 1e14 < chip.peak < 1e16 and 2**33 < chip.hbm < 2**38

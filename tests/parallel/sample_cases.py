@@ -1,0 +1,75 @@
+"""Samples videos on meshes of 8 devices and on one; prints how far they differ.
+
+python -m tests.parallel.sample_cases
+"""
+
+import functools
+import json
+
+import jax
+import numpy as np
+
+from tests.parallel import meshes, train_cases
+from vdm_jax import sharding
+from vdm_jax.autoencoders import kl_image
+from vdm_jax.diffusion import guidance, times
+from vdm_jax.diffusion.samplers import ancestral, ddim
+
+NUM_STEPS = 3
+FIELDS = dict(num_classes=3, text="cross")
+MESHES = (
+  dict(data=8),
+  dict(fsdp=8),
+  dict(seq=8),
+  dict(tensor=8),
+  dict(data=2, seq=4),
+  dict(fsdp=2, seq=2, tensor=2),
+)
+DECODER = kl_image.KLImage(
+  channels=(8, 8), layers_per_block=1, latent_channels=2, groups=2
+)
+GUIDE = functools.partial(guidance.guide, drop=(("label", "text"),), scales=(3.0,))
+
+
+def draw(task, params, decoder, batch, key):
+  """(latents by ddim, their video, latents by ancestral), all guided."""
+  shape = batch.pop("latents").shape
+  grid = times.uniform_grid(task.process, num_steps=NUM_STEPS)
+  of = lambda sampler: task.sample(
+    params, batch, shape, key, sampler=sampler, ts=grid, wrappers=(GUIDE,)
+  )
+  latents = of(ddim.ddim)
+  noisy = of(functools.partial(ancestral.ancestral, fraction=1.0))
+  return latents, DECODER.decode(decoder, latents), noisy
+
+
+def sample(axes, seed=1):
+  case = train_cases.Case()
+  task, mesh, batch = train_cases.task(case, **FIELDS), meshes.mesh(axes), case.batch()
+  boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), batch))
+  params = jax.device_put(
+    meshes.randomised(sharding.unbox(boxed)),
+    sharding.shard_tree(boxed, mesh, meshes.RULES),
+  )
+  frame = np.zeros((1, 1, 4, 4, 3), np.float32)
+  decoder = sharding.unbox(
+    jax.eval_shape(lambda: DECODER.init(jax.random.key(0), frame))
+  )
+  decoder = jax.device_put(meshes.randomised(decoder), sharding.replicated(mesh))
+  with sharding.use(mesh, meshes.RULES):
+    rows = sharding.put(batch, mesh, meshes.RULES)
+    made = jax.jit(functools.partial(draw, task))(
+      params, decoder, rows, jax.random.key(seed)
+    )
+  return jax.device_get(made)
+
+
+if __name__ == "__main__":
+  alone = sample(meshes.ALONE)
+  found = {
+    "another key": [meshes.difference(sample(meshes.ALONE, seed=2)[0], alone[0])]
+  }
+  for axes in MESHES:
+    pairs = zip(sample(axes), alone, strict=True)
+    found[meshes.name(axes)] = [meshes.difference(a, b) for a, b in pairs]
+  print(json.dumps(found))

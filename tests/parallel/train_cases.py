@@ -1,0 +1,186 @@
+"""Trains small networks on meshes of 8 devices and on one; prints how far they differ.
+
+python -m tests.parallel.train_cases [factorised ...]
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from tests.parallel import meshes
+from vdm_jax import sharding
+from vdm_jax.diffusion import process
+from vdm_jax.encoders import conditioner
+from vdm_jax.models import video_dit
+from vdm_jax.tasks import latent_diffusion
+from vdm_jax.training import optimizer
+from vdm_jax.training import state as state_lib
+from vdm_jax.training import step as step_lib
+
+STEPS = 3
+# Losses and norms of the gradient of all steps, the gradient of the first one, and the
+# parameters after the last.
+PARTS = ("losses", "norms", "gradient", "parameters")
+B1 = 0.9
+# An epsilon as large as the gradients: a step is then no more than twice the learning
+# rate times as far off as the gradient is. With 1e-8, rounding decides about a whole
+# step where the exact gradient is zero, as that of a key's bias is.
+TX = optimizer.adamw(learning_rate=1e-2, b1=B1, eps=1.0, weight_decay=0.1, clip=None)
+
+MIXED = dict(fsdp=2, seq=2, tensor=2)
+TELLS = dict(num_classes=3, text="cross", depth=4)
+ODD = dict(num_heads=3, width=24)
+SMALL = dict(frames=5, side=6)  # 5 frames of 9 places
+FULL = dict(layout=("full",))
+
+# group: {case: (fields of the network, of Case, meshes)}. All cases of a group are
+# compared with the first one on one device.
+GROUPS = {
+  "factorised": {
+    "": (
+      TELLS,
+      {},
+      (
+        dict(data=8),
+        dict(fsdp=8),
+        dict(seq=8),
+        dict(tensor=8),
+        dict(data=2, fsdp=2, tensor=2),
+        dict(data=2, seq=4),
+        MIXED,
+        dict(seq=2, tensor=4),
+      ),
+    ),
+    "remat full": (TELLS | dict(remat="full"), {}, (MIXED,)),
+    "remat dots": (TELLS | dict(remat="dots"), {}, (MIXED,)),
+    "remat offload": (TELLS | dict(remat="offload"), {}, (MIXED,)),
+  },
+  "accumulated": {
+    "": ({}, dict(accumulate=2), (dict(data=2, fsdp=2, tensor=2),)),
+  },
+  "a time for each frame": {
+    "": ({}, dict(per_frame_times=True), (dict(data=2, seq=4),)),
+  },
+  "serial": {
+    "": (dict(layout=("serial",)), {}, (dict(data=2, seq=4), MIXED)),
+  },
+  "full": {
+    "ulysses": (FULL, {}, (dict(seq=8), dict(seq=2, tensor=4))),
+    "ring": (FULL | dict(split="ring"), {}, (dict(data=2, seq=4), MIXED)),
+  },
+  "odd": {
+    "": (ODD, SMALL, (dict(data=2, seq=4), dict(data=2, seq=2, tensor=2))),
+  },
+  "odd full": {
+    "ulysses": (ODD | FULL, SMALL, (dict(data=2, seq=2, tensor=2),)),
+    "ring": (ODD | FULL | dict(split="ring"), SMALL, (dict(data=2, seq=4),)),
+  },
+  "wrong": {
+    "": (dict(layout=("spatial",), depth=1), dict(wrong=True), (dict(data=8),)),
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  frames: int = 8
+  side: int = 8
+  accumulate: int = 1
+  per_frame_times: bool = False
+  wrong: bool = False
+
+  def batch(self):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    return {
+      "latents": draw(8, self.frames, self.side, self.side, 2),
+      "label": np.arange(8, dtype=np.int32) % 3,
+      "text": draw(8, 5, 12),
+      "text_mask": np.arange(5) < 1 + np.arange(8)[:, None] % 5,
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerShard(latent_diffusion.LatentDiffusion):
+  """Takes the mean of the latents that a device has: what no loss may do."""
+
+  def loss(self, params, batch, key):
+    centre = lambda x: x - x.mean(axis=0, keepdims=True)
+    each = jax.shard_map(centre, in_specs=P("data"), out_specs=P("data"))
+    return super().loss(params, {**batch, "latents": each(batch["latents"])}, key)
+
+
+def task(case, **fields):
+  net = dict(out_channels=2, patch=2, width=32, depth=2, num_heads=8) | fields
+  parts = [conditioner.Labels(3)] if net.get("num_classes") else []
+  parts += [conditioner.Text()] if net.get("text") else []
+  kind = PerShard if case.wrong else latent_diffusion.LatentDiffusion
+  return kind(
+    network=video_dit.VideoDiT(**net),
+    process=process.DDPM(),
+    prediction="eps",
+    conditioner=conditioner.All(tuple(parts)),
+    per_frame_times=case.per_frame_times,
+  )
+
+
+def train(case, fields, axes):
+  """({part: what came of it}, the program), see PARTS."""
+  told, mesh, batch = task(case, **fields), meshes.mesh(axes), case.batch()
+  spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+  like = state_lib.abstract(told, TX, spec, mesh, meshes.RULES)
+  lies = jax.tree.map(lambda x: x.sharding, like)
+  params = meshes.randomised(like.params)
+  start = lambda x: np.zeros(x.shape, x.dtype)
+  state = jax.tree.map(start, like).replace(params=params, ema=params)
+  state = jax.device_put(state, lies)
+  one = step_lib.make_step(
+    told.loss, TX, 0.9, accumulate=case.accumulate, shardings=lies
+  )
+  run = step_lib.compiled(one, lies, mesh, meshes.RULES)
+  batch, key = sharding.put(batch, mesh, meshes.RULES), jax.random.key(1)
+  program = run.lower(state, batch, key).compile()
+  losses, norms, gradient = [], [], None
+  for _ in range(STEPS):
+    state, metrics = program(state, batch, key)
+    losses.append(metrics["loss"])
+    norms.append(metrics["grad_norm"])
+    if gradient is None:
+      gradient = jax.device_get(optax.tree.get(state.opt_state, "mu"))
+      gradient = jax.tree.map(lambda x: x / (1 - B1), gradient)
+  made = (np.array(losses), np.array(norms), gradient, jax.device_get(state.params))
+  return dict(zip(PARTS, made, strict=True)), program
+
+
+def labels(cases):
+  """{what a case on a mesh is called: (the case, the mesh)}."""
+  return {
+    f"{kind} {meshes.name(axes)}".strip(): (kind, axes)
+    for kind, (_, _, many) in cases.items()
+    for axes in many
+  }
+
+
+def group(name):
+  """{label: how the case on this mesh differs from one device}, see `labels`."""
+  cases, alone, found = GROUPS[name], None, {}
+  for label, (kind, axes) in labels(cases).items():
+    fields, options, _ = cases[kind]
+    case = Case(**options)
+    if alone is None:
+      alone, _ = train(case, fields, meshes.ALONE)
+    got, program = train(case, fields, axes)
+    found[label] = {k: meshes.difference(got[k], alone[k]) for k in PARTS}
+    found[label]["collectives"] = meshes.collectives(program)
+  params = alone["parameters"]
+  moved = meshes.difference(params, meshes.randomised(params))
+  return {**found, "moved": moved}
+
+
+if __name__ == "__main__":
+  print(json.dumps({name: group(name) for name in sys.argv[1:] or GROUPS}))

@@ -1,0 +1,39 @@
+"""Rows for all devices of a process, and records that are written whole."""
+
+import jax
+import numpy as np
+
+from vdm_jax import sharding
+from vdm_jax.data import records, sources
+from vdm_jax.programs import job, shares
+
+
+def stage(tmp_path, **axes):
+  mesh = sharding.make_mesh({"data": 1, "tensor": 1} | axes)
+  return job.Job(tmp_path, "test", 0, mesh, (("batch", "data"),), {})
+
+
+def test_rows_take_devices_that_the_run_gives_to_something_else(tmp_path):
+  run = stage(tmp_path, tensor=2)
+  rows = {"x": np.arange(4)}
+  held = lambda job: [s.data.tolist() for s in job.put(rows)["x"].addressable_shards]
+  assert held(run) == [[0, 1, 2, 3]] * 2
+  assert held(shares.own(run)) == held(shares.everywhere(run)) == [[0, 1], [2, 3]]
+
+
+def test_rows_are_rounded_up_to_what_a_mesh_splits():
+  mesh = shares.mesh()
+  assert mesh.size == len(jax.devices()) == 2
+  assert [shares.even(n, mesh, shares.RULES) for n in (1, 2, 3)] == [2, 2, 4]
+
+
+def test_a_folder_holds_what_was_written_and_is_told(tmp_path):
+  def fill(writer, pieces):
+    for i in pieces:
+      writer.write({"x": np.int32(i)})
+
+  shares.write(tmp_path / "made", {"of": 1}, {"more": 2}, 5, fill)
+  meta = records.read_meta(tmp_path / "made")
+  assert (meta["settings"], meta["more"], meta["count"]) == ({"of": 1}, 2, 5)
+  held = sources.in_memory(sources.Records(tmp_path / "made")).arrays
+  assert held["x"].tolist() == [0, 1, 2, 3, 4]

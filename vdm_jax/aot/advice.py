@@ -1,0 +1,87 @@
+"""What to change when a training step does not fit, with what each change should need.
+
+The state after a change is counted exactly. Of the temporaries, what the backward pass
+keeps of the forward pass is counted on the jaxpr, gradients are as large as the
+parameters, and the rest, workspace, is taken to grow with the clips on a device. An
+estimate is no promise: compile the change (`--what=fit` does).
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """Bytes on one device of a training step, as far as they are known beforehand.
+
+  Attributes:
+    state: parameters, averages, optimizer and batch.
+    gradients: of the parameters.
+    kept: of the forward pass for the backward pass.
+    clips: that a device works on at a time, 1/2 where two share one.
+  """
+
+  state: int
+  gradients: int
+  kept: int
+  clips: float
+
+
+def find(needs, now, candidates, parts):
+  """[{"flags", "total", "fits"}]: estimates of the candidates, in their order.
+
+  Args:
+    needs: the memory.Memory that was asked for.
+    now: Parts of the program that asked for it.
+    candidates: [{field of the config: value}], see `candidates`.
+    parts: flags -> Parts of the changed config; ValueError if there is no such thing.
+  """
+  workspace = max(needs.temporaries - now.gradients - now.kept, 0)
+  found = []
+  for flags in candidates:
+    try:
+      then = parts(flags)
+    except ValueError:
+      continue
+    total = then.state + then.gradients + then.kept
+    total += int(workspace * then.clips / now.clips) + needs.code
+    found.append({"flags": flags, "total": total, "fits": total <= needs.available})
+  return found
+
+
+def candidates(cfg, stage, mesh):
+  """Changes to try, the cheapest first: alone, then together.
+
+  Args:
+    cfg: the config; a field that it does not have is left alone.
+    stage: the name of its stage that trains.
+    mesh: {axis: size}.
+  """
+  network = cfg.get("network", {})
+  alone = []
+  if "dtype" in network and str(network["dtype"]) == "float32":
+    alone.append({"network.dtype": "bfloat16"})
+  spread = mesh.get("data", 1) * mesh.get("fsdp", 1)
+  wider = [k for k in _divisors(spread) if k > mesh.get("fsdp", 1)]
+  # Over one axis of the slice first: its gathers are the shortest.
+  alone += [{"mesh.data": spread // k, "mesh.fsdp": k} for k in wider]
+  if network.get("remat", "full") in (False, "none", "dots"):
+    alone.append({"network.remat": "full"})
+  together = {}  # all of them; the last of the meshes is the widest
+  for change in alone:
+    together |= change
+  each = cfg[stage].loader.batch_size // spread
+  cut = [k for k in _divisors(each) if k > 1]
+  parts = [{f"{stage}.accumulate": k} for k in cut]
+  fewer = [{f"{stage}.loader.batch_size": spread * (each // k)} for k in cut]
+  both = [together | change for change in ({}, *parts, *fewer)]
+  known = [*alone, *parts, *fewer]
+  return known + [change for change in both if change and change not in known]
+
+
+def flag(path, value):
+  """The change of one field as one writes it: --config.network.remat=full."""
+  return f"--config.{path}={value}"
+
+
+def _divisors(n):
+  return [k for k in range(1, n + 1) if n % k == 0]

@@ -1,0 +1,172 @@
+"""What a training batch of a config looks like, when its data is not there.
+
+A config names its sources: what each of them gives is known from its arguments and
+from the shape of the latents. Transforms are real ones, applied to a black video. A
+source that this file does not know is refused by name.
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from vdm_jax import config
+
+# Any video is larger, and then cut; one that is not cut has a size nobody knows.
+UNCUT = 1024
+
+
+def spec(cfg, loader, task):
+  """{name: ShapeDtypeStruct} of one batch, as `loader.spec()` of real data gives it.
+
+  Args:
+    cfg: the whole config.
+    loader, task: its parts that describe a data.loader.Loader, and the task.
+
+  Raises:
+    ValueError: a source whose records cannot be known without its data.
+  """
+  record = _record(cfg, loader.source, task)
+  record = _transformed(record, loader.get("transforms", ()))
+  if "video" in record and UNCUT in record["video"].shape:
+    raise ValueError(
+      "The size of the videos is in no transform of this config; add a "
+      "transforms.Resize and a transforms.CentreCrop, or compile with --what=decode."
+    )
+  rows = loader.batch_size
+  return {
+    name: jax.ShapeDtypeStruct((rows, *x.shape), _held(x.dtype))
+    for name, x in record.items()
+  }
+
+
+def latents(cfg, stage="sample"):
+  """[T, h, w, c] of the latents of a config."""
+  if stage not in cfg or "shape" not in cfg[stage]:
+    raise ValueError(
+      f"This config has no {stage}.shape, [T, h, w, c] of its latents; it has "
+      f"{', '.join(cfg)}."
+    )
+  return tuple(cfg[stage].shape)
+
+
+def signals(batch):
+  """What of a training batch a sampler is told: all but the videos themselves.
+
+  One row number for each video where there is nothing to tell.
+  """
+  told = {
+    name: x
+    for name, x in batch.items()
+    if name not in ("mean", "logvar", "latents", "video")
+    and not name.startswith("image_")
+  }
+  rows = next(iter(batch.values())).shape[0]
+  return told or {"index": jax.ShapeDtypeStruct((rows,), np.int32)}
+
+
+def _record(cfg, source, task):
+  """A black record of a source."""
+  name = source["call"].rpartition(":")[2] if "call" in source else "?"
+  if name not in SOURCES:
+    raise ValueError(
+      f"What {source.get('call', source)} gives is known only from its data; known "
+      f"without are {', '.join(SOURCES)}."
+    )
+  return SOURCES[name](cfg, source, task)
+
+
+def _inner(cfg, source, task):
+  return _record(cfg, source.source, task)
+
+
+def _records(cfg, source, task):
+  """Latents that `encode` wrote, with the labels that the conditioner reads."""
+  del source
+  shape = latents(cfg)
+  moments = {k: np.zeros(shape, np.float32) for k in ("mean", "logvar")}
+  return moments | _label(task.get("conditioner", {}))
+
+
+def _label(conditioner):
+  reads = conditioner.get("call", "").endswith(":Labels")
+  return {"label": np.int32(0)} if reads else {}
+
+
+def _files(cfg, source, task):
+  del cfg, task
+  video = np.zeros((source.num_frames, UNCUT, UNCUT, 3), np.uint8)
+  return {"video": video} | ({"label": np.int32(0)} if source.labelled else {})
+
+
+def _tfds(cfg, source, task):
+  del cfg, task
+  builder = source.builder
+  kind = builder.get("call", "").partition(":")[0].rpartition(".")[2]
+  if kind == "moving_digits":
+    side, frames = builder.get("canvas", 16), builder.get("num_frames", 8)
+  elif kind == "sky_timelapse":
+    side, frames = UNCUT, builder.min_frames
+  else:
+    raise ValueError(f"What {builder.get('call', builder)} builds is not known here.")
+  black = {
+    "video": np.zeros((frames, side, side, 3), np.uint8),
+    "label": np.int32(0),
+    "velocity": np.zeros(2, np.float32),
+  }
+  return {key: black[key] for key in source.get("keys", ("video", "label"))}
+
+
+def _cut(cfg, source, task):
+  return _transformed(_record(cfg, source.source, task), source.transforms)
+
+
+def _pictures(cfg, source, task):
+  record = _record(cfg, source.source, task)
+  first = {k: x[0] if np.ndim(x) else x for k, x in record.items()}
+  extra = {f"image_{k}": np.stack([x] * source.count) for k, x in first.items()}
+  return record | extra
+
+
+def _captioned(cfg, source, task):
+  record = _record(cfg, source.source, task)
+  record.pop("velocity", None)
+  length, width = _text(cfg)
+  text = {"text": np.zeros((length, width), np.float16)}
+  return record | text | {"text_mask": np.zeros(length, bool)}
+
+
+def _text(cfg):
+  """(tokens, width) of the texts that cfg.encoder makes."""
+  if "encoder" not in cfg:
+    raise ValueError("A captioned source needs cfg.encoder, an embed.TextEncoder.")
+  folder = pathlib.Path(config.build(cfg.encoder.folder))
+  sizes = json.loads((folder / "config.json").read_text())
+  return cfg.encoder.length, sizes.get("hidden_size") or sizes["d_model"]
+
+
+def _transformed(record, transforms):
+  rng = np.random.default_rng(0)
+  for transform in config.build(tuple(transforms)):
+    record = transform(record, rng)
+  return record
+
+
+def _held(dtype):
+  """The dtype on a device: 64 bits become 32."""
+  return jax.dtypes.canonicalize_dtype(dtype)
+
+
+SOURCES = {
+  "Records": _records,
+  "in_memory": _inner,
+  "Subset": _inner,
+  "Repeated": _inner,
+  "Transformed": _cut,
+  "Tfds": _tfds,
+  "videos": _files,
+  "frames": _files,
+  "WithPictures": _pictures,
+  "Captioned": _captioned,
+}

@@ -1,0 +1,145 @@
+"""Products and sums of a program, of all devices, counted on its jaxpr.
+
+Matrix products and convolutions count, two for each product; the rest is left out, as
+is usual. A scan counts as often as it turns, of a `cond` the dearest branch, the body
+of a shard_map once for each device, that of a Pallas kernel once for each cell of its
+grid. Recomputation (remat) stands in the jaxpr of a gradient and is counted.
+"""
+
+import collections
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jax.extend import core
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+  """Attributes:
+  flops: of everything, kernels included.
+  kernels: {name of a Pallas kernel: its calls}.
+  unbounded: while loops, whose turns no one knows; counted once.
+  """
+
+  flops: int = 0
+  kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  unbounded: int = 0
+
+  def __add__(self, other):
+    return Count(
+      self.flops + other.flops,
+      self.kernels + other.kernels,
+      self.unbounded + other.unbounded,
+    )
+
+  def __mul__(self, times):
+    kernels = collections.Counter({k: n * times for k, n in self.kernels.items()})
+    return Count(self.flops * times, kernels, self.unbounded)
+
+
+def of(function, *args):
+  """The Count of function(*args); arguments may be ShapeDtypeStructs."""
+  return count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def count(jaxpr):
+  """The Count of a jaxpr."""
+  total = Count()
+  for equation in jaxpr.eqns:
+    total += _equation(equation)
+  return total
+
+
+def _equation(equation):
+  name, params = equation.primitive.name, equation.params
+  if name == "dot_general":
+    return Count(_dot(equation))
+  if name == "conv_general_dilated":
+    return Count(_convolution(equation))
+  if name == "scan":
+    return count(params["jaxpr"].jaxpr) * params["length"]
+  if name == "while":
+    inside = count(params["cond_jaxpr"].jaxpr) + count(params["body_jaxpr"].jaxpr)
+    return inside + Count(unbounded=1 if inside.flops else 0)
+  if name == "cond":
+    branches = [count(branch.jaxpr) for branch in params["branches"]]
+    return max(branches, key=lambda branch: branch.flops)
+  if name == "shard_map":
+    mesh, manual = params["mesh"], params.get("manual_axes")
+    axes = mesh.axis_names if manual is None else manual
+    return count(_open(params["jaxpr"])) * math.prod(mesh.shape[a] for a in axes)
+  if name == "pallas_call":
+    cells = math.prod(params["grid_mapping"].grid)
+    inside = count(_open(params["jaxpr"])) * cells
+    return Count(inside.flops, collections.Counter({_kernel(params): 1}))
+  total = Count()
+  for inside in _inside(params):
+    total += count(inside)
+  return total
+
+
+def _inside(params):
+  """The jaxprs that a call carries out; of a custom rule, the function itself."""
+  for key in ("call_jaxpr", "fun_jaxpr", "jaxpr"):
+    if key in params and isinstance(params[key], core.Jaxpr | core.ClosedJaxpr):
+      return [_open(params[key])]
+  return [
+    _open(x)
+    for value in params.values()
+    for x in (value if isinstance(value, (tuple, list)) else (value,))
+    if isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+  ]
+
+
+def _open(jaxpr):
+  return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def _kernel(params):
+  found = params.get("name") or getattr(params.get("name_and_src_info"), "name", None)
+  return str(found or "pallas_call")
+
+
+def _dot(equation):
+  (contracted, _), _ = equation.params["dimension_numbers"]
+  left = equation.invars[0].aval.shape
+  inner = math.prod(left[i] for i in contracted)
+  return 2 * math.prod(equation.outvars[0].aval.shape) * inner
+
+
+def _convolution(equation):
+  params = equation.params
+  left, right = (v.aval.shape for v in equation.invars[:2])
+  out = equation.outvars[0].aval.shape
+  numbers = params["dimension_numbers"]
+  pairs = 1
+  for i, (of_left, of_right, of_out) in enumerate(
+    zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)
+  ):
+    pairs *= pairs_along(
+      left[of_left],
+      right[of_right],
+      out[of_out],
+      stride=params["window_strides"][i],
+      low=params["padding"][i][0],
+      gap=params["lhs_dilation"][i],
+      spread=params["rhs_dilation"][i],
+    )
+  batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
+  inputs = right[numbers.rhs_spec[1]]
+  return 2 * pairs * batch * features * inputs
+
+
+def pairs_along(size, kernel, out, *, stride=1, low=0, gap=1, spread=1):
+  """Pairs of output and kernel positions of a convolution that meet a real input.
+
+  Args:
+    size, kernel, out: lengths along one axis.
+    low: padding before the first input; gap: distance between inputs (their dilation);
+      spread: distance between positions of the kernel.
+  """
+  place = np.arange(out)[:, None] * stride + np.arange(kernel) * spread - low
+  real = (place >= 0) & (place <= (size - 1) * gap) & (place % gap == 0)
+  return int(real.sum())

@@ -1,0 +1,344 @@
+"""The text of a compiled program, read: computations, and how often each of them runs.
+
+XLA's own cost analysis counts the body of a loop once. Here a loop counts as often as
+it turns: the compiler's `known_trip_count` where it says so (CPU, GPU), else the
+difference between a counter's first value and the constant it is compared with, over
+its step, followed through copies and fusions (TPU).
+"""
+
+import dataclasses
+import functools
+import re
+
+ITEM_BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+ARRAY = re.compile(r"([a-z]\w*)\[([\d,<= ]*)\](?:\{([^{}]*)\})?")
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+NAME = re.compile(r"%([\w.\-]+)")
+# Carries its operand on unchanged, as far as a loop's counter is concerned.
+TRANSPARENT = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """One array of a shape: its type, sizes, and where it lies."""
+
+  dtype: str
+  dims: tuple[int, ...]
+  fast: bool  # in the chip's own memory (VMEM), not in HBM
+
+  @property
+  def size(self):
+    return functools.reduce(int.__mul__, self.dims, 1)
+
+  @property
+  def bytes(self):
+    return self.size * bits(self.dtype) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  name: str
+  shape: str
+  opcode: str
+  operands: tuple[str, ...]  # names in the same computation
+  argument: str  # what stands in the parentheses
+  attributes: str
+
+  @functools.cached_property
+  def arrays(self):
+    """The arrays of its result, of a tuple all of them."""
+    return arrays(self.shape)
+
+  @functools.cached_property
+  def op_name(self):
+    """The way through the Python program: "jit(step)/VideoDiT/blocks/while"."""
+    found = re.search(r'op_name="([^"]*)"', self.attributes)
+    return found[1] if found else ""
+
+  def called(self, key):
+    """The computation that an attribute names, or None."""
+    found = re.search(rf"\b{key}=%?([\w.\-]+)", self.attributes)
+    return found[1] if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+  name: str
+  instructions: dict[str, Instruction]
+  root: str
+
+  @functools.cached_property
+  def parameters(self):
+    """{number: name} of its parameters."""
+    return {
+      int(i.argument): n
+      for n, i in self.instructions.items()
+      if i.opcode == "parameter"
+    }
+
+  @functools.cached_property
+  def users(self):
+    """{name: the instructions that read it}."""
+    found = {name: [] for name in self.instructions}
+    for instruction in self.instructions.values():
+      for operand in set(instruction.operands):
+        found.setdefault(operand, []).append(instruction)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+  """A loop around a computation.
+
+  Attributes:
+    name: the op_name of the loop.
+    trips: how often it turns; None where the text does not say.
+  """
+
+  name: str
+  trips: int | None
+
+  @property
+  def ours(self):
+    """Whether it is a scan of the program, and none that the compiler made."""
+    return self.name.endswith("while")
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+  """A computation as it is reached from the entry.
+
+  Attributes:
+    times: how often it runs, unknown loops counted once.
+    loops: those around it, the outermost first.
+    fused: whether it is the inside of a fusion, whose values lie in no memory.
+    frame: the computation that is not fused in which it stands.
+  """
+
+  computation: Computation
+  times: int
+  loops: tuple[Loop, ...]
+  fused: bool
+  frame: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+  computations: dict[str, Computation]
+  entry: str
+
+  def visits(self):
+    """Every computation that runs, with how often; a reducer's tiny ones left out."""
+    yield from self._visits(self.entry, 1, (), False, self.entry)
+
+  def _visits(self, name, times, loops, fused, frame):
+    computation = self.computations[name]
+    yield Visit(computation, times, loops, fused, frame)
+    for instruction in computation.instructions.values():
+      if instruction.opcode == "while":
+        trips = self.trip_count(computation, instruction)
+        body = instruction.called("body")
+        name = instruction.op_name or self._loop_name(body)
+        inner = (*loops, Loop(name, trips))
+        yield from self._visits(
+          body, times * (1 if trips is None else trips), inner, False, body
+        )
+      elif instruction.opcode == "fusion":
+        inside = instruction.called("calls")
+        yield from self._visits(inside, times, loops, True, frame)
+      else:
+        for inside in _calls(instruction):
+          yield from self._visits(inside, times, loops, fused, inside)
+
+  def _loop_name(self, body):
+    """The op_name of a loop that the compiler has turned inside out: as its body's."""
+    for instruction in self.computations[body].instructions.values():
+      found = re.match(r"(.*/while)/body", instruction.op_name)
+      if found:
+        return found[1]
+    return ""
+
+  def trip_count(self, computation, loop):
+    """How often the `while` instruction `loop` turns, or None."""
+    known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if known:
+      return int(known[1])
+    condition = self.computations[loop.called("condition")]
+    body = self.computations[loop.called("body")]
+    compared = self._compare(condition)
+    if compared is None:
+      return None
+    index, limit, direction = compared
+    step = self._origin(body, body.root, index)
+    first = self._origin(computation, loop.operands[0], index)
+    if step is None or step[:2] != ("carry", index) or not step[2]:
+      return None
+    # A counter that comes from further outside starts at 0 in all that JAX makes.
+    start = first[1] if first and first[0] == "constant" else 0
+    span = limit - start + (1 if direction in ("LE", "GE") else 0)
+    return max(-(-span // step[2]), 0)
+
+  def _compare(self, condition):
+    """(index of the counter, its limit, direction) of a loop's condition, or None."""
+    found = self._root(condition, condition.root, {})
+    if found is None:
+      return None
+    where, instruction, given = found
+    if instruction.opcode != "compare":
+      return None
+    sides = [self._value(where, name, given) for name in instruction.operands]
+    direction = re.search(r"direction=(\w\w)", instruction.attributes)[1]
+    if None in sides or {s[0] for s in sides} != {"carry", "constant"}:
+      return None
+    if sides[0][0] == "constant":
+      sides.reverse()
+      direction = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}[direction]
+    return sides[0][1], sides[1][1] - sides[0][2], direction
+
+  def _root(self, computation, name, given):
+    """The instruction that makes a value, through fusions: (computation, it, given)."""
+    instruction = computation.instructions[name]
+    if instruction.opcode in TRANSPARENT:
+      return self._root(computation, instruction.operands[0], given)
+    if instruction.opcode == "fusion":
+      inside = self.computations[instruction.called("calls")]
+      values = {
+        i: self._value(computation, n, given)
+        for i, n in enumerate(instruction.operands)
+      }
+      return self._root(inside, inside.root, values)
+    return computation, instruction, given
+
+  def _origin(self, computation, name, index):
+    """What element `index` of a tuple is, see `_value`."""
+    instruction = computation.instructions[name]
+    if instruction.opcode == "tuple":
+      return self._value(computation, instruction.operands[index], {})
+    if instruction.opcode in TRANSPARENT:
+      return self._origin(computation, instruction.operands[0], index)
+    return None
+
+  def _value(self, computation, name, given):
+    """("constant", n), ("carry", index of the loop's tuple, what is added), or None.
+
+    `given` holds the values of a fusion's parameters.
+    """
+    instruction = computation.instructions.get(name)
+    if instruction is None:
+      return None
+    code, operands = instruction.opcode, instruction.operands
+    if code == "constant":
+      number = re.fullmatch(r"-?\d+", instruction.argument.strip())
+      return ("constant", int(number[0])) if number else None
+    if code == "parameter":
+      return given.get(int(instruction.argument))
+    if code in TRANSPARENT:
+      return self._value(computation, operands[0], given)
+    if code == "get-tuple-element":
+      index = int(re.search(r"index=(\d+)", instruction.attributes)[1])
+      source = computation.instructions[operands[0]]
+      if source.opcode == "parameter" and not given:
+        return ("carry", index, 0)
+      if source.opcode == "fusion":
+        return self._inside(computation, source, given, index)
+      return None
+    if code == "fusion":
+      return self._inside(computation, instruction, given, None)
+    if code in ("add", "subtract"):
+      a, b = (self._value(computation, n, given) for n in operands)
+      if a and b and (a[0], b[0]) == ("constant", "carry") and code == "add":
+        a, b = b, a
+      if a and b and (a[0], b[0]) == ("carry", "constant"):
+        return ("carry", a[1], a[2] + (b[1] if code == "add" else -b[1]))
+    return None
+
+  def _inside(self, computation, fusion, given, index):
+    """The value of a fusion's root, or of element `index` of it."""
+    inside = self.computations[fusion.called("calls")]
+    values = {
+      i: self._value(computation, n, given) for i, n in enumerate(fusion.operands)
+    }
+    root = inside.instructions[inside.root]
+    if index is not None and root.opcode == "tuple":
+      return self._value(inside, root.operands[index], values)
+    return self._value(inside, inside.root, values) if index is None else None
+
+
+def parse(text):
+  """The Module of `compiled.as_text()`."""
+  computations, entry, name, found, root = {}, None, None, {}, None
+  for line in text.splitlines():
+    if name is None:
+      head = COMPUTATION.match(line)
+      if head:
+        name, found, root = head[2], {}, None
+        entry = name if head[1] else entry
+    elif line.startswith("}"):
+      computations[name] = Computation(name, found, root or next(reversed(found)))
+      name = None
+    elif (instruction := _instruction(line.strip())) is not None:
+      found[instruction.name] = instruction
+      root = instruction.name if line.lstrip().startswith("ROOT ") else root
+  if entry is None:
+    raise ValueError("This text is no compiled program: it has no ENTRY computation.")
+  return Module(computations, entry)
+
+
+def arrays(shape):
+  """The Arrays of a shape's text, such as "(bf16[2,3]{1,0:S(1)}, u32[])"."""
+  found = []
+  for dtype, dims, layout in ARRAY.findall(shape):
+    sizes = tuple(int(re.sub(r"\D", "", d)) for d in dims.split(",") if d.strip())
+    place = re.search(r"S\((\d+)\)", layout)
+    found.append(Array(dtype, sizes, place is not None and place[1] != "5"))
+  return tuple(found)
+
+
+def bits(dtype):
+  """Bits of one number of an HLO type."""
+  if dtype in ITEM_BITS:
+    return ITEM_BITS[dtype]
+  return int(re.search(r"\d+", dtype)[0])
+
+
+def _instruction(line):
+  """The Instruction of a line, or None for one that is none."""
+  line = line.removeprefix("ROOT ")
+  name, equals, rest = line.partition(" = ")
+  if not equals:
+    return None
+  end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.find(" ")
+  shape, rest = rest[:end], rest[end:].lstrip()
+  opcode, bracket, _ = rest.partition("(")
+  if not bracket:
+    return None
+  close = _closing(rest, len(opcode))
+  argument = rest[len(opcode) + 1 : close]
+  operands = () if opcode in ("constant", "parameter") else NAME.findall(argument)
+  return Instruction(
+    name.lstrip("%"), shape, opcode, tuple(operands), argument, rest[close + 1 :]
+  )
+
+
+def _closing(text, start):
+  """Where the bracket that opens at `start` closes."""
+  depth = 0
+  for place in re.finditer(r"[()]", text[start:]):
+    depth += 1 if place[0] == "(" else -1
+    if not depth:
+      return start + place.start()
+  return len(text)
+
+
+def _calls(instruction):
+  """The computations that an instruction runs, but for loops, fusions and reducers."""
+  if instruction.opcode == "conditional":
+    listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
+    if listed:
+      return NAME.findall(listed[1])
+    names = [instruction.called(f"{which}_computation") for which in ("true", "false")]
+    return [name for name in names if name]
+  if instruction.opcode in ("call", "async-start"):
+    found = instruction.called("to_apply") or instruction.called("calls")
+    return [found] if found else []
+  return []

@@ -1,0 +1,105 @@
+"""What a program needs of a device's HBM: by whom, and whether it fits.
+
+Parts of the state are counted exactly, by their shards. What the compiler says covers
+all: its arguments may be larger than the parts (arrays are padded to tiles), its
+temporaries are activations, gradients and workspace together.
+"""
+
+import dataclasses
+import math
+import re
+
+import jax
+import numpy as np
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# How libtpu says that a program does not fit; sizes are in units of 1024.
+TEMPORARIES = re.compile(
+  r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"
+)
+USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes on one device.
+
+  Attributes:
+    parts: {"parameters", "ema" ...: of the arguments}, and "padding and rest".
+    temporaries: activations, gradients, workspace; at least that where it is an
+      estimate from an error.
+    code: the program itself.
+    outputs: those that do not lie where an argument was.
+    available: what the device has.
+  """
+
+  parts: dict[str, int]
+  temporaries: int
+  code: int
+  outputs: int
+  available: int
+
+  @property
+  def total(self):
+    return sum(self.parts.values()) + self.temporaries + self.code + self.outputs
+
+  @property
+  def fits(self):
+    return self.total <= self.available
+
+  def rows(self):
+    """{name: bytes}, in the order of a chart."""
+    rest = {"activations and workspace": self.temporaries, "program": self.code}
+    return {**self.parts, **rest, "outputs": self.outputs}
+
+
+def of(stats, trees, available):
+  """The Memory of compiled.memory_analysis() for the arguments in {name: tree}."""
+  parts = {name: shard_bytes(tree) for name, tree in trees.items()}
+  parts["padding and rest"] = max(stats.argument_size_in_bytes - sum(parts.values()), 0)
+  return Memory(
+    parts=parts,
+    temporaries=stats.temp_size_in_bytes,
+    code=stats.generated_code_size_in_bytes,
+    outputs=stats.output_size_in_bytes - stats.alias_size_in_bytes,
+    available=int(available),
+  )
+
+
+def from_error(message, trees, available):
+  """The Memory of a program that was refused for its size; None for another error."""
+  parts = {name: shard_bytes(tree) for name, tree in trees.items()}
+  if found := TEMPORARIES.search(message):
+    temporaries, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
+  elif found := USED.search(message):
+    used, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
+    temporaries = max(used - sum(parts.values()), 0)
+  else:
+    return None
+  return Memory(parts, temporaries, 0, 0, min(limit, int(available)))
+
+
+def shard_bytes(tree):
+  """Bytes of the largest shard of each leaf, summed; leaves have shardings."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * _itemsize(x.dtype)
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _itemsize(dtype):
+  if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    return 8
+  return np.dtype(dtype).itemsize
+
+
+def _bytes(number, unit):
+  return int(float(number) * UNITS[unit])
+
+
+def text(size):
+  """Bytes for a reader: "3.97 GiB"."""
+  for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+    if abs(size) >= factor:
+      return f"{size / factor:.2f} {unit}"
+  return f"{size:.0f} B"

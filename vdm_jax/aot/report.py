@@ -1,0 +1,222 @@
+"""The report on a compiled program: a dict for JSON, a text, a chart.
+
+Times and bytes are of one device and one call: a training step, or a batch of samples.
+"""
+
+import importlib.metadata
+
+from vdm_jax.aot import collectives as collectives_lib
+from vdm_jax.aot import memory as memory_lib
+from vdm_jax.aot import roofline, work
+from vdm_jax.aot.advice import flag
+
+COLOURS = {
+  "parameters": "#4477aa",
+  "ema": "#66ccee",
+  "optimizer": "#228833",
+  "batch": "#ccbb44",
+  "decoder": "#66ccee",
+  "padding and rest": "#bbbbbb",
+  "activations and workspace": "#ee6677",
+  "program": "#aa3377",
+  "outputs": "#eedd88",
+}
+
+
+def make(
+  *,
+  what,
+  topology,
+  mesh,
+  rows,
+  notes,
+  memory,
+  counted,
+  model_flops,
+  module,
+  seconds,
+  advice,
+  slices=None,
+  parameters=(),
+):
+  """The report as plain data.
+
+  Args:
+    topology: a topology.Topology.
+    rows: clips a call.
+    memory: a memory.Memory.
+    counted: the flops.Count of the whole program; model_flops: without recomputation.
+    module: the hlo.Module, or None where the program was refused for its size.
+    seconds: {"lower", "compile"}.
+    slices: of each device, in the order of the mesh.
+    parameters: shapes, by which a collective is told to move parameters.
+  """
+  chip, devices = topology.chip, mesh.devices.size
+  report = {
+    "what": what,
+    "topology": topology.name,
+    "chip": chip.name,
+    "devices": devices,
+    "slices": topology.slices,
+    "mesh": {k: int(n) for k, n in mesh.shape.items()},
+    "clips": rows,
+    "clips_per_device": rows / devices,
+    "notes": list(notes),
+    "memory": {
+      "fits": memory.fits,
+      "available": memory.available,
+      "total": memory.total,
+      "headroom": memory.available - memory.total,
+      "parts": memory.rows(),
+    },
+    "flops": {
+      "program": counted.flops,
+      "model": model_flops,
+      "kernels": dict(counted.kernels),
+      "unbounded_loops": counted.unbounded,
+    },
+    "seconds": {k: round(s, 2) for k, s in seconds.items()},
+    "advice": advice,
+    "versions": _versions(),
+  }
+  if module is None:
+    return report
+  found = collectives_lib.find(module, mesh.shape, slices)
+  moves = lambda far: sum(c.bytes for c in found if c.network == far)
+  # What a kernel does is in no HLO: its products are those of the jaxpr, spread evenly.
+  flops = max(work.flops(module), counted.flops // devices if counted.kernels else 0)
+  bound = roofline.bound(
+    chip, flops=flops, traffic=work.traffic(module), near=moves(False), far=moves(True)
+  )
+  report["flops"] |= {"device": flops, "repeated": flops * devices / counted.flops}
+  return report | {
+    "traffic": work.traffic(module),
+    "custom_calls": work.kernels(module),
+    "collectives": collectives_lib.table(found, parameters),
+    "bound": bound.rows | {"time": bound.time, "serial": bound.serial},
+    "binds": bound.binds,
+    "utilisation": roofline.utilisation(chip, devices, model_flops, bound.time),
+  }
+
+
+def text(report):
+  """The report for a terminal."""
+  size = memory_lib.text
+  mesh = (
+    " x ".join(f"{k} {n}" for k, n in report["mesh"].items() if n > 1) or "1 device"
+  )
+  slices = f", {report['slices']} slices" if report["slices"] > 1 else ""
+  lines = [
+    f"{report['what']} on {report['topology']}: {report['devices']} {report['chip']}"
+    f"{slices}; mesh {mesh}; {report['clips']} clips, "
+    f"{report['clips_per_device']:g} a device",
+    *report["notes"],
+    "",
+    "HBM of a device",
+  ]
+  memory = report["memory"]
+  lines += [f"  {n:<26}{size(b):>12}" for n, b in memory["parts"].items() if b]
+  verdict = "fits" if memory["fits"] else "DOES NOT FIT"
+  lines += [
+    f"  {'total':<26}{size(memory['total']):>12}   of {size(memory['available'])}: "
+    f"{verdict}, head-room {size(memory['headroom'])}"
+  ]
+  if report.get("changed"):
+    lines += ["", "after " + _flags(report["changed"])]
+  if report["advice"]:
+    lines += ["", "what to change, and what it should need"]
+    for advice in report["advice"]:
+      verdict = "fits" if advice["fits"] else ""
+      lines.append(
+        f"  {size(advice['total']):>12}  {verdict:<4}  {_flags(advice['flags'])}"
+      )
+  if "bound" in report:
+    lines += ["", *_time(report), "", *_collectives(report)]
+  spent = report["seconds"]
+  lines += [
+    "",
+    f"lowered in {spent['lower']:.1f} s, compiled in {spent['compile']:.1f} s",
+  ]
+  return "\n".join(lines)
+
+
+def chart(report, path):
+  """Draws memory by part, and the time that each resource needs."""
+  from matplotlib.figure import Figure  # slow to import
+
+  figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+  left, right = figure.subplots(1, 2)
+  start = 0.0
+  for name, part in report["memory"]["parts"].items():
+    if part:
+      width = part / 2**30
+      left.barh([0], [width], left=start, color=COLOURS.get(name), label=name)
+      start += width
+  available = report["memory"]["available"] / 2**30
+  left.axvline(available, color="black", linestyle="--", label="available")
+  left.set(xlabel="GiB of a device", yticks=[], ylim=(-1.6, 0.6))
+  left.legend(fontsize=7, ncols=3, loc="lower center")
+  if "bound" in report:
+    names = ["compute", "hbm", "ici", "dcn"]
+    values = [1e3 * report["bound"][n] for n in names]
+    colours = ["#ee6677" if n == report["binds"] else "#4477aa" for n in names]
+    right.barh(names[::-1], values[::-1], color=colours[::-1])
+    right.set_xlabel("ms a call, each at its peak")
+  else:
+    right.set_axis_off()
+  mesh = ", ".join(f"{k} {n}" for k, n in report["mesh"].items() if n > 1)
+  figure.suptitle(f"{report['what']} on {report['topology']} ({mesh})", fontsize=10)
+  figure.savefig(path)
+
+
+def _time(report):
+  bound, flops = report["bound"], report["flops"]
+  lines = [
+    "time below which no call can be",
+    f"  products  {1e3 * bound['compute']:9.1f} ms   {flops['device']:.4g} FLOPs a "
+    f"device, {flops['program']:.4g} in the program, {flops['model']:.4g} in the model",
+    f"  HBM       {1e3 * bound['hbm']:9.1f} ms   {report['traffic'] / 1e9:.4g} GB",
+    f"  ICI       {1e3 * bound['ici']:9.1f} ms",
+    f"  DCN       {1e3 * bound['dcn']:9.1f} ms",
+    f"  {report['binds']} binds: at best {1e3 * bound['time']:.1f} ms, "
+    f"{1e3 * bound['serial']:.1f} ms if nothing overlaps; "
+    f"at best {100 * report['utilisation']:.0f} % of the peak",
+  ]
+  if flops["repeated"] > 1.05:
+    lines.append(
+      f"  the devices together do {flops['repeated']:.2f} times the program's products"
+    )
+  for name, count in flops["kernels"].items():
+    lines.append(f"  kernel {name}: {count} calls")
+  return lines
+
+
+def _collectives(report):
+  if not report["collectives"]:
+    return ["no collectives"]
+  lines = [
+    "collectives of a device, in a call",
+    "  kind                axes            in the loop        of          count"
+    "       sent",
+  ]
+  for row in report["collectives"]:
+    network = " (slow)" if row["network"] else ""
+    lines.append(
+      f"  {row['kind']:<20}{row['axes'] + network:<16}{row['scan'] or '-':<19}"
+      f"{row['moves']:<11}{row['count']:>6}  {memory_lib.text(row['bytes']):>10}"
+    )
+  return lines
+
+
+def _flags(flags):
+  return " ".join(flag(path, value) for path, value in flags.items())
+
+
+def _versions():
+  found = {}
+  for name in ("jax", "libtpu", "jax-cuda13-plugin"):
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found

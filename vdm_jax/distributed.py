@@ -1,0 +1,247 @@
+"""Many processes as one run: joined before a device is touched, and ended together.
+
+The cluster tells who takes part: TPU pods and GKE, Slurm, Open MPI and Kubernetes by
+their environment (https://docs.jax.dev/en/latest/multi_process.html), anything else by
+a coordinator: flags, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+A machine with none of these is alone, and nothing here does anything.
+"""
+
+import contextlib
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+HEARTBEAT = 60  # seconds of silence after which a process counts as dead
+PATIENCE = 300  # seconds in which all processes must have come
+SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
+GOOGLE = "0x1ae0"  # the PCI vendor of a TPU
+
+
+class DistributedError(RuntimeError):
+  """Processes that cannot be joined into one run."""
+
+
+def initialize(
+  coordinator=None,
+  num_processes=None,
+  process_id=None,
+  *,
+  heartbeat=HEARTBEAT,
+  patience=PATIENCE,
+):
+  """Joins the processes of this run; whether there are others.
+
+  Args:
+    coordinator: "host:port" of process 0, with `num_processes` and `process_id` 0, 1,
+      ... by default what the environment says. num_processes=1 stays alone anyway.
+    heartbeat: a process that is silent for so many seconds ends all the others.
+    patience: seconds to wait for the others.
+
+  Raises:
+    DistributedError: naming what is missing, wrong, or does not answer.
+  """
+  found = cluster(os.environ)
+  coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+  num_processes = _number("num_processes", num_processes)
+  process_id = _number("process_id", process_id)
+  if num_processes == 1 or (coordinator is None and found is None):
+    if coordinator is None and (process_id or (num_processes or 1) > 1):
+      raise DistributedError(
+        f"num_processes={num_processes}, process_id={process_id}: the environment "
+        "tells of no cluster; give --coordinator=host:port too."
+      )
+    return False
+  if coordinator is not None and (found is None or process_id is not None):
+    _check(coordinator, num_processes, process_id)
+    found, how = f"coordinator {coordinator}", "deactivate"
+    _meet(coordinator, process_id, patience)
+  else:
+    how = None
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  # The loop agrees on the end of a run by itself, see `agreement`.
+  jax.config.update("jax_enable_preemption_service", False)
+  with _deadline(patience, found, num_processes):
+    try:
+      jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        cluster_detection_method=how,
+        initialization_timeout=patience + HEARTBEAT,  # ours comes first, with names
+        heartbeat_timeout_seconds=heartbeat,
+        shutdown_timeout_seconds=max(patience, heartbeat),
+      )
+    except Exception as error:
+      raise DistributedError(
+        f"{found}: the processes cannot be joined ({type(error).__name__}: {error}). "
+        "Give --coordinator=host:port --num_processes=N --process_id=0..N-1, or "
+        "--num_processes=1 to stay alone."
+      ) from error
+  wait("joined")
+  return jax.process_count() > 1
+
+
+def cluster(environment):
+  """The name of the cluster that these variables tell of, or None."""
+  many = lambda name: int(environment.get(name) or 1) > 1
+  hosts = lambda name: "," in environment.get(name, "")
+  if all(f"SLURM_{name}" in environment for name in SLURM) and many("SLURM_NTASKS"):
+    return "Slurm"
+  if "OMPI_MCA_orte_hnp_uri" in environment and many("OMPI_COMM_WORLD_SIZE"):
+    return "Open MPI"
+  platforms = environment.get("JAX_PLATFORMS", "")
+  if not platforms or "tpu" in platforms:
+    if hosts("TPU_PROCESS_ADDRESSES") or hosts("TPU_WORKER_HOSTNAMES"):
+      return "TPU hosts"
+    if many("MEGASCALE_NUM_SLICES"):
+      return "TPU slices"
+  if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment):
+    return "Kubernetes"
+  told = {"TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"}
+  if not platforms and not told & set(environment) and _has_tpu():
+    return "TPU VM"  # its metadata server knows the others
+  return None
+
+
+def wait(name):
+  """Returns when all processes have come here; at once in a run of one."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def agreement(mesh):
+  """agree(number) -> the largest of all processes, an array to be read later.
+
+  All processes must call it equally often; nobody waits before the number is read. In
+  a run of one it is the number itself.
+  """
+  if jax.process_count() == 1:
+    return lambda number: number
+  parts = NamedSharding(mesh, P(mesh.axis_names))
+  largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+
+  def agree(number):
+    one = np.full((1,), number, np.int32)
+    return largest(jax.make_array_from_callback((mesh.size,), parts, lambda _: one))
+
+  return agree
+
+
+@contextlib.contextmanager
+def together():
+  """An error inside ends this process at once, so that the others cannot wait for it.
+
+  Python would first wait, for minutes, for all to arrive at its end. A run of one, and
+  a SystemExit, on which all have agreed, end as always.
+  """
+  try:
+    yield
+  except SystemExit:
+    raise
+  except BaseException:
+    if jax.process_count() == 1:
+      raise
+    traceback.print_exc()
+    _end(
+      f"process {jax.process_index()} of {jax.process_count()} ends here, and the "
+      "others with it. If it lost the connection to another one, that one's log says "
+      "why. The same command, on all hosts, goes on from the newest checkpoint."
+    )
+
+
+def _end(message):
+  print(f"vdm_jax: {message}", file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(1)
+
+
+def _number(name, value):
+  """The flag, or the environment's JAX_NUM_PROCESSES, JAX_PROCESS_ID."""
+  value = os.environ.get(f"JAX_{name.upper()}") if value is None else value
+  try:
+    return None if value is None else int(value)
+  except ValueError:
+    raise DistributedError(f"{name}={value!r} is no number.") from None
+
+
+def _check(coordinator, num_processes, process_id):
+  if num_processes is None or process_id is None:
+    missing = "num_processes" if num_processes is None else "process_id"
+    raise DistributedError(
+      f"coordinator={coordinator} comes without {missing}: give all of --coordinator, "
+      "--num_processes and --process_id (or JAX_COORDINATOR_ADDRESS, "
+      "JAX_NUM_PROCESSES and JAX_PROCESS_ID)."
+    )
+  if not 0 <= process_id < num_processes:
+    raise DistributedError(
+      f"process_id={process_id} of num_processes={num_processes}: wanted 0 <= "
+      "process_id < num_processes, another one in each process."
+    )
+  host, _, port = coordinator.rpartition(":")
+  if not host or not port.isdigit():
+    raise DistributedError(f"coordinator={coordinator!r}: wanted host:port.")
+
+
+def _meet(coordinator, process_id, patience):
+  """Returns when process 0 may listen at the address, or answers there."""
+  host, _, port = coordinator.rpartition(":")
+  if process_id == 0:
+    with socket.socket() as listener:
+      listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      try:
+        listener.bind(("", int(port)))
+      except OSError as error:
+        raise DistributedError(
+          f"process 0 cannot listen at port {port} ({error.strerror}): another program "
+          "or another process 0 is there; choose another port in --coordinator."
+        ) from None
+    return
+  end, why = time.monotonic() + patience, ""
+  while time.monotonic() < end:
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      why = error.strerror or str(error)
+    time.sleep(0.2)
+  raise DistributedError(
+    f"no coordinator answers at {coordinator} within {patience} s ({why}): start "
+    "process 0 on that host, or correct --coordinator."
+  )
+
+
+@contextlib.contextmanager
+def _deadline(patience, found, num_processes):
+  """Ends the process by name if what is inside takes longer; jax would abort it."""
+
+  def late():
+    _end(
+      f"{found}: not all of {num_processes or 'its'} processes came within {patience} "
+      "s. Start all of them, each with its own --process_id, and give all the same "
+      "--num_processes."
+    )
+
+  timer = threading.Timer(patience, late)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
+
+
+def _has_tpu():
+  vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+  return any(vendor.read_text().strip() == GOOGLE for vendor in vendors)

@@ -1,0 +1,185 @@
+"""Attention whose logits never stand in memory whole: parts, merged.
+
+What some of the keys say to a query is a `Part`: a sum of values, the weight of that
+sum, and the largest logit, which both are scaled by. Two parts merge into the part of
+all their keys, so that keys may come in chunks (https://arxiv.org/abs/2112.05682) or
+from other devices (https://arxiv.org/abs/2310.01889).
+
+Nothing here has derivatives of its own: `jax.jvp` works, to any order. The largest
+logit is a constant to them (it cancels), so merging is linear and a backward pass
+keeps no sums; `jax.checkpoint` makes it compute the logits of each chunk again.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+CHUNK_BYTES = 2**24  # of the float32 logits of one chunk of queries and keys
+KEYS = 1024  # in a chunk, at most
+MIN_QUERIES = 16  # in a chunk, if there are as many
+
+NOT_SEEN = jnp.finfo(jnp.float32).min  # a logit that counts only if all are as low
+
+
+class Part(NamedTuple):
+  """What keys say: (sum_j e^(x_j - top) v_j, sum_j e^(x_j - top), top), float32."""
+
+  total: jax.Array  # [..., N, L, D]
+  weight: jax.Array  # [..., N, L]
+  top: jax.Array  # [..., N, L]
+
+
+def attend(q, k, v, mask=None):
+  """What kernels.xla gives, [..., L, N, D], in bounded memory, forward and backward.
+
+  As many rows at a time as have logits of CHUNK_BYTES together; where one row has
+  more, a part of its queries and keys at a time.
+  """
+  *rows, length, heads, _ = q.shape
+  group = max(1, CHUNK_BYTES // (4 * length * heads * k.shape[-3]))
+  if math.prod(rows) <= group:
+    return attend_at_once(q, k, v, mask)
+  limit = None if mask is None else limits(mask, k.shape[-3])
+  each = limit is not None and math.prod(limit.shape[:-3]) > 1
+  if each:
+    limit = jnp.broadcast_to(limit, (*rows, *limit.shape[-3:]))
+  elif limit is not None:
+    limit = limit.reshape(limit.shape[-3:])
+
+  def one(row):
+    q, k, v, own = row
+    return mean(read(q, k, v, own if each else limit), v.dtype)
+
+  flat = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
+  own = limit.reshape(-1, *limit.shape[-3:]) if each else None
+  return jax.lax.map(one, (*flat, own), batch_size=group).reshape(q.shape)
+
+
+def attend_at_once(q, k, v, mask=None):
+  """The same with all rows in every chunk, so that a mesh may split them."""
+  limit = None if mask is None else limits(mask, k.shape[-3])
+  return mean(read(q, k, v, limit), v.dtype)
+
+
+def limits(mask, num_keys):
+  """The highest that each logit may be, [..., M]: infinity where `mask` is True."""
+  limit = jnp.where(mask, jnp.inf, NOT_SEEN)
+  return jnp.broadcast_to(limit, (*limit.shape[:-1], num_keys))
+
+
+def mean(part, dtype):
+  """[..., L, N, D]: the weighted mean of the values of a part."""
+  out = part.total / part.weight[..., None]
+  return rearrange(out, "... n l d -> ... l n d").astype(dtype)
+
+
+def merge(one, other):
+  """The Part of the keys of both."""
+  top = jnp.maximum(one.top, other.top)
+  scales = [jnp.exp(part.top - top) for part in (one, other)]
+  weight = sum(s * part.weight for s, part in zip(scales, (one, other), strict=True))
+  total = sum(
+    s[..., None] * part.total for s, part in zip(scales, (one, other), strict=True)
+  )
+  return Part(total, weight, top)
+
+
+def look(q, k, v, limit=None):
+  """The Part of all keys [..., M, N, D], whose logits are made at once."""
+  scale = q.shape[-1] ** -0.5
+  logits = jnp.einsum(
+    "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
+  )
+  if limit is not None:
+    logits = jnp.minimum(logits, limit)
+  # Finite even for a part without keys, whose limits are all -infinity.
+  top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), NOT_SEEN))
+  weights = jnp.exp(logits - top[..., None])
+  total = jnp.einsum(
+    "...nqk,...knd->...nqd",
+    weights.astype(v.dtype),
+    v,
+    preferred_element_type=jnp.float32,
+  )
+  return Part(total, weights.sum(axis=-1), top)
+
+
+def read(q, k, v, limit=None):
+  """The Part of all keys for all queries, a chunk of either at a time.
+
+  Args:
+    q: [..., L, N, D].
+    k, v: [..., M, N, D].
+    limit: broadcastable to [..., N, L, M], but for its last axis; what logits are at
+      most: infinity, NOT_SEEN, or -infinity for a key that is not there.
+  """
+  length, num_keys = q.shape[-3], k.shape[-3]
+  queries, keys = sizes(q.shape, num_keys)
+  if (queries, keys) == (length, num_keys):
+    return jax.checkpoint(look)(q, k, v, limit)
+
+  missing = -num_keys % keys
+  if missing and limit is None:
+    limit = jnp.full(num_keys, jnp.inf)
+  k, v = (_chunks(x, keys, "... (c l) n d -> c ... l n d") for x in (k, v))
+  if limit is not None:
+    limit = limit.reshape((1,) * (q.ndim - limit.ndim) + limit.shape)
+    limit = _pad(limit, -1, missing, -jnp.inf)
+    limit = rearrange(limit, "... (c m) -> c ... m", m=keys)
+
+  # The compiler does not undo a repetition inside a loop.
+  repeat = functools.partial(jax.checkpoint, prevent_cse=False)
+
+  @repeat
+  def of_queries(q, limit):
+    step = repeat(lambda part, chunk: (merge(part, look(q, *chunk)), None))
+    part, _ = jax.lax.scan(step, nothing(q), (k, v, limit))
+    return part
+
+  per_query = limit is not None and limit.shape[-2] > 1
+  if per_query:
+    limit = _pad(limit, -2, -length % queries, jnp.inf)
+    each = rearrange(limit, "k ... (c l) m -> c k ... l m", l=queries)
+  q = _chunks(q, queries, "... (c l) n d -> c ... l n d")
+  if per_query:
+    part = jax.lax.map(lambda xs: of_queries(*xs), (q, each))
+  else:
+    part = jax.lax.map(lambda q: of_queries(q, limit), q)
+  total = rearrange(part.total, "c ... l d -> ... (c l) d")[..., :length, :]
+  weight, top = (rearrange(x, "c ... l -> ... (c l)")[..., :length] for x in part[1:])
+  return Part(total, weight, top)
+
+
+def nothing(q):
+  """The Part of no keys for queries [..., L, N, D]."""
+  q = rearrange(q, "... l n d -> ... n l d").astype(jnp.float32)
+  total = jnp.zeros_like(q)
+  weight = jnp.zeros_like(q[..., 0])
+  return Part(total, weight, jnp.full_like(weight, NOT_SEEN))
+
+
+def sizes(q_shape, num_keys):
+  """(queries, keys) in a chunk, for queries [..., L, N, D]."""
+  *rows, length, heads, _ = q_shape
+  keys = _even(num_keys, KEYS)
+  fits = CHUNK_BYTES // (4 * math.prod(rows) * heads * keys)
+  return _even(length, max(fits, MIN_QUERIES)), keys
+
+
+def _even(length, most):
+  """The size of the fewest chunks of at most `most`, as even as they can be."""
+  return -(-length // -(-length // most))
+
+
+def _chunks(x, size, pattern):
+  return rearrange(_pad(x, -3, -x.shape[-3] % size, 0), pattern, l=size)
+
+
+def _pad(x, axis, missing, value):
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, missing)
+  return jnp.pad(x, widths, constant_values=value) if missing else x

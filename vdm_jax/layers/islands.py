@@ -1,0 +1,77 @@
+"""Attention on what each device holds: islands of `jax.shard_map` in a program.
+
+The compiler splits the rest of a network over a mesh by itself; a kernel that it cannot
+split, or a sequence that travels between devices, needs to see one device's part.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+from vdm_jax.layers import placement
+
+
+class Layout(NamedTuple):
+  """The mesh axes that split each axis of [..., L, N, D]; () where it is whole."""
+
+  rows: tuple[tuple[str, ...], ...]  # of each leading axis
+  sequence: tuple[str, ...]
+  heads: tuple[str, ...]
+
+
+def alone():
+  """Whether one device holds all that this trace sees."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.empty or mesh.size == 1 or set(mesh.manual_axes) == set(mesh.axis_names)
+
+
+def layout(shape, names):
+  """The Layout of an array [..., L, N, D], or None where there is nothing to split.
+
+  Rows and heads are split as `placement.place` splits them, evenly or not at all; the
+  sequence over all mesh axes of its name, whatever its length.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if names is None or alone() or mesh.manual_axes:
+    return None
+  long = (*shape[:-3], shape[-3] * mesh.size, *shape[-2:])
+  split = placement.split(long, names)
+  if split is None:
+    return None
+  split = [tuple(axis for axis in axes if mesh.shape[axis] > 1) for axes in split]
+  return Layout(tuple(split[:-3]), split[-3], split[-2])
+
+
+def devices(axes):
+  """How many devices these mesh axes count."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return math.prod(sizes[axis] for axis in axes)
+
+
+def local_shape(shape, layout):
+  """The part of [..., L, N, D] that one device holds."""
+  split = (*layout.rows, layout.sequence, layout.heads, ())
+  return tuple(
+    -(-size // devices(axes)) for size, axes in zip(shape, split, strict=True)
+  )
+
+
+def run(fn, layout, q, k, v, mask=None):
+  """fn(q, k, v, mask) of each device's part; `mask` [..., 1, 1, M] is whole in M."""
+  mesh = jax.sharding.get_abstract_mesh()
+  named = {*sum(layout.rows, ()), *layout.sequence, *layout.heads}
+  # Over an axis that is not named a backward pass sums, even if its size is 1.
+  idle = tuple(a for a in mesh.axis_names if mesh.shape[a] == 1 and a not in named)
+  spec = P(*layout.rows, layout.sequence, (*layout.heads, *idle), None)
+  masks = None
+  if mask is not None:
+    sizes = zip(layout.rows, mask.shape[:-3], strict=True)
+    masks = P(*(axes if size > 1 else None for axes, size in sizes), None, None, None)
+  return jax.shard_map(
+    fn,
+    in_specs=(spec, spec, spec, masks),
+    out_specs=spec,
+    check_vma=False,  # Pallas does not say over which axes its results vary.
+  )(q, k, v, mask)

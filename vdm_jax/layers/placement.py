@@ -1,0 +1,69 @@
+"""Where activations lie on a mesh: logical names of their axes, where they divide.
+
+`place` is flax's `with_logical_constraint`, but an axis is split evenly or not at all.
+
+Where a layout changes, name both, the old one first: place(place(x, old), new). The
+gradient then changes back at the same point. Left to choose, the compiler takes its own
+ways through the backward pass, with many more all-to-alls and with gathered features;
+and in jax 0.10.2 the gradient of weights was wrong where the two factors of a product
+came in two layouts, of a batch and a sequence that are both split.
+"""
+
+import math
+
+import jax
+from flax.linen import spmd
+from jax.sharding import PartitionSpec as P
+
+
+def place(x, names, least=None):
+  """x, laid out over the mesh in use; without mesh or rules, as it came.
+
+  Args:
+    names: for each axis of x a logical name, several of them, or None, which is whole.
+      An axis is split over the mesh axes that its names' rules give, in turn: those
+      that are not in use by an earlier axis of x, and divide what is left of its size.
+    least: for each axis of x, the size that each device has of it at least; 1 if None.
+  """
+  found = split(x.shape, names, least)
+  if found is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*(axes or None for axes in found)))
+
+
+def parts(size, name):
+  """In how many parts `place` splits an axis of this size, the first of its array."""
+  found = split((size,), (name,))
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return 1 if found is None else math.prod(sizes[axis] for axis in found[0])
+
+
+def split(shape, names, least=None):
+  """The mesh axes of each axis of an array, see `place`; None without mesh or rules."""
+  axes = _axes_of(names)
+  if axes is None:
+    return None
+  sizes, used, all_found = jax.sharding.get_abstract_mesh().shape, set(), []
+  least = (1,) * len(shape) if least is None else least
+  for left, wanted, enough in zip(shape, axes, least, strict=True):
+    found = []
+    for axis in wanted:
+      each, rest = divmod(left, sizes[axis])
+      if axis not in used and axis not in found and not rest and each >= enough:
+        found.append(axis)
+        left = each
+    used |= set(found)
+    all_found.append(tuple(found))
+  return all_found
+
+
+def _axes_of(names):
+  """For each of the names the mesh axes of its rules; None without mesh or rules."""
+  rules = spmd.get_logical_axis_rules()
+  if not rules or jax.sharding.get_abstract_mesh().empty:
+    return None
+  table = {}
+  for name, axes in rules:
+    table.setdefault(name, (axes,) if isinstance(axes, str) else tuple(axes or ()))
+  several = lambda name: name if isinstance(name, tuple) else (name,)
+  return [sum((table.get(n, ()) for n in several(name)), ()) for name in names]

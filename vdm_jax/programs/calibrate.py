@@ -1,0 +1,113 @@
+"""Measures how the length of what all blocks add changes from call to call: MagCache.
+
+A sampling run that computes everything gives, for each call of the network, the mean
+over tokens of |r_i| / |r_{i-1}|, r being the output of all blocks less their input. A
+second config, or a later stage of the same, plans by it:
+
+  plan = c.bind(caching.magnitude, threshold=0.06,
+                ratios=c.call(calibrate.read, folder="{workdir}/calibration"))
+  wrappers = (c.bind(denoise.cached, plan=plan), guide)
+
+https://arxiv.org/abs/2506.09045. The ratios belong to a model, its sampler and grid;
+with fewer steps the nearest ones count.
+"""
+
+import collections
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax import config
+from vdm_jax.diffusion import caching
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.programs import job as job_lib
+
+FILE = "ratios.json"
+
+
+def run(
+  job,
+  *,
+  task,
+  weights,
+  signals,
+  shape,
+  sampler,
+  ts,
+  wrappers=(),
+  batch_size=50,
+  folder="calibration",
+):
+  """Writes <workdir>/<folder>/ratios.json.
+
+  Args:
+    task, weights, signals, shape, sampler, ts, wrappers: see `sample.run`; the wrappers
+      without `cached`. The ratios are the mean over the batches of all signals.
+  """
+  params = job.weights(weights)
+  made_of = {
+    "weights": job_lib.digest(params),
+    "settings": config.fingerprint(job.settings, job.seed),
+  }
+  place = job.workdir / folder / FILE
+  if place.is_file() and json.loads(place.read_text()).get("made_of") == made_of:
+    job.say(f"these ratios are there already, in {place}")
+    return
+  found = collections.defaultdict(list)
+  note = lambda call, ratio: found[int(call)].append(float(ratio))
+  watched = functools.partial(
+    d.cached, plan=caching.keep_all, watch=functools.partial(_compare, note)
+  )
+
+  @jax.jit
+  def draw(params, batch, key):
+    return task.sample(
+      params,
+      batch,
+      (len(next(iter(batch.values()))), *shape),
+      key,
+      sampler=sampler,
+      ts=ts,
+      wrappers=(watched, *wrappers),
+    )
+
+  rows = {k: np.asarray(v) for k, v in signals().items()}
+  count = len(next(iter(rows.values())))
+  for first in range(0, count, batch_size):
+    part = {k: v[first : first + batch_size] for k, v in rows.items()}
+    batch, _ = job_lib.pad(part, min(batch_size, count))
+    with job.devices():
+      key = jax.random.fold_in(job.key(), first)
+      jax.block_until_ready(draw(params, job.put(batch), key))
+  jax.effects_barrier()
+  # The first call has nothing before it.
+  ratios = [1.0, *(float(np.mean(found[i])) for i in range(1, len(found)))]
+  job_lib.write_json(place, {"ratios": ratios, "made_of": made_of})
+  far = max(abs(1.0 - ratio) for ratio in ratios)
+  job.say(f"{len(ratios)} calls, ratios at most {far:.3f} from 1, in {place}")
+
+
+def read(folder):
+  """The ratios, a tuple of numbers, one for each call.
+
+  Raises:
+    FileNotFoundError: nothing has been calibrated there.
+  """
+  place = pathlib.Path(folder) / FILE
+  if not place.is_file():
+    raise FileNotFoundError(
+      f"There are no ratios in {place}; run the stage that calibrates first."
+    )
+  return tuple(json.loads(place.read_text())["ratios"])
+
+
+def _compare(note, call, old, new):
+  """Notes the mean ratio of the tokens' lengths in this call and the one before."""
+  length = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1)
+  ((path, now),) = new.items()
+  ratio = jnp.mean(length(now) / (length(old[path]) + 1e-8))
+  jax.debug.callback(note, call, ratio)

@@ -1,0 +1,75 @@
+"""Work that needs no other process: each does a share of it on all of its own devices.
+
+A network that reads frames or texts one by one gains nothing from the mesh of the run:
+its rows are spread over whatever devices there are. Process 0 joins what all wrote.
+"""
+
+import dataclasses
+import shutil
+
+import jax
+
+from vdm_jax import distributed, sharding
+from vdm_jax.data import records, sources
+
+RULES = (("batch", "rows"),)
+
+
+def mesh(devices=None):
+  """A mesh of one axis, `rows`, over this process's devices."""
+  devices = jax.devices() if devices is None else devices
+  here = [d for d in devices if d.process_index == jax.process_index()]
+  return sharding.make_mesh({"rows": -1}, here)
+
+
+def own(job):
+  """The job on those devices of its mesh that are this process's."""
+  return dataclasses.replace(job, mesh=mesh(job.mesh.devices.flat), rules=RULES)
+
+
+def everywhere(job):
+  """The job with rows spread over all devices of its mesh, of all processes."""
+  return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
+
+
+def even(size, mesh, rules):
+  """The least number of rows from `size` on that the mesh splits evenly."""
+  count = sharding.data_shard(mesh, rules)[1]
+  return -(-size // count) * count
+
+
+def write(place, made_of, meta, count, fill):
+  """Writes the folder of records `place`, the same with any number of processes.
+
+  Args:
+    made_of, meta: for its meta.json, see `records.Writer`.
+    count: of the pieces of work, in the order of their records.
+    fill: (writer, range of pieces), writes the records of these.
+  """
+  index, total = jax.process_index(), jax.process_count()
+  bounds = [count * i // total for i in range(total + 1)]
+  share = range(bounds[index], bounds[index + 1])
+  folders = [place.with_name(f".{place.name}.{i}") for i in range(total)]
+  if total == 1:
+    with records.Writer(place, made_of) as writer:
+      writer.meta |= meta
+      fill(writer, share)
+    return
+  if share:
+    with records.Writer(folders[index], made_of, overwrite=True) as writer:
+      fill(writer, share)
+  distributed.wait(f"{place.name}: all shares are written")
+  if index == 0:
+    with records.Writer(place, made_of) as writer:
+      writer.meta |= meta
+      for i, folder in enumerate(folders):
+        if bounds[i] < bounds[i + 1]:
+          _copy(folder, writer)
+          shutil.rmtree(folder)
+  distributed.wait(f"{place.name}: the shares are joined")
+
+
+def _copy(folder, writer):
+  source = sources.Records(folder)
+  for i in range(len(source)):
+    writer.write(source[i])

@@ -1,0 +1,248 @@
+"""The programs of a config, lowered from shapes: nothing is read, nothing runs.
+
+Each function (config, mesh) -> Subject builds what the stage of that name builds, but
+data, weights and samples; its arguments are ShapeDtypeStructs with the shardings that
+the stage gives them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vdm_jax import compiler, config, sharding
+from vdm_jax.aot import batch, flops
+from vdm_jax.programs import sample as sample_lib
+from vdm_jax.programs import shares
+from vdm_jax.training import state as state_lib
+from vdm_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """A program to compile.
+
+  Attributes:
+    lower: () -> what jax.jit(...).lower gives.
+    trees: {name: arguments of that name, with shardings}.
+    count: () -> flops.Count of the whole program, before any compiler.
+    model: () -> FLOPs that the model itself needs, without recomputation.
+    rows: clips a call.
+    parameters: shapes of what the network has learned.
+    kept: () -> bytes on one device that a backward pass keeps of the forward pass.
+    at_a_time: clips on a device at a time; less than one where devices share them.
+  """
+
+  lower: Callable
+  trees: dict[str, Any]
+  count: Callable
+  model: Callable
+  rows: int
+  parameters: tuple[tuple[int, ...], ...]
+  kept: Callable = lambda: 0
+  at_a_time: float = 0.0
+
+
+def train(cfg, mesh):
+  """The training step of a config: the denoiser's, or else the autoencoder's."""
+  stage = cfg[trains(cfg)]
+  task, tx = config.build(stage.task), config.build(stage.optimizer)
+  rows = _placed(batch.spec(cfg, stage.loader, stage.task), mesh, cfg.rules)
+  state = state_lib.abstract(task, tx, rows, mesh, cfg.rules, stage.trainable)
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  step = step_lib.make_step(
+    task.loss, tx, stage.ema_decay, accumulate=stage.accumulate, shardings=shardings
+  )
+  key, shards = _key(mesh), sharding.data_shard(mesh, cfg.rules)[1]
+  run = step_lib.compiled(
+    step, shardings, mesh, cfg.rules, compiler_options=_options(cfg, mesh)
+  )
+  whole = state_lib.merge(state.params, state.frozen)
+  return Subject(
+    lower=lambda: run.lower(state, rows, key),
+    trees={
+      "parameters": (state.params, state.frozen),
+      "ema": state.ema,
+      "optimizer": state.opt_state,
+      "batch": rows,
+    },
+    count=lambda: flops.of(step, state, rows, key),
+    # A backward pass is two forward ones.
+    model=lambda: 3 * flops.of(task.loss, whole, _with_step(rows), key).flops,
+    rows=stage.loader.batch_size,
+    parameters=tuple(x.shape for x in jax.tree.leaves(whole)),
+    kept=lambda: _kept(task, whole, rows, key, mesh, cfg.rules) // stage.accumulate,
+    at_a_time=stage.loader.batch_size / shards / stage.accumulate,
+  )
+
+
+def sample(cfg, mesh):
+  """The generator of a config's `sample` stage."""
+  stage = _named(cfg, "sample", "sample")
+  if "task" not in stage:
+    raise ValueError(
+      "What this config samples with is in a published folder, and known only from "
+      "it; compile a config that names its network."
+    )
+  parts = {
+    k: config.build(stage[k])
+    for k in ("task", "autoencoder", "sampler", "ts", "wrappers")
+  }
+  of_training = batch.spec(cfg, cfg.train.loader, stage.task)
+  size = shares.even(stage.batch_size, mesh, cfg.rules)
+  told = _rows(batch.signals(of_training), size)
+  told = _placed(told, mesh, cfg.rules)
+  shape = batch.latents(cfg)
+  denoiser = _replicated(_parameters(parts["task"].init, of_training), mesh)
+  decoder = _decoder(parts["autoencoder"], shape, mesh)
+  draw = sample_lib.generator(
+    parts["task"],
+    parts["autoencoder"],
+    shape,
+    parts["sampler"],
+    parts["ts"],
+    parts["wrappers"],
+  )
+  args = denoiser, decoder, told, _key(mesh)
+  return _called(draw, args, mesh, cfg.rules, ("parameters", "decoder", "batch"), size)
+
+
+def decode(cfg, mesh):
+  """The decoder of a config's autoencoder, to pixels of eight bits."""
+  stage = _named(cfg, "sample", "decode")
+  autoencoder = config.build(
+    cfg.autoencoder if "task" not in stage else stage.autoencoder
+  )
+  size = shares.even(stage.batch_size, mesh, cfg.rules)
+  shape = batch.latents(cfg)
+  rows = {"latents": jax.ShapeDtypeStruct((size, *shape), np.float32)}
+  rows = _placed(rows, mesh, cfg.rules)
+
+  @jax.jit
+  def run(params, rows):
+    return sample_lib.to_uint8(autoencoder.decode(params, rows["latents"]))
+
+  args = _decoder(autoencoder, shape, mesh), rows
+  return _called(run, args, mesh, cfg.rules, ("parameters", "batch"), size)
+
+
+SUBJECTS = {"train": train, "sample": sample, "decode": decode}
+
+
+def _called(jitted, args, mesh, rules, names, rows):
+  """The Subject of a compiled function, whose first arguments have these names."""
+
+  def lower():
+    with sharding.use(mesh, rules):
+      return jitted.lower(*args)
+
+  count = lambda: flops.of(jitted, *args)
+  return Subject(
+    lower=lower,
+    trees=dict(zip(names, args, strict=False)),
+    count=count,
+    model=lambda: count().flops,
+    rows=rows,
+    parameters=tuple(x.shape for x in jax.tree.leaves(args[0])),
+  )
+
+
+def trains(cfg):
+  """The name of the stage that trains."""
+  for name in ("train", "autoencode"):
+    if name in cfg:
+      return name
+  raise ValueError(
+    f"This config trains nothing: it has no stage train or autoencode, only "
+    f"{', '.join(cfg.stages)}."
+  )
+
+
+def _named(cfg, name, what):
+  if name not in cfg:
+    raise ValueError(
+      f"--what={what} needs a stage {name!r}; this config has {', '.join(cfg.stages)}."
+    )
+  return cfg[name]
+
+
+def _options(cfg, mesh):
+  """The compiler's options on the platform of the mesh."""
+  platform = mesh.devices.flat[0].platform
+  return compiler.options(cfg.get("compiler", "none"), platform)
+
+
+def _kept(task, params, rows, key, mesh, rules):
+  """Bytes on one device that the backward pass of a loss keeps, parameters left out."""
+
+  def pull(params, rows, key):
+    return jax.vjp(lambda p: task.loss(p, rows, key)[0], params)[1]
+
+  with sharding.use(mesh, rules):
+    kept = jax.tree.leaves(jax.eval_shape(pull, params, _with_step(rows), key))
+  own = {x.shape for x in jax.tree.leaves(params)}
+  size = sum(x.size * x.dtype.itemsize for x in kept if x.shape not in own)
+  # Split as the activations are: over all axes but those that share a channel.
+  return size // math.prod(n for axis, n in mesh.shape.items() if axis != "tensor")
+
+
+def _parameters(init, rows):
+  """Shapes of what `init` makes of such a batch."""
+  zeros = lambda: jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), rows)
+  return jax.eval_shape(lambda k: init(k, zeros()), jax.eval_shape(jax.random.key, 0))
+
+
+def _decoder(autoencoder, shape, mesh):
+  """Parameters of the autoencoder of such latents, on every device."""
+  sides = [n * s for n, s in zip(shape[:3], autoencoder.stride, strict=True)]
+  outer = getattr(autoencoder, "outer", autoencoder)
+  video = jax.ShapeDtypeStruct((1, *sides, outer.pixel_channels), np.float32)
+  return _replicated(_parameters(autoencoder.init, video), mesh)
+
+
+def _replicated(tree, mesh):
+  everywhere = sharding.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+    sharding.unbox(tree),
+  )
+
+
+def _placed(spec, mesh, rules):
+  """A batch's spec with its rows spread as `sharding.put` spreads them."""
+  axes = sharding.batch_axes(mesh, rules)
+  parts = math.prod(mesh.shape[a] for a in axes)
+  for name, x in spec.items():
+    if x.shape[0] % parts:
+      low = x.shape[0] // parts * parts
+      near = f"{low} or {low + parts}" if low else f"{parts}"
+      raise ValueError(
+        f"batch[{name!r}] has {x.shape[0]} rows, which the mesh axes {axes} cannot "
+        f"split in {parts}; the nearest batch sizes are {near}: "
+        f"--config.train.loader.batch_size={low + parts}."
+      )
+  place = NamedSharding(mesh, P(axes))
+  return {
+    k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for k, x in spec.items()
+  }
+
+
+def _rows(spec, size):
+  return {
+    k: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for k, x in spec.items()
+  }
+
+
+def _with_step(rows):
+  """The batch as a loss sees it in a step."""
+  return {**rows, "step": jax.ShapeDtypeStruct((), np.int32)}
+
+
+def _key(mesh):
+  key = jax.eval_shape(jax.random.key, 0)
+  return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))

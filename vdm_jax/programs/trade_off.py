@@ -1,0 +1,213 @@
+"""What a step cache saves and what it costs: time and PSNR beside the uncached sample.
+
+Every setting samples the same noise. Times are medians over rounds, in each of which
+every setting has its turn. Beside the speed-up stands the ratio of the operations in
+the programs (aot/flops.py): what it would be if time were products. Reads nothing;
+writes `folder`/{scores.json, table.md, trade_off.png}.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+
+from vdm_jax.aot import flops
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.metrics import frames
+from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import sample
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+PLAIN = "no cache"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+  """A model to sample, and the plans to sample it with.
+
+  Attributes:
+    plans: {setting: plan}, see diffusion/caching.py.
+    task, weights, signals, shape, sampler, ts, wrappers: see `sample.run`.
+    autoencoder, autoencoder_weights: PSNR is of the decoded videos; without them, of
+      the latents, whose peak is the range of the uncached ones.
+    judge: (videos, uncached videos, labels, mask) -> {name: number}, of the decoded.
+  """
+
+  task: Any
+  weights: Any
+  signals: Callable
+  shape: tuple[int, ...]
+  sampler: Callable
+  ts: Callable
+  plans: dict[str, Callable]
+  wrappers: tuple = ()
+  autoencoder: Any = None
+  autoencoder_weights: Any = None
+  judge: Callable | None = None
+
+
+@dataclasses.dataclass
+class Setting:
+  """One way to sample: its program, what it remembers, how long it took."""
+
+  program: Callable
+  operations: int
+  remembered: int  # bytes
+  seconds: list = dataclasses.field(default_factory=list)
+
+
+def run(job, *, subjects, rounds=7, folder="step_caching"):
+  """Measures every plan of every subject.
+
+  Args:
+    subjects: {name: Subject}.
+  """
+  out, scores = job.workdir / folder, {}
+  for name, subject in subjects.items():
+    scores[name] = measure(job, subject, rounds)
+    job_lib.write_json(out / "scores.json", scores)
+    lines = [line for n, rows in scores.items() for line in (*table(n, rows), "")]
+    (out / "table.md").write_text("\n".join(lines))
+    draw(out / "trade_off.png", scores)
+    job.say("\n" + "\n".join(table(name, scores[name])))
+  job.say(f"{out}: scores.json, table.md and trade_off.png")
+
+
+def measure(job, subject, rounds):
+  """{setting: {figure: number}} of a subject."""
+  rows = {k: np.asarray(v) for k, v in subject.signals().items()}
+  with job.devices():
+    params, batch = job.weights(subject.weights), job.put(rows)
+    decode, settings, made = _decoder(job, subject), {}, {}
+    for name, plan in ({PLAIN: None} | dict(subject.plans)).items():
+      settings[name] = _setting(subject, plan, params, batch, job.key())
+      latents = settings[name].program(params, batch, job.key())
+      made[name] = np.asarray(decode(latents))
+      job.say(f"{name}: compiled")
+    for _ in range(rounds):
+      for setting in settings.values():
+        start = time.perf_counter()
+        jax.block_until_ready(setting.program(params, batch, job.key()))
+        setting.seconds.append(time.perf_counter() - start)
+  plain = settings[PLAIN]
+  peak = frames.PEAK if subject.autoencoder else float(np.ptp(made[PLAIN]))
+  scores = {}
+  for name, setting in settings.items():
+    seconds = float(np.median(setting.seconds))
+    scores[name] = {
+      "speed-up": float(np.median(plain.seconds)) / seconds,
+      "of operations": plain.operations / setting.operations,
+      "psnr (dB)": float(frames.psnr(made[name], made[PLAIN], peak=peak).mean()),
+      "seconds": seconds,
+      "remembered (MB)": setting.remembered / 1e6,
+      "all seconds": setting.seconds,
+    }
+    if subject.judge is not None:
+      mask = np.zeros(made[name].shape[1], bool)
+      judged = subject.judge(made[name], made[PLAIN], rows.get("label"), mask)
+      numbers = {k: v for k, v in judged.items() if np.ndim(v) == 0}
+      scores[name] |= {k: v for k, v in numbers.items() if k not in scores[name]}
+  return scores
+
+
+def _setting(subject, plan, params, batch, key):
+  """The compiled Setting of a plan; None is no cache."""
+  cached, sizes = (), {}
+  if plan is not None:
+    watch = lambda call, old, new: sizes.update({k: x.nbytes for k, x in old.items()})
+    cached = (functools.partial(d.cached, plan=plan, watch=watch),)
+  shape = (len(next(iter(batch.values()))), *subject.shape)
+
+  def draw(params, batch, key):
+    return subject.task.sample(
+      params,
+      batch,
+      shape,
+      key,
+      sampler=subject.sampler,
+      ts=subject.ts,
+      wrappers=(*cached, *subject.wrappers),
+    )
+
+  operations = flops.of(draw, params, batch, key).flops
+  program = jax.jit(draw).lower(params, batch, key).compile()
+  return Setting(program, operations, sum(sizes.values()))
+
+
+def _decoder(job, subject):
+  """latents -> uint8 videos, or the latents themselves."""
+  if subject.autoencoder is None:
+    return lambda latents: latents
+  weights = job.weights(subject.autoencoder_weights, "ema/autoencoder")
+  decode = jax.jit(lambda w, x: sample.to_uint8(subject.autoencoder.decode(w, x)))
+  return functools.partial(decode, weights)
+
+
+def untrained(*, task, signals, shape, seed=0, scale=0.1):
+  """Weights as they are before training, but none zero: gates let the blocks through.
+
+  Args:
+    scale: deviation of what is 0 at first.
+  """
+  rows = {k: np.asarray(v)[:1] for k, v in signals().items()}
+  batch = {**rows, "latents": np.zeros((1, *shape), np.float32)}
+
+  def make(key):
+    k_init, k_fill = jax.random.split(key)
+    start = nn.meta.unbox(task.init(k_init, batch))
+    leaves, tree = jax.tree.flatten(start)
+    filled = [
+      jnp.where(
+        x == 0, scale * jax.random.normal(jax.random.fold_in(k_fill, i), x.shape), x
+      )
+      for i, x in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, filled)
+
+  return jax.device_get(jax.jit(make)(jax.random.key(seed)))
+
+
+def table(name, scores):
+  """Lines of Markdown, from the least saved to the most."""
+  columns = [k for k in next(iter(scores.values())) if k != "all seconds"]
+  lines = [
+    f"**{name}**",
+    "",
+    "| plan | " + " | ".join(columns) + " |",
+    "| --- |" + " ---: |" * len(columns),
+  ]
+  for setting, row in sorted(scores.items(), key=lambda x: x[1]["of operations"]):
+    cells = [f"{row[k]:.3g}" if k in row else "" for k in columns]
+    lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+  return lines
+
+
+def draw(path, scores):
+  """PSNR over speed-up, a panel for each subject; hollow, by operations."""
+  size = (5.2 * len(scores), 4.2)
+  fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
+  for ax, (name, rows) in zip(axes[0], scores.items(), strict=True):
+    for setting, row in rows.items():
+      if setting == PLAIN:
+        continue
+      x, ideal, y = row["speed-up"], row["of operations"], row["psnr (dB)"]
+      color = ax.plot([x], [y], "o")[0].get_color()
+      ax.plot([ideal], [y], "o", color=color, fillstyle="none")
+      ax.plot([x, ideal], [y, y], "-", color=color, linewidth=0.8)
+      ax.annotate(setting, (x, y), (4, 4), textcoords="offset points", fontsize=7)
+    ax.axvline(1.0, color="black", linewidth=0.6)
+    ax.set(title=name, xlabel="speed-up (hollow: by operations)")
+    ax.set_ylabel("PSNR to the uncached sample (dB)")
+    ax.grid(alpha=0.3)
+  fig.tight_layout()
+  fig.savefig(path, dpi=90)
+  plt.close(fig)
