@@ -85,6 +85,7 @@ def get_config(arg="sky"):
   cfg.seed = 3407
   cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
   cfg.rules = RULES
+  cfg.compiler = "auto"
   cfg.stages = ("autoencode", "encode", "train", "sample", "evaluate")
   num_frames, interval, size = (4, 1, 16) if tiny_run else (16, 3, 256)
   if name in ("sky", "tiny"):
@@ -151,6 +152,7 @@ def get_config(arg="sky"):
     num_classes=recipe["classes"],
     one_frame="image",
     remat=True,
+    dtype="float32",
     **video_dit.SIZES["XL"],
   )
   cfg.denoiser_weights = c.call(

@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
         "--config=configs/quickstart.py:tiny",
         f"--workdir={workdir}",
       ],
-      env={**os.environ, "XLA_FLAGS": flags},
+      env={**os.environ, "XLA_FLAGS": flags, "NPROC": "64"},
       check=True,
       timeout=600,
     )

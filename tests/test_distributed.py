@@ -42,7 +42,8 @@ class Process:
         [sys.executable, "-m", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ
-        | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+        | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        | {"NPROC": "64"},  # see tests/parallel/child.py
         stdout=file,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -10,6 +10,9 @@ import sys
 # do not need. What is split, and how, is decided before.
 FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
 TIMEOUT = 480  # seconds
+# Threads of XLA's pool. A collective holds one for each device until all have come:
+# with as many as devices, two collectives at a time can wait for each other for ever.
+THREADS = 64
 
 
 def results(module, *args):
@@ -36,7 +39,12 @@ def results_together(module, *args, processes, devices):
 def _start(module, args, devices):
   return subprocess.Popen(
     [sys.executable, "-m", f"tests.parallel.{module}", *map(str, args)],
-    env={**os.environ, "XLA_FLAGS": f"{FLAGS}={devices}", "JAX_PLATFORMS": "cpu"},
+    env={
+      **os.environ,
+      "XLA_FLAGS": f"{FLAGS}={devices}",
+      "JAX_PLATFORMS": "cpu",
+      "NPROC": str(THREADS),
+    },
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

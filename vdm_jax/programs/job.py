@@ -27,6 +27,7 @@ class Job:
   seed: of everything random.
   mesh, rules: see sharding.py.
   settings: the stage's part of the config as plain data, for fingerprints.
+  compiler: a preset of compiler.py.
   """
 
   workdir: pathlib.Path
@@ -35,6 +36,7 @@ class Job:
   mesh: jax.sharding.Mesh
   rules: Any
   settings: Any
+  compiler: str = "none"
 
   def key(self):
     """The stage's base key: another one for each stage."""
@@ -140,5 +142,6 @@ def run(cfg, stages, workdir):
     if not jax.process_index():
       distributed.wait(f"{stage} is built")
     settings = config.plain(cfg[stage])
-    program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings))
+    preset = cfg.get("compiler", "none")
+    program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings, preset))
     distributed.wait(f"{stage} has ended")

@@ -8,7 +8,7 @@ import itertools
 
 import jax
 
-from vdm_jax import checkpoint, distributed, log, sharding, video_io
+from vdm_jax import checkpoint, compiler, distributed, log, sharding, video_io
 from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
@@ -26,7 +26,6 @@ def run(
   trainable=".*",
   accumulate=1,
   init_from=None,
-  compiler_options=None,
   log_every=50,
   save_every=1000,
   keep=2,
@@ -45,7 +44,7 @@ def run(
     loader: endless batches with `spec`, `get_state`, `set_state`; see data/loader.py.
     optimizer: an optax transformation.
     steps: counted from the run's beginning; a finished run is left as it is.
-    ema_decay, trainable, accumulate, init_from, compiler_options: see training/.
+    ema_decay, trainable, accumulate, init_from: see training/.
     keep, keep_every: checkpoints that stay: the newest, and each of these steps.
     max_skipped: steps in a row that may be not finite.
     preview: (job, params, key) -> uint8 [N, T, H, W, 3], drawn every `preview_every`
@@ -105,9 +104,10 @@ def run(
       draw(int(state.step), state)
     return state
 
+  options = compiler.options(job.compiler, job.mesh.devices.flat[0].platform)
   with log.Logger(place, step=int(state.step)) as logger:
     loop.fit(
-      step_lib.compiled(step, shardings, job.mesh, job.rules, compiler_options),
+      step_lib.compiled(step, shardings, job.mesh, job.rules, options),
       state,
       loader,
       k_steps,
