@@ -58,6 +58,38 @@ def test_a_clip_equals_the_same_frames_of_the_whole_video(movie):
   assert np.array_equal(clip, whole[T - 13 :: 3])
 
 
+@pytest.mark.parametrize(
+  "codec, options",
+  [
+    ("libx264", {"bf": "3"}),
+    ("libx264", {"bf": "3", "x264-params": "b-pyramid=none:ref=4:weightp=2"}),
+    ("libx264", {"bf": "4", "g": "9", "x264-params": "open-gop=1:b-pyramid=strict"}),
+    ("libx264", {"bf": "0"}),
+    ("libx265", {"bf": "4", "x265-params": "keyint=12:log-level=error"}),
+    ("mpeg4", {"bf": "2"}),
+  ],
+)
+def test_frames_nobody_needs_are_left_out_without_a_trace(tmp_path, codec, options):
+  rng = np.random.default_rng(0)
+  still = rng.integers(0, 256, (96, 96, 3), np.uint8)
+  video = np.stack([np.roll(still, (i, 2 * i), (0, 1))[:64, :80] for i in range(40)])
+  video = (video // 2 + rng.integers(0, 64, video.shape, np.uint8)).astype(np.uint8)
+  path = write(tmp_path / "a.mp4", video, codec, crf="20", **options)
+  whole = video_io.read_mp4(path)
+  for num_frames, interval in ((1, 1), (7, 3), (5, 4), (10, 4), (8, 5), (40, 1)):
+    length = decode.span(num_frames, interval)
+    for begin in range(0, 40 - length + 1, 3):
+      clip = decode.read_clip(path, num_frames, interval, lambda slack, b=begin: b)
+      assert np.array_equal(clip, whole[begin : begin + length : interval])
+  with av.open(str(path)) as container:
+    every = len(list(decode._decoded(container, container.streams.video[0])))
+  with av.open(str(path)) as container:
+    fewer = len(list(decode._decoded(container, container.streams.video[0], {0})))
+  assert every == 40
+  if options["bf"] != "0":  # the frames between are B-frames, and left out
+    assert fewer < 30
+
+
 def test_starts_first_centre_random(movie):
   begin = {
     name: numbers(decode.read_clip(movie, 4, 1, decode.start(name, rng)))[0]

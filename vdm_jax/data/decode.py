@@ -12,6 +12,8 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
+# Codecs whose decoders can leave out the frames that no other one refers to.
+SKIPPING = ("h264", "hevc")
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 
 
@@ -117,25 +119,37 @@ def _decode(path, container, stream, times, chosen):
     container.seek(0, stream=stream)
     return _collect(path, enumerate(container.decode(stream)), list(chosen))
   wanted = [times[i] for i in chosen]
-  for origin in (wanted[0], times[0]):
+  skips = stream.codec_context.name in SKIPPING
+  for origin, needed in ((wanted[0], set(wanted) if skips else None), (times[0], None)):
     # Decoding times run before presentation times, so a seek may land too late.
     container.seek(origin, stream=stream, backward=True)
-    stamped = ((frame.pts, frame) for frame in container.decode(stream))
-    pictures = _collect(path, stamped, wanted)
+    pictures = _collect(path, _decoded(container, stream, needed), wanted)
     if len(pictures) == len(wanted):
       break
   return pictures
 
 
+def _decoded(container, stream, wanted=None):
+  """(time, frame); with `wanted`, of those times and of frames that others refer to."""
+  codec = stream.codec_context
+  for packet in container.demux(stream):
+    if packet.size:
+      needed = wanted is None or packet.pts in wanted
+      codec.skip_frame = "DEFAULT" if needed else "NONREF"
+    for frame in packet.decode():
+      yield frame.pts, frame
+
+
 def _collect(path, stamped, wanted):
   """Pictures of the (stamp, frame) pairs whose stamp is wanted, in order."""
   pictures = []
+  converter = av.video.reformatter.VideoReformatter()
   for stamp, frame in stamped:
     if stamp != wanted[len(pictures)]:
       continue
     if frame.is_corrupt:
       raise BadClip(path, f"is broken inside, at frame time {stamp}")
-    picture = frame.to_ndarray(format="rgb24")
+    picture = converter.reformat(frame, format="rgb24").to_ndarray()
     pictures.append(np.rot90(picture, frame.rotation // 90))
     if len(pictures) == len(wanted):
       break
