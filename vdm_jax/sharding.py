@@ -8,6 +8,7 @@ falls to one rule: its largest divisible axis over `fsdp` if it is over 4 MiB.
 
 import contextlib
 import difflib
+import functools
 import math
 
 import flax.linen as nn
@@ -43,15 +44,22 @@ def make_mesh(axes, devices=None, dcn=None):
   # default, would make every reshape ask for one, and linen does not answer.)
   auto = (jax.sharding.AxisType.Auto,) * len(shape)
   if slices == 1:
-    return jax.make_mesh(shape, tuple(axes), devices=devices, axis_types=auto)
-  placed = mesh_utils.create_hybrid_device_mesh(
-    [n // k for n, k in zip(shape, crossing, strict=True)],
-    crossing,
-    devices,
-    process_is_granule=by_process,
-    # As jax.make_mesh does: a v5e torus is too small to give each axis its own ring.
-    allow_split_physical_axes="v5 lite" in devices[0].device_kind.lower(),
-  )
+    place = functools.partial(mesh_utils.create_device_mesh, shape, devices)
+  else:
+    within = [n // k for n, k in zip(shape, crossing, strict=True)]
+    place = functools.partial(
+      mesh_utils.create_hybrid_device_mesh,
+      within,
+      crossing,
+      devices,
+      process_is_granule=by_process,
+    )
+  # As jax.make_mesh does: a v5e torus is too small to give each axis its own rings.
+  small = "v5 lite" in devices[0].device_kind.lower()
+  try:
+    placed = place(allow_split_physical_axes=small)
+  except NotImplementedError:  # 16 x 16 of a torus of 4 x 8 x 8 can only share a ring
+    placed = place(allow_split_physical_axes=True)
   return jax.sharding.Mesh(placed, tuple(axes), axis_types=auto)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from vdm_jax import sharding
 from vdm_jax.aot import chips, topology
 
 
@@ -24,6 +25,14 @@ def test_a_tpu_slice_has_its_devices(name, count, kind):
   assert {d.device_kind for d in found.devices} == {kind}
   assert {found.slice_of(d) for d in found.devices} == {0}
   assert found.chip.platform == "tpu"
+
+
+@pytest.mark.parametrize("name, data", [("v5p:4x8x8", 16), ("v6e:8x8", 4)])
+def test_a_mesh_may_share_the_rings_of_a_torus(name, data):
+  """No product of 4, 8 and 8 is 16 twice, none of 8 and 8 is 4."""
+  mesh = sharding.make_mesh(dict(data=data, fsdp=16), topology.get(name).devices)
+  assert mesh.devices.shape == (data, 16)
+  assert len({d.id for d in mesh.devices.flat}) == 16 * data
 
 
 def test_slices_are_told_apart():
