@@ -14,9 +14,9 @@ def together(row, settings, repeats, folder):
   import torch
 
   threads = timing.take_cores()
-  torch.set_num_threads(threads)
   found, weights = row.theirs(settings, row.names, folder)
   found["ours"] = row.ours(settings, weights, folder)
+  torch.set_num_threads(threads)  # here: what is imported above may set another number
   given, failed = timing.answers(found, row.calls)
   error = timing.difference(given)
   if error > rows.BOUND:
@@ -32,6 +32,7 @@ def together(row, settings, repeats, folder):
   out = dict(
     threads=threads,
     rounds=len(times["ours"]),
+    torch_threads=torch.get_num_threads(),
     error=float(f"{error:.2g}"),
     failed=failed,
     flops=row.flops(settings, folder),

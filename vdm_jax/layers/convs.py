@@ -64,7 +64,7 @@ def convolve(x, kernel, stride, padding):
   """[N, ..., C_in] by [..., C_in, C_out] -> [N, ..., C_out]."""
   spatial = kernel.shape[:-2]
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
-    return x @ kernel.reshape(kernel.shape[-2:])
+    return kernel_gradient.product(x, kernel.reshape(kernel.shape[-2:]))
   if stride == 1 and rows.wanted() and kernel_gradient.pays(x, kernel):
     return kernel_gradient.convolve(tuple(map(tuple, padding)), x, kernel)
   axes = "DHW"[-len(spatial) :]

@@ -5,6 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vdm_jax.layers import kernel_gradient
+
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
@@ -34,8 +36,8 @@ class Linear(nn.Module):
     )
     x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
     if not self.use_bias:
-      return x @ kernel
+      return kernel_gradient.product(x, kernel)
     bias = self.param(
       "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
     )
-    return x @ kernel + jnp.asarray(bias, self.dtype)
+    return kernel_gradient.product(x, kernel) + jnp.asarray(bias, self.dtype)
