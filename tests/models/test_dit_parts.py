@@ -42,11 +42,11 @@ def draw(fields, batch=2, frames=4):
   return network, params, inputs
 
 
-def run(network, params, inputs):
+def run(network, params, inputs, train=False):
   """(output, gradients) with the parts that `rows` allows, compiled anew."""
 
   def loss(params):
-    out = network.apply({"params": params}, *inputs)
+    out = network.apply({"params": params}, *inputs, train=train)
     return jnp.mean(out**2), out
 
   (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -63,16 +63,18 @@ def test_a_block_in_parts_is_the_block(case, monkeypatch):
   network, params, inputs = draw(CASES[case])
   whole = run(network, params, inputs)
   monkeypatch.setattr(rows, "BYTES", 2 * ONE_FRAME)
-  parts = run(network, params, inputs)
-  assert distance(whole[0], parts[0]) < 1e-5
-  assert distance(whole[1], parts[1]) < 1e-4
+  for train in (False, True):
+    parts = run(network, params, inputs, train)
+    assert distance(whole[0], parts[0]) < 1e-5
+    assert distance(whole[1], parts[1]) < 1e-4
 
 
 def test_parts_that_cut_what_is_attended_are_seen(monkeypatch):
   network, params, inputs = draw(CASES["interleaved"])
   whole, _ = run(network, params, inputs)
 
-  def cut(block, x, signals, along, time):
+  def cut(block, x, signals, along, time, train):
+    del train
     axis = 2 if along == ("spatial",) else 1
     halves = jnp.split(x, [4 if axis == 2 else 2], axis)
     time = [None, None] if time is None else jnp.split(time, 2, axis=1)

@@ -52,7 +52,7 @@ def _across(x, kernel):
   return jnp.einsum("ip,io->po", across, kernel).reshape(*x.shape[:-1], -1)
 
 
-_product.defjvp(lambda *args: _tangent(_product, _across, *args), symbolic_zeros=True)
+_product.defjvp(lambda *args: _tangent(jnp.matmul, _across, *args), symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -68,7 +68,10 @@ def convolve(padding, x, kernel):
 
 
 def _tangent(apply, by_kernel, primals, tangents):
-  """apply(x, kernel) and its tangent, that of the kernel by `by_kernel`."""
+  """apply(x, kernel) and its tangent, that of the kernel by `by_kernel`.
+
+  `apply` is the plain operation, so that a policy of remat sees what it is.
+  """
   (x, kernel), (dx, dk) = primals, tangents
   y = apply(x, kernel)
   zero = lambda d: isinstance(d, jax.custom_derivatives.SymbolicZero)

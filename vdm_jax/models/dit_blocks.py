@@ -9,6 +9,7 @@ Variants 1 to 4 of https://arxiv.org/abs/2401.03048 are four pairs of a layout a
 fusion, in VARIANTS.
 """
 
+import functools
 from typing import Any
 
 import flax
@@ -222,6 +223,7 @@ class Stack(nn.Module):
   unroll: int
   block: dict[str, Any]
   keep: tuple[str, ...] = ()  # "stack": what all blocks add; others are the blocks'
+  train: bool = False  # a backward pass follows; only speed depends on it
 
   @nn.compact
   def __call__(self, x, signals, time, axes):
@@ -254,7 +256,7 @@ class Stack(nn.Module):
           if time is not None and kind == first_kind:
             here = jnp.where(index == 0, time, 0.0).astype(x.dtype)
           block = Block(kind, **stack.block, keep=stack.keep, name=kind)
-          x = _in_parts(block, x, signals, along[kind], here)
+          x = _in_parts(block, x, signals, along[kind], here, self.train)
         return x, None
 
       if kinds:
@@ -280,11 +282,12 @@ class Stack(nn.Module):
     )
 
 
-def _in_parts(block, x, signals, along, time):
+def _in_parts(block, x, signals, along, time, train=False):
   """block(x, signals, along, time); on CPU in parts that stay in its cache.
 
   A part is a few frames of a clip where attention stays inside them, a few places
-  where it goes along time, else a clip.
+  where it goes along time, else a clip. A part takes the place of what it was made of,
+  but for a backward pass, which would look for it in all of x.
   """
   b, t, n, width = x.shape
   each = 4 * int(width * block.mlp_ratio)  # bytes of a token inside the perceptron
@@ -292,11 +295,8 @@ def _in_parts(block, x, signals, along, time):
     return block(x, signals, along, time)
   frames = rows.at_a_time(t, n * each) if along == ("spatial",) else t
   places = rows.at_a_time(n, t * each) if along == ("temporal",) else n
-  layout = "(b u m) 1 t n d"
-  sizes = dict(t=frames, n=places)
-  parts = rearrange(x, f"b (u t) (m n) d -> {layout}", **sizes)
-  cells = jnp.indices((b, t // frames, n // places)).reshape(3, -1)
-  clip, first = cells[0], cells[1] * frames
+  corner = jnp.indices((b, t // frames, n // places)).reshape(3, -1)
+  corner = corner[0], corner[1] * frames, corner[2] * places
 
   def of_clip(array, i, start=None):
     """The part of a signal [B or 1, T or 1, ...] that belongs to clip i."""
@@ -305,22 +305,36 @@ def _in_parts(block, x, signals, along, time):
       return array
     return jax.lax.dynamic_slice_in_dim(array, start, frames, axis=1)
 
-  def part(block, _, inputs):
-    x, i, start = inputs
+  def of_part(block, x, i, start):
     told = Signals(
       emb=None if signals.emb is None else of_clip(signals.emb, i, start),
       places=None if signals.places is None else of_clip(signals.places, i),
       text=None if signals.text is None else tuple(of_clip(a, i) for a in signals.text),
     )
-    here = None if time is None else of_clip(time, i)
-    return None, block(x, told, along, here)
+    return block(x, told, along, None if time is None else of_clip(time, i))
 
-  part = nn.remat(part, policy=REMAT["dots"], prevent_cse=False)
-  scan = nn.scan(
-    part,
+  of_part = nn.remat(of_part, policy=REMAT["dots"], prevent_cse=False)
+
+  def in_place(block, x, corner):
+    at = (*corner, 0)
+    part = jax.lax.dynamic_slice(x, at, (1, frames, places, width))
+    part = of_part(block, part, *corner[:2])
+    return jax.lax.dynamic_update_slice(x, part, at), None
+
+  def apart(block, _, inputs):
+    part, corner = inputs
+    return None, of_part(block, part, *corner[:2])
+
+  scan = functools.partial(
+    nn.scan,
     variable_broadcast="params",
     variable_axes={"cache": 0, "kept": 0},
     split_rngs={"params": False},
   )
-  _, parts = scan(block, None, (parts, clip, first))
+  if not train:
+    x, _ = scan(in_place)(block, x, corner)
+    return x
+  layout, sizes = "(b u m) 1 t n d", dict(b=b, t=frames, n=places)
+  parts = rearrange(x, f"b (u t) (m n) d -> {layout}", **sizes)
+  _, parts = scan(apart)(block, None, (parts, corner))
   return rearrange(parts, f"{layout} -> b (u t) (m n) d", b=b, m=n // places)

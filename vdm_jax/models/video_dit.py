@@ -99,11 +99,11 @@ class VideoDiT(Module):
       cond: vectors["label"] [B] if num_classes > 0, the id num_classes being "no
         class"; vectors["text"] [B, D] or tokens["text"], as `text` says; channels,
         stacked on x in the order of their names; mask; positions.
-      train: not used, there is no dropout; a class is dropped by its id.
+      train: whether a backward pass follows; only speed depends on it. There is no
+        dropout; a class is dropped by its id.
       keep: parts whose outputs go into the collection "kept", see
         diffusion/caching.py; where "cache" holds some, they are not computed.
     """
-    del train
     self._check_fields()
     self._check_inputs(x, t, cond)
     frames, height, width = x.shape[1:4]
@@ -145,6 +145,7 @@ class VideoDiT(Module):
         **rest,
       ),
       keep=tuple(keep),
+      train=train,
       name="blocks",
     )
     axes = ("spatial", "full") if image else tuple(dit_blocks.AXES)
