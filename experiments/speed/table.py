@@ -19,8 +19,7 @@ def text(stands):
     parts += [_times(contests), _rates(contests), _memory(contests)]
   if "first_step" in found:
     parts.append(_first_step(found["first_step"]))
-  if "clips" in found:
-    parts.append(_clips(found["clips"]))
+  parts += [_clips(x) for x in found.values() if "clips_per_second" in x]
   return "\n\n".join(parts)
 
 

@@ -313,7 +313,7 @@ def test_a_kernel_that_cannot_serve_is_refused_by_name():
 def test_cudnn_is_not_compiled_where_there_is_no_gpu():
   """All that this machine can say: the arguments are those that cuDNN takes."""
   x = jnp.zeros((2, 3, 16, 2, 8), BF16)
-  with pytest.raises(RuntimeError, match="cuDNN is not detected"):
+  with pytest.raises(RuntimeError, match="cuDNN (is not detected|not found)"):
     kernels.cudnn(x, x, x)
 
 
