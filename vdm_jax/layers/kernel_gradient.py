@@ -2,7 +2,8 @@
 
 y = x K is linear in K. XLA multiplies matrices at their full speed when they lie as
 they are summed; the gradient of K, x' dy, is not so. Said of the transpose of x, it is:
-on one core with AVX-512 from 67 to 125 GF/s for 1024 rows, 384 inputs, 1536 outputs.
+on one core with AVX-512 from 68 to 123 GF/s for 1024 rows, 384 inputs, 1536 outputs,
+and the transpose takes 0.8 ms of 11.
 
   y[h, w] = sum over i, j of x[h + i, w + j] K[i, j]
 
