@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.models import dit_blocks, video_dit
+from vdm_jax.models import architectures, dit_blocks, unet3d, video_dit
 
 B, C, C_OUT = 2, 3, 5
 SHAPES = [(B, 3, 4, 6, C), (B, 1, 6, 2, C)]  # one network, any clip
@@ -17,6 +17,10 @@ BOTH = Conditioning(
   vectors={"label": jnp.array([0, 3]), "text": jnp.linspace(-1, 1, B * 6).reshape(B, 6)}
 )
 LATE, SERIAL, PARALLEL = (dit_blocks.VARIANTS[variant] for variant in (2, 3, 4))
+UNET = dict(
+  out_channels=C_OUT, channels=(16, 32), layers=1, attention=(True, False), groups=8
+)
+NUMBERS = {k: jnp.array([3.0, 24.0]) for k in ("fps", "motion", "augmentation")}
 DIT = dict(out_channels=C_OUT, patch=2, width=16, depth=4, num_heads=2)
 
 NETWORKS = {
@@ -38,6 +42,18 @@ NETWORKS = {
       num_classes=3, modulation="tokens", text="pooled", **PARALLEL, **DIT
     ),
     BOTH,
+  ),
+  "svd": (
+    unet3d.UNet3D(architectures.svd(head_dim=8, joint_frequencies=8, **UNET)),
+    Conditioning(tokens={"image": TEXT}, vectors=NUMBERS),
+  ),
+  "videocrafter, image": (
+    unet3d.UNet3D(architectures.videocrafter2(head_dim=8, image_keys=True, **UNET)),
+    Conditioning(tokens={"text": TEXT, "image": TEXT}, vectors=NUMBERS),
+  ),
+  "lvdm, levels, remat": (
+    unet3d.UNet3D(architectures.lvdm_long(num_heads=2, **UNET), remat=True),
+    Conditioning(vectors={"augmentation": jnp.array([0, 250])}),
   ),
   "latte in bfloat16": (video_dit.VideoDiT(dtype=jnp.bfloat16, **DIT), Conditioning()),
 }

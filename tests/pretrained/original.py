@@ -31,6 +31,7 @@ class Original:
   compare: (theirs, module, params, rng, apply) -> [(ours, wanted)] on random inputs.
   spoil: regex of names; one of these tensors is changed in the negative control.
   name: of the row, where a class has several.
+  seeds: how many configurations are drawn.
   """
 
   cls: Any
@@ -38,6 +39,7 @@ class Original:
   compare: Callable
   spoil: str = r"weight$"
   name: str = ""
+  seeds: int = 5
 
   @property
   def title(self):

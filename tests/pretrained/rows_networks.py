@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from tests.pretrained import rows_unets
 from tests.pretrained.original import Original
 from vdm_jax.conditioning import Conditioning, Tokens
 
@@ -116,4 +117,5 @@ def normal(rng, *shape):
 ROWS = [
   Original(diffusers.LatteTransformer3DModel, draw_latte, compare_latte),
   Original(diffusers.DiTTransformer2DModel, draw_dit, compare_dit),
+  *rows_unets.ROWS,
 ]

@@ -75,6 +75,18 @@ PUBLISHED = {
     STABLE_DIFFUSION | dict(sample_size=768),
     97.74,
   ),
+  "Stable Diffusion 1.5": (
+    diffusers.UNet2DConditionModel,
+    dict(cross_attention_dim=768),
+    859.52,
+  ),
+  "AnimateDiff v2": (
+    diffusers.UNetMotionModel,
+    dict(cross_attention_dim=768, use_motion_mid_block=True),
+    1312.73,
+  ),
+  "ModelScope's text-to-video": (diffusers.UNet3DConditionModel, {}, 1411.23),
+  "SVD": (diffusers.UNetSpatioTemporalConditionModel, {}, 1524.62),
   "T5 v1.1 XXL": (transformers.T5EncoderModel, T5 | dict(vocab_size=32128), 4762.31),
   "UMT5 XXL": (transformers.UMT5EncoderModel, T5 | dict(vocab_size=256384), 5680.91),
   "CLIP ViT-L/14": (
@@ -100,7 +112,8 @@ def published(request):
   with torch.device("meta"):
     theirs = cls(**config) if by_diffusers else cls(cls.config_class(**config))
   number = np.zeros((), np.float32)
-  names = {k: np.broadcast_to(number, x.shape) for k, x in theirs.state_dict().items()}
+  state = {k: x for k, x in theirs.state_dict().items() if not k.endswith(".pe")}
+  names = {k: np.broadcast_to(number, x.shape) for k, x in state.items()}
   if by_diffusers:
     found = {**theirs.config, "_class_name": cls.__name__}
   else:

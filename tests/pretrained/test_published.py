@@ -1,6 +1,6 @@
 """Published weights compute in ours what they compute in the original, and go back.
 
-One list of originals, five drawn configurations of each. A new model is one more row.
+One list of originals, a few drawn configurations of each. A new model is one more row.
 """
 
 import json
@@ -13,12 +13,10 @@ from tests import parity
 from tests.pretrained import original, rows
 from vdm_jax import pretrained
 
-SEEDS = range(5)
-
 
 @pytest.fixture(
   scope="module",
-  params=[(row, seed) for row in rows.ROWS for seed in SEEDS],
+  params=[(row, seed) for row in rows.ROWS for seed in range(row.seeds)],
   ids=lambda p: f"{p[0].title}-{p[1]}",
 )
 def case(request, tmp_path_factory):
@@ -52,8 +50,11 @@ def test_it_goes_back_bit_for_bit(case, tmp_path):
     assert not list(report[kind]), (kind, report[kind])
   wanted, got = case.theirs.state_dict(), back.state_dict()
   assert got.keys() == wanted.keys()
+  learnt = dict(case.theirs.named_parameters())
   for name, x in wanted.items():
-    assert torch.equal(got[name], x), name
+    # A table of sines is computed again; its last bit may be another.
+    near = torch.equal if name in learnt else torch.allclose
+    assert near(got[name], x), name
   # The same class with the same settings, not just weights that fit.
   configs = [
     json.loads((f / "config.json").read_text()) for f in (case.folder, tmp_path)

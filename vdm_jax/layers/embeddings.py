@@ -23,19 +23,22 @@ def sinusoid(t, dim, *, max_period=10_000.0, shift=0):
 
 
 class TimeEmbedding(nn.Module):
-  """[...] -> [..., width]: a sinusoid through a two-layer perceptron, in float32."""
+  """[...] -> [..., features]: a sinusoid through a two-layer perceptron, in float32."""
 
   width: int
-  num_frequencies: int = 256
+  num_frequencies: int = 256  # 0: the input [..., D] takes the place of the sinusoid
   shift: int = 0  # see `sinusoid`
+  features: int | None = None  # of the second layer; None: width
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, t):
     rest = dict(kernel_init=normal, param_dtype=self.param_dtype)
-    h = sinusoid(t, self.num_frequencies, shift=self.shift)
+    told = self.num_frequencies
+    h = sinusoid(t, told, shift=self.shift) if told else jnp.asarray(t, jnp.float32)
     h = nn.silu(Linear(self.width, (None, "embed"), **rest, name="in")(h))
-    return Linear(self.width, ("embed", None), **rest, name="out")(h)
+    features = self.features or self.width
+    return Linear(features, ("embed", None), **rest, name="out")(h)
 
 
 class LabelEmbedding(nn.Module):

@@ -24,6 +24,16 @@ def sincos_at(positions, width):
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def interleaved(positions, width):
+  """[...] -> [..., width]: `sincos_at`, sine and cosine of each frequency together.
+
+  The positions of https://arxiv.org/abs/1706.03762, and AnimateDiff's of frames.
+  """
+  angles = jnp.asarray(positions, float)[..., None] * frequencies(width)
+  pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+  return pairs.reshape(*angles.shape[:-1], width)
+
+
 def sincos_grid(height, width_of_grid, width, *, span=0):
   """Table [H * W, width] for a grid in row order.
 

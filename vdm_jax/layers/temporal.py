@@ -1,4 +1,4 @@
-"""Residual blocks of a video: one within the frames, one along time, and their mixture.
+"""Residual blocks of a video: within the frames, along time, and their mixture.
 
 All work on videos [B, T, H, W, C]. Names of parameters are diffusers', as in resnet.py.
 https://arxiv.org/abs/2311.15127.
@@ -12,7 +12,16 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers.convs import Conv
+from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.resnet import GroupNorm, ResnetBlock
+
+# Over what a group norm takes its statistics: how the video lies for it. In the names
+# of the axes of GroupNorm: those of (n) have their own.
+STATISTICS = {
+  "frame": "(b t) h w c",
+  "clip": "b t (h w) c",
+  "pixel": "(b h w) t 1 c",
+}
 
 
 def per_frame(layer, x):
@@ -21,11 +30,81 @@ def per_frame(layer, x):
   return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
 
-class TemporalResnetBlock(nn.Module):
-  """x + conv(silu(norm(conv(silu(norm(x)))))), convolutions of 3 frames by one pixel.
+def group_norm(x, over, **fields):
+  """GroupNorm(**fields)(x) [B, T, H, W, C], with the statistics of STATISTICS[over].
 
-  The norms take their statistics over all frames. The second convolution starts at
-  zero.
+  This is where the published video networks differ most quietly: the same weights
+  under other statistics are another network.
+  """
+  b, t, h, w, _ = x.shape
+  flat = rearrange(x, f"b t h w c -> {STATISTICS[over]}")
+  flat = GroupNorm(**fields)(flat)
+  return rearrange(flat, f"{STATISTICS[over]} -> b t h w c", b=b, t=t, h=h, w=w)
+
+
+def convolution(x, features, kernel, **fields):
+  """A convolution of each frame, kernel (h, w), or of the video, kernel (t, h, w)."""
+  conv = Conv(features, kernel, **fields)
+  return per_frame(conv, x) if len(kernel) == 2 else conv(x)
+
+
+class VideoResnetBlock(nn.Module):
+  """x + conv(silu(norm(conv(silu(norm(x))) + embedding))).
+
+  x first passes a convolution of one pixel where the number of channels changes. The
+  second convolution starts at zero.
+
+  Attributes:
+    features: channels; None: those of x.
+    kernel: (3, 3) within the frames, (3, 1, 1) along time, (3, 3, 3) both.
+    over: the statistics of the norms, a key of STATISTICS.
+    scale_shift: the embedding scales and shifts the second norm, and is not added
+      before it (FiLM).
+  """
+
+  features: int | None = None
+  kernel: tuple[int, ...] = (3, 3)
+  over: str = "frame"
+  groups: int = 32
+  epsilon: float = 1e-5
+  scale_shift: bool = False
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, emb=None):
+    """[B, T, H, W, features]; emb [B, T or 1, E] float32 or None."""
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    rest = dict(groups=self.groups, epsilon=self.epsilon, **dtypes)
+    norm = lambda name, x: group_norm(x, self.over, **rest, name=name)
+    features, zeros = self.features or x.shape[-1], nn.initializers.zeros
+
+    h = nn.silu(norm("norm1", x))
+    h = convolution(h, features, self.kernel, **dtypes, name="conv1")
+    shift, scale = None, None
+    if emb is not None:
+      width = features * (2 if self.scale_shift else 1)
+      linear = Linear(width, ("embed", None), **dtypes, name="time_emb_proj")
+      told = rearrange(linear(nn.silu(emb)), "b t c -> b t 1 1 c")
+      if self.scale_shift:
+        scale, shift = jnp.split(told, 2, axis=-1)
+      else:
+        h = h + told
+    h = norm("norm2", h)
+    h = h if scale is None else h * (1 + scale) + shift
+    h = convolution(
+      nn.silu(h), features, self.kernel, kernel_init=zeros, **dtypes, name="conv2"
+    )
+    if x.shape[-1] != features:
+      x = convolution(x, features, (1, 1), **dtypes, name="conv_shortcut")
+    return x + h
+
+
+class TemporalConvolutions(nn.Module):
+  """x + four times convolution(silu(norm(x))), of 3 frames by one pixel.
+
+  The norms take their statistics over the clip; the last convolution starts at zero.
+  Of ModelScope's text-to-video and of VideoCrafter, https://arxiv.org/abs/2308.06571.
   """
 
   groups: int = 32
@@ -36,16 +115,13 @@ class TemporalResnetBlock(nn.Module):
   @nn.compact
   def __call__(self, x):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-
-    def norm(name, x):
-      flat = rearrange(x, "b t h w c -> b t (h w) c")
-      flat = GroupNorm(self.groups, self.epsilon, **dtypes, name=name)(flat)
-      return rearrange(flat, "b t (h w) c -> b t h w c", h=x.shape[2])
-
-    features, kernel, zeros = x.shape[-1], (3, 1, 1), nn.initializers.zeros
-    second = Conv(features, kernel, kernel_init=zeros, **dtypes, name="conv2")
-    h = Conv(features, kernel, **dtypes, name="conv1")(nn.silu(norm("norm1", x)))
-    return x + second(nn.silu(norm("norm2", h)))
+    rest = dict(groups=self.groups, epsilon=self.epsilon, **dtypes)
+    h = x
+    for i in range(1, 5):
+      init = {"kernel_init": nn.initializers.zeros} if i == 4 else {}
+      h = nn.silu(group_norm(h, "clip", **rest, name=f"norm{i}"))
+      h = Conv(x.shape[-1], (3, 1, 1), **init, **dtypes, name=f"conv{i}")(h)
+    return x + h
 
 
 class SpatialTemporalBlock(nn.Module):
@@ -68,8 +144,13 @@ class SpatialTemporalBlock(nn.Module):
       self.features, self.groups, within, **dtypes, name="spatial_res_block"
     )
     spatial = per_frame(frames, x)
-    temporal = TemporalResnetBlock(
-      self.groups, along, **dtypes, name="temporal_res_block"
+    temporal = VideoResnetBlock(
+      kernel=(3, 1, 1),
+      over="clip",
+      groups=self.groups,
+      epsilon=along,
+      **dtypes,
+      name="temporal_res_block",
     )(spatial)
     return Mixer(self.param_dtype, name="time_mixer")(spatial, temporal)
 
@@ -80,8 +161,10 @@ class Mixer(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, first, second):
+  def __call__(self, first, second, whole=None):
+    """(1 - a) first + a second; where `whole` (broadcast) is True, second alone."""
     init = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
     factor = self.param("mix_factor", init, (1,), self.param_dtype)
     share = jax.nn.sigmoid(factor.astype(jnp.float32)).astype(first.dtype)
+    share = share if whole is None else jnp.where(whole, 1, share)
     return (1 - share) * first + share * second

@@ -19,7 +19,7 @@ from vdm_jax.layers import embeddings, modulation, norms, patches, placement, po
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear, zeros
 from vdm_jax.layers.module import Module
-from vdm_jax.models import dit_blocks
+from vdm_jax.models import dit_blocks, inputs
 
 SIZES = {
   "S": dict(depth=12, width=384, num_heads=6),
@@ -113,7 +113,8 @@ class VideoDiT(Module):
     # All parameters are made, whatever clip they are made with.
     image = frames == 1 and self.one_frame == "image" and not self.is_initializing()
 
-    x = patches.patchify(self._stack(x, cond), size)
+    x = inputs.stack(x, cond, mask_channel=self.mask_channel, dtype=self.dtype)
+    x = patches.patchify(x, size)
     rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = Linear(self.width, (None, "embed"), **rest, name="patchify")(x)
     places, time = self._places(cond, num_frames)
@@ -160,17 +161,6 @@ class VideoDiT(Module):
     last = Linear(features, axes, kernel_init=zeros, **rest, name="unpatchify")
     x = placement.place(last(x), dit_blocks.KEPT)
     return patches.unpatchify(x, size, rows).astype(jnp.float32)
-
-  def _stack(self, x, cond):
-    """x, the channels of the condition and, if wanted, the given frames' mask."""
-    parts = [x] + [cond.channels[name] for name in sorted(cond.channels)]
-    if self.mask_channel:
-      parts.append(jnp.zeros((1,) * 5) if cond.mask is None else cond.mask)
-    parts = [
-      jnp.broadcast_to(part, x.shape[:-1] + part.shape[-1:]).astype(self.dtype)
-      for part in parts
-    ]
-    return jnp.concatenate(parts, axis=-1)
 
   def _places(self, cond, num_frames):
     """(places [B or 1, T] to rotate by, table [B or 1, T, 1, D] to add), or None."""

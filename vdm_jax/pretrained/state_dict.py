@@ -20,7 +20,9 @@ and, where there is something to say,
                          absent from a file
   constants(module, config)  {our name: array}: parameters that no array of theirs
                          holds; config may be empty
-  fixed(module, size)    {their name: array}: constants kept among the weights
+  buffers(module)        {their name: array}: constants kept among the weights, which
+                         may be absent from a file
+  fixed(module, size)    the same, of those that depend on the size of x
   size_of(module, found) the size that their constants speak of
   guess(found)           our module from the shapes alone, or None
 
@@ -110,6 +112,7 @@ def arrays(module, table, flat):
   for names, ours, pattern in table.rules(module):
     x = _rearrange(np.asarray(flat[ours]), backwards(pattern), table.axes(module))
     yield from [(names, x)] if isinstance(names, str) else zip(names, x, strict=True)
+  yield from (_optional(table, "buffers", module) or {}).items()
 
 
 def unfitting(module, table, flat):
@@ -202,6 +205,7 @@ def check(module, table, theirs):
   wanted |= {k: wanted[other] for k, other in copies.items() if k in found}
   size = _optional(table, "size_of", module, found)
   fixed = (size and _optional(table, "fixed", module, size)) or {}
+  fixed = fixed | (_optional(table, "buffers", module) or {})
   known = set(fixed) | set(_names(table, "UNREAD"))
   problems = _difference(set(wanted), set(found) - known)
   for name in sorted(wanted.keys() & found.keys()):

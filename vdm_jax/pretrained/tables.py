@@ -1,6 +1,7 @@
 """All tables of published weights; a new one is one more line. See state_dict.py."""
 
 from vdm_jax.pretrained import (
+  animatediff,
   bert,
   clip_image,
   clip_text,
@@ -10,6 +11,21 @@ from vdm_jax.pretrained import (
   latte,
   latte_t2v,
   t5,
+  unet_diffusers,
+  unet_openai,
 )
 
-TABLES = (latte, latte_t2v, dit, bert, t5, clip_text, clip_image, kl_image, kl_temporal)
+TABLES = (
+  latte,
+  latte_t2v,
+  dit,
+  bert,
+  t5,
+  clip_text,
+  clip_image,
+  kl_image,
+  kl_temporal,
+  unet_diffusers,
+  animatediff,
+  unet_openai,
+)

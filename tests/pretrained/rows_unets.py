@@ -1,0 +1,138 @@
+"""Rows of the contract: U-Nets, of images and of videos."""
+
+import diffusers
+import numpy as np
+import torch
+from einops import rearrange, repeat
+
+from tests.pretrained.original import Original
+from vdm_jax.conditioning import Conditioning, Tokens
+
+FRAMES = 3
+SPOIL = r"(conv1|conv2|to_q|to_v|proj_in|linear_1|ff\.net\.2)\.weight$"
+
+
+def of(rng, *values):
+  return values[rng.integers(len(values))]
+
+
+def normal(rng, *shape):
+  return rng.standard_normal(shape).astype(np.float32)
+
+
+def draw(rng, end):
+  """Two levels, one of them with attention; their order and widths vary."""
+  first = bool(rng.integers(2))
+  kinds = [("CrossAttn" if here else "") for here in (first, not first)]
+  return dict(
+    block_out_channels=of(rng, (32, 64), (64, 32), (32, 32)),
+    down_block_types=tuple(f"{kind}DownBlock{end}" for kind in kinds),
+    up_block_types=tuple(f"{kind}UpBlock{end}" for kind in kinds[::-1]),
+    layers_per_block=of(rng, 1, 2),
+    cross_attention_dim=of(rng, 7, 24),
+    in_channels=of(rng, 4, 9),
+    out_channels=of(rng, 4, 3),
+  )
+
+
+def draw_image(rng):
+  return draw(rng, "2D") | dict(
+    attention_head_dim=of(rng, 4, 8),
+    norm_num_groups=of(rng, 32, 16),
+    norm_eps=of(rng, 1e-5, 1e-3),
+    use_linear_projection=of(rng, True, False),
+  )
+
+
+def draw_motion(rng):
+  return draw(rng, "Motion") | dict(
+    num_attention_heads=of(rng, 4, 8),
+    motion_num_attention_heads=of(rng, 2, 4),
+    motion_max_seq_length=of(rng, 8, 24),
+    use_motion_mid_block=of(rng, True, False),
+    use_linear_projection=of(rng, True, False),
+    norm_num_groups=of(rng, 32, 16),
+  )
+
+
+def draw_modelscope(rng):
+  return draw(rng, "3D") | dict(attention_head_dim=of(rng, 8, 16))
+
+
+def draw_svd(rng):
+  arguments = draw(rng, "SpatioTemporal")
+  sizes = tuple(width // 16 for width in arguments["block_out_channels"])
+  frequencies = of(rng, 8, 32)
+  return arguments | dict(
+    num_attention_heads=sizes,
+    addition_time_embed_dim=frequencies,
+    projection_class_embeddings_input_dim=3 * frequencies,
+  )
+
+
+def inputs(theirs, rng):
+  """(x [B, T, H, W, C], t, tokens [B, L, D]): a picture that halves unevenly."""
+  c = theirs.config
+  x = normal(rng, 2, FRAMES, 6, 10, c.in_channels)
+  return x, np.array([3, 941]), normal(rng, 2, 5, c.cross_attention_dim)
+
+
+def run(apply, params, x, t, tokens, name="text", **vectors):
+  told = {name: Tokens(tokens, np.ones(tokens.shape[:2], bool))}
+  cond = Conditioning(tokens=told, vectors=vectors)
+  return apply(params, x, t.astype(np.float32), cond)
+
+
+def torch_of(*arrays):
+  return [torch.from_numpy(np.ascontiguousarray(x)) for x in arrays]
+
+
+def compare_image(theirs, module, params, rng, apply):
+  """Every frame is an image."""
+  x, t, text = inputs(theirs, rng)
+  images = rearrange(x, "b t h w c -> (b t) c h w")
+  each = [repeat(a, "b ... -> (b t) ...", t=FRAMES) for a in (t, text)]
+  wanted = theirs(*torch_of(images, *each)).sample.numpy()
+  wanted = rearrange(wanted, "(b t) c h w -> b t h w c", t=FRAMES)
+  yield run(apply, params, x, t, text), wanted
+
+
+def compare_video(theirs, module, params, rng, apply):
+  """Clips; theirs of AnimateDiff wants the text for each frame."""
+  x, t, text = inputs(theirs, rng)
+  motion = isinstance(theirs, diffusers.UNetMotionModel)
+  each = repeat(text, "b ... -> (b t) ...", t=FRAMES) if motion else text
+  video = rearrange(x, "b t h w c -> b c t h w")
+  wanted = theirs(*torch_of(video, t, each)).sample.numpy()
+  out = run(apply, params, x, t, text)
+  yield out, rearrange(wanted, "b c t h w -> b t h w c")
+
+
+def compare_svd(theirs, module, params, rng, apply):
+  """Clips, and clips of one frame."""
+  for frames in (FRAMES, 1):
+    x, t, image = inputs(theirs, rng)
+    x, image, t = x[:, :frames], image[:, :1], t / 200
+    numbers = np.array([[6, 127, 0.02], [24, 30, 0.5]], np.float32)
+    video = rearrange(x, "b t h w c -> b t c h w")
+    # A batch of one: theirs shares one time.
+    wanted = [
+      theirs(*torch_of(video[i : i + 1], t[i], image[i : i + 1], numbers[i : i + 1]))
+      for i in range(2)
+    ]
+    wanted = np.concatenate([part.sample.numpy() for part in wanted])
+    names = ("fps", "motion", "augmentation")
+    vectors = dict(zip(names, numbers.T, strict=True))
+    out = run(apply, params, x, t, image, "image", **vectors)
+    yield out, rearrange(wanted, "b t c h w -> b t h w c")
+
+
+ROWS = [
+  Original(getattr(diffusers, name), drawn, compare, SPOIL, seeds=2)
+  for name, drawn, compare in (
+    ("UNet2DConditionModel", draw_image, compare_image),
+    ("UNetMotionModel", draw_motion, compare_video),
+    ("UNet3DConditionModel", draw_modelscope, compare_video),
+    ("UNetSpatioTemporalConditionModel", draw_svd, compare_svd),
+  )
+]
