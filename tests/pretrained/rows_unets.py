@@ -70,6 +70,27 @@ def draw_svd(rng):
   )
 
 
+def draw_control(rng, end="2D"):
+  arguments = draw(rng, end)
+  for name in ("up_block_types", "out_channels"):
+    arguments.pop(name)
+  return arguments | dict(
+    attention_head_dim=of(rng, 4, 8),
+    conditioning_channels=of(rng, 3, 4),
+    conditioning_embedding_out_channels=of(rng, (4, 8), (4, 6, 8)),
+    norm_num_groups=of(rng, 32, 16),
+    use_linear_projection=of(rng, True, False),
+  )
+
+
+def draw_sparse(rng):
+  return draw_control(rng, "Motion") | dict(
+    motion_num_attention_heads=of(rng, 2, 4),
+    motion_max_seq_length=of(rng, 8, 24),
+    use_simplified_condition_embedding=of(rng, True, False),
+  )
+
+
 def inputs(theirs, rng):
   """(x [B, T, H, W, C], t, tokens [B, L, D]): a picture that halves unevenly."""
   c = theirs.config
@@ -127,6 +148,35 @@ def compare_svd(theirs, module, params, rng, apply):
     yield out, rearrange(wanted, "b t c h w -> b t h w c")
 
 
+def compare_control(theirs, module, params, rng, apply):
+  """Residuals of images, and of clips with pictures for some frames."""
+  x, t, text = inputs(theirs, rng)
+  c, sparse = theirs.config, isinstance(theirs, diffusers.SparseControlNetModel)
+  factor = 2 ** (len(module.widths) - 1) if module.widths else 1
+  shape = (2, FRAMES, 6 * factor, 10 * factor)
+  hint = normal(rng, *shape, c.conditioning_channels)
+  mask = np.zeros((*shape, 1), np.float32)
+  mask[:, [0, 2]] = 1
+  each = [repeat(a, "b ... -> (b t) ...", t=FRAMES) for a in (t, text)]
+  video = lambda x: rearrange(x, "b t h w c -> b c t h w")
+  images = lambda x: rearrange(x, "b t h w c -> (b t) c h w")
+  if sparse:
+    arguments = torch_of(video(x), t, each[1], video(hint))
+    told = torch_of(video(mask))[0]
+    skips, middle = theirs(*arguments, conditioning_mask=told, return_dict=False)
+    hint = np.concatenate([hint, mask], axis=-1)
+  else:
+    arguments = torch_of(images(x), *each, images(hint))
+    skips, middle = theirs(*arguments, return_dict=False)
+  cond = Conditioning(
+    tokens={"text": Tokens(text, np.ones(text.shape[:2], bool))},
+    hints={module.hint: hint},
+  )
+  ours, last = apply(params, x, t.astype(np.float32), cond)
+  for out, wanted in zip([*ours, last], [*skips, middle], strict=True):
+    yield rearrange(np.asarray(out), "b t h w c -> (b t) c h w"), wanted.numpy()
+
+
 ROWS = [
   Original(getattr(diffusers, name), drawn, compare, SPOIL, seeds=2)
   for name, drawn, compare in (
@@ -134,5 +184,7 @@ ROWS = [
     ("UNetMotionModel", draw_motion, compare_video),
     ("UNet3DConditionModel", draw_modelscope, compare_video),
     ("UNetSpatioTemporalConditionModel", draw_svd, compare_svd),
+    ("ControlNetModel", draw_control, compare_control),
+    ("SparseControlNetModel", draw_sparse, compare_control),
   )
 ]

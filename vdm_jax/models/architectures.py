@@ -7,6 +7,8 @@ The names of heads are confused in the originals: SD 1's `attention_head_dim` 8 
 number of heads. Here num_heads is that number and head_dim the width of one.
 """
 
+import dataclasses
+
 from vdm_jax.models.unet3d import Architecture, Transformer
 
 ALONG_TIME = ("temporal_self", "temporal_self", "feed_forward")
@@ -43,6 +45,16 @@ def animatediff(*, version=2, num_heads=8, max_frames=None, norm="frame", **fiel
     over="clip" if version == 1 else "frame",
   )
   return stable_diffusion(num_heads=num_heads, **own | fields)
+
+
+def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
+  """SparseCtrl's network, for AnimateDiff version 3, without its decoder.
+
+  One attention in each motion module; use it in a ControlNet that is `blind`.
+  """
+  own = animatediff(version=3, num_heads=num_heads, max_frames=max_frames, norm=norm)
+  motion = dataclasses.replace(own.temporal, block=("temporal_self", "feed_forward"))
+  return dataclasses.replace(own, **dict(temporal=motion) | fields)
 
 
 def svd(*, head_dim=64, **fields):

@@ -1,7 +1,7 @@
 """Weights of AnimateDiff as its own code names them <-> UNet3D.
 
 As in diffusers (unet_diffusers.py), but inside the motion modules. Published motion
-modules (mm_sd_v15_v2.ckpt ...) hold these alone, see `motion`.
+modules (mm_sd_v15_v2.ckpt ...) hold these alone.
 
 Source: guoyww/AnimateDiff (models/motion_module.py).
 """
@@ -34,14 +34,19 @@ def fits(module):
 def rules(module):
   """[(their name, our name, pattern)]."""
   spec = unet_names.flat(shapes(module, {}))
-  places = unet_diffusers.places(module.config, _motion)
+  places = unet_diffusers.places(module.config, motion)
   return unet_names.rules(spec, places, unet_diffusers.patterns(module.config))
 
 
 def buffers(module):
   """{their name: [1, frames, C]}: the sinusoids, one for each attention."""
+  return sinusoids(module, shapes)
+
+
+def sinusoids(module, shapes):
+  """`buffers` of a module with this table's motion modules, and of its own `shapes`."""
   c = module.config
-  found = unet_diffusers.sinusoids(module, unet_diffusers.places(c, _motion))
+  found = unet_diffusers.sinusoids(module, unet_diffusers.places(c, motion), shapes)
   names = [itself for _, itself in _names(c.temporal)[:-1]]
   return {
     f"{theirs}.{itself}.pos_encoder.pe": table
@@ -50,7 +55,7 @@ def buffers(module):
   }
 
 
-def _motion(ours, theirs, c):
+def motion(ours, theirs, c):
   """Places in a motion module."""
   inside = f"{theirs}.temporal_transformer"
   out = [(ours, inside, unet_diffusers.AROUND)]

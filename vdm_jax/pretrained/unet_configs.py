@@ -64,7 +64,7 @@ def read(config, found):
     | {
       "up_block_types": (
         _listed(config, "up_block_types", attention),
-        (_blocks(kind, "Up", attention[::-1]),),
+        (blocks(kind, "Up", attention[::-1]),),
       ),
       "layers_per_block": (layers if isinstance(layers, int) else None, (layers,)),
       "transformer_layers_per_block": (depth, (1,)),
@@ -120,8 +120,8 @@ def write(module, params):
     "out_channels": c.out_channels,
     "block_out_channels": list(c.channels),
     "layers_per_block": c.layers,
-    "down_block_types": list(_blocks(kind, "Down", c.attention)),
-    "up_block_types": list(_blocks(kind, "Up", c.attention[::-1])),
+    "down_block_types": list(blocks(kind, "Down", c.attention)),
+    "up_block_types": list(blocks(kind, "Up", c.attention[::-1])),
     "cross_attention_dim": text["spatial_cross_1"]["attention"]["k"]["kernel"].shape[0],
   }
   heads = [c.spatial.heads(width)[0] for width in c.channels]
@@ -196,15 +196,16 @@ def _one(values, what):
 
 
 def _down(config, kind, levels):
-  default = _blocks(kind, "Down", (True,) * (levels - 1) + (False,))
+  default = blocks(kind, "Down", (True,) * (levels - 1) + (False,))
   return tuple(config.get("down_block_types") or default)
 
 
 def _listed(config, name, attention):
   kind = config["_class_name"]
-  return tuple(config.get(name) or _blocks(kind, "Up", attention[::-1]))
+  return tuple(config.get(name) or blocks(kind, "Up", attention[::-1]))
 
 
-def _blocks(kind, way, attention):
+def blocks(kind, way, attention):
+  """The names of their blocks, level by level."""
   end = CLASSES[kind]
   return tuple(f"{'CrossAttn' if a else ''}{way}Block{end}" for a in attention)

@@ -77,12 +77,16 @@ def shapes(module, found):
 
 def buffers(module):
   """{their name: [1, frames, C]}: the sinusoids of motion modules."""
-  found = sinusoids(module, places(module.config))
+  found = sinusoids(module, places(module.config), shapes)
   return {f"{theirs}.pos_embed.pe": table for theirs, table in found}
 
 
-def sinusoids(module, places):
-  """[(their block along time, its table of positions [1, max_frames, C])]."""
+def sinusoids(module, places, shapes):
+  """[(their block along time, its table of positions [1, max_frames, C])].
+
+  Args:
+    shapes: of the table of this module.
+  """
   c = module.config
   if c.temporal is None or c.temporal.position != "sinusoid":
     return []

@@ -123,13 +123,14 @@ def width(found, pattern, default):
 
 
 @functools.lru_cache(maxsize=16)
-def spec(module, channels, text, image):
+def spec(module, channels, text, image, hint=None):
   """Parameters as ShapeDtypeStructs, boxed with their axis names.
 
   Args:
     channels: of x with all that is stacked on it, the mask too.
     text: width of the tokens that spatial_cross reads.
     image: width of the tokens with keys of their own.
+    hint: (name, channels, size over that of x) of the picture for a control network.
   """
   c = module.config
   told = lambda width: Tokens(jnp.zeros((1, 1, width)), jnp.ones((1, 1), bool))
@@ -138,6 +139,9 @@ def spec(module, channels, text, image):
     vectors["augmentation"] = jnp.zeros(1, jnp.int32)
   cond = Conditioning(tokens=dict(text=told(text), image=told(image)), vectors=vectors)
   size = 2 ** (len(c.channels) - 1)
+  if hint is not None:
+    name, width, factor = hint
+    cond.hints[name] = jnp.zeros((1, 1, factor * size, factor * size, width))
   x = jnp.zeros((1, 1, size, size, channels - c.mask_channel))
   init = lambda key: module.init(key, x, jnp.zeros(1), cond)["params"]
   return jax.eval_shape(init, jax.random.key(0))

@@ -1,0 +1,111 @@
+"""Control networks: a U-Net's encoder that reads a picture and speaks to another U-Net.
+
+What it says is added to the skip connections and the middle of the other, and is 0 at
+first. ControlNet, https://arxiv.org/abs/2302.05543, sees the noisy video too;
+SparseCtrl, https://arxiv.org/abs/2311.16933, sees nothing but pictures for some frames,
+and has layers along time that carry them to the others.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vdm_jax.layers import temporal
+from vdm_jax.layers.module import Module
+from vdm_jax.models import inputs, unet3d
+from vdm_jax.models.unet3d import Architecture, UNet3D
+
+zeros = nn.initializers.zeros
+
+
+class ControlNet(Module, unet3d.Part):
+  """(x, t, cond) -> residuals for UNet3D: (one for each skip connection, the middle's).
+
+  Attributes:
+    hint: the name in cond.hints, [B, T, h, w, C]; of the size of x, or, with `widths`,
+      larger by 2^(len(widths) - 1). SparseCtrl's last channel is 1 where a frame has a
+      picture; others are 0 there.
+    widths: of the convolutions that make it small; () for one convolution.
+    blind: x is not read (it is taken to be 0).
+    scale: of what it says.
+  """
+
+  hint: str = "edges"
+  widths: tuple[int, ...] = (16, 32, 96, 256)
+  blind: bool = False
+  scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x, t, cond, *, train=False):
+    del train
+    c = self.config
+    if self.hint not in cond.hints:
+      raise KeyError(
+        f"The control network reads hints[{self.hint!r}]; the condition has "
+        f"{sorted(cond.hints)}."
+      )
+    frames = x.shape[1]
+    x = inputs.stack(x, cond, mask_channel=c.mask_channel, dtype=self.dtype)
+    x = jnp.zeros_like(x) if self.blind else x
+    picture = cond.hints[self.hint].astype(self.dtype)
+    shape = (x.shape[0], frames, *picture.shape[2:])
+    extra = self._shrink(jnp.broadcast_to(picture, shape))
+    if extra.shape[2:4] != x.shape[2:4]:
+      raise ValueError(
+        f"hints[{self.hint!r}] of {picture.shape[2:4]} becomes {extra.shape[2:4]}, "
+        f"which does not fit x of {x.shape[2:4]}; give it "
+        f"{2 ** max(len(self.widths) - 1, 0)} times the size of x."
+      )
+    signals = unet3d.Embed(**self.parts(), name="embed")(t, cond, frames)
+    skips, x = unet3d.Encoder(**self.parts(), name="encoder")(x, signals, extra)
+    skips = [self._speak(skip, f"zero_{i}") for i, skip in enumerate(skips)]
+    return skips, self._speak(x, "zero_middle")
+
+  def _speak(self, x, name):
+    out = temporal.convolution(
+      x, x.shape[-1], (1, 1), kernel_init=zeros, **self.dtypes(), name=name
+    )
+    return self.scale * out
+
+  def _shrink(self, x):
+    """The picture in the size of x and with the width of its first features."""
+    features, rest = self.config.channels[0], self.dtypes()
+    if not self.widths:
+      return temporal.convolution(x, features, (3, 3), **rest, name="hint")
+    conv = lambda x, width, name, **fields: nn.silu(
+      temporal.convolution(x, width, (3, 3), **fields, **rest, name=name)
+    )
+    half = dict(stride=2, padding=((1, 1), (1, 1)))
+    x = conv(x, self.widths[0], "hint_in")
+    for i in range(len(self.widths) - 1):
+      x = conv(x, self.widths[i], f"hint_{i}")
+      x = conv(x, self.widths[i + 1], f"hint_half_{i}", **half)
+    return temporal.convolution(
+      x, features, (3, 3), kernel_init=zeros, **rest, name="hint_out"
+    )
+
+
+class Controlled(Module):
+  """A U-Net that hears a control network: (x, t, cond) -> F.
+
+  Parameters lie under base and control.
+  """
+
+  base: Architecture
+  control: Architecture
+  hint: str = "edges"
+  widths: tuple[int, ...] = (16, 32, 96, 256)
+  blind: bool = False
+  scale: float = 1.0
+  remat: bool = False
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, t, cond, *, train=False):
+    rest = dict(remat=self.remat, dtype=self.dtype, param_dtype=self.param_dtype)
+    own = dict(hint=self.hint, widths=self.widths, blind=self.blind, scale=self.scale)
+    said = ControlNet(self.control, **own, **rest, name="control")(x, t, cond)
+    base = UNet3D(self.base, **rest, name="base")
+    return base(x, t, cond, train=train, residuals=said)
