@@ -129,3 +129,41 @@ def test_texts_that_do_not_fit_are_refused(fields, batch, message):
     conditioner.Text(**fields)(batch)
   with pytest.raises(KeyError, match="no 'text_mask'"):
     conditioner.Text()({"text": VALUES})
+
+
+def test_a_label_may_be_a_text_of_one_word():
+  cond, null = conditioner.LabelTokens(3)({"label": np.array([0, 2])})
+  values = np.asarray(cond.tokens["text"].values)
+  np.testing.assert_array_equal(values[:, 0], [[1, 0, 0, 0], [0, 0, 1, 0]])
+  assert cond.tokens["text"].mask.all()
+  np.testing.assert_array_equal(null.tokens["text"].values[:, 0], [[0, 0, 0, 1]] * 2)
+
+
+def test_numbers_are_told_as_they_are_or_by_their_defaults():
+  told = conditioner.Numbers(("fps", "motion"), {"motion": 127.0})
+  cond, null = told({"fps": np.array([6.0, 24.0])})
+  np.testing.assert_array_equal(cond.vectors["fps"], [6.0, 24.0])
+  np.testing.assert_array_equal(cond.vectors["motion"], [127.0, 127.0])
+  assert not null.vectors
+  with pytest.raises(KeyError, match="no 'fps'"):
+    told({"label": np.zeros(2)})
+  with pytest.raises(ValueError, match="it must be \\[B\\]"):
+    told({"fps": np.zeros((2, 1))})
+
+
+def test_an_image_is_one_signal_in_two_groups():
+  image, latents = np.ones((2, 6)), np.full((2, 4, 4, 3), 2.0)
+  both = conditioner.Image()
+  cond, null = both({"image": image, "image_latents": latents})
+  assert cond.tokens["image"].values.shape == (2, 1, 6)
+  assert cond.channels["image"].shape == (2, 1, 4, 4, 3)
+  empty = conditioning.swap(cond, null, ("image",))
+  assert not np.any(empty.tokens["image"].values)
+  assert not np.any(empty.channels["image"])
+  clip = np.arange(2 * 3 * 4 * 4 * 3.0).reshape(2, 3, 4, 4, 3)
+  first, _ = conditioner.Image("channels", first=True)({"latents": clip})
+  np.testing.assert_array_equal(first.channels["image"], clip[:, :1])
+  with pytest.raises(ValueError, match="must be \\[B, 1, h, w, c\\]"):
+    both({"image": image, "image_latents": clip})
+  with pytest.raises(ValueError, match="choose both, tokens or channels"):
+    conditioner.Image("latents")

@@ -67,8 +67,7 @@ def parameters(architecture, channels, text):
   vectors = {
     name: jnp.zeros(1) for name in (*architecture.vectors, *architecture.joint)
   }
-  if architecture.levels:
-    vectors["augmentation"] = jnp.zeros(1, jnp.int32)
+  vectors |= {name: jnp.zeros(1, jnp.int32) for name, _ in architecture.tables}
   cond = Conditioning(tokens=tokens, vectors=vectors)
   x = jnp.zeros((1, 2, 8, 8, channels))
   init = lambda key: UNet3D(architecture).init(key, x, jnp.zeros(1), cond)["params"]

@@ -59,6 +59,93 @@ class Labels:
     return Conditioning(vectors={"label": label}), Conditioning(vectors={"label": null})
 
 
+@dataclasses.dataclass(frozen=True)
+class LabelTokens:
+  """batch["label"] as a text of one word, for networks that read texts.
+
+  Tokens [B, 1, num_classes + 1], one of them 1: the last stands for "no class".
+  """
+
+  num_classes: int
+
+  def __call__(self, batch):
+    told = [cond.vectors["label"] for cond in Labels(self.num_classes)(batch)]
+    values = [jax.nn.one_hot(label, self.num_classes + 1)[:, None] for label in told]
+    mask = jnp.ones(values[0].shape[:2], bool)
+    return tuple(Conditioning(tokens={"text": Tokens(x, mask)}) for x in values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+  """batch[name] [B], as vectors of these names: fps, motion, augmentation.
+
+  There is no "not told": guidance keeps them, and to drop one is an error that says so.
+  `values` stand for those that the batch does not have.
+  """
+
+  names: tuple[str, ...]
+  values: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def __call__(self, batch):
+    size = len(jax.tree.leaves(batch)[0])
+    vectors = {}
+    for name in self.names:
+      if name not in batch and name in self.values:
+        vectors[name] = jnp.full(size, self.values[name])
+        continue
+      x = jnp.asarray(_read(batch, name))
+      if x.ndim != 1:
+        raise ValueError(f"batch[{name!r}] has shape {x.shape}; it must be [B].")
+      vectors[name] = x
+    return Conditioning(vectors=vectors), Conditioning()
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+  """A picture that a clip starts from, as the one signal `image`: SVD, VideoCrafter.
+
+  batch["image"] [B, L, D] of an image encoder are tokens; batch["image_latents"]
+  [B, 1, h, w, c] stand beside every frame. Not told is 0 in both.
+
+  Attributes:
+    form: which there are: "both", "tokens", "channels".
+    first: the latents are those of the clip's first frame where the batch has none.
+  """
+
+  form: str = "both"
+  first: bool = False
+
+  def __post_init__(self):
+    if self.form not in ("both", "tokens", "channels"):
+      raise ValueError(f"form={self.form!r}; choose both, tokens or channels.")
+
+  def __call__(self, batch):
+    tokens, channels = {}, {}
+    if self.form != "channels":
+      values = jnp.asarray(_read(batch, "image"))
+      values = values[:, None] if values.ndim == 2 else values
+      tokens["image"] = Tokens(values, jnp.ones(values.shape[:2], bool))
+    if self.form != "tokens":
+      channels["image"] = self._latents(batch)
+    cond = Conditioning(tokens=tokens, channels=channels)
+    empty = {k: Tokens(jnp.zeros_like(x.values), x.mask) for k, x in tokens.items()}
+    zeros = {k: jnp.zeros_like(x) for k, x in channels.items()}
+    return cond, Conditioning(tokens=empty, channels=zeros)
+
+  def _latents(self, batch):
+    if self.first and "image_latents" not in batch:
+      return jnp.asarray(_read(batch, "latents" if "latents" in batch else "mean"))[
+        :, :1
+      ]
+    x = jnp.asarray(_read(batch, "image_latents"))
+    x = x[:, None] if x.ndim == 4 else x
+    if x.ndim != 5 or x.shape[1] != 1:
+      raise ValueError(
+        f"batch['image_latents'] has shape {x.shape}; it must be [B, 1, h, w, c]."
+      )
+    return x
+
+
 # How a text (values [B, L, D], mask [B, L]) is told.
 TEXT_FORMS = {
   # To attend to.

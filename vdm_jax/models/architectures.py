@@ -151,7 +151,8 @@ def lvdm_long(*, max_frames=4, **fields):
 
   vectors["augmentation"] is the level of the noise in the given frames, 0 .. 250.
   """
-  return lvdm(max_frames=max_frames, **dict(levels=251, mask_channel=True) | fields)
+  own = dict(tables=(("augmentation", 251),), mask_channel=True)
+  return lvdm(max_frames=max_frames, **own | fields)
 
 
 def lvdm_text(*, num_heads=8, max_frames=16, **fields):

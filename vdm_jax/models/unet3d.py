@@ -65,7 +65,8 @@ class Architecture:
     joint: names of numbers [B] that share a perceptron; [B, joint_frequencies] takes
       the place of a number's sinusoid.
     joint_frequencies: of each number's sinusoid there.
-    levels: vectors["augmentation"] [B] is one of that many whole levels, by a table.
+    tables: (name, size) of whole numbers [B] below that size, each added to time
+      through a table of its own.
     mask_channel: the network sees which frames are given.
     groups: of all group norms.
     epsilon: of the norms in residual blocks, and the last.
@@ -85,7 +86,7 @@ class Architecture:
   vectors: tuple[str, ...] = ()
   joint: tuple[str, ...] = ()
   joint_frequencies: int = 256
-  levels: int = 0
+  tables: tuple[tuple[str, int], ...] = ()
   mask_channel: bool = False
   one_frame: str = "clip"
   times: str = "frame"
@@ -94,7 +95,7 @@ class Architecture:
   epsilons: str = "same"
 
   def __post_init__(self):
-    for name in ("channels", "attention", "vectors", "joint"):
+    for name in ("channels", "attention", "vectors", "joint", "tables"):
       object.__setattr__(self, name, tuple(getattr(self, name)))
     for name, wanted in CHOICES.items():
       if getattr(self, name) not in wanted:
@@ -186,9 +187,9 @@ class Embed(Part):
       wave = lambda x: x if x.ndim == 2 else embeddings.sinusoid(x, c.joint_frequencies)
       joint = perceptron(num_frequencies=0, name="_".join(c.joint))
       emb += joint(jnp.concatenate([wave(x) for x in parts], axis=-1))[:, None]
-    if c.levels:
-      table = embeddings.LabelEmbedding(c.levels - 1, width, **rest, name="levels")
-      emb += table(cond.vectors["augmentation"])[:, None]
+    for name, size in c.tables:
+      table = embeddings.LabelEmbedding(size - 1, width, **rest, name=name)
+      emb += table(cond.vectors[name])[:, None]
     return sublayers.Signals(
       emb=emb,
       text=self._tokens(cond, "text") or self._tokens(cond, "image"),

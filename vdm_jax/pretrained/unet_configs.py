@@ -164,7 +164,7 @@ def _class_of(c):
     kind = "UNetMotionModel"
     over = c.temporal.over
     wrong += [] if over == "clip" else [f"temporal.over={over!r}, theirs is 'clip'"]
-  for name, theirs in (("over", "frame"), ("mask_channel", False), ("levels", 0)):
+  for name, theirs in (("over", "frame"), ("mask_channel", False), ("tables", ())):
     value = getattr(c, name)
     wrong += [] if value == theirs else [f"{name}={value!r}, theirs is {theirs!r}"]
   if wrong:

@@ -50,7 +50,7 @@ def fits(module):
     "perceptron",
   )
   plain = plain and c.spatial.block == unet_names.IMAGE
-  return plain and not c.vectors and not c.levels and len(c.joint) in (0, 3)
+  return plain and not c.vectors and not c.tables and len(c.joint) in (0, 3)
 
 
 def rules(module):

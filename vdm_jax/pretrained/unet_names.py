@@ -135,8 +135,7 @@ def spec(module, channels, text, image, hint=None):
   c = module.config
   told = lambda width: Tokens(jnp.zeros((1, 1, width)), jnp.ones((1, 1), bool))
   vectors = {name: jnp.zeros(1) for name in (*c.vectors, *c.joint)}
-  if c.levels:
-    vectors["augmentation"] = jnp.zeros(1, jnp.int32)
+  vectors |= {name: jnp.zeros(1, jnp.int32) for name, _ in c.tables}
   cond = Conditioning(tokens=dict(text=told(text), image=told(image)), vectors=vectors)
   size = 2 ** (len(c.channels) - 1)
   if hint is not None:

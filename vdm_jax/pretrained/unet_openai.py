@@ -68,7 +68,7 @@ def _places(c):
   """The layout of an architecture, see unet_names.rules."""
   out = [
     ("embed/time", "time_embed", PERCEPTRON),
-    ("embed/levels", "label_emb", {"": ""}),
+    ("embed/augmentation", "label_emb", {"": ""}),
     ("embed/" + "_".join(c.joint), "label_emb.0", PERCEPTRON),
     ("encoder/conv_in", "input_blocks.0.0", {"": ""}),
     ("decoder/norm_out", "out.0", {"": ""}),

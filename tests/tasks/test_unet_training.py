@@ -1,0 +1,155 @@
+"""Every system of the U-Net line learns, and only what its paper trains.
+
+Squares that drift, drawn straight as latents, in a network of two levels.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vdm_jax.diffusion import process, times
+from vdm_jax.encoders import conditioner
+from vdm_jax.models import architectures, unet3d
+from vdm_jax.tasks import latent_diffusion
+from vdm_jax.training import state as state_lib
+
+STEPS = 40
+FRAMES, SIZE, CHANNELS = 4, 8, 2
+TINY = dict(
+  channels=(16, 32), layers=1, attention=(True, False), groups=8, out_channels=CHANNELS
+)
+SD = process.DDPM("scaled_linear")
+TEXT = conditioner.LabelTokens(3)
+FPS = conditioner.Numbers(("fps",))
+NUMBERS = ("fps", "motion", "augmentation")
+IMAGE = conditioner.All((conditioner.Image(first=True), conditioner.Numbers(NUMBERS)))
+SPATIAL_ONLY = r"^(?!.*temporal)"
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+  """What is trained, on what, and which of its parameters, a regex."""
+
+  architecture: Any
+  conditioner: Any = conditioner.Unconditional()
+  process: Any = SD
+  prediction: str = "eps"
+  trainable: str = ".*"
+  rest: dict = dataclasses.field(default_factory=dict)
+
+
+SYSTEMS = {
+  # The temporal layers of a frozen image model.
+  "video_ldm": System(
+    architectures.video_ldm(head_dim=8, **TINY),
+    conditioner.All((TEXT, FPS)),
+    prediction="v",
+    trainable="temporal",
+    rest=dict(mask_rates={"first": 0.3}),
+  ),
+  "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),
+  "videocrafter2, first stage": System(
+    architectures.videocrafter2(head_dim=8, **TINY), conditioner.All((TEXT, FPS))
+  ),
+  "videocrafter2, second stage": System(
+    architectures.videocrafter2(head_dim=8, one_frame="image", **TINY),
+    conditioner.All((TEXT, FPS)),
+    trainable=SPATIAL_ONLY,
+  ),
+  "svd": System(
+    architectures.svd(head_dim=8, joint_frequencies=8, **TINY),
+    IMAGE,
+    process.EDM(t_max=700.0, sigma_data=1.0),
+    "v",
+  ),
+  "animatediff": System(
+    architectures.animatediff(num_heads=2, **TINY),
+    TEXT,
+    process.DDPM("linear", beta_ends=(0.00085, 0.012)),
+    trainable="temporal",
+  ),
+}
+
+
+def batch(size=16):
+  """Squares of one of three sizes that drift by a pixel a frame, and what is known."""
+  rng = np.random.default_rng(0)
+  clips = np.full((size, FRAMES, SIZE, SIZE, CHANNELS), -1.0, np.float32)
+  label = rng.integers(0, 3, size)
+  for clip, kind in zip(clips, label, strict=True):
+    row, column = rng.integers(0, 3, 2)
+    for i, frame in enumerate(clip):
+      frame[row : row + kind + 2, column + i : column + i + kind + 2] = 1.0
+  numbers = {k: np.full(size, 8.0) for k in NUMBERS}
+  image = rng.standard_normal((size, 1, 6))
+  return {"latents": clips, "label": label, "image": image, **numbers}
+
+
+def filled(shapes):
+  """Parameters that are 0 in biases only: as if an image model had been there."""
+  rng = np.random.default_rng(1)
+
+  def fill(path, x):
+    name = path[-1].key
+    if name in ("bias", "mix_factor"):
+      return jnp.zeros(x.shape)
+    if name == "scale":
+      return jnp.ones(x.shape)
+    deviation = 0.7 / np.sqrt(np.prod(x.shape[:-1]))
+    return jnp.asarray(deviation * rng.standard_normal(x.shape), jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(fill, flax.linen.unbox(shapes))
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def trained(request):
+  """(system, parameters before, after, loss before, after)."""
+  system = SYSTEMS[request.param]
+  one = system.architecture.one_frame == "image"
+  data = {k: x[:, :1] if k == "latents" and one else x for k, x in batch().items()}
+  exploding = isinstance(system.process, process.EDM)
+  task = latent_diffusion.LatentDiffusion(
+    network=unet3d.UNet3D(system.architecture),
+    process=system.process,
+    prediction=system.prediction,
+    conditioner=system.conditioner,
+    times=times.lognormal if exploding else times.uniform,
+    **system.rest,
+  )
+  params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
+  tx = optax.adam(3e-3)
+  first, frozen = state_lib.split(params, system.trainable)
+
+  @jax.jit
+  def step(trained, opt_state, key):
+    loss = lambda p: task.loss(state_lib.merge(p, frozen), data, key)[0]
+    value, grads = jax.value_and_grad(loss)(trained)
+    updates, opt_state = tx.update(grads, opt_state)
+    return optax.apply_updates(trained, updates), opt_state, value
+
+  key, values, opt_state, now = jax.random.key(1), [], tx.init(first), first
+  for i in range(STEPS):
+    now, opt_state, value = step(now, opt_state, jax.random.fold_in(key, i))
+    values.append(float(value))
+  return system, params, state_lib.merge(now, frozen), values
+
+
+def test_the_loss_falls_by_a_third(trained):
+  _, _, _, values = trained
+  assert np.mean(values[-8:]) < 0.7 * np.mean(values[:3]), values
+
+
+def test_what_is_frozen_keeps_its_bits_and_all_else_moves(trained):
+  system, before, after, _ = trained
+  flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
+  before, after = flat(before), flat(after)
+  wanted = {name for name in before if re.search(system.trainable, name)}
+  moved = {k for k in before if not np.array_equal(before[k], after[k])}
+  assert moved == wanted and moved
