@@ -25,7 +25,8 @@ def draw(rng, end):
   first = bool(rng.integers(2))
   kinds = [("CrossAttn" if here else "") for here in (first, not first)]
   return dict(
-    block_out_channels=of(rng, (32, 64), (64, 32), (32, 32)),
+    # One channel in each group of a norm hides what time adds to it: 32 nowhere alone.
+    block_out_channels=of(rng, (32, 64), (64, 32), (64, 64)),
     down_block_types=tuple(f"{kind}DownBlock{end}" for kind in kinds),
     up_block_types=tuple(f"{kind}UpBlock{end}" for kind in kinds[::-1]),
     layers_per_block=of(rng, 1, 2),

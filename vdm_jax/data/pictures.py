@@ -4,12 +4,24 @@ Latte, https://arxiv.org/abs/2401.03048 section 3.4: to each clip come frames of
 clips, with their own labels, which the network sees as clips of one frame.
 """
 
+import dataclasses
+
 import numpy as np
 
 from vdm_jax.data import sources
 
 PREFIX = "image_"
 FRAMES = ("video", "mean", "logvar", "latents")  # keys whose first axis is time
+
+
+@dataclasses.dataclass(frozen=True)
+class Still:
+  """A transform: one frame of the clip, drawn anew in each epoch, in its place."""
+
+  def __call__(self, record, rng):
+    keys = [key for key in FRAMES if key in record]
+    k = int(rng.integers(len(record[keys[0]])))
+    return record | {key: record[key][k : k + 1] for key in keys}
 
 
 class WithPictures:

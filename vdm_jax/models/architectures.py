@@ -57,18 +57,20 @@ def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
   return dataclasses.replace(own, **dict(temporal=motion) | fields)
 
 
-def svd(*, head_dim=64, **fields):
+def svd(*, head_dim=64, num_heads=None, **fields):
   """Stable Video Diffusion; text is one token of the image, see UNet3D.
 
-  `epsilon` is the original's 1e-5; diffusers has 1e-6.
+  `epsilon` is the original's 1e-5; diffusers has 1e-6. `num_heads` takes the place of
+  `head_dim`.
   """
+  heads = dict(num_heads=num_heads) if num_heads else dict(head_dim=head_dim)
   along = Transformer(
+    **heads,
     block=("feed_forward", "temporal_self", "temporal_cross", "feed_forward"),
-    head_dim=head_dim,
     position="perceptron",
   )
   own = dict(
-    spatial=Transformer(head_dim=head_dim),
+    spatial=Transformer(**heads),
     temporal=along,
     temporal_at="inside",
     temporal_resnet="alpha",

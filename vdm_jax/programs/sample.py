@@ -177,6 +177,16 @@ def unlabelled(*, count):
   return {"index": np.arange(count, dtype=np.int32)}
 
 
+def first_frames(*, source, count):
+  """Signals of the first `count` records of encoded clips: their label, first frame.
+
+  {"label": [N], "image_latents": [N, 1, h, w, c]}, the mean of the stored latents.
+  """
+  found = [source[i] for i in range(min(count, len(source)))]
+  latents = np.stack([record["mean"][:1] for record in found]).astype(np.float32)
+  return {"label": np.array([r["label"] for r in found]), "image_latents": latents}
+
+
 def to_uint8(video):
   """[-1, 1] -> 0 .. 255, rounded, on the device: a quarter of the bytes to fetch."""
   return jax.numpy.rint((jax.numpy.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)

@@ -1,0 +1,37 @@
+"""LVDM: a video U-Net without a text, for short clips, and for hours of them.
+
+https://arxiv.org/abs/2211.13221. `short` makes clips, `long` is told which frames are
+given: it predicts the next from the first and fills in between two, for
+`--mode=complete`. Betas linear in their root from 0.0015 to 0.0155, eps, an L1 loss in
+the original, a squared one here.
+
+python -m vdm_jax.main --config=configs/lvdm.py:digits --workdir=runs/lvdm
+python -m vdm_jax.main --config=configs/lvdm.py:tiny --workdir=runs/tiny
+"""
+
+from configs import stable_diffusion as sd
+from vdm_jax import config as c
+from vdm_jax.encoders import conditioner
+from vdm_jax.models import architectures
+
+
+def get_config(arg="short"):
+  """`arg`: "short" and "long" at full size, "digits" or "tiny"."""
+  if arg not in ("short", "long", "digits", "tiny"):
+    raise ValueError(
+      f"lvdm.py:{arg} is unknown; there are short, long, digits and tiny."
+    )
+  size = "full" if arg in ("short", "long") else arg
+  cfg = sd.start(size, "lvdm.py")
+  heads = {} if size == "full" else dict(num_heads=2, max_frames=8)
+  long = arg in ("long", "digits")
+  sd.network(
+    cfg, size, architectures.lvdm_long if long else architectures.lvdm, **heads
+  )
+  sd.betas(cfg, size, "scaled_linear", beta_ends=(0.0015, 0.0155))
+  levels = dict(names=("augmentation",), values=dict(augmentation=0))
+  told = c.call(conditioner.Numbers, **levels) if long else None
+  sd.put(cfg.task, conditioner=told or c.call(conditioner.Unconditional))
+  sd.put(cfg.task, drop_rates={}, mask_rates=dict(first=0.5, ends=0.4) if long else {})
+  sd.guided(cfg)
+  return cfg

@@ -1,0 +1,62 @@
+"""MagicTime: time-lapse videos, by LoRAs on AnimateDiff.
+
+https://arxiv.org/abs/2404.05014. In a row: the image model, motion modules
+(configs/animatediff.py, version 3), then MagicAdapter-S in the spatial attentions
+(`train_adapter_s`), then MagicAdapter-T in those along time (`train_adapter_t`), all
+else frozen. The clips of its training are frames from all of a video, both ends among
+them, see data/frame_choice.py. Its published LoRAs count four times, see
+pretrained/lora.py; its LoRA of the text encoder is opened there too.
+
+python -m vdm_jax.main --config=configs/magictime.py:digits --workdir=runs/magictime
+python -m vdm_jax.main --config=configs/magictime.py:tiny --workdir=runs/tiny
+"""
+
+from configs import animatediff
+from configs import stable_diffusion as sd
+from vdm_jax import config as c
+from vdm_jax.models import lora
+from vdm_jax.programs import train
+from vdm_jax.tasks import latent_diffusion
+from vdm_jax.training import inflate
+
+ADAPTERS = {"adapter_s": "/spatial_(self|cross)", "adapter_t": "/temporal_self"}
+
+
+def get_config(arg="full"):
+  """`arg`: "full", "digits", or "tiny" to see every stage work in a minute."""
+  if arg not in ("full", "digits", "tiny"):
+    raise ValueError(f"magictime.py:{arg} is unknown; there are full, digits and tiny.")
+  cfg = animatediff.get_config("v3" if arg == "full" else arg)
+  network, before, rank = cfg.unet, "denoiser", 16 if arg == "full" else 2
+  for name, targets in ADAPTERS.items():
+    network = c.call(lora.Lora, network=network, targets=targets, rank=rank)
+    train_after(cfg, name, network, before)
+    before = name
+  with cfg.ignore_type():
+    cfg.network = network
+  sd.put(cfg.sample, task=cfg[f"task_{before}"], weights=before)
+  return cfg
+
+
+def train_after(cfg, name, network, before):
+  """A stage that trains a LoRA around what the folder `before` holds."""
+  fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
+  task = c.call(latent_diffusion.LatentDiffusion, **fields | dict(network=network))
+  cfg[f"task_{name}"] = task
+  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
+  for preview in ("preview", "preview_every"):
+    settings.pop(preview, None)
+  settings |= dict(
+    folder=name,
+    task=task,
+    trainable="^lora/",
+    init_from=c.bind(
+      inflate.inflate,
+      folder="{workdir}/" + before + "/checkpoints",
+      parts=("frozen", "ema"),
+      into="base",
+    ),
+  )
+  cfg[f"train_{name}"] = c.bind(train.run, **settings)
+  place = cfg.stages.index("sample")
+  cfg.stages = (*cfg.stages[:place], f"train_{name}", *cfg.stages[place:])

@@ -1,0 +1,165 @@
+"""Stable Diffusion's U-Net, frame by frame: where the video U-Nets begin.
+
+https://arxiv.org/abs/2112.10752. `digits` trains it on moving digits, a class standing
+for its text as one word; configs/animatediff.py and configs/video_ldm.py freeze what it
+learns and train layers along time. `full` has the published size, scaled-linear betas
+and eps, on a labelled folder of clips.
+
+python -m vdm_jax.main --config=configs/stable_diffusion.py:digits --workdir=runs/images
+python -m vdm_jax.main --config=configs/stable_diffusion.py:tiny --workdir=runs/tiny
+"""
+
+from configs import latte, moving_digits, quickstart
+from vdm_jax import config as c
+from vdm_jax.data import loader, pictures, sources
+from vdm_jax.diffusion import guidance, process, times
+from vdm_jax.diffusion.samplers import ddim
+from vdm_jax.encoders import conditioner
+from vdm_jax.models import architectures, unet3d
+from vdm_jax.programs import train
+from vdm_jax.tasks import latent_diffusion
+from vdm_jax.training import inflate
+
+# Of the networks of moving digits, whose frames have 4 x 4 x 8 latents.
+DIGITS = dict(
+  out_channels=8, channels=(64, 128), layers=1, attention=(True, True), groups=16
+)
+SPATIAL = r"^(?!.*temporal)"
+TINY = DIGITS | dict(channels=(8, 16), groups=4)
+
+
+def get_config(arg="full"):
+  """`arg`: "full", "digits", or "tiny" to see every stage work in a minute."""
+  cfg = start(arg, "stable_diffusion.py")
+  network(cfg, arg, architectures.stable_diffusion, num_heads=8 if arg == "full" else 2)
+  betas(cfg, arg, "scaled_linear")
+  text(cfg)
+  return cfg
+
+
+def start(arg, name):
+  """The data, autoencoder and programs of a system: all that is not its network."""
+  if arg not in ("full", "digits", "tiny"):
+    raise ValueError(f"{name}:{arg} is unknown; there are full, digits and tiny.")
+  if arg == "full":
+    cfg = latte.get_config("ucf101")
+    cfg.train.optimizer.update(learning_rate=1e-4, clip=1.0, clip_after=0)
+    cfg.train.update(ema_decay=0.9999)
+    return cfg
+  if arg == "tiny":
+    return quickstart.get_config("tiny")
+  cfg = moving_digits.get_config("frames")
+  cfg.train.steps = 3000
+  cfg.train.optimizer.learning_rate.update(peak=5e-4, steps=3000)
+  return cfg
+
+
+def network(cfg, arg, architecture, **fields):
+  """Puts a U-Net in the place of the transformer: of its full size, or small."""
+  small = {"full": {}, "digits": DIGITS, "tiny": TINY}[arg]
+  cfg.architecture = c.call(architecture, **small | fields)
+  cfg.unet = c.call(unet3d.UNet3D, config=cfg.architecture, remat=arg == "full")
+  put(cfg.task, network=cfg.unet)
+  del cfg["network"]
+  cfg.network = cfg.unet
+  if "denoiser_weights" in cfg:
+    for part in (cfg.denoiser_weights, cfg.train.init_from):
+      put(part, module=cfg.unet)
+
+
+def betas(cfg, arg, schedule, prediction="eps", **fields):
+  """A process of 1000 steps, sampled by DDIM in 50, or two."""
+  put(
+    cfg.task,
+    process=c.call(process.DDPM, schedule=schedule, **fields),
+    prediction=prediction,
+    times=c.bind(times.uniform_steps),
+  )
+  grid = c.bind(times.leading_grid, num_steps=2 if arg == "tiny" else 50, offset=1)
+  sampling(cfg, c.bind(ddim.ddim), grid)
+
+
+def on_images(cfg, architecture):
+  """A first training, of the image model alone, that `train` then starts from.
+
+  Its parameters are those of the video's without layers along time.
+  """
+  cfg.image_unet = c.call(unet3d.UNet3D, config=architecture, remat=cfg.unet.remat)
+  cfg.image_task = c.call(
+    latent_diffusion.LatentDiffusion,
+    **{k: cfg.task[k] for k in ("process", "prediction", "times", "drop_rates")},
+    network=cfg.image_unet,
+    conditioner=c.call(
+      conditioner.LabelTokens, num_classes=10 if "dataset" in cfg else 101
+    ),
+  )
+  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
+  for name in ("preview", "preview_every", "init_from", "trainable"):
+    settings.pop(name, None)
+  settings |= dict(folder="images", task=cfg.image_task)
+  cfg.train_images = c.bind(train.run, **settings)
+  put(
+    cfg.train,
+    init_from=c.bind(
+      inflate.inflate, folder="{workdir}/images/checkpoints", parts=("ema",)
+    ),
+  )
+  place = cfg.stages.index("train")
+  cfg.stages = (*cfg.stages[:place], "train_images", *cfg.stages[place:])
+
+
+def pictures_after(cfg):
+  """A second training, of all but the layers along time, on single frames."""
+  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
+  settings["loader"] = c.call(
+    loader.Loader,
+    source=c.call(
+      sources.Transformed,
+      source=cfg.train.loader.source,
+      transforms=(c.call(pictures.Still),),
+    ),
+    batch_size=cfg.train.loader.batch_size,
+  )
+  settings |= dict(
+    folder="pictures",
+    trainable=SPATIAL,
+    init_from=c.bind(
+      inflate.inflate, folder="{workdir}/denoiser/checkpoints", parts=("ema",)
+    ),
+  )
+  cfg.train_pictures = c.bind(train.run, **settings)
+  put(cfg.sample, weights="pictures")
+  place = cfg.stages.index("train") + 1
+  cfg.stages = (*cfg.stages[:place], "train_pictures", *cfg.stages[place:])
+
+
+def text(cfg, *others, drop=0.1, scale=2.0):
+  """A label as a text of one word, and guidance by it; `others` tell more."""
+  classes = 10 if "dataset" in cfg else 101
+  told = c.call(conditioner.LabelTokens, num_classes=classes)
+  parts = c.call(conditioner.All, parts=(told, *others)) if others else told
+  put(cfg.task, conditioner=parts, drop_rates=dict(text=drop))
+  guided(cfg, c.bind(guidance.guide, drop=(("text",),), scales=(scale,)))
+
+
+def sampling(cfg, sampler, ts):
+  """How samples are drawn, in training's previews too."""
+  for part in drawn(cfg):
+    put(part, sampler=sampler, ts=ts)
+  put(cfg, sampler=sampler, ts=ts)
+
+
+def guided(cfg, *wrappers):
+  for part in drawn(cfg):
+    put(part, wrappers=wrappers)
+
+
+def drawn(cfg):
+  return [cfg.sample] + ([cfg.train.preview] if "preview" in cfg.train else [])
+
+
+def put(part, **fields):
+  """Sets fields, whatever they held before."""
+  with part.ignore_type():
+    for name, value in fields.items():
+      part[name] = value

@@ -1,0 +1,40 @@
+"""VideoCrafter 1 and 2: text to video, told the frame rate.
+
+https://arxiv.org/abs/2310.19512, https://arxiv.org/abs/2401.09047. `t2v-512` and
+`t2v-1024` are VideoCrafter 1's, `full` is VideoCrafter 2 with its two trainings: all
+modules on video, then the spatial ones alone on pictures (`train_pictures`), where the
+layers along time are passed by. Betas as in Stable Diffusion, eps.
+
+python -m vdm_jax.main --config=configs/videocrafter.py:digits --workdir=runs/crafter
+python -m vdm_jax.main --config=configs/videocrafter.py:tiny --workdir=runs/tiny
+"""
+
+from configs import stable_diffusion as sd
+from vdm_jax import config as c
+from vdm_jax.encoders import conditioner
+from vdm_jax.models import architectures
+
+FIRST = {"t2v-512": dict(fps=False), "t2v-1024": {}}
+
+
+def get_config(arg="full"):
+  """`arg`: "full", "t2v-512", "t2v-1024", "digits" or "tiny"."""
+  if arg not in (*FIRST, "full", "digits", "tiny"):
+    raise ValueError(
+      f"videocrafter.py:{arg} is unknown; there are full, t2v-512, t2v-1024, digits "
+      "and tiny."
+    )
+  size = "full" if arg in FIRST else arg
+  cfg = sd.start(size, "videocrafter.py")
+  head_dim = 64 if size == "full" else 4
+  if arg in FIRST:
+    sd.network(cfg, size, architectures.videocrafter1, **FIRST[arg])
+  else:
+    own = dict(head_dim=head_dim, one_frame="image")
+    sd.network(cfg, size, architectures.videocrafter2, **own)
+  sd.betas(cfg, size, "scaled_linear")
+  fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
+  sd.text(cfg, *([] if arg == "t2v-512" else [fps]))
+  if arg not in FIRST:
+    sd.pictures_after(cfg)
+  return cfg

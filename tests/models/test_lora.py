@@ -1,0 +1,214 @@
+"""A LoRA is nothing at first, is trained alone, and is merged without a trace."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vdm_jax import sharding
+from vdm_jax.conditioning import Conditioning
+from vdm_jax.diffusion import process
+from vdm_jax.layers.convs import Conv
+from vdm_jax.models import lora
+from vdm_jax.models.video_dit import VideoDiT
+from vdm_jax.tasks.latent_diffusion import LatentDiffusion
+from vdm_jax.training import state as state_lib
+from vdm_jax.training import step as step_lib
+
+DIT = VideoDiT(out_channels=3, patch=2, width=16, depth=4, num_heads=2)
+SPATIAL = lora.Lora(DIT, "spatial/attention", rank=3, scale=0.7)
+BOTH = lora.Lora(SPATIAL, "temporal/.*qkv|patchify", rank=2, scale=-1.3)
+X = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4, 4, 3)), jnp.float32)
+INPUTS = (X, jnp.linspace(1.0, 9.0, 2), Conditioning())
+QKV = ("blocks", "spatial", "attention", "qkv", "kernel")
+
+
+def drawn(network):
+  """Random parameters, `up` too."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), *INPUTS)["params"]
+  draw = lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype)
+  return jax.tree.map(draw, nn.meta.unbox(shapes))
+
+
+def run(network, params):
+  with jax.default_matmul_precision("highest"):
+    return np.asarray(jax.jit(network.apply)({"params": params}, *INPUTS))
+
+
+def at(tree, path):
+  for name in path:
+    tree = tree[name]
+  return tree
+
+
+@pytest.fixture(scope="module")
+def params():
+  return drawn(BOTH)
+
+
+def test_at_first_it_is_the_base(params):
+  base = params["base"]["base"]
+  new = lora.create(jax.random.key(3), base, SPATIAL.targets, SPATIAL.rank)
+  wrapped = {"base": base, "lora": nn.meta.unbox(new)}
+  np.testing.assert_array_equal(run(SPATIAL, wrapped), run(DIT, base))
+  down = at(new, QKV)["down"].value
+  assert down.shape == (2, 16, 3), "two layers in the stack, each with its own"
+  assert abs(float(down.std()) * SPATIAL.rank - 1) < 0.3
+  assert not np.array_equal(down, at(new, (*QKV[:3], "out", "kernel"))["down"].value)
+
+
+def test_merged_is_running_and_one_may_stand_on_another(params):
+  inner = params["base"]
+  merged = lora.merge(inner["base"], inner["lora"], SPATIAL.scale)
+  outer = params["lora"]["base"]
+  merged = lora.merge(merged, outer, BOTH.scale)
+  running, out = run(BOTH, params), run(DIT, merged)
+  np.testing.assert_allclose(out, running, rtol=0, atol=1e-5 * np.abs(running).max())
+  without = run(DIT, lora.merge(inner["base"], outer, BOTH.scale))
+  assert np.abs(without - running).max() > 1e-2 * np.abs(running).max()
+
+
+def test_it_is_the_sum_of_two_paths():
+  layer = nn.Dense(5)
+  rng = np.random.default_rng(2)
+  x, w, b, down, up = (
+    rng.standard_normal(shape).astype(np.float32)
+    for shape in ((4, 6), (6, 5), (5,), (6, 2), (2, 5))
+  )
+  network = lora.Lora(layer, "kernel", rank=2, scale=0.5)
+  own = {"kernel": {"down": down, "up": up}}
+  params = {"base": {"kernel": w, "bias": b}, "lora": own}
+  out = network.apply(params, x)
+  np.testing.assert_allclose(out, x @ w + b + 0.5 * (x @ down) @ up, atol=1e-5)
+  np.testing.assert_array_equal(out, network.apply({"params": params}, x))
+
+
+def test_of_a_convolution_the_second_has_one_pixel():
+  conv, x = Conv(5, (3, 3)), X[0]  # frames are images
+  network = lora.Lora(conv, "kernel", rank=2)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x)["params"]["lora"]
+  shapes = nn.meta.unbox(shapes)["kernel"]
+  assert shapes["down"].shape == (3, 3, 3, 2) and shapes["up"].shape == (1, 1, 2, 5)
+  rng = np.random.default_rng(3)
+  draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+  base, zero = dict(kernel=draw(3, 3, 3, 5), bias=draw(5)), np.zeros(2, np.float32)
+  down, up = draw(3, 3, 3, 2), draw(1, 1, 2, 5)
+  own = {"kernel": {"down": down, "up": up}}
+  thin = Conv(2, (3, 3)).apply({"params": dict(kernel=down, bias=zero)}, x)
+  wanted = conv.apply({"params": base}, x) + thin @ up[0, 0]
+  np.testing.assert_allclose(
+    network.apply({"base": base, "lora": own}, x), wanted, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize("trainable", ["^lora/", "lora/"])
+def test_training_leaves_the_base_bit_for_bit(params, trainable):
+  """Of two LoRAs the outer alone, or both."""
+  trained, frozen = state_lib.split(params, trainable)
+  tx = optax.adam(1e-2)
+
+  @jax.jit
+  def step(trained, frozen):
+    def loss(trained):
+      whole = state_lib.merge(trained, frozen)
+      return jnp.square(BOTH.apply({"params": whole}, *INPUTS) - 1.0).mean()
+
+    before, grads = jax.value_and_grad(loss)(trained)
+    updates, _ = tx.update(grads, tx.init(trained), trained)
+    after = optax.apply_updates(trained, updates)
+    return state_lib.merge(after, frozen), before, loss(after)
+
+  whole, before, after = step(trained, frozen)
+  assert after < before
+  jax.tree.map(
+    np.testing.assert_array_equal, whole["base"]["base"], params["base"]["base"]
+  )
+  differ = lambda a, b: jax.tree.leaves(jax.tree.map(lambda x, y: (x != y).any(), a, b))
+  assert all(differ(whole["lora"], params["lora"]))
+  inner = differ(whole["base"]["lora"], params["base"]["lora"])
+  assert all(inner) if trainable == "lora/" else not any(inner)
+
+
+def test_a_task_trains_it_on_a_mesh_as_any_network():
+  task = LatentDiffusion(
+    network=SPATIAL,
+    process=process.Flow(),
+    prediction="velocity",
+    conditioner=lambda batch: (Conditioning(), Conditioning()),
+  )
+  mesh, tx = sharding.make_mesh({"data": 1, "tensor": -1}), optax.adam(1e-2)
+  rules = (("batch", "data"), ("heads", "tensor"))
+  spec = {"latents": jax.ShapeDtypeStruct(X.shape, X.dtype)}
+  k_init, k_steps = jax.random.split(jax.random.key(0))
+  state, shardings = state_lib.create(
+    task, tx, spec, k_init, mesh, rules, trainable="^lora/", init_from=shaken
+  )
+  assert list(state.params) == ["lora"] and list(state.frozen) == ["base"]
+  up = at(shardings.params["lora"], QKV)["up"]
+  assert up.spec == jax.sharding.PartitionSpec(None, None, "tensor")
+  with sharding.use(mesh, rules):
+    step = jax.jit(step_lib.make_step(task.loss, tx, 0.9))
+    after, metrics = step(state, {"latents": X}, k_steps)
+  assert metrics["grad_norm"] > 0 and not after.skipped
+  jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
+  own = [at(s.params["lora"], QKV) for s in (state, after)]
+  assert not own[0]["up"].any() and own[1]["up"].any()
+  np.testing.assert_array_equal(own[0]["down"], own[1]["down"])  # up was zero
+
+
+def shaken(params):
+  """The parameters with another base, in which no layer is zero."""
+  return params | {"base": drawn(DIT)}
+
+
+def test_its_axes_are_the_kernels_and_the_rank_is_whole():
+  boxed = jax.eval_shape(SPATIAL.init, jax.random.key(0), *INPUTS)["params"]
+  kernel, own = at(boxed["base"], QKV), at(boxed["lora"], QKV)
+  assert kernel.names == ("layers", "embed", "heads")
+  assert own["down"].names == ("layers", "embed", None)
+  assert own["up"].names == ("layers", None, "heads")
+
+
+def test_it_is_kept_in_a_dtype_of_its_own_and_the_base_keeps_its():
+  module = DIT.clone(param_dtype=jnp.bfloat16)
+  network = lora.Lora(module, "qkv")
+  shapes = jax.eval_shape(network.init, jax.random.key(0), *INPUTS)["params"]
+  own, base = at(shapes["lora"], QKV), shapes["base"]
+  assert own["up"].value.dtype == jnp.float32
+  merged = jax.eval_shape(lora.merge, base, shapes["lora"])
+  assert at(merged, QKV).value.dtype == jnp.bfloat16
+  assert at(merged, QKV).names == ("layers", "embed", "heads"), "boxes stay"
+
+
+def test_what_does_not_fit_is_named(params):
+  base = params["base"]["base"]
+  wrong = {
+    "patchify": {"kernel": {"down": np.zeros((12, 2)), "up": np.zeros((3, 16))}},
+    "absent": {"kernel": {"down": np.zeros((12, 2)), "up": np.zeros((2, 16))}},
+    "unpatchify": {"kernel": {"down": np.zeros((16, 2))}},
+  }
+  with pytest.raises(ValueError, match="3 problems") as error:
+    lora.merge(base, wrong)
+  for part in (
+    "absent/kernel is no parameter",
+    r"(3, 16) are no product for the kernel's shape (12, 16)",
+    "unpatchify/kernel has no up",
+  ):
+    assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("targets", "rank", "message"),
+  [
+    ("spatail", 4, "finds none of the .* kernels, for example blocks/"),
+    ("bias", 4, "finds none"),
+    ("(", 4, "is no regex"),
+    ("qkv", 0, "rank=0"),
+  ],
+)
+def test_impossible_targets_are_refused(params, targets, rank, message):
+  with pytest.raises(ValueError, match=message):
+    lora.create(jax.random.key(0), params["base"]["base"], targets, rank)

@@ -1,0 +1,173 @@
+"""Published LoRA files -> {layer of the original: its pair of matrices}.
+
+What is read, for a layer a.to_q of the original, whose W is [o, i]:
+
+  a.processor.to_q_lora.down.weight     AnimateDiff's domain adapter and MotionLoRA,
+                                        MagicAdapter-S; of to_out it means to_out.0
+  a.to_q.lora_A.weight                  peft, diffusers; swift (MagicAdapter-T and text
+                                        encoder) adds the adapter's name
+  a.to_q.lora.down.weight               older diffusers, lora_linear_layer too
+  lora_unet_a_to_q.lora_down.weight     kohya, perhaps with lora_unet_a_to_q.alpha
+
+All mean W + scale * up @ down. Where the file holds alpha, scale is alpha / r times the
+one given. peft and swift keep it in adapter_config.json, see `scale_of`. For all others
+it is in the code that reads them: 1 in AnimateDiff, MAGIC_ADAPTER_S.
+
+Sources: guoyww/AnimateDiff (utils/convert_lora_safetensor_to_diffusers.py, which leaves
+kohya's alpha out), PKU-YuanGroup/MagicTime (utils/util.py), huggingface/peft,
+modelscope/ms-swift 2.0 (swift/tuners/base.py).
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+
+import numpy as np
+
+from vdm_jax.pretrained import state_dict
+
+# MagicTime's loader doubles both `down` and `up` of MagicAdapter-S before it multiplies
+# them. Its other two LoRAs go through swift, which does not.
+MAGIC_ADAPTER_S = 4.0
+
+# To "LAYER.lora.down.weight", "LAYER.lora.up.weight" and "LAYER.alpha".
+RENAMES = (
+  (r"^(module|base_model\.model)\.", ""),
+  (r"^(unet|text_encoder)\.", ""),
+  (r"^lora_(unet|te\d?)_", ""),
+  (r"\.processor\.", "."),
+  (r"\.to_out_lora\.", ".to_out.0.lora."),
+  (r"\.(to_\w+)_lora\.", r".\1.lora."),
+  (r"\.lora_linear_layer\.", ".lora."),
+  (r"\.loramodule_\w+\.", "."),
+  (r"\.lora_(A|down)(\.\w+)?\.weight$", ".lora.down.weight"),
+  (r"\.lora_(B|up)(\.\w+)?\.weight$", ".lora.up.weight"),
+)
+PARTS = {
+  "unet": r"(unet\.|lora_unet_)",
+  "text_encoder": r"(text_encoder\.|lora_te1?_)",
+}
+UNREAD = ("animatediff_config",)
+CONFIG = "adapter_config.json"
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+# Fields of a config that change what a LoRA computes, and the values that do not.
+PLAIN = {
+  "use_dora": (False, None),
+  "fan_in_fan_out": (False, None),
+  "bias": ("none", None),
+  "rank_pattern": ({}, None),
+  "alpha_pattern": ({}, None),
+  "modules_to_save": ([], None),
+  "use_merged_linear": (False, None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """One layer's: down [r, i, ...], up [o, r, ...], and the factor alpha / r."""
+
+  down: np.ndarray
+  up: np.ndarray
+  factor: float = 1.0
+
+  def fitted(self, shape):
+    """As a Pair of down [r, i, ...] and up [o, r] for W of this shape, or None.
+
+    A linear layer may have the LoRA of a convolution of one pixel, or the reverse.
+    """
+    rank, (o, *rest) = len(self.down), shape
+    fits = (
+      self.up.shape[:2] == (o, rank)
+      and self.up.size == o * rank
+      and self.down.shape[1:2] == tuple(rest[:1])
+      and self.down.size == rank * math.prod(rest)
+    )
+    if not fits:
+      return None
+    down, up = self.down.reshape(rank, *rest), self.up.reshape(o, rank)
+    return Pair(down, up, self.factor)
+
+
+def read(lora_state):
+  """({their layer: Pair}, problems) of a LoRA's state dict, whatever its names."""
+  parts, problems = {}, []
+  for name, x in state_dict.unwrap(lora_state).items():
+    if name in UNREAD:
+      continue
+    plain = name
+    for old, new in RENAMES:
+      plain = re.sub(old, new, plain)
+    found = re.fullmatch(r"(.+?)\.(lora\.down\.weight|lora\.up\.weight|alpha)", plain)
+    if found is None:
+      problems.append(f"{name} is no part of a LoRA")
+      continue
+    part = parts.setdefault(found[1], {})
+    if found[2] in part:
+      problems.append(f"{name} is there twice; give one adapter at a time")
+    part[found[2]] = np.asarray(x).astype(np.float32)
+  pairs = {}
+  for layer, part in parts.items():
+    down, up = (part.get(f"lora.{end}.weight") for end in ("down", "up"))
+    if down is None or up is None or min(down.ndim, up.ndim) < 2:
+      problems.append(f"{layer} needs a down and an up, matrices or convolutions")
+      continue
+    alpha = part["alpha"].item() if "alpha" in part else len(down)
+    pairs[layer] = Pair(down, up, alpha / len(down))
+  return pairs, problems
+
+
+def part(lora_state, name):
+  """What a file with several parts holds for one, "unet" or "text_encoder"."""
+  if name not in PARTS:
+    raise ValueError(f"name={name!r}; expected one of {tuple(PARTS)}.")
+  return {k: x for k, x in lora_state.items() if re.match(PARTS[name], k)}
+
+
+def spelled(pairs, known):
+  """The pairs under the known names; kohya has underscores in place of dots."""
+  dotted = {name.replace(".", "_"): name for name in known}
+  return {dotted.get(k.replace(".", "_"), k): pair for k, pair in pairs.items()}
+
+
+def scale_of(config):
+  """alpha / r, or alpha / sqrt(r), of the dict in an adapter_config.json."""
+  wrong = [
+    f"{name}={config[name]!r}"
+    for name, values in PLAIN.items()
+    if name in config and config[name] not in values
+  ]
+  if wrong:
+    raise ValueError(
+      f"This {CONFIG} asks for more than a LoRA of one scale: {', '.join(wrong)}. "
+      "Merge it with the code that wrote it, and load the merged weights."
+    )
+  rank = config["r"]
+  return config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def open_adapter(path):
+  """(file, scale) of a file, or of the folder that an adapter is saved as."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    found = [path / name for name in ADAPTERS if (path / name).is_file()]
+    if not found:
+      raise FileNotFoundError(
+        f"{path} has none of {ADAPTERS}; swift keeps them one folder further down, in "
+        "that of the adapter's name, such as default/."
+      )
+    path = found[0]
+  config = path.parent / CONFIG
+  told = path.name in ADAPTERS and config.is_file()
+  return path, scale_of(json.loads(config.read_text())) if told else 1.0
+
+
+def refuse(of, problems):
+  """Raises one ValueError if there are problems."""
+  if problems:
+    lines = "\n  ".join(problems)
+    raise ValueError(
+      f"This LoRA does not fit {of}, {len(problems)} problems:\n  {lines}\n"
+      "Take the LoRA of this network, or only the `part` of the file that is its own."
+    )
