@@ -45,7 +45,11 @@ CHOICES = {
   "epsilons": ("same", "diffusers"),
 }
 
-FRAMES = ("batch", "frames", None, None, None)  # how a video lies on a mesh
+# How a video lies on a mesh: frames apart, or for layers along time, rows apart. Where
+# a convolution along time is left split, the compiler of jax 0.10.2 gives its weights a
+# wrong gradient on meshes that split frames and repeat over another axis.
+FRAMES = ("batch", "frames", None, None, None)
+ALONG_TIME = ("batch", None, "space", None, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -312,16 +316,15 @@ class Cell(Part):
       x, emb
     )
     if c.temporal_resnet == "four" and not self.passing:
-      x = temporal.TemporalConvolutions(
+      convolve = temporal.TemporalConvolutions(
         c.groups, c.epsilon, **dtypes, name="temporal_convolutions"
-      )(x)
+      )
+      x = along_time(convolve, x)
     if c.temporal_resnet == "alpha" and not self.passing:
-      along = temporal.VideoResnetBlock(
-        kernel=(3, 1, 1),
-        over="clip",
-        **block,
-        name="temporal_resnet",
-      )(x, emb)
+      block = temporal.VideoResnetBlock(
+        kernel=(3, 1, 1), over="clip", **block, name="temporal_resnet"
+      )
+      along = along_time(lambda x: block(x, emb), x)
       mixer = temporal.Mixer(self.param_dtype, name="temporal_resnet_mix")
       x = mixer(along, x, sublayers.image_only(signals, x.ndim))
     inside = c.temporal_at == "inside" and not self.passing
@@ -338,6 +341,12 @@ class Cell(Part):
         c.temporal, groups=c.groups, **dtypes, name="temporal_transformer"
       )(x, signals)
     return x
+
+
+def along_time(layer, x):
+  """layer(x), which lies on the mesh as layers along time want it."""
+  x = placement.place(placement.place(x, FRAMES), ALONG_TIME)
+  return placement.place(placement.place(layer(x), ALONG_TIME), FRAMES)
 
 
 def enlarge(x, size):
