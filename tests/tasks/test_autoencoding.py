@@ -272,3 +272,14 @@ def test_wrong_hyper_parameters_are_refused():
     autoencoding.Autoencoding(autoencoder=Linear(), gan_weight=-1)
   with pytest.raises(ValueError, match="frames_per_clip=0"):
     autoencoding.Autoencoding(autoencoder=Linear(), frames_per_clip=0)
+
+
+def test_a_mesh_that_would_teach_it_wrongly_is_refused():
+  """See vdm_jax.tasks.autoencoding.check_mesh; measured: kernels' gradients doubled."""
+  axes = lambda **sizes: jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+  with jax.sharding.use_abstract_mesh(axes(data=2, seq=2, tensor=2)):
+    with pytest.raises(ValueError, match="cannot be trained on a mesh with"):
+      autoencoding.check_mesh()
+  for fine in (axes(data=2, seq=2, tensor=1), axes(data=2, fsdp=2)):
+    with jax.sharding.use_abstract_mesh(fine):
+      autoencoding.check_mesh()

@@ -81,6 +81,7 @@ class Autoencoding:
       batch: {"video": [B, T, H, W, C], uint8 or float in [-1, 1]}; with a GAN also
         {"step": the number of the step}.
     """
+    check_mesh()
     k_frames, k_latents = jax.random.split(key)
     video = to_float(batch)
     if self.frames_per_clip is not None:
@@ -195,3 +196,18 @@ def psnr(x, y):
   """Peak signal to noise ratio [N] in dB of images in [-1, 1], [N, H, W, C]."""
   error = reduce(jnp.square(x - y), "n h w c -> n", "mean")
   return 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
+
+
+def check_mesh():
+  """Refuses a mesh on which convolutions would learn wrongly.
+
+  Where a video is split by frames or rows and another axis of the mesh repeats it, the
+  compiler of jax 0.10.2 gives a kernel a gradient several times too large.
+  """
+  sizes = dict(jax.sharding.get_abstract_mesh().shape)
+  wrong = {k: sizes[k] for k in ("seq", "tensor") if sizes.get(k, 1) > 1}
+  if len(wrong) > 1:
+    raise ValueError(
+      f"An autoencoder cannot be trained on a mesh with {wrong}: gradients would be "
+      "wrong. Give these devices to data or fsdp, or to one of the two."
+    )
