@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion import signal_scale
 
 PROCESSES = {
   "ddpm-linear": p.DDPM(),
   "ddpm-scaled-linear": p.DDPM(schedule="scaled_linear"),
   "ddpm-squaredcos": p.DDPM(schedule="squaredcos"),
+  "signal-scale": signal_scale.SignalScale(p.DDPM(schedule="scaled_linear")),
   "cosine": p.Cosine(),
   "flow": p.Flow(),
   "edm": p.EDM(),

@@ -140,6 +140,15 @@ def over_frames(t, *, start, stop):
   return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
 
 
+def up_and_down(t, *, ends, middle):
+  """A scale that rises linearly to the middle of the clip and falls again: [B, T].
+
+  SV3D's triangle, https://arxiv.org/abs/2403.12008, for a camera that comes back.
+  """
+  place = 1.0 - jnp.abs(jnp.linspace(-1.0, 1.0, t.shape[1]))
+  return jnp.broadcast_to(ends + (middle - ends) * place, t.shape)
+
+
 def _two(estimates, name):
   if len(estimates) != 2:
     raise ValueError(

@@ -49,6 +49,15 @@ def posterior_variance(process, t, s):
   return var * (process.alpha_sigma(s)[1] / process.alpha_sigma(t)[1]) ** 2
 
 
+def of_ddim(process, t, s):
+  """The variance [B, T] that DDIM adds in a step of eta = 1, that of the posterior.
+
+  Any up to sigma_s^2 would do: DDIM's mean keeps q(x_s | x0) as it is. A process with a
+  scale on its signal (signal_scale.py) therefore adds what it would without.
+  """
+  return posterior_variance(getattr(process, "base", process), t, s)
+
+
 def posterior_mean(process, x_t, x0, t, s):
   """Mean of q(x_s | x_t, x0), [B, T, H, W, C]."""
   ratio, var = forward(process, t, s)

@@ -34,7 +34,7 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0, edit=None, to=None):
     if eta == 0.0:
       x_next = p.mix((alpha_next, sigma_next), x0, eps)
     else:
-      var = eta**2 * variance.posterior_variance(process, t, t_next)
+      var = eta**2 * variance.of_ddim(process, t, t_next)
       kept = jnp.sqrt(jnp.maximum(sigma_next**2 - var, 0.0))
       x_next = p.mix((alpha_next, kept), x0, eps)
       x_next += p.expand(jnp.sqrt(var)) * loop.noise(key, x.shape)

@@ -1,0 +1,158 @@
+"""Stable Video Diffusion's preconditioning, grid, guidance and sampler are sgm's."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from tests import originals, parity
+from vdm_jax.conditioning import Conditioning
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import guidance, times
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import euler
+from vdm_jax.layers import embeddings
+
+PROCESS = p.EDM(t_max=700.0, sigma_data=1.0)
+FRAMES = 14
+RISING = functools.partial(guidance.over_frames, start=1.0, stop=2.5)
+ROW = "SVD, preconditioning and Euler"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+  """The arrays, videos as [B, T, H, W, C]."""
+  _, arrays = originals.read("svd_scaling")
+  video = lambda x: rearrange(x, "... t c h w -> ... 1 t h w c") if x.ndim > 3 else x
+  return {k: video(x) for k, x in arrays.items()}
+
+
+def error(out, wanted):
+  """In units of the tolerance: equal means at most 1."""
+  out, wanted = np.asarray(out), np.asarray(wanted)
+  assert out.shape == wanted.shape
+  return np.abs(out - wanted).max() / (1e-4 * max(1.0, np.abs(wanted).max()))
+
+
+def errors_of(found, recorded):
+  """{name: error}; each state of the sampler in its own size, the first is 700."""
+  out = {k: error(x, recorded[k]) for k, x in found.items() if k != "out_euler"}
+  states = zip(found["out_euler"][1:], recorded["out_euler"][1:], strict=True)
+  return out | {"out_euler": max(error(x, wanted) for x, wanted in states)}
+
+
+def scaling(process, prediction, sigma):
+  """c_skip, c_out, c_in, c_noise, read off one-pixel videos."""
+  t = sigma[None]
+  one = jnp.ones((1, len(sigma), 1, 1, 1))
+  zero = jnp.zeros_like(one)
+  scaled, noise = process.network_inputs(one, t)
+  skip = p.solve(process, prediction, one, zero, t)
+  out = p.solve(process, prediction, zero, one, t)
+  flat = lambda x: np.asarray(x).ravel()
+  names = ("out_c_skip", "out_c_out", "out_c_in", "out_c_noise")
+  return dict(zip(names, map(flat, (skip, out, scaled, noise)), strict=True))
+
+
+def denoised(process, prediction, z):
+  network = d.from_network(lambda x, t, cond: z["in_f"], process, prediction)
+  return network(z["in_x"], z["in_sigma_frames"][None], None).x0
+
+
+def guided(scale, z):
+  """The guidance of two given estimates."""
+
+  def denoise(x_t, t, cond):
+    heard = p.expand(cond.vectors["text"][:, None]) > 0
+    both = (jnp.repeat(z[f"in_x_{k}"], 2, axis=0) for k in "cu")
+    return d.Denoised(jnp.where(heard, *both))
+
+  told, untold = (Conditioning(vectors={"text": f(1)}) for f in (jnp.ones, jnp.zeros))
+  denoise = guidance.guide(denoise, untold, drop=("text",), scales=(scale,))
+  return denoise(z["in_x_c"], jnp.ones((1, FRAMES)), told).x0
+
+
+def paths(process, prediction, scale, z):
+  """The states of 6 Euler steps with a toy network, each from the first alone."""
+  weight = rearrange(z["in_w"], "c 1 1 -> c")
+
+  def apply(x, t, cond):
+    heard = p.expand(cond.vectors["text"][:, None])
+    return jnp.tanh(x) * weight + 0.1 * p.expand(t) + heard
+
+  signal = lambda x: Conditioning(vectors={"text": jnp.array([x])})
+  network = d.from_network(apply, process, prediction)
+  untold = signal(-0.2)
+  denoise = guidance.guide(network, untold, drop=("text",), scales=(scale,))
+  ts = times.karras_grid(process, num_steps=6)
+  x = z["in_x"] * np.sqrt(1.0 + ts[0] ** 2)
+  key = jax.random.key(0)  # not used
+  run = jax.jit(
+    lambda n: euler.euler(denoise, process, x, ts[: n + 1], signal(0.3), key),
+    static_argnums=0,
+  )
+  return np.stack([x, *(run(n) for n in range(1, 7))])
+
+
+def ours(z):
+  t = np.ones((1, FRAMES))
+  vector = embeddings.sinusoid(z["in_ids"], 256)
+  return {
+    **scaling(PROCESS, "v", z["in_sigma"]),
+    "out_sigmas": times.karras_grid(PROCESS, num_steps=25),
+    "out_guider_scale": RISING(t),
+    "out_triangle_scale": guidance.up_and_down(t, ends=1.0, middle=2.5),
+    "out_guided": guided(RISING, z),
+    "out_denoised": denoised(PROCESS, "v", z),
+    "out_euler": paths(PROCESS, "v", RISING, z),
+    "out_vector": rearrange(vector, "b k d -> b (k d)"),
+  }
+
+
+def test_every_recorded_array_is_the_originals(recorded, record_property):
+  found = ours(recorded)
+  assert found.keys() == {k for k in recorded if k.startswith("out_")}
+  errors = errors_of(found, recorded)
+  assert max(errors.values()) <= 1, errors
+  assert error(found["out_euler"][0], recorded["out_euler"][0]) <= 1
+  worst = 1e-4 * float(max(errors.values()))
+  parity.note(record_property, ROW, error=worst, bound=1e-4)
+
+
+def test_other_settings_are_seen(recorded, record_property):
+  half = p.EDM(t_max=700.0, sigma_data=0.5)
+  flat = functools.partial(guidance.over_frames, start=2.5, stop=2.5)
+  shifted = embeddings.sinusoid(recorded["in_ids"], 256, shift=1)
+  other = {
+    # v does not know sigma_data; the scale of the input does, and all of "edm".
+    **scaling(half, "edm", recorded["in_sigma"]),
+    "out_sigmas": times.karras_grid(PROCESS, num_steps=25, rho=6.0),
+    "out_guider_scale": flat(np.ones((1, FRAMES))),
+    "out_triangle_scale": RISING(np.ones((1, FRAMES))),
+    "out_guided": guided(flat, recorded),
+    "out_denoised": denoised(half, "edm", recorded),
+    "out_euler": paths(PROCESS, "v", flat, recorded),
+    "out_vector": rearrange(shifted, "b k d -> b (k d)"),
+  }
+  del other["out_c_noise"]  # log(sigma) / 4 in either
+  errors = errors_of(other, recorded)
+  assert min(errors.values()) > 10, errors
+  parity.note(record_property, ROW, control=float(min(errors.values())))
+
+
+def test_a_triangle_of_an_odd_clip_has_its_peak_in_the_middle_frame():
+  scale = guidance.up_and_down(jnp.ones((2, 5)), ends=1.0, middle=3.0)
+  np.testing.assert_allclose(scale, [[1.0, 2.0, 3.0, 2.0, 1.0]] * 2)
+
+
+@pytest.mark.parametrize("mean", [0.7, 1.0])
+def test_noise_in_training_is_lognormal_with_svds_numbers(mean):
+  draw = functools.partial(times.lognormal, mean=mean, std=1.6)
+  t = np.asarray(draw(PROCESS, jax.random.key(0), (20_000, 1)))
+  log = np.log(t)
+  np.testing.assert_allclose(log.mean(), mean, atol=0.04)
+  np.testing.assert_allclose(log.std(), 1.6, atol=0.03)
+  assert t.max() <= PROCESS.t_max and abs(log.mean() - 0.85) > 0.1
