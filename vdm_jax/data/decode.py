@@ -69,6 +69,25 @@ def read_clip(path, num_frames, interval=1, choose=lambda slack: 0):
     BadClip: the file is absent, empty, torn, no video, broken inside or too short.
   """
   length = span(num_frames, interval)
+
+  def pick(count):
+    if count < length:
+      raise BadClip(
+        path,
+        f"holds {count} frames; {num_frames} at an interval of {interval} need "
+        f"{length}",
+      )
+    begin = choose(count - length)
+    return range(begin, begin + length, interval)
+
+  return read_picked(path, pick)
+
+
+def read_picked(path, pick):
+  """The frames pick(count) of a video file, indices that rise and may repeat.
+
+  Returns, raises: as `read_clip`.
+  """
   path = pathlib.Path(path)
   if not path.is_file():
     raise BadClip(path, "is no file")
@@ -81,22 +100,19 @@ def read_clip(path, num_frames, interval=1, choose=lambda slack: 0):
       stream = container.streams.video[0]
       stream.codec_context.thread_count = 1  # the loader brings the parallelism
       times, count = _times(path, container, stream)
-      if count < length:
-        raise BadClip(
-          path,
-          f"holds {count} frames; {num_frames} at an interval of {interval} need "
-          f"{length}",
-        )
-      begin = choose(count - length)
-      chosen = range(begin, begin + length, interval)
+      if not count:
+        raise BadClip(path, "holds no frames")
+      picked = [int(i) for i in pick(count)]
+      chosen = sorted(set(picked))
       pictures = _decode(path, container, stream, times, chosen)
   except av.FFmpegError as error:
     raise BadClip(path, f"cannot be decoded ({error.strerror})") from error
-  if len(pictures) != num_frames:
-    raise BadClip(path, f"gave {len(pictures)} of the {num_frames} frames asked")
+  if len(pictures) != len(chosen):
+    raise BadClip(path, f"gave {len(pictures)} of the {len(chosen)} frames asked")
   if any(picture.shape != pictures[0].shape for picture in pictures):
     raise BadClip(path, "changes its size in the middle")
-  return np.stack(pictures)
+  place = {frame: i for i, frame in enumerate(chosen)}
+  return np.stack([pictures[place[frame]] for frame in picked])
 
 
 def _times(path, container, stream):

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from vdm_jax.data import decode
+from vdm_jax.data import decode, frame_choice
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -25,6 +25,22 @@ def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False
     num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
     start: "random" (drawn for each record and epoch), "first" or "centre".
   """
+  decode.span(num_frames, frame_interval)
+  read = functools.partial(_read_video, num_frames, frame_interval)
+  return _videos(path, read, start, labelled)
+
+
+def whole_videos(path, num_frames, *, labelled=False):
+  """`Clips` of every video file below a folder, each of frames from all of it.
+
+  For what happens slowly, see frame_choice.py; a short video shows frames twice.
+  """
+  decode.span(num_frames, 1)
+  read = functools.partial(_read_whole, num_frames)
+  return _videos(path, read, "first", labelled)
+
+
+def _videos(path, read, start, labelled):
   root, skipped, found = _root(path), [], []
   for folder, names in _walk(root):
     for file in names:
@@ -32,8 +48,6 @@ def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False
         found.append(folder / file)
       else:
         skipped.append((folder / file, f"is no video by its name {VIDEOS}"))
-  read = functools.partial(_read_video, num_frames, frame_interval)
-  decode.span(num_frames, frame_interval)
   clips = [(path, path) for path in found]
   return Clips(root, clips, read, start=start, labelled=labelled, skipped=skipped)
 
@@ -117,6 +131,12 @@ class Clips:
 
 def _read_video(num_frames, interval, path, choose):
   return decode.read_clip(path, num_frames, interval, choose)
+
+
+def _read_whole(num_frames, path, choose):
+  del choose  # there is no choice
+  pick = functools.partial(frame_choice.uniform, num_frames=num_frames)
+  return decode.read_picked(path, pick)
 
 
 def _read_frames(num_frames, interval, paths, choose):

@@ -1,0 +1,67 @@
+"""Frames from all of a video or from a window, as MagicTime's code chose them."""
+
+import av
+import numpy as np
+import pytest
+
+from tests import originals
+from vdm_jax.data import folders, frame_choice
+
+
+@pytest.fixture(scope="module")
+def recorded():
+  return originals.read("magictime_frames")[1]
+
+
+def rows(recorded, kind):
+  """(arguments, wanted indices) of each recorded case; rows are padded with -1."""
+  pairs = zip(recorded[f"in_{kind}"], recorded[f"out_{kind}"], strict=True)
+  return [(arguments.tolist(), out[out >= 0]) for arguments, out in pairs]
+
+
+def test_frames_of_all_of_a_video_are_the_originals(recorded):
+  for (length, count), wanted in rows(recorded, "uniform"):
+    np.testing.assert_array_equal(frame_choice.uniform(length, count), wanted)
+
+
+def test_frames_of_a_window_are_the_originals(recorded):
+  for arguments, wanted in rows(recorded, "window"):
+    np.testing.assert_array_equal(frame_choice.window(*arguments), wanted)
+
+
+def test_the_comparison_sees_the_other_rounding(recorded):
+  wrong = 0
+  for (length, count), wanted in rows(recorded, "uniform"):
+    down = np.linspace(0, length - 1, count).astype(int)
+    wrong += length > count and not np.array_equal(down, wanted)
+  assert wrong
+
+
+def test_both_ends_are_there_and_short_videos_repeat():
+  assert frame_choice.uniform(301, 16)[[0, -1]].tolist() == [0, 300]
+  assert frame_choice.uniform(3, 5).tolist() == [0, 0, 1, 1, 2]
+  assert frame_choice.uniform(9, 1).tolist() == [0]
+  with pytest.raises(ValueError, match="does not lie in a video of 40"):
+    frame_choice.window(40, 4, 4, start=30)
+  with pytest.raises(ValueError, match="without frames"):
+    frame_choice.uniform(0, 4)
+
+
+def write(path, count):
+  """A video whose i-th frame is grey, 8 i + 8."""
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("libx264", rate=8, options={"crf": "0"})
+    stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv444p"
+    for i in range(count):
+      frame = np.full((32, 32, 3), 8 * i + 8, np.uint8)
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+    container.mux(stream.encode(None))
+
+
+def test_a_folder_of_videos_gives_clips_of_all_of_each(tmp_path):
+  write(tmp_path / "long.mp4", 20)
+  write(tmp_path / "short.mp4", 3)
+  clips = folders.whole_videos(tmp_path, 5)
+  shown = [clips[i]["video"].mean(axis=(1, 2, 3)) for i in range(2)]
+  for grey, wanted in zip(shown, ([0, 5, 10, 14, 19], [0, 0, 1, 1, 2]), strict=True):
+    np.testing.assert_allclose(grey, 8 * np.array(wanted) + 8, atol=3)
