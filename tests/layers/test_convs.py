@@ -91,3 +91,21 @@ def test_parameters_carry_logical_names_and_stay_float32():
 def test_wrong_rank_is_refused():
   with pytest.raises(ValueError, match=r"kernel=\(3, 3\).*got shape \(2, 4, 6, 6, 3\)"):
     convs.Conv(4).init(jax.random.key(0), jnp.zeros((2, 4, 6, 6, 3)))
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])
+def test_a_transposed_convolution_is_one_with_zeros_between(stride):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, 5, 6, 7, 3)).astype(np.float32)
+  kernel = rng.standard_normal((4, 4, 4, 3, 2)).astype(np.float32)
+  wanted = jax.lax.conv_general_dilated(
+    x,
+    kernel[::-1, ::-1, ::-1],
+    window_strides=(1, 1, 1),
+    padding=((0, 0),) * 3,
+    lhs_dilation=stride,
+    dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+  )
+  out = convs.enlarge(x, kernel, stride)
+  # Of what lies at the ends, the places before the first zero have no whole kernel.
+  np.testing.assert_allclose(out, wanted[tuple(map(slice, out.shape))], atol=1e-4)

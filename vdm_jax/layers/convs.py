@@ -1,10 +1,12 @@
 """A convolution over channels-last features, whose parameters carry logical names."""
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from vdm_jax.layers import kernel_gradient, rows
 
@@ -20,14 +22,14 @@ class Conv(nn.Module):
 
   Attributes:
     kernel: its size along each axis, (height, width) or (time, height, width).
-    stride: along each axis.
+    stride: along all axes, or one along each.
     padding: (before, after) zeros along each axis; by default what keeps the size at
       stride 1 for an odd kernel.
   """
 
   features: int
   kernel: tuple[int, ...] = (3, 3)
-  stride: int = 1
+  stride: int | tuple[int, ...] = 1
   padding: tuple[tuple[int, int], ...] | None = None
   kernel_init: Any = fan_in_uniform
   bias_init: Any = nn.initializers.zeros
@@ -71,7 +73,35 @@ def convolve(x, kernel, stride, padding):
   return jax.lax.conv_general_dilated(
     x,
     kernel,
-    window_strides=(stride,) * len(spatial),
+    window_strides=(stride,) * len(spatial) if isinstance(stride, int) else stride,
     padding=padding,
     dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
   )
+
+
+def enlarge(x, kernel, stride):
+  """A transposed convolution without padding of its output, by smaller convolutions.
+
+  [N, T, H, W, C_in] -> stride times (size - kernel / stride + 1) along each axis: each
+  place between two strides has the part of the kernel that meets no inserted zero.
+
+  Args:
+    kernel: [t, h, w, C_in, C_out], as PyTorch's ConvTranspose3d applies it; each side a
+      multiple of its stride.
+  """
+  kernel = kernel[::-1, ::-1, ::-1]
+  axes = range(1, 4)
+  taps = [kernel.shape[i - 1] // stride[i - 1] for i in axes]
+  sizes = [x.shape[i] - taps[i - 1] for i in axes]  # less one where it is enlarged
+  parts = []
+  for phase in itertools.product(*(range(s) for s in stride)):
+    own = kernel[tuple(slice(r, None, s) for r, s in zip(phase, stride, strict=True))]
+    cut = [
+      slice(r, r + n + t - 1) if s > 1 else slice(None)
+      for r, n, t, s in zip(phase, sizes, taps, stride, strict=True)
+    ]
+    part = x[(slice(None), *cut)]
+    parts.append(convolve(part, own, 1, ((0, 0),) * 3))
+  a, b, c = stride
+  pattern = "(a b c) n t h w d -> n (t a) (h b) (w c) d"
+  return rearrange(jnp.stack(parts), pattern, a=a, b=b, c=c)

@@ -1,0 +1,244 @@
+"""LVDM's autoencoder: a video in three dimensions, fewer frames and smaller ones.
+
+https://arxiv.org/abs/2211.13221. Convolutions see the edge repeated beyond it, group
+norms take their statistics over the clip; published latents are z' = scale (z + shift),
+
+  Sky Timelapse   scale 0.33422927,  shift 1.4606637
+  UCF-101         scale 0.22014208,  shift 0.5837740898
+
+which here are statistics of the latents: `statistics(scale, shift)`.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.autoencoders import base
+from vdm_jax.layers import convs, temporal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KLVideo:
+  """Hyper-parameters; the defaults are published: 16 x 256 x 256 -> 4 x 32 x 32.
+
+  Attributes:
+    width: of the first convolution; it doubles with each halving of the size.
+    stride: pixels per latent in time, height, width: powers of 2.
+  """
+
+  width: int = 32
+  stride: tuple[int, int, int] = (4, 8, 8)
+  latent_channels: int = 4
+  pixel_channels: int = 3
+  groups: int = 32
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    object.__setattr__(self, "stride", tuple(self.stride))
+    if any(n < 1 or n & (n - 1) for n in self.stride) or max(self.stride) < 2:
+      raise ValueError(
+        f"stride={self.stride} must be powers of 2, one of them above 1."
+      )
+
+  @property
+  def levels(self):
+    """The stride of each level on the way down, [(time, height, width)]."""
+    depth = max(self.stride).bit_length() - 1
+    return [tuple(1 + (n >> i > 1) for n in self.stride) for i in range(depth)]
+
+  def init(self, key, video):
+    """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
+    base.check(video, self.pixel_channels, self.stride)
+    clip = jnp.zeros((1, *self.stride, self.pixel_channels))
+    params = Network(self).init(key, clip)["params"]
+    return {**params, "latents": base.identity(self.latent_channels)}
+
+  def encode(self, params, video):
+    """Moments of the raw latents, [B, t, h, w, latent_channels] float32."""
+    base.check(video, self.pixel_channels, self.stride)
+    moments = self._run(params, video, Network.encode)
+    mean, logvar = jnp.split(moments, 2, axis=-1)
+    return base.Moments(mean, base.clip_logvar(logvar))
+
+  def latents(self, params, moments, key):
+    """Latents of unit variance: a sample, or the mean if key is None."""
+    return base.normalize(params["latents"], base.sample(moments, key))
+
+  def decode(self, params, latents):
+    """[B, t, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
+    base.check_latents(latents, self.latent_channels)
+    z = base.denormalize(params["latents"], latents)
+    return self._run(params, z, Network.decode)
+
+  def measure(self, params, moments):
+    """`params` with the mean and deviation of these moments' latents as statistics."""
+    return {**params, "latents": base.measure(moments)}
+
+  def statistics(self, scale, shift):
+    """What stands under "latents" for z' = scale (z + shift)."""
+    full = lambda x: np.full(self.latent_channels, x, np.float32)
+    return {"shift": full(-shift), "scale": full(1.0 / scale)}
+
+  def _run(self, params, x, method):
+    variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
+    return Network(self).apply(variables, x, method=method)
+
+
+class Network(nn.Module):
+  """Encoder and decoder, and the convolutions of one place between them."""
+
+  config: KLVideo
+
+  def setup(self):
+    c = self.config
+    self.encoder, self.decoder = Encoder(c), Decoder(c)
+    self.quant_conv = SamePad(c, 2 * c.latent_channels, (1, 1, 1))
+    self.post_quant_conv = SamePad(c, c.latent_channels, (1, 1, 1))
+
+  def __call__(self, video):
+    mean, _ = jnp.split(self.encode(video), 2, axis=-1)
+    return self.decode(mean)
+
+  def encode(self, video):
+    return self.quant_conv(self.encoder(video)).astype(jnp.float32)
+
+  def decode(self, z):
+    return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+
+
+class Encoder(nn.Module):
+  config: KLVideo
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    x = SamePad(c, c.width, name="conv_first")(x)
+    for i, stride in enumerate(c.levels):
+      x = Down(c, c.width * 2 ** (i + 1), stride, name=f"conv_blocks_{i}")(x)
+    x = nn.silu(norm(c, x, "final_block_0"))
+    return SamePad(c, 2 * c.latent_channels, name="final_block_2")(x)
+
+
+class Decoder(nn.Module):
+  config: KLVideo
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    # In time the first levels enlarge, as the last ones of the encoder do not.
+    for i, stride in enumerate(c.levels):
+      features = c.width * 2 ** (len(c.levels) - i)
+      x = Up(c, features, stride, name=f"conv_blocks_{i}")(x)
+    return SamePad(c, c.pixel_channels, name="conv_out")(x)
+
+
+class Down(nn.Module):
+  config: KLVideo
+  features: int
+  stride: tuple[int, int, int]
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    x = SamePad(c, self.features, (4, 4, 4), self.stride, name="down")(x)
+    return Residual(c, name="res")(x)
+
+
+class Up(nn.Module):
+  config: KLVideo
+  features: int
+  stride: tuple[int, int, int]
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    x = SamePadTransposed(c, self.features, self.stride, name="up")(x)
+    return Residual(c, name="res2")(Residual(c, name="res1")(x))
+
+
+class Residual(nn.Module):
+  """x + conv(silu(norm(conv(silu(norm(x))))))."""
+
+  config: KLVideo
+
+  @nn.compact
+  def __call__(self, x):
+    h = nn.silu(norm(self.config, x, "norm1"))
+    h = SamePad(self.config, x.shape[-1], name="conv1")(h)
+    h = nn.silu(norm(self.config, h, "norm2"))
+    return x + SamePad(self.config, x.shape[-1], name="conv2")(h)
+
+
+class SamePad(nn.Module):
+  """A convolution that leaves size / stride, the edges repeated around the input."""
+
+  config: KLVideo
+  features: int
+  kernel: tuple[int, int, int] = (3, 3, 3)
+  stride: tuple[int, int, int] = (1, 1, 1)
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    rest = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+    stride = 1 if set(self.stride) == {1} else self.stride
+    conv = convs.Conv(
+      self.features, self.kernel, stride, ((0, 0),) * 3, **rest, name="conv"
+    )
+    return conv(padded(x, self.kernel, self.stride))
+
+
+class SamePadTransposed(nn.Module):
+  """A transposed convolution of four places a side, to `stride` times the size."""
+
+  config: KLVideo
+  features: int
+  stride: tuple[int, int, int]
+
+  @nn.compact
+  def __call__(self, x):
+    return Transposed(self.config, self.features, self.stride, name="convt")(
+      padded(x, (4, 4, 4), self.stride)
+    )
+
+
+class Transposed(nn.Module):
+  config: KLVideo
+  features: int
+  stride: tuple[int, int, int]
+
+  @nn.compact
+  def __call__(self, x):
+    c, named = self.config, nn.with_logical_partitioning
+    axes = (None, None, None, "conv_in", "conv_out")
+    shape = (4, 4, 4, x.shape[-1], self.features)
+    init, zeros = named(convs.fan_in_uniform, axes), nn.initializers.zeros
+    kernel = self.param("kernel", init, shape, c.param_dtype)
+    bias = self.param("bias", named(zeros, axes[-1:]), shape[-1:], c.param_dtype)
+    x, kernel, bias = (jnp.asarray(a, c.dtype) for a in (x, kernel, bias))
+    return convs.enlarge(x, kernel, self.stride) + bias
+
+
+def norm(config, x, name):
+  rest = dict(dtype=config.dtype, param_dtype=config.param_dtype)
+  return temporal.group_norm(
+    x, "clip", groups=config.groups, epsilon=1e-6, **rest, name=name
+  )
+
+
+def padded(x, kernel, stride):
+  """x with its edges repeated: kernel - stride more along each axis, most before."""
+  more = [k - s for k, s in zip(kernel, stride, strict=True)]
+  widths = [(0, 0), *((n - n // 2, n // 2) for n in more), (0, 0)]
+  return jnp.pad(x, widths, mode="edge") if any(more) else jnp.asarray(x)
+
+
+def count(params):
+  """(encoder's, decoder's) numbers of parameters, without what lies between."""
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  return size(params["encoder"]), size(params["decoder"])
