@@ -4,7 +4,8 @@ https://arxiv.org/abs/2211.13221. Convolutions see the edge repeated beyond it, 
 norms take their statistics over the clip; published latents are z' = scale (z + shift),
 
   Sky Timelapse   scale 0.33422927,  shift 1.4606637
-  UCF-101         scale 0.22014208,  shift 0.5837740898
+  Taichi-HD       scale 0.175733933, shift 0.03291025
+  UCF-101         scale 0.220142075, shift 0.5837740898
 
 which here are statistics of the latents: `statistics(scale, shift)`.
 """

@@ -12,7 +12,7 @@ from vdm_jax.autoencoders import kl_video
 from vdm_jax.pretrained import kl_image
 
 CLASSES = ()  # their files have no config
-WANTED = "KLVideo(groups=32)"
+WANTED = "KLVideo"
 RENAMES = ((r"^first_stage_model\.", ""),)
 
 
