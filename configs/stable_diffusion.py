@@ -25,7 +25,7 @@ DIGITS = dict(
   out_channels=8, channels=(64, 128), layers=1, attention=(True, True), groups=16
 )
 SPATIAL = r"^(?!.*temporal)"
-TINY = DIGITS | dict(channels=(8, 16), groups=4)
+TINY = DIGITS | dict(channels=(8,), attention=(True,), groups=4)
 
 
 def get_config(arg="full"):
@@ -47,7 +47,9 @@ def start(arg, name):
     cfg.train.update(ema_decay=0.9999)
     return cfg
   if arg == "tiny":
-    return quickstart.get_config("tiny")
+    cfg = quickstart.get_config("tiny")
+    del cfg.train["preview"]  # a sampler more to compile
+    return cfg
   cfg = moving_digits.get_config("frames")
   cfg.train.steps = 3000
   cfg.train.optimizer.learning_rate.update(peak=5e-4, steps=3000)
