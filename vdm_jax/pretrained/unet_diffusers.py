@@ -25,11 +25,6 @@ RESNET = {
   name: name
   for name in ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 }
-CONVOLUTIONS = {
-  f"{kind}{i}": f"conv{i}.{place if i == 1 or kind == 'norm' else 3}"
-  for i in range(1, 5)
-  for kind, place in (("norm", 0), ("conv", 2))
-}
 AROUND = {name: name for name in ("norm", "proj_in", "proj_out")}
 
 # What reads the text, and not the attentions along time.
@@ -150,7 +145,11 @@ def _cell(c, ours, theirs, j, motion):
     (f"{ours}/resnet", f"{resnet}.{within}".rstrip("."), RESNET),
     (f"{ours}/temporal_resnet", f"{resnet}.temporal_res_block", RESNET),
     (f"{ours}/temporal_resnet_mix", f"{resnet}.time_mixer", {"": ""}),
-    (f"{ours}/temporal_convolutions", f"{theirs}.temp_convs.{j}", CONVOLUTIONS),
+    (
+      f"{ours}/temporal_convolutions",
+      f"{theirs}.temp_convs.{j}",
+      unet_names.CONVOLUTIONS,
+    ),
   ]
   inner = c.temporal if c.temporal_at == "inside" else None
   attention = f"{theirs}.attentions.{j}"

@@ -31,6 +31,13 @@ ATTENTION = (
   ("v_image", "to_v_ip"),
 )
 
+# Of four convolutions along time; all but the first have a dropout between.
+CONVOLUTIONS = {
+  f"{kind}{i}": f"conv{i}.{place if i == 1 or kind == 'norm' else 3}"
+  for i in range(1, 5)
+  for kind, place in (("norm", 0), ("conv", 2))
+}
+
 IMAGE = ("spatial_self", "spatial_cross", "feed_forward")
 
 # {block: for each of its sublayers the names of (its norm, itself)}.

@@ -23,11 +23,6 @@ RESNET = {
   "conv2": "out_layers.3",
   "conv_shortcut": "skip_connection",
 }
-CONVOLUTIONS = {
-  f"{kind}{i}": f"conv{i}.{place if i == 1 or kind == 'norm' else 3}"
-  for i in range(1, 5)
-  for kind, place in (("norm", 0), ("conv", 2))
-}
 # LVDM's attention without a text: (norm, its own name ends in), see `_attentions`.
 PIXEL = {"spatial_self_0": "s", "temporal_self_1": "t"}
 # What reads the text, and not the attentions along time.
@@ -113,7 +108,11 @@ def _cell(c, ours, theirs, level):
 def _resnet(ours, theirs):
   return [
     (f"{ours}/resnet", theirs, RESNET),
-    (f"{ours}/temporal_convolutions", f"{theirs}.temopral_conv", CONVOLUTIONS),
+    (
+      f"{ours}/temporal_convolutions",
+      f"{theirs}.temopral_conv",
+      unet_names.CONVOLUTIONS,
+    ),
     (f"{ours}/temporal_resnet", f"{theirs}.time_stack", RESNET),
     (f"{ours}/temporal_resnet_mix", f"{theirs}.time_mixer", {"": ""}),
   ]
