@@ -1,8 +1,9 @@
-"""LVDM: a video U-Net without a text, for short clips, and for hours of them.
+"""LVDM: a video U-Net without a text, for clips and for what follows them.
 
-https://arxiv.org/abs/2211.13221. `short` makes clips, `long` is told which frames are
-given: it predicts the next from the first and fills in between two, for
-`--mode=complete`. Betas linear in their root from 0.0015 to 0.0155, eps, an L1 loss in
+https://arxiv.org/abs/2211.13221. `short` makes clips; `long`, and `digits`, are told
+which frames are given: the first, to predict the next, or both ends, to fill in. Given
+frames are clean: the noise that LVDM adds to them is not here, nor a stage that strings
+clips together. Betas linear in their root from 0.0015 to 0.0155, eps, an L1 loss in
 the original, a squared one here.
 
 python -m vdm_jax.main --config=configs/lvdm.py:digits --workdir=runs/lvdm

@@ -3,9 +3,10 @@
 https://arxiv.org/abs/2404.05014. In a row: the image model, motion modules
 (configs/animatediff.py, version 3), then MagicAdapter-S in the spatial attentions
 (`train_adapter_s`), then MagicAdapter-T in those along time (`train_adapter_t`), all
-else frozen. The clips of its training are frames from all of a video, both ends among
-them, see data/frame_choice.py. Its published LoRAs count four times, see
-pretrained/lora.py; its LoRA of the text encoder is opened there too.
+else frozen. MagicTime trains on frames from all of a video, both ends among them: that
+is data.folders.whole_videos, which this config does not use. Of its published LoRAs
+MagicAdapter-S counts four times, see pretrained/lora_names.py; the text encoder's is
+opened there too.
 
 python -m vdm_jax.main --config=configs/magictime.py:digits --workdir=runs/magictime
 python -m vdm_jax.main --config=configs/magictime.py:tiny --workdir=runs/tiny

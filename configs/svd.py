@@ -1,12 +1,14 @@
 """Stable Video Diffusion: a clip from its first frame.
 
 https://arxiv.org/abs/2311.15127. The first frame is told twice, as one token of CLIP's
-image encoder and as its latent beside every frame; `fps`, `motion` (the bucket, 127 in
+image encoder and as its latent beside every frame (theirs is not scaled to unit
+variance, ours here is); `fps`, `motion` (the bucket, 127 in
 its demos: larger moves more) and `augmentation` (noise in the first frame, 0.02) are
 numbers. EDM with noise up to 700, v, guidance that rises over the frames. The
 published model was told fps - 1: give it 6 for 7 frames a second.
 
-On moving digits the token is the class, and the latent is the clip's own first frame.
+Here, at every size, the token is the class and the latent the clip's own first frame;
+no noise is added to it, and `augmentation` is what it is told.
 
 python -m vdm_jax.main --config=configs/svd.py:digits --workdir=runs/svd
 python -m vdm_jax.main --config=configs/svd.py:tiny --workdir=runs/tiny
@@ -32,6 +34,7 @@ def get_config(arg="full"):
   numbers = c.call(conditioner.Numbers, names=tuple(NUMBERS), values=NUMBERS)
   picture = c.call(conditioner.Image, form="channels", first=True)
   sd.text(cfg, picture, numbers)
+  sd.put(cfg.task, drop_rates=dict(text=0.1, image=0.1))  # guidance leaves both out
   sd.put(
     cfg.task,
     process=c.call(process.EDM, t_max=700.0, sigma_data=1.0),

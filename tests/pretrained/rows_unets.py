@@ -37,8 +37,11 @@ def draw(rng, end):
 
 
 def draw_image(rng):
-  return draw(rng, "2D") | dict(
-    attention_head_dim=of(rng, 4, 8),
+  arguments = draw(rng, "2D")
+  # As in Stable Diffusion 1, the number of heads; as in 2, a number for each level.
+  each = tuple(width // 16 for width in arguments["block_out_channels"])
+  return arguments | dict(
+    attention_head_dim=of(rng, 4, 8, each, each),
     norm_num_groups=of(rng, 32, 16),
     norm_eps=of(rng, 1e-5, 1e-3),
     use_linear_projection=of(rng, True, False),

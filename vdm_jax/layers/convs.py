@@ -82,8 +82,9 @@ def convolve(x, kernel, stride, padding):
 def enlarge(x, kernel, stride):
   """A transposed convolution without padding of its output, by smaller convolutions.
 
-  [N, T, H, W, C_in] -> stride times (size - kernel / stride + 1) along each axis: each
-  place between two strides has the part of the kernel that meets no inserted zero.
+  With zeros inserted between the places of x, it is a convolution by the kernel turned
+  round; each phase of a stride meets a part of the kernel only. [N, T, H, W, C_in] ->
+  stride * (size - 1) + 2 - side along an axis of a kernel with that side.
 
   Args:
     kernel: [t, h, w, C_in, C_out], as PyTorch's ConvTranspose3d applies it; each side a
