@@ -1,10 +1,10 @@
 """LVDM: a video U-Net without a text, for clips and for what follows them.
 
-https://arxiv.org/abs/2211.13221. `short` makes clips; `long`, and `digits`, are told
-which frames are given: the first, to predict the next, or both ends, to fill in. Given
-frames are clean: the noise that LVDM adds to them is not here, nor a stage that strings
-clips together. Betas linear in their root from 0.0015 to 0.0155, eps, an L1 loss in
-the original, a squared one here.
+https://arxiv.org/abs/2211.13221. `short` makes clips. All others are told which frames
+are given: the first, to predict the next, or both ends, to fill in. These are shown
+with noise of a level that the network is told (perturbation.py). The loss counts frames
+to generate; the original's counts given ones too. There is no stage that strings clips
+together. Betas linear in their root from 0.0015 to 0.0155, eps, L1 loss.
 
 python -m vdm_jax.main --config=configs/lvdm.py:digits --workdir=runs/lvdm
 python -m vdm_jax.main --config=configs/lvdm.py:tiny --workdir=runs/tiny
@@ -12,6 +12,7 @@ python -m vdm_jax.main --config=configs/lvdm.py:tiny --workdir=runs/tiny
 
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
+from vdm_jax.diffusion import loss, perturbation
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures
 
@@ -25,14 +26,15 @@ def get_config(arg="short"):
   size = "full" if arg in ("short", "long") else arg
   cfg = sd.start(size, "lvdm.py")
   heads = {} if size == "full" else dict(num_heads=2, max_frames=8)
-  long = arg in ("long", "digits")
+  long = arg != "short"
   sd.network(
     cfg, size, architectures.lvdm_long if long else architectures.lvdm, **heads
   )
   sd.betas(cfg, size, "scaled_linear", beta_ends=(0.0015, 0.0155))
-  levels = dict(names=("augmentation",), values=dict(augmentation=0))
-  told = c.call(conditioner.Numbers, **levels) if long else None
-  sd.put(cfg.task, conditioner=told or c.call(conditioner.Unconditional))
-  sd.put(cfg.task, drop_rates={}, mask_rates=dict(first=0.5, ends=0.4) if long else {})
+  sd.put(cfg.task, conditioner=c.call(conditioner.Unconditional), drop_rates={})
+  sd.put(cfg.task, measure=c.bind(loss.absolute))
+  if long:
+    rates = dict(first=0.5, ends=0.4)
+    sd.put(cfg.task, mask_rates=rates, perturbation=c.call(perturbation.Perturbation))
   sd.guided(cfg)
   return cfg

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from vdm_jax.diffusion import process, times
+from vdm_jax.diffusion import loss, perturbation, process, times
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures, unet3d
 from vdm_jax.tasks import latent_diffusion
@@ -55,6 +55,15 @@ SYSTEMS = {
     rest=dict(mask_rates={"first": 0.3}),
   ),
   "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),
+  # Its table of levels has rows for all that may be told, and only drawn ones move.
+  "lvdm, long": System(
+    architectures.lvdm_long(num_heads=2, **TINY),
+    rest=dict(
+      mask_rates={"first": 0.5, "ends": 0.4},
+      perturbation=perturbation.Perturbation(),
+      measure=loss.absolute,
+    ),
+  ),
   "videocrafter2, first stage": System(
     architectures.videocrafter2(head_dim=8, **TINY), conditioner.All((TEXT, FPS))
   ),

@@ -99,8 +99,12 @@ def chain(denoise, wrappers, null):
   return denoise
 
 
-def given(denoise, null):
-  """Holds the frames that `cond.mask` marks at `cond.known`, at time 0."""
+def given(denoise, null, *, shown=None):
+  """Holds the frames that `cond.mask` marks at `cond.known`, at time 0.
+
+  What the network sees of them is `shown`, of the shape of `cond.known`, if there is
+  such: known frames with noise, see perturbation.py.
+  """
   del null
 
   def held(x_t, t, cond):
@@ -109,9 +113,10 @@ def given(denoise, null):
         "The wrapper `given` needs cond.mask and cond.known; pass both to sample, or "
         "leave the wrapper out."
       )
-    x_t = jnp.where(cond.mask, cond.known, x_t)
+    seen = cond.known if shown is None else shown
+    x_t = jnp.where(cond.mask, seen, x_t)
     t = jnp.where(cond.mask[..., 0, 0, 0], 0.0, t)
-    estimate = denoise(x_t, t, cond)
+    estimate = denoise(x_t, t, cond.replace(known=seen))
     return estimate.replace(x0=jnp.where(cond.mask, cond.known, estimate.x0))
 
   return held

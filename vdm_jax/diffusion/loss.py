@@ -1,6 +1,8 @@
 """The denoising loss. One for all: process, prediction, weight and mask are inputs.
 
-  L = mean over frames to generate of  w(t) |F - F*|^2,    F* = a(t) x0 + b(t) eps
+  L = mean over frames to generate of  w(t) e(F - F*),    F* = a(t) x0 + b(t) eps
+
+with e the square unless the config says otherwise.
 
 A weight is a function (process, prediction, t) -> [B, T]. Each is stated as it stands
 on the error of x0 (or eps) and holds whatever the network predicts.
@@ -11,6 +13,16 @@ import jax.numpy as jnp
 
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import variance
+
+
+def squared(error):
+  """e^2."""
+  return error**2
+
+
+def absolute(error):
+  """|e|, the "l1" loss of LVDM (https://arxiv.org/abs/2211.13221)."""
+  return jnp.abs(error)
 
 
 def constant(process, prediction, t):
@@ -83,6 +95,7 @@ def denoising_loss(
   key,
   *,
   weight=constant,
+  measure=squared,
   offset=0.0,
   bound_weight=1.0,
 ):
@@ -92,11 +105,13 @@ def denoising_loss(
     apply: (x, t, cond) -> network output [B, T, H, W, C]; or [.., 2 C], whose second
       half is the learned variance (diffusion/variance.py).
     x0: [B, T, H, W, C] clean latents.
-    cond: Conditioning; frames that its mask marks are shown clean, at time 0, and
-      count nothing.
+    cond: Conditioning; frames that its mask marks are shown as `known`, or clean, at
+      time 0, and count nothing.
     t: [B, T].
     key: of the noise.
     weight: (process, prediction, t) -> [B, T].
+    measure: of the error of every element, `squared` or `absolute`. The weights above
+      are stated for the square.
     offset: deviation of a noise that a frame's channel has everywhere alike, added to
       eps, so that brightness is learned ("offset noise"); 0.05 to 0.1 is usual.
     bound_weight: of the variational bound, in bits per element, that a learned
@@ -124,10 +139,11 @@ def denoising_loss(
   out, fraction = variance.split(out, x0.shape[-1])
   if out.shape != x0.shape:
     raise ValueError(f"The network returned {out.shape}, expected {x0.shape}.")
-  error = jnp.mean((out - target) ** 2, axis=(2, 3, 4))  # [B, T]
+  per_frame = lambda e: jnp.mean(e, axis=(2, 3, 4))  # [B, T]
+  error, square = (per_frame(e(out - target)) for e in (measure, squared))
   mean = lambda w, e: jnp.sum(w * e) / jnp.maximum(jnp.sum(generated), 1.0)
   loss = mean(generated * weight(process, prediction, t), error)
-  metrics = {"mse": mean(generated, error)}
+  metrics = {"mse": mean(generated, square)}
   if fraction is not None and bound_weight:
     x0_hat = p.solve(process, prediction, x_t, jax.lax.stop_gradient(out), t)
     bits = variance.bound(process, x0, x_t, x0_hat, fraction, t)

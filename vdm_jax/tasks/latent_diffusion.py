@@ -11,6 +11,7 @@ of its own.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,9 +43,11 @@ class LatentDiffusion:
     drop_rates: {signal: probability} of training without it, for guidance.
     mask_rates: {mask: probability} of training with given frames, see
       diffusion/masks.py. If there are any, the network is told `known` and `mask`.
+    perturbation: the noise in given frames, a diffusion.perturbation.Perturbation, or
+      None for clean ones.
     per_frame_times: each frame of a training clip has its own time (diffusion forcing,
       https://arxiv.org/abs/2407.01392); False, one for the clip.
-    offset_noise, bound_weight: see denoising_loss.
+    measure, offset_noise, bound_weight: see denoising_loss.
   """
 
   network: Any
@@ -55,12 +58,16 @@ class LatentDiffusion:
   weight: Callable = losses.constant
   drop_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
   mask_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  perturbation: Any = None
   per_frame_times: bool = False
+  measure: Callable = losses.squared
   offset_noise: float = 0.0
   bound_weight: float = 1.0
 
   def __post_init__(self):
     p.check(self.prediction, self.process)
+    if self.perturbation and not self.mask_rates:
+      raise ValueError("perturbation is of given frames: mask_rates must give some.")
 
   def init(self, key, batch):
     """The network's parameters, for latents and signals like those of the batch."""
@@ -109,6 +116,7 @@ class LatentDiffusion:
       t,
       k_noise,
       weight=self.weight,
+      measure=self.measure,
       offset=self.offset_noise,
       bound_weight=self.bound_weight,
     )
@@ -173,9 +181,9 @@ class LatentDiffusion:
           f"{shape[0]} videos were asked for and the batch has signals for "
           f"{x.shape[0]}; give one for each."
         )
-    if mask is not None:
-      wrappers = (*wrappers, d.given)
-    elif self.mask_rates:  # such a network is always told which frames are given: none
+    hold = (d.given,) if mask is not None else ()
+    if mask is None and self.mask_rates:
+      # Such a network is always told which frames are given: none.
       known, mask = jnp.zeros(shape), jnp.zeros(shape[1], bool)
     k_noise, k_steps = jax.random.split(key)
     ts = ts(self.process) if callable(ts) else ts
@@ -188,17 +196,25 @@ class LatentDiffusion:
       known = jnp.broadcast_to(jnp.asarray(known, x.dtype), shape)
       cond, null = (c.replace(known=known, mask=mask) for c in (cond, null))
       x = jnp.where(mask, known, x)
+      if self.perturbation:
+        k_shown = jax.random.fold_in(key, 1)
+        cond, shown = self.perturbation.sample(self.process, k_shown, cond)
+        hold = tuple(functools.partial(wrap, shown=shown) for wrap in hold)
+    wrappers = (*wrappers, *hold)
     denoise = self.denoiser(params, null, wrappers, one_time=one_time)
     return sampler(denoise, self.process, x, ts, cond, k_steps)
 
   def _condition(self, key, batch, x0, mask_rates):
     """(cond, null) of a training batch; with mask_rates, some frames are given."""
     cond, null = self.conditioner(batch)
-    if (
-      self.mask_rates
-    ):  # such a network is always told: pictures, that nothing is given
-      mask = masks.sample(key, *x0.shape[:2], mask_rates)
-      cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
+    if not self.mask_rates:
+      return cond, null
+    # Such a network is always told: pictures, that nothing is given.
+    mask = masks.sample(key, *x0.shape[:2], mask_rates)
+    cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
+    if self.perturbation:
+      k_levels = jax.random.fold_in(key, 1)
+      cond = self.perturbation.train(self.process, k_levels, cond)
     return cond, null
 
 

@@ -1,0 +1,108 @@
+"""Noise in given frames: of the level that the network is told, and of no other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.conditioning import Conditioning
+from vdm_jax.diffusion import loss, process, times
+from vdm_jax.diffusion.perturbation import Perturbation
+from vdm_jax.diffusion.samplers import ddim
+from vdm_jax.encoders import conditioner
+from vdm_jax.tasks import latent_diffusion
+
+LVDM = process.DDPM("scaled_linear", beta_ends=(0.0015, 0.0155))
+MASK = jnp.arange(4)[:, None, None, None] == 0  # of 4 frames, the first is given
+
+
+def known(size, value=1.0):
+  mask = jnp.broadcast_to(MASK, (size, 4, 1, 1, 1))
+  return Conditioning(known=jnp.full((size, 4, 8, 8, 4), value), mask=mask)
+
+
+def test_a_clip_is_noised_to_the_level_that_is_told():
+  out = Perturbation().train(LVDM, jax.random.key(0), known(512))
+  level = np.asarray(out.vectors["augmentation"])
+  assert level.min() >= 0 and level.max() < 250
+  assert abs(level.mean() - 124.5) < 10 and len(set(level)) > 150
+  alpha_bar = np.cumprod(1.0 - LVDM.betas)[level]  # index s, as the original counts
+  noised = np.asarray(out.known).reshape(512, -1)
+  np.testing.assert_allclose(noised.mean(1), np.sqrt(alpha_bar), atol=0.15)
+  deviation = noised.std(1) / np.sqrt(1.0 - alpha_bar)
+  np.testing.assert_allclose(deviation, 1.0, atol=0.12)
+  # Not the level beside it: of the deviations, the first levels tell them apart.
+  wrong = np.sqrt(1.0 - np.cumprod(1.0 - LVDM.betas)[level + 25])
+  assert np.abs(noised.std(1) / wrong - 1.0).max() > 0.3
+
+
+def test_a_level_that_was_not_trained_is_refused():
+  with pytest.raises(ValueError, match="sampling=250 is no level"):
+    Perturbation(sampling=250)
+
+
+class Spy:
+  """A network that predicts no noise and shows what it was given, step by step."""
+
+  def __init__(self):
+    self.seen = []
+
+  def apply(self, variables, x, t, cond, **_):
+    told = cond.vectors["augmentation"]
+    jax.debug.callback(lambda *seen: self.seen.append(seen), x, cond.known, told)
+    return jnp.zeros_like(x)
+
+
+def task(network):
+  return latent_diffusion.LatentDiffusion(
+    network=network,
+    process=LVDM,
+    prediction="eps",
+    conditioner=conditioner.Unconditional(),
+    mask_rates={"first": 1.0},
+    perturbation=Perturbation(),
+  )
+
+
+def test_a_sample_keeps_its_given_frames_and_the_network_sees_them_noised():
+  spy, first = Spy(), jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 4))
+  batch = {"latents": first}
+  out = task(spy).sample(
+    {},
+    batch,
+    first.shape,
+    jax.random.key(2),
+    sampler=ddim.ddim,
+    ts=times.leading_grid(LVDM, num_steps=4, offset=1),
+    known=first,
+    mask=MASK[:, 0, 0, 0],
+  )
+  jax.effects_barrier()
+  np.testing.assert_array_equal(out[:, 0], first[:, 0])
+  assert len(spy.seen) == 4
+  alpha_bar = np.prod(1.0 - LVDM.betas[:101])
+  for x, told, level in spy.seen:
+    assert set(np.asarray(level)) == {100}
+    np.testing.assert_array_equal(x[:, 0], spy.seen[0][0][:, 0])  # one noise, all steps
+    np.testing.assert_array_equal(x[:, 0], told[:, 0])
+    noise = np.asarray(x[:, 0] - np.sqrt(alpha_bar) * first[:, 0])
+    np.testing.assert_allclose(noise.std(), np.sqrt(1.0 - alpha_bar), rtol=0.1)
+
+
+def test_noise_without_given_frames_is_refused():
+  fields = dict(network=None, process=LVDM, prediction="eps", conditioner=None)
+  with pytest.raises(ValueError, match="mask_rates"):
+    latent_diffusion.LatentDiffusion(**fields, perturbation=Perturbation())
+
+
+@pytest.mark.parametrize("measure, wanted", [(loss.squared, 9.0), (loss.absolute, 3.0)])
+def test_the_measure_of_an_error(measure, wanted):
+  """A network that is wrong by 3 everywhere; its "mse" is 9 whatever is minimised."""
+  x0, t = jnp.zeros((2, 4, 2, 2, 1)), jnp.full((2, 4), 500.0)
+  _, sigma = LVDM.alpha_sigma(t)
+  off = lambda x, t, cond: x / sigma[..., None, None, None] + 3.0
+  out, metrics = loss.denoising_loss(
+    off, LVDM, "eps", x0, Conditioning(), t, jax.random.key(0), measure=measure
+  )
+  np.testing.assert_allclose(out, wanted, rtol=1e-5)
+  np.testing.assert_allclose(metrics["mse"], 9.0, rtol=1e-5)

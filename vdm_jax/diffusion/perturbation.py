@@ -1,0 +1,57 @@
+"""Noise in the given frames, whose level the network is told.
+
+A clip that follows another starts from what a network made, not from data. Trained on
+clean frames alone, the network trusts their errors and adds its own; trained on noisy
+ones it learns to overlook both ("conditional latent perturbation", LVDM,
+https://arxiv.org/abs/2211.13221, section 3.3).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from vdm_jax.diffusion import process as p
+
+
+@dataclasses.dataclass(frozen=True)
+class Perturbation:
+  """Which levels; level s is the noise of the process' index s, its time s + 1.
+
+  Attributes:
+    levels: a training clip's is drawn from 0 .. levels - 1, alike.
+    sampling: the one at which given frames are shown when sampling.
+    name: of the vector that tells the level, [B] int32.
+  """
+
+  levels: int = 250
+  sampling: int = 100
+  name: str = "augmentation"
+
+  def __post_init__(self):
+    if not 0 <= self.sampling < self.levels:
+      raise ValueError(
+        f"sampling={self.sampling} is no level of training; there are 0 .. "
+        f"{self.levels - 1}."
+      )
+
+  def train(self, process, key, cond):
+    """`cond` with its known frames noised, each clip's to a level of its own."""
+    k_level, k_noise = jax.random.split(key)
+    level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.levels)
+    known = self._noised(process, k_noise, cond, level)
+    return self._tell(cond, level).replace(known=known)
+
+  def sample(self, process, key, cond):
+    """(cond that is told the level, the noised known frames)."""
+    level = jnp.full(cond.known.shape[:1], self.sampling)
+    return self._tell(cond, level), self._noised(process, key, cond, level)
+
+  def _tell(self, cond, level):
+    return cond.replace(vectors=cond.vectors | {self.name: level})
+
+  def _noised(self, process, key, cond, level):
+    x0 = cond.known
+    t = jnp.broadcast_to(level[:, None] + 1.0, x0.shape[:2])
+    eps = jax.random.normal(key, x0.shape)
+    return p.mix(process.alpha_sigma(t), x0, eps)
