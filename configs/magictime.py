@@ -3,8 +3,9 @@
 https://arxiv.org/abs/2404.05014. In a row: the image model, motion modules
 (configs/animatediff.py, version 3), then MagicAdapter-S in the spatial attentions
 (`train_adapter_s`), then MagicAdapter-T in those along time (`train_adapter_t`), all
-else frozen. MagicTime trains on frames from all of a video, both ends among them: that
-is data.folders.whole_videos, which this config does not use. Of its published LoRAs
+else frozen. `full` reads a folder of videos, `magictime/train/<label>/*.mp4`, and takes
+frames from all of each, both ends among them (data/frame_choice.py); the others read
+moving digits, whole already. Of the published LoRAs
 MagicAdapter-S counts four times, see pretrained/lora_names.py; the text encoder's is
 opened there too.
 
@@ -15,6 +16,7 @@ python -m vdm_jax.main --config=configs/magictime.py:tiny --workdir=runs/tiny
 from configs import animatediff
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
+from vdm_jax.data import folders
 from vdm_jax.models import lora
 from vdm_jax.programs import train
 from vdm_jax.tasks import latent_diffusion
@@ -28,6 +30,10 @@ def get_config(arg="full"):
   if arg not in ("full", "digits", "tiny"):
     raise ValueError(f"magictime.py:{arg} is unknown; there are full, digits and tiny.")
   cfg = animatediff.get_config("v3" if arg == "full" else arg)
+  if arg == "full":
+    whole(cfg.train_clips, "magictime/train")
+    whole(cfg.test_clips, "magictime/test")
+    cfg.encode.source.source.times = 1  # there is one choice of frames in a video
   network, before, rank = cfg.unet, "denoiser", 16 if arg == "full" else 2
   for name, targets in ADAPTERS.items():
     network = c.call(lora.Lora, network=network, targets=targets, rank=rank)
@@ -37,6 +43,12 @@ def get_config(arg="full"):
     cfg.network = network
   sd.put(cfg.sample, task=cfg[f"task_{before}"], weights=before)
   return cfg
+
+
+def whole(clips, path):
+  """Turns clips into whole videos, for all that read them."""
+  del clips["frame_interval"], clips["start"]
+  clips.update(call=c.call(folders.whole_videos)["call"], path=path)
 
 
 def train_after(cfg, name, network, before):

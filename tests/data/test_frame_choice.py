@@ -4,7 +4,9 @@ import av
 import numpy as np
 import pytest
 
+from configs import animatediff, magictime
 from tests import originals
+from vdm_jax import config
 from vdm_jax.data import folders, frame_choice
 
 
@@ -65,3 +67,17 @@ def test_a_folder_of_videos_gives_clips_of_all_of_each(tmp_path):
   shown = [clips[i]["video"].mean(axis=(1, 2, 3)) for i in range(2)]
   for grey, wanted in zip(shown, ([0, 5, 10, 14, 19], [0, 0, 1, 1, 2]), strict=True):
     np.testing.assert_allclose(grey, 8 * np.array(wanted) + 8, atol=3)
+
+
+@pytest.mark.parametrize("arg, wanted", [("full", [0, 10, 19]), (None, [0, 3, 6])])
+def test_magictime_reads_whole_videos(tmp_path, arg, wanted):
+  """And AnimateDiff, of which it is made, windows of every third frame."""
+  cfg = magictime.get_config(arg) if arg else animatediff.get_config("v3")
+  (tmp_path / "flower").mkdir()
+  write(tmp_path / "flower" / "long.mp4", 20)
+  clips = cfg.autoencode.loader.source.source
+  clips.update(path=str(tmp_path), num_frames=3)
+  if not arg:
+    clips.start = "first"
+  shown = config.build(clips)[0]["video"].mean(axis=(1, 2, 3))
+  np.testing.assert_allclose(shown, 8 * np.array(wanted) + 8, atol=3)
