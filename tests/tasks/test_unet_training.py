@@ -3,8 +3,10 @@
 Squares that drift, drawn straight as latents, in a network of two levels.
 """
 
+import contextlib
 import dataclasses
 import re
+import shutil
 from typing import Any
 
 import flax
@@ -14,11 +16,14 @@ import numpy as np
 import optax
 import pytest
 
+from vdm_jax import checkpoint
 from vdm_jax.diffusion import loss, perturbation, process, times
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures, unet3d
 from vdm_jax.tasks import latent_diffusion
+from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib
+from vdm_jax.training import step as step_lib
 
 STEPS = 40
 FRAMES, SIZE, CHANNELS = 4, 8, 2
@@ -117,9 +122,43 @@ def filled(shapes):
   return jax.tree_util.tree_map_with_path(fill, flax.linen.unbox(shapes))
 
 
+class Same:
+  """A loader of one batch, again and again."""
+
+  def __init__(self, data):
+    self.data, self.n = data, 0
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    self.n += 1
+    return self.data
+
+  def get_state(self):
+    return {"n": self.n}
+
+  def set_state(self, state):
+    self.n = state["n"]
+
+
+def fit(step, state, data, folder):
+  """The state after all steps, from where the folder's last checkpoint stands."""
+  loader, key = Same(data), jax.random.key(1)
+  with contextlib.closing(checkpoint.Checkpointer(folder, keep=2)) as saved:
+    restored = saved.restore_latest(state)
+    if restored is not None:
+      state, key = restored.state, restored.key
+      loader.set_state(restored.data)
+    # Placed alike, new or restored: one compilation.
+    state, key = jax.device_put((state, key), jax.devices()[0])
+    options = dict(steps=STEPS, checkpointer=saved, save_every=STEPS // 2)
+    return loop.fit(step, state, loader, key, **options)
+
+
 @pytest.fixture(scope="module", params=SYSTEMS)
-def trained(request):
-  """(system, parameters before, after, loss before, after)."""
+def trained(request, tmp_path_factory):
+  """(system, state before, after, after a resume from half-way, losses)."""
   system = SYSTEMS[request.param]
   one = system.architecture.one_frame == "image"
   data = {k: x[:, :1] if k == "latents" and one else x for k, x in batch().items()}
@@ -135,30 +174,48 @@ def trained(request):
   params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
   tx = optax.adam(3e-3)
   first, frozen = state_lib.split(params, system.trainable)
+  zero = jnp.zeros((), jnp.int32)
+  before = state_lib.State(
+    step=zero,
+    params=first,
+    frozen=frozen,
+    ema=first,
+    opt_state=tx.init(first),
+    skipped=zero,
+    skipped_in_a_row=zero,
+  )
+  step, values = jax.jit(step_lib.make_step(task.loss, tx, 0.9)), []
 
-  @jax.jit
-  def step(trained, opt_state, key):
-    loss = lambda p: task.loss(state_lib.merge(p, frozen), data, key)[0]
-    value, grads = jax.value_and_grad(loss)(trained)
-    updates, opt_state = tx.update(grads, opt_state)
-    return optax.apply_updates(trained, updates), opt_state, value
+  def recorded(state, batch, key):
+    state, metrics = step(state, batch, key)
+    values.append(metrics["loss"])
+    return state, metrics
 
-  key, values, opt_state, now = jax.random.key(1), [], tx.init(first), first
-  for i in range(STEPS):
-    now, opt_state, value = step(now, opt_state, jax.random.fold_in(key, i))
-    values.append(float(value))
-  return system, params, state_lib.merge(now, frozen), values
+  folder = tmp_path_factory.mktemp("checkpoints")
+  after = fit(recorded, before, data, folder / "whole")
+  half = f"{STEPS // 2}"
+  shutil.copytree(folder / "whole" / half, folder / "half" / half)
+  resumed = fit(recorded, before, data, folder / "half")
+  assert len(values) == STEPS + STEPS // 2
+  return system, before, after, resumed, [float(x) for x in values[:STEPS]]
 
 
 def test_the_loss_falls_by_a_third(trained):
-  _, _, _, values = trained
+  *_, values = trained
   assert np.mean(values[-8:]) < 0.7 * np.mean(values[:3]), values
 
 
 def test_what_is_frozen_keeps_its_bits_and_all_else_moves(trained):
-  system, before, after, _ = trained
-  flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
+  system, before, after, *_ = trained
+  whole = lambda state: state_lib.merge(state.params, state.frozen)
+  flat = lambda state: flax.traverse_util.flatten_dict(whole(state), sep="/")
   before, after = flat(before), flat(after)
   wanted = {name for name in before if re.search(system.trainable, name)}
   moved = {k for k in before if not np.array_equal(before[k], after[k])}
   assert moved == wanted and moved
+
+
+def test_a_resumed_run_ends_with_the_same_bits(trained):
+  _, before, after, resumed, _ = trained
+  bits = lambda state: [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
+  assert bits(resumed) == bits(after) != bits(before)
