@@ -181,6 +181,30 @@ def compare_control(theirs, module, params, rng, apply):
     yield rearrange(np.asarray(out), "b t h w c -> (b t) c h w"), wanted.numpy()
 
 
+def draw_i2vgen(rng):
+  return draw(rng, "3D") | dict(attention_head_dim=of(rng, 8, 16), in_channels=4)
+
+
+def compare_i2vgen(theirs, module, params, rng, apply):
+  """Pictures of latents that differ from frame to frame, and sizes of their own."""
+  x, t, text = inputs(theirs, rng)
+  latents, fps = normal(rng, *x.shape), np.array([8, 30])
+  image = normal(rng, 2, 1, text.shape[-1])
+  video = lambda x: rearrange(x, "b t h w c -> b c t h w")
+  arguments = torch_of(video(x), t, fps, video(latents), image, text)
+  wanted = theirs(*arguments).sample.numpy()
+  cond = Conditioning(
+    tokens={
+      name: Tokens(tokens, np.ones(tokens.shape[:2], bool))
+      for name, tokens in (("text", text), ("image", image))
+    },
+    channels={"image": latents},
+    vectors={"fps": fps.astype(np.float32)},
+  )
+  out = apply(params, x, t.astype(np.float32), cond)
+  yield out, rearrange(wanted, "b c t h w -> b t h w c")
+
+
 ROWS = [
   Original(getattr(diffusers, name), drawn, compare, SPOIL, seeds=2)
   for name, drawn, compare in (
@@ -190,5 +214,6 @@ ROWS = [
     ("UNetSpatioTemporalConditionModel", draw_svd, compare_svd),
     ("ControlNetModel", draw_control, compare_control),
     ("SparseControlNetModel", draw_sparse, compare_control),
+    ("I2VGenXLUNet", draw_i2vgen, compare_i2vgen),
   )
 ]

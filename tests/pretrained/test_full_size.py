@@ -95,6 +95,7 @@ PUBLISHED = {
     1312.73,
   ),
   "ModelScope's text-to-video": (diffusers.UNet3DConditionModel, {}, 1411.23),
+  "I2VGen-XL": (diffusers.I2VGenXLUNet, {}, 1420.47),
   "SVD": (diffusers.UNetSpatioTemporalConditionModel, {}, 1524.62),
   "T5 v1.1 XXL": (transformers.T5EncoderModel, T5 | dict(vocab_size=32128), 4762.31),
   "UMT5 XXL": (transformers.UMT5EncoderModel, T5 | dict(vocab_size=256384), 5680.91),

@@ -7,6 +7,7 @@ from vdm_jax.pretrained import (
   clip_text,
   controlnet,
   dit,
+  i2vgen,
   kl_image,
   kl_temporal,
   kl_video,
@@ -36,4 +37,5 @@ TABLES = (
   unet_openai,
   controlnet,
   sparse_control,
+  i2vgen,
 )
