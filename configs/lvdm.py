@@ -35,6 +35,6 @@ def get_config(arg="short"):
   sd.put(cfg.task, measure=c.bind(loss.absolute))
   if long:
     rates = dict(first=0.5, ends=0.4)
-    sd.put(cfg.task, mask_rates=rates, perturbation=c.call(perturbation.Perturbation))
+    sd.put(cfg.task, mask_rates=rates, perturbation=c.call(perturbation.GivenFrames))
   sd.guided(cfg)
   return cfg

@@ -7,8 +7,8 @@ its demos: larger moves more) and `augmentation` (noise in the first frame, 0.02
 numbers. EDM with noise up to 700, v, guidance that rises over the frames. The
 published model was told fps - 1: give it 6 for 7 frames a second.
 
-Here, at every size, the token is the class and the latent the clip's own first frame;
-no noise is added to it, and `augmentation` is what it is told.
+Here, at every size, the token is the class and the latent the clip's own first frame,
+to which the noise is added (theirs to its pixels).
 
 python -m vdm_jax.main --config=configs/svd.py:digits --workdir=runs/svd
 python -m vdm_jax.main --config=configs/svd.py:tiny --workdir=runs/tiny
@@ -17,7 +17,7 @@ python -m vdm_jax.main --config=configs/svd.py:tiny --workdir=runs/tiny
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
 from vdm_jax.data import sources
-from vdm_jax.diffusion import guidance, process, times
+from vdm_jax.diffusion import guidance, perturbation, process, times
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures
@@ -35,6 +35,7 @@ def get_config(arg="full"):
   picture = c.call(conditioner.Image, form="channels", first=True)
   sd.text(cfg, picture, numbers)
   sd.put(cfg.task, drop_rates=dict(text=0.1, image=0.1))  # guidance leaves both out
+  sd.put(cfg.task, perturbation=c.call(perturbation.Picture))
   sd.put(
     cfg.task,
     process=c.call(process.EDM, t_max=700.0, sigma_data=1.0),

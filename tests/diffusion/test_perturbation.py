@@ -7,7 +7,7 @@ import pytest
 
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import loss, process, times
-from vdm_jax.diffusion.perturbation import Perturbation
+from vdm_jax.diffusion.perturbation import GivenFrames, Picture
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import conditioner
 from vdm_jax.tasks import latent_diffusion
@@ -22,7 +22,7 @@ def known(size, value=1.0):
 
 
 def test_a_clip_is_noised_to_the_level_that_is_told():
-  out = Perturbation().train(LVDM, jax.random.key(0), known(512))
+  out = GivenFrames().train(LVDM, jax.random.key(0), known(512))
   level = np.asarray(out.vectors["augmentation"])
   assert level.min() >= 0 and level.max() < 250
   assert abs(level.mean() - 124.5) < 10 and len(set(level)) > 150
@@ -38,7 +38,7 @@ def test_a_clip_is_noised_to_the_level_that_is_told():
 
 def test_a_level_that_was_not_trained_is_refused():
   with pytest.raises(ValueError, match="sampling=250 is no level"):
-    Perturbation(sampling=250)
+    GivenFrames(sampling=250)
 
 
 class Spy:
@@ -60,7 +60,7 @@ def task(network):
     prediction="eps",
     conditioner=conditioner.Unconditional(),
     mask_rates={"first": 1.0},
-    perturbation=Perturbation(),
+    perturbation=GivenFrames(),
   )
 
 
@@ -92,7 +92,7 @@ def test_a_sample_keeps_its_given_frames_and_the_network_sees_them_noised():
 def test_noise_without_given_frames_is_refused():
   fields = dict(network=None, process=LVDM, prediction="eps", conditioner=None)
   with pytest.raises(ValueError, match="mask_rates"):
-    latent_diffusion.LatentDiffusion(**fields, perturbation=Perturbation())
+    latent_diffusion.LatentDiffusion(**fields, perturbation=GivenFrames())
 
 
 @pytest.mark.parametrize("measure, wanted", [(loss.squared, 9.0), (loss.absolute, 3.0)])
@@ -106,3 +106,70 @@ def test_the_measure_of_an_error(measure, wanted):
   )
   np.testing.assert_allclose(out, wanted, rtol=1e-5)
   np.testing.assert_allclose(metrics["mse"], 9.0, rtol=1e-5)
+
+
+def beside(size):
+  """A picture of ones beside clips that are told 0.02, or each another number."""
+  level = jnp.full(size, 0.02)
+  return Conditioning(
+    channels={"image": jnp.ones((size, 1, 8, 8, 4))}, vectors={"augmentation": level}
+  )
+
+
+def deviations(cond):
+  return np.asarray(cond.channels["image"] - 1.0).reshape(-1, 256).std(axis=1)
+
+
+def test_a_picture_is_noised_by_the_deviation_that_is_told():
+  out = Picture().train(LVDM, jax.random.key(0), beside(512))
+  level = np.asarray(out.vectors["augmentation"])
+  np.testing.assert_allclose(np.log(level).mean(), -3.0, atol=0.1)
+  np.testing.assert_allclose(np.log(level).std(), 0.5, atol=0.06)
+  np.testing.assert_allclose(deviations(out) / level, 1.0, atol=0.2)
+  assert np.abs(deviations(out) / level[::-1] - 1.0).max() > 1.0  # each clip its own
+
+
+def test_a_sample_has_the_noise_that_it_is_told():
+  out, shown = Picture().sample(LVDM, jax.random.key(0), beside(16))
+  assert shown is None
+  np.testing.assert_allclose(deviations(out), 0.02, rtol=0.2)
+  clean = beside(16).replace(vectors={"augmentation": jnp.zeros(16)})
+  out, _ = Picture().sample(LVDM, jax.random.key(0), clean)
+  np.testing.assert_array_equal(out.channels["image"], 1.0)
+
+
+def test_the_task_noises_its_picture_in_training_and_in_sampling():
+  seen = []
+
+  class Network:
+    def apply(self, variables, x, t, cond, **_):
+      show = lambda *values: seen.append([np.asarray(v) for v in values])
+      jax.debug.callback(show, cond.channels["image"], cond.vectors["augmentation"])
+      return jnp.zeros_like(x)
+
+  batch = {"latents": jnp.ones((8, 4, 8, 8, 4)), "augmentation": jnp.full(8, 0.3)}
+  signals = (
+    conditioner.Image("channels", first=True),
+    conditioner.Numbers(("augmentation",)),
+  )
+  task = latent_diffusion.LatentDiffusion(
+    network=Network(),
+    process=LVDM,
+    prediction="eps",
+    conditioner=conditioner.All(signals),
+    perturbation=Picture(),
+  )
+  task.loss({}, batch, jax.random.key(0))
+  ts = times.leading_grid(LVDM, num_steps=2, offset=1)
+  shape = batch["latents"].shape
+  task.sample({}, batch, shape, jax.random.key(0), sampler=ddim.ddim, ts=ts)
+  jax.effects_barrier()
+  (trained, drawn), *sampled = seen
+  noise = (trained - 1.0).reshape(8, -1).std(axis=1)
+  np.testing.assert_allclose(noise / drawn, 1.0, atol=0.2)
+  assert len(set(drawn)) == 8
+  assert len(sampled) == 2
+  np.testing.assert_array_equal(sampled[0][0], sampled[1][0])  # one noise, all steps
+  for picture, level in sampled:
+    np.testing.assert_allclose((picture - 1.0).std(), 0.3, rtol=0.1)
+    np.testing.assert_array_equal(level, np.float32(0.3))

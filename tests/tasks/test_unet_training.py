@@ -65,7 +65,7 @@ SYSTEMS = {
     architectures.lvdm_long(num_heads=2, **TINY),
     rest=dict(
       mask_rates={"first": 0.5, "ends": 0.4},
-      perturbation=perturbation.Perturbation(),
+      perturbation=perturbation.GivenFrames(),
       measure=loss.absolute,
     ),
   ),

@@ -1,9 +1,13 @@
-"""Noise in the given frames, whose level the network is told.
+"""Noise in what a clip follows from, whose level the network is told.
 
 A clip that follows another starts from what a network made, not from data. Trained on
 clean frames alone, the network trusts their errors and adds its own; trained on noisy
-ones it learns to overlook both ("conditional latent perturbation", LVDM,
-https://arxiv.org/abs/2211.13221, section 3.3).
+ones it learns to overlook both. Of given frames this is "conditional latent
+perturbation" (LVDM, https://arxiv.org/abs/2211.13221, section 3.3), of a picture beside
+the clip "noise augmentation" (SVD, https://arxiv.org/abs/2311.15127).
+
+  train(process, key, cond) -> cond, of a level drawn for each clip
+  sample(process, key, cond) -> (cond, the known frames as they are shown, or None)
 """
 
 import dataclasses
@@ -15,8 +19,8 @@ from vdm_jax.diffusion import process as p
 
 
 @dataclasses.dataclass(frozen=True)
-class Perturbation:
-  """Which levels; level s is the noise of the process' index s, its time s + 1.
+class GivenFrames:
+  """Noise in the known frames; level s is the process' index s, its time s + 1.
 
   Attributes:
     levels: a training clip's is drawn from 0 .. levels - 1, alike.
@@ -27,6 +31,7 @@ class Perturbation:
   levels: int = 250
   sampling: int = 100
   name: str = "augmentation"
+  of_mask = True  # there is nothing to noise without given frames
 
   def __post_init__(self):
     if not 0 <= self.sampling < self.levels:
@@ -55,3 +60,37 @@ class Perturbation:
     t = jnp.broadcast_to(level[:, None] + 1.0, x0.shape[:2])
     eps = jax.random.normal(key, x0.shape)
     return p.mix(process.alpha_sigma(t), x0, eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """Noise in the channels of a signal, of deviation exp(mean + std n), n normal.
+
+  When sampling, of the deviation that `cond` tells. SVD adds it to the pixels before
+  they are encoded, here it is added to latents.
+
+  Attributes:
+    signal: whose channels.
+    name: of the vector that tells the deviation, [B].
+  """
+
+  mean: float = -3.0
+  std: float = 0.5
+  signal: str = "image"
+  name: str = "augmentation"
+  of_mask = False
+
+  def train(self, process, key, cond):
+    """`cond` with noise in its picture, each clip's of a deviation of its own."""
+    k_level, key = jax.random.split(key)
+    normal = jax.random.normal(k_level, cond.vectors[self.name].shape)
+    level = jnp.exp(self.mean + self.std * normal)
+    cond = cond.replace(vectors=cond.vectors | {self.name: level})
+    return self.sample(process, key, cond)[0]
+
+  def sample(self, process, key, cond):
+    """(cond with noise in its picture, None)."""
+    del process
+    x, level = cond.channels[self.signal], cond.vectors[self.name]
+    noisy = x + p.expand(level[:, None]) * jax.random.normal(key, x.shape)
+    return cond.replace(channels=cond.channels | {self.signal: noisy}), None

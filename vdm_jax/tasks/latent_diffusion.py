@@ -43,8 +43,8 @@ class LatentDiffusion:
     drop_rates: {signal: probability} of training without it, for guidance.
     mask_rates: {mask: probability} of training with given frames, see
       diffusion/masks.py. If there are any, the network is told `known` and `mask`.
-    perturbation: the noise in given frames, a diffusion.perturbation.Perturbation, or
-      None for clean ones.
+    perturbation: the noise in what is given, see diffusion/perturbation.py; None for
+      none.
     per_frame_times: each frame of a training clip has its own time (diffusion forcing,
       https://arxiv.org/abs/2407.01392); False, one for the clip.
     measure, offset_noise, bound_weight: see denoising_loss.
@@ -66,7 +66,7 @@ class LatentDiffusion:
 
   def __post_init__(self):
     p.check(self.prediction, self.process)
-    if self.perturbation and not self.mask_rates:
+    if self.perturbation and self.perturbation.of_mask and not self.mask_rates:
       raise ValueError("perturbation is of given frames: mask_rates must give some.")
 
   def init(self, key, batch):
@@ -196,10 +196,10 @@ class LatentDiffusion:
       known = jnp.broadcast_to(jnp.asarray(known, x.dtype), shape)
       cond, null = (c.replace(known=known, mask=mask) for c in (cond, null))
       x = jnp.where(mask, known, x)
-      if self.perturbation:
-        k_shown = jax.random.fold_in(key, 1)
-        cond, shown = self.perturbation.sample(self.process, k_shown, cond)
-        hold = tuple(functools.partial(wrap, shown=shown) for wrap in hold)
+    if self.perturbation:
+      k_shown = jax.random.fold_in(key, 1)
+      cond, shown = self.perturbation.sample(self.process, k_shown, cond)
+      hold = tuple(functools.partial(wrap, shown=shown) for wrap in hold)
     wrappers = (*wrappers, *hold)
     denoise = self.denoiser(params, null, wrappers, one_time=one_time)
     return sampler(denoise, self.process, x, ts, cond, k_steps)
@@ -207,11 +207,10 @@ class LatentDiffusion:
   def _condition(self, key, batch, x0, mask_rates):
     """(cond, null) of a training batch; with mask_rates, some frames are given."""
     cond, null = self.conditioner(batch)
-    if not self.mask_rates:
-      return cond, null
-    # Such a network is always told: pictures, that nothing is given.
-    mask = masks.sample(key, *x0.shape[:2], mask_rates)
-    cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
+    if self.mask_rates:
+      # Such a network is always told: pictures, that nothing is given.
+      mask = masks.sample(key, *x0.shape[:2], mask_rates)
+      cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
     if self.perturbation:
       k_levels = jax.random.fold_in(key, 1)
       cond = self.perturbation.train(self.process, k_levels, cond)
