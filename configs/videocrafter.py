@@ -3,8 +3,11 @@
 https://arxiv.org/abs/2310.19512, https://arxiv.org/abs/2401.09047. `t2v-512` and
 `t2v-1024` are VideoCrafter 1's, `full` is VideoCrafter 2 with its two trainings: all
 modules on video, then the spatial ones alone on pictures (`train_pictures`), where the
-layers along time are passed by. Betas as in Stable Diffusion, eps, a signal that sinks
-to 0.7 of itself (0.3 at 1024; not at 512), DDIM with eta 1.
+layers along time are passed by. `i2v`, `i2v-digits` and `i2v-tiny` are VideoCrafter 1's
+image to video, whose picture has keys of its own beside those of the text: here its
+tokens are the latents of the clip's first frame, in the original what
+encoders/resampler.py makes of CLIP's. Betas as in Stable Diffusion, eps, a signal that
+sinks to 0.7 of itself (0.3 at 1024; not at t2v-512), DDIM with eta 1.
 
 python -m vdm_jax.main --config=configs/videocrafter.py:digits --workdir=runs/crafter
 python -m vdm_jax.main --config=configs/videocrafter.py:tiny --workdir=runs/tiny
@@ -12,28 +15,29 @@ python -m vdm_jax.main --config=configs/videocrafter.py:tiny --workdir=runs/tiny
 
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
-from vdm_jax.diffusion import signal_scale
+from vdm_jax.data import sources
+from vdm_jax.diffusion import guidance, signal_scale
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures
+from vdm_jax.programs import sample
 
 FIRST = {"t2v-512": dict(fps=False), "t2v-1024": {}}
+PICTURE = {"i2v": "full", "i2v-digits": "digits", "i2v-tiny": "tiny"}
 
 
 def get_config(arg="full"):
-  """`arg`: "full", "t2v-512", "t2v-1024", "digits" or "tiny"."""
-  if arg not in (*FIRST, "full", "digits", "tiny"):
-    raise ValueError(
-      f"videocrafter.py:{arg} is unknown; there are full, t2v-512, t2v-1024, digits "
-      "and tiny."
-    )
-  size = "full" if arg in FIRST else arg
+  """`arg`: "full", "t2v-512", "t2v-1024", "digits", "tiny"; "i2v" and its two sizes."""
+  known = (*FIRST, *PICTURE, "full", "digits", "tiny")
+  if arg not in known:
+    raise ValueError(f"videocrafter.py:{arg} is unknown; there are {', '.join(known)}.")
+  size = PICTURE.get(arg, "full" if arg in FIRST else arg)
   cfg = sd.start(size, "videocrafter.py")
   head_dim = 64 if size == "full" else 4
   if arg in FIRST:
     sd.network(cfg, size, architectures.videocrafter1, **FIRST[arg])
   else:
-    own = dict(head_dim=head_dim, one_frame="image")
+    own = dict(head_dim=head_dim, one_frame="image", image_keys=arg in PICTURE)
     sd.network(cfg, size, architectures.videocrafter2, **own)
   sd.betas(cfg, size, "scaled_linear")
   if arg != "t2v-512":
@@ -43,6 +47,18 @@ def get_config(arg="full"):
   sd.sampling(cfg, c.bind(ddim.ddim, eta=1.0), cfg.ts)
   fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
   sd.text(cfg, *([] if arg == "t2v-512" else [fps]))
-  if arg not in FIRST:
+  if arg in PICTURE:
+    told_a_picture(cfg, fps)
+  elif arg not in FIRST:
     sd.pictures_after(cfg)
   return cfg
+
+
+def told_a_picture(cfg, fps):
+  picture = c.call(conditioner.Image, form="tokens", first=True)
+  sd.text(cfg, picture, fps)
+  sd.put(cfg.task, drop_rates=dict(text=0.1, image=0.1))  # guidance leaves both out
+  sd.guided(cfg, c.bind(guidance.guide, drop=(("text", "image"),), scales=(2.0,)))
+  latents = c.call(sources.Records, path="{workdir}/latents")
+  for part in sd.drawn(cfg):
+    sd.put(part, signals=c.bind(sample.first_frames, source=latents, count=20))

@@ -167,3 +167,18 @@ def test_an_image_is_one_signal_in_two_groups():
     both({"image": image, "image_latents": clip})
   with pytest.raises(ValueError, match="choose both, tokens or channels"):
     conditioner.Image("latents")
+
+
+def test_the_first_frames_latents_are_tokens_where_there_are_none():
+  latents = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6)).astype(np.float32)
+  picture = conditioner.Image("tokens", first=True)
+  cond, null = picture({"latents": latents})
+  assert not cond.channels
+  wanted = latents[:, 0].reshape(2, 20, 6)  # row by row
+  np.testing.assert_array_equal(cond.tokens["image"].values, wanted)
+  assert cond.tokens["image"].mask.all() and cond.tokens["image"].mask.shape == (2, 20)
+  np.testing.assert_array_equal(null.tokens["image"].values, np.zeros_like(wanted))
+  given = picture({"latents": latents, "image": np.ones((2, 7))})[0].tokens["image"]
+  np.testing.assert_array_equal(given.values, np.ones((2, 1, 7)))
+  with pytest.raises(KeyError, match="image"):
+    conditioner.Image("tokens")({"latents": latents})

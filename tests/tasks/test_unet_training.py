@@ -77,6 +77,10 @@ SYSTEMS = {
     conditioner.All((TEXT, FPS)),
     trainable=SPATIAL_ONLY,
   ),
+  "videocrafter1, image to video": System(
+    architectures.videocrafter2(head_dim=8, image_keys=True, **TINY),
+    conditioner.All((TEXT, conditioner.Image("tokens", first=True), FPS)),
+  ),
   "svd": System(
     architectures.svd(head_dim=8, joint_frequencies=8, **TINY),
     IMAGE,

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from vdm_jax.conditioning import GROUPS, Conditioning, Tokens, names
 
@@ -109,7 +110,8 @@ class Image:
 
   Attributes:
     form: which there are: "both", "tokens", "channels".
-    first: the latents are those of the clip's first frame where the batch has none.
+    first: the latents are those of the clip's first frame where the batch has none, and
+      where it has no tokens, these latents are them: one for each place.
   """
 
   form: str = "both"
@@ -122,8 +124,7 @@ class Image:
   def __call__(self, batch):
     tokens, channels = {}, {}
     if self.form != "channels":
-      values = jnp.asarray(_read(batch, "image"))
-      values = values[:, None] if values.ndim == 2 else values
+      values = self._values(batch)
       tokens["image"] = Tokens(values, jnp.ones(values.shape[:2], bool))
     if self.form != "tokens":
       channels["image"] = self._latents(batch)
@@ -131,6 +132,12 @@ class Image:
     empty = {k: Tokens(jnp.zeros_like(x.values), x.mask) for k, x in tokens.items()}
     zeros = {k: jnp.zeros_like(x) for k, x in channels.items()}
     return cond, Conditioning(tokens=empty, channels=zeros)
+
+  def _values(self, batch):
+    if self.first and "image" not in batch:
+      return rearrange(self._latents(batch), "b 1 h w c -> b (h w) c")
+    values = jnp.asarray(_read(batch, "image"))
+    return values[:, None] if values.ndim == 2 else values
 
   def _latents(self, batch):
     if self.first and "image_latents" not in batch:
