@@ -138,6 +138,12 @@ def test_a_sample_has_the_noise_that_it_is_told():
   np.testing.assert_array_equal(out.channels["image"], 1.0)
 
 
+def test_a_picture_or_a_number_that_is_missing_is_named():
+  for group in ("channels", "vectors"):
+    with pytest.raises(KeyError, match=r"needs channels\['image'\].*\[\]"):
+      Picture().train(LVDM, jax.random.key(0), beside(2).replace(**{group: {}}))
+
+
 def test_the_task_noises_its_picture_in_training_and_in_sampling():
   seen = []
 

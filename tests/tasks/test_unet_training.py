@@ -60,7 +60,6 @@ SYSTEMS = {
     rest=dict(mask_rates={"first": 0.3}),
   ),
   "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),
-  # Its table of levels has rows for all that may be told, and only drawn ones move.
   "lvdm, long": System(
     architectures.lvdm_long(num_heads=2, **TINY),
     rest=dict(
@@ -79,7 +78,7 @@ SYSTEMS = {
   ),
   "videocrafter1, image to video": System(
     architectures.videocrafter2(head_dim=8, image_keys=True, **TINY),
-    conditioner.All((TEXT, conditioner.Image("tokens", first=True), FPS)),
+    conditioner.All((TEXT, conditioner.Image("tokens"), FPS)),
   ),
   "svd": System(
     architectures.svd(head_dim=8, joint_frequencies=8, **TINY),

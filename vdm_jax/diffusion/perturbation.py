@@ -82,6 +82,7 @@ class Picture:
 
   def train(self, process, key, cond):
     """`cond` with noise in its picture, each clip's of a deviation of its own."""
+    self._check(cond)
     k_level, key = jax.random.split(key)
     normal = jax.random.normal(k_level, cond.vectors[self.name].shape)
     level = jnp.exp(self.mean + self.std * normal)
@@ -91,6 +92,15 @@ class Picture:
   def sample(self, process, key, cond):
     """(cond with noise in its picture, None)."""
     del process
+    self._check(cond)
     x, level = cond.channels[self.signal], cond.vectors[self.name]
     noisy = x + p.expand(level[:, None]) * jax.random.normal(key, x.shape)
     return cond.replace(channels=cond.channels | {self.signal: noisy}), None
+
+  def _check(self, cond):
+    if self.signal not in cond.channels or self.name not in cond.vectors:
+      raise KeyError(
+        f"Noise in a picture needs channels[{self.signal!r}] and "
+        f"vectors[{self.name!r}]; the condition has channels {sorted(cond.channels)} and vectors "
+        f"{sorted(cond.vectors)}. Add conditioner.Image and conditioner.Numbers."
+      )
