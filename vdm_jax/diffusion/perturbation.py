@@ -99,8 +99,9 @@ class Picture:
 
   def _check(self, cond):
     if self.signal not in cond.channels or self.name not in cond.vectors:
+      channels, vectors = sorted(cond.channels), sorted(cond.vectors)
       raise KeyError(
         f"Noise in a picture needs channels[{self.signal!r}] and "
-        f"vectors[{self.name!r}]; the condition has channels {sorted(cond.channels)} and vectors "
-        f"{sorted(cond.vectors)}. Add conditioner.Image and conditioner.Numbers."
+        f"vectors[{self.name!r}]; the condition has channels {channels} and vectors "
+        f"{vectors}. Add conditioner.Image and conditioner.Numbers."
       )
