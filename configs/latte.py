@@ -24,7 +24,9 @@ python -m vdm_jax.main --config=configs/latte.py:ucf101 --mode=sample \
 
 from ml_collections import ConfigDict
 
+from configs import published
 from configs.autoencoders import kl_image
+from configs.published import RULES
 from vdm_jax import config as c
 from vdm_jax.data import folders, loader, pictures, sources, transforms
 from vdm_jax.data.builders import moving_digits, sky_timelapse
@@ -34,19 +36,9 @@ from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import frames, fvd, temporal
 from vdm_jax.models import video_dit
 from vdm_jax.pretrained import start
-from vdm_jax.programs import encode, evaluate, generate, prepare, sample, train
+from vdm_jax.programs import encode, evaluate, prepare, sample, train
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import optimizer
-
-RULES = (
-  ("batch", ("data", "fsdp")),
-  ("frames", "seq"),
-  ("space", "seq"),
-  ("height", ("data", "fsdp", "seq", "tensor")),
-  ("embed", "fsdp"),
-  ("heads", "tensor"),
-  ("mlp", "tensor"),
-)
 
 # What differs: updates before gradients are clipped, whether clips are mirrored, frames
 # between two real ones in evaluation, windows that are cut of a training video (the
@@ -242,14 +234,6 @@ def tiny(cfg):
 
 def t2v():
   """Prompts to videos by a published model; all of it is in its folder."""
-  cfg = ConfigDict()
-  cfg.seed = 3407
-  cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
-  cfg.rules = RULES
-  cfg.stages = ("sample",)
+  cfg = published.get_config()
   cfg.pretrained = "Latte-1"
-  cfg.prompts = ""
-  cfg.sample = c.bind(
-    generate.run, pretrained=cfg.get_ref("pretrained"), prompts=cfg.get_ref("prompts")
-  )
   return cfg

@@ -46,7 +46,11 @@ MAY_IMPORT = {
     *("models", "autoencoders", "encoders", "layers"),
     *("conditioning", "diffusion", "sharding"),
   },
-  "pipeline": {"pretrained", "conditioning", "diffusion", "encoders", "tasks"},
+  "pipeline": {
+    *("pretrained", "conditioning", "diffusion", "encoders", "tasks"),
+    "image_pipeline",
+  },
+  "image_pipeline": {"conditioning", "diffusion", "encoders"},
   "checkpoint": {"log"},
   "training": {"sharding", "checkpoint", "compiler", "log"},
   "data": {"video_io"},

@@ -1,7 +1,9 @@
 """A published model as a whole: prompts or classes in, videos out.
 
-  pipeline = load("Latte-1")
+  pipeline = load("Latte-1")  # or AnimateDiff's, ModelScope's, DiT's
   video = pipeline(["a dog in the snow"], steps=50, guidance=7.5, key=key)
+  pipeline = load("stable-video-diffusion-img2vid")  # image_pipeline.py
+  video = pipeline(["dog.jpg"], key=key)
 
 The folder is diffusers': model_index.json names the components, each in a folder of its
 own. Every component is one of ours, and all of them can be had from the pipeline: the
@@ -18,19 +20,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax import pretrained
+from vdm_jax import image_pipeline, pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.diffusion import guidance as guidance_lib
 from vdm_jax.diffusion.samplers import loop
+from vdm_jax.encoders import texts as texts_lib
 from vdm_jax.encoders import tokenizer as tokenizer_lib
+from vdm_jax.image_pipeline import ImagePipeline
+from vdm_jax.pretrained import motion_adapter
 from vdm_jax.tasks import latent_diffusion
 
 INDEX = "model_index.json"
-# What tells the network of each pipeline what to make, and the tokens of a prompt.
-KINDS = {"LattePipeline": "text", "DiTPipeline": "label"}
-LENGTH = 120
-# Folders that a pipeline may lack: embeddings may be given in the place of prompts.
-OPTIONAL = ("text_encoder", "tokenizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What there is to know of a published pipeline besides its files.
+
+  Attributes:
+    told: "text", "label" or "image", what it makes videos of.
+    network: the folder of its network.
+    num_frames: by default; None: as its network says.
+    texts: fields of encoders.texts.Texts.
+  """
+
+  told: str
+  network: str = "unet"
+  num_frames: int | None = None
+  texts: dict = dataclasses.field(default_factory=dict)
+
+
+CLIP = dict(length=77, masked=False)
+ANIMATEDIFF = Kind("text", num_frames=16, texts=CLIP)
+KINDS = {
+  "LattePipeline": Kind("text", "transformer", texts=dict(length=120, lower=True)),
+  "DiTPipeline": Kind("label", "transformer"),
+  "StableDiffusionPipeline": Kind("text", num_frames=1, texts=CLIP),
+  "AnimateDiffPipeline": ANIMATEDIFF,
+  "TextToVideoSDPipeline": Kind("text", num_frames=16, texts=CLIP),
+  "StableVideoDiffusionPipeline": Kind("image"),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,9 +72,10 @@ class Pipeline:
     params: of the network.
     scheduler: see pretrained/schedulers.py.
     autoencoder, autoencoder_params: from latents to videos.
-    size: height and width of the latents it was trained with.
+    size: (height, width) of the latents it was trained with.
     channels: of the latents.
-    text_encoder, text_params, tokenizer: None without them.
+    num_frames: by default.
+    texts: an encoders.texts.Texts, or None: embeddings then take the place of prompts.
     labels: {name: id} of the classes, if the folder names them.
   """
 
@@ -55,11 +85,10 @@ class Pipeline:
   scheduler: Any
   autoencoder: Any
   autoencoder_params: Any
-  size: int
+  size: tuple[int, int]
   channels: int
-  text_encoder: Any = None
-  text_params: Any = None
-  tokenizer: Any = None
+  num_frames: int
+  texts: Any = None
   labels: dict = dataclasses.field(default_factory=dict)
 
   def __call__(
@@ -106,29 +135,18 @@ class Pipeline:
     """Latents [B, T, h, w, C] of unit variance, from noise of that shape."""
     return self._draw(steps, float(guidance))(self.params, signals, noise, key)
 
-  def embed(self, texts, length=LENGTH):
-    """(values [N, L, D], mask [N, L]) of texts; their case is lost, as in training."""
-    if self.text_encoder is None or self.tokenizer is None:
+  def embed(self, texts):
+    """(values [N, L, D], mask [N, L]) of texts."""
+    if self.texts is None:
       raise ValueError(
         "This pipeline has no text encoder or no tokenizer; give embeddings and "
         "negative_embeddings in place of prompts."
       )
-    texts = [text.lower().strip() for text in texts]
-    ids, mask = self.tokenizer(texts, length)
-    return self._encode(self.text_params, ids, mask), mask
-
-  @functools.cached_property
-  def _encode(self):
-    return jax.jit(self.text_encoder.apply)
+    return self.texts(texts)
 
   @functools.cached_property
   def _decode(self):
-    def decode(params, latents):
-      video = self.autoencoder.decode(params, latents)
-      scaled = jnp.clip(video / 2 + 0.5, 0.0, 1.0) * 255.0
-      return jnp.rint(scaled).astype(jnp.uint8)
-
-    return jax.jit(decode)
+    return jax.jit(image_pipeline.decoder(self.autoencoder))
 
   @functools.cached_property
   def _compiled(self):
@@ -206,74 +224,83 @@ class Pipeline:
           f"[{count}, T, h, w, {self.channels}]."
         )
       return np.shape(latents)
-    _, *strides = self.autoencoder.stride
-    sides = []
-    for name, pixels, stride in zip(
-      ("height", "width"), (height, width), strides, strict=True
-    ):
-      multiple = stride * self.task.network.patch
-      if pixels is not None and (pixels % multiple or pixels < 1):
-        low = pixels // multiple * multiple
-        raise ValueError(
-          f"{name}={pixels} must be a multiple of {multiple}; the nearest are "
-          f"{max(low, multiple)} and {low + multiple}."
-        )
-      sides.append(self.size if pixels is None else pixels // stride)
-    frames = num_frames or self.task.network.num_frames
-    return (count, frames, *sides, self.channels)
+    patch = getattr(self.task.network, "patch", 1)
+    sides = image_pipeline.sides(self.autoencoder, patch, height, width, self.size)
+    return (count, num_frames or self.num_frames, *sides, self.channels)
 
 
-def load(path, *, autoencoder="vae", dtype=jnp.float32, mesh=None, rules=()):
-  """The Pipeline of a folder with model_index.json.
+def load(
+  path, *, autoencoder="vae", motion=None, dtype=jnp.float32, mesh=None, rules=()
+):
+  """The Pipeline of a folder with model_index.json, or its ImagePipeline.
 
   Args:
     autoencoder: the folder of the decoder; Latte's other one, which takes the flicker
       from the frames, is "vae_temporal_decoder".
+    motion: the folder of a MotionAdapter, which makes AnimateDiff of a folder of Stable
+      Diffusion 1; the scheduler is then DDIM with AnimateDiff's betas.
     dtype, mesh, rules: of all components, see pretrained.load.
 
   Raises:
     FileNotFoundError, ValueError: what is missing or not supported, all of it.
   """
   folder = pathlib.Path(path)
-  index = _read_index(folder)
+  index, lay = _read_index(folder), dict(dtype=dtype, mesh=mesh, rules=rules)
   kind = KINDS[index["_class_name"]]
-  open_part = lambda name: pretrained.load(
-    folder / name, dtype=dtype, mesh=mesh, rules=rules
-  )
-  scheduler = pretrained.load_scheduler(folder / "scheduler")
-  network, params = open_part("transformer")
+  open_part = lambda name: pretrained.load(folder / name, **lay)
+  if motion is None:
+    scheduler = pretrained.load_scheduler(folder / "scheduler")
+    network, params = open_part(kind.network)
+  elif index["_class_name"] == "StableDiffusionPipeline":
+    kind = ANIMATEDIFF
+    scheduler = pretrained.load_scheduler(motion_adapter.SCHEDULER)
+    network, params = motion_adapter.load(folder / kind.network, motion, **lay)
+  else:
+    raise ValueError(
+      f"motion={str(motion)!r} is for a StableDiffusionPipeline; {folder} is a "
+      f"{index['_class_name']}."
+    )
   decoder, decoder_params = open_part(autoencoder)
-  config = json.loads((folder / "transformer" / "config.json").read_text())
-  encoder = text_params = tokenizer = None
-  if kind == "text":
-    if _has(index, folder, "text_encoder"):
-      encoder, text_params = open_part("text_encoder")
-    if _has(index, folder, "tokenizer"):
-      tokenizer = tokenizer_lib.Tokenizer(folder / "tokenizer")
-  names = index.get("id2label") or {}
-  labels = {
-    name.strip(): int(i) for i, many in names.items() for name in many.split(",")
-  }
   task = latent_diffusion.LatentDiffusion(
     network=network,
     process=scheduler.process,
     prediction=scheduler.prediction,
-    conditioner=_told if kind == "text" else functools.partial(_labelled, network),
+    conditioner={
+      "text": _told,
+      "label": functools.partial(_labelled, network),
+      "image": image_pipeline.told,
+    }[kind.told],
   )
+  config = json.loads((folder / kind.network / "config.json").read_text())
+  common = (task, params, scheduler, decoder, decoder_params)
+  if kind.told == "image":
+    eye, eye_params = open_part("image_encoder")
+    num_frames = config.get("num_frames", 25)
+    return ImagePipeline(*common, eye, eye_params, num_frames)
+  size = config.get("sample_size") or decoder.sample_size // decoder.stride[1]
+  names = index.get("id2label") or {}
+  labels = {
+    name.strip(): int(i) for i, many in names.items() for name in many.split(",")
+  }
   return Pipeline(
-    kind,
-    task,
-    params,
-    scheduler,
-    decoder,
-    decoder_params,
-    config["sample_size"],
-    params["patchify"]["kernel"].shape[0] // network.patch**2,
-    encoder,
-    text_params,
-    tokenizer,
+    kind.told,
+    *common,
+    (size, size) if isinstance(size, int) else tuple(size),
+    decoder.latent_channels,
+    kind.num_frames or network.num_frames,
+    _texts(folder, index, kind, open_part),
     labels,
   )
+
+
+def _texts(folder, index, kind, open_part):
+  """encoders.texts.Texts, or None: the folder may lack its parts."""
+  parts = ("text_encoder", "tokenizer")
+  if kind.told != "text" or not all(_has(index, folder, part) for part in parts):
+    return None
+  tokenizer = tokenizer_lib.Tokenizer(folder / "tokenizer")
+  encoder, params = open_part("text_encoder")
+  return texts_lib.Texts(encoder, params, tokenizer, **kind.texts)
 
 
 def _told(batch):
@@ -312,7 +339,7 @@ def _read_index(folder):
     )
   missing = [
     part
-    for part in ("transformer", "vae", "scheduler")
+    for part in (KINDS[name].network, "vae", "scheduler")
     if not (folder / part).is_dir() and part in index
   ]
   if missing:

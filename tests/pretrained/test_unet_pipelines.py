@@ -1,27 +1,29 @@
-"""Trajectories of whole pipelines of the U-Net line, from embeddings and noise.
+"""Published pipelines of the U-Net line, whole: latents and frames, as diffusers.
 
 diffusers' pipelines run as they are, on tiny networks with random weights; ours opens
-the saved U-Net and scheduler. No text or image encoder takes part.
+the folder that they save.
 """
 
 import functools
+import importlib
 
 import diffusers
 import jax
 import numpy as np
 import pytest
 import torch
+import transformers
 from diffusers.pipelines.deprecated.text_to_video_synthesis import (
   pipeline_text_to_video_synth as modelscope,
 )
 from einops import rearrange
+from PIL import Image
 
+import vdm_jax
 from tests import parity
 from tests.pretrained.test_pipeline import autoencoder, fill
-from vdm_jax import pretrained
-from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.diffusion import guidance
-from vdm_jax.tasks import latent_diffusion
+from tests.pretrained.test_tokenizer import write_clip
+from vdm_jax.encoders import clip_pixels
 
 STEPS, FRAMES, WIDTH = 10, 3, 12
 BOUND = 1e-3  # of a trajectory, times max|ref|
@@ -53,42 +55,19 @@ def torch_of(x):
   return torch.from_numpy(np.ascontiguousarray(x))
 
 
-def told(values, **more):
-  tokens = Tokens(values, np.ones(values.shape[:2], bool))
-  return Conditioning(tokens={more.pop("name", "text"): tokens}, **more)
+def opened(pipe, folder):
+  """(theirs, ours) of a pipeline that was saved whole."""
+  pipe.set_progress_bar_config(disable=True)
+  pipe.save_pretrained(folder)
+  return pipe, vdm_jax.load(folder)
 
 
-def sampled(pipe, folder, conds, noise, scale, signal="text"):
-  """Ours: the saved network and scheduler, guided, from the same noise."""
-  pipe.unet.save_pretrained(folder / "unet")
-  pipe.scheduler.save_pretrained(folder / "scheduler")
-  module, params = pretrained.load(folder / "unet")
-  scheduler = pretrained.load_scheduler(folder / "scheduler")
-  ts = scheduler.ts(num_steps=STEPS)
-  task = latent_diffusion.LatentDiffusion(
-    network=module,
-    process=scheduler.process,
-    prediction=scheduler.prediction,
-    conditioner=lambda batch: jax.tree.map(jax.numpy.asarray, conds),
-  )
-  guide = functools.partial(guidance.guide, drop=(signal,), scales=(scale,))
-
-  @jax.jit
-  def run(params, noise):
-    draw = scheduler.noise(ts, lambda key, shape: noise)
-    return task.sample(
-      params,
-      {},
-      noise.shape,
-      jax.random.key(0),
-      sampler=scheduler.sampler,
-      ts=ts,
-      noise=draw,
-      wrappers=(guide, *scheduler.wrappers),
-    )
-
+def drawn(ours, noise, text, negative):
+  """Our latents, guided, from the same noise."""
+  signals = ours._signals(None, "", (text, None), (negative, None))
   with jax.default_matmul_precision("highest"):
-    return np.asarray(run(params, noise))
+    key = jax.random.key(0)
+    return np.asarray(ours.latents(signals, noise, key, steps=STEPS, guidance=7.5))
 
 
 def check(record_property, row, out, wanted, other):
@@ -108,7 +87,6 @@ def video():
 
 def prompted(pipe, noise, text, negative, **more):
   """A call of a text pipeline of diffusers that gives latents."""
-  pipe.set_progress_bar_config(disable=True)
   out = pipe(
     prompt_embeds=torch_of(text),
     negative_prompt_embeds=torch_of(negative),
@@ -124,36 +102,131 @@ def prompted(pipe, noise, text, negative, **more):
   return rearrange(out.numpy(), "b c t h w -> b t h w c")
 
 
-def text_pipeline(pipe, tmp_path, video, record_property, row):
+def text_pipeline(theirs, ours, video, record_property, row):
   noise, text, negative = video
-  wanted = prompted(pipe, noise, text, negative)
-  out = sampled(pipe, tmp_path, (told(text), told(negative)), noise, 7.5)
-  other = sampled(pipe, tmp_path, (told(text), told(text)), noise, 7.5)
+  wanted = prompted(theirs, noise, text, negative)
+  out, other = drawn(ours, *video), drawn(ours, noise, text, text)
   check(record_property, row, out, wanted, other)
 
 
-def test_animatediff_gives_the_latents_of_its_original(
-  tmp_path, video, record_property
-):
+def text_parts(folder):
+  """A tokenizer and a text encoder of Stable Diffusion's classes."""
+  (folder / "words").mkdir()
+  write_clip(folder / "words")
+  tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "words")
+  config = transformers.CLIPTextConfig(
+    vocab_size=len(tokenizer),
+    hidden_size=WIDTH,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=77,
+    bos_token_id=tokenizer.bos_token_id,
+    eos_token_id=tokenizer.eos_token_id,
+  )
+  return dict(
+    tokenizer=tokenizer, text_encoder=fill(transformers.CLIPTextModel(config))
+  )
+
+
+DDIM = dict(clip_sample=False, steps_offset=1, **BETAS)
+MOTION = dict(motion_num_attention_heads=2, motion_max_seq_length=8)
+
+
+@pytest.fixture(scope="module")
+def animatediff(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("animatediff")
   unet = diffusers.UNetMotionModel(
-    **SMALL,
-    **blocks("Motion"),
-    num_attention_heads=4,
-    motion_num_attention_heads=2,
-    motion_max_seq_length=8,
+    **SMALL, **blocks("Motion"), num_attention_heads=4, **MOTION
   )
   pipe = diffusers.AnimateDiffPipeline(
     vae=autoencoder(**VAE),
-    text_encoder=None,
-    tokenizer=None,
+    **text_parts(folder),
     unet=fill(unet),
     motion_adapter=None,
+    scheduler=diffusers.DDIMScheduler(beta_schedule="linear", **DDIM),
+  )
+  return opened(pipe, folder / "whole")
+
+
+def test_animatediff_gives_the_latents_of_its_original(
+  animatediff, video, record_property
+):
+  row = "AnimateDiffPipeline, 10 steps, guidance 7.5"
+  text_pipeline(*animatediff, video, record_property, row)
+
+
+def test_animatediff_makes_of_a_prompt_what_its_original_does(animatediff, video):
+  """Letters keep their case, padding is read, frames are decoded."""
+  theirs, ours = animatediff
+  call = lambda prompt: ours(
+    [prompt],
+    negative="a bird",
+    latents=video[0],
+    steps=4,
+    guidance=7.5,
+    key=jax.random.key(0),
+  )
+  with jax.default_matmul_precision("highest"):
+    out, other = call("the bird Birds"), call("the sea")
+  wanted = theirs(
+    "the bird Birds",
+    negative_prompt="a bird",
+    latents=torch_of(rearrange(video[0], "b t h w c -> b c t h w")),
+    num_inference_steps=4,
+    guidance_scale=7.5,
+    height=16,
+    width=24,
+    num_frames=FRAMES,
+    output_type="np",
+  ).frames
+  far = lambda x: np.abs(x.astype(float) - np.rint(255 * np.asarray(wanted))).max()
+  assert far(out) <= 1 < far(other)
+  usual = ours(["a"], key=jax.random.key(0), steps=1, num_frames=2)
+  assert usual.shape == (1, 2, 16, 16, 3)  # the autoencoder's size
+  with pytest.raises(ValueError, match="16 frames.*8"):
+    ours(["a"], key=jax.random.key(0))
+
+
+def test_a_motion_adapter_makes_animatediff_of_stable_diffusion(
+  tmp_path, video, record_property
+):
+  """Two downloads: the image model, whose scheduler is not ours to open, and motion."""
+  unet = diffusers.UNet2DConditionModel(**SMALL, **blocks("2D"), attention_head_dim=4)
+  adapter = diffusers.MotionAdapter(
+    block_out_channels=SMALL["block_out_channels"],
+    motion_layers_per_block=1,
+    motion_norm_num_groups=32,
+    **MOTION,
+  )
+  vae, texts = autoencoder(**VAE), text_parts(tmp_path)
+  images = diffusers.StableDiffusionPipeline(
+    vae=vae,
+    **texts,
+    unet=fill(unet),
+    scheduler=diffusers.PNDMScheduler(beta_schedule="scaled_linear", **BETAS),
+    safety_checker=None,
+    feature_extractor=None,
+    requires_safety_checker=False,
+  )
+  images.save_pretrained(tmp_path / "images")
+  fill(adapter).save_pretrained(tmp_path / "motion")
+  theirs = diffusers.AnimateDiffPipeline(
+    vae=vae,
+    **texts,
+    unet=unet,
+    motion_adapter=adapter,
     scheduler=diffusers.DDIMScheduler(
-      beta_schedule="linear", clip_sample=False, steps_offset=1, **BETAS
+      beta_schedule="linear", timestep_spacing="linspace", **DDIM
     ),
   )
-  row = "AnimateDiffPipeline, 10 steps, guidance 7.5"
-  text_pipeline(pipe, tmp_path, video, record_property, row)
+  with pytest.raises(ValueError, match="PNDM"):
+    vdm_jax.load(tmp_path / "images")
+  with pytest.raises(ValueError, match="wanted a MotionAdapter"):
+    vdm_jax.load(tmp_path / "images", motion=tmp_path / "images" / "vae")
+  ours = vdm_jax.load(tmp_path / "images", motion=tmp_path / "motion")
+  row = "AnimateDiffPipeline from two folders, 10 steps, guidance 7.5"
+  text_pipeline(theirs, ours, video, record_property, row)
 
 
 def test_text_to_video_gives_the_latents_of_its_original(
@@ -165,31 +238,35 @@ def test_text_to_video_gives_the_latents_of_its_original(
     text_encoder=None,
     tokenizer=None,
     unet=fill(unet),
-    scheduler=diffusers.DDIMScheduler(
-      beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, **BETAS
-    ),
+    scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", **DDIM),
   )
   row = "TextToVideoSDPipeline, 10 steps, guidance 7.5"
-  text_pipeline(pipe, tmp_path, video, record_property, row)
+  text_pipeline(*opened(pipe, tmp_path), video, record_property, row)
 
 
-def test_svd_gives_the_latents_of_its_original(
-  tmp_path, video, record_property, monkeypatch
-):
-  """The image's token and latent, three numbers, guidance that rises over frames."""
-  noise, image = video[0], normal(3, 1, 1, WIDTH)
-  latent = normal(4, 1, 8, 12, 4)
+@pytest.fixture(scope="module")
+def svd(tmp_path_factory):
   unet = diffusers.UNetSpatioTemporalConditionModel(
     **SMALL,
     **blocks("SpatioTemporal"),
     num_attention_heads=(4, 4),
+    num_frames=FRAMES,
     addition_time_embed_dim=8,
     projection_class_embeddings_input_dim=24,
+  )
+  eye = transformers.CLIPVisionConfig(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    image_size=224,
+    patch_size=56,
+    projection_dim=WIDTH,
   )
   decoder = diffusers.AutoencoderKLTemporalDecoder
   pipe = diffusers.StableVideoDiffusionPipeline(
     vae=autoencoder(decoder, down_block_types=("DownEncoderBlock2D",) * 2),
-    image_encoder=None,
+    image_encoder=fill(transformers.CLIPVisionModelWithProjection(eye)),
     unet=fill(unet),
     scheduler=diffusers.EulerDiscreteScheduler(
       beta_schedule="scaled_linear",
@@ -202,38 +279,96 @@ def test_svd_gives_the_latents_of_its_original(
       steps_offset=1,
       **BETAS,
     ),
-    feature_extractor=None,
+    feature_extractor=transformers.CLIPImageProcessor(),
   )
-  pipe.set_progress_bar_config(disable=True)
-  both = lambda x: torch.cat([torch.zeros_like(x), x])
-  picture = lambda x: rearrange(torch_of(x), "b h w c -> b c h w")
-  monkeypatch.setattr(pipe, "_encode_image", lambda *_: both(torch_of(image)))
-  encode = lambda *_, **__: both(picture(latent))
-  monkeypatch.setattr(pipe, "_encode_vae_image", encode)
-  wanted = pipe(
-    image=torch.zeros(1, 3, 16, 24),
+  return opened(pipe, tmp_path_factory.mktemp("svd"))
+
+
+# Higher and wider than what CLIP sees, and smaller.
+@pytest.mark.parametrize("size", [(300, 500), (40, 31)])
+def test_svd_makes_of_a_picture_what_its_original_does(
+  svd, video, record_property, monkeypatch, size
+):
+  """CLIP's token, the latent of the noised picture, three numbers, rising guidance."""
+  theirs, ours = svd
+  picture = np.random.default_rng(5).integers(0, 256, (*size, 3), np.uint8)
+  picture[: size[0] // 2] //= 3  # not noise alone
+  grain = normal(6, 1, 16, 24, 3)
+  module = "diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion"
+  drawn = torch_of(rearrange(grain, "b h w c -> b c h w"))
+  monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, **__: drawn)
+  numbers = dict(fps=7, num_frames=FRAMES)
+  call = functools.partial(
+    theirs,
+    image=Image.fromarray(picture),
     height=16,
     width=24,
-    num_frames=FRAMES,
     num_inference_steps=STEPS,
-    fps=7,
     motion_bucket_id=100,
     noise_aug_strength=0.02,
-    latents=torch_of(rearrange(noise, "b t h w c -> b t c h w")),
-    output_type="latent",
-  ).frames
-  wanted = rearrange(wanted.numpy(), "b t c h w -> b t h w c")
+    latents=torch_of(rearrange(video[0], "b t h w c -> b t c h w")),
+    **numbers,
+  )
+  wanted = rearrange(
+    call(output_type="latent").frames.numpy(), "b t c h w -> b t h w c"
+  )
 
-  # The pipeline tells the network one less than the frames a second.
-  numbers = dict(fps=[6.0], motion=[100.0], augmentation=[0.02])
-  vectors = {k: np.array(x, np.float32) for k, x in numbers.items()}
-  told_image = lambda x, z: told(x, name="image", channels={"image": z[:, None]})
-  cond = told_image(image, latent).replace(vectors=vectors)
-  null = told_image(0 * image, 0 * latent)
-  rising = functools.partial(guidance.over_frames, start=1.0, stop=3.0)
-  out = sampled(pipe, tmp_path, (cond, null), noise, rising, "image")
-  fast = vectors | {"motion": np.array([200.0], np.float32)}
-  told_fast = cond.replace(vectors=fast), null
-  other = sampled(pipe, tmp_path, told_fast, noise, rising, "image")
-  row = "StableVideoDiffusionPipeline, 10 steps"
-  check(record_property, row, out, wanted, other)
+  def latents(motion):
+    signals, _, key = ours.signals(
+      [picture], jax.random.key(0), 7, motion, 0.02, 16, 24, grain
+    )
+    with jax.default_matmul_precision("highest"):
+      return np.asarray(
+        ours.latents(signals, video[0], key, steps=STEPS, guidance=(1.0, 3.0))
+      )
+
+  row = f"StableVideoDiffusionPipeline, 10 steps, a picture of {size[0]} x {size[1]}"
+  check(record_property, row, latents(100), wanted, latents(200))
+  if size[0] < 100:
+    return
+  with jax.default_matmul_precision("highest"):
+    frames = ours(
+      [picture],
+      key=jax.random.key(0),
+      steps=STEPS,
+      motion=100,
+      height=16,
+      width=24,
+      latents=video[0],
+      noise=grain,
+    )
+  far = np.abs(
+    frames.astype(float) - np.rint(255 * np.asarray(call(output_type="np").frames))
+  )
+  assert frames.shape == (1, FRAMES, 16, 24, 3) and far.max() <= 1
+
+
+def test_what_is_no_picture_is_refused(svd, tmp_path):
+  _, ours = svd
+  call = lambda *pictures, **more: ours(
+    list(pictures), key=jax.random.key(0), **dict(height=16, width=24) | more
+  )
+  with pytest.raises(ValueError, match="no picture"):
+    call()
+  with pytest.raises(ValueError, match="float32"):
+    call(np.zeros((8, 8, 3), np.float32))
+  with pytest.raises(FileNotFoundError):
+    call(tmp_path / "dog.jpg")
+  with pytest.raises(ValueError, match="height=17.*16 and 18"):
+    call(np.zeros((8, 8, 3), np.uint8), height=17)
+
+
+def test_pixels_are_those_that_their_pipeline_shows_clip():
+  module = importlib.import_module(
+    "diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion"
+  )
+  rng = np.random.default_rng(0)
+  for size in ((224, 224), (576, 1024), (100, 333), (225, 20)):
+    picture = rng.integers(0, 256, (1, *size, 3), np.uint8)
+    x = torch_of(rearrange(picture / 127.5 - 1, "b h w c -> b c h w"))
+    wanted = module._resize_with_antialiasing(x, (224, 224)) / 2 + 0.5
+    wanted = rearrange(wanted.numpy(), "b c h w -> b h w c")
+    wanted = (wanted - clip_pixels.MEAN) / np.array(clip_pixels.DEVIATION)
+    np.testing.assert_allclose(clip_pixels.pixels(picture), wanted, atol=2e-5)
+  with pytest.raises(ValueError, match="at least 2 x 2"):
+    clip_pixels.pixels(picture[:, :1])

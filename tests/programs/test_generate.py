@@ -141,6 +141,33 @@ def test_prompts_are_read_in_each_form(tmp_path):
     generate.read(" ")
 
 
+def test_pictures_take_the_place_of_prompts(tmp_path):
+  for name in ("b.png", "a.JPG", "notes.txt"):
+    (tmp_path / name).touch()
+  found = [tmp_path / "a.JPG", tmp_path / "b.png"]
+  assert generate.inputs("", str(tmp_path)) == found
+  assert generate.inputs("", str(found[0])) == found[:1]
+  assert generate.inputs("", [str(path) for path in found]) == found
+  assert generate.inputs("a dog", "") == ["a dog"]
+  with pytest.raises(ValueError, match="not both"):
+    generate.inputs("a dog", str(tmp_path))
+  with pytest.raises(FileNotFoundError, match="c.png"):
+    generate.inputs("", str(tmp_path / "c.png"))
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(FileNotFoundError, match="has no pictures"):
+    generate.inputs("", str(tmp_path / "empty"))
+
+
+def test_guidance_is_one_number_or_two_for_pictures():
+  assert generate.strength((), "") == generate.strength((), "a.png") == {}
+  assert generate.strength(0.0, "") == generate.strength((0.0,), "") == {"guidance": 0}
+  assert generate.strength((1.0, 3.0), "a.png") == {"guidance": (1.0, 3.0)}
+  assert generate.strength(2.0, "a.png") == {"guidance": (2.0, 2.0)}
+  with pytest.raises(ValueError, match="two for pictures"):
+    generate.strength((1.0, 3.0), "")
+
+
 def test_a_folder_that_is_not_there_is_named():
-  with pytest.raises(FileNotFoundError, match="never_there.*--config.pretrained"):
-    generate._digest("never_there")
+  for name in ("never_there", ""):
+    with pytest.raises(FileNotFoundError, match=f"'{name}'.*--config.pretrained"):
+      generate._digest(name)

@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 
 from vdm_jax.data import sources
+from vdm_jax.data.transforms import FRAMES
 
 PREFIX = "image_"
-FRAMES = ("video", "mean", "logvar", "latents")  # keys whose first axis is time
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from vdm_jax.data import decode
 
+FRAMES = ("video", "mean", "logvar", "latents")  # keys whose first axis is time
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -35,6 +37,39 @@ class Clip:
       )
     begin = decode.start(self.start, rng)(len(video) - length)
     return {**record, "video": video[begin : begin + length : self.interval]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Paced:
+  """A random window at one of several intervals, whose frame rate the record tells.
+
+  Of clips or their latents. One network then makes key frames and what lies between
+  them (AlignYourLatents, https://arxiv.org/abs/2304.08818, section 3.2).
+
+  Attributes:
+    num_frames: of the window.
+    intervals: frames from one of the window's to the next, equally likely.
+    fps: frames a second of the source; "fps" of the record is fps / interval.
+  """
+
+  num_frames: int
+  intervals: tuple[int, ...]
+  fps: float
+
+  def __call__(self, record, rng):
+    interval = int(rng.choice(self.intervals))
+    length = decode.span(self.num_frames, interval)
+    keys = [key for key in FRAMES if key in record]
+    there = len(record[keys[0]])
+    if there < length:
+      raise decode.BadClip(
+        "clip",
+        f"holds {there} frames; {self.num_frames} at an interval of {interval} need "
+        f"{length}",
+      )
+    begin = int(rng.integers(there - length + 1))
+    cut = {key: record[key][begin : begin + length : interval] for key in keys}
+    return {**record, **cut, "fps": np.float32(self.fps / interval)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,12 +101,14 @@ class VideoResnetBlock(nn.Module):
 
 
 class TemporalConvolutions(nn.Module):
-  """x + four times convolution(silu(norm(x))), of 3 frames by one pixel.
+  """x + convolution(silu(norm(x))), `count` times over, of 3 frames by one pixel.
 
   The norms take their statistics over the clip; the last convolution starts at zero.
   Of ModelScope's text-to-video and of VideoCrafter, https://arxiv.org/abs/2308.06571.
   """
 
+  kernel: tuple[int, ...] = (3, 1, 1)
+  count: int = 4
   groups: int = 32
   epsilon: float = 1e-5
   dtype: Any = jnp.float32
@@ -117,10 +119,10 @@ class TemporalConvolutions(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rest = dict(groups=self.groups, epsilon=self.epsilon, **dtypes)
     h = x
-    for i in range(1, 5):
-      init = {"kernel_init": nn.initializers.zeros} if i == 4 else {}
+    for i in range(1, self.count + 1):
+      init = {"kernel_init": nn.initializers.zeros} if i == self.count else {}
       h = nn.silu(group_norm(h, "clip", **rest, name=f"norm{i}"))
-      h = Conv(x.shape[-1], (3, 1, 1), **init, **dtypes, name=f"conv{i}")(h)
+      h = Conv(x.shape[-1], self.kernel, **init, **dtypes, name=f"conv{i}")(h)
     return x + h
 
 

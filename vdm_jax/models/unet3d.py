@@ -29,9 +29,9 @@ from vdm_jax.models.sublayers import Transformer
 # The fields that choose by a name, and the names that there are.
 CHOICES = {
   "over": tuple(temporal.STATISTICS),
-  # After each residual block: nothing; one along time, mixed in by a learnt share; or
-  # four convolutions along time.
-  "temporal_resnet": ("none", "alpha", "four"),
+  # After each residual block: nothing; one along time, mixed in by a learnt share; four
+  # convolutions along time; or one of 3 x 3 x 3.
+  "temporal_resnet": ("none", "alpha", "four", "volume"),
   # Where transformers along time stand: in each cell with a transformer; in all cells
   # but the middle's; in all; or within the transformers, behind each of their blocks.
   "temporal_at": ("attention", "levels", "levels and middle", "inside"),
@@ -315,9 +315,11 @@ class Cell(Part):
     x = temporal.VideoResnetBlock(self.features, over=c.over, **block, name="resnet")(
       x, emb
     )
-    if c.temporal_resnet == "four" and not self.passing:
+    if c.temporal_resnet in ("four", "volume") and not self.passing:
+      kind = dict(count=1, kernel=(3, 3, 3)) if c.temporal_resnet == "volume" else {}
+      rest = dict(groups=c.groups, epsilon=c.epsilon, **dtypes)
       convolve = temporal.TemporalConvolutions(
-        c.groups, c.epsilon, **dtypes, name="temporal_convolutions"
+        **kind, **rest, name="temporal_convolutions"
       )
       x = along_time(convolve, x)
     if c.temporal_resnet == "alpha" and not self.passing:

@@ -45,7 +45,20 @@ def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
     FileNotFoundError: no such path, config or weights.
     ValueError: everything that does not fit, in one message.
   """
-  table, module, theirs, config = _opened(path, module)
+  return _loaded(*_opened(path, module), dtype, mesh, rules)
+
+
+def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
+  """`load` of a component whose tensors lie in several folders, with this config."""
+  table, theirs = table_named(paths[0], config), {}
+  for path in paths:
+    theirs |= sd.unwrap(files.tensors(pathlib.Path(path)))
+  theirs = sd.renamed(table, theirs)
+  module = table.module(config, shapes_of(theirs))
+  return _loaded(table, module, theirs, config, dtype, mesh, rules)
+
+
+def _loaded(table, module, theirs, config, dtype, mesh, rules):
   module = with_dtype(module, dtype)
   shapes = sd.check(module, table, theirs)
   where = _shardings(table.shapes(module, shapes_of(theirs)), mesh, rules)

@@ -1,0 +1,157 @@
+"""From 17 frames to 257 in three ways, with one network: what holds a video together.
+
+A U-Net of moving digits learns windows of 17 frames at three frame rates, with nothing
+given, the first frames, or every fourth. Then it makes videos of 257 frames as LVDM
+(prediction of few frames, then interpolation), AlignYourLatents (17 key frames, 65,
+then 257) and AnimateDiff (overlapping windows, averaged in every step) do. A digit that
+flies with constant velocity says what is wrong with each. The autoencoder is the
+packaged one.
+
+python -m vdm_jax.main --config=experiments/long_digits/config.py --workdir=runs/long
+python -m vdm_jax.main --config=experiments/long_digits/config.py:tiny \
+  --workdir=runs/tiny
+"""
+
+from configs import moving_digits, quickstart
+from configs import stable_diffusion as sd
+from experiments.long_digits import judge
+from vdm_jax import config as c
+from vdm_jax.data import loader, sources, transforms
+from vdm_jax.diffusion import denoise, long_video
+from vdm_jax.diffusion.samplers import euler
+from vdm_jax.encoders import conditioner
+from vdm_jax.models import architectures, unet3d
+from vdm_jax.pretrained import native
+from vdm_jax.programs import chain, sample
+
+WINDOW, STRIDE = 17, 4
+FPS = 16.0  # of the long video
+LONG = (WINDOW - 1) * STRIDE**2 + 1  # 257
+NETWORK = dict(
+  out_channels=8, channels=(32, 64), layers=1, attention=(True, True), groups=8
+)
+OVERLAP = 5  # frames that prediction is given
+CONTEXT = 8  # frames from one averaged window to the next
+
+
+def get_config(arg="full"):
+  """`arg`: "full", or "tiny" to see every stage work."""
+  cfg = moving_digits.get_config("frames")
+  if arg not in ("full", "tiny"):
+    raise ValueError(
+      f"long_digits config.py:{arg} is unknown; there are full and tiny."
+    )
+  full = arg == "full"
+  if not full:
+    quickstart.tiny(cfg)
+  steps = 3000 if full else 10
+  # Slow enough that a digit crosses less than the room between two of 17 key frames.
+  cfg.dataset.update(
+    num_frames=LONG,
+    min_speed=0.1,
+    max_speed=0.35,
+    train_clips=1200 if full else 20,
+    test_clips=200 if full else 20,
+  )
+  cfg.autoencoder.update(channels=(24, 48), groups=8)
+  packaged = c.call(native.packaged, name="moving_digits", part="autoencoder")
+  sd.put(cfg.encode, weights=packaged, batch_size=20)
+
+  small = NETWORK if full else NETWORK | dict(channels=(16,), attention=(True,))
+  architecture = c.call(architectures.video_ldm, head_dim=16, **small)
+  cfg.network = c.call(unet3d.UNet3D, config=architecture)
+  label = c.call(conditioner.LabelTokens, num_classes=10)
+  rate = c.call(conditioner.Numbers, names=("fps",))
+  sd.put(
+    cfg.task,
+    network=cfg.network,
+    conditioner=c.call(conditioner.All, parts=(label, rate)),
+    drop_rates=dict(text=0.1),
+    mask_rates={f"first:{OVERLAP}": 0.25, f"every:{STRIDE}": 0.4},
+  )
+  windows = c.call(
+    transforms.Paced, num_frames=WINDOW, intervals=(1, STRIDE, STRIDE**2), fps=FPS
+  )
+  cfg.train.update(steps=steps, save_every=500, ema_decay=0.995)
+  cfg.train.optimizer.learning_rate.update(peak=1e-3, steps=steps, warmup=steps // 40)
+  sd.put(
+    cfg.train,
+    preview=None,
+    loader=c.call(
+      loader.Loader,
+      source=c.call(
+        sources.Transformed, source=cfg.train.loader.source, transforms=(windows,)
+      ),
+      batch_size=8,
+    ),
+  )
+  sd.put(cfg.ts, num_steps=20 if full else 2)
+  cfg.sampler = c.bind(euler.euler)
+  stages = chains(cfg, per_class=3 if full else 1)
+  for name, stage in stages.items():
+    cfg[name] = stage
+  test = c.call(sources.Tfds, builder=cfg.dataset, split="test")
+  train = c.call(sources.Tfds, builder=cfg.dataset, split="train")
+  cfg.judge = c.bind(
+    judge.run,
+    arms={
+      "LVDM": "lvdm",
+      "AlignYourLatents": "video_ldm",
+      "AnimateDiff": "animatediff",
+    },
+    seams={"lvdm": STRIDE, "video_ldm": STRIDE**2, "animatediff": CONTEXT},
+    real=test,
+    train=train,
+  )
+  cfg.stages = ("prepare", "encode", "train", *stages, "judge")
+  for unused in ("autoencode", "sample", "evaluate", "guide"):
+    del cfg[unused]
+  return cfg
+
+
+def chains(cfg, per_class):
+  """{stage: its program}, one for each way to a long video."""
+  middle = (WINDOW - 1) * STRIDE + 1  # 65
+  told = lambda interval: dict(fps=FPS / interval)
+  part = lambda num_frames, interval, sampler=cfg.sampler, **rest: c.call(
+    chain.Pass,
+    num_frames=num_frames,
+    sampler=sampler,
+    ts=cfg.ts,
+    told=told(interval),
+    **rest,
+  )
+  windows = lambda plan, **fields: c.bind(
+    long_video.rollout, sampler=cfg.sampler, plan=c.bind(plan, window=WINDOW, **fields)
+  )
+  between = windows(long_video.fill, stride=STRIDE)
+  predicted = windows(long_video.extend, overlap=OVERLAP)
+  averaged = c.bind(denoise.windows, size=WINDOW, stride=CONTEXT)
+  ways = dict(
+    lvdm=(
+      part(middle, STRIDE, predicted),
+      part(LONG, 1, between, every=STRIDE),
+    ),
+    video_ldm=(
+      part(WINDOW, STRIDE**2),
+      part(middle, STRIDE, between, every=STRIDE),
+      part(LONG, 1, between, every=STRIDE),
+    ),
+    animatediff=(part(LONG, 1, wrappers=(averaged,)),),
+  )
+  common = dict(
+    task=cfg.task,
+    weights="denoiser",
+    autoencoder=cfg.autoencoder,
+    autoencoder_weights=cfg.encode.weights,
+    signals=c.bind(sample.classes, num_classes=10, per_class=per_class),
+    size=(4, 4, 8),
+    batch_size=10,
+    fps=16,
+    scale=4,
+    grid_columns=per_class,
+  )
+  return {
+    f"long_{name}": c.bind(chain.run, passes=passes, folder=f"long_{name}", **common)
+    for name, passes in ways.items()
+  }
