@@ -29,6 +29,28 @@ def test_a_clip_is_every_nth_frame_from_a_start_in_range():
     transforms.Clip(4, start="last")
 
 
+def test_a_paced_clip_tells_the_frame_rate_that_it_has():
+  """Moments of latents are cut alike, and what is not frames is left alone."""
+  whole, seen = record(10), set()
+  whole |= {"mean": np.arange(10.0)[:, None], "logvar": -np.arange(10.0)[:, None]}
+  paced = transforms.Paced(3, intervals=(1, 4), fps=8.0)
+  for seed in range(60):
+    cut = paced(whole, np.random.default_rng(seed))
+    numbers = cut["mean"][:, 0].tolist()
+    interval = int(8.0 / cut["fps"])
+    assert cut["fps"].dtype == np.float32 and interval in (1, 4)
+    assert np.diff(numbers).tolist() == [interval] * 2
+    np.testing.assert_array_equal(cut["logvar"], -cut["mean"])
+    np.testing.assert_array_equal(
+      cut["video"], whole["video"][cut["mean"][:, 0].astype(int)]
+    )
+    assert cut["label"] == 3
+    seen.add((interval, int(numbers[0])))
+  assert seen == {(1, i) for i in range(8)} | {(4, 0), (4, 1)}
+  with pytest.raises(decode.BadClip, match="holds 10 frames; 4 at .* 4 need 13"):
+    transforms.Paced(4, intervals=(4,), fps=8.0)(whole, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
   "size, shape",
   [

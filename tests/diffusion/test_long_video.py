@@ -46,16 +46,42 @@ def mixing(x_t, t, cond):
   return d.Denoised(jnp.tanh(mean) + 0.1 * p.expand(t))
 
 
-@pytest.mark.parametrize("num_frames", [8, 9, 12, 21, 37])
 @pytest.mark.parametrize("name", PLANS)
-def test_a_plan_covers_the_video_and_knows_only_the_past(name, num_frames):
-  stages = PLANS[name](num_frames)
-  long_video._check(stages, num_frames)
-  sampled = [i for index, known in stages for i in index[~known]]
-  assert sorted(sampled) == list(range(num_frames))  # each frame exactly once
-  for index, _ in stages:
-    assert all(len(set(row)) == len(row) for row in index.tolist())
-    assert index.shape[1] <= 8
+def test_a_plan_covers_a_video_of_any_length_and_knows_only_the_past(name):
+  for num_frames in (*range(2, 130), 1000, 1001):
+    stages = PLANS[name](num_frames)
+    long_video._check(stages, num_frames)
+    sampled = [i for index, known in stages for i in index[~known]]
+    assert sorted(sampled) == list(range(num_frames))  # each frame exactly once
+    for index, _ in stages:
+      assert all(len(set(row)) == len(row) for row in index.tolist())
+      assert index.shape[1] <= 8
+
+
+@pytest.mark.parametrize("name", ["extend", "hierarchical"])
+def test_a_thousand_frames_take_the_memory_of_a_hundred(name):
+  """But for the video itself; the denoiser's inside is 256 numbers a pixel."""
+  weights = normal(0, (256, 256)) / 16
+
+  def wide(x_t, t, cond):
+    inside = jnp.tanh(jnp.tanh(x_t * weights[0]) @ weights)  # a product is not fused
+    return d.Denoised(inside @ weights[:, :1])
+
+  def memory(num_frames, sampler):
+    x = jax.ShapeDtypeStruct((1, num_frames, 8, 8, 1), jnp.float32)
+    run = lambda x: sampler(wide, FLOW, x, TS, None, KEY)
+    stats = jax.jit(run).lower(x).compile().memory_analysis()
+    return stats.temp_size_in_bytes / (4 * 8 * 8)  # frames
+
+  rolled = functools.partial(long_video.rollout, sampler=euler.euler, plan=PLANS[name])
+  hundred, thousand = memory(100, rolled), memory(1000, rolled)
+  assert thousand - hundred < 10 * 900  # a few copies of the video
+  assert memory(1000, euler.euler) > 200 * 1000 + thousand  # without windows
+
+
+def test_a_plan_of_a_single_frame_is_refused():
+  with pytest.raises(ValueError):
+    PLANS["hierarchical"](1)
 
 
 def test_plans_give_what_they_say():

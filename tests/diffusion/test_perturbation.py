@@ -1,12 +1,14 @@
 """Noise in given frames: of the level that the network is told, and of no other."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vdm_jax.conditioning import Conditioning
-from vdm_jax.diffusion import loss, process, times
+from vdm_jax.diffusion import long_video, loss, process, times
 from vdm_jax.diffusion.perturbation import GivenFrames, Picture
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import conditioner
@@ -89,6 +91,37 @@ def test_a_sample_keeps_its_given_frames_and_the_network_sees_them_noised():
     np.testing.assert_allclose(noise.std(), np.sqrt(1.0 - alpha_bar), rtol=0.1)
 
 
+def test_windows_of_a_long_video_are_shown_their_past_with_noise():
+  """What a window generated is noised for the next one, by one noise in all steps."""
+  spy, shape = Spy(), (1, 6, 8, 8, 4)
+  out = task(spy).sample(
+    {},
+    {"latents": jnp.zeros(shape)},
+    shape,
+    jax.random.key(2),
+    sampler=functools.partial(
+      long_video.rollout,
+      sampler=ddim.ddim,
+      plan=functools.partial(long_video.extend, window=4, overlap=2),
+    ),
+    ts=times.leading_grid(LVDM, num_steps=3, offset=1),
+    known=jnp.full(shape, 2.0),
+    mask=jnp.arange(6) == 0,
+  )
+  jax.effects_barrier()
+  np.testing.assert_array_equal(out[:, 0], 2.0)
+  alpha_bar = np.prod(1.0 - LVDM.betas[:101])
+  assert len(spy.seen) == 6  # two windows of three steps
+  for step, (x, _, _) in enumerate(spy.seen):
+    first, count = (0, 1) if step < 3 else (2, 2)  # given frames of the window
+    past = np.asarray(out[:, first : first + count])
+    noise = np.asarray(x[:, :count]) - np.sqrt(alpha_bar) * past
+    np.testing.assert_allclose(noise.std(), np.sqrt(1.0 - alpha_bar), rtol=0.12)
+    np.testing.assert_allclose(
+      x[:, :count], spy.seen[step // 3 * 3][0][:, :count], atol=1e-5
+    )
+
+
 def test_noise_without_given_frames_is_refused():
   fields = dict(network=None, process=LVDM, prediction="eps", conditioner=None)
   with pytest.raises(ValueError, match="mask_rates"):
@@ -130,11 +163,10 @@ def test_a_picture_is_noised_by_the_deviation_that_is_told():
 
 
 def test_a_sample_has_the_noise_that_it_is_told():
-  out, shown = Picture().sample(LVDM, jax.random.key(0), beside(16))
-  assert shown is None
+  out = Picture().sample(LVDM, jax.random.key(0), beside(16))
   np.testing.assert_allclose(deviations(out), 0.02, rtol=0.2)
   clean = beside(16).replace(vectors={"augmentation": jnp.zeros(16)})
-  out, _ = Picture().sample(LVDM, jax.random.key(0), clean)
+  out = Picture().sample(LVDM, jax.random.key(0), clean)
   np.testing.assert_array_equal(out.channels["image"], 1.0)
 
 

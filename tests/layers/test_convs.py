@@ -58,6 +58,46 @@ def test_convolution_and_its_gradients_are_the_sum_over_taps(name):
     assert not np.allclose(ours[0], mirrored, atol=1e-2)
 
 
+# Shape of x, kernel, padding: where one product takes the place of XLA's convolution.
+GATHERED = {
+  "along time": ((2, 5, 4, 3, 5), (3, 1, 1), ((1, 1), (0, 0), (0, 0))),
+  "along time, causal": ((2, 5, 4, 3, 5), (3, 1, 1), ((2, 0), (0, 0), (0, 0))),
+  "along time, two frames": ((2, 5, 4, 3, 5), (2, 1, 1), ((0, 0), (0, 0), (0, 0))),
+  "2 x 2 pixels": ((3, 2, 2, 5), (3, 3), ((1, 1), (1, 1))),
+  "2 x 2 pixels, zeros below": ((3, 2, 2, 5), (3, 3), ((0, 2), (0, 2))),
+  "2 x 2 pixels and time": ((2, 4, 2, 2, 5), (3, 3, 3), ((1, 1), (1, 1), (1, 1))),
+}
+
+
+@pytest.mark.parametrize("name", GATHERED)
+def test_one_product_over_the_neighbours_is_the_sum_over_taps(name):
+  shape, size, padding = GATHERED[name]
+  assert convs.gathering_pays(shape[1:-1], size)
+  k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(k_x, shape)
+  kernel = jax.random.normal(k_kernel, (*size, 5, 4)) / 5
+
+  @jax.jit
+  def all_ways(x, kernel):
+    outs = []
+    plain = lambda x, k, stride, padding: convs.gathered(x, k, padding)
+    for fn in (convs.convolve, plain, taps):
+      y, pull = jax.vjp(lambda x, k: fn(x, k, 1, padding), x, kernel)  # noqa: B023
+      outs.append((y, *pull(jax.random.normal(k_out, y.shape))))
+    return outs
+
+  *ours, reference = all_ways(x, kernel)
+  for out in ours:
+    for a, b in zip(out, reference, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+  assert not np.allclose(ours[0][0], taps(x, kernel[::-1], 1, padding), atol=1e-2)
+
+
+def test_larger_kernels_and_images_are_left_to_the_compiler():
+  for size, kernel in (((4, 4), (3, 3)), ((4, 4, 4), (3, 3, 3)), ((3, 2), (3, 3))):
+    assert not convs.gathering_pays(size, kernel)
+
+
 def test_convolution_works_over_time_too():
   x = jax.random.normal(jax.random.key(0), (1, 4, 5, 6, 3))
   kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 2)) / 9

@@ -1,6 +1,7 @@
 """What the layers along time of a U-Net do to the image model that it was."""
 
 import functools
+import re
 
 import flax
 import jax
@@ -73,6 +74,26 @@ def test_motion_modules_that_start_at_zero_are_the_image_model(image):
   wanted = by_frame(nest(image), clip())
   np.testing.assert_allclose(zero, wanted, atol=1e-5)
   assert np.abs(out - wanted).max() > 1e-2
+
+
+@pytest.mark.parametrize("kind, kernel, last", [("four", 1, 4), ("volume", 3, 1)])
+def test_convolutions_along_time_that_end_in_zeros_are_the_image_model(
+  image, kind, kernel, last
+):
+  module = unet3d.UNet3D(
+    architectures.stable_diffusion(num_heads=2, temporal_resnet=kind, **TINY)
+  )
+  params = filled(module)
+  ends = rf"temporal_convolutions/conv{last}/"
+  assert {x.shape[:3] for k, x in params.items() if re.search(ends + "kernel", k)} == {
+    (3, kernel, kernel)
+  }
+  still = {k: 0 * x if re.search(ends, k) else x for k, x in params.items()}
+  wanted = by_frame(nest(image), clip())
+  np.testing.assert_allclose(
+    run(module)(nest(still | image), clip(), COND), wanted, atol=1e-5
+  )
+  assert np.abs(run(module)(nest(params | image), clip(), COND) - wanted).max() > 1e-2
 
 
 def test_a_share_of_one_is_the_image_model():

@@ -99,10 +99,10 @@ def chain(denoise, wrappers, null):
   return denoise
 
 
-def given(denoise, null, *, shown=None):
+def given(denoise, null, *, show=None):
   """Holds the frames that `cond.mask` marks at `cond.known`, at time 0.
 
-  What the network sees of them is `shown`, of the shape of `cond.known`, if there is
+  What the network sees of them is show(cond), of the shape of `cond.known`, if there is
   such: known frames with noise, see perturbation.py.
   """
   del null
@@ -113,7 +113,7 @@ def given(denoise, null, *, shown=None):
         "The wrapper `given` needs cond.mask and cond.known; pass both to sample, or "
         "leave the wrapper out."
       )
-    seen = cond.known if shown is None else shown
+    seen = cond.known if show is None else show(cond)
     x_t = jnp.where(cond.mask, seen, x_t)
     t = jnp.where(cond.mask[..., 0, 0, 0], 0.0, t)
     estimate = denoise(x_t, t, cond.replace(known=seen))

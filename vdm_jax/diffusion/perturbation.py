@@ -7,7 +7,10 @@ perturbation" (LVDM, https://arxiv.org/abs/2211.13221, section 3.3), of a pictur
 the clip "noise augmentation" (SVD, https://arxiv.org/abs/2311.15127).
 
   train(process, key, cond) -> cond, of a level drawn for each clip
-  sample(process, key, cond) -> (cond, the known frames as they are shown, or None)
+  sample(process, key, cond) -> cond, of the level that samples are made with
+
+and of given frames also shown(process, cond) -> the known frames, noised by
+`cond.grain`, which windows of a long video cut and keep through all steps.
 """
 
 import dataclasses
@@ -44,22 +47,22 @@ class GivenFrames:
     """`cond` with its known frames noised, each clip's to a level of its own."""
     k_level, k_noise = jax.random.split(key)
     level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.levels)
-    known = self._noised(process, k_noise, cond, level)
-    return self._tell(cond, level).replace(known=known)
+    cond = self._tell(k_noise, cond, level)
+    return cond.replace(known=self.shown(process, cond), grain=None)
 
   def sample(self, process, key, cond):
-    """(cond that is told the level, the noised known frames)."""
-    level = jnp.full(cond.known.shape[:1], self.sampling)
-    return self._tell(cond, level), self._noised(process, key, cond, level)
+    """`cond` that is told the level, and has the noise of its known frames."""
+    del process
+    return self._tell(key, cond, jnp.full(cond.known.shape[:1], self.sampling))
 
-  def _tell(self, cond, level):
-    return cond.replace(vectors=cond.vectors | {self.name: level})
+  def shown(self, process, cond):
+    """[B, T, H, W, C] the known frames with noise of the level that `cond` tells."""
+    t = jnp.broadcast_to(cond.vectors[self.name][:, None] + 1.0, cond.known.shape[:2])
+    return p.mix(process.alpha_sigma(t), cond.known, cond.grain)
 
-  def _noised(self, process, key, cond, level):
-    x0 = cond.known
-    t = jnp.broadcast_to(level[:, None] + 1.0, x0.shape[:2])
-    eps = jax.random.normal(key, x0.shape)
-    return p.mix(process.alpha_sigma(t), x0, eps)
+  def _tell(self, key, cond, level):
+    grain = jax.random.normal(key, cond.known.shape)
+    return cond.replace(vectors=cond.vectors | {self.name: level}, grain=grain)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +90,15 @@ class Picture:
     normal = jax.random.normal(k_level, cond.vectors[self.name].shape)
     level = jnp.exp(self.mean + self.std * normal)
     cond = cond.replace(vectors=cond.vectors | {self.name: level})
-    return self.sample(process, key, cond)[0]
+    return self.sample(process, key, cond)
 
   def sample(self, process, key, cond):
-    """(cond with noise in its picture, None)."""
+    """`cond` with noise in its picture."""
     del process
     self._check(cond)
     x, level = cond.channels[self.signal], cond.vectors[self.name]
     noisy = x + p.expand(level[:, None]) * jax.random.normal(key, x.shape)
-    return cond.replace(channels=cond.channels | {self.signal: noisy}), None
+    return cond.replace(channels=cond.channels | {self.signal: noisy})
 
   def _check(self, cond):
     if self.signal not in cond.channels or self.name not in cond.vectors:

@@ -162,8 +162,8 @@ class LatentDiffusion:
       shape: [B, T, H, W, C].
       sampler: (denoise, process, x, ts, cond, key) -> x0.
       ts: [S + 1], [S + 1, T], or a function of the process that gives them.
-      wrappers: around the denoiser, innermost first; `given` is added if there is a
-        mask.
+      wrappers: around the denoiser, innermost first; `denoise.given` is added if there
+        is a mask, as the outermost unless it is among them.
       noise: (key, shape) -> the initial noise, see diffusion/noise.py.
       start: `shape`, latents that are noised to the first time of `ts` and sampled from
         there (SDEdit, https://arxiv.org/abs/2108.01073); None starts from noise alone.
@@ -198,9 +198,11 @@ class LatentDiffusion:
       x = jnp.where(mask, known, x)
     if self.perturbation:
       k_shown = jax.random.fold_in(key, 1)
-      cond, shown = self.perturbation.sample(self.process, k_shown, cond)
-      hold = tuple(functools.partial(wrap, shown=shown) for wrap in hold)
-    wrappers = (*wrappers, *hold)
+      cond = self.perturbation.sample(self.process, k_shown, cond)
+      if self.perturbation.of_mask:
+        show = functools.partial(self.perturbation.shown, self.process)
+        hold = tuple(functools.partial(wrap, show=show) for wrap in hold)
+    wrappers = _held(wrappers, hold)
     denoise = self.denoiser(params, null, wrappers, one_time=one_time)
     return sampler(denoise, self.process, x, ts, cond, k_steps)
 
@@ -215,6 +217,15 @@ class LatentDiffusion:
       k_levels = jax.random.fold_in(key, 1)
       cond = self.perturbation.train(self.process, k_levels, cond)
     return cond, null
+
+
+def _held(wrappers, hold):
+  """The wrappers with `hold` in the place of `given`, or behind them all."""
+  places = [getattr(wrap, "func", wrap) is d.given for wrap in wrappers]
+  if not any(places):
+    return (*wrappers, *hold)
+  first = places.index(True)
+  return (*wrappers[:first], *hold, *wrappers[first + 1 :])
 
 
 def split(batch):
