@@ -90,8 +90,11 @@ def _records(cfg, source, task):
 
 
 def _label(conditioner):
-  reads = conditioner.get("call", "").endswith(":Labels")
-  return {"label": np.int32(0)} if reads else {}
+  """{"label": one} if the conditioner, or a part of it, reads labels."""
+  name = conditioner.get("call", "").rpartition(":")[2]
+  if name == "All":
+    return {k: x for part in conditioner.parts for k, x in _label(part).items()}
+  return {"label": np.int32(0)} if name in ("Labels", "LabelTokens") else {}
 
 
 def _files(cfg, source, task):
