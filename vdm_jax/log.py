@@ -168,11 +168,13 @@ class Progress:
       return
     first, born = self._first
     rate = (self._step - first) / max(self._said - born, 1e-9)
-    left = tqdm.tqdm.format_interval((self._total - self._step) / max(rate, 1e-9))
+    pace = "" if self._step == first else f", {rate:.2f} steps/s"
+    if rate and self._step < self._total:
+      left = (self._total - self._step) / rate
+      pace += f", {tqdm.tqdm.format_interval(left)} left"
     shown = "".join(f", {name} {value}" for name, value in self._shown.items())
     print(
-      f"{self._name}: {self._step}/{self._total}, {rate:.2f} steps/s, {left} left"
-      f"{shown}",
+      f"{self._name}: {self._step}/{self._total}{pace}{shown}",
       file=self._stream,
       flush=True,
     )

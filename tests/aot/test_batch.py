@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import latte, moving_digits, quickstart, text_digits
+from configs import (
+  animatediff,
+  latte,
+  moving_digits,
+  quickstart,
+  text_digits,
+  video_ldm,
+)
 from configs.autoencoders import kl_image
 from vdm_jax import config, video_io
 from vdm_jax.aot import batch
@@ -63,6 +70,8 @@ def test_videos_are_those_that_were_cut(tmp_path):
   [
     (lambda: latte.get_config("ucf101"), "train", {"mean": (40, 16, 32, 32, 4)}),
     (lambda: latte.get_config("sky"), "autoencode", {"video": (8, 16, 256, 256, 3)}),
+    (animatediff.get_config, "train", {"mean": (40, 16, 32, 32, 4), "label": (40,)}),
+    (lambda: video_ldm.get_config("tiny"), "train", {"label": (16,)}),
     (kl_image.get_config, "autoencode", {"video": (8, 4, 256, 256, 3)}),
     (quickstart.get_config, "train", {"mean": (64, 8, 4, 4, 8), "label": (64,)}),
     (quickstart.get_config, "autoencode", {"video": (64, 8, 16, 16, 3)}),
