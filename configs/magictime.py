@@ -18,9 +18,6 @@ from configs import stable_diffusion as sd
 from vdm_jax import config as c
 from vdm_jax.data import folders
 from vdm_jax.models import lora
-from vdm_jax.programs import train
-from vdm_jax.tasks import latent_diffusion
-from vdm_jax.training import inflate
 
 ADAPTERS = {"adapter_s": "/spatial_(self|cross)", "adapter_t": "/temporal_self"}
 
@@ -37,7 +34,7 @@ def get_config(arg="full"):
   network, before, rank = cfg.unet, "denoiser", 16 if arg == "full" else 2
   for name, targets in ADAPTERS.items():
     network = c.call(lora.Lora, network=network, targets=targets, rank=rank)
-    train_after(cfg, name, network, before)
+    sd.train_after(cfg, name, network, before)
     before = name
   with cfg.ignore_type():
     cfg.network = network
@@ -49,27 +46,3 @@ def whole(clips, path):
   """Turns clips into whole videos, for all that read them."""
   del clips["frame_interval"], clips["start"]
   clips.update(call=c.call(folders.whole_videos)["call"], path=path)
-
-
-def train_after(cfg, name, network, before):
-  """A stage that trains a LoRA around what the folder `before` holds."""
-  fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
-  task = c.call(latent_diffusion.LatentDiffusion, **fields | dict(network=network))
-  cfg[f"task_{name}"] = task
-  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
-  for preview in ("preview", "preview_every"):
-    settings.pop(preview, None)
-  settings |= dict(
-    folder=name,
-    task=task,
-    trainable="^lora/",
-    init_from=c.bind(
-      inflate.inflate,
-      folder="{workdir}/" + before + "/checkpoints",
-      parts=("frozen", "ema"),
-      into="base",
-    ),
-  )
-  cfg[f"train_{name}"] = c.bind(train.run, **settings)
-  place = cfg.stages.index("sample")
-  cfg.stages = (*cfg.stages[:place], f"train_{name}", *cfg.stages[place:])

@@ -110,20 +110,54 @@ def on_images(cfg, architecture):
   cfg.stages = (*cfg.stages[:place], "train_images", *cfg.stages[place:])
 
 
-def pictures_after(cfg):
-  """A second training, of all but the layers along time, on single frames."""
-  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
-  settings["loader"] = c.call(
+def stills(clips):
+  """The loader `clips`, of single frames."""
+  return c.call(
     loader.Loader,
     source=c.call(
       sources.Transformed,
-      source=cfg.train.loader.source,
+      source=clips.source,
       transforms=(c.call(pictures.Still),),
     ),
-    batch_size=cfg.train.loader.batch_size,
+    batch_size=clips.batch_size,
   )
+
+
+def train_after(cfg, name, network, before, parts=("frozen", "ema"), **changes):
+  """A stage that trains the LoRA `network` around what the folder `before` holds.
+
+  Args:
+    parts: of the State in `before`, see inflate.
+    changes: of other settings of `train.run`.
+  """
+  fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
+  task = c.call(latent_diffusion.LatentDiffusion, **fields | dict(network=network))
+  cfg[f"task_{name}"] = task
+  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
+  for preview in ("preview", "preview_every"):
+    settings.pop(preview, None)
+  settings |= dict(
+    folder=name,
+    task=task,
+    trainable="^lora/",
+    init_from=c.bind(
+      inflate.inflate,
+      folder="{workdir}/" + before + "/checkpoints",
+      parts=parts,
+      into="base",
+    ),
+  )
+  cfg[f"train_{name}"] = c.bind(train.run, **settings | changes)
+  place = cfg.stages.index("sample")
+  cfg.stages = (*cfg.stages[:place], f"train_{name}", *cfg.stages[place:])
+
+
+def pictures_after(cfg):
+  """A second training, of all but the layers along time, on single frames."""
+  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
   settings |= dict(
     folder="pictures",
+    loader=stills(cfg.train.loader),
     trainable=SPATIAL,
     init_from=c.bind(
       inflate.inflate, folder="{workdir}/denoiser/checkpoints", parts=("ema",)

@@ -4,8 +4,11 @@ import functools
 import importlib
 import json
 import pathlib
+import re
 import shutil
 
+import flax
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -18,10 +21,11 @@ from vdm_jax.data import records
 from vdm_jax.programs import job, sample
 
 ROOT = pathlib.Path(__file__).parent.parent
+# configs/published.py has no networks of its own, see programs/test_generate.py.
 CONFIGS = sorted(
   ".".join(path.relative_to(ROOT).with_suffix("").parts)
   for path in (ROOT / "configs").rglob("*.py")
-  if path.name != "__init__.py"
+  if path.name not in ("__init__.py", "published.py")
 )
 
 
@@ -68,6 +72,31 @@ def test_its_networks_have_shapes_at_full_size(name):
     task = c.build(cfg.task)
     shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(shapes)) > 1e6
+
+
+@pytest.mark.parametrize("arg", ["tiny-stages", "v3-stages"])
+def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
+  cfg = get_config("configs.animatediff", arg)
+  frames = cfg.sample.shape[0]
+  trained = {}
+  for stage in ("train_domain", "train", "train_motion_lora"):
+    length = 1 if stage == "train_domain" else frames
+    latents = np.zeros((1, length, *cfg.sample.shape[1:]), np.float32)
+    batch = {"latents": latents, "label": np.zeros(1, np.int32)}
+    init = c.build(cfg[stage].task).init
+    shapes = jax.eval_shape(lambda key: init(key, batch), jax.random.key(0))  # noqa: B023
+    names = set(flax.traverse_util.flatten_dict(nn.unbox(shapes), sep="/"))
+    trained[stage] = {n for n in names if re.search(cfg[stage].trainable, n)}
+    if stage == "train":
+      motion = {n for n in names if "temporal" in n}
+      assert all(n.startswith("base/") for n in motion) and trained[stage] == motion
+  domain, motion_lora = trained["train_domain"], trained["train_motion_lora"]
+  assert domain and all(re.match("lora/.*/spatial_(self|cross)_", n) for n in domain)
+  assert motion_lora and all(
+    re.match("lora/base/.*/temporal_self_", n) for n in motion_lora
+  )
+  assert cfg.sample.task.network.network.scale == 0.0  # the domain is left out
+  assert cfg.sample.task.network.scale == 1.0
 
 
 @pytest.mark.parametrize(
