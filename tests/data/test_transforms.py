@@ -66,6 +66,17 @@ def test_resize_brings_the_short_side_to_size(size, shape):
   assert resized["video"].dtype == np.uint8 and resized["label"] == 3
 
 
+def test_a_small_copy_holds_the_means():
+  whole = record(2, 8, 12)
+  out = transforms.Shrunk(4)(whole, None)
+  assert out["low"].shape == (2, 2, 3, 3) and out["low"].dtype == np.uint8
+  np.testing.assert_array_equal(out["video"], whole["video"])
+  block = whole["video"][1, 4:8, 8:12, 2].astype(float)
+  assert abs(out["low"][1, 1, 2, 2] - block.mean()) <= 0.5
+  with pytest.raises(ValueError, match="factor=3 does not divide videos of 8 x 12"):
+    transforms.Shrunk(3)(whole, None)
+
+
 def test_resize_is_antialiased_and_keeps_what_fits():
   fine = np.zeros((1, 32, 32, 3), np.uint8)
   fine[:, :, ::2] = 255  # finer than the target can show: its mean must remain

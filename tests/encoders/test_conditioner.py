@@ -182,3 +182,26 @@ def test_the_first_frames_latents_are_tokens_where_there_are_none():
   np.testing.assert_array_equal(given.values, np.ones((2, 1, 7)))
   with pytest.raises(KeyError, match="image"):
     conditioner.Image("tokens")({"latents": latents})
+
+
+def test_a_small_video_lies_on_the_grid_of_the_latents():
+  """Folded where it has more pixels, repeated where it has fewer."""
+  low = np.arange(2 * 3 * 4 * 6, dtype=np.uint8).reshape(2, 3, 4, 6, 1)
+  cond, null = conditioner.LowResolution((2, 3))({"low": low})
+  folded = np.asarray(cond.channels["low"])
+  assert folded.shape == (2, 3, 2, 3, 4)
+  corner = low[1, 2, 2:4, 4:6, 0].ravel() / 127.5 - 1.0  # of one place
+  np.testing.assert_allclose(folded[1, 2, 1, 2], corner, atol=1e-6)
+  np.testing.assert_array_equal(null.channels["low"], folded)
+  cond, _ = conditioner.LowResolution((8, 6))({"low": low})
+  repeated = np.asarray(cond.channels["low"])
+  assert repeated.shape == (2, 3, 8, 6, 1)
+  np.testing.assert_array_equal(repeated[:, :, ::2], repeated[:, :, 1::2])
+  np.testing.assert_allclose(repeated[:, :, ::2], low / 127.5 - 1.0, atol=1e-6)
+  for grid in ((3, 3), (4, 4)):
+    with pytest.raises(ValueError, match="4 x 6 pixels does not lie on a grid"):
+      conditioner.LowResolution(grid)({"low": low})
+  with pytest.raises(ValueError, match=r"\[B, T, h, w, C\]"):
+    conditioner.LowResolution((2, 3))({"low": low[0]})
+  with pytest.raises(KeyError, match="no 'low'"):
+    conditioner.LowResolution((2, 3))({})

@@ -74,3 +74,18 @@ def test_an_error_of_the_command_line_is_explained():
   near = KeyError('\'dept\'\nDid you mean "depth" instead of "dept"?')
   assert c.explain([flag], near) == f"{flag}: no field 'dept'. Did you mean 'depth'?"
   assert c.explain([], ValueError("something else")) == "something else"
+
+
+def test_small_videos_come_from_clips_or_from_samples(tmp_path):
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (3, 2, 8, 8, 3), np.uint8)
+  label = np.array([4, 5, 6], np.int32)
+  source = sources.Arrays({"video": video, "label": label})
+  rows = sample.low_resolution(source=source, count=2, factor=2)
+  assert rows["low"].shape == (2, 2, 4, 4, 3) and rows["label"].tolist() == [4, 5]
+  np.savez_compressed(tmp_path / sample.VIDEOS, video=video, label=label)
+  made = sample.made_before(path=tmp_path, factor=2)
+  assert made["label"].tolist() == [4, 5, 6] and set(made) == {"low", "label"}
+  np.testing.assert_array_equal(made["low"][:2], rows["low"])
+  whole = sample.made_before(path=tmp_path)
+  np.testing.assert_array_equal(whole["low"], video)

@@ -59,6 +59,21 @@ SYSTEMS = {
     trainable="temporal",
     rest=dict(mask_rates={"first": 0.3}),
   ),
+  "video_ldm, upsampler": System(
+    architectures.video_ldm(
+      head_dim=8, **TINY | dict(vectors=("augmentation",), mask_channel=False)
+    ),
+    conditioner.All(
+      (
+        TEXT,
+        conditioner.LowResolution((SIZE, SIZE)),
+        conditioner.Numbers(("augmentation",)),
+      )
+    ),
+    prediction="v",
+    trainable="temporal",
+    rest=dict(perturbation=perturbation.Picture(mean=-2.0, std=1.0, signal="low")),
+  ),
   "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),
   "lvdm, long": System(
     architectures.lvdm_long(num_heads=2, **TINY),
@@ -106,7 +121,8 @@ def batch(size=16):
       frame[row : row + kind + 2, column + i : column + i + kind + 2] = 1.0
   numbers = {k: np.full(size, 8.0) for k in NUMBERS}
   image = rng.standard_normal((size, 1, 6))
-  return {"latents": clips, "label": label, "image": image, **numbers}
+  low = ((clips[:, :, ::2, ::2] + 1.0) * 127.5).astype(np.uint8)
+  return {"latents": clips, "label": label, "image": image, "low": low, **numbers}
 
 
 def filled(shapes):

@@ -8,6 +8,7 @@ floats begin where a step turns them into [-1, 1], or at `ToFloat`, last in the 
 import dataclasses
 
 import numpy as np
+from einops import reduce
 from PIL import Image
 
 from vdm_jax.data import decode
@@ -92,6 +93,31 @@ class Resize:
       for frame in record["video"]
     ]
     return {**record, "video": np.stack(frames)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+  """Adds "low" [T, H / factor, W / factor, 3] uint8: means of factor x factor pixels.
+
+  What an upsampler of the video is told.
+  """
+
+  factor: int
+
+  def __call__(self, record, rng):
+    return {**record, "low": shrink(record["video"], self.factor)}
+
+
+def shrink(video, factor):
+  """[..., H, W, C] uint8 -> [..., H / factor, W / factor, C], means, rounded."""
+  height, width = video.shape[-3:-1]
+  if factor < 1 or height % factor or width % factor:
+    raise ValueError(
+      f"factor={factor} does not divide videos of {height} x {width} pixels."
+    )
+  mean = "... (h p) (w q) c -> ... h w c"
+  means = reduce(video.astype(np.float32), mean, "mean", p=factor, q=factor)
+  return np.rint(means).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,6 +102,41 @@ class Numbers:
 
 
 @dataclasses.dataclass(frozen=True)
+class LowResolution:
+  """batch["low"] [B, T, h, w, 3] uint8, the video in fewer pixels, as channels `low`.
+
+  For upsamplers (https://arxiv.org/abs/2106.15282; of video latents,
+  https://arxiv.org/abs/2304.08818). It lies on the grid of the latents: what has more
+  pixels is folded, p x p of them into the channels of one place; what has fewer is
+  repeated. It is always told; there is no "not told".
+
+  Attributes:
+    grid: (height, width) of the latents.
+  """
+
+  grid: tuple[int, int]
+
+  def __call__(self, batch):
+    low = jnp.asarray(_read(batch, "low"), jnp.float32) / 127.5 - 1.0
+    if low.ndim != 5:
+      raise ValueError(
+        f"batch['low'] has shape {low.shape}; it must be [B, T, h, w, C]."
+      )
+    for axis, wanted in zip((2, 3), self.grid, strict=True):
+      here = low.shape[axis]
+      if here % wanted and wanted % here:
+        raise ValueError(
+          f"batch['low'] of {low.shape[2]} x {low.shape[3]} pixels does not lie on a "
+          f"grid of {self.grid}; one must be a multiple of the other."
+        )
+      low = jnp.repeat(low, max(wanted // here, 1), axis=axis)
+    fold = "b t (h p) (w q) c -> b t h w (p q c)"
+    low = rearrange(low, fold, h=self.grid[0], w=self.grid[1])
+    cond = Conditioning(channels={"low": low})
+    return cond, cond
+
+
+@dataclasses.dataclass(frozen=True)
 class Image:
   """A picture that a clip starts from, as the one signal `image`: SVD, VideoCrafter.
 

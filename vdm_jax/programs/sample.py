@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from einops import rearrange
 
 from vdm_jax import config, log, sharding, video_io
+from vdm_jax.data import transforms
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import shares
 
@@ -185,6 +187,23 @@ def first_frames(*, source, count):
   found = [source[i] for i in range(min(count, len(source)))]
   latents = np.stack([record["mean"][:1] for record in found]).astype(np.float32)
   return {"label": np.array([r["label"] for r in found]), "image_latents": latents}
+
+
+def low_resolution(*, source, count, factor):
+  """Signals of the first `count` clips of a source: their label, and them, smaller.
+
+  {"label": [N], "low": [N, T, H / factor, W / factor, 3]}.
+  """
+  found = [source[i] for i in range(min(count, len(source)))]
+  low = np.stack([transforms.shrink(record["video"], factor) for record in found])
+  return {"label": np.array([r["label"] for r in found]), "low": low}
+
+
+def made_before(*, path, factor=1):
+  """Signals of videos.npz in a folder of samples: {"low": the videos, "label" ...}."""
+  with np.load(pathlib.Path(path) / VIDEOS, allow_pickle=False) as file:
+    rows = dict(file)
+  return {"low": transforms.shrink(rows.pop("video"), factor), **rows}
 
 
 def to_uint8(video):
