@@ -137,6 +137,7 @@ def get_config(arg="full"):
     tasks={"images": cfg.train_images.task}
     | {suffix: cfg[f"train_{suffix}"].task for suffix, _ in ARMS.values()},
     loader=cfg.train_lvdm.loader,
+    real=cfg.evaluate.real,
   )
   cfg.stages = ("prepare", "encode", *stages, "summary")
   for unused in ("autoencode", "train", "sample", "evaluate"):

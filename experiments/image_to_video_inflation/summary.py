@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 
 from vdm_jax import sharding
+from vdm_jax.metrics import digits
 from vdm_jax.programs import compare, sample
 from vdm_jax.programs import job as job_lib
 from vdm_jax.training import optimizer, state, step
@@ -17,35 +18,42 @@ from matplotlib import pyplot as plt  # noqa: E402
 SHOWN = (
   "read as the asked digit",
   "motion error (pixels)",
+  "speed (pixels a frame)",
   "flicker (grey levels)",
   "static clips",
 )
+CHANGE = "handwriting change (grey levels)"
 COSTS = ("parameters along time", "clips a second", "memory (MiB)")
-PANELS = (*SHOWN[:3], *COSTS[1:])
+PANELS = (SHOWN[0], SHOWN[1], SHOWN[3], CHANGE, *COSTS[1:])
 TIMED = 12  # training steps of an arm whose median is its speed
 DRAWN = (3, 8)  # the digits in the picture
 
 
-def run(job, *, arms, tasks, loader, frozen="images", folder="summary"):
+def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
   """Writes <workdir>/<folder>/{scores.json, table.md, summary.png}.
 
   Args:
     arms: {label: suffix of its stages, and folder of its weights}.
     tasks: {suffix: its task}.
     loader: of batches of clips.
+    real: a source of held-out clips.
     frozen: the suffix of the image model.
   """
   measured = {
     label: compare.read(job.workdir / f"metrics_{suffix}.json")
     for label, suffix in arms.items()
   }
+  clips = np.stack([real[i]["video"] for i in range(min(250, len(real)))])
   real = compare.check(measured, SHOWN)
+  real[CHANGE] = float(digits.handwriting_change(clips).mean())
   batch = next(iter(loader))
   counts = {suffix: size(task, loader.spec()) for suffix, task in tasks.items()}
   table = {}
   for label, suffix in arms.items():
     scores = measured[label]
     table[label] = {name: scores[name]["samples"].value for name in SHOWN}
+    made = read(job.workdir / f"samples_{suffix}")[0]
+    table[label][CHANGE] = float(digits.handwriting_change(made).mean())
     if suffix == frozen:  # is not trained on clips
       table[label] |= dict.fromkeys(COSTS, float("nan")) | {COSTS[0]: 0}
       continue
@@ -58,7 +66,7 @@ def run(job, *, arms, tasks, loader, frozen="images", folder="summary"):
   out = job.workdir / folder
   out.mkdir(parents=True, exist_ok=True)
   job_lib.write_json(out / "scores.json", table)
-  lines = compare.markdown(table, SHOWN + COSTS)
+  lines = compare.markdown(table, (*SHOWN, CHANGE, *COSTS))
   (out / "table.md").write_text("\n".join(lines) + "\n")
   clips = {label: drawn(job.workdir / f"samples_{arms[label]}") for label in arms}
   draw(out / "summary.png", table, clips)
@@ -91,11 +99,16 @@ def cost(job, task, batch, spec):
   return float(np.median(taken[2:])), held / 2**20
 
 
+def read(place):
+  """(videos, labels) of a folder of samples."""
+  with np.load(place / sample.VIDEOS, allow_pickle=False) as file:
+    return file["video"], file["label"]
+
+
 def drawn(place):
   """[2, T, H, W, 3]: the first clip of each digit of DRAWN."""
-  with np.load(place / sample.VIDEOS, allow_pickle=False) as file:
-    videos, labels = file["video"], file["label"]
-  return np.stack([videos[np.flatnonzero(labels == digit)[0]] for digit in DRAWN])
+  videos, labels = read(place)
+  return np.stack([videos[np.flatnonzero(labels == k)[0]] for k in DRAWN])
 
 
 def draw(path, table, clips):

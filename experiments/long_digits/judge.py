@@ -2,7 +2,6 @@
 
 import matplotlib
 import numpy as np
-from einops import reduce
 
 from vdm_jax.metrics import digits
 from vdm_jax.programs import compare, sample
@@ -63,7 +62,7 @@ def judged(reader, videos, labels, seam):
   starts = range(0, videos.shape[1] - PART + 1, PART)
   right = reader.read_frames(videos) == labels[:, None]
   parts = [slice(start, start + PART + 1) for start in starts]
-  apart = drift(videos)
+  apart = digits.handwriting_change(videos, PART)
   near = [
     float(np.median(digits.motion_error(videos[:, part], fastest=FASTEST)))
     for part in parts
@@ -88,13 +87,6 @@ def judged(reader, videos, labels, seam):
     "speed (pixels a frame)": [float(x.mean()) for x in speeds],
   }
   return figures, curves
-
-
-def drift(videos):
-  """Distance [N, T] in grey levels of each frame's digit from that of the first 16."""
-  cut = 255.0 * digits.centred(videos)
-  first = reduce(cut[:, :PART], "n t h w -> n 1 h w", "mean")
-  return reduce(np.abs(cut - first), "n t h w -> n t", "mean")
 
 
 def seams(videos, every):

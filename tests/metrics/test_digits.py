@@ -113,3 +113,15 @@ def test_given_frames_are_not_judged(clips):
   spoilt[:, :3] = 0
   assert not digits.path_error(spoilt, video, mask).any()
   assert digits.path_error(spoilt, video, ~mask)[:, :3].min() > 0
+
+
+def test_handwriting_changes_where_another_digit_comes_and_not_where_one_moves():
+  rng = np.random.default_rng(0)
+  at = moving_digits.flights(rng, np.arange(40), 8, moving_digits.Config(num_frames=6))
+  videos = moving_digits.draw(at["digit"], at["position"], 16)
+  same = digits.handwriting_change(videos)
+  assert same.shape == (8, 6)
+  mixed = videos.copy()
+  mixed[:, 3:] = videos[::-1, 3:]
+  other = digits.handwriting_change(mixed, first=3)
+  assert other[:, 3:].mean() > 3 * same.mean() and other[:, :3].max() < 3 * same.max()

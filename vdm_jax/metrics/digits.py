@@ -59,6 +59,17 @@ def centred(videos):
   return rearrange(cut, "(n t) h w -> n t h w", n=n)
 
 
+def handwriting_change(videos, first=None):
+  """Distance [N, T] in grey levels of each frame's digit from the clip's usual one.
+
+  Frames are moved so that their centres of mass lie in the middle; the usual one is the
+  mean of the `first` frames, or of all.
+  """
+  cut = 255.0 * centred(videos)
+  usual = reduce(cut[:, :first], "n t h w -> n 1 h w", "mean")
+  return reduce(np.abs(cut - usual), "n t h w -> n t", "mean")
+
+
 class Reader:
   """Reads digits; fitted to clips of the training split, one random frame of each."""
 
