@@ -137,7 +137,7 @@ class Progress:
     self._name, self._total, self._every = name, total, every
     self._step, self._shown = start, {}
     self._first, self._said = None, time.monotonic()
-    self._bar = None
+    self._bar, self._last = None, None  # the last step that a line told
     if self._stream.isatty() and jax.process_index() == 0:
       self._bar = tqdm.tqdm(
         total=total, initial=start, desc=name, file=self._stream, dynamic_ncols=True
@@ -159,11 +159,11 @@ class Progress:
     """Ends the bar, or says the last line."""
     if self._bar is not None:
       self._bar.close()
-    elif self._first is not None:
+    elif self._first is not None and self._last != self._step:
       self._say()
 
   def _say(self):
-    self._said = time.monotonic()
+    self._said, self._last = time.monotonic(), self._step
     if jax.process_index():
       return
     first, born = self._first
