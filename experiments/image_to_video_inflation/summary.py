@@ -65,7 +65,8 @@ def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
   table["real clips"] = real | dict.fromkeys(COSTS, float("nan"))
   out = job.workdir / folder
   out.mkdir(parents=True, exist_ok=True)
-  job_lib.write_json(out / "scores.json", table)
+  known = {k: {n: x for n, x in row.items() if x == x} for k, row in table.items()}
+  job_lib.write_json(out / "scores.json", known)  # a JSON file has no NaN
   lines = compare.markdown(table, (*SHOWN, CHANGE, *COSTS))
   (out / "table.md").write_text("\n".join(lines) + "\n")
   clips = {label: drawn(job.workdir / f"samples_{arms[label]}") for label in arms}
@@ -120,7 +121,7 @@ def draw(path, table, clips):
     figsize=(15, 0.95 * len(labels) + 0.6),
     width_ratios=[6] + panels * [1.5],
   )
-  for row, label in zip(axes, labels, strict=True):
+  for n, (row, label) in enumerate(zip(axes, labels, strict=True)):
     strips = [np.concatenate(list(clip), axis=1) for clip in clips[label]]
     row[0].imshow(np.concatenate(strips, axis=1))
     row[0].set_title(label, fontsize=9, loc="left", pad=2)
@@ -137,9 +138,9 @@ def draw(path, table, clips):
       ax.text(0.02, 0.8, text, fontsize=8, transform=ax.transAxes)
       ax.set_yticks([])
       ax.tick_params(labelsize=6)
-      if row is axes[0]:
-        ax.set_title(name, fontsize=8)
-      if row is not axes[-1]:
+      if n == 0:
+        ax.set_title(name.replace(" (", "\n(").replace(" as ", "\nas "), fontsize=8)
+      if n < len(labels) - 1:
         ax.set_xticklabels([])
   fig.tight_layout()
   fig.savefig(path, dpi=90)
