@@ -229,6 +229,40 @@ def test_a_motion_adapter_makes_animatediff_of_stable_diffusion(
   text_pipeline(theirs, ours, video, record_property, row)
 
 
+def test_stable_diffusion_gives_the_latents_of_its_original(
+  tmp_path, video, record_property
+):
+  """Videos of one frame."""
+  unet = diffusers.UNet2DConditionModel(**SMALL, **blocks("2D"), attention_head_dim=4)
+  pipe = diffusers.StableDiffusionPipeline(
+    vae=autoencoder(**VAE),
+    text_encoder=None,
+    tokenizer=None,
+    unet=fill(unet),
+    scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", **DDIM),
+    safety_checker=None,
+    feature_extractor=None,
+    requires_safety_checker=False,
+  )
+  theirs, ours = opened(pipe, tmp_path)
+  noise, text, negative = video[0][:, :1], *video[1:]
+  wanted = theirs(
+    prompt_embeds=torch_of(text),
+    negative_prompt_embeds=torch_of(negative),
+    latents=torch_of(rearrange(noise, "b 1 h w c -> b c h w")),
+    num_inference_steps=STEPS,
+    guidance_scale=7.5,
+    height=16,
+    width=24,
+    output_type="latent",
+  ).images
+  wanted = rearrange(wanted.numpy(), "b c h w -> b 1 h w c")
+  out, other = drawn(ours, noise, text, negative), drawn(ours, noise, text, text)
+  row = "StableDiffusionPipeline, 10 steps, guidance 7.5"
+  check(record_property, row, out, wanted, other)
+  assert ours.num_frames == 1
+
+
 def test_text_to_video_gives_the_latents_of_its_original(
   tmp_path, video, record_property
 ):
