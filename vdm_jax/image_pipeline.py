@@ -127,7 +127,6 @@ class ImagePipeline:
     return self._compiled[settings](self.params, signals, noise, key)
 
   def _drawer(self, steps, guidance):
-    ts = self.scheduler.ts(steps)
     scale = functools.partial(
       guidance_lib.over_frames, start=guidance[0], stop=guidance[1]
     )
@@ -137,21 +136,7 @@ class ImagePipeline:
       scales=(1.0 if max(guidance) <= 1 else scale,),
     )
 
-    @jax.jit
-    def draw(params, signals, noise, key):
-      given = lambda _, shape: jnp.broadcast_to(noise, shape)
-      return self.task.sample(
-        params,
-        signals,
-        noise.shape,
-        key,
-        sampler=self.scheduler.sampler,
-        ts=ts,
-        wrappers=(wrap, *self.scheduler.wrappers),
-        noise=self.scheduler.noise(ts, given),
-      )
-
-    return draw
+    return drawer(self.task, self.scheduler, steps, wrap)
 
   @functools.cached_property
   def _compiled(self):
@@ -182,6 +167,27 @@ def told(batch):
 
   token, latent = batch["token"], batch["latent"]
   return tell(token, latent), tell(0 * token, 0 * latent)
+
+
+def drawer(task, scheduler, steps, guide):
+  """Compiled (params, signals, noise of unit variance, key) -> latents."""
+  ts = scheduler.ts(steps)
+
+  @jax.jit
+  def draw(params, signals, noise, key):
+    given = lambda _, shape: jnp.broadcast_to(noise, shape)
+    return task.sample(
+      params,
+      signals,
+      noise.shape,
+      key,
+      sampler=scheduler.sampler,
+      ts=ts,
+      wrappers=(guide, *scheduler.wrappers),
+      noise=scheduler.noise(ts, given),
+    )
+
+  return draw
 
 
 def decoder(autoencoder):

@@ -155,25 +155,11 @@ class Pipeline:
   def _draw(self, steps, guidance):
     """Compiled (params, signals, noise, key) -> latents; kept for the next call."""
     if (steps, guidance) not in self._compiled:
-      ts = self.scheduler.ts(steps)
       wrap = functools.partial(
         guidance_lib.guide, drop=(self.kind,), scales=(guidance,)
       )
-
-      def draw(params, signals, noise, key):
-        given = lambda _, shape: jnp.broadcast_to(noise, shape)
-        return self.task.sample(
-          params,
-          signals,
-          noise.shape,
-          key,
-          sampler=self.scheduler.sampler,
-          ts=ts,
-          wrappers=(wrap, *self.scheduler.wrappers),
-          noise=self.scheduler.noise(ts, given),
-        )
-
-      self._compiled[steps, guidance] = jax.jit(draw)
+      draw = image_pipeline.drawer(self.task, self.scheduler, steps, wrap)
+      self._compiled[steps, guidance] = draw
     return self._compiled[steps, guidance]
 
   def _signals(self, prompts, negative, embeddings, negative_embeddings):
