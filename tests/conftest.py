@@ -6,7 +6,12 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=2"
+  # LLVM at -O1: compiling is most of the suite's time. At -O0 it would take less still,
+  # but convolutions that XLA writes as loops, such as gradients of those that stride,
+  # thirty times as long.
+  + " --xla_backend_optimization_level=1"
 )
 CACHE = pathlib.Path(tempfile.gettempdir()) / "vdm_jax_test_cache"
 # Environment variables, so that programs started by a test share it.

@@ -17,7 +17,8 @@ def runs(tmp_path_factory):
   made = {}
   for devices in (1, 2):
     workdir = tmp_path_factory.mktemp("devices") / str(devices)
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    count = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} {count}"  # the last of two counts is taken
     subprocess.run(
       [
         sys.executable,

@@ -35,7 +35,7 @@ class Process:
     # Half the time of a compilation goes into code that runs for a moment.
     flags = (
       f"--xla_force_host_platform_device_count={devices}"
-      " --xla_backend_optimization_level=0"
+      " --xla_backend_optimization_level=1"
     )
     with open(said, "w") as file:
       self._process = subprocess.Popen(

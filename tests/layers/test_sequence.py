@@ -32,7 +32,8 @@ def measured():
   """{case: errors and collectives}, from a process with 8 devices."""
   root = HERE.parent.parent
   # Threads enough for two collectives at a time, see tests/parallel/child.py.
-  devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "NPROC": "64"}
+  count = "--xla_force_host_platform_device_count=8"  # the last of two is taken
+  devices = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}", "NPROC": "64"}
   env = {**os.environ, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", **devices}
   child = [sys.executable, str(HERE / "eight_sequence.py")]
   run = subprocess.run(child, env=env, cwd=root, capture_output=True, text=True)

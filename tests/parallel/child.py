@@ -8,7 +8,7 @@ import sys
 
 # Half of the compiler's time goes into making machine code fast, which a few tiny steps
 # do not need. What is split, and how, is decided before.
-FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
+FLAGS = "--xla_backend_optimization_level=1 --xla_force_host_platform_device_count"
 TIMEOUT = 480  # seconds
 # Threads of XLA's pool. A collective holds one for each device until all have come:
 # with as many as devices, two collectives at a time can wait for each other for ever.
