@@ -17,6 +17,10 @@ CASES = {
   "unequal axes": ((1, 3), 1, ((0, 0), (2, 0))),
   "one pixel": ((1, 1), 1, ((0, 0), (0, 0))),
   "one pixel, stride 2": ((1, 1), 2, ((0, 0), (0, 0))),
+  "three axes": ((3, 3, 3), 1, ((1, 1), (1, 1), (1, 1))),
+  "three axes, stride 2": ((3, 3, 3), 2, ((2, 0), (0, 1), (1, 1))),
+  "three axes, stride of two": ((3, 4, 4), (1, 2, 2), ((1, 1), (1, 1), (1, 1))),
+  "three axes, three strides": ((2, 3, 1), (2, 3, 1), ((0, 1), (1, 0), (0, 0))),
 }
 
 
@@ -24,12 +28,14 @@ def taps(x, kernel, stride, padding):
   """The definition: one slice of x and one matrix product for each kernel pixel."""
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   spatial = kernel.shape[:-2]
-  sizes = [(n - k) // stride + 1 for n, k in zip(x.shape[1:-1], spatial, strict=True)]
+  strides = np.broadcast_to(stride, len(spatial)).tolist()
+  every = list(zip(x.shape[1:-1], spatial, strides, strict=True))
+  sizes = [(n - k) // s + 1 for n, k, s in every]
   total = 0.0
   for tap in itertools.product(*map(range, spatial)):
     cut = tuple(
-      slice(i, i + stride * (n - 1) + 1, stride)
-      for i, n in zip(tap, sizes, strict=True)
+      slice(i, i + s * (n - 1) + 1, s)
+      for i, n, s in zip(tap, sizes, strides, strict=True)
     )
     total += x[(slice(None), *cut)] @ kernel[tap]
   return total
@@ -39,7 +45,7 @@ def taps(x, kernel, stride, padding):
 def test_convolution_and_its_gradients_are_the_sum_over_taps(name):
   size, stride, padding = CASES[name]
   k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
-  x = jax.random.normal(k_x, (2, 6, 8, 5))
+  x = jax.random.normal(k_x, (2, *(5, 6, 8)[-len(size) :], 5))
   kernel = jax.random.normal(k_kernel, (*size, 5, 4)) / 5
 
   @jax.jit
@@ -54,7 +60,7 @@ def test_convolution_and_its_gradients_are_the_sum_over_taps(name):
   for a, b in zip(ours, reference, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
   if max(size) > 1:  # the test sees a mirrored kernel
-    mirrored = taps(x, jnp.flip(kernel, (0, 1)), stride, padding)
+    mirrored = taps(x, jnp.flip(kernel, range(len(size))), stride, padding)
     assert not np.allclose(ours[0], mirrored, atol=1e-2)
 
 

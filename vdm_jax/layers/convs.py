@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from vdm_jax.layers import kernel_gradient, rows
@@ -67,11 +68,13 @@ def convolve(x, kernel, stride, padding):
   spatial = kernel.shape[:-2]
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
     return kernel_gradient.product(x, kernel.reshape(kernel.shape[-2:]))
-  if stride == 1 and rows.wanted():
-    if gathering_pays(x.shape[1:-1], spatial):
-      return gathered(x, kernel, padding)
-    if kernel_gradient.pays(x, kernel):
-      return kernel_gradient.convolve(tuple(map(tuple, padding)), x, kernel)
+  if stride == 1 and rows.on_cpus() and gathering_pays(x.shape[1:-1], spatial):
+    return gathered(x, kernel, padding)
+  over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
+  if over_time and rows.on_cpus():
+    return frame_by_frame(x, kernel, stride, padding)
+  if stride == 1 and rows.wanted() and kernel_gradient.pays(x, kernel):
+    return kernel_gradient.convolve(tuple(map(tuple, padding)), x, kernel)
   axes = "DHW"[-len(spatial) :]
   return jax.lax.conv_general_dilated(
     x,
@@ -80,6 +83,23 @@ def convolve(x, kernel, stride, padding):
     padding=padding,
     dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
   )
+
+
+def frame_by_frame(x, kernel, stride, padding):
+  """`convolve` of [N, T, H, W, C] as that of images, neighbours in time as channels.
+
+  On one core XLA's convolution over three axes takes, forward and backward, 2.4 (2 x 8
+  x 32 x 32 x 64, kernel 3 x 3 x 3) to 100 times as long, the most where it strides.
+  """
+  taps, (step, *within) = kernel.shape[0], np.broadcast_to(stride, 3).tolist()
+  x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
+  reach = (x.shape[1] - taps) // step * step + 1
+  seen = jnp.concatenate([x[:, i : i + reach : step] for i in range(taps)], axis=-1)
+  images = rearrange(seen, "n t h w c -> (n t) h w c")
+  flat = rearrange(kernel, "t h w i o -> h w (t i) o")
+  across = within[0] if within[0] == within[1] else tuple(within)
+  out = convolve(images, flat, across, padding[1:])
+  return rearrange(out, "(n t) h w c -> n t h w c", n=len(x))
 
 
 def enlarge(x, kernel, stride):
