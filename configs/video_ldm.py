@@ -4,7 +4,9 @@ https://arxiv.org/abs/2304.08818. First the image model is trained (`train_image
 then the temporal layers and their shares; a share of 0 for them gives the image model
 back, frame by frame. In training the first frames, or the ends, of some clips are
 given, so one network predicts and interpolates.
-The layers are those that its authors published with Stable Video Diffusion.
+The layers are those that its authors published with Stable Video Diffusion. Its decoder
+too is trained once more, on clips (`train_decoder`), against a discriminator that sees
+motion; the encoder stays as it is, and with it all latents.
 
 With "-upsampler" behind it, another model makes large videos of small ones: it sees the
 small video beside its latents, with noise whose deviation it is told. What it is to
@@ -16,14 +18,22 @@ python -m vdm_jax.main --config=configs/video_ldm.py:tiny-upsampler \
   --workdir=runs/upsampler
 """
 
+import dataclasses
+
+import optax
+
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
+from vdm_jax.autoencoders import discriminator, kl_temporal
 from vdm_jax.data import sources, transforms
 from vdm_jax.diffusion import perturbation
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures
 from vdm_jax.models.unet3d import Transformer
-from vdm_jax.programs import sample
+from vdm_jax.pretrained import start
+from vdm_jax.programs import sample, train
+from vdm_jax.tasks import autoencoding
+from vdm_jax.training import inflate, optimizer
 
 
 def get_config(arg="full"):
@@ -45,7 +55,72 @@ def get_config(arg="full"):
   sd.put(cfg.image_task, conditioner=cfg.task.conditioner)
   sd.put(cfg.task, mask_rates=dict(first=0.3, ends=0.2))
   cfg.train.trainable = "temporal"
+  decoder(cfg, arg)
   return cfg
+
+
+def decoder(cfg, arg):
+  """Trains the decoder of the images' autoencoder, which then sees all frames."""
+  steps = {"full": 50_000, "digits": 600, "tiny": 4}[arg]
+  images, before = cfg.autoencoder, cfg.autoencode
+  fields = lambda part: {k: part[k] for k in part if k not in c.VERBS}
+  names = {field.name for field in dataclasses.fields(kl_temporal.KLTemporal)}
+  shared = {k: v for k, v in fields(images).items() if k in names}
+  cfg.video_autoencoder = c.call(kl_temporal.KLTemporal, **shared)
+  small = {} if arg == "full" else dict(width=32, depth=1)
+  cfg.decoding = c.call(
+    autoencoding.Autoencoding,
+    **fields(before.task)
+    | dict(
+      autoencoder=cfg.video_autoencoder,
+      frames_per_clip=None,
+      kl_weight=0.0,  # it moves the encoder alone
+      gan_weight=0.1,
+      gan_start=0,
+      discriminator=c.call(discriminator.PatchDiscriminator, time=3, **small),
+    ),
+  )
+  rate = 4.5e-6 * 8 if arg == "full" else 5e-4
+  players = {
+    name: c.call(optimizer.adamw, learning_rate=rate, b1=0.5, b2=0.9)
+    for name in ("generator", "discriminator")
+  }
+  settings = fields(before) | dict(
+    folder="decoder",
+    task=cfg.decoding,
+    optimizer=c.call(
+      optimizer.partitioned,
+      transforms={**players, "frozen": c.call(optax.set_to_zero)},
+      label_fn=c.bind(autoencoding.player),
+    ),
+    steps=steps,
+    measure_batches=0,  # the latents stay what they are
+    preview=c.bind(
+      sample.reconstructions, **fields(before.preview) | dict(task=cfg.decoding)
+    ),
+    trainable="^(autoencoder/(decoder|post_quant_conv)|discriminator)/",
+    init_from=c.bind(
+      inflate.inflate,
+      folder=learnt(cfg),
+      parts=("ema/autoencoder",),
+      into="autoencoder",
+      rename=kl_temporal.FROM_IMAGES,
+    ),
+  )
+  cfg.train_decoder = c.bind(train.run, **settings)
+  for part in (*sd.drawn(cfg), cfg.evaluate):
+    sd.put(part, autoencoder=cfg.video_autoencoder, autoencoder_weights="decoder")
+  place = cfg.stages.index("encode")
+  cfg.stages = (*cfg.stages[:place], "train_decoder", *cfg.stages[place:])
+
+
+def learnt(cfg):
+  """Where the images' autoencoder is: trained here, or published."""
+  trained = "{workdir}/autoencoder/checkpoints"
+  if "pretrained_autoencoder" not in cfg:
+    return trained
+  published = cfg.get_ref("pretrained_autoencoder")
+  return c.call(start.weights, path=published, otherwise=trained)
 
 
 def upsampler(cfg, arg, head_dim):

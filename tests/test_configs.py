@@ -62,13 +62,16 @@ def test_its_networks_have_shapes_at_full_size(name):
   assert set(cfg.stages) <= set(cfg)
   autoencoder = c.build(cfg.autoencoder)
   size = 4 * autoencoder.stride[1]
-  video = jax.ShapeDtypeStruct((1, 1, size, size, 3), np.float32)
+  frames = autoencoder.stride[0]
+  video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.float32)
   shapes = jax.eval_shape(autoencoder.init, jax.random.key(0), video)
   assert shapes["latents"]["scale"].shape == (autoencoder.latent_channels,)
   if "task" in cfg and "network" in cfg:
     latents = np.zeros((1, *cfg.sample.shape), np.float32)
     text = {"text": np.zeros((1, 5, 384), np.float32), "text_mask": np.ones((1, 5))}
     batch = {"latents": latents, "label": np.zeros(1, np.int32), **text}
+    if look := cfg.get("encode", {}).get("look"):
+      batch["image"] = np.zeros((1, *look.shape), np.float32)
     task = c.build(cfg.task)
     shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(shapes)) > 1e6
@@ -97,6 +100,25 @@ def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
   )
   assert cfg.sample.task.network.network.scale == 0.0  # the domain is left out
   assert cfg.sample.task.network.scale == 1.0
+
+
+def test_align_your_latents_trains_the_decoder_and_leaves_the_encoder(runs):
+  _, workdir = runs("configs.video_ldm")
+  flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
+  read = lambda folder, part: flat(
+    checkpoint.restore_part(workdir / folder / "checkpoints", part)
+  )
+  before = read("autoencoder", "ema/autoencoder")
+  frozen, trained = read("decoder", "frozen/autoencoder"), read("decoder", "params")
+  assert {name.split("/")[0] for name in frozen} == {"encoder", "quant_conv", "latents"}
+  for name, x in frozen.items():
+    np.testing.assert_array_equal(x, before[name], err_msg=name)
+  images = {n for n in before if n.startswith(("decoder", "post_quant_conv"))}
+  again = {re.sub("spatial_res_block/", "", n): x for n, x in trained.items()}
+  assert images and {f"autoencoder/{name}" for name in images} < set(again)
+  moved = [np.any(again[f"autoencoder/{n}"] != before[n]) for n in images]
+  assert all(moved)
+  assert any("temporal_res_block" in name for name in trained)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ key = jax.random.key(0)
 )
 def test_patches_and_their_size(depth, size, patches, field):
   judge = discriminator.PatchDiscriminator(width=8, depth=depth)
-  frames = jnp.zeros((2, size, size, 3))
-  logits, _ = jax.eval_shape(judge.init_with_output, key, frames)
-  assert logits.shape == (2, patches, patches, 1)
+  clips = jnp.zeros((2, 5, size, size, 3))
+  logits, _ = jax.eval_shape(judge.init_with_output, key, clips)
+  assert logits.shape == (2, 5, patches, patches, 1)
   reach = 1
   for stride in (1, 1) + (2,) * depth:  # from the logit back to the pixels
     reach = (reach - 1) * stride + 4
@@ -29,23 +29,54 @@ def test_a_logit_sees_its_patch():
   """Beyond its reach an edit shows through the group norm only, faintly."""
   judge = discriminator.PatchDiscriminator(width=8, depth=1)
   rng = np.random.default_rng(0)
-  frames = rng.standard_normal((2, 48, 48, 3)).astype(np.float32)
-  spec = nn.unbox(jax.eval_shape(judge.init, key, frames)["params"])
-  fill = lambda x: (0.3 * rng.standard_normal(x.shape) + 0.1).astype(np.float32)
-  params = jax.tree.map(fill, spec)
-  run = jax.jit(lambda x: judge.apply({"params": params}, x))
-  edited = frames.copy()
-  edited[1, 0, 0] += 5.0
-  changed = np.abs(run(frames) - run(edited))[..., 0]
+  clip = rng.standard_normal((1, 2, 48, 48, 3)).astype(np.float32)
+  run = filled(judge, clip, rng)
+  edited = clip.copy()
+  edited[0, 1, 0, 0] += 5.0
+  changed = np.abs(run(clip) - run(edited))[0, ..., 0]
   assert changed[1, :4, :4].max() > 20 * changed[1, 8:, 8:].max()
   np.testing.assert_array_equal(changed[0], 0.0)  # frames never see each other
+
+
+def test_over_time_it_sees_motion():
+  """A logit sees 2 depth + 5 frames; one frame long, it sees no order of them."""
+  rng = np.random.default_rng(0)
+  clip = rng.standard_normal((2, 12, 48, 48, 3)).astype(np.float32)
+  alone = filled(discriminator.PatchDiscriminator(width=8, depth=1), clip, rng)
+  judge = discriminator.PatchDiscriminator(width=8, depth=1, time=3)
+  run = filled(judge, clip, rng)
+  assert run(clip).shape == alone(clip).shape == (2, 12, 22, 22, 1)
+
+  backwards = clip[:, ::-1]
+  np.testing.assert_allclose(alone(backwards)[:, ::-1], alone(clip), atol=1e-5)
+  assert np.abs(run(backwards)[:, ::-1] - run(clip)).max() > 0.1
+
+  edited = clip.copy()
+  edited[1, 0, 8, 8] += 5.0
+  changed = np.abs(run(clip) - run(edited)).max(axis=(2, 3, 4))
+  np.testing.assert_array_equal(changed[0], 0.0)  # clips never see each other
+  # Frames 0 to 3 see the edit, and the others through the group norm only.
+  assert changed[1, :4].min() > 5 * changed[1, 4:].max() > 0.0
+
+  with pytest.raises(ValueError, match="time=2 must be odd"):
+    discriminator.PatchDiscriminator(time=2)
+
+
+def filled(judge, clip, rng):
+  """clips -> logits, with weights and biases that are far from zero."""
+  spec = nn.unbox(jax.eval_shape(judge.init, key, clip)["params"])
+  fill = lambda x: (0.3 * rng.standard_normal(x.shape) + 0.1).astype(np.float32)
+  params = jax.tree.map(fill, spec)
+  return jax.jit(lambda x: judge.apply({"params": params}, x))
 
 
 def test_too_small_frames_are_refused():
   judge = discriminator.PatchDiscriminator(depth=3)
   with pytest.raises(ValueError, match="16 x 16 .* depth=3, which needs 24"):
-    judge.init(key, jnp.zeros((1, 16, 16, 3)))
-  assert jax.eval_shape(judge.init, key, jnp.zeros((1, 24, 24, 3)))
+    judge.init(key, jnp.zeros((1, 1, 16, 16, 3)))
+  assert jax.eval_shape(judge.init, key, jnp.zeros((1, 1, 24, 24, 3)))
+  with pytest.raises(ValueError, match=r"\[B, T, H, W, C\]; got shape \(1, 24"):
+    judge.init(key, jnp.zeros((1, 24, 24, 3)))
 
 
 def test_hinge_losses_are_known():

@@ -18,6 +18,7 @@ from einops import rearrange
 
 from tests import originals
 from vdm_jax.autoencoders import kl_image, kl_temporal
+from vdm_jax.training import inflate
 
 key = jax.random.key(0)
 ORIGINAL = kl_temporal.KLTemporal(channels=(32, 64, 128), layers_per_block=1)
@@ -182,3 +183,33 @@ def test_wrong_hyper_parameters_are_refused():
     kl_temporal.KLTemporal(decode_chunk=0)
   with pytest.raises(ValueError, match="multiples of groups"):
     kl_temporal.KLTemporal(channels=(8, 20), groups=8)
+
+
+@pytest.mark.parametrize("patch, mid_layers", [(1, 2), (2, 1)])
+def test_it_starts_as_the_decoder_of_images(patch, mid_layers):
+  """With a KLImage's weights it decodes as that does, until its time layers move."""
+  fields = dict(channels=(8, 16), layers_per_block=1, groups=4, latent_channels=3)
+  fields |= dict(patch=patch, mid_layers=mid_layers)
+  images = kl_image.KLImage(**fields, mid_attention=mid_layers > 1)
+  video = kl_temporal.KLTemporal(**fields, post_quant_conv=True)
+  shape = jnp.zeros((1, 1, 4, 4, 3))
+  of_images, params = jax.jit(
+    lambda: (images.init(key, shape), video.init(key, shape))
+  )()
+  rng = np.random.default_rng(0)
+  noise = lambda x: x + 0.2 * rng.standard_normal(x.shape).astype(np.float32)
+  of_images = jax.tree.map(noise, nn.unbox(of_images))
+  params = inflate.inflate(
+    nn.unbox(params), folder=of_images, rename=kl_temporal.FROM_IMAGES
+  )
+  z = rng.standard_normal((2, 3, 4, 6, 3)).astype(np.float32)
+  wanted = jax.jit(images.decode)(of_images, z)
+  decode = jax.jit(video.decode)
+  assert_close = lambda x: np.testing.assert_allclose(x, wanted, rtol=0, atol=2e-5)
+  assert_close(decode(params, z))
+  name = ("decoder", "up_blocks_0", "resnets_0", "temporal_res_block", "conv2")
+  moved = flax.traverse_util.flatten_dict(params)
+  moved[*name, "bias"] += 0.1
+  moved = flax.traverse_util.unflatten_dict(moved)
+  with pytest.raises(AssertionError):
+    assert_close(decode(moved, z))

@@ -140,7 +140,7 @@ def test_each_player_gets_its_own_gradient(game):
   def output(p):
     ae = task.autoencoder
     latents = ae.latents(p, ae.encode(p, real), jax.random.split(key)[1])
-    return ae.decode(p, latents).reshape(-1, *real.shape[2:])
+    return ae.decode(p, latents)
 
   def judge(p, x):
     return JUDGE.apply({"params": p}, x)
@@ -148,10 +148,9 @@ def test_each_player_gets_its_own_gradient(game):
   @jax.jit
   def by_hand(p):
     ae, d = p["autoencoder"], p["discriminator"]
-    frames = real.reshape(-1, *real.shape[2:])
 
     def second(d):
-      return discriminator.discriminator_loss(judge(d, frames), judge(d, output(ae)))
+      return discriminator.discriminator_loss(judge(d, real), judge(d, output(ae)))
 
     def joined(p):  # what one gets without stopping any gradient
       d, fake = p["discriminator"], output(p["autoencoder"])
@@ -272,6 +271,11 @@ def test_wrong_hyper_parameters_are_refused():
     autoencoding.Autoencoding(autoencoder=Linear(), gan_weight=-1)
   with pytest.raises(ValueError, match="frames_per_clip=0"):
     autoencoding.Autoencoding(autoencoder=Linear(), frames_per_clip=0)
+  over_time = discriminator.PatchDiscriminator(time=3)
+  drawn = dict(autoencoder=Linear(), frames_per_clip=2, discriminator=over_time)
+  with pytest.raises(ValueError, match="frames_per_clip=2 draws .* time=3"):
+    autoencoding.Autoencoding(**drawn, gan_weight=0.1)
+  autoencoding.Autoencoding(**drawn)  # it plays no game
 
 
 def test_a_mesh_that_would_teach_it_wrongly_is_refused():

@@ -1,6 +1,7 @@
-"""The patch discriminator of pix2pix, on frames, and the hinge losses of the game.
+"""The patch discriminator of pix2pix, on frames or clips, and the game's hinge losses.
 
-https://arxiv.org/abs/1611.07004, https://arxiv.org/abs/1705.02894.
+https://arxiv.org/abs/1611.07004, https://arxiv.org/abs/1705.02894; with convolutions
+along time as in https://arxiv.org/abs/2304.08818.
 """
 
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from vdm_jax.layers import placement
 from vdm_jax.layers.convs import Conv
@@ -17,35 +19,50 @@ dcgan_normal = nn.initializers.normal(0.02)
 
 
 class PatchDiscriminator(nn.Module):
-  """Frames [N, H, W, C] -> one logit for each patch, [N, h, w, 1] float32.
+  """Clips [B, T, H, W, C] -> a logit for each patch of each frame, [B, T, h, w, 1].
 
-  The original normalises with batch statistics. Here it is a group norm of each frame:
-  running statistics would be a second kind of parameters that no gradient moves, and
-  batch statistics let a frame's verdict depend on its neighbours and on the mesh.
+  The original normalises with batch statistics. Here it is a group norm of each frame,
+  or of each clip where a patch reaches over several frames: running statistics would be
+  a second kind of parameters that no gradient moves, and batch statistics let a clip's
+  verdict depend on its neighbours and on the mesh. Logits are float32.
 
   Attributes:
     width: channels of the first layer; doubled by each next one, up to eight times.
     depth: layers that halve the size. A patch is 70 pixels wide at 3, 34 at 2, 16 at 1.
+    time: frames of each kernel, odd. A patch is one frame long at 1; at 3, which judges
+      motion too, 2 depth + 5.
     groups: of the group norms.
   """
 
   width: int = 64
   depth: int = 3
+  time: int = 1
   groups: int = 8
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
+  def __post_init__(self):
+    super().__post_init__()
+    if self.time < 1 or self.time % 2 == 0:
+      raise ValueError(f"time={self.time} must be odd, and at least 1.")
+
   @nn.compact
   def __call__(self, x):
     self._check(x)
-    # Whole frames on each device: patches are too small to be cut in strips.
-    x = placement.place(x, (("batch", "frames"), None, None, None))
+    # Whole frames, or clips, on each device: patches are too small to be cut in strips.
+    frames = x.shape[1]
+    if self.time == 1:
+      x = rearrange(x, "b t h w c -> (b t) h w c")
+      x = placement.place(x, (("batch", "frames"), None, None, None))
+    else:
+      x = placement.place(x, ("batch", None, None, None, None))
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    along = [] if self.time == 1 else [self.time]
     conv = lambda features, stride, name: Conv(
       features,
-      (4, 4),
-      stride,
-      ((1, 1), (1, 1)),
+      (*along, 4, 4),
+      (*(1 for _ in along), stride, stride),
+      (*((t // 2, t // 2) for t in along), (1, 1), (1, 1)),
       kernel_init=dcgan_normal,
       **dtypes,
       name=name,
@@ -55,14 +72,19 @@ class PatchDiscriminator(nn.Module):
     for i in range(1, self.depth + 1):
       stride = 2 if i < self.depth else 1
       x = conv(self.width * min(2**i, 8), stride, f"conv_{i}")(x)
-      x = activate(GroupNorm(self.groups, 1e-5, **dtypes, name=f"norm_{i}")(x))
-    return conv(1, 1, "conv_out")(x).astype(jnp.float32)
+      norm = GroupNorm(self.groups, 1e-5, **dtypes, name=f"norm_{i}")
+      rows = rearrange(x, "n ... h w c -> n (... h) w c")
+      x = activate(norm(rows).reshape(x.shape))
+    x = conv(1, 1, "conv_out")(x).astype(jnp.float32)
+    return x if along else rearrange(x, "(b t) h w c -> b t h w c", t=frames)
 
   def _check(self, x):
+    if x.ndim != 5:
+      raise ValueError(f"A discriminator takes [B, T, H, W, C]; got shape {x.shape}.")
     smallest = 3 * 2**self.depth
-    if min(x.shape[1:3]) < smallest:
+    if min(x.shape[2:4]) < smallest:
       raise ValueError(
-        f"Frames of {x.shape[1]} x {x.shape[2]} pixels leave no patch to a "
+        f"Frames of {x.shape[2]} x {x.shape[3]} pixels leave no patch to a "
         f"discriminator of depth={self.depth}, which needs {smallest}; take a smaller "
         "depth."
       )

@@ -2,7 +2,9 @@
 
 https://arxiv.org/abs/2311.15127; architecture and parameter names as in diffusers'
 AutoencoderKLTemporalDecoder. The encoder is that of `kl_image.py`, so the latents of a
-KLImage can be decoded by this one: it takes the flicker from them.
+KLImage can be decoded by this one: it takes the flicker from them. Its decoder starts
+from a KLImage's, frame by frame, and is then trained on clips, as in
+https://arxiv.org/abs/2304.08818: see FROM_IMAGES.
 """
 
 import dataclasses
@@ -24,6 +26,11 @@ from vdm_jax.layers.temporal import SpatialTemporalBlock, per_frame
 SPREAD = ("batch", ("batch", "frames"), "height", None, None)
 LEAST = (1, 2, 4, 1, 1)
 
+# For `rename` of training/inflate.py: the parameters of a KLImage as those of a
+# KLTemporal. One whose layers along time are as they were initialised, and which has
+# the KLImage's `patch` and `post_quant_conv`, decodes as it does.
+FROM_IMAGES = ((r"(decoder/.*resnets_\d+)/", r"\1/spatial_res_block/"),)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLTemporal:
@@ -31,7 +38,8 @@ class KLTemporal:
 
   Attributes:
     channels, layers_per_block, latent_channels, pixel_channels, output_channels,
-    groups, sample_size, force_upcast: as KLImage's.
+    groups, patch, post_quant_conv, sample_size, force_upcast: as KLImage's; but
+      Stable Video Diffusion's decoder has no post_quant_conv.
     mid_layers: blocks between latents and decoder. Only the first two are reached, and
       the attention lies between them: with one block it is not reached either. So it
       is in the original, whose files hold the others' weights as well.
@@ -47,6 +55,8 @@ class KLTemporal:
   output_channels: int | None = None
   groups: int = 32
   mid_layers: int = 2
+  patch: int = 1
+  post_quant_conv: bool = False
   chunk: int | None = None
   decode_chunk: int | None = None
   sample_size: int = 768
@@ -71,6 +81,8 @@ class KLTemporal:
       latent_channels=self.latent_channels,
       pixel_channels=self.pixel_channels,
       groups=self.groups,
+      patch=self.patch,
+      post_quant_conv=self.post_quant_conv,
       chunk=self.chunk,
       force_upcast=self.force_upcast,
       dtype=self.dtype,
@@ -90,9 +102,9 @@ class KLTemporal:
     frame = jnp.zeros((1, *self.stride[1:], self.pixel_channels))
     encoder = network.init(k_encoder, frame, method=kl_image.Network.encode)["params"]
     latents = jnp.zeros((1, 1, 1, 1, self.latent_channels))
-    decoder = Decoder(self).init(k_decoder, latents)["params"]
+    decoder = Network(self).init(k_decoder, latents)["params"]
     statistics = base.identity(self.latent_channels)
-    return {**encoder, "decoder": decoder, "latents": statistics}
+    return {**encoder, **decoder, "latents": statistics}
 
   def encode(self, params, video):
     """Moments of the raw latents, [B, T, H / s, W / s, latent_channels] float32."""
@@ -106,7 +118,7 @@ class KLTemporal:
     """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
     base.check_latents(latents, self.latent_channels)
     z = base.denormalize(params["latents"], latents)
-    run = lambda z: Decoder(self).apply({"params": params["decoder"]}, z)
+    run = lambda z: Network(self).apply({"params": params}, z)
     size, frames = self.decode_chunk or z.shape[1], z.shape[1]
     if size >= frames:
       return run(z)
@@ -121,8 +133,25 @@ class KLTemporal:
     return {**params, "latents": base.measure(moments)}
 
 
+class Network(nn.Module):
+  """The decoder and what stands before it, on [B, T, h, w, latent_channels]."""
+
+  config: KLTemporal
+
+  @nn.compact
+  def __call__(self, z):
+    c = self.config
+    if c.post_quant_conv:
+      dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
+      conv = Conv(c.latent_channels, (1, 1), **dtypes, name="post_quant_conv")
+      z = per_frame(conv, z)
+    x = Decoder(c, name="decoder")(z)
+    p = c.patch
+    return rearrange(x, "b t h w (p q c) -> b t (h p) (w q) c", p=p, q=p)
+
+
 class Decoder(nn.Module):
-  """[B, T, h, w, latent_channels] -> [B, T, H, W, output_channels] float32."""
+  """[B, T, h, w, latent_channels] -> [B, T, H, W, output_channels patch^2] float32."""
 
   config: KLTemporal
 
@@ -137,10 +166,17 @@ class Decoder(nn.Module):
       last = i == len(c.channels) - 1
       x = Level(c, features, not last, name=f"up_blocks_{i}")(x)
     x = nn.silu(per_frame(GroupNorm(c.groups, **dtypes, name="conv_norm_out"), x))
-    features = c.output_channels or c.pixel_channels
+    features = (c.output_channels or c.pixel_channels) * c.patch**2
     x = per_frame(Conv(features, **dtypes, name="conv_out"), x)
-    x = Conv(features, (3, 1, 1), **dtypes, name="time_conv_out")(x)
-    return x.astype(jnp.float32)
+    along = dict(kernel_init=the_middle_frame, **dtypes, name="time_conv_out")
+    return Conv(features, (3, 1, 1), **along)(x).astype(jnp.float32)
+
+
+def the_middle_frame(key, shape, dtype):
+  """A kernel [T, 1, 1, C, C] that gives back what it is put on."""
+  del key
+  time, *_, inputs, outputs = shape
+  return jnp.zeros(shape, dtype).at[time // 2, 0, 0].set(jnp.eye(inputs, outputs))
 
 
 class Middle(nn.Module):

@@ -12,7 +12,7 @@ from vdm_jax.autoencoders import kl_temporal
 from vdm_jax.pretrained import kl_image
 
 CLASSES = ("AutoencoderKLTemporalDecoder",)
-WANTED = "KLTemporal(groups=32, mid_layers=layers_per_block)"
+WANTED = "KLTemporal(groups=32, mid_layers=layers_per_block), its other fields default"
 UNREAD = ()
 RENAMES = kl_image.RENAMES
 FIELDS = {
@@ -37,6 +37,8 @@ def fits(module):
     isinstance(module, kl_temporal.KLTemporal)
     and module.groups == 32
     and module.mid_layers == module.layers_per_block
+    and module.patch == 1
+    and not module.post_quant_conv
   )
 
 

@@ -32,7 +32,7 @@ class Autoencoding:
     perceptual_weight: of that distance; 0 leaves it out.
     gan_weight: of the generator's loss; 0 means that there is no discriminator.
     gan_start: the first step with a GAN; before it, neither player pays for it.
-    discriminator: linen module, frames -> logits.
+    discriminator: linen module, clips -> logits; see autoencoders/discriminator.py.
     frames_per_clip: frames drawn from each clip at every step, without repetition;
       None takes all.
   """
@@ -57,6 +57,13 @@ class Autoencoding:
       raise ValueError(
         f"frames_per_clip={self.frames_per_clip} must be at least 1, or None for all."
       )
+    motion = self.gan_weight and getattr(self.discriminator, "time", 1) > 1
+    if motion and self.frames_per_clip is not None:
+      raise ValueError(
+        f"frames_per_clip={self.frames_per_clip} draws frames from anywhere in a clip, "
+        f"whose motion a discriminator of time={self.discriminator.time} would judge; "
+        "take None, for all."
+      )
 
   def init(self, key, batch):
     """Parameters for videos like those of the batch."""
@@ -64,7 +71,7 @@ class Autoencoding:
     video = to_float(batch)
     params = {"autoencoder": self.autoencoder.init(k_autoencoder, video)}
     if self.gan_weight:
-      frame = jnp.zeros((1, *video.shape[2:]))
+      frame = jnp.zeros((1, 1, *video.shape[2:]))
       variables = self.discriminator.init(k_discriminator, frame)
       params["discriminator"] = variables["params"]
     if self.perceptual_weight and hasattr(self.perceptual, "init"):
@@ -104,7 +111,7 @@ class Autoencoding:
       metrics["perceptual"] = self.perceptual(frozen, real, fake).mean()
       loss += self.perceptual_weight * metrics["perceptual"]
     if self.gan_weight:
-      game = self._game(params["discriminator"], batch, real, fake)
+      game = self._game(params["discriminator"], batch, video, output)
       loss += self.gan_weight * game["gan/generator"] + game["gan/discriminator"]
       metrics |= game
     return loss, metrics | {"loss": loss}

@@ -4,31 +4,39 @@ For `init_from` of a training: a U-Net of video has the parameters of its image 
 under the same names, and more.
 """
 
+import re
+
 import flax
 import jax.numpy as jnp
 
 from vdm_jax import checkpoint
 
 
-def inflate(params, *, folder, parts=("ema",), into=""):
+def inflate(params, *, folder, parts=("ema",), into="", rename=()):
   """`params`, with those of a checkpoint in the place of their namesakes.
 
   Where only the next to last axis of an array differs, its inputs, new ones come last
   and start at zero: a first convolution that sees more channels.
 
   Args:
-    folder: of checkpoints, "<workdir>/images/checkpoints".
+    folder: of checkpoints, "<workdir>/images/checkpoints"; or a nested dict of arrays
+      in the place of its parts.
     parts: of its State, one after the other; ("frozen", "ema") where some was frozen.
-
     into: the path below which they stand, such as "base" of a Lora.
+    rename: pairs (pattern, replacement) of `re.sub`, for names that differ.
 
   Raises:
     ValueError: for all of its names and shapes that `params` have no place for.
   """
   flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
   learnt = {}
-  for part in parts:
-    learnt |= flat(checkpoint.restore_part(folder, part))
+  if isinstance(folder, dict):
+    learnt, folder = flat(folder), "What was given"
+  else:
+    for part in parts:
+      learnt |= flat(checkpoint.restore_part(folder, part))
+  for pattern, new in rename:
+    learnt = {re.sub(pattern, new, name): x for name, x in learnt.items()}
   if into:
     learnt = {f"{into}/{name}": x for name, x in learnt.items()}
   out, problems = flat(params), []
