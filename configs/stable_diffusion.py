@@ -16,7 +16,7 @@ from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures, unet3d
-from vdm_jax.programs import train
+from vdm_jax.programs import look, train
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import inflate
 
@@ -108,6 +108,13 @@ def on_images(cfg, architecture):
   )
   place = cfg.stages.index("train")
   cfg.stages = (*cfg.stages[:place], "train_images", *cfg.stages[place:])
+
+
+def looking(cfg, shape):
+  """The image encoder whose tokens of `shape`, of the first frames, are stored too."""
+  cfg.image_encoder = "image_encoder"
+  eye = c.call(look.ImageEncoder, folder=cfg.get_ref("image_encoder"), shape=shape)
+  put(cfg.encode, look=eye)
 
 
 def stills(clips):

@@ -4,9 +4,10 @@ https://arxiv.org/abs/2310.19512, https://arxiv.org/abs/2401.09047. `t2v-512` an
 `t2v-1024` are VideoCrafter 1's, `full` is VideoCrafter 2 with its two trainings: all
 modules on video, then the spatial ones alone on pictures (`train_pictures`), where the
 layers along time are passed by. `i2v`, `i2v-digits` and `i2v-tiny` are VideoCrafter 1's
-image to video, whose picture has keys of its own beside those of the text: here its
-tokens are the latents of the clip's first frame, in the original what
-encoders/resampler.py makes of CLIP's. Betas as in Stable Diffusion, eps, a signal that
+image to video, whose picture has keys of its own beside those of the text. At full size
+they are of 16 tokens that a resampler, trained along, makes of CLIP's (ViT-H/14, by
+--config.image_encoder=FOLDER); in the small ones the tokens are the latents of the
+clip's first frame. Betas as in Stable Diffusion, eps, a signal that
 sinks to 0.7 of itself (0.3 at 1024; not at t2v-512), DDIM with eta 1.
 
 python -m vdm_jax.main --config=configs/videocrafter.py:digits --workdir=runs/crafter
@@ -18,8 +19,8 @@ from vdm_jax import config as c
 from vdm_jax.data import sources
 from vdm_jax.diffusion import guidance, signal_scale
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures
+from vdm_jax.encoders import conditioner, resampler
+from vdm_jax.models import architectures, resampled
 from vdm_jax.programs import sample
 
 FIRST = {"t2v-512": dict(fps=False), "t2v-1024": {}}
@@ -48,13 +49,24 @@ def get_config(arg="full"):
   fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
   sd.text(cfg, *([] if arg == "t2v-512" else [fps]))
   if arg in PICTURE:
-    told_a_picture(cfg, fps)
+    told_a_picture(cfg, fps, size == "full")
   elif arg not in FIRST:
     sd.pictures_after(cfg)
   return cfg
 
 
-def told_a_picture(cfg, fps):
+def told_a_picture(cfg, fps, full):
+  if full:
+    sd.looking(cfg, shape=(257, 1280))
+    cfg.resampler = c.call(resampler.Resampler)
+    cfg.resampled = c.call(
+      resampled.Resampled, network=cfg.unet, resampler=cfg.resampler
+    )
+    sd.put(cfg.task, network=cfg.resampled)
+    del cfg["network"]
+    cfg.network = cfg.resampled
+    for part in (cfg.denoiser_weights, cfg.train.init_from):
+      sd.put(part, module=cfg.resampled)
   picture = c.call(conditioner.Image, form="tokens", first=True)
   sd.text(cfg, picture, fps)
   sd.put(cfg.task, drop_rates=dict(text=0.1, image=0.1))  # guidance leaves both out

@@ -10,8 +10,10 @@ from configs import (
   latte,
   moving_digits,
   quickstart,
+  svd,
   text_digits,
   video_ldm,
+  videocrafter,
 )
 from configs.autoencoders import kl_image
 from vdm_jax import config, video_io
@@ -72,6 +74,19 @@ def test_videos_are_those_that_were_cut(tmp_path):
     (lambda: latte.get_config("sky"), "autoencode", {"video": (8, 16, 256, 256, 3)}),
     (animatediff.get_config, "train", {"mean": (40, 16, 32, 32, 4), "label": (40,)}),
     (lambda: video_ldm.get_config("tiny"), "train", {"label": (16,)}),
+    (svd.get_config, "train", {"image": (40, 1, 1024), "alone": (40,)}),
+    (lambda: videocrafter.get_config("i2v"), "train", {"image": (40, 257, 1280)}),
+    (
+      lambda: video_ldm.get_config("full-upsampler"),
+      "train",
+      {"low": (40, 16, 64, 64, 3), "label": (40,)},
+    ),
+    (
+      lambda: video_ldm.get_config("tiny-upsampler"),
+      "train",
+      {"low": (16, 8, 8, 8, 3), "mean": (16, 8, 4, 4, 8)},
+    ),
+    (video_ldm.get_config, "train_decoder", {"video": (8, 16, 256, 256, 3)}),
     (kl_image.get_config, "autoencode", {"video": (8, 4, 256, 256, 3)}),
     (quickstart.get_config, "train", {"mean": (64, 8, 4, 4, 8), "label": (64,)}),
     (quickstart.get_config, "autoencode", {"video": (64, 8, 16, 16, 3)}),
@@ -89,6 +104,13 @@ def test_a_sampler_is_told_all_but_the_videos():
   assert set(told) == {"label"} and told["label"].shape == (32,)
   alone = batch.signals(spec(latte.get_config("sky")))
   assert alone == {"index": jax.ShapeDtypeStruct((40,), np.int32)}
+  cfg = svd.get_config()
+  told = batch.signals(spec(cfg), cfg.task)
+  assert {name: x.shape for name, x in told.items()} == {
+    "image": (40, 1, 1024),
+    "alone": (40,),
+    "image_latents": (40, 1, 32, 32, 4),
+  }
 
 
 def test_a_source_that_only_data_can_tell_is_refused():

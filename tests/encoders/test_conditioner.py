@@ -163,6 +163,11 @@ def test_an_image_is_one_signal_in_two_groups():
   clip = np.arange(2 * 3 * 4 * 4 * 3.0).reshape(2, 3, 4, 4, 3)
   first, _ = conditioner.Image("channels", first=True)({"latents": clip})
   np.testing.assert_array_equal(first.channels["image"], clip[:, :1])
+  scaled = conditioner.Image("channels", first=True, scale=4.0)
+  for given in {"latents": clip}, {"image_latents": clip[:, :1]}:
+    told, null = scaled(given)
+    np.testing.assert_array_equal(told.channels["image"], 4.0 * clip[:, :1])
+    assert not np.any(null.channels["image"])
   with pytest.raises(ValueError, match="must be \\[B, 1, h, w, c\\]"):
     both({"image": image, "image_latents": clip})
   with pytest.raises(ValueError, match="choose both, tokens or channels"):

@@ -51,10 +51,11 @@ def latents(cfg, stage="sample"):
   return tuple(cfg[stage].shape)
 
 
-def signals(batch):
+def signals(batch, task=None):
   """What of a training batch a sampler is told: all but the videos themselves.
 
-  One row number for each video where there is nothing to tell.
+  One row number for each video where there is nothing to tell. A conditioner of the
+  task that shows a picture reads the latents of first frames.
   """
   told = {
     name: x
@@ -62,6 +63,9 @@ def signals(batch):
     if name not in ("mean", "logvar", "latents", "video")
     and not name.startswith("image_")
   }
+  if "mean" in batch and "Image" in _told(task):
+    rows, _, *frame = batch["mean"].shape
+    told["image_latents"] = jax.ShapeDtypeStruct((rows, 1, *frame), np.float32)
   rows = next(iter(batch.values())).shape[0]
   return told or {"index": jax.ShapeDtypeStruct((rows,), np.int32)}
 
@@ -82,19 +86,26 @@ def _inner(cfg, source, task):
 
 
 def _records(cfg, source, task):
-  """Latents that `encode` wrote, with the labels that the conditioner reads."""
+  """Latents that `encode` wrote, with what the conditioner reads beside them."""
   del source
-  shape = latents(cfg)
+  shape, look = latents(cfg), cfg.get("encode", {}).get("look")
   moments = {k: np.zeros(shape, np.float32) for k in ("mean", "logvar")}
-  return moments | _label(task.get("conditioner", {}))
+  seen = {"image": np.zeros(look.shape, np.float16)} if look else {}
+  read = _told(task)
+  if read & {"Labels", "LabelTokens"}:
+    seen["label"] = np.int32(0)
+  if "LowResolution" in read:
+    seen["low"] = _record(cfg, cfg.encode.source, task)["low"]
+  return moments | seen
 
 
-def _label(conditioner):
-  """{"label": one} if the conditioner, or a part of it, reads labels."""
+def _told(task):
+  """The names of a task's conditioner, or of its parts."""
+  conditioner = (task or {}).get("conditioner", {})
   name = conditioner.get("call", "").rpartition(":")[2]
-  if name == "All":
-    return {k: x for part in conditioner.parts for k, x in _label(part).items()}
-  return {"label": np.int32(0)} if name in ("Labels", "LabelTokens") else {}
+  if name != "All":
+    return {name}
+  return set().union(*(_told({"conditioner": part}) for part in conditioner.parts))
 
 
 def _files(cfg, source, task):

@@ -24,6 +24,25 @@ class Still:
     return record | {key: record[key][k : k + 1] for key in keys}
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageOnly:
+  """A transform: a share `rate` of the clips, drawn in each epoch, become T pictures.
+
+  A record gains `alone`, 1 for these and 0 for videos. A U-Net that is told it, by
+  `conditioner.Numbers(("alone",), values={"alone": 0})`, mixes nothing over
+  the frames of pictures: what they teach is the image model (Stable Video Diffusion).
+  """
+
+  rate: float
+
+  def __post_init__(self):
+    if not 0.0 <= self.rate <= 1.0:
+      raise ValueError(f"rate={self.rate} must be a share, from 0 to 1.")
+
+  def __call__(self, record, rng):
+    return record | {"alone": np.float32(rng.uniform() < self.rate)}
+
+
 class WithPictures:
   """Each record of a source, and `count` single frames of random other ones.
 

@@ -147,10 +147,14 @@ class Image:
     form: which there are: "both", "tokens", "channels".
     first: the latents are those of the clip's first frame where the batch has none, and
       where it has no tokens, these latents are them: one for each place.
+    scale: by which the latents, of unit variance, are multiplied before they stand
+      beside the frames. Stable Video Diffusion's are not scaled to unit variance:
+      1 / 0.18215 with its autoencoder.
   """
 
   form: str = "both"
   first: bool = False
+  scale: float = 1.0
 
   def __post_init__(self):
     if self.form not in ("both", "tokens", "channels"):
@@ -162,7 +166,7 @@ class Image:
       values = self._values(batch)
       tokens["image"] = Tokens(values, jnp.ones(values.shape[:2], bool))
     if self.form != "tokens":
-      channels["image"] = self._latents(batch)
+      channels["image"] = self.scale * self._latents(batch)
     cond = Conditioning(tokens=tokens, channels=channels)
     empty = {k: Tokens(jnp.zeros_like(x.values), x.mask) for k, x in tokens.items()}
     zeros = {k: jnp.zeros_like(x) for k, x in channels.items()}
@@ -176,9 +180,8 @@ class Image:
 
   def _latents(self, batch):
     if self.first and "image_latents" not in batch:
-      return jnp.asarray(_read(batch, "latents" if "latents" in batch else "mean"))[
-        :, :1
-      ]
+      latents = _read(batch, "latents" if "latents" in batch else "mean")
+      return jnp.asarray(latents)[:, :1]
     x = jnp.asarray(_read(batch, "image_latents"))
     x = x[:, None] if x.ndim == 4 else x
     if x.ndim != 5 or x.shape[1] != 1:

@@ -153,7 +153,7 @@ class UNet3D(Module, Part):
       cond: tokens["text"] for spatial_cross (tokens["image"] if there is no text);
         tokens["image"] besides for image_keys; the vectors that are named; channels,
         stacked on x in the order of their names; mask; positions;
-        vectors["image_only"] [B] or [B, T], True for frames that see no others.
+        vectors["alone"] [B] or [B, T], True for frames that see no others.
       train: nothing depends on it; there is no dropout.
       residuals: (for each skip connection, for the middle) of a control network, added
         to them: [B, T, h, w, c] each.
@@ -221,9 +221,9 @@ class Embed(Part):
     return places if cond.positions is None or inside else cond.positions
 
   def _image_only(self, cond, num_frames):
-    if "image_only" not in cond.vectors:
+    if "alone" not in cond.vectors:
       return None
-    flags = jnp.asarray(cond.vectors["image_only"], bool)
+    flags = jnp.asarray(cond.vectors["alone"], bool)
     flags = flags[:, None] if flags.ndim == 1 else flags
     return jnp.broadcast_to(flags, (flags.shape[0], num_frames))
 

@@ -14,7 +14,15 @@ from vdm_jax.tasks import autoencoding
 
 
 def run(
-  job, *, source, autoencoder, weights, batch_size, folder="latents", num_workers=0
+  job,
+  *,
+  source,
+  autoencoder,
+  weights,
+  batch_size,
+  look=None,
+  folder="latents",
+  num_workers=0,
 ):
   """Writes <workdir>/<folder>: records of moments in float16, and their statistics.
 
@@ -28,6 +36,8 @@ def run(
     autoencoder: see autoencoders/base.py.
     weights: the folder, under the workdir, of the stage that trained it.
     batch_size: clips at a time in each process.
+    look: an ImageEncoder of programs/look.py; what it sees in the first frames becomes
+      `image` of the records, float16. None: nothing looks.
   """
   params = job.weights(weights, "ema/autoencoder")
   made_of = {
@@ -35,6 +45,8 @@ def run(
     "settings": config.fingerprint(job.settings),
     "clips": len(source),
   }
+  if look:
+    made_of["eye"] = job_lib.digest(look.params)
   place = job.workdir / folder
   if made_already(job, place, made_of, "clips are encoded"):
     return
@@ -66,6 +78,8 @@ def run(
       if clips.get_state()["position"] > batches.stop * batch_size:
         break
       rest = {k: v for k, v in batch.items() if k != "video"}
+      if look:
+        rest["image"] = look(batch["video"][:, 0]).astype(np.float16)
       video, real = job_lib.pad({"video": batch["video"]}, size)
       with here.devices():
         moments = jax.device_get(encode(params, here.put(video)["video"]))
@@ -98,7 +112,9 @@ def made_already(job, place, made_of, what):
   if made["settings"] == made_of:
     job.say(f"{made['count']} {what} already, in {place}")
     return True
-  changed = [k for k, v in made_of.items() if made["settings"].get(k) != v]
+  before = made["settings"]
+  names = sorted({*before, *made_of})
+  changed = [k for k in names if before.get(k) != made_of.get(k)]
   raise ValueError(
     f"{place} was made with other {' and '.join(changed)}; delete the folder, or give "
     "another --workdir."

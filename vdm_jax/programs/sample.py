@@ -182,11 +182,15 @@ def unlabelled(*, count):
 def first_frames(*, source, count):
   """Signals of the first `count` records of encoded clips: their label, first frame.
 
-  {"label": [N], "image_latents": [N, 1, h, w, c]}, the mean of the stored latents.
+  {"label": [N], "image_latents": [N, 1, h, w, c]}, the mean of the stored latents; and
+  "image" [N, L, D], what an image encoder saw in it, where `encode` had one look.
   """
   found = [source[i] for i in range(min(count, len(source)))]
   latents = np.stack([record["mean"][:1] for record in found]).astype(np.float32)
-  return {"label": np.array([r["label"] for r in found]), "image_latents": latents}
+  signals = {"label": np.array([r["label"] for r in found]), "image_latents": latents}
+  if "image" in found[0]:
+    signals["image"] = np.stack([r["image"] for r in found]).astype(np.float32)
+  return signals
 
 
 def low_resolution(*, source, count, factor):

@@ -52,7 +52,9 @@ def train(cfg, mesh):
   """The training step of a config: the denoiser's, or else the autoencoder's."""
   stage = cfg[trains(cfg)]
   task, tx = config.build(stage.task), config.build(stage.optimizer)
-  rows = _placed(batch.spec(cfg, stage.loader, stage.task), mesh, cfg.rules)
+  rows = batch.spec(cfg, stage.loader, stage.task)
+  sharding.check_parts(rows, stage.accumulate, mesh, cfg.rules)
+  rows = _placed(rows, mesh, cfg.rules)
   state = state_lib.abstract(task, tx, rows, mesh, cfg.rules, stage.trainable)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_step(
@@ -95,7 +97,7 @@ def sample(cfg, mesh):
   }
   of_training = batch.spec(cfg, cfg.train.loader, stage.task)
   size = shares.even(stage.batch_size, mesh, cfg.rules)
-  told = _rows(batch.signals(of_training), size)
+  told = _rows(batch.signals(of_training, stage.task), size)
   told = _placed(told, mesh, cfg.rules)
   shape = batch.latents(cfg)
   denoiser = _replicated(_parameters(parts["task"].init, of_training), mesh)

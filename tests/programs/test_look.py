@@ -1,0 +1,81 @@
+"""What CLIP sees in first frames lies beside the latents, for the network to read."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax import pretrained, sharding
+from vdm_jax.autoencoders import kl_image
+from vdm_jax.data import sources
+from vdm_jax.encoders import clip_image, clip_pixels, conditioner
+from vdm_jax.programs import encode, look, sample
+from vdm_jax.programs import job as job_lib
+
+EYE = clip_image.ClipImage(
+  depth=2, width=16, num_heads=2, hidden=24, size=32, patch=16, projection=8
+)
+PICTURES = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """(an image encoder's folder, its parameters)."""
+  pixels = jnp.zeros((1, 32, 32, 3))
+  spec = flax.linen.unbox(jax.eval_shape(EYE.init, jax.random.key(0), pixels))
+  rng = np.random.default_rng(1)
+  fill = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)
+  params = jax.tree.map(fill, spec["params"])
+  path = tmp_path_factory.mktemp("eye")
+  pretrained.save(path, EYE, params)
+  return path, params
+
+
+@pytest.mark.parametrize("shape, method", [((1, 8), None), ((5, 16), "tokens")])
+def test_tokens_are_the_encoders(folder, shape, method):
+  """A batch of 2 and a rest of 1, on two devices; of the whole, or of the patches."""
+  path, params = folder
+  seen = look.ImageEncoder(path, shape, batch_size=2)(PICTURES)
+  pixels = clip_pixels.pixels(PICTURES, 32)
+  wanted = EYE.apply(params, pixels, method=method)
+  assert seen.shape == (5, *shape) and seen.dtype == np.float32
+  np.testing.assert_allclose(seen, wanted.reshape(seen.shape), atol=1e-5)
+  assert np.abs(seen[1:] - seen[:-1]).max() > 0.1  # each picture its own
+
+
+def test_what_is_no_encoder_or_another_is_refused(folder, tmp_path):
+  with pytest.raises(FileNotFoundError, match="no image encoder in .*give the path"):
+    look.ImageEncoder(tmp_path / "none")(PICTURES)
+  with pytest.raises(ValueError, match=r"\[1, 8\] of a picture; shape=\(1, 1024\)"):
+    look.ImageEncoder(folder[0])(PICTURES)
+
+
+def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
+  autoencoder = kl_image.KLImage(channels=(4, 4), groups=2, layers_per_block=1)
+  video = np.stack([PICTURES, PICTURES[::-1]], axis=1)[:, :, :16, :16]
+  source = sources.Arrays({"video": video, "label": np.arange(5)})
+  params = flax.linen.unbox(autoencoder.init(jax.random.key(0), video / 255.0))
+  mesh = sharding.make_mesh(dict(data=-1))
+  job = job_lib.Job(tmp_path, "encode", 0, mesh, (("batch", "data"),), {})
+  encoder = look.ImageEncoder(folder[0], (1, 8), batch_size=2)
+  run = lambda eye: encode.run(
+    job,
+    source=source,
+    autoencoder=autoencoder,
+    weights=params,
+    batch_size=3,
+    look=eye,
+  )
+  run(encoder)
+  made = sources.Records(tmp_path / "latents")
+  wanted = encoder(video[:, 0])
+  found = np.stack([made[i]["image"] for i in range(5)])
+  np.testing.assert_array_equal(found, wanted.astype(np.float16))
+  signals = sample.first_frames(source=made, count=2)
+  told, _ = conditioner.Image(first=True)(signals)
+  np.testing.assert_array_equal(told.tokens["image"].values, found[:2])
+  assert told.channels["image"].shape == (2, 1, 8, 8, 4)
+  run(encoder)  # it is there already
+  with pytest.raises(ValueError, match="made with other eye;"):
+    run(None)
