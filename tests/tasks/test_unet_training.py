@@ -18,8 +18,8 @@ import pytest
 
 from vdm_jax import checkpoint
 from vdm_jax.diffusion import loss, perturbation, process, times
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures, unet3d
+from vdm_jax.encoders import conditioner, resampler
+from vdm_jax.models import architectures, lora, resampled, unet3d
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib
@@ -31,6 +31,8 @@ TINY = dict(
   channels=(16, 32), layers=1, attention=(True, False), groups=8, out_channels=CHANNELS
 )
 SD = process.DDPM("scaled_linear")
+ANIMATEDIFF = process.DDPM("linear", beta_ends=(0.00085, 0.012))
+ADAPTING = dict(learning_rate=1e-2, steps=60)
 TEXT = conditioner.LabelTokens(3)
 FPS = conditioner.Numbers(("fps",))
 NUMBERS = ("fps", "motion", "augmentation")
@@ -47,6 +49,10 @@ class System:
   process: Any = SD
   prediction: str = "eps"
   trainable: str = ".*"
+  adapters: tuple[str, ...] = ()  # the targets of LoRAs, one around the other
+  resampler: Any = None
+  learning_rate: float = 3e-3
+  steps: int = STEPS
   rest: dict = dataclasses.field(default_factory=dict)
 
 
@@ -75,6 +81,7 @@ SYSTEMS = {
     rest=dict(perturbation=perturbation.Picture(mean=-2.0, std=1.0, signal="low")),
   ),
   "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),
+  "lvdm, text": System(architectures.lvdm_text(num_heads=2, **TINY), TEXT),
   "lvdm, long": System(
     architectures.lvdm_long(num_heads=2, **TINY),
     rest=dict(
@@ -95,6 +102,14 @@ SYSTEMS = {
     architectures.videocrafter2(head_dim=8, image_keys=True, **TINY),
     conditioner.All((TEXT, conditioner.Image("tokens"), FPS)),
   ),
+  # A token of CLIP, of which a resampler makes 2.
+  "videocrafter1, with a resampler": System(
+    architectures.videocrafter2(head_dim=8, image_keys=True, **TINY),
+    conditioner.All((TEXT, conditioner.Image("tokens"), FPS)),
+    resampler=resampler.Resampler(
+      depth=1, width=16, num_heads=2, head_dim=8, embedding=6, queries=2, features=4
+    ),
+  ),
   "svd": System(
     architectures.svd(head_dim=8, joint_frequencies=8, **TINY),
     IMAGE,
@@ -104,8 +119,25 @@ SYSTEMS = {
   "animatediff": System(
     architectures.animatediff(num_heads=2, **TINY),
     TEXT,
-    process.DDPM("linear", beta_ends=(0.00085, 0.012)),
+    ANIMATEDIFF,
     trainable="temporal",
+  ),
+  # MagicAdapter-S, then MagicAdapter-T around it.
+  "magictime, in space": System(
+    architectures.animatediff(num_heads=2, **TINY),
+    TEXT,
+    ANIMATEDIFF,
+    trainable="^lora/",
+    adapters=("/spatial_(self|cross)",),
+    **ADAPTING,
+  ),
+  "magictime, in time": System(
+    architectures.animatediff(num_heads=2, **TINY),
+    TEXT,
+    ANIMATEDIFF,
+    trainable="^lora/",
+    adapters=("/spatial_(self|cross)", "/temporal_self"),
+    **ADAPTING,
   ),
 }
 
@@ -161,7 +193,7 @@ class Same:
     self.n = state["n"]
 
 
-def fit(step, state, data, folder):
+def fit(step, state, data, folder, steps):
   """The state after all steps, from where the folder's last checkpoint stands."""
   loader, key = Same(data), jax.random.key(1)
   with contextlib.closing(checkpoint.Checkpointer(folder, keep=2)) as saved:
@@ -171,7 +203,7 @@ def fit(step, state, data, folder):
       loader.set_state(restored.data)
     # Placed alike, new or restored: one compilation.
     state, key = jax.device_put((state, key), jax.devices()[0])
-    options = dict(steps=STEPS, checkpointer=saved, save_every=STEPS // 2)
+    options = dict(steps=steps, checkpointer=saved, save_every=steps // 2)
     return loop.fit(step, state, loader, key, **options)
 
 
@@ -182,8 +214,13 @@ def trained(request, tmp_path_factory):
   one = system.architecture.one_frame == "image"
   data = {k: x[:, :1] if k == "latents" and one else x for k, x in batch().items()}
   exploding = isinstance(system.process, process.EDM)
+  network = unet3d.UNet3D(system.architecture)
+  if system.resampler:
+    network = resampled.Resampled(network, system.resampler)
+  for targets in system.adapters:
+    network = lora.Lora(network=network, targets=targets, rank=16)
   task = latent_diffusion.LatentDiffusion(
-    network=unet3d.UNet3D(system.architecture),
+    network=network,
     process=system.process,
     prediction=system.prediction,
     conditioner=system.conditioner,
@@ -191,7 +228,7 @@ def trained(request, tmp_path_factory):
     **system.rest,
   )
   params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
-  tx = optax.adam(3e-3)
+  tx = optax.adam(system.learning_rate)
   first, frozen = state_lib.split(params, system.trainable)
   zero = jnp.zeros((), jnp.int32)
   before = state_lib.State(
@@ -211,12 +248,13 @@ def trained(request, tmp_path_factory):
     return state, metrics
 
   folder = tmp_path_factory.mktemp("checkpoints")
-  after = fit(recorded, before, data, folder / "whole")
-  half = f"{STEPS // 2}"
+  steps = system.steps
+  after = fit(recorded, before, data, folder / "whole", steps)
+  half = f"{steps // 2}"
   shutil.copytree(folder / "whole" / half, folder / "half" / half)
-  resumed = fit(recorded, before, data, folder / "half")
-  assert len(values) == STEPS + STEPS // 2
-  return system, before, after, resumed, [float(x) for x in values[:STEPS]]
+  resumed = fit(recorded, before, data, folder / "half", steps)
+  assert len(values) == steps + steps // 2
+  return system, before, after, resumed, [float(x) for x in values[:steps]]
 
 
 def test_the_loss_falls_by_a_third(trained):
@@ -238,3 +276,30 @@ def test_a_resumed_run_ends_with_the_same_bits(trained):
   _, before, after, resumed, _ = trained
   bits = lambda state: [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
   assert bits(resumed) == bits(after) != bits(before)
+
+
+def test_clips_that_are_pictures_teach_nothing_along_time():
+  """Stable Video Diffusion's image-only clips; videos teach all of it."""
+  numbers = conditioner.Numbers((*NUMBERS, "alone"), values={"alone": 0.0})
+  system = SYSTEMS["svd"]
+  task = latent_diffusion.LatentDiffusion(
+    network=unet3d.UNet3D(system.architecture),
+    process=system.process,
+    prediction=system.prediction,
+    conditioner=conditioner.All((conditioner.Image(first=True), numbers)),
+    times=times.lognormal,
+  )
+  data = batch(2) | {"alone": np.ones(2, np.float32)}
+  params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
+  loss = lambda params, data: task.loss(params, data, jax.random.key(1))[0]
+  gradient = jax.jit(jax.grad(loss))
+
+  def moved(flag):
+    taught = gradient(params, data | {"alone": np.full(2, flag, np.float32)})
+    flat = flax.traverse_util.flatten_dict(taught, sep="/")
+    return {name for name, x in flat.items() if np.any(x)}, set(flat)
+
+  by_pictures, names = moved(1.0)
+  along_time = {name for name in names if re.search("temporal|time_mixer", name)}
+  assert along_time and by_pictures == names - along_time
+  assert moved(0.0)[0] == names
