@@ -59,6 +59,7 @@ class ImagePipeline:
     augmentation=0.02,
     height=SIZE[0],
     width=SIZE[1],
+    decode_chunk=None,
     latents=None,
     noise=None,
   ):
@@ -75,6 +76,8 @@ class ImagePipeline:
       motion: how much moves, the motion bucket, 0 to 255.
       augmentation: deviation of the noise on the pictures, whose range is [-1, 1].
       height, width: in pixels.
+      decode_chunk: frames that are decoded together, to save memory; where two chunks
+        meet, the decoder sees no motion. None: all.
       latents: [B, T, h, w, C], the initial noise of unit variance, in place of key's.
       noise: [B, H, W, 3] on the pictures, in place of key's.
     """
@@ -88,7 +91,7 @@ class ImagePipeline:
     elif np.shape(latents) != shape:
       raise ValueError(f"latents has shape {np.shape(latents)}; it must be {shape}.")
     out = self.latents(signals, latents, step_key, steps=steps, guidance=guidance)
-    return np.asarray(self._decode(self.autoencoder_params, out))
+    return np.asarray(self._decode(decode_chunk)(self.autoencoder_params, out))
 
   def signals(
     self, pictures, key, fps, motion, augmentation, height, width, noise=None
@@ -151,9 +154,11 @@ class ImagePipeline:
 
     return jax.jit(look)
 
-  @functools.cached_property
-  def _decode(self):
-    return jax.jit(decoder(self.autoencoder))
+  def _decode(self, chunk):
+    if ("decode", chunk) not in self._compiled:
+      autoencoder = dataclasses.replace(self.autoencoder, decode_chunk=chunk)
+      self._compiled["decode", chunk] = jax.jit(decoder(autoencoder))
+    return self._compiled["decode", chunk]
 
 
 def told(batch):

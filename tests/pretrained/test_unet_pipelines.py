@@ -360,21 +360,19 @@ def test_svd_makes_of_a_picture_what_its_original_does(
   check(record_property, row, latents(100), wanted, latents(200))
   if size[0] < 100:
     return
-  with jax.default_matmul_precision("highest"):
-    frames = ours(
-      [picture],
-      key=jax.random.key(0),
-      steps=STEPS,
-      motion=100,
-      height=16,
-      width=24,
-      latents=video[0],
-      noise=grain,
-    )
-  far = np.abs(
-    frames.astype(float) - np.rint(255 * np.asarray(call(output_type="np").frames))
-  )
-  assert frames.shape == (1, FRAMES, 16, 24, 3) and far.max() <= 1
+
+  def frames(chunk):
+    settings = dict(steps=STEPS, motion=100, height=16, width=24, decode_chunk=chunk)
+    with jax.default_matmul_precision("highest"):
+      given = dict(latents=video[0], noise=grain)
+      return ours([picture], key=jax.random.key(0), **settings, **given).astype(float)
+
+  whole, parts = frames(None), frames(2)
+  assert whole.shape == (1, FRAMES, 16, 24, 3)
+  for made, chunk in (whole, FRAMES), (parts, 2):
+    wanted = call(output_type="np", decode_chunk_size=chunk).frames
+    assert np.abs(made - np.rint(255 * np.asarray(wanted))).max() <= 1
+  assert np.abs(whole - parts).max() > 1
 
 
 def test_what_is_no_picture_is_refused(svd, tmp_path):
