@@ -310,3 +310,13 @@ def test_parts_of_a_batch_stay_on_the_devices_that_have_them():
     lambda x: rearrange(x, "(k b) c -> k b c", k=2), out_shardings=spread
   ).lower(sharding.put(batch, mesh, RULES)["x"])
   assert re.findall(MOVES, cut.compile().as_text())
+
+
+def test_parts_of_a_batch_that_the_mesh_cannot_share_are_refused():
+  mesh, rules = sharding.make_mesh(dict(data=2)), (("batch", "data"),)
+  rows = {"x": np.zeros((12, 3))}
+  for parts in (1, 2, 3, 6):
+    sharding.check_parts(rows, parts, mesh, rules)
+  with pytest.raises(ValueError, match="parts of 3, which 2 shards .* multiple of 8"):
+    sharding.check_parts(rows, 4, mesh, rules)
+  sharding.check_parts(rows, 4, mesh, (("batch", None),))

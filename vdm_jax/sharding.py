@@ -222,6 +222,21 @@ def data_shard(mesh, rules, process=None):
   return tuple(i for i, is_mine in enumerate(mine) if is_mine), count
 
 
+def check_parts(batch, parts, mesh, rules):
+  """Refuses a batch cut in `parts` whose rows the mesh could not share evenly.
+
+  Some devices would compute nothing, or what others compute. `batch` is a dict of
+  arrays, or of their shapes.
+  """
+  rows, shards = next(iter(batch.values())).shape[0], data_shard(mesh, rules)[1]
+  if parts > 1 and rows % parts == 0 and rows // parts % shards:
+    raise ValueError(
+      f"accumulate={parts} cuts a batch of {rows} rows in parts of {rows // parts}, "
+      f"which {shards} shards of data cannot share evenly. Take a batch of a multiple "
+      f"of {parts * shards} rows, or fewer parts."
+    )
+
+
 def put(batch, mesh, rules):
   """A batch of numpy arrays, rows spread over the mesh axes of the rule `batch`.
 

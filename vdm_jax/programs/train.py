@@ -62,6 +62,7 @@ def run(
     place / "checkpoints", keep=keep, keep_every=keep_every
   )
   k_init, k_steps = jax.random.split(job.key())
+  sharding.check_parts(loader.spec(), accumulate, job.mesh, job.rules)
   whole = loader
   if jax.process_count() > 1:
     loader = loader.shard(*sharding.data_shard(job.mesh, job.rules))
