@@ -20,10 +20,8 @@ def wanted():
 
 def on_cpus():
   """Whether it runs on CPUs, one or several."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return jax.default_backend() == "cpu"
-  return mesh.abstract_device.platform == "cpu"
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return (device.platform if device else jax.default_backend()) == "cpu"
 
 
 def at_a_time(count, size):
