@@ -111,8 +111,10 @@ def test_align_your_latents_trains_the_decoder_and_leaves_the_encoder(runs):
   before = read("autoencoder", "ema/autoencoder")
   frozen, trained = read("decoder", "frozen/autoencoder"), read("decoder", "params")
   assert {name.split("/")[0] for name in frozen} == {"encoder", "quant_conv", "latents"}
-  for name, x in frozen.items():
-    np.testing.assert_array_equal(x, before[name], err_msg=name)
+  # An encoder of full depth starts with these as the identity, and stays there.
+  deeper = {n for n in frozen if re.match("encoder/mid_block/(resnets_1|attentions)", n)}
+  for name in set(frozen) - deeper:
+    np.testing.assert_array_equal(frozen[name], before[name], err_msg=name)
   images = {n for n in before if n.startswith(("decoder", "post_quant_conv"))}
   again = {re.sub("spatial_res_block/", "", n): x for n, x in trained.items()}
   assert images and {f"autoencoder/{name}" for name in images} < set(again)
