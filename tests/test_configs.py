@@ -112,7 +112,9 @@ def test_align_your_latents_trains_the_decoder_and_leaves_the_encoder(runs):
   frozen, trained = read("decoder", "frozen/autoencoder"), read("decoder", "params")
   assert {name.split("/")[0] for name in frozen} == {"encoder", "quant_conv", "latents"}
   # An encoder of full depth starts with these as the identity, and stays there.
-  deeper = {n for n in frozen if re.match("encoder/mid_block/(resnets_1|attentions)", n)}
+  deeper = {
+    n for n in frozen if re.match("encoder/mid_block/(resnets_1|attentions)", n)
+  }
   for name in set(frozen) - deeper:
     np.testing.assert_array_equal(frozen[name], before[name], err_msg=name)
   images = {n for n in before if n.startswith(("decoder", "post_quant_conv"))}

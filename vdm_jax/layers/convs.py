@@ -68,7 +68,7 @@ def convolve(x, kernel, stride, padding):
   spatial = kernel.shape[:-2]
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
     return kernel_gradient.product(x, kernel.reshape(kernel.shape[-2:]))
-  # On several CPUs frames may lie apart, and all neighbours would travel, not the edges.
+  # On several CPUs frames may lie apart: whole neighbours would travel, not edges.
   if stride == 1 and rows.wanted() and gathering_pays(x.shape[1:-1], spatial):
     return gathered(x, kernel, padding)
   over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
