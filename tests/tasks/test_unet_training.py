@@ -98,12 +98,8 @@ SYSTEMS = {
     conditioner.All((TEXT, FPS)),
     trainable=SPATIAL_ONLY,
   ),
-  "videocrafter1, image to video": System(
-    architectures.videocrafter2(head_dim=8, image_keys=True, **TINY),
-    conditioner.All((TEXT, conditioner.Image("tokens"), FPS)),
-  ),
   # A token of CLIP, of which a resampler makes 2.
-  "videocrafter1, with a resampler": System(
+  "videocrafter1, image to video": System(
     architectures.videocrafter2(head_dim=8, image_keys=True, **TINY),
     conditioner.All((TEXT, conditioner.Image("tokens"), FPS)),
     resampler=resampler.Resampler(
