@@ -316,7 +316,7 @@ def _whole(sharding):
 
 
 def _summed(arrays):
-  """`_sums` on the devices of the arrays; on one host's CPUs with nothing to compile."""
+  """`_sums` on the devices of the arrays; on one host's CPUs nothing compiles."""
   if all(_here(x) for x in arrays):
     return np.array([_sum_here(np.asarray(x)) for x in arrays], np.uint32)
   place = getattr(arrays[0], "sharding", None)
