@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from vdm_jax import sharding
+from vdm_jax.training import draws
 
 
 @flax.struct.dataclass
@@ -86,6 +87,8 @@ def create(
   shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
   init = lambda key: sharding.unbox(task.init(key, _zeros(spec)))
   assemble = lambda params: _assemble(params, tx, trainable)
+  if all(device.platform == "cpu" for device in mesh.devices.flat):
+    init = draws.together(init)
   with sharding.use(mesh, rules):
     if not init_from:
       both = jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)
