@@ -51,7 +51,7 @@ setuptools.setup(
   extras_require={
     "test": [
       "pytest>=8.0",
-      "pytest-xdist>=3.6",
+      "pytest-xdist>=3.7",
       "ruff>=0.9",
       *TEXT,
       *ORIGINALS,

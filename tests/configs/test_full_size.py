@@ -1,0 +1,85 @@
+"""Every config at full size is whole, and says what it is."""
+
+import importlib
+import re
+
+import flax
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from tests.configs import tiny
+from vdm_jax import config as c
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_it_says_what_it_is_and_which_arguments_there_are(name):
+  module = importlib.import_module(name)
+  assert module.__doc__ and "python -m vdm_jax.main --config=" in module.__doc__
+  with pytest.raises(ValueError, match="unknown; there are .* tiny"):
+    module.get_config("tinny")
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_its_networks_have_shapes_at_full_size(name):
+  cfg = tiny.get_config(name)
+  assert set(cfg.stages) <= set(cfg)
+  autoencoder = c.build(cfg.autoencoder)
+  size = 4 * autoencoder.stride[1]
+  frames = autoencoder.stride[0]
+  video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.float32)
+  shapes = jax.eval_shape(autoencoder.init, jax.random.key(0), video)
+  assert shapes["latents"]["scale"].shape == (autoencoder.latent_channels,)
+  if "task" in cfg and "network" in cfg:
+    latents = np.zeros((1, *cfg.sample.shape), np.float32)
+    text = {"text": np.zeros((1, 5, 384), np.float32), "text_mask": np.ones((1, 5))}
+    batch = {"latents": latents, "label": np.zeros(1, np.int32), **text}
+    if look := cfg.get("encode", {}).get("look"):
+      batch["image"] = np.zeros((1, *look.shape), np.float32)
+    task = c.build(cfg.task)
+    shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) > 1e6
+
+
+@pytest.mark.parametrize("arg", ["tiny-stages", "v3-stages"])
+def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
+  cfg = tiny.get_config("configs.animatediff", arg)
+  frames = cfg.sample.shape[0]
+  trained = {}
+  for stage in ("train_domain", "train", "train_motion_lora"):
+    length = 1 if stage == "train_domain" else frames
+    latents = np.zeros((1, length, *cfg.sample.shape[1:]), np.float32)
+    batch = {"latents": latents, "label": np.zeros(1, np.int32)}
+    init = c.build(cfg[stage].task).init
+    shapes = jax.eval_shape(lambda key: init(key, batch), jax.random.key(0))  # noqa: B023
+    names = set(flax.traverse_util.flatten_dict(nn.unbox(shapes), sep="/"))
+    trained[stage] = {n for n in names if re.search(cfg[stage].trainable, n)}
+    if stage == "train":
+      motion = {n for n in names if "temporal" in n}
+      assert all(n.startswith("base/") for n in motion) and trained[stage] == motion
+  domain, motion_lora = trained["train_domain"], trained["train_motion_lora"]
+  assert domain and all(re.match("lora/.*/spatial_(self|cross)_", n) for n in domain)
+  assert motion_lora and all(
+    re.match("lora/base/.*/temporal_self_", n) for n in motion_lora
+  )
+  assert cfg.sample.task.network.network.scale == 0.0  # the domain is left out
+  assert cfg.sample.task.network.scale == 1.0
+
+
+@pytest.mark.parametrize(
+  "arg", ["sky", "ffs", "ucf101", "taichi", "ucf101-images", "sky-images"]
+)
+def test_latte_is_whole_on_each_of_its_data_sets(arg):
+  """Latte-XL/2 with a learned variance; 101 classes and one row for none."""
+  cfg = tiny.get_config("configs.latte", arg)
+  latents = np.zeros((1, *cfg.sample.shape), np.float32)
+  batch = {"latents": latents, "label": np.zeros(1, np.int32)}
+  task = c.build(cfg.task)
+  shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
+  count = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+  classes = 102 * 1152 / 1e6 if "ucf101" in arg else 0.0
+  np.testing.assert_allclose(count, 673.68 + classes, atol=0.01)
+  assert ("WithPictures" in str(cfg.train.loader)) == arg.endswith("-images")
+  assert cfg.evaluate.stride == (6 if arg == "taichi" else 3)
+  c.build(cfg.train.optimizer), c.build(cfg.sample.sampler), c.build(cfg.sample.ts)

@@ -1,0 +1,44 @@
+"""The configs, and what each leaves behind at :tiny."""
+
+import importlib
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# published.py has no networks of its own, see programs/test_generate.py.
+CONFIGS = sorted(
+  ".".join(path.relative_to(ROOT).with_suffix("").parts)
+  for path in (ROOT / "configs").rglob("*.py")
+  if path.name not in ("__init__.py", "published.py")
+)
+# A file of tests each, so that several processes share them.
+ADAPTERS = ("configs.animatediff", "configs.magictime", "configs.stable_diffusion")
+VIDEO_UNETS = (
+  "configs.lvdm",
+  "configs.svd",
+  "configs.video_ldm",
+  "configs.videocrafter",
+)
+OTHERS = tuple(x for x in CONFIGS if x not in ADAPTERS + VIDEO_UNETS)
+
+
+def get_config(name, *arg):
+  return importlib.import_module(name).get_config(*arg)
+
+
+def check(cfg, workdir):
+  """All stages left what they should, and their numbers are finite."""
+  assert (workdir / "config.json").is_file()
+  for stage in set(cfg.stages) & {"autoencode", "train"}:
+    folder = workdir / cfg[stage].folder
+    rows = [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == cfg[stage].steps
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert Image.open(folder / "loss.png").size[0] > 100
+  if "evaluate" in cfg.stages:
+    scores = json.loads((workdir / "metrics.json").read_text())
+    assert all(np.isfinite(s["samples"]["value"]) for s in scores.values())
+    assert all(s["samples"]["protocol"]["count"] > 0 for s in scores.values())
