@@ -97,6 +97,7 @@ def make(row, seed, folder):
   return Case(row, seed, theirs, folder, module, params, apply)
 
 
+@functools.lru_cache
 def jitted(module):
   """`module.apply`, compiled once for each shape and method."""
 
@@ -116,4 +117,6 @@ def spoiled(case):
   params = pretrained.from_state_dict(case.module, state | {name: other})
   # An autoencoder's factor is its config's, which no state dict holds.
   kept = {k: case.params[k] for k in ("latents",) if k in case.params}
-  return name, {**params, **kept}
+  # Placed as the case's, or every function of them would be compiled anew.
+  place = lambda x, like: jax.device_put(x, like.sharding)
+  return name, jax.tree.map(place, {**params, **kept}, case.params)

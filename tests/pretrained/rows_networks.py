@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 
 from tests.pretrained import rows_unets
-from tests.pretrained.original import Original
+from tests.pretrained.original import Original, jitted
 from vdm_jax.conditioning import Conditioning, Tokens
 
 
@@ -72,7 +72,7 @@ def compare_latte(theirs, module, params, rng, apply):
   # Their enable_temporal_attentions=False: each frame as an image of its own.
   alone = rearrange(x, "b c t h w -> (b t) c 1 h w")
   each = lambda y: np.repeat(y, x.shape[2], axis=0)
-  by_itself = module.clone(one_frame="image").apply
+  by_itself = jitted(module.clone(one_frame="image"))
   out = ours(alone, each(text), each(mask), each(t), by_itself)
   out = rearrange(out, "(b t) 1 h w c -> b t h w c", b=2)
   yield out, wanted(x, mask, enable_temporal_attentions=False)

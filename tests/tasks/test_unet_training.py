@@ -27,7 +27,9 @@ from vdm_jax.training import step as step_lib
 
 STEPS = 40
 FRAMES, SIZE, CHANNELS = 4, 8, 2
-TINY = dict(channels=(16,), layers=1, attention=(True,), groups=8, out_channels=CHANNELS)
+TINY = dict(
+  channels=(16,), layers=1, attention=(True,), groups=8, out_channels=CHANNELS
+)
 TWO_LEVELS = TINY | dict(channels=(16, 32), attention=(True, False))
 SD = process.DDPM("scaled_linear")
 ANIMATEDIFF = process.DDPM("linear", beta_ends=(0.00085, 0.012))
