@@ -74,6 +74,10 @@ def get_config(arg="sky"):
   # Published weights: upstream's files, or folders; "" is none, training from scratch.
   cfg.pretrained = ""
   cfg.pretrained_autoencoder = ""
+  cfg.i3d = ""  # weights of I3D for FVD
+  cfg.needs = dict(
+    encode=("pretrained_autoencoder",), train=("pretrained",), evaluate=("i3d",)
+  )
   cfg.seed = 3407
   cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
   cfg.rules = RULES
@@ -183,7 +187,6 @@ def get_config(arg="sky"):
   cfg.sampler = c.bind(ancestral.ancestral)
   cfg.ts = c.bind(times.respaced_grid, num_steps=250)
   # FVD as published: 2,048 clips of each kind. It needs I3D's weights, --config.i3d.
-  cfg.i3d = ""
   signals = c.bind(sample.unlabelled, count=2048)
   if recipe["classes"]:
     signals = c.bind(sample.classes, num_classes=recipe["classes"], per_class=20)

@@ -115,6 +115,7 @@ def looking(cfg, shape):
   cfg.image_encoder = "image_encoder"
   eye = c.call(look.ImageEncoder, folder=cfg.get_ref("image_encoder"), shape=shape)
   put(cfg.encode, look=eye)
+  cfg.needs.encode += ("image_encoder",)
 
 
 def stills(clips):

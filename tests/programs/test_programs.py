@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.configs import tiny
 from vdm_jax import config as c
 from vdm_jax.data import sources
 from vdm_jax.metrics import score
@@ -74,6 +75,19 @@ def test_an_error_of_the_command_line_is_explained():
   near = KeyError('\'dept\'\nDid you mean "depth" instead of "dept"?')
   assert c.explain([flag], near) == f"{flag}: no field 'dept'. Did you mean 'depth'?"
   assert c.explain([], ValueError("something else")) == "something else"
+
+
+def test_a_file_that_a_later_stage_needs_is_missed_at_once(tmp_path):
+  cfg = tiny.get_config("configs.svd", "full")
+  for name in ("pretrained_autoencoder", "image_encoder"):
+    setattr(cfg, name, str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=f"encode needs --config.{name}.*where"):
+      job.run(cfg, cfg.stages, tmp_path / "run")
+    setattr(cfg, name, str(tmp_path))
+  assert not (tmp_path / "run").exists()
+  with pytest.raises(FileNotFoundError, match="train.* needs --config.pretrained:"):
+    cfg.pretrained = "nowhere"
+    job.run(cfg, ("train",), tmp_path / "run")
 
 
 def test_small_videos_come_from_clips_or_from_samples(tmp_path):

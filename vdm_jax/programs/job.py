@@ -130,7 +130,17 @@ def run(cfg, stages, workdir):
 
   Many processes share the workdir: process 0 builds first, data sets too, and no
   process begins a stage before all have ended the one before.
+
+  Raises:
+    FileNotFoundError: before any stage, where one of them needs a file of the user's
+      (`cfg.needs`, {stage: names of settings}) and there is none of that name.
   """
+  for stage, names in cfg.get("needs", {}).items():
+    for name in names if stage in stages else ():
+      if cfg[name] and not pathlib.Path(cfg[name]).exists():
+        raise FileNotFoundError(
+          f"{stage} needs --config.{name}: there is no {cfg[name]!r}."
+        )
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = sharding.make_mesh(cfg.mesh, dcn=cfg.get("dcn"))
