@@ -2,13 +2,15 @@
 
 https://arxiv.org/abs/2211.13221. Its autoencoder, trained against a discriminator that
 sees motion, makes 4 x 32 x 32 latents of 16 x 256 x 256 pixels (`digits` has one of
-single frames). `short` makes clips; `text` is its text to video, on Stable Diffusion's
-latents of 16 frames. All others are told which frames of latents are given: the first,
-to predict the next, or both ends, to fill in. These are shown with noise of a level
-that the network is told (perturbation.py). The loss counts frames to generate; the
-original's counts given ones too. `lengthen` follows each clip by three more, guided by
-what is given (1.1); interpolation stands in experiments/long_digits. Betas linear in
-their root from 0.0015 to 0.0155, eps, L1 loss.
+single frames). `short` makes clips; `text` is its text to video, on Stable
+Diffusion's latents of 16 frames. All others make long videos with two networks, section
+3.3: one is told the first of four latents that lie four apart, or none, and predicts;
+one is told both ends of five neighbours and fills in. What is told is shown with noise
+of a level that the network is told too (perturbation.py). The loss counts frames to
+generate; the original's counts given ones too. `lengthen` predicts 7 latents, window
+after window, guided by what is given (1.1), and fills all 6 gaps (the original's script
+fills a third of them): 25 latents, 100 frames. Betas linear in their root from 0.0015
+to 0.0155, eps, L1 loss.
 
 python -m vdm_jax.main --config=configs/lvdm.py:digits --workdir=runs/lvdm
 python -m vdm_jax.main --config=configs/lvdm.py:tiny --workdir=runs/tiny
@@ -17,10 +19,15 @@ python -m vdm_jax.main --config=configs/lvdm.py:tiny --workdir=runs/tiny
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_video
+from vdm_jax.data import loader, sources, transforms
 from vdm_jax.diffusion import guidance, long_video, loss, perturbation
 from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures
-from vdm_jax.programs import chain
+from vdm_jax.models import architectures, unet3d
+from vdm_jax.programs import chain, sample
+from vdm_jax.tasks import latent_diffusion
+
+WINDOW = 4  # latents that prediction takes
+KEYS = 7  # latents that it makes: two windows that share one
 
 
 def get_config(arg="short"):
@@ -38,20 +45,17 @@ def get_config(arg="short"):
     return cfg
   if arg != "digits":
     autoencoder(cfg, size)
-  heads = {} if size == "full" else dict(num_heads=2, max_frames=8)
   long = arg != "short"
+  fields = dict(max_frames=WINDOW) | ({} if size == "full" else dict(num_heads=2))
   sd.network(
-    cfg, size, architectures.lvdm_long if long else architectures.lvdm, **heads
+    cfg, size, architectures.lvdm_long if long else architectures.lvdm, **fields
   )
   sd.betas(cfg, size, "scaled_linear", beta_ends=(0.0015, 0.0155))
   sd.put(cfg.task, conditioner=c.call(conditioner.Unconditional), drop_rates={})
   sd.put(cfg.task, measure=c.bind(loss.absolute))
-  if long:
-    rates = dict(first=0.5, ends=0.4)
-    sd.put(cfg.task, mask_rates=rates, perturbation=c.call(perturbation.GivenFrames))
   sd.guided(cfg)
   if long:
-    lengthen(cfg)
+    hierarchy(cfg, size, stride=2 if size == "tiny" else 4)
   return cfg
 
 
@@ -70,17 +74,84 @@ def autoencoder(cfg, size):
     sd.put(part, shape=(4, *sides, channels))
 
 
-def lengthen(cfg):
-  """Windows that each follow from the last frame of the one before."""
-  frames, *size = cfg.sample.shape
-  rolled = c.bind(
+def hierarchy(cfg, size, stride):
+  """Trains both networks, and makes videos with them in the place of samples."""
+  latents = (KEYS - 1) * stride + 1
+  clips(cfg, size, latents)
+  given = c.call(perturbation.GivenFrames)
+  sd.put(cfg.task, mask_rates=dict(first=0.5), perturbation=given)
+  fields = {k: cfg.architecture[k] for k in cfg.architecture if k not in c.VERBS}
+  fields["max_frames"] = stride + 1
+  cfg.filler = c.call(
+    unet3d.UNet3D,
+    config=c.call(architectures.lvdm_long, **fields),
+    remat=cfg.unet.remat,
+  )
+  fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
+  fields |= dict(network=cfg.filler, mask_rates=dict(ends=0.9))
+  cfg.filling = c.call(latent_diffusion.LatentDiffusion, **fields)
+  between = windows(cfg.train.loader, stride + 1, interval=1)
+  sd.train_also(cfg, "filler", task=cfg.filling, loader=between, init_from=None)
+  sd.put(
+    cfg.train,
+    loader=windows(cfg.train.loader, WINDOW, interval=stride),
+    preview=None,  # it would be of neighbours
+  )
+  lengthen(cfg, stride, latents)
+  sd.put(cfg.evaluate, samples="long")
+  place = cfg.stages.index("sample")
+  after = cfg.stages[place + 1 :]
+  if size == "full":  # of 100 frames each: few, and too long to measure as clips
+    few, after = c.bind(sample.unlabelled, count=16), ()
+    sd.put(cfg.lengthen, signals=few, batch_size=4)
+  cfg.stages = (*cfg.stages[:place], "lengthen", *after)
+
+
+def clips(cfg, size, latents):
+  """Clips long enough for the windows; the autoencoder learns from parts of them."""
+  if size == "full":
+    cfg.train_clips.update(num_frames=64, frame_interval=1)
+  else:
+    cfg.dataset.num_frames = latents * (2 if size == "tiny" else 1)
+  part = c.call(transforms.Clip, num_frames=16 if size == "full" else 8)
+  whole = cfg.autoencode.loader.source
+  parts = c.call(sources.Transformed, source=whole, transforms=(part,))
+  sd.put(cfg.autoencode.loader, source=parts)
+
+
+def windows(clips, num_frames, interval):
+  """The loader `clips`, of windows of latents."""
+  cut = c.call(transforms.Paced, num_frames=num_frames, intervals=(interval,), fps=1.0)
+  source = c.call(sources.Transformed, source=clips.source, transforms=(cut,))
+  return c.call(loader.Loader, source=source, batch_size=clips.batch_size)
+
+
+def lengthen(cfg, stride, latents):
+  """Few latents, each window from the last one of the one before; then all between."""
+  rolled = lambda plan, **fields: c.bind(
     long_video.rollout,
     sampler=cfg.sampler,
-    plan=c.bind(long_video.extend, window=frames, overlap=1),
+    plan=c.bind(plan, **fields),
     hold=c.bind(guidance.by_given_frames, process=cfg.task.process, scale=1.1),
   )
-  once = c.call(chain.Pass, num_frames=4 * (frames - 1) + 1, sampler=rolled, ts=cfg.ts)
+  predicted = c.call(
+    chain.Pass,
+    num_frames=KEYS,
+    sampler=rolled(long_video.extend, window=WINDOW, overlap=1),
+    ts=cfg.ts,
+  )
+  filled = c.call(
+    chain.Pass,
+    num_frames=latents,
+    every=stride,
+    sampler=rolled(long_video.fill, window=stride + 1, stride=stride),
+    ts=cfg.ts,
+    task=cfg.filling,
+    weights="filler",
+  )
   names = ("task", "weights", "autoencoder", "autoencoder_weights", "signals", "fps")
   same = {name: cfg.sample[name] for name in (*names, "scale", "batch_size")}
-  cfg.lengthen = c.bind(chain.run, passes=(once,), size=tuple(size), **same)
-  cfg.stages = (*cfg.stages, "lengthen")
+  _, *size = cfg.sample.shape
+  cfg.lengthen = c.bind(chain.run, passes=(predicted, filled), size=tuple(size), **same)
+  # No stage: the same number of latents by prediction alone, four times as fast.
+  sd.put(cfg.sample, shape=(latents, *size), sampler=predicted.sampler)

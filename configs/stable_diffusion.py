@@ -95,19 +95,14 @@ def on_images(cfg, architecture):
       conditioner.LabelTokens, num_classes=10 if "dataset" in cfg else 101
     ),
   )
-  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
-  for name in ("preview", "preview_every", "init_from", "trainable"):
-    settings.pop(name, None)
-  settings |= dict(folder="images", task=cfg.image_task)
-  cfg.train_images = c.bind(train.run, **settings)
+  rest = dict(init_from=None, trainable=None)
+  train_also(cfg, "images", "train", task=cfg.image_task, **rest)
   put(
     cfg.train,
     init_from=c.bind(
       inflate.inflate, folder="{workdir}/images/checkpoints", parts=("ema",)
     ),
   )
-  place = cfg.stages.index("train")
-  cfg.stages = (*cfg.stages[:place], "train_images", *cfg.stages[place:])
 
 
 def looking(cfg, shape):
@@ -141,40 +136,39 @@ def train_after(cfg, name, network, before, parts=("frozen", "ema"), **changes):
   fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
   task = c.call(latent_diffusion.LatentDiffusion, **fields | dict(network=network))
   cfg[f"task_{name}"] = task
-  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
-  for preview in ("preview", "preview_every"):
-    settings.pop(preview, None)
-  settings |= dict(
-    folder=name,
-    task=task,
-    trainable="^lora/",
-    init_from=c.bind(
-      inflate.inflate,
-      folder="{workdir}/" + before + "/checkpoints",
-      parts=parts,
-      into="base",
-    ),
+  start_from = c.bind(
+    inflate.inflate,
+    folder="{workdir}/" + before + "/checkpoints",
+    parts=parts,
+    into="base",
   )
-  cfg[f"train_{name}"] = c.bind(train.run, **settings | changes)
-  place = cfg.stages.index("sample")
-  cfg.stages = (*cfg.stages[:place], f"train_{name}", *cfg.stages[place:])
+  settings = dict(task=task, trainable="^lora/", init_from=start_from)
+  train_also(cfg, name, **settings | changes)
 
 
 def pictures_after(cfg):
   """A second training, of all but the layers along time, on single frames."""
-  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS}
-  settings |= dict(
-    folder="pictures",
-    loader=stills(cfg.train.loader),
-    trainable=SPATIAL,
-    init_from=c.bind(
-      inflate.inflate, folder="{workdir}/denoiser/checkpoints", parts=("ema",)
-    ),
+  start_from = c.bind(
+    inflate.inflate, folder="{workdir}/denoiser/checkpoints", parts=("ema",)
   )
-  cfg.train_pictures = c.bind(train.run, **settings)
+  single = stills(cfg.train.loader)
+  train_also(cfg, "pictures", loader=single, trainable=SPATIAL, init_from=start_from)
   put(cfg.sample, weights="pictures")
-  place = cfg.stages.index("train") + 1
-  cfg.stages = (*cfg.stages[:place], "train_pictures", *cfg.stages[place:])
+
+
+def train_also(cfg, name, before="sample", **changes):
+  """A stage train_<name>, as `train` is but for `changes`; None leaves one out.
+
+  A stage that changes the task has no previews, which draw with the other.
+  """
+  changes = dict(folder=name) | changes
+  if "task" in changes:
+    changes |= dict(preview=None, preview_every=None)
+  settings = {k: cfg.train[k] for k in cfg.train if k not in c.VERBS} | changes
+  settings = {k: v for k, v in settings.items() if v is not None}
+  cfg[f"train_{name}"] = c.bind(train.run, **settings)
+  place = cfg.stages.index(before)
+  cfg.stages = (*cfg.stages[:place], f"train_{name}", *cfg.stages[place:])
 
 
 def text(cfg, *others, drop=0.1, scale=2.0):

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from configs import (
   animatediff,
   latte,
+  lvdm,
   moving_digits,
   quickstart,
   svd,
@@ -86,6 +87,9 @@ def test_videos_are_those_that_were_cut(tmp_path):
       "train",
       {"low": (16, 8, 8, 8, 3), "mean": (16, 8, 4, 4, 8)},
     ),
+    (lambda: lvdm.get_config("long"), "train", {"mean": (40, 4, 32, 32, 4)}),
+    (lambda: lvdm.get_config("long"), "train_filler", {"mean": (40, 5, 32, 32, 4)}),
+    (lambda: lvdm.get_config("long"), "autoencode", {"video": (8, 16, 256, 256, 3)}),
     (video_ldm.get_config, "train_decoder", {"video": (8, 16, 256, 256, 3)}),
     (kl_image.get_config, "autoencode", {"video": (8, 4, 256, 256, 3)}),
     (quickstart.get_config, "train", {"mean": (64, 8, 4, 4, 8), "label": (64,)}),

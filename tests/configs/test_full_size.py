@@ -83,3 +83,20 @@ def test_latte_is_whole_on_each_of_its_data_sets(arg):
   assert ("WithPictures" in str(cfg.train.loader)) == arg.endswith("-images")
   assert cfg.evaluate.stride == (6 if arg == "taichi" else 3)
   c.build(cfg.train.optimizer), c.build(cfg.sample.sampler), c.build(cfg.sample.ts)
+
+
+def test_lvdm_makes_long_videos_with_the_two_published_networks():
+  """Of 4 latents four apart, and of 5 neighbours; the planner fills every gap."""
+  cfg = tiny.get_config("configs.lvdm", "long")
+  for task, frames, count in (
+    (cfg.task, 4, 549_163_908),
+    (cfg.filling, 5, 549_181_060),
+  ):
+    batch = {"latents": np.zeros((1, frames, 32, 32, 4), np.float32)}
+    shapes = jax.eval_shape(c.build(task).init, jax.random.key(0), batch)
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+  predicted, filled = c.build(cfg.lengthen).keywords["passes"]
+  assert (predicted.num_frames, filled.num_frames, filled.every) == (7, 25, 4)
+  (windows, given), *more = filled.sampler.keywords["plan"](25)
+  assert windows.tolist() == [list(range(k, k + 5)) for k in range(0, 24, 4)]
+  assert not more

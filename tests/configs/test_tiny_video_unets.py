@@ -8,6 +8,7 @@ import pytest
 
 from tests.configs import tiny
 from vdm_jax import checkpoint
+from vdm_jax.programs import sample
 
 pytestmark = pytest.mark.long
 
@@ -38,3 +39,14 @@ def test_align_your_latents_trains_the_decoder_and_leaves_the_encoder(runs):
   moved = [np.any(again[f"autoencoder/{n}"] != before[n]) for n in images]
   assert all(moved)
   assert any("temporal_res_block" in name for name in trained)
+
+
+def test_lvdm_predicts_and_fills_in(runs):
+  cfg, workdir = runs("configs.lvdm")
+  with np.load(workdir / "long" / sample.VIDEOS) as file:
+    assert file["video"].shape[1] == cfg.dataset.num_frames == 26
+  for folder, length in (("denoiser", 4), ("filler", 3)):
+    params = checkpoint.restore_part(workdir / folder / "checkpoints", "ema")
+    names = flax.traverse_util.flatten_dict(params, sep="/")
+    places = {x.shape[0] for n, x in names.items() if "relative" in n}
+    assert places == {2 * length + 1}, sorted(names)
