@@ -137,7 +137,9 @@ def test_devices_do_not_share_memory(mesh):
     x, _ = placed("as it is", NamedSharding(mesh, P()), limit)
     a, b = (part.data.unsafe_buffer_pointer() for part in x.addressable_shards)
     assert a != b
-  big = np.zeros(2**20, np.float32)
+  # Aligned: what a device would take as it is.
+  room = np.zeros(2**20 + 16, np.float32)
+  big = room[-room.ctypes.data % 64 // 4 :][: 2**20]
   x = pieces.placed([((0,), big)], big.shape, np.float32, NamedSharding(mesh, P()))
   a, b = (part.data.unsafe_buffer_pointer() for part in x.addressable_shards)
   assert len({a, b, big.ctypes.data}) == 3

@@ -91,8 +91,12 @@ def placed(pieces, shape, dtype, sharding):
       )
       # Transposed views go as they are: JAX copies them three times faster than numpy.
       part = x[index].astype(dtype, copy=False)
-      # On CPU a device may keep the very bytes it is given; here others hold them too.
-      part = jax.device_put(part, device, may_alias=False)
+      # On CPU a device keeps the very bytes it is given where they are aligned, with
+      # may_alias=False too (jax 0.10); here a file, or another device, holds them.
+      if part.flags.c_contiguous and np.may_share_memory(part, x):
+        part = jnp.array(part, copy=True, device=device)
+      else:
+        part = jax.device_put(part, device)
       size = tuple(high - low for low, high in bounds)
       if part.shape == size:
         buffers[device] = part
