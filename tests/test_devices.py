@@ -10,6 +10,8 @@ import pytest
 
 from vdm_jax.programs import sample
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

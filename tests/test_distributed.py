@@ -16,6 +16,8 @@ import pytest
 
 from vdm_jax import checkpoint, distributed, log
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parent.parent
 MAIN = ("vdm_jax.main", "--config=tests/distributed/config.py")
 STEPS, HEARTBEAT, PATIENCE = 16, 10, 120.0

@@ -25,6 +25,8 @@ from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
 
+pytestmark = pytest.mark.long
+
 STEPS = 40
 FRAMES, SIZE, CHANNELS = 4, 8, 2
 TINY = dict(
