@@ -110,7 +110,7 @@ SYSTEMS = {
     ),
   ),
   "svd": System(
-    architectures.svd(head_dim=8, joint_frequencies=8, **TWO_LEVELS),
+    architectures.svd(head_dim=8, joint_frequencies=8, **TINY),
     IMAGE,
     process.EDM(t_max=700.0, sigma_data=1.0),
     "v",
