@@ -30,9 +30,8 @@ pytestmark = pytest.mark.long
 STEPS = 40
 FRAMES, SIZE, CHANNELS = 4, 8, 2
 TINY = dict(
-  channels=(16,), layers=1, attention=(True,), groups=8, out_channels=CHANNELS
+  channels=(16, 32), layers=1, attention=(True, False), groups=8, out_channels=CHANNELS
 )
-TWO_LEVELS = TINY | dict(channels=(16, 32), attention=(True, False))
 SD = process.DDPM("scaled_linear")
 ANIMATEDIFF = process.DDPM("linear", beta_ends=(0.00085, 0.012))
 ADAPTING = dict(learning_rate=1e-2, steps=60)
@@ -83,7 +82,7 @@ SYSTEMS = {
     trainable="temporal",
     rest=dict(perturbation=perturbation.Picture(mean=-2.0, std=1.0, signal="low")),
   ),
-  "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TWO_LEVELS)),
+  "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),
   "lvdm, text": System(architectures.lvdm_text(num_heads=2, **TINY), TEXT),
   "lvdm, long": System(
     architectures.lvdm_long(num_heads=2, **TINY),

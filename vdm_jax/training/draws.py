@@ -11,10 +11,10 @@ def together(init):
   """`init`, a function of a key, whose equal draws are one, each still from its key.
 
   A network folds its key into each of its parameters and draws it, and XLA compiles
-  every fold and every draw anew: on CPUs most of the time before the first step. Here
-  those of one shape and distribution become one `jax.vmap`. The values are the same
-  but for the rounding of what is fused with them. A kind's draws are in memory twice,
-  and whole on every device: for programs on CPUs only.
+  every fold and every draw anew: for 20 seconds of a small U-Net, on one CPU core. Here
+  those of one shape and distribution become one `jax.vmap`. The values are the same but
+  for the rounding of what is fused with them. A kind's draws are in memory twice, and
+  whole on every device: for programs on CPUs only.
   """
 
   def initialised(key):
