@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.diffusion import denoise
 from vdm_jax.diffusion import guidance as guidance_lib
 from vdm_jax.diffusion.samplers import loop
 from vdm_jax.encoders import clip_pixels
@@ -174,9 +175,14 @@ def told(batch):
   return tell(token, latent), tell(0 * token, 0 * latent)
 
 
-def drawer(task, scheduler, steps, guide):
-  """Compiled (params, signals, noise of unit variance, key) -> latents."""
+def drawer(task, scheduler, steps, guide, cache=None):
+  """Compiled (params, signals, noise of unit variance, key) -> latents.
+
+  Args:
+    cache: the plan of a step cache around the network, see diffusion/caching.py.
+  """
   ts = scheduler.ts(steps)
+  cached = (functools.partial(denoise.cached, plan=cache),) if cache else ()
 
   @jax.jit
   def draw(params, signals, noise, key):
@@ -188,7 +194,7 @@ def drawer(task, scheduler, steps, guide):
       key,
       sampler=scheduler.sampler,
       ts=ts,
-      wrappers=(guide, *scheduler.wrappers),
+      wrappers=(*cached, guide, *scheduler.wrappers),
       noise=scheduler.noise(ts, given),
     )
 

@@ -105,6 +105,7 @@ class Pipeline:
     latents=None,
     embeddings=None,
     negative_embeddings=None,
+    cache=None,
   ):
     """Videos, uint8 [B, T, H, W, 3].
 
@@ -119,6 +120,10 @@ class Pipeline:
       latents: [B, T, h, w, C], the initial noise of unit variance, in place of key's.
       embeddings, negative_embeddings: (values [B, L, D], mask [B, L]) of a text
         encoder, in place of prompts; a mask of None is all True.
+      cache: the plan of a step cache, for a transformer: part of the work is left out,
+        as `functools.partial(caching.broadcast, spatial=2, temporal=4, cross=6)` of
+        diffusion/caching.py does. Compiled once for each such object; what it saves
+        and costs: experiments/step_caching.
     """
     signals = self._signals(prompts, negative, embeddings, negative_embeddings)
     count = len(jax.tree.leaves(signals)[0])
@@ -126,14 +131,15 @@ class Pipeline:
     k_noise, k_steps = jax.random.split(key)
     if latents is None:
       latents = loop.noise(k_noise, shape)
-    out = self._draw(steps, float(guidance))(
-      self.params, signals, jnp.asarray(latents, jnp.float32), k_steps
-    )
+    latents = jnp.asarray(latents, jnp.float32)
+    settings = dict(steps=steps, guidance=guidance, cache=cache)
+    out = self.latents(signals, latents, k_steps, **settings)
     return np.asarray(self._decode(self.autoencoder_params, out))
 
-  def latents(self, signals, noise, key, *, steps, guidance):
+  def latents(self, signals, noise, key, *, steps, guidance, cache=None):
     """Latents [B, T, h, w, C] of unit variance, from noise of that shape."""
-    return self._draw(steps, float(guidance))(self.params, signals, noise, key)
+    draw = self._draw(steps, float(guidance), cache)
+    return draw(self.params, signals, noise, key)
 
   def embed(self, texts):
     """(values [N, L, D], mask [N, L]) of texts."""
@@ -152,15 +158,15 @@ class Pipeline:
   def _compiled(self):
     return {}
 
-  def _draw(self, steps, guidance):
+  def _draw(self, steps, guidance, cache):
     """Compiled (params, signals, noise, key) -> latents; kept for the next call."""
-    if (steps, guidance) not in self._compiled:
+    if (steps, guidance, cache) not in self._compiled:
       wrap = functools.partial(
         guidance_lib.guide, drop=(self.kind,), scales=(guidance,)
       )
-      draw = image_pipeline.drawer(self.task, self.scheduler, steps, wrap)
-      self._compiled[steps, guidance] = draw
-    return self._compiled[steps, guidance]
+      draw = image_pipeline.drawer(self.task, self.scheduler, steps, wrap, cache)
+      self._compiled[steps, guidance, cache] = draw
+    return self._compiled[steps, guidance, cache]
 
   def _signals(self, prompts, negative, embeddings, negative_embeddings):
     if (prompts is None) == (embeddings is None):

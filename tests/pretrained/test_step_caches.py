@@ -11,8 +11,7 @@ from einops import rearrange
 
 from tests import parity
 from tests.pretrained import rows_networks, test_pipeline
-from vdm_jax.diffusion import caching, guidance
-from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import caching
 
 STEPS, SCALE = 20, 7.5
 BOUND = 1e-4  # of a trajectory, times max|ref|
@@ -52,27 +51,13 @@ def told():
   )
 
 
-def ours_with(pipeline, signals, latents, drop, wrappers):
-  """Latents of the pipeline's parts with these wrappers around its network."""
-  guide = functools.partial(guidance.guide, drop=(drop,), scales=(SCALE,))
-  ts = pipeline.scheduler.ts(STEPS)
-  noise = pipeline.scheduler.noise(ts, lambda key, shape: latents)
-
-  @jax.jit
-  def draw(params, signals):
-    return pipeline.task.sample(
-      params,
-      signals,
-      latents.shape,
-      jax.random.key(0),
-      sampler=pipeline.scheduler.sampler,
-      ts=ts,
-      wrappers=(*wrappers, guide, *pipeline.scheduler.wrappers),
-      noise=noise,
-    )
-
+def error(pipeline, signals, latents, wanted, plan=None):
+  """Of the pipeline's latents with this plan, of max|ref|."""
   with jax.default_matmul_precision("highest"):
-    return np.asarray(draw(pipeline.params, signals))
+    out = pipeline.latents(
+      signals, latents, jax.random.key(0), steps=STEPS, guidance=SCALE, cache=plan
+    )
+  return float(np.abs(np.asarray(out) - wanted).max() / np.abs(wanted).max())
 
 
 def test_broadcast_attention_gives_the_latents_of_diffusers(
@@ -93,16 +78,11 @@ def test_broadcast_attention_gives_the_latents_of_diffusers(
   wanted = test_pipeline.by_diffusers(theirs, told, "latent").numpy()
   wanted = rearrange(wanted, "b c t h w -> b t h w c")
   signals = ours._signals(None, "", (told["text"], None), (told["negative"], None))
-
-  def error(*wrappers):
-    out = ours_with(ours, signals, told["latents"], "text", wrappers)
-    return float(np.abs(out - wanted).max() / np.abs(wanted).max())
-
+  of = functools.partial(error, ours, signals, told["latents"], wanted)
   plan = functools.partial(caching.broadcast, spatial=2, temporal=4, cross=6)
-  found = error(functools.partial(d.cached, plan=plan))
+  found = of(plan)
   assert found < BOUND
-  other = functools.partial(plan, spatial=3)
-  control = min(error(), error(functools.partial(d.cached, plan=other))) / BOUND
+  control = min(of(), of(functools.partial(plan, spatial=3))) / BOUND
   assert control > 10
   note = functools.partial(
     parity.note, record_property, "LattePipeline with PAB, 20 steps, guidance 7.5"
@@ -139,18 +119,11 @@ def test_magcache_gives_the_latents_of_diffusers(tmp_path, record_property):
   wanted = rearrange(wanted, "b c h w -> b 1 h w c")
   signals = {"label": np.array([0, 7], np.int32)}
   latents = rearrange(noise, "b c h w -> b 1 h w c")
-
-  def error(*wrappers):
-    out = ours_with(ours, signals, latents, "label", wrappers)
-    return float(np.abs(out - wanted).max() / np.abs(wanted).max())
-
-  def cached(**more):
-    plan = functools.partial(caching.magnitude, ratios=RATIOS, **settings | more)
-    return functools.partial(d.cached, plan=plan)
-
-  found = error(cached())
+  of = functools.partial(error, ours, signals, latents, wanted)
+  plan = functools.partial(caching.magnitude, ratios=RATIOS, **settings)
+  found = of(plan)
   assert found < BOUND
-  control = min(error(), error(cached(retain=0.3))) / BOUND
+  control = min(of(), of(functools.partial(plan, retain=0.3))) / BOUND
   assert control > 10
   note = functools.partial(
     parity.note, record_property, "DiTTransformer2DModel with MagCache, 20 steps"
