@@ -26,6 +26,10 @@ class Resampled(Module):
   network: Any
   resampler: Any
 
+  @property
+  def param_dtype(self):
+    return self.network.param_dtype
+
   @nn.compact
   def __call__(self, x, t, cond, **kwargs):
     if "image" not in cond.tokens:

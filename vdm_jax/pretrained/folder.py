@@ -161,11 +161,16 @@ def table_named(path, config):
 
 
 def with_dtype(module, dtype):
-  """The module with its parameters and its computation in `dtype`."""
-  fields = dict(dtype=dtype, param_dtype=dtype)
-  if isinstance(module, nn.Module):
-    return module.clone(**fields)
-  return dataclasses.replace(module, **fields)
+  """The module, and those in it, with parameters and computation in `dtype`."""
+  fields = {f.name for f in dataclasses.fields(module)} - {"parent"}
+  changed = dict.fromkeys(fields & {"dtype", "param_dtype"}, dtype)
+  if not isinstance(module, nn.Module):
+    return dataclasses.replace(module, **changed)
+  inside = {name: getattr(module, name) for name in fields}
+  inside = {
+    k: with_dtype(x, dtype) for k, x in inside.items() if isinstance(x, nn.Module)
+  }
+  return module.clone(**changed, **inside)
 
 
 def shapes_of(theirs):

@@ -13,7 +13,7 @@ from vdm_jax.pretrained import kl_image
 
 CLASSES = ()  # their files have no config
 WANTED = "KLVideo"
-RENAMES = ((r"^first_stage_model\.", ""),)
+PART = r"first_stage_model\."
 
 
 def fits(module):

@@ -13,7 +13,7 @@ from vdm_jax.pretrained import encoder
 
 CLASSES = ()  # their files have no config
 WANTED = "Resampler(...)"
-RENAMES = ((r"^image_proj(_model)?\.", ""),)
+PART = r"image_proj(_model)?\."
 
 # ours -> theirs, of one layer
 NORMS = {"token_norm": "0.norm1", "query_norm": "0.norm2", "mlp_norm": "1.0"}

@@ -15,6 +15,8 @@ and, where there is something to say,
 
   UNREAD                 their names of arrays that their network does not read, such
                          as what a conditioner gives for "no text"
+  PART                   a regex: how its names begin in a file of several parts, of
+                         which only this one is read; the match is cut off
   RENAMES                ((regex, replacement), ...) of names that older files have
   aliases(module)        {their name: their name}: copies of another array; they may be
                          absent from a file
@@ -40,7 +42,13 @@ from einops import EinopsError, rearrange
 
 from vdm_jax.pretrained import pieces, tables, tensor
 
-WRAPPERS = ("ema", "model", "state_dict", "module")  # the first one found is taken
+WRAPPERS = (
+  "ema",
+  "model",
+  "state_dict",
+  "module",
+  "_forward_module",
+)  # the first one found is taken
 
 
 def from_state_dict(module, state_dict):
@@ -174,6 +182,9 @@ def table_of(module, theirs=(), having=()):
 
 def renamed(table, theirs):
   """The same arrays, under the names that the table reads."""
+  if hasattr(table, "PART"):
+    own = {k: x for k, x in theirs.items() if re.match(table.PART, k)}
+    theirs = {re.sub(f"^{table.PART}", "", k): x for k, x in own.items()} or theirs
   out = {}
   for name, x in theirs.items():
     for old, new in _names(table, "RENAMES"):

@@ -12,7 +12,7 @@ from vdm_jax.pretrained import unet_names
 
 CLASSES = ()  # their files have no config
 WANTED = "UNet3D of models.architectures: svd, videocrafter1, videocrafter2, lvdm ..."
-RENAMES = ((r"^(model\.)?diffusion_model\.", ""),)
+PART = r"(model\.)?diffusion_model\."
 
 PERCEPTRON = {"in": "0", "out": "2"}
 RESNET = {
