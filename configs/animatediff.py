@@ -1,8 +1,8 @@
 """AnimateDiff: a frozen image model, and motion modules that move its pictures.
 
-https://arxiv.org/abs/2307.04725. First the image model is trained (`train_images`) or
-opened (`--config.pretrained`), then the motion modules alone: eps, betas linear from
-0.00085 to 0.012, AdamW 1e-4, clips of 16 frames. The modules start as the identity, so
+https://arxiv.org/abs/2307.04725. First the image model is trained (`train_images`), or
+a published one is named; then the motion modules alone: eps, betas linear from 0.00085
+to 0.012, AdamW 1e-4, clips of 16 frames. The modules start as the identity, so
 the first video is the image model's, frame by frame. `v1`, `v2` and `v3` are its
 versions at full size; `digits` and `tiny` are moving digits. With "-stages" behind it
 a domain adapter learns single frames of the clips first, a LoRA that is in place while
@@ -12,6 +12,14 @@ models/controlled.py.
 python -m vdm_jax.main --config=configs/animatediff.py:digits --workdir=runs/animatediff
 python -m vdm_jax.main --config=configs/animatediff.py:tiny --workdir=runs/tiny
 python -m vdm_jax.main --config=configs/animatediff.py:tiny-stages --workdir=runs/tiny
+
+At full size, on captioned clips as configs/stable_diffusion.py says, stage by stage
+(--mode=embed, encode, train, sample), around Stable Diffusion:
+
+python -m vdm_jax.main --config=configs/animatediff.py --workdir=runs/motion \
+  --mode=train --config.text_encoder=stable-diffusion-v1-5 \
+  --config.pretrained=stable-diffusion-v1-5/unet \
+  --config.pretrained_autoencoder=stable-diffusion-v1-5/vae
 """
 
 from configs import stable_diffusion as sd

@@ -2,9 +2,9 @@
 
 https://arxiv.org/abs/2211.13221. Its autoencoder, trained against a discriminator that
 sees motion, makes 4 x 32 x 32 latents of 16 x 256 x 256 pixels (`digits` has one of
-single frames). `short` makes clips; `text` is its text to video, on Stable
-Diffusion's latents of 16 frames. All others make long videos with two networks, section
-3.3: one is told the first of four latents that lie four apart, or none, and predicts;
+single frames). `short` makes clips; `text` is its text to video, on Stable Diffusion's
+latents of 16 frames and on captions (configs/stable_diffusion.py says how). All others
+make long videos with two networks, section 3.3: one is told the first of four latents that lie four apart, or none, and predicts;
 one is told both ends of five neighbours and fills in. What is told is shown with noise
 of a level that the network is told too (perturbation.py). The loss counts frames to
 generate; the original's counts given ones too. `lengthen` predicts 7 latents, window
@@ -22,7 +22,7 @@ from vdm_jax.autoencoders import discriminator, kl_video
 from vdm_jax.data import loader, sources, transforms
 from vdm_jax.diffusion import guidance, long_video, loss, perturbation
 from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures, unet3d
+from vdm_jax.models import architectures
 from vdm_jax.programs import chain, sample
 from vdm_jax.tasks import latent_diffusion
 
@@ -82,11 +82,7 @@ def hierarchy(cfg, size, stride):
   sd.put(cfg.task, mask_rates=dict(first=0.5), perturbation=given)
   fields = {k: cfg.architecture[k] for k in cfg.architecture if k not in c.VERBS}
   fields["max_frames"] = stride + 1
-  cfg.filler = c.call(
-    unet3d.UNet3D,
-    config=c.call(architectures.lvdm_long, **fields),
-    remat=cfg.unet.remat,
-  )
+  cfg.filler = sd.beside(cfg, c.call(architectures.lvdm_long, **fields))
   fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
   fields |= dict(network=cfg.filler, mask_rates=dict(ends=0.9))
   cfg.filling = c.call(latent_diffusion.LatentDiffusion, **fields)

@@ -3,20 +3,28 @@
 https://arxiv.org/abs/2112.10752. `digits` trains it on moving digits, a class standing
 for its text as one word; configs/animatediff.py and configs/video_ldm.py freeze what it
 learns and train layers along time. `full` has the published size, scaled-linear betas
-and eps, on a labelled folder of clips.
+and eps, and reads captions by CLIP: give a folder with its text encoder and tokenizer,
+such as Stable Diffusion's. Clips lie in `videos/train` and `videos/test`, each with a
+table metadata.csv of the columns file_name and text. It may start from published
+weights, and samples are of --config.prompts or, without, of the captions in `test`.
 
 python -m vdm_jax.main --config=configs/stable_diffusion.py:digits --workdir=runs/images
 python -m vdm_jax.main --config=configs/stable_diffusion.py:tiny --workdir=runs/tiny
+python -m vdm_jax.main --config=configs/stable_diffusion.py --workdir=runs/sd \
+  --config.text_encoder=stable-diffusion-v1-5 \
+  --config.pretrained=stable-diffusion-v1-5/unet \
+  --config.pretrained_autoencoder=stable-diffusion-v1-5/vae
 """
 
 from configs import latte, moving_digits, quickstart
 from vdm_jax import config as c
-from vdm_jax.data import loader, pictures, sources
+from vdm_jax.data import folders, loader, pictures, sources, texts
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures, unet3d
-from vdm_jax.programs import look, train
+from vdm_jax.pretrained import start as start_lib
+from vdm_jax.programs import embed, look, sample, train
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import inflate
 
@@ -43,6 +51,10 @@ def start(arg, name):
     raise ValueError(f"{name}:{arg} is unknown; there are full, digits and tiny.")
   if arg == "full":
     cfg = latte.get_config("ucf101")
+    for clips, split in ((cfg.train_clips, "train"), (cfg.test_clips, "test")):
+      put(clips, path=f"videos/{split}", labelled=False)
+    for part in drawn(cfg):
+      put(part, signals=c.bind(sample.unlabelled, count=2048))
     cfg.train.optimizer.update(learning_rate=1e-4, clip=1.0, clip_after=0)
     cfg.train.update(ema_decay=0.9999)
     return cfg
@@ -60,7 +72,8 @@ def network(cfg, arg, architecture, **fields):
   """Puts a U-Net in the place of the transformer: of its full size, or small."""
   small = {"full": {}, "digits": DIGITS, "tiny": TINY}[arg]
   cfg.architecture = c.call(architecture, **small | fields)
-  cfg.unet = c.call(unet3d.UNet3D, config=cfg.architecture, remat=arg == "full")
+  settings = dict(remat=arg == "full", dtype="float32")
+  cfg.unet = c.call(unet3d.UNet3D, config=cfg.architecture, **settings)
   put(cfg.task, network=cfg.unet)
   del cfg["network"]
   cfg.network = cfg.unet
@@ -86,23 +99,27 @@ def on_images(cfg, architecture):
 
   Its parameters are those of the video's without layers along time.
   """
-  cfg.image_unet = c.call(unet3d.UNet3D, config=architecture, remat=cfg.unet.remat)
+  cfg.image_unet = beside(cfg, architecture)
+  names = ("process", "prediction", "times", "conditioner", "drop_rates")
   cfg.image_task = c.call(
     latent_diffusion.LatentDiffusion,
-    **{k: cfg.task[k] for k in ("process", "prediction", "times", "drop_rates")},
+    **{k: cfg.task[k] for k in names},
     network=cfg.image_unet,
-    conditioner=c.call(
-      conditioner.LabelTokens, num_classes=10 if "dataset" in cfg else 101
-    ),
   )
   rest = dict(init_from=None, trainable=None)
   train_also(cfg, "images", "train", task=cfg.image_task, **rest)
-  put(
-    cfg.train,
-    init_from=c.bind(
-      inflate.inflate, folder="{workdir}/images/checkpoints", parts=("ema",)
-    ),
-  )
+  images = "{workdir}/images/checkpoints"
+  if "pretrained" in cfg:
+    published = dict(path=cfg.get_ref("pretrained"), module=cfg.image_unet)
+    images = c.call(start_lib.weights, otherwise=images, **published)
+    put(cfg.sample, weights="denoiser")
+  put(cfg.train, init_from=c.bind(inflate.inflate, folder=images, parts=("ema",)))
+
+
+def beside(cfg, architecture):
+  """Another U-Net, computed as the config's own."""
+  same = {name: cfg.unet.get_ref(name) for name in ("remat", "dtype")}
+  return c.call(unet3d.UNet3D, config=architecture, **same)
 
 
 def looking(cfg, shape):
@@ -153,7 +170,11 @@ def pictures_after(cfg):
   )
   single = stills(cfg.train.loader)
   train_also(cfg, "pictures", loader=single, trainable=SPATIAL, init_from=start_from)
-  put(cfg.sample, weights="pictures")
+  weights = "pictures"
+  if "pretrained" in cfg:
+    published = dict(path=cfg.get_ref("pretrained"), module=cfg.network)
+    weights = c.call(start_lib.weights, otherwise=weights, **published)
+  put(cfg.sample, weights=weights)
 
 
 def train_also(cfg, name, before="sample", **changes):
@@ -171,13 +192,53 @@ def train_also(cfg, name, before="sample", **changes):
   cfg.stages = (*cfg.stages[:place], f"train_{name}", *cfg.stages[place:])
 
 
-def text(cfg, *others, drop=0.1, scale=2.0):
-  """A label as a text of one word, and guidance by it; `others` tell more."""
-  classes = 10 if "dataset" in cfg else 101
-  told = c.call(conditioner.LabelTokens, num_classes=classes)
+def text(cfg, *others, drop=0.1, scale=7.5, width=768):
+  """A text, and guidance by it; `others` tell more.
+
+  At full size captions, in `width` numbers a token, and guidance of `scale`; else a
+  label, as one word, and 2.
+  """
+  full = "dataset" not in cfg
+  if full and "encoder" not in cfg:
+    captions(cfg, drop, width)
+  told = c.call(conditioner.Text)
+  if not full:
+    told = c.call(conditioner.LabelTokens, num_classes=10)
   parts = c.call(conditioner.All, parts=(told, *others)) if others else told
-  put(cfg.task, conditioner=parts, drop_rates=dict(text=drop))
-  guided(cfg, c.bind(guidance.guide, drop=(("text",),), scales=(scale,)))
+  # Captions are dropped with the data: CLIP has values for the empty one, too.
+  rates = {} if full else dict(text=drop)
+  put(cfg.task, conditioner=parts, drop_rates=rates)
+  guided(
+    cfg, c.bind(guidance.guide, drop=(("text",),), scales=(scale if full else 2.0,))
+  )
+
+
+def captions(cfg, drop, width):
+  """Embeds the texts of a table, for the training and, of held-out clips, samples."""
+  cfg.text_encoder = "text_encoder"
+  cfg.prompts = ""
+  cfg.needs.update(embed=("text_encoder",), sample=("text_encoder",))
+  for clips in (cfg.train_clips, cfg.test_clips):
+    put(clips, labelled="metadata.csv")
+  cfg.encoder = c.call(
+    embed.PipelineTextEncoder,
+    folder=cfg.get_ref("text_encoder"),
+    shape=(77, width),
+  )
+  found = c.bind(texts.every, clips=(cfg.train_clips, cfg.test_clips))
+  cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
+  cfg.stages = ("embed", *cfg.stages)
+  put(cfg.train.loader, source=captioned(cfg.train.loader.source, drop=drop))
+  fields = {k: cfg.test_clips.get_ref(k) for k in cfg.test_clips if k not in c.VERBS}
+  held_out = c.bind(folders.videos, **fields)  # not read where there are prompts
+  asked = dict(texts=cfg.get_ref("prompts"), clips=held_out, count=2048)
+  for part in drawn(cfg):
+    put(part, signals=c.bind(embed.told, encoder=cfg.encoder, **asked))
+
+
+def captioned(source, **settings):
+  """The clips of `source` with what `embed` wrote of their texts."""
+  return c.call(texts.WithTexts, source=source, texts="{workdir}/texts", **settings)
 
 
 def sampling(cfg, sampler, ts):

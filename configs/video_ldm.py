@@ -12,6 +12,8 @@ With "-upsampler" behind it, another model makes large videos of small ones: it 
 small video beside its latents, with noise whose deviation it is told. What it is to
 enlarge comes from held-out clips, or from a folder of samples (sample.made_before).
 
+At full size it reads captions, as configs/stable_diffusion.py says, by CLIP ViT-H/14.
+
 python -m vdm_jax.main --config=configs/video_ldm.py:digits --workdir=runs/video_ldm
 python -m vdm_jax.main --config=configs/video_ldm.py:tiny --workdir=runs/tiny
 python -m vdm_jax.main --config=configs/video_ldm.py:tiny-upsampler \
@@ -46,13 +48,12 @@ def get_config(arg="full"):
   if upsampling:
     return upsampler(cfg, arg, head_dim)
   fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
-  sd.text(cfg, fps)
+  sd.text(cfg, fps, width=1024)
   small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
   spatial = c.call(Transformer, head_dim=head_dim)
   own = dict(spatial=spatial, vectors=("fps",), mask_channel=True)
   image = c.call(architectures.stable_diffusion, **own, **small)
   sd.on_images(cfg, image)
-  sd.put(cfg.image_task, conditioner=cfg.task.conditioner)
   sd.put(cfg.task, mask_rates=dict(first=0.3, ends=0.2))
   cfg.train.trainable = "temporal"
   decoder(cfg, arg)
@@ -141,16 +142,19 @@ def upsampler(cfg, arg, head_dim):
       conditioner.Numbers, names=("augmentation",), values=dict(augmentation=0.05)
     ),
   )
-  sd.text(cfg, *told)
+  sd.text(cfg, *told, width=1024)
   noise = c.call(perturbation.Picture, mean=-2.0, std=1.0, signal="low")
   sd.put(cfg.task, perturbation=noise)
   small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
   spatial = c.call(Transformer, head_dim=head_dim)
   image = c.call(architectures.stable_diffusion, spatial=spatial, **own, **small)
   sd.on_images(cfg, image)
-  sd.put(cfg.image_task, conditioner=cfg.task.conditioner, perturbation=noise)
+  sd.put(cfg.image_task, perturbation=noise)
   cfg.train.trainable = "temporal"
-  held_out = dict(source=cfg.evaluate.real, count=20, factor=factor)
+  source = cfg.evaluate.real
+  if arg == "full":
+    source = sd.captioned(source, negative=True)
+  held_out = dict(source=source, count=20, factor=factor)
   sd.put(cfg.sample, signals=c.bind(sample.low_resolution, **held_out))
   if "preview" in cfg.train:
     sd.put(cfg.train.preview, signals=cfg.sample.signals)

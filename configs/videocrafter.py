@@ -12,6 +12,15 @@ sinks to 0.7 of itself (0.3 at 1024; not at t2v-512), DDIM with eta 1.
 
 python -m vdm_jax.main --config=configs/videocrafter.py:digits --workdir=runs/crafter
 python -m vdm_jax.main --config=configs/videocrafter.py:tiny --workdir=runs/tiny
+
+At full size it reads captions (configs/stable_diffusion.py says how) by CLIP ViT-H/14
+without its last layer, as Stable Diffusion 2 has it, and may start or sample from the
+published checkpoint, of which the network is read:
+
+python -m vdm_jax.main --config=configs/videocrafter.py --workdir=runs/crafter \
+  --mode=sample --config.pretrained=model.ckpt --config.prompts="a dog in the snow" \
+  --config.text_encoder=stable-diffusion-2-1 \
+  --config.pretrained_autoencoder=stable-diffusion-2-1/vae
 """
 
 from configs import stable_diffusion as sd
@@ -47,7 +56,7 @@ def get_config(arg="full"):
     sd.put(cfg.task, process=scaled)
   sd.sampling(cfg, c.bind(ddim.ddim, eta=1.0), cfg.ts)
   fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
-  sd.text(cfg, *([] if arg == "t2v-512" else [fps]))
+  sd.text(cfg, *([] if arg == "t2v-512" else [fps]), scale=12.0, width=1024)
   if arg in PICTURE:
     told_a_picture(cfg, fps, size == "full")
   elif arg not in FIRST:
@@ -69,8 +78,12 @@ def told_a_picture(cfg, fps, full):
       sd.put(part, module=cfg.resampled)
   picture = c.call(conditioner.Image, form="tokens", first=True)
   sd.text(cfg, picture, fps)
-  sd.put(cfg.task, drop_rates=dict(text=0.1, image=0.1))  # guidance leaves both out
-  sd.guided(cfg, c.bind(guidance.guide, drop=(("text", "image"),), scales=(2.0,)))
+  sd.put(cfg.task, drop_rates=dict(cfg.task.drop_rates, image=0.1))
+  # Guidance leaves both out.
+  both = dict(drop=(("text", "image"),), scales=(12.0 if full else 2.0,))
+  sd.guided(cfg, c.bind(guidance.guide, **both))
   latents = c.call(sources.Records, path="{workdir}/latents")
+  if full:
+    latents = sd.captioned(latents, negative=True)
   for part in sd.drawn(cfg):
     sd.put(part, signals=c.bind(sample.first_frames, source=latents, count=20))

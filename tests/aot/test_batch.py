@@ -19,7 +19,15 @@ from configs import (
 from configs.autoencoders import kl_image
 from vdm_jax import config, video_io
 from vdm_jax.aot import batch
-from vdm_jax.data import folders, loader, pictures, records, sources, transforms
+from vdm_jax.data import (
+  folders,
+  loader,
+  pictures,
+  records,
+  sources,
+  texts,
+  transforms,
+)
 
 
 def spec(cfg, stage="train"):
@@ -73,14 +81,18 @@ def test_videos_are_those_that_were_cut(tmp_path):
   [
     (lambda: latte.get_config("ucf101"), "train", {"mean": (40, 16, 32, 32, 4)}),
     (lambda: latte.get_config("sky"), "autoencode", {"video": (8, 16, 256, 256, 3)}),
-    (animatediff.get_config, "train", {"mean": (40, 16, 32, 32, 4), "label": (40,)}),
+    (animatediff.get_config, "train_images", {"text": (40, 77, 768)}),
     (lambda: video_ldm.get_config("tiny"), "train", {"label": (16,)}),
     (svd.get_config, "train", {"image": (40, 1, 1024), "alone": (40,)}),
-    (lambda: videocrafter.get_config("i2v"), "train", {"image": (40, 257, 1280)}),
+    (
+      lambda: videocrafter.get_config("i2v"),
+      "train",
+      {"image": (40, 257, 1280), "text": (40, 77, 1024)},
+    ),
     (
       lambda: video_ldm.get_config("full-upsampler"),
       "train",
-      {"low": (40, 16, 64, 64, 3), "label": (40,)},
+      {"low": (40, 16, 64, 64, 3), "text": (40, 77, 1024)},
     ),
     (
       lambda: video_ldm.get_config("tiny-upsampler"),
@@ -96,6 +108,7 @@ def test_videos_are_those_that_were_cut(tmp_path):
     (quickstart.get_config, "autoencode", {"video": (64, 8, 16, 16, 3)}),
     (moving_digits.get_config, "train", {"mean": (512, 1, 1, 1, 24)}),
     (text_digits.get_config, "train", {"text": (256, 16, 384), "text_mask": (256, 16)}),
+    (videocrafter.get_config, "train", {"text": (40, 77, 1024), "text_mask": (40, 77)}),
   ],
 )
 def test_configs_say_what_their_batches_are(cfg, stage, expected):
@@ -122,6 +135,5 @@ def test_a_source_that_only_data_can_tell_is_refused():
   cfg.train.loader.source = config.call(sources.Arrays, arrays={})
   with pytest.raises(ValueError, match="known only from its data"):
     spec(cfg)
-  assert set(batch.SOURCES) <= set(dir(sources) + dir(folders) + dir(pictures)) | {
-    "Captioned"
-  }
+  known = dir(sources) + dir(folders) + dir(pictures) + dir(texts)
+  assert set(batch.SOURCES) <= {"Captioned", *known}

@@ -33,13 +33,19 @@ def test_its_networks_have_shapes_at_full_size(name):
   assert shapes["latents"]["scale"].shape == (autoencoder.latent_channels,)
   if "task" in cfg and "network" in cfg:
     latents = np.zeros((1, *cfg.sample.shape), np.float32)
-    text = {"text": np.zeros((1, 5, 384), np.float32), "text_mask": np.ones((1, 5))}
-    batch = {"latents": latents, "label": np.zeros(1, np.int32), **text}
+    batch = {"latents": latents} | told(cfg)
     if look := cfg.get("encode", {}).get("look"):
       batch["image"] = np.zeros((1, *look.shape), np.float32)
     task = c.build(cfg.task)
     shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(shapes)) > 1e6
+
+
+def told(cfg):
+  """A label, and a text of the config's encoder."""
+  length, width = cfg.get("encoder", {}).get("shape", (5, 384))
+  text = {"text": np.zeros((1, length, width)), "text_mask": np.ones((1, length))}
+  return {"label": np.zeros(1, np.int32), **text}
 
 
 @pytest.mark.parametrize("arg", ["tiny-stages", "v3-stages"])
@@ -50,7 +56,7 @@ def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
   for stage in ("train_domain", "train", "train_motion_lora"):
     length = 1 if stage == "train_domain" else frames
     latents = np.zeros((1, length, *cfg.sample.shape[1:]), np.float32)
-    batch = {"latents": latents, "label": np.zeros(1, np.int32)}
+    batch = {"latents": latents} | told(cfg)
     init = c.build(cfg[stage].task).init
     shapes = jax.eval_shape(lambda key: init(key, batch), jax.random.key(0))  # noqa: B023
     names = set(flax.traverse_util.flatten_dict(nn.unbox(shapes), sep="/"))

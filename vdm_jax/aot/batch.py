@@ -144,8 +144,12 @@ def _pictures(cfg, source, task):
 
 
 def _captioned(cfg, source, task):
+  record = _with_texts(cfg, source, task)
+  return {k: v for k, v in record.items() if k != "velocity"}
+
+
+def _with_texts(cfg, source, task):
   record = _record(cfg, source.source, task)
-  record.pop("velocity", None)
   length, width = _text(cfg)
   text = {"text": np.zeros((length, width), np.float16)}
   return record | text | {"text_mask": np.zeros(length, bool)}
@@ -155,6 +159,8 @@ def _text(cfg):
   """(tokens, width) of the texts that cfg.encoder makes."""
   if "encoder" not in cfg:
     raise ValueError("A captioned source needs cfg.encoder, an embed.TextEncoder.")
+  if "shape" in cfg.encoder:
+    return cfg.encoder.shape
   folder = pathlib.Path(config.build(cfg.encoder.folder))
   sizes = json.loads((folder / "config.json").read_text())
   return cfg.encoder.length, sizes.get("hidden_size") or sizes["d_model"]
@@ -180,7 +186,9 @@ SOURCES = {
   "Transformed": _cut,
   "Tfds": _tfds,
   "videos": _files,
+  "whole_videos": _files,
   "frames": _files,
   "WithPictures": _pictures,
   "Captioned": _captioned,
+  "WithTexts": _with_texts,
 }

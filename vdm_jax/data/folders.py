@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from vdm_jax.data import decode, frame_choice
+from vdm_jax.data import decode, frame_choice, texts
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -21,7 +21,10 @@ def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False
   """`Clips` of every video file below a folder.
 
   Args:
-    path: the folder; with `labelled` its sub-folders are the classes, sorted by name.
+    path: the folder.
+    labelled: True, and its sub-folders are the classes, sorted by name; or the name of
+      a table in it, "metadata.csv", and the texts are, see texts.py. Clips that are
+      not in the table are skipped.
     num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
     start: "random" (drawn for each record and epoch), "first" or "centre".
   """
@@ -72,6 +75,8 @@ def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False
 class Clips:
   """A source of {"video", "label" when labelled}; see `videos` and `frames`.
 
+  `labels` is [N] int32, or None; no clip need be opened for it.
+
   Args:
     root: the folder they lie in.
     clips: [(path, what `read` takes)].
@@ -83,13 +88,30 @@ class Clips:
 
   def __init__(self, root, clips, read, *, start, labelled, skipped):
     decode.start(start, None)
-    self.skipped, self.classes, self._labels = skipped, None, None
+    self.skipped, self.classes, self.labels = skipped, None, None
     self._start, self._read = start, read
     self._clips = sorted(clips, key=lambda clip: natural(clip[0]))
     if not clips:
       raise ValueError(f"{root} holds no clip{self._told()}.")
     if labelled:
-      self._label(root)
+      self._tell(root, labelled) if isinstance(labelled, str) else self._label(root)
+
+  def _tell(self, root, table):
+    told = texts.read(root / table)
+    clips = {clip[0].relative_to(root).as_posix(): clip for clip in self._clips}
+    self.skipped = [entry for entry in self.skipped if entry[0] != root / table]
+    for names, reason in (
+      (told.keys() - clips.keys(), f"is in {table}, and there is no such clip"),
+      (clips.keys() - told.keys(), f"is not in {table}"),
+    ):
+      self.skipped += [(root / name, reason) for name in sorted(names)]
+    self._clips = [clip for name, clip in clips.items() if name in told]
+    if not self._clips:
+      raise ValueError(f"{root} holds no clip with a text{self._told()}.")
+    found = [told[name] for name in clips if name in told]
+    self.classes = sorted(set(found))
+    places = {text: place for place, text in enumerate(self.classes)}
+    self.labels = np.array([places[text] for text in found], np.int32)
 
   def _label(self, root):
     inside = [path.relative_to(root).parts for path, _ in self._clips]
@@ -108,7 +130,7 @@ class Clips:
         f"clip; fill or delete the folder{self._told()}."
       )
     self.classes = folders
-    self._labels = np.array([folders.index(parts[0]) for parts in inside], np.int32)
+    self.labels = np.array([folders.index(parts[0]) for parts in inside], np.int32)
 
   def _told(self):
     return "".join(f"; skipped {path}: {reason}" for path, reason in self.skipped[:3])
@@ -121,9 +143,9 @@ class Clips:
 
   def load(self, i, rng):
     video = self._read(self._clips[i][1], decode.start(self._start, rng))
-    if self._labels is None:
+    if self.labels is None:
       return {"video": video}
-    return {"video": video, "label": self._labels[i]}
+    return {"video": video, "label": self.labels[i]}
 
   def name(self, i):
     return str(self._clips[i][0])

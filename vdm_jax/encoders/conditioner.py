@@ -208,10 +208,13 @@ TEXT_FORMS = {
 class Text:
   """batch["text"] [B, L, D] from a text encoder, and "text_mask" [B, L], as `text`.
 
+  A batch's "negative" and "negative_mask", of the same shapes, stand for "no text".
+
   Attributes:
     form: a key of TEXT_FORMS.
-    null: [M, D], M <= L, the encoder's values of what stands for "no text", such as
-      the empty text; None is nothing at all: values 0, no token to look at.
+    null: [M, D], M <= L, the encoder's values of what stands for "no text" in batches
+      that do not say so, such as the empty text; None is nothing at all: values 0, no
+      token to look at.
   """
 
   form: str = "tokens"
@@ -231,8 +234,18 @@ class Text:
         "they must be [B, L, D], the output of a text encoder, and [B, L]."
       )
     values, mask = jnp.asarray(values), jnp.asarray(mask, bool)
+    null = self._null(values)
+    if "negative" in batch:
+      found = batch["negative"], _read(batch, "negative_mask")
+      for name, wanted, x in zip(("", "_mask"), null, found, strict=True):
+        if x.shape != wanted.shape:
+          raise ValueError(
+            f"batch['negative{name}'] has shape {x.shape}; it must be {wanted.shape}, "
+            f"as batch['text{name}'] is."
+          )
+      null = jnp.asarray(found[0]), jnp.asarray(found[1], bool)
     tell = TEXT_FORMS[self.form]
-    return tell(values, mask), tell(*self._null(values))
+    return tell(values, mask), tell(*null)
 
   def _null(self, values):
     """(values, mask) of "no text", of the shape of the batch's texts."""

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 
 from vdm_jax import config, log, pretrained, sharding
+from vdm_jax.data import texts as texts_lib
+from vdm_jax.encoders import tokenizer
 from vdm_jax.programs import encode, shares
 from vdm_jax.programs import job as job_lib
 
@@ -60,7 +62,10 @@ class TextEncoder:
   @functools.cached_property
   def network(self):
     """(compiled apply, params on each of the devices)."""
-    module, params = pretrained.load(self.folder, mesh=self.mesh, rules=shares.RULES)
+    return self._opened(self.folder)
+
+  def _opened(self, folder):
+    module, params = pretrained.load(folder, mesh=self.mesh, rules=shares.RULES)
     return jax.jit(module.apply), params
 
   @functools.cached_property
@@ -96,6 +101,46 @@ class TextEncoder:
     return np.concatenate(parts), mask
 
 
+class PipelineTextEncoder(TextEncoder):
+  """The text encoder of a published pipeline, read as Stable Diffusion reads it.
+
+  Texts are padded, and the padding is read too: the mask is True. Longer ones are cut,
+  with a warning.
+
+  Args:
+    folder: with the folders `text_encoder` and `tokenizer` in it, such as Stable
+      Diffusion's; nothing is read before the first call.
+    shape: (L, D): (77, 768) of CLIP ViT-L/14 in Stable Diffusion 1, (77, 1024) of
+      ViT-H/14 in Stable Diffusion 2, whose last layer is left out.
+  """
+
+  def __init__(self, folder, shape=(77, 768), batch_size=64):
+    self.shape = tuple(shape)
+    super().__init__(folder, shape[0], batch_size)
+
+  @functools.cached_property
+  def tokenizer(self):
+    return tokenizer.Tokenizer(self.folder / "tokenizer")
+
+  @functools.cached_property
+  def network(self):
+    apply, params = self._opened(self.folder / "text_encoder")
+    return lambda params, ids, mask: apply(params, ids), params
+
+  def tokens(self, texts):
+    ids, mask = self.tokenizer(texts, self.length)
+    return ids, np.ones_like(mask)
+
+  def __call__(self, texts):
+    values, mask = super().__call__(texts)
+    if values.shape[1:] != self.shape:
+      raise ValueError(
+        f"{self.folder} makes tokens {list(values.shape[1:])} of a text; "
+        f"shape={self.shape} was asked for."
+      )
+    return values, mask
+
+
 def run(job, *, texts, encoder, folder="texts"):
   """Writes <workdir>/<folder>: records of "text" [L, D] float16 and "text_mask" [L].
 
@@ -129,6 +174,24 @@ def run(job, *, texts, encoder, folder="texts"):
   shares.write(place, made_of, {"texts": wanted}, len(wanted), fill)
   progress.close()
   job.say(f"{len(wanted)} texts in {time.monotonic() - start:.1f} s")
+
+
+def told(*, encoder, texts, clips, count, negative=""):
+  """Signals of these texts; if there are none, of those of the first `count` clips.
+
+  Args:
+    texts: as texts.meant takes them.
+    clips: () -> `folders.Clips` with a table of texts.
+    negative: what guidance leads away from.
+  """
+  texts = texts_lib.meant(texts)
+  if not texts:
+    found = clips()
+    texts = [found.classes[label] for label in found.labels[:count]]
+  values, mask = encoder([negative, *texts])
+  beside = lambda x: np.repeat(x[:1], len(texts), axis=0)
+  signals = {"text": values[1:], "text_mask": mask[1:]}
+  return signals | {"negative": beside(values), "negative_mask": beside(mask)}
 
 
 def prompts(*, encoder, texts, each=1):

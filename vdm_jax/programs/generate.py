@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from vdm_jax import config, log, pipeline, sharding
+from vdm_jax.data import texts
 from vdm_jax.programs import sample
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -126,13 +127,7 @@ def inputs(prompts, pictures):
 
 def read(prompts):
   """The list of prompts that a config means."""
-  if not isinstance(prompts, str):
-    prompts = list(prompts)
-  elif prompts.endswith(".txt"):
-    lines = pathlib.Path(prompts).read_text().splitlines()
-    prompts = [line.strip() for line in lines if line.strip()]
-  else:
-    prompts = [prompts] if prompts.strip() else []
+  prompts = texts.meant(prompts)
   if not prompts:
     raise ValueError(
       'There is no prompt; give --config.prompts="a dog in the snow", or the path of a '

@@ -15,6 +15,8 @@ from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import shares
 
 VIDEOS = "videos.npz"
+# What clips may have beside them, for a model to be told.
+TOLD = ("label", "image", "text", "text_mask", "negative", "negative_mask")
 
 
 def run(
@@ -180,27 +182,31 @@ def unlabelled(*, count):
 
 
 def first_frames(*, source, count):
-  """Signals of the first `count` records of encoded clips: their label, first frame.
+  """Signals of the first `count` records of encoded clips: their first frame.
 
-  {"label": [N], "image_latents": [N, 1, h, w, c]}, the mean of the stored latents; and
-  "image" [N, L, D], what an image encoder saw in it, where `encode` had one look.
+  {"image_latents": [N, 1, h, w, c]}, the mean of the stored latents, and of TOLD what
+  the records have: "image" [N, L, D] is what an image encoder saw in the frame.
   """
   found = [source[i] for i in range(min(count, len(source)))]
   latents = np.stack([record["mean"][:1] for record in found]).astype(np.float32)
-  signals = {"label": np.array([r["label"] for r in found]), "image_latents": latents}
-  if "image" in found[0]:
-    signals["image"] = np.stack([r["image"] for r in found]).astype(np.float32)
-  return signals
+  return told(found) | {"image_latents": latents}
 
 
 def low_resolution(*, source, count, factor):
-  """Signals of the first `count` clips of a source: their label, and them, smaller.
+  """Signals of the first `count` clips of a source: them, smaller, and of TOLD.
 
-  {"label": [N], "low": [N, T, H / factor, W / factor, 3]}.
+  {"low": [N, T, H / factor, W / factor, 3]}.
   """
   found = [source[i] for i in range(min(count, len(source)))]
   low = np.stack([transforms.shrink(record["video"], factor) for record in found])
-  return {"label": np.array([r["label"] for r in found]), "low": low}
+  return told(found) | {"low": low}
+
+
+def told(records):
+  """{name: [N, ...]} of what stands in TOLD and in the records."""
+  found = {k: np.stack([r[k] for r in records]) for k in TOLD if k in records[0]}
+  half = lambda x: x.dtype == np.float16
+  return {k: x.astype(np.float32) if half(x) else x for k, x in found.items()}
 
 
 def made_before(*, path, factor=1):

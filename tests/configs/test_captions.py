@@ -1,0 +1,131 @@
+"""Full-size configs on captioned clips and published folders, with small networks."""
+
+import dataclasses
+
+import diffusers
+import flax
+import jax
+import numpy as np
+import pytest
+
+from tests.configs import tiny
+from tests.data import test_folders, test_texts
+from tests.pretrained import test_unet_pipelines as published
+from vdm_jax import checkpoint, pretrained
+from vdm_jax.autoencoders import kl_image
+from vdm_jax.data import sources
+from vdm_jax.programs import job
+
+CAPTIONS = ("the bird", "the sea", "a bird", "the bird", "the sea", "a bird")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """(folder of Stable Diffusion with small networks, of captioned clips)."""
+  folder = tmp_path_factory.mktemp("place")
+  unet = diffusers.UNet2DConditionModel(
+    **published.SMALL, **published.blocks("2D"), attention_head_dim=4
+  )
+  pipe = diffusers.StableDiffusionPipeline(
+    vae=published.autoencoder(**published.VAE),
+    **published.text_parts(folder),
+    unet=published.fill(unet),
+    scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", **published.DDIM),
+    safety_checker=None,
+    feature_extractor=None,
+    requires_safety_checker=False,
+  )
+  pipe.save_pretrained(folder / "sd")
+  for split in ("train", "test"):
+    clips = folder / "videos" / split
+    for i in range(len(CAPTIONS)):
+      test_folders.movie(clips / f"{i}.mp4", 30 * i, num_frames=4)
+    told = {f"{i}.mp4": text for i, text in enumerate(CAPTIONS)}
+    test_texts.write(clips / "metadata.csv", test_texts.rows(told))
+  return folder
+
+
+def small(cfg, place):
+  """The config on this data, with networks of these sizes and few steps."""
+  network = dict(channels=(64, 64), attention=(True, False), layers=1)
+  for name in ("architecture", "image_unet"):
+    part = cfg[name] if name == "architecture" else cfg[name].config
+    part.update(**network, num_heads=4)
+  for clips, split in ((cfg.train_clips, "train"), (cfg.test_clips, "test")):
+    clips.update(path=f"{place}/videos/{split}", num_frames=4, frame_interval=1)
+  cfg.update(
+    text_encoder=f"{place}/sd",
+    pretrained=f"{place}/sd/unet",
+    pretrained_autoencoder=f"{place}/sd/vae",
+  )
+  resize, crop, _ = cfg.encode.source.transforms
+  resize.size = crop.height = 16
+  cfg.encoder.shape = (77, published.WIDTH)
+  fields = pretrained.load(f"{place}/sd/vae")[0]
+  names = {field.name for field in dataclasses.fields(kl_image.KLImage)}
+  cfg.autoencoder.update({k: getattr(fields, k) for k in names & set(cfg.autoencoder)})
+  cfg.train.update(steps=2, save_every=2, log_every=1)
+  cfg.train.loader.batch_size = 2
+  cfg.ts.num_steps = 2
+  sd = cfg.sample
+  sd.update(shape=(4, 8, 8, 4), batch_size=2)
+  sd.signals.count = 4
+  return cfg
+
+
+@pytest.fixture(scope="module")
+def run(place, tmp_path_factory):
+  """(config, workdir) of AnimateDiff trained around the published image model."""
+  cfg, workdir = (
+    small(tiny.get_config("configs.animatediff", "v2"), place),
+    tmp_path_factory.mktemp("run"),
+  )
+  job.run(cfg, ("embed", "encode", "train", "sample"), workdir)
+  return cfg, workdir
+
+
+def test_texts_are_embedded_as_stable_diffusion_reads_them(run, place):
+  _, workdir = run
+  source = sources.Records(workdir / "texts")
+  wanted = ["", "a bird", "the bird", "the sea"]
+  assert source.meta["texts"] == wanted
+  pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+    place / "sd", safety_checker=None
+  )
+  theirs, _ = pipe.encode_prompt(wanted, "cpu", 1, False)
+  theirs = theirs.detach().numpy()
+  ours = np.stack([source[i]["text"] for i in range(4)])
+  error = lambda x: np.abs(x - theirs).max() / np.abs(theirs).max()
+  assert error(ours) < 2e-3 < 0.1 < error(ours[[0, 2, 1, 3]])
+  assert all(source[i]["text_mask"].all() for i in range(4))  # padding is read
+
+
+def test_motion_is_trained_around_the_published_image_model(run, place):
+  cfg, workdir = run
+  flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
+  state = workdir / "denoiser" / "checkpoints"
+  frozen = flat(checkpoint.restore_part(state, "frozen"))
+  wanted = flat(pretrained.load(place / "sd" / "unet")[1])
+  assert frozen.keys() == wanted.keys()
+  jax.tree.map(np.testing.assert_array_equal, frozen, wanted)
+  moved = flat(checkpoint.restore_part(state, "params"))
+  assert moved and all("temporal" in name for name in moved)
+
+
+def test_samples_are_of_held_out_captions_or_of_prompts(run):
+  cfg, workdir = run
+  read = lambda: dict(np.load(workdir / "samples" / "videos.npz"))
+  found, embedded = read(), sources.Records(workdir / "texts")
+  row = {text: embedded[i]["text"] for i, text in enumerate(embedded.meta["texts"])}
+  assert found["video"].shape == (4, 4, 16, 16, 3)
+  for text, told in zip(CAPTIONS, found["text"], strict=False):
+    np.testing.assert_allclose(told, row[text], rtol=2e-3, atol=2e-3)
+  np.testing.assert_allclose(found["negative"][3], row[""], rtol=2e-3, atol=2e-3)
+  prompts = workdir / "prompts.txt"
+  prompts.write_text("the sea\nthe sea the bird\n")
+  cfg.prompts = str(prompts)
+  cfg.test_clips.path = "nowhere"
+  job.run(cfg, ("sample",), workdir)
+  other = read()
+  assert other["video"].shape == (2, 4, 16, 16, 3)
+  np.testing.assert_array_equal(other["text"][0], found["text"][1])

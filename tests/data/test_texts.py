@@ -1,0 +1,129 @@
+"""Clips with texts: the table beside them, and what an encoder made of its texts."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.test_folders import level, movie
+from vdm_jax.data import folders, records, sources, texts
+
+TOLD = {"b/2.mp4": "two, a clip", "a.mp4": 'a "red" one', "b/10.mp4": "two, a clip"}
+TABLES = ("metadata.csv", "metadata.jsonl")
+
+
+def write(path, rows):
+  with open(path, "w", newline="", encoding="utf-8-sig") as file:
+    if path.suffix == ".jsonl":
+      file.write("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+      table = csv.DictWriter(file, list(rows[0]))
+      table.writeheader()
+      table.writerows(rows)
+
+
+def rows(told):
+  return [dict(id=7, file_name=name, text=text) for name, text in told.items()]
+
+
+@pytest.fixture
+def clips(tmp_path):
+  for number, name in enumerate(TOLD):
+    movie(tmp_path / name, 50 * (1 + number))
+  return tmp_path
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_texts_are_the_classes_of_a_folder_with_a_table(clips, table):
+  movie(clips / "untold.mp4", 0)
+  write(clips / table, rows(TOLD | {"gone.mp4": "gone"}))
+  source = folders.videos(clips, 4, labelled=table)
+  assert source.classes == ['a "red" one', "two, a clip"]
+  assert [level(source[i]) for i in range(3)] == [100, 50, 150]  # a, b/2, b/10
+  assert source.labels.tolist() == [0, 1, 1]
+  assert [int(source[i]["label"]) for i in range(3)] == [0, 1, 1]
+  skipped = {path.name: reason for path, reason in source.skipped}
+  assert skipped.keys() == {"gone.mp4", "untold.mp4"}
+  assert "no such clip" in skipped["gone.mp4"]
+  assert folders.whole_videos(clips, 4, labelled=table).classes == source.classes
+  assert texts.every((source, sources.Subset(source, 0, 1))) == ["", *source.classes]
+
+
+def test_what_is_no_table_is_refused_by_row(clips):
+  read = lambda name="metadata.csv": folders.videos(clips, 4, labelled=name)
+  with pytest.raises(FileNotFoundError, match="no such table.*file_name and text"):
+    read()
+  (clips / "metadata.txt").write_text("hello")
+  with pytest.raises(ValueError, match=r"must be a table \.csv or \.jsonl"):
+    read("metadata.txt")
+  write(clips / "metadata.csv", [dict(file="a.mp4", text="x")])
+  with pytest.raises(ValueError, match="row 1 lacks file_name or text"):
+    read()
+  (clips / "metadata.csv").write_text("file_name,text\na.mp4,one\nb/2.mp4\n")
+  with pytest.raises(ValueError, match="row 2 lacks"):
+    read()
+  write(clips / "metadata.csv", 2 * rows({"a.mp4": "x"}))
+  with pytest.raises(ValueError, match=r"row 2: a\.mp4 had a text before"):
+    read()
+  write(clips / "metadata.csv", rows({"other.mp4": "x"}))
+  with pytest.raises(ValueError, match="no clip with a text; skipped .*other.mp4"):
+    read()
+  for line in ("{", "[1]", '{"file_name": 1, "text": "x"}'):
+    (clips / "metadata.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match="row 1"):
+      read("metadata.jsonl")
+
+
+def embed(folder, told):
+  """A folder as programs/embed.py writes it; a text's values are its length."""
+  with records.Writer(folder) as writer:
+    writer.meta["texts"] = list(told)
+    for text in told:
+      value = np.full((2, 3), len(text), np.float16)
+      writer.write({"text": value, "text_mask": np.array([True, bool(text)])})
+  return folder
+
+
+class Labelled:
+  """A source of labels."""
+
+  skipped, classes = (), ["a", "ccc"]
+
+  def __len__(self):
+    return 200
+
+  def __getitem__(self, i):
+    return {"mean": np.float32(i), "label": np.int32(i % 2)}
+
+
+def test_every_clip_comes_with_its_text_or_now_and_then_none(tmp_path):
+  folder = embed(tmp_path / "texts", ["", "a", "bb", "ccc"])
+  source = texts.WithTexts(Labelled(), folder)
+  assert [source[i]["text"].max() for i in range(4)] == [1, 3, 1, 3]
+  assert source[3].keys() == {"mean", "text", "text_mask"}
+  beside = texts.WithTexts(Labelled(), folder, negative=True)[1]
+  assert beside["text"].min() == 3 and not beside["negative"].any()
+  assert beside["negative_mask"].tolist() == [True, False]
+
+  dropping = texts.WithTexts(Labelled(), folder, drop=0.2)
+  epoch = lambda seed: [
+    int(dropping.load(i, np.random.default_rng([seed, i]))["text"].max())
+    for i in range(len(dropping))
+  ]
+  first, again, second = epoch(0), epoch(0), epoch(1)
+  assert first == again != second
+  dropped = [k for k, n in enumerate(first) if n == 0]
+  assert 20 <= len(dropped) <= 60
+  assert all(n == 1 + 2 * (k % 2) for k, n in enumerate(first) if k not in dropped)
+
+
+def test_texts_of_other_clips_are_refused(tmp_path):
+  folder = embed(tmp_path / "other", ["", "a"])
+  with pytest.raises(ValueError, match="lacks 1 texts, such as 'ccc'; were the clips"):
+    texts.WithTexts(Labelled(), folder)
+  plain = sources.Arrays({"label": np.zeros(2, np.int32)})
+  with pytest.raises(ValueError, match="lacks the clips' texts"):
+    texts.WithTexts(plain, folder)
+  with pytest.raises(ValueError, match=r"drop=1\.5"):
+    texts.WithTexts(Labelled(), folder, drop=1.5)
