@@ -4,8 +4,9 @@ https://arxiv.org/abs/2211.13221. Its autoencoder, trained against a discriminat
 sees motion, makes 4 x 32 x 32 latents of 16 x 256 x 256 pixels (`digits` has one of
 single frames). `short` makes clips; `text` is its text to video, on Stable Diffusion's
 latents of 16 frames and on captions (configs/stable_diffusion.py says how). All others
-make long videos with two networks, section 3.3: one is told the first of four latents that lie four apart, or none, and predicts;
-one is told both ends of five neighbours and fills in. What is told is shown with noise
+make long videos with two networks, section 3.3: one is told the first of four latents
+that lie four apart, or none, and predicts; one is told both ends of five neighbours and
+fills in. What is told is shown with noise
 of a level that the network is told too (perturbation.py). The loss counts frames to
 generate; the original's counts given ones too. `lengthen` predicts 7 latents, window
 after window, guided by what is given (1.1), and fills all 6 gaps (the original's script

@@ -21,6 +21,7 @@ RULES = (
   ("space", "seq"),
   ("height", ("data", "fsdp", "seq", "tensor")),
   ("embed", "fsdp"),
+  ("conv_out", "fsdp"),
   ("heads", "tensor"),
   ("mlp", "tensor"),
 )

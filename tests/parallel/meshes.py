@@ -8,17 +8,10 @@ import flax
 import jax
 import numpy as np
 
+from configs import published
 from vdm_jax import sharding
 
-RULES = (
-  ("batch", ("data", "fsdp")),
-  ("frames", "seq"),
-  ("space", "seq"),
-  ("height", ("data", "fsdp", "seq", "tensor")),
-  ("embed", "fsdp"),
-  ("heads", "tensor"),
-  ("mlp", "tensor"),
-)
+RULES = published.RULES
 ALONE = {}
 AXES = ("data", "fsdp", "seq", "tensor")
 

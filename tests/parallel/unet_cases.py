@@ -17,7 +17,7 @@ from vdm_jax.encoders import conditioner
 from vdm_jax.models import architectures, unet3d
 from vdm_jax.tasks import latent_diffusion
 
-MESHES = (dict(data=8), dict(seq=4, tensor=2), dict(fsdp=2, seq=2, tensor=2))
+MESHES = (dict(data=2, fsdp=4), dict(seq=4, tensor=2), dict(fsdp=2, seq=2, tensor=2))
 NUMBERS = ("fps", "motion", "augmentation")
 NETWORK = unet3d.UNet3D(
   architectures.svd(
