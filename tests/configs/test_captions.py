@@ -14,7 +14,7 @@ from tests.pretrained import test_unet_pipelines as published
 from vdm_jax import checkpoint, pretrained
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import sources
-from vdm_jax.programs import job
+from vdm_jax.programs import embed, job
 
 CAPTIONS = ("the bird", "the sea", "a bird", "the bird", "the sea", "a bird")
 
@@ -98,6 +98,11 @@ def test_texts_are_embedded_as_stable_diffusion_reads_them(run, place):
   error = lambda x: np.abs(x - theirs).max() / np.abs(theirs).max()
   assert error(ours) < 2e-3 < 0.1 < error(ours[[0, 2, 1, 3]])
   assert all(source[i]["text_mask"].all() for i in range(4))  # padding is read
+
+  with pytest.raises(
+    ValueError, match=r"makes tokens \[77, 12\] of a text; shape=\(77, 13\)"
+  ):
+    embed.PipelineTextEncoder(place / "sd", (77, 13))(["the sea"])
 
 
 def test_motion_is_trained_around_the_published_image_model(run, place):

@@ -210,3 +210,20 @@ def test_a_small_video_lies_on_the_grid_of_the_latents():
     conditioner.LowResolution((2, 3))({"low": low[0]})
   with pytest.raises(KeyError, match="no 'low'"):
     conditioner.LowResolution((2, 3))({})
+
+
+def test_a_batch_may_say_what_stands_for_no_text():
+  rng = np.random.default_rng(0)
+  batch = {
+    name: rng.standard_normal((2, 3, 4)).astype(np.float32)
+    for name in ("text", "negative")
+  }
+  batch |= {"text_mask": np.ones((2, 3), bool), "negative_mask": np.eye(2, 3) > 0}
+  cond, null = conditioner.Text()(batch)
+  for told, name in ((cond, "text"), (null, "negative")):
+    np.testing.assert_array_equal(told.tokens["text"].values, batch[name])
+    np.testing.assert_array_equal(told.tokens["text"].mask, batch[f"{name}_mask"])
+  with pytest.raises(ValueError, match=r"batch\['negative'\] has shape \(2, 2, 4\)"):
+    conditioner.Text()(batch | {"negative": batch["negative"][:, :2]})
+  with pytest.raises(KeyError, match="no 'negative_mask'"):
+    conditioner.Text()({k: v for k, v in batch.items() if k != "negative_mask"})
