@@ -75,6 +75,8 @@ def test_magictime_reads_whole_videos(tmp_path, arg, wanted):
   cfg = magictime.get_config(arg) if arg else animatediff.get_config("v3")
   (tmp_path / "flower").mkdir()
   write(tmp_path / "flower" / "long.mp4", 20)
+  table = "file_name,text\nflower/long.mp4,a flower opens\n"
+  (tmp_path / "metadata.csv").write_text(table)
   clips = cfg.autoencode.loader.source.source
   clips.update(path=str(tmp_path), num_frames=3)
   if not arg:
