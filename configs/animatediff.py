@@ -24,7 +24,8 @@ python -m vdm_jax.main --config=configs/animatediff.py --workdir=runs/motion \
 
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
-from vdm_jax.models import architectures, lora
+from vdm_jax.models import lora
+from vdm_jax.models.unet import architectures
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import inflate
 

@@ -28,17 +28,18 @@ from configs import published
 from configs.autoencoders import kl_image
 from configs.published import RULES
 from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import folders, loader, pictures, sources, transforms
-from vdm_jax.data.builders import moving_digits, sky_timelapse
+from vdm_jax.data.builders import sky_timelapse
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import ancestral
-from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import frames, fvd, temporal
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 from vdm_jax.pretrained import start
 from vdm_jax.programs import encode, evaluate, prepare, sample, train
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import optimizer
+from vdm_jax.worlds.moving_digits import builder as moving_digits
 
 # What differs: updates before gradients are clipped, whether clips are mirrored, frames
 # between two real ones in evaluation, windows that are cut of a training video (the

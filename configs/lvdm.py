@@ -20,10 +20,10 @@ python -m vdm_jax.main --config=configs/lvdm.py:tiny --workdir=runs/tiny
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_video
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader, sources, transforms
 from vdm_jax.diffusion import guidance, long_video, loss, perturbation
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures
+from vdm_jax.models.unet import architectures
 from vdm_jax.programs import chain, sample
 from vdm_jax.tasks import latent_diffusion
 

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2404.05014. In a row: the image model, motion modules
 else frozen. `full` reads captioned videos in `magictime/train`, and takes frames from
 all of each, both ends among them (data/frame_choice.py); the others read moving digits,
 whole already. Of the published LoRAs MagicAdapter-S counts four times, see
-pretrained/lora_names.py; the text encoder's is opened there too.
+pretrained/lora/names.py; the text encoder's is opened there too.
 
 python -m vdm_jax.main --config=configs/magictime.py:digits --workdir=runs/magictime
 python -m vdm_jax.main --config=configs/magictime.py:tiny --workdir=runs/tiny

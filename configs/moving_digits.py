@@ -17,7 +17,7 @@ python -m vdm_jax.main --config=configs/moving_digits.py:tiny --workdir=runs/tin
 from configs import quickstart
 from vdm_jax import config as c
 from vdm_jax.data import loader, sources, transforms
-from vdm_jax.models import dit_blocks
+from vdm_jax.models.transformer import blocks
 from vdm_jax.programs import encode, export, train
 from vdm_jax.tasks import autoencoding
 from vdm_jax.training import optimizer
@@ -52,7 +52,7 @@ def get_config(arg="full"):
 def frames(cfg):
   """Latte, variant 1, on the latents of the frames."""
   cfg.network.update(
-    patch=2, width=128, modulation="shared", unroll=4, **dit_blocks.VARIANTS[1]
+    patch=2, width=128, modulation="shared", unroll=4, **blocks.VARIANTS[1]
   )
   # More often at low noise, where a tenth of a pixel is decided.
   cfg.task.times.update(mean=-0.4, std=1.2)

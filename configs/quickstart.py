@@ -14,17 +14,18 @@ from ml_collections import ConfigDict
 
 from vdm_jax import config as c
 from vdm_jax.autoencoders import clip_tokens, kl_image, stacked
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader, sources
-from vdm_jax.data.builders import moving_digits
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import heun
-from vdm_jax.encoders import conditioner
-from vdm_jax.metrics import digits, frames, temporal, wavelets
-from vdm_jax.models import video_dit
-from vdm_jax.pretrained import native
+from vdm_jax.metrics import frames, temporal, wavelets
+from vdm_jax.models.transformer import video_dit
+from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import encode, evaluate, prepare, sample, train
 from vdm_jax.tasks import autoencoding, latent_diffusion
 from vdm_jax.training import optimizer
+from vdm_jax.worlds.moving_digits import builder as moving_digits
+from vdm_jax.worlds.moving_digits import reader
 
 
 def get_config(arg="full"):
@@ -171,7 +172,7 @@ def get_config(arg="full"):
     evaluate.run,
     real=test_split,
     train=train_split,
-    metrics=(c.bind(digits.rows), c.bind(temporal.rows), c.bind(frames.rows)),
+    metrics=(c.bind(reader.rows), c.bind(temporal.rows), c.bind(frames.rows)),
     autoencoder=cfg.autoencoder,
     autoencoder_weights="autoencoder",
   )

@@ -18,11 +18,11 @@ python -m vdm_jax.main --config=configs/stable_diffusion.py --workdir=runs/sd \
 
 from configs import latte, moving_digits, quickstart
 from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import folders, loader, pictures, sources, texts
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures, unet3d
+from vdm_jax.models.unet import architectures, unet3d
 from vdm_jax.pretrained import start as start_lib
 from vdm_jax.programs import embed, look, sample, train
 from vdm_jax.tasks import latent_diffusion

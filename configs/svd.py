@@ -19,11 +19,11 @@ python -m vdm_jax.main --config=configs/svd.py:tiny --workdir=runs/tiny
 
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import pictures, sources
 from vdm_jax.diffusion import guidance, perturbation, process, times
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures
+from vdm_jax.models.unet import architectures
 from vdm_jax.programs import sample
 
 NUMBERS = dict(fps=6.0, motion=127.0, augmentation=0.02, alone=0.0)

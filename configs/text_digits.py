@@ -19,15 +19,16 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 from vdm_jax import config as c
-from vdm_jax.data import captions, loader, sources, transforms
+from vdm_jax.conditioners import conditioner
+from vdm_jax.data import loader, sources, transforms
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import heun
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import video_dit
-from vdm_jax.pretrained import native
+from vdm_jax.models.transformer import video_dit
+from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import embed, encode, sample, train
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import optimizer
+from vdm_jax.worlds.moving_digits import captions
 
 STEPS = 5000
 PROMPTS = (

@@ -27,11 +27,11 @@ import optax
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_temporal
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources, transforms
 from vdm_jax.diffusion import perturbation
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures
-from vdm_jax.models.unet3d import Transformer
+from vdm_jax.models.unet import architectures
+from vdm_jax.models.unet.unet3d import Transformer
 from vdm_jax.pretrained import start
 from vdm_jax.programs import sample, train
 from vdm_jax.tasks import autoencoding

@@ -25,11 +25,12 @@ python -m vdm_jax.main --config=configs/videocrafter.py --workdir=runs/crafter \
 
 from configs import stable_diffusion as sd
 from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
 from vdm_jax.diffusion import guidance, signal_scale
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner, resampler
-from vdm_jax.models import architectures, resampled
+from vdm_jax.encoders import resampler
+from vdm_jax.models.unet import architectures, resampled
 from vdm_jax.programs import sample
 
 FIRST = {"t2v-512": dict(fps=False), "t2v-1024": {}}

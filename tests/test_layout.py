@@ -15,49 +15,39 @@ LEAVES = {
 }
 PARTS = {
   *LEAVES,
-  "compiler",
-  "checkpoint",
-  "pipeline",
-  "tasks",
-  "diffusion",
-  "oracle",
-  "layers",
-  "models",
-  "autoencoders",
-  "encoders",
-  "pretrained",
-  "training",
-  "data",
-  "metrics",
-  "aot",
+  *("compiler", "checkpoint", "pipelines", "tasks", "conditioners", "diffusion"),
+  *("oracle", "layers", "models", "autoencoders", "encoders", "pretrained"),
+  *("training", "data", "metrics", "worlds", "aot"),
 }
 MAY_IMPORT = {
   **{leaf: set() for leaf in LEAVES},
   "main": {"config", "distributed", "programs"},
   "compiler": {"config"},
   "programs": PARTS,
+  "studies": PARTS | {"programs"},
+  "pipelines": {
+    *("pretrained", "conditioning", "conditioners", "diffusion", "encoders"),
+    "tasks",
+  },
   "tasks": {"conditioning", "diffusion", "autoencoders", "metrics"},
-  "encoders": {"layers", "conditioning"},
+  "conditioners": {"conditioning", "encoders"},
+  "encoders": {"layers"},
   "models": {"layers", "conditioning"},
   "autoencoders": {"layers"},
   "metrics": {"layers"},
+  "worlds": {"data", "metrics", "video_io"},
   "layers": set(),
   "pretrained": {
     *("models", "autoencoders", "encoders", "layers"),
-    *("conditioning", "diffusion", "sharding"),
+    *("conditioning", "conditioners", "diffusion", "sharding"),
   },
-  "pipeline": {
-    *("pretrained", "conditioning", "diffusion", "encoders", "tasks"),
-    "image_pipeline",
-  },
-  "image_pipeline": {"conditioning", "diffusion", "encoders"},
   "checkpoint": {"log"},
-  "training": {"sharding", "checkpoint", "compiler", "log"},
+  "training": {"sharding", "checkpoint", "compiler", "layers", "log"},
   "data": {"video_io"},
   "diffusion": {"conditioning"},
   "oracle": {"diffusion"},
   # What a program costs on hardware that is not here.
-  "aot": {"config", "sharding", "training", "models", "layers"},
+  "aot": {"programs", "compiler", "config", "sharding", "training", "models", "layers"},
 }
 FILES = sorted(f for f in ROOT.rglob("*.py") if f.name != "__init__.py")
 

@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_image
 from vdm_jax.data import folders, loader, sources, transforms
-from vdm_jax.data.builders import moving_digits
 from vdm_jax.programs import sample, train
 from vdm_jax.tasks import autoencoding
 from vdm_jax.training import optimizer
+from vdm_jax.worlds.moving_digits import builder as moving_digits
 
 
 def get_config(arg="full"):

@@ -15,7 +15,7 @@ from vdm_jax.diffusion import denoise, long_video, process, schedules, times
 from vdm_jax.diffusion.samplers import euler, heun
 from vdm_jax.oracle import gaussian
 from vdm_jax.oracle import rank as oracle_rank
-from vdm_jax.programs import rank
+from vdm_jax.studies import rank
 
 
 def get_config(arg="full"):

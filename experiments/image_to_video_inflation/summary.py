@@ -7,10 +7,11 @@ import matplotlib
 import numpy as np
 
 from vdm_jax import sharding
-from vdm_jax.metrics import digits
-from vdm_jax.programs import compare, sample
 from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import sample
+from vdm_jax.studies import compare
 from vdm_jax.training import optimizer, state, step
+from vdm_jax.worlds.moving_digits import reader
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -45,7 +46,7 @@ def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
   }
   clips = np.stack([real[i]["video"] for i in range(min(250, len(real)))])
   real = compare.check(measured, SHOWN)
-  real[CHANGE] = float(digits.handwriting_change(clips).mean())
+  real[CHANGE] = float(reader.handwriting_change(clips).mean())
   batch = next(iter(loader))
   counts = {suffix: size(task, loader.spec()) for suffix, task in tasks.items()}
   table = {}
@@ -53,7 +54,7 @@ def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
     scores = measured[label]
     table[label] = {name: scores[name]["samples"].value for name in SHOWN}
     made = read(job.workdir / f"samples_{suffix}")[0]
-    table[label][CHANGE] = float(digits.handwriting_change(made).mean())
+    table[label][CHANGE] = float(reader.handwriting_change(made).mean())
     if suffix == frozen:  # is not trained on clips
       table[label] |= dict.fromkeys(COSTS, float("nan")) | {COSTS[0]: 0}
       continue

@@ -16,12 +16,12 @@ from configs import moving_digits, quickstart
 from configs import stable_diffusion as sd
 from experiments.long_digits import judge
 from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader, sources, transforms
 from vdm_jax.diffusion import denoise, long_video
 from vdm_jax.diffusion.samplers import euler
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures, unet3d
-from vdm_jax.pretrained import native
+from vdm_jax.models.unet import architectures, unet3d
+from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import chain, sample
 
 WINDOW, STRIDE = 17, 4

@@ -3,9 +3,10 @@
 import matplotlib
 import numpy as np
 
-from vdm_jax.metrics import digits
-from vdm_jax.programs import compare, sample
 from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import sample
+from vdm_jax.studies import compare
+from vdm_jax.worlds.moving_digits import reader as digits
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

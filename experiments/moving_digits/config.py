@@ -16,9 +16,10 @@ from configs import moving_digits, quickstart
 from vdm_jax import config as c
 from vdm_jax.data import pictures
 from vdm_jax.diffusion import process
-from vdm_jax.metrics import digits, nearest
-from vdm_jax.models import dit_blocks
-from vdm_jax.programs import compare, renoise
+from vdm_jax.metrics import nearest
+from vdm_jax.models.transformer import blocks
+from vdm_jax.studies import compare, renoise
+from vdm_jax.worlds.moving_digits import reader
 
 STEPS = 2000
 # A block of variants 3 and 4 has two attentions: 6 of them are as large as 8.
@@ -27,9 +28,9 @@ WIDE = dict(depth=6, unroll=6)
 # label -> (stage suffix, {part of the config: changes})
 ARMS = {
   "variant 1, velocity": ("base", {}),
-  "variant 2": ("variant2", {"network": dit_blocks.VARIANTS[2]}),
-  "variant 3": ("variant3", {"network": {**dit_blocks.VARIANTS[3], **WIDE}}),
-  "variant 4": ("variant4", {"network": {**dit_blocks.VARIANTS[4], **WIDE}}),
+  "variant 2": ("variant2", {"network": blocks.VARIANTS[2]}),
+  "variant 3": ("variant3", {"network": {**blocks.VARIANTS[3], **WIDE}}),
+  "variant 4": ("variant4", {"network": {**blocks.VARIANTS[4], **WIDE}}),
   "with 4 images a clip": ("images", {}),
   "predicts v": ("v", {"task": dict(prediction="v", process=c.call(process.DDPM))}),
   "predicts eps": (
@@ -65,7 +66,7 @@ def get_config(arg="full"):
     source=cfg.evaluate.real,
     sampler=cfg.sampler,
     ts=cfg.ts,
-    judge=c.call(digits.Judge, train=cfg.evaluate.train),
+    judge=c.call(reader.Judge, train=cfg.evaluate.train),
   )
   cfg.compare = c.bind(
     compare.run,

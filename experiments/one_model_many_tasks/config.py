@@ -19,10 +19,10 @@ from configs import moving_digits, quickstart
 from vdm_jax import checkpoint
 from vdm_jax import config as c
 from vdm_jax.data import sources
-from vdm_jax.data.builders import moving_digits as builder
 from vdm_jax.diffusion import long_video, times
-from vdm_jax.metrics import digits
-from vdm_jax.programs import complete, prepare
+from vdm_jax.programs import prepare
+from vdm_jax.studies import complete
+from vdm_jax.worlds.moving_digits import builder, reader
 
 LONG = 64
 GIVEN = ("first:1", "first:4", "ends:1", "ends:2")
@@ -95,7 +95,7 @@ def get_config(arg="full"):
       "in-betweening": asked("ends:2", told=("label",)),
       "continuation": asked("first:4", LONG, told=("label",), sampler=goes_on),
     },
-    judge=c.call(digits.Judge, train=train_split, train_clips=4000 if full else 200),
+    judge=c.call(reader.Judge, train=train_split, train_clips=4000 if full else 200),
     count=clips,
   )
   return cfg

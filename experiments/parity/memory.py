@@ -23,8 +23,9 @@ import jax
 import numpy as np
 
 from vdm_jax import pretrained
-from vdm_jax.pretrained import files, pieces, t5, tensor
 from vdm_jax.pretrained import state_dict as sd
+from vdm_jax.pretrained.formats import files, pieces, tensor
+from vdm_jax.pretrained.tables.encoders import t5
 
 GB, MB = 10**9, 10**6
 EVERY = 0.005  # seconds between samples

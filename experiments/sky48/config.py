@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 
 from vdm_jax import config as c
 from vdm_jax.autoencoders import kl_image
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import crops, loader, sources, tiles, transforms
 from vdm_jax.diffusion import long_video, process, times
 from vdm_jax.diffusion.samplers import heun
-from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import nearest, temporal
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import encode, evaluate, reconstruct, sample, train
 from vdm_jax.tasks import autoencoding, latent_diffusion
 from vdm_jax.training import optimizer

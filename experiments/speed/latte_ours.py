@@ -12,7 +12,7 @@ from experiments.speed.timing import Contender
 from vdm_jax import pretrained, sharding
 from vdm_jax.aot import analytic
 from vdm_jax.conditioning import Conditioning
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 from vdm_jax.training import optimizer
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib

@@ -12,14 +12,15 @@ python -m vdm_jax.main --config=experiments/step_caching/config.py:tiny \
 
 from configs import quickstart
 from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
 from vdm_jax.diffusion import caching, process, times
 from vdm_jax.diffusion.samplers import euler
-from vdm_jax.encoders import conditioner
-from vdm_jax.metrics import digits
-from vdm_jax.models import video_dit
-from vdm_jax.programs import calibrate, sample, trade_off
+from vdm_jax.models.transformer import video_dit
+from vdm_jax.programs import sample
+from vdm_jax.studies import calibrate, trade_off
 from vdm_jax.tasks import latent_diffusion
+from vdm_jax.worlds.moving_digits import reader
 
 THRESHOLDS = (0.03, 0.06, 0.12, 0.24)
 
@@ -94,7 +95,7 @@ def get_config(arg="full"):
         autoencoder=cfg.sample.autoencoder,
         autoencoder_weights=cfg.sample.autoencoder_weights,
         judge=c.call(
-          digits.Judge,
+          reader.Judge,
           train=c.call(sources.Tfds, builder=cfg.dataset, split="train"),
           train_clips=4000 if full else 200,
         ),

@@ -12,10 +12,11 @@ python -m vdm_jax.main --config=experiments/text_digits/config.py:tiny \
 
 from configs import text_digits
 from vdm_jax import config as c
-from vdm_jax.data import captions, sources
+from vdm_jax.data import sources
 from vdm_jax.diffusion import guidance
-from vdm_jax.metrics import directions
-from vdm_jax.programs import embed, prompt
+from vdm_jax.programs import embed
+from vdm_jax.studies import prompt
+from vdm_jax.worlds.moving_digits import captions, directions
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 SCALE = 2.0

@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE.parent.parent))
 from configs import latte  # noqa: E402
 from vdm_jax import log  # noqa: E402
 from vdm_jax.aot import topology as topologies  # noqa: E402
-from vdm_jax.models import video_dit  # noqa: E402
+from vdm_jax.models.transformer import video_dit  # noqa: E402
 from vdm_jax.programs import compile as program  # noqa: E402
 
 FLAT = ("1x1", "2x2", "4x4", "8x8", "16x16")

@@ -8,15 +8,15 @@ import pytest
 from vdm_jax import sharding
 from vdm_jax.aot import analytic, flops
 from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.models import dit_blocks, video_dit
+from vdm_jax.models.transformer import blocks, video_dit
 
 SHAPE = (2, 4, 8, 12, 3)
 BASE = dict(out_channels=6, width=24, depth=4, num_heads=4, patch=2)
 FIELDS = {
   "latte": dict(num_classes=5),
-  "variant 2": dit_blocks.VARIANTS[2],
-  "variant 3": dit_blocks.VARIANTS[3],
-  "variant 4": dit_blocks.VARIANTS[4],
+  "variant 2": blocks.VARIANTS[2],
+  "variant 3": blocks.VARIANTS[3],
+  "variant 4": blocks.VARIANTS[4],
   "full": dict(layout=("full",)),
   "temporal": dict(layout=("temporal",), patch=4),
   "tubelets": dict(patch_time=2, modulation="shared", num_classes=3),

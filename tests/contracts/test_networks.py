@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.models import architectures, dit_blocks, unet3d, video_dit
+from vdm_jax.models.transformer import blocks, video_dit
+from vdm_jax.models.unet import architectures, unet3d
 
 B, C, C_OUT = 2, 3, 5
 SHAPES = [(B, 3, 4, 6, C), (B, 1, 6, 2, C)]  # one network, any clip
@@ -16,7 +17,7 @@ TEXT = Tokens(jnp.ones((B, 4, 6)), jnp.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool)
 BOTH = Conditioning(
   vectors={"label": jnp.array([0, 3]), "text": jnp.linspace(-1, 1, B * 6).reshape(B, 6)}
 )
-LATE, SERIAL, PARALLEL = (dit_blocks.VARIANTS[variant] for variant in (2, 3, 4))
+LATE, SERIAL, PARALLEL = (blocks.VARIANTS[variant] for variant in (2, 3, 4))
 UNET = dict(
   out_channels=C_OUT, channels=(16, 32), layers=1, attention=(True, False), groups=8
 )

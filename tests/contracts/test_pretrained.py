@@ -17,7 +17,7 @@ from einops import rearrange
 from tests import originals
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 
 DIT = dict(out_channels=8, patch=2, width=48, num_heads=4)
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vdm_jax.data import decode, sources, transforms
-from vdm_jax.data.builders import moving_digits
+from vdm_jax.worlds.moving_digits import builder as moving_digits
 
 
 @pytest.fixture(scope="module")

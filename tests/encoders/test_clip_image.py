@@ -9,7 +9,7 @@ import transformers
 from tests import originals
 from vdm_jax import pretrained
 from vdm_jax.encoders import clip_image
-from vdm_jax.pretrained import clip_image as table
+from vdm_jax.pretrained.tables.encoders import clip_image as table
 
 
 def test_penultimate_tokens(tmp_path):

@@ -9,7 +9,7 @@ import transformers
 
 from tests import originals
 from vdm_jax import pretrained
-from vdm_jax.pretrained import clip_text as table
+from vdm_jax.pretrained.tables.encoders import clip_text as table
 
 CONFIG = dict(
   hidden_size=12,

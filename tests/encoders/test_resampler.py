@@ -9,7 +9,7 @@ import pytest
 from tests import originals, parity
 from vdm_jax import pretrained
 from vdm_jax.encoders import resampler
-from vdm_jax.pretrained import resampler as table
+from vdm_jax.pretrained.tables.encoders import resampler as table
 
 ROW = "VideoCrafter 1, Resampler"
 MODULE = resampler.Resampler(

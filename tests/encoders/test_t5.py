@@ -10,8 +10,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from vdm_jax import pretrained
 from vdm_jax.encoders import t5
-from vdm_jax.pretrained import encoder
-from vdm_jax.pretrained import t5 as table
+from vdm_jax.pretrained.tables.encoders import encoder
+from vdm_jax.pretrained.tables.encoders import t5 as table
 
 TINY = dict(depth=2, width=12, num_heads=2, head_dim=5, hidden=16, vocabulary=30)
 

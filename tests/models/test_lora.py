@@ -12,7 +12,7 @@ from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import process
 from vdm_jax.layers.convs import Conv
 from vdm_jax.models import lora
-from vdm_jax.models.video_dit import VideoDiT
+from vdm_jax.models.transformer.video_dit import VideoDiT
 from vdm_jax.tasks.latent_diffusion import LatentDiffusion
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib

@@ -14,12 +14,12 @@ import numpy as np
 from tests.parallel import meshes
 from vdm_jax import distributed, sharding
 from vdm_jax.autoencoders import kl_image
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
 from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner
 from vdm_jax.metrics import score
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import embed, encode, evaluate, sample, shares
 from vdm_jax.programs import job as job_lib
 from vdm_jax.tasks import latent_diffusion

@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from tests.parallel import meshes
 from vdm_jax import sharding
+from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import process
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import optimizer
 from vdm_jax.training import state as state_lib

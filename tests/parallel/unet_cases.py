@@ -11,10 +11,10 @@ import numpy as np
 
 from tests.parallel import meshes
 from vdm_jax import sharding
+from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.encoders import conditioner
-from vdm_jax.models import architectures, unet3d
+from vdm_jax.models.unet import architectures, unet3d
 from vdm_jax.tasks import latent_diffusion
 
 MESHES = (dict(data=2, fsdp=4), dict(seq=4, tensor=2), dict(fsdp=2, seq=2, tensor=2))

@@ -17,8 +17,9 @@ from experiments.parity import memory
 from tests import originals
 from vdm_jax import pretrained, sharding
 from vdm_jax.conditioning import Conditioning
-from vdm_jax.models import video_dit
-from vdm_jax.pretrained import files, folder, pieces
+from vdm_jax.models.transformer import video_dit
+from vdm_jax.pretrained import folder
+from vdm_jax.pretrained.formats import files, pieces
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 
-from vdm_jax.pretrained import folder, latte_t2v
+from vdm_jax.pretrained import folder
 from vdm_jax.pretrained import state_dict as sd
+from vdm_jax.pretrained.tables.transformers import latte_t2v
 
 LATTE = dict(
   num_attention_heads=16,

@@ -13,8 +13,8 @@ from safetensors import numpy as safetensors_numpy
 from tests import originals
 from vdm_jax import pretrained
 from vdm_jax.autoencoders import base, kl_image, kl_temporal
-from vdm_jax.pretrained import kl_image as table
-from vdm_jax.pretrained import kl_temporal as temporal_table
+from vdm_jax.pretrained.tables.autoencoders import kl_image as table
+from vdm_jax.pretrained.tables.autoencoders import kl_temporal as temporal_table
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 LARGE = dict(

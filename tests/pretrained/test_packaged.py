@@ -10,10 +10,10 @@ import pytest
 from configs import quickstart
 from vdm_jax import config as c
 from vdm_jax import sharding
-from vdm_jax.data.builders import moving_digits
-from vdm_jax.metrics import digits
-from vdm_jax.pretrained import native
+from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import sample
+from vdm_jax.worlds.moving_digits import builder as moving_digits
+from vdm_jax.worlds.moving_digits import reader as digits
 
 CLIPS = moving_digits.Config()
 

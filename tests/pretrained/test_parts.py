@@ -8,7 +8,7 @@ import torch
 from tests import originals
 from tests.encoders import test_resampler
 from vdm_jax import pretrained
-from vdm_jax.models import architectures, resampled, unet3d
+from vdm_jax.models.unet import architectures, resampled, unet3d
 from vdm_jax.pretrained import folder, start
 
 UNET = unet3d.UNet3D(

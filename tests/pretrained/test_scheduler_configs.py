@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.pretrained import test_schedulers as trajectories
+from tests.pretrained.schedulers import test_schedulers as trajectories
 from vdm_jax import conditioning
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import loop
-from vdm_jax.pretrained import scheduler_fields as fields
-from vdm_jax.pretrained import schedulers
+from vdm_jax.pretrained.schedulers import fields, schedulers
 from vdm_jax.tasks import latent_diffusion
 
 SD = trajectories.SD

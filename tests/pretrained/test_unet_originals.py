@@ -19,8 +19,8 @@ from tests import originals, parity
 from tests.pretrained import original
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.models import architectures
-from vdm_jax.models.unet3d import UNet3D
+from vdm_jax.models.unet import architectures
+from vdm_jax.models.unet.unet3d import UNet3D
 from vdm_jax.pretrained import state_dict
 
 SD = dict(channels=(32, 64, 128, 128), layers=1)

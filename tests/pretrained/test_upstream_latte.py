@@ -27,7 +27,7 @@ from vdm_jax.diffusion import denoise as denoise_lib
 from vdm_jax.diffusion import guidance, process
 from vdm_jax.diffusion import times as grids
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.models import video_dit
+from vdm_jax.models.transformer import video_dit
 
 SEEDS = range(5)
 ROW = "Latte, upstream's layout, against blocks of DiTTransformer2DModel"

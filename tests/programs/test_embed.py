@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vdm_jax import sharding
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import records, sources
-from vdm_jax.encoders import conditioner
 from vdm_jax.programs import embed, job
 
 LENGTH = 14

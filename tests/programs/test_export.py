@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import checkpoint, sharding
-from vdm_jax.pretrained import native
+from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import export, job
 
 

@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests import originals
-from vdm_jax import pipeline
+from vdm_jax.pipelines import pipeline
 from vdm_jax.programs import generate
 
 PROMPTS = ["a dog in the snow", "two cats"]

@@ -8,8 +8,9 @@ import pytest
 
 from vdm_jax import pretrained, sharding
 from vdm_jax.autoencoders import kl_image
+from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
-from vdm_jax.encoders import clip_image, clip_pixels, conditioner
+from vdm_jax.encoders import clip_image, clip_pixels
 from vdm_jax.programs import encode, look, sample
 from vdm_jax.programs import job as job_lib
 

@@ -17,9 +17,11 @@ import optax
 import pytest
 
 from vdm_jax import checkpoint
+from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import loss, perturbation, process, times
-from vdm_jax.encoders import conditioner, resampler
-from vdm_jax.models import architectures, lora, resampled, unet3d
+from vdm_jax.encoders import resampler
+from vdm_jax.models import lora
+from vdm_jax.models.unet import architectures, resampled, unet3d
 from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib

@@ -117,10 +117,10 @@ def _files(cfg, source, task):
 def _tfds(cfg, source, task):
   del cfg, task
   builder = source.builder
-  kind = builder.get("call", "").partition(":")[0].rpartition(".")[2]
-  if kind == "moving_digits":
+  module = builder.get("call", "").partition(":")[0].split(".")
+  if "moving_digits" in module:
     side, frames = builder.get("canvas", 16), builder.get("num_frames", 8)
-  elif kind == "sky_timelapse":
+  elif "sky_timelapse" in module:
     side, frames = UNCUT, builder.min_frames
   else:
     raise ValueError(f"What {builder.get('call', builder)} builds is not known here.")

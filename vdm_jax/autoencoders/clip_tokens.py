@@ -18,7 +18,7 @@ from einops import rearrange
 
 from vdm_jax.autoencoders import base
 from vdm_jax.layers import norms, patches, placement
-from vdm_jax.layers.attention import Attention
+from vdm_jax.layers.attention.attention import Attention
 from vdm_jax.layers.linear import Linear
 
 # The prior's is 0: the posterior starts narrow, so the decoder sees the latents.

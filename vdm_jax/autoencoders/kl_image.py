@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.autoencoders import base, tiling
-from vdm_jax.layers import placement, rows
+from vdm_jax.layers import placement
 from vdm_jax.layers.activations import ACTIVATIONS
-from vdm_jax.layers.attention import attend
+from vdm_jax.layers.attention.attention import attend
 from vdm_jax.layers.convs import Conv
+from vdm_jax.layers.cpu import blocking
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.resnet import Downsample, GroupNorm, ResnetBlock, Upsample
 
@@ -167,11 +168,11 @@ class KLImage:
 
     frames = placement.place(rearrange(x, "b t h w c -> (b t) h w c"), WHOLE)
     map_frames = functools.partial(chunked, self.chunk)
-    if self.chunk is None and rows.wanted():
+    if self.chunk is None and blocking.wanted():
       n, height, width, _ = frames.shape
       pixels = height * width * (after // self.patch or 1) ** 2
-      few = rows.at_a_time(n, 4 * pixels * self.channels[0])
-      map_frames = rows.unless_differentiated(functools.partial(chunked, few), run)
+      few = blocking.at_a_time(n, 4 * pixels * self.channels[0])
+      map_frames = blocking.unless_differentiated(functools.partial(chunked, few), run)
     y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 

@@ -208,7 +208,7 @@ def magnitude(times, *, ratios, threshold, most=3, retain=0.2):
 
   Args:
     times: [calls].
-    ratios: m_i of each call of a run that computed all, see programs/calibrate.py; of
+    ratios: m_i of each call of a run that computed all, see studies/calibrate.py; of
       another number of calls, the nearest one counts.
     threshold: 0 re-uses nothing.
     most: calls in a row that are passed over.

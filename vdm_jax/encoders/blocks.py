@@ -9,7 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.layers import activations, attention, norms
+from vdm_jax.layers import activations, norms
+from vdm_jax.layers.attention import attention
 from vdm_jax.layers.linear import Linear
 
 normal = nn.initializers.normal(0.02)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 
 from vdm_jax.encoders import blocks
-from vdm_jax.layers import activations, attention, norms
+from vdm_jax.layers import activations, norms
+from vdm_jax.layers.attention import attention
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.module import Module
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from vdm_jax.layers import kernel_gradient, rows
+from vdm_jax.layers.cpu import blocking, kernel_gradient
 
 # U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the published networks started from.
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -69,12 +69,12 @@ def convolve(x, kernel, stride, padding):
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
     return kernel_gradient.product(x, kernel.reshape(kernel.shape[-2:]))
   # On several CPUs frames may lie apart: whole neighbours would travel, not edges.
-  if stride == 1 and rows.wanted() and gathering_pays(x.shape[1:-1], spatial):
+  if stride == 1 and blocking.wanted() and gathering_pays(x.shape[1:-1], spatial):
     return gathered(x, kernel, padding)
   over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
-  if over_time and rows.on_cpus():
+  if over_time and blocking.on_cpus():
     return frame_by_frame(x, kernel, stride, padding)
-  if stride == 1 and rows.wanted() and kernel_gradient.pays(x, kernel):
+  if stride == 1 and blocking.wanted() and kernel_gradient.pays(x, kernel):
     return kernel_gradient.convolve(tuple(map(tuple, padding)), x, kernel)
   axes = "DHW"[-len(spatial) :]
   return jax.lax.conv_general_dilated(

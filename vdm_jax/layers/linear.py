@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.layers import kernel_gradient
+from vdm_jax.layers.cpu import kernel_gradient
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from vdm_jax.layers import temporal
 from vdm_jax.layers.module import Module
-from vdm_jax.models import inputs, unet3d
-from vdm_jax.models.unet3d import Architecture, UNet3D
+from vdm_jax.models import inputs
+from vdm_jax.models.unet import unet3d
+from vdm_jax.models.unet.unet3d import Architecture, UNet3D
 
 zeros = nn.initializers.zeros
 

@@ -33,7 +33,7 @@ class Lora:
     network: a linen module, or another Lora, whose parameters are the base's then.
     targets: regex, searched in the paths of the base's kernels, "a/b/kernel".
     rank: r.
-    scale: of the product; 1 for what pretrained/lora.py reads.
+    scale: of the product; 1 for what pretrained/lora/lora.py reads.
     param_dtype: of `down` and `up`.
   """
 

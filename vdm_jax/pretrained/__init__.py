@@ -1,7 +1,7 @@
 """Published PyTorch weights <-> parameters of our modules."""
 
 from vdm_jax.pretrained.folder import load, save
-from vdm_jax.pretrained.schedulers import load_scheduler, save_scheduler
+from vdm_jax.pretrained.schedulers.schedulers import load_scheduler, save_scheduler
 from vdm_jax.pretrained.start import start_from, weights
 from vdm_jax.pretrained.state_dict import from_state_dict, to_state_dict
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vdm_jax.encoders import conditioner
+from vdm_jax.conditioners import conditioner
 
 
 def parameters(module, channels, text_width):

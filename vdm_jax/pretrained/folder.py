@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax import sharding as sharding_lib
-from vdm_jax.pretrained import files, pieces, tables
 from vdm_jax.pretrained import state_dict as sd
+from vdm_jax.pretrained.formats import files, pieces
+from vdm_jax.pretrained.tables import registry as tables
 
 DIFFUSERS = "0.42.1"  # the version whose config.json is written
 

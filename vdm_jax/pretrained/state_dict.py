@@ -40,7 +40,8 @@ import flax.linen as nn
 import numpy as np
 from einops import EinopsError, rearrange
 
-from vdm_jax.pretrained import pieces, tables, tensor
+from vdm_jax.pretrained.formats import pieces, tensor
+from vdm_jax.pretrained.tables import registry as tables
 
 WRAPPERS = (
   "ema",

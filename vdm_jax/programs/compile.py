@@ -18,9 +18,9 @@ import jax
 
 from vdm_jax import config, sharding
 from vdm_jax.aot import advice, hlo, memory, report
+from vdm_jax.aot import programs as subjects
 from vdm_jax.aot import topology as topologies
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import subjects
 
 WHAT = ("train", "sample", "decode", "fit")
 # Without a GPU no kernel can be tried out, and Triton's products need to be: cuBLAS's.

@@ -1,6 +1,6 @@
-"""Writes what stages have trained as one small file, pretrained/native.py's."""
+"""Writes what stages have trained as one small file, pretrained/formats/native.py's."""
 
-from vdm_jax.pretrained import native
+from vdm_jax.pretrained.formats import native
 
 
 def run(job, *, parts, out="weights.safetensors", eight_bits=None, largest=None):

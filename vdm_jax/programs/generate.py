@@ -7,8 +7,9 @@ import pathlib
 import jax
 import numpy as np
 
-from vdm_jax import config, log, pipeline, sharding
+from vdm_jax import config, log, sharding
 from vdm_jax.data import texts
+from vdm_jax.pipelines import pipeline
 from vdm_jax.programs import sample
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from vdm_jax import sharding
-from vdm_jax.training import draws
+from vdm_jax.layers.cpu import batched_init
 
 
 @flax.struct.dataclass
@@ -88,7 +88,7 @@ def create(
   init = lambda key: sharding.unbox(task.init(key, _zeros(spec)))
   assemble = lambda params: _assemble(params, tx, trainable)
   if all(device.platform == "cpu" for device in mesh.devices.flat):
-    init = draws.together(init)
+    init = batched_init.together(init)
   with sharding.use(mesh, rules):
     if not init_from:
       both = jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)

@@ -1,0 +1,107 @@
+"""Which frames a frame sees, and positions relative in time, by plain loops."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.layers.attention import frame_attention
+
+B, T, N, D = 2, 4, 3, 8
+
+
+def tokens(seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.standard_normal((B, T, N, D)), jnp.float32)
+
+
+def frames_seen(choice, i):
+  """The numbers of the frames whose keys frame i sees, in their order."""
+  every = range(T)
+  return {
+    "self": [i],
+    "all": list(every),
+    "first_previous": [0, max(i - 1, 0)],
+    "first_last": [0, T - 1],
+  }[choice]
+
+
+@pytest.mark.parametrize("choice", frame_attention.FRAMES)
+def test_each_frame_sees_the_frames_of_its_name(choice):
+  h = tokens()
+  queries, keys = frame_attention.look(h, choice)
+  merged = queries.shape[1] == 1  # all frames ask the same keys
+  assert queries.reshape(h.shape).shape == h.shape
+  np.testing.assert_array_equal(queries.reshape(h.shape), h)
+  for i in range(T):
+    wanted = np.concatenate([h[:, k] for k in frames_seen(choice, i)], axis=1)
+    np.testing.assert_array_equal(keys[:, 0 if merged else i], wanted)
+
+
+def test_an_unknown_choice_is_refused():
+  with pytest.raises(ValueError, match="frames='previous'; expected one of"):
+    frame_attention.look(tokens(), "previous")
+
+
+def by_loops(q, k, v, near, far, reach, transposed):
+  """One head of attention [L, D] with learnt distances, entry by entry."""
+  length, dim = q.shape
+  row = lambda a, b: np.clip(b - a, -reach, reach) + reach
+  scores = np.zeros((length, length))
+  for i in range(length):
+    for j in range(length):
+      scores[i, j] = q[i] @ k[j] * dim**-0.5
+      if transposed:
+        scores[i, j] += q[j] @ near[row(j, i)] * dim**-0.25
+      else:
+        scores[i, j] += q[i] @ near[row(i, j)] * dim**-0.5
+  weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+  weights /= weights.sum(axis=1, keepdims=True)
+  out = weights @ v
+  for i in range(length):
+    out[i] += sum(weights[i, j] * far[row(i, j)] for j in range(length))
+  return out
+
+
+@pytest.mark.parametrize("relative", ["relative", "transposed"])
+def test_relative_positions_are_those_of_loops(relative):
+  length, heads, dim, reach = 5, 2, 4, 2
+  rng = np.random.default_rng(3)
+  module = frame_attention.SplitAttention(
+    heads, dim, relative=relative, reach=reach, fused=relative == "transposed"
+  )
+  x = rng.standard_normal((length, heads * dim)).astype(np.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+  draw = lambda s: rng.standard_normal(s.shape).astype(np.float32)
+  params = jax.tree.map(draw, unboxed(shapes))
+  with jax.default_matmul_precision("highest"):
+    out = module.apply({"params": params}, x)
+  if "qkv" in params:
+    q, k, v = np.split(x @ params["qkv"]["kernel"], 3, axis=1)
+  else:
+    q, k, v = (x @ params[name]["kernel"] for name in "qkv")
+  tables = params["relative_k"], params["relative_v"]
+  head = lambda h: (a[:, h : h + dim] for a in (q, k, v))
+  rest = (*tables, reach, relative == "transposed")
+  parts = [by_loops(*head(h), *rest) for h in range(0, heads * dim, dim)]
+  wanted = np.concatenate(parts, axis=1) @ params["out"]["kernel"]
+  wanted += params["out"]["bias"]
+  np.testing.assert_allclose(out, wanted, atol=1e-4 * np.abs(wanted).max())
+  other = {**params, "relative_k": params["relative_k"][::-1]}
+  assert np.abs(module.apply({"params": other}, x) - wanted).max() > 0.1
+
+
+def unboxed(shapes):
+  return flax.linen.unbox(shapes)
+
+
+def test_a_text_that_says_nothing_adds_only_the_bias():
+  module = frame_attention.SplitAttention(2, 4)
+  x, text = tokens()[:, 0], tokens(1)[:, 0]
+  params = unboxed(module.init(jax.random.key(0), x, text))["params"]
+  mask = jnp.array([[True, True, False], [False, False, False]])
+  out = module.apply({"params": params}, x, text, mask)
+  np.testing.assert_array_equal(out[1], jnp.broadcast_to(params["out"]["bias"], (N, D)))
+  cut = module.apply({"params": params}, x[:1], text[:1, :2], mask[:1, :2])
+  np.testing.assert_allclose(out[:1], cut, atol=1e-6)

@@ -1,0 +1,331 @@
+"""Kernels of attention give what XLA's gives, and are chosen where they serve."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from vdm_jax.layers.attention import (
+  attention,
+  chunked,
+  kernels,
+  splash,
+)
+
+BF16, F32 = jnp.bfloat16, jnp.float32
+RULES = (("batch", ("data",)), ("frames", ("seq",)), ("heads", ("tensor",)))
+NAMES = ("batch", "frames", None, "heads", None)
+
+
+def draw(*shapes, seed=0):
+  rng = np.random.default_rng(seed)
+  return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def by_softmax(q, k, v, mask=None):
+  """Attention, as the paper says it."""
+  logits = jnp.einsum("...qnd,...knd->...nqk", q, k) / np.sqrt(q.shape[-1])
+  if mask is not None:
+    logits = jnp.where(mask, logits, -1e30)
+  return jnp.einsum("...nqk,...knd->...qnd", jax.nn.softmax(logits, axis=-1), v)
+
+
+def all_of(attend, q, k, v, seed=9, forward_mode=True):
+  """{output, its jvp, the gradients for q, k and v} of a kernel, in one jit."""
+  tangents = draw(q.shape, k.shape, v.shape, seed=seed)
+  (weights,) = draw((*q.shape[:-1], v.shape[-1]), seed=seed + 1)
+
+  @jax.jit
+  def run(q, k, v):
+    loss = lambda *x: (attend(*x) * weights).sum()
+    dq, dk, dv = jax.grad(loss, (0, 1, 2))(q, k, v)
+    found = {"dq": dq, "dk": dk, "dv": dv}
+    if not forward_mode:
+      return {"out": attend(q, k, v), **found}
+    out, tangent = jax.jvp(attend, (q, k, v), tuple(tangents))
+    return {"out": out, "jvp": tangent, **found}
+
+  return run(q, k, v)
+
+
+def differences(one, other):
+  """The largest difference of each array, of its largest entry."""
+  return {
+    name: float(jnp.abs(one[name] - other[name]).max() / jnp.abs(other[name]).max())
+    for name in one
+  }
+
+
+def worst(one, other):
+  return max(differences(one, other).values())
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+  """4 queries and at most 8 keys at a time."""
+  monkeypatch.setattr(chunked, "CHUNK_BYTES", 0)
+  monkeypatch.setattr(chunked, "KEYS", 8)
+  monkeypatch.setattr(chunked, "MIN_QUERIES", 4)
+
+
+def test_xla_equals_the_softmax_in_every_derivative():
+  q, k, v = draw((2, 7, 2, 8), (2, 9, 2, 8), (2, 9, 2, 8))
+  mask = np.random.default_rng(1).random((2, 1, 7, 9)) < 0.7
+  mask[..., 0] = True
+  for m in (None, mask):
+    found = all_of(functools.partial(kernels.xla, mask=m), q, k, v)
+    wanted = all_of(functools.partial(by_softmax, mask=m), q, k, v)
+    assert worst(found, wanted) < 2e-6, m
+  assert worst(found, all_of(by_softmax, q, k, v)) > 1e-2  # it sees the mask
+
+
+# Lengths that chunks of 4 and 8 divide and not, rows of two axes, masks of each kind.
+CASES = {
+  "even": ((2, 16, 2, 8), 16, None),
+  "odd": ((1, 13, 3, 8), 19, None),
+  "rows": ((2, 3, 9, 2, 8), 9, None),
+  "keys": ((2, 13, 3, 8), 19, (2, 1, 1, 19)),
+  "pairs": ((2, 13, 3, 8), 19, (1, 3, 13, 19)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("attend", [chunked.attend, chunked.attend_at_once])
+def test_chunked_equals_xla(case, attend, small_chunks):
+  q_shape, num_keys, mask = CASES[case]
+  k_shape = (*q_shape[:-3], num_keys, *q_shape[-2:])
+  q, k, v = draw(q_shape, k_shape, k_shape)
+  if mask is not None:
+    mask = np.random.default_rng(1).random(mask) < 0.3
+  assert chunked.sizes(q.shape, num_keys)[0] <= 4
+  found = all_of(functools.partial(attend, mask=mask), q, k, v)
+  wanted = all_of(functools.partial(kernels.xla, mask=mask), q, k, v)
+  assert worst(found, wanted) < 1e-5
+
+
+def test_the_bound_sees_a_lost_chunk_and_a_merge_without_its_correction(
+  small_chunks, monkeypatch
+):
+  q, k, v = draw((1, 13, 3, 8), (1, 19, 3, 8), (1, 19, 3, 8))
+  wanted = all_of(kernels.xla, q, k, v)
+  lost = all_of(lambda q, k, v: chunked.attend(q, k[:, :16], v[:, :16]), q, k, v)
+  assert min(differences(lost, wanted).values()) > 1e-2
+
+  def added(one, other):
+    top = jnp.maximum(one.top, other.top)
+    return chunked.Part(one.total + other.total, one.weight + other.weight, top)
+
+  monkeypatch.setattr(chunked, "merge", added)
+  wrong = all_of(chunked.attend, q, k, v)
+  assert min(differences(wrong, wanted).values()) > 1e-2
+
+
+def test_chunked_in_bfloat16_is_as_near_as_xla_is(small_chunks):
+  exact = draw((2, 16, 2, 8), (2, 16, 2, 8), (2, 16, 2, 8))
+  wanted = by_softmax(*exact)
+  q, k, v = (jnp.asarray(x, BF16) for x in exact)
+  found = chunked.attend(q, k, v)
+  assert found.dtype == BF16
+  error = lambda x: float(jnp.abs(x.astype(F32) - wanted).max())
+  # bfloat16 has 8 bits: inputs, weights and output are each off by up to 2^-9.
+  assert error(found) < 1.5 * error(kernels.xla(q, k, v)) < 4 * 2**-9 * 4
+
+
+def test_a_query_that_may_look_nowhere_gets_the_mean_in_chunks_too(small_chunks):
+  q, k, v = draw((1, 6, 2, 4), (1, 19, 2, 4), (1, 19, 2, 4))
+  out = chunked.attend(q, k, v, np.zeros((1, 1, 1, 19), bool))
+  mean = np.broadcast_to(v.mean(axis=1, keepdims=True), out.shape)
+  np.testing.assert_allclose(out, mean, atol=1e-6)
+
+
+def memory(attend, shape, backward):
+  """Bytes that a compiled kernel, or its gradient, holds for itself."""
+  fn = attend
+  if backward:
+    fn = jax.grad(lambda *x: attend(*x).sum(), (0, 1, 2))
+  x = jax.ShapeDtypeStruct(shape, F32)
+  return jax.jit(fn).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_chunked_memory_does_not_grow_with_the_square_of_the_length(
+  backward, monkeypatch
+):
+  monkeypatch.setattr(chunked, "CHUNK_BYTES", 2**18)
+  shapes = [(1, 1024, 1, 16), (1, 4096, 1, 16)]
+  logits = [4 * shape[1] ** 2 for shape in shapes]
+  small, large = (memory(chunked.attend, shape, backward) for shape in shapes)
+  # Four times the length: four times the chunks of k, v and sums, no larger ones.
+  assert large < 5 * small
+  assert large < logits[1] / 10
+  assert memory(kernels.xla, shapes[1], True) > logits[1]  # what it is bounded against
+
+
+def test_rows_take_turns_where_their_logits_are_many(monkeypatch):
+  shape = (64, 64, 4, 8)
+  logits = 4 * 64 * 4 * 64**2
+  monkeypatch.setattr(chunked, "CHUNK_BYTES", logits // 16)
+  tensors = 4 * 64 * 64 * 4 * 8
+  assert memory(chunked.attend, shape, True) < 6 * tensors + logits / 4
+  assert memory(kernels.xla, shape, True) > logits
+
+
+@pytest.mark.parametrize("length", [256, 200, 130])
+def test_splash_equals_xla(length, monkeypatch):
+  """In blocks of 128, with padded queries and keys; in Python, not on a TPU."""
+  monkeypatch.setattr(splash, "DEFAULT_BLOCKS", (128, 128))
+  q, k, v = draw(*[(2, length, 2, 24)] * 3)
+  attend = functools.partial(splash.attend, interpret=True)
+  found = all_of(attend, q, k, v, forward_mode=False)
+  wanted = all_of(kernels.xla, q, k, v, forward_mode=False)
+  assert worst(found, wanted) < 1e-5
+
+
+def test_the_bound_sees_keys_of_the_padding_and_a_missing_scale():
+  q, k, v = draw(*[(1, 200, 2, 24)] * 3)
+  wanted = {"out": kernels.xla(q, k, v)}
+  attend = functools.partial(splash.attend, interpret=True)
+  longer = lambda x: jnp.pad(x, ((0, 0), (0, 56), (0, 0), (0, 0)))
+  assert worst({"out": attend(q, longer(k), longer(v))}, wanted) > 1e-2
+  assert worst({"out": attend(q * 24**0.5, k, v)}, wanted) > 1e-2
+
+
+def test_splash_has_rows_of_more_axes_and_other_lengths_of_keys():
+  q, k, v = draw((2, 3, 40, 2, 8), (2, 3, 130, 2, 8), (2, 3, 130, 2, 8))
+  found = splash.attend(q, k, v, interpret=True)
+  np.testing.assert_allclose(found, kernels.xla(q, k, v), atol=1e-5)
+  assert splash.attend(q.astype(BF16), k, v.astype(BF16), interpret=True).dtype == BF16
+
+
+def test_blocks_are_even_and_pad_little():
+  assert splash._blocks(1024, 512) == (512, 1024)
+  assert splash._blocks(1025, 512) == (384, 1152)
+  assert splash._blocks(16, 512) == (128, 128)
+  for length in range(1, 4000, 37):
+    block, padded = splash._blocks(length, 512)
+    assert block % 128 == 0 and block <= 512 and padded % block == 0
+    assert length <= padded < length + 128 * (padded // block)
+
+
+LATTE = (4, 16, 256, 16, 72)  # spatial attention of XL/2 at 256 pixels, four clips
+LARGE = (4, 16, 1024, 16, 72)  # at 512 pixels
+TIME = (4, 256, 16, 16, 72)
+FULL = (1, 4096, 16, 72)
+MASK = np.ones((1, 1, 1, 1), bool)
+
+
+@pytest.mark.parametrize(
+  ("platform", "shape", "dtype", "mask", "alone", "wanted"),
+  [
+    ("tpu", LARGE, BF16, None, True, "splash"),
+    ("tpu", LARGE, F32, None, True, "splash"),
+    ("tpu", FULL, BF16, None, True, "splash"),
+    ("tpu", LATTE, BF16, None, True, "xla"),
+    ("tpu", (8, *LATTE[1:]), BF16, None, True, "splash"),  # logits of 512 MiB
+    ("tpu", TIME, BF16, None, True, "xla"),
+    ("tpu", (1024, *TIME[1:]), BF16, None, True, "chunked"),
+    ("tpu", FULL, BF16, MASK, True, "chunked"),
+    ("tpu", FULL, BF16, None, False, "chunked"),  # nobody said how it is split
+    ("cuda", LATTE, BF16, None, True, "cudnn"),
+    ("cuda", LATTE, jnp.float16, None, True, "cudnn"),
+    ("cuda", LATTE, F32, None, True, "xla"),
+    ("cuda", TIME, BF16, None, True, "xla"),
+    ("cuda", (1, 1024, 1, 512), BF16, None, True, "xla"),  # the autoencoder's head
+    ("cuda", (1, 1024, 2, 36), BF16, None, True, "xla"),
+    ("cuda", FULL, BF16, MASK, True, "chunked"),
+    ("cuda", FULL, BF16, None, False, "chunked"),
+    ("gpu", LATTE, BF16, None, True, "xla"),  # compiled for, and not here
+    ("gpu", FULL, BF16, None, True, "chunked"),
+    ("cpu", LATTE, F32, None, True, "xla"),
+    ("cpu", TIME, F32, None, True, "xla"),
+    ("cpu", FULL, F32, None, True, "chunked"),
+    ("cpu", FULL, F32, None, False, "chunked"),
+  ],
+)
+def test_auto_is(platform, shape, dtype, mask, alone, wanted):
+  assert kernels.choose(platform, shape, shape, dtype, mask, alone=alone) == wanted
+
+
+def mesh_of(platform, kind="", sizes=(2, 1, 2)):
+  """A mesh (data, seq, tensor) of devices that are not here."""
+  device = jax.sharding.AbstractDevice(kind, num_cores=1, platform=platform)
+  auto = (AxisType.Auto,) * 3
+  axes = ("data", "seq", "tensor")
+  return jax.sharding.AbstractMesh(sizes, axes, auto, abstract_device=device)
+
+
+def test_the_platform_is_that_of_the_mesh():
+  assert kernels.device()[0] == "cpu"
+  with jax.sharding.use_abstract_mesh(mesh_of("tpu", "TPU v6 lite")):
+    assert kernels.device() == ("tpu", "TPU v6 lite")
+  for name in ("cuda", "gpu"):  # no GPU is in this machine, or its tests run on CPU
+    with jax.sharding.use_abstract_mesh(mesh_of(name)):
+      assert kernels.device()[0] == "gpu"
+
+
+def program(shape, platform="tpu", backward=False, **options):
+  """The program of `attend` for a mesh of 4 devices, lowered without any of them."""
+  x = jax.ShapeDtypeStruct(shape, BF16)
+  fn = functools.partial(attention.attend, **options)
+  if backward:
+    fn = jax.grad(lambda *x: attention.attend(*x, **options).sum(), (0, 1, 2))
+  mesh = mesh_of(platform, "TPU v5 lite")
+  with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(RULES):
+    traced = jax.jit(fn).trace(x, x, x)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_splash_is_in_the_program_of_long_sequences_on_a_tpu():
+  long, short = (2, 2, 1024, 4, 72), (2, 2, 256, 4, 72)
+  assert program(long, names=NAMES).count("tpu_custom_call") == 1
+  # The forward pass, that of k and v, that of q.
+  assert program(long, names=NAMES, backward=True).count("tpu_custom_call") == 3
+  for other in (
+    program(short, names=NAMES),
+    program(long),  # split by the compiler
+    program(long, names=NAMES, kernel="xla"),
+    program(long, names=NAMES, platform="cpu"),
+  ):
+    assert "tpu_custom_call" not in other
+
+
+def test_a_kernel_that_cannot_serve_is_refused_by_name():
+  x = jnp.zeros((1, 16, 2, 8), BF16)
+  run = functools.partial(attention.attend, x, x, x)
+  with pytest.raises(ValueError, match="'chunkd'.*Did you mean 'chunked'"):
+    run(kernel="chunkd")
+  with pytest.raises(ValueError, match="splash.*'tpu'.*'cpu'.*'chunked'"):
+    run(kernel="splash")
+  with pytest.raises(ValueError, match="cudnn.*'cuda'.*'cpu'.*'chunked'"):
+    run(kernel="cudnn")
+  with jax.sharding.use_abstract_mesh(mesh_of("tpu")):
+    with pytest.raises(ValueError, match="splash.*does not name the axes"):
+      jax.eval_shape(functools.partial(run, kernel="splash"))
+    with pytest.raises(ValueError, match="splash.*takes no mask"):
+      jax.eval_shape(functools.partial(run, kernel="splash", mask=MASK))
+  refuses = lambda shape, dtype: kernels.obstacle(
+    "cudnn", "cuda", shape, dtype, None, alone=True
+  )
+  assert "float32" in refuses(x.shape, F32)
+  assert "multiple of 8 up to 128, not 36" in refuses((1, 16, 2, 36), BF16)
+  assert refuses(x.shape, BF16) is None
+
+
+def test_cudnn_is_not_compiled_where_there_is_no_gpu():
+  """All that this machine can say: the arguments are those that cuDNN takes."""
+  x = jnp.zeros((2, 3, 16, 2, 8), BF16)
+  with pytest.raises(RuntimeError, match="cuDNN (is not detected|not found)"):
+    kernels.cudnn(x, x, x)
+
+
+def test_forward_mode_is_for_kernels_that_have_it():
+  q, k, v = draw(*[(1, 128, 1, 8)] * 3)
+  tangent = lambda fn: jax.jvp(fn, (q, k, v), (q, k, v))[1]
+  with pytest.raises(TypeError, match="forward-mode"):
+    jax.jit(lambda: tangent(functools.partial(splash.attend, interpret=True)))()
+  for attend in (kernels.xla, chunked.attend):
+    assert np.isfinite(tangent(attend)).all()

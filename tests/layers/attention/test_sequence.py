@@ -1,0 +1,126 @@
+"""A sequence that 8 devices share is attended to as on one."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.layers.attention import eight_sequence
+from vdm_jax import sharding
+from vdm_jax.layers.attention import attention, shard_map
+
+HERE = pathlib.Path(__file__).parent
+CASES = [
+  f"{split}: {name}"
+  for split in ("ulysses", "ring")
+  for name, (_, _, names, _) in eight_sequence.CASES.items()
+  if split == "ulysses" or names is eight_sequence.SEQUENCE
+]
+
+BOUND = 1e-5  # of the largest entry: output, jvp, and gradients for q, k and v
+
+
+@pytest.fixture(scope="module")
+def measured():
+  """{case: errors and collectives}, from a process with 8 devices."""
+  root = HERE.parents[2]
+  # Threads enough for two collectives at a time, see tests/parallel/child.py.
+  count = "--xla_force_host_platform_device_count=8"  # the last of two is taken
+  devices = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}", "NPROC": "64"}
+  env = {**os.environ, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", **devices}
+  child = [sys.executable, str(HERE / "eight_sequence.py")]
+  run = subprocess.run(child, env=env, cwd=root, capture_output=True, text=True)
+  assert run.returncode == 0, run.stderr[-4000:]
+  return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_equal_one(case, measured):
+  errors = measured[case]["errors"]
+  assert len(errors) == 5 and max(errors) < BOUND, errors
+
+
+def test_the_bound_sees_a_ring_without_correction_and_devices_on_their_own(measured):
+  for case in ("wrong: ring", "wrong: alone"):
+    assert min(measured[case]["errors"]) > 100 * BOUND, case
+
+
+@pytest.mark.parametrize("case", ["seq 8", "data 2, seq 4", "fsdp 2, seq 2, tensor 2"])
+def test_tokens_are_exchanged_and_never_gathered(case, measured):
+  """Of q, k and v, and back, for the output, its jvp and the gradients."""
+  ulysses = measured[f"ulysses: {case}"]["collectives"]
+  assert 4 + 4 + 3 <= ulysses["all-to-all"] <= 4 + 4 + 4
+  ring = measured[f"ring: {case}"]["collectives"]
+  assert ring["collective-permute"] == 2 + 2 + 4  # in loops
+  others = {"ulysses": ulysses, "ring": ring}
+  for split, own in (("ulysses", "all-to-all"), ("ring", "collective-permute")):
+    rest = {name: n for name, n in others[split].items() if name != own}
+    assert not any(rest.values()), (split, rest)
+
+
+def test_rows_that_one_device_holds_whole_need_no_collective(measured):
+  assert not any(measured["ulysses: rows"]["collectives"].values())
+
+
+def test_what_one_device_needs_falls_with_the_devices():
+  """In a gradient on two: a quarter of the logits in the ring, half with Ulysses."""
+  mesh = sharding.make_mesh({"data": 1, "seq": 2})
+  rules = (("batch", "data"), ("frames", "seq"))
+  x = jax.ShapeDtypeStruct((1, 1024, 2, 8), jnp.float32)
+
+  def memory(**options):
+    loss = lambda *x: attention.attend(*x, kernel="xla", **options).sum()
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  alone = memory()
+  assert alone > 4 * 2 * 1024**2  # the logits
+  with sharding.use(mesh, rules):
+    for split, part in (("ring", 1 / 4), ("ulysses", 1 / 2)):
+      names = ("batch", "frames", None, None)
+      assert memory(names=names, split=split) < 1.2 * part * alone, split
+
+
+def test_the_layout_follows_the_names():
+  mesh = sharding.make_mesh({"data": 1, "seq": 2, "tensor": 1})
+  rules = (("batch", "data"), ("frames", "seq"), ("heads", "tensor"))
+  names = ("batch", "frames", "heads", None)
+  assert shard_map.layout((2, 5, 3, 8), names) is None  # no mesh
+  with sharding.use(mesh, rules):
+    layout = shard_map.layout((2, 5, 3, 8), names)
+    assert layout == shard_map.Layout(((),), ("seq",), ())
+    assert shard_map.local_shape((2, 5, 3, 8), layout) == (2, 3, 3, 8)
+    assert shard_map.layout((2, 5, 3, 8), None) is None
+    # Rows are split evenly or not at all.
+    rows = lambda size: shard_map.layout(
+      (size, 5, 3, 8), ("frames", None, "heads", None)
+    )
+    assert rows(4).rows == (("seq",),) and rows(3).rows == ((),)
+  alone = sharding.make_mesh({"data": 1, "seq": 1, "tensor": 1}, jax.devices()[:1])
+  with sharding.use(alone, rules):
+    assert shard_map.layout((2, 5, 3, 8), names) is None
+
+
+def test_what_cannot_be_split_is_refused_by_name():
+  mesh = sharding.make_mesh({"data": 1, "seq": 2})
+  q, long = np.zeros((1, 4, 2, 8), np.float32), np.zeros((1, 6, 2, 8), np.float32)
+  names = ("batch", "frames", None, None)
+  run = functools.partial(attention.attend, q, names=names)
+  with sharding.use(mesh, (("frames", "seq"),)):
+    with pytest.raises(ValueError, match="'ulises' .* Did you mean 'ulysses'"):
+      run(q, q, split="ulises")
+    with pytest.raises(ValueError, match="only self-attention"):
+      run(long, long)
+    with pytest.raises(ValueError, match=r"can only hide keys, \[..., 1, 1, L\]"):
+      run(q, q, mask=np.ones((1, 1, 4, 4), bool))
+    with pytest.raises(ValueError, match="kernel='splash'.*split='ulysses'"):
+      run(q, q, split="ring", kernel="splash")
+    with pytest.raises(ValueError, match="'splash'.*'tpu'"):
+      run(q, q, kernel="splash")

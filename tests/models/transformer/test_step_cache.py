@@ -1,0 +1,315 @@
+"""The network's parts are kept and taken back, and what is re-used is not computed."""
+
+import collections
+import functools
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax import sharding
+from vdm_jax.aot import flops
+from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.diffusion import caching, guidance, times
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import ddim, dpm_solver
+from vdm_jax.layers.cpu import blocking
+from vdm_jax.models.transformer import blocks, video_dit
+from vdm_jax.tasks.latent_diffusion import LatentDiffusion
+
+tiny = functools.partial(
+  video_dit.VideoDiT, out_channels=3, patch=2, width=16, depth=4, num_heads=2
+)
+SHAPE = (2, 3, 4, 4, 3)
+RNG = np.random.default_rng(0)
+X, OTHER = RNG.standard_normal((2, *SHAPE)).astype(np.float32)
+T = np.full((2, 1), 500.0, np.float32)
+WORDS = Tokens(
+  RNG.standard_normal((2, 4, 5)).astype(np.float32), np.arange(4) < [[2], [4]]
+)
+TEXT = Conditioning(tokens={"text": WORDS})
+NONE = Conditioning()
+# Fields of the network, its condition, and the parts that it has besides "stack".
+KINDS = {
+  "variant 1": (blocks.VARIANTS[1], NONE, ("spatial", "temporal")),
+  "variant 2": (blocks.VARIANTS[2], NONE, ("spatial", "temporal")),
+  "variant 3": (blocks.VARIANTS[3], NONE, ("spatial", "temporal")),
+  "variant 4": (blocks.VARIANTS[4], NONE, ("spatial", "temporal")),
+  "text": (
+    dict(text="cross", modulation="shared", remat=True),
+    TEXT,
+    ("cross", "spatial", "temporal"),
+  ),
+  "tokens": (dict(modulation="tokens", unroll=2), NONE, ("spatial", "temporal")),
+  "full": (dict(layout=("full",)), NONE, ("full",)),
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def random_params(module, cond=NONE, shape=SHAPE, *, scale=0.3):
+  """Non-zero everywhere: with the initial ones every block is the identity."""
+  x, t = jnp.zeros(shape), jnp.zeros(shape[:2])
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, cond)["params"]
+  rng = np.random.default_rng(1)
+  draw = lambda leaf: scale * rng.standard_normal(leaf.shape).astype(leaf.dtype)
+  return jax.tree.map(draw, nn.meta.unbox(shapes))
+
+
+def select(kept, names):
+  flat = flax.traverse_util.flatten_dict(kept)
+  chosen = {path: x for path, x in flat.items() if path[-1] in names}
+  return flax.traverse_util.unflatten_dict(chosen)
+
+
+@each_kind
+def test_what_is_taken_back_is_what_was_computed(kind):
+  fields, cond, names = KINDS[kind]
+  module = tiny(**fields)
+  params = random_params(module, cond)
+  keep = (*names, "stack")
+
+  @jax.jit
+  def run():
+    plain = lambda x: module.apply({"params": params}, x, T, cond)
+    out, kept = module.apply(
+      {"params": params}, X, T, cond, keep=keep, mutable=["kept"]
+    )
+    again = lambda x, *names: module.apply(
+      {"params": params, "cache": select(kept["kept"], names)}, x, T, cond
+    )
+    same = {name: again(X, name) for name in keep} | {"all": again(X, *names)}
+    other = {name: again(OTHER, name) for name in keep}
+    return plain(X), plain(OTHER), out, kept["kept"], same, other
+
+  plain, plain_other, out, kept, same, other = run()
+  np.testing.assert_allclose(out, plain, atol=1e-5)
+  paths = flax.traverse_util.flatten_dict(kept)
+  assert {path[-1] for path in paths} == set(keep)
+  layers = 4 // len(module.layout)
+  for path, x in paths.items():
+    assert x.shape[: 1 if path[-1] == "stack" else 2] == (
+      (2,) if path[-1] == "stack" else (layers, 2)
+    )
+  for name, y in same.items():
+    np.testing.assert_allclose(y, plain, atol=2e-5, err_msg=name)
+  for name, y in other.items():  # another clip's attention changes the answer
+    assert np.abs(y - plain_other).max() > 1e-2, name
+
+
+@pytest.mark.parametrize("kind", ["variant 1", "variant 3", "text"])
+def test_parts_of_a_block_remember_for_themselves(kind, monkeypatch):
+  """On one CPU a block is computed in parts, each of which has its own memory."""
+  fields, cond, names = KINDS[kind]
+  module = tiny(**fields)
+  params = random_params(module, cond)
+
+  def other():
+    """OTHER, with the attentions of X."""
+    _, kept = module.apply({"params": params}, X, T, cond, keep=names, mutable=["kept"])
+    variables = {"params": params, "cache": kept["kept"]}
+    return module.apply(variables, OTHER, T, cond), kept["kept"]
+
+  whole, _ = jax.jit(other)()
+  monkeypatch.setattr(blocking, "BYTES", 4 * 4 * 64)  # one frame of four places
+  parts, kept = jax.jit(lambda: other())()
+  assert max(x.ndim for x in jax.tree.leaves(kept)) == 6  # [layers, parts, 1, T, N, D]
+  np.testing.assert_allclose(parts, whole, atol=1e-4 * np.abs(whole).max())
+
+
+@each_kind
+def test_a_cache_changes_no_parameter(kind):
+  fields, cond, _ = KINDS[kind]
+  module = tiny(**fields)
+  shapes = lambda **more: jax.eval_shape(
+    functools.partial(module.init, **more), jax.random.key(0), X, T, cond
+  )["params"]
+  assert shapes() == shapes(keep=("spatial", "stack"))
+
+
+def conditioner(batch):
+  label = jnp.asarray(batch["label"])
+  of = lambda label: Conditioning(vectors={"label": label})
+  return of(label), of(jnp.full_like(label, 3))
+
+
+TASK = LatentDiffusion(
+  network=tiny(num_classes=3),
+  process=p.DDPM(),
+  prediction="v",
+  conditioner=conditioner,
+)
+BATCH = {"label": np.array([0, 2], np.int32)}
+GUIDE = functools.partial(guidance.guide, drop=("label",), scales=(3.0,))
+cached = lambda plan, **hyper: functools.partial(
+  d.cached, plan=functools.partial(plan, **hyper)
+)
+PLANS = {
+  "spatial 2": cached(caching.broadcast, spatial=2),
+  "temporal 4": cached(caching.broadcast, temporal=4),
+  "both": cached(caching.broadcast, spatial=2, temporal=4),
+  "stack": cached(caching.magnitude, ratios=[1.01], threshold=0.05, retain=0.1),
+}
+STEPS = 12
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope="module")
+def params():
+  cond, _ = conditioner(BATCH)
+  return random_params(TASK.network, cond, scale=0.2)
+
+
+START = RNG.standard_normal(SHAPE).astype(np.float32)
+
+
+def sample(params, wrappers):
+  return TASK.sample(
+    params,
+    BATCH,
+    SHAPE,
+    KEY,
+    sampler=ddim.ddim,
+    ts=functools.partial(times.respaced_grid, num_steps=STEPS),
+    wrappers=wrappers,
+    noise=lambda key, shape: START,
+  )
+
+
+@pytest.fixture(scope="module")
+def samples(params):
+  """{plan: (sample, operations)}, guided; "plain" without a cache."""
+  out = {}
+  for name, wrap in {"plain": None, **PLANS}.items():
+    wrappers = (GUIDE,) if wrap is None else (wrap, GUIDE)
+    run = jax.jit(functools.partial(sample, wrappers=wrappers))
+    count = flops.of(run, params).flops
+    out[name] = np.asarray(run(params)), count
+  return out
+
+
+def modes(name):
+  times_of_calls = times.respaced_grid(p.DDPM(), num_steps=STEPS)[:-1] - 1
+  return PLANS[name].keywords["plan"](times_of_calls)
+
+
+def costs():
+  """Operations in the products of a part in one guided call, counted by hand."""
+  batch, frames, places, width, layers = 4, 3, 4, 16, 2
+  tokens = batch * frames * places
+  attention = lambda length: 2 * layers * tokens * (4 * width**2 + 2 * length * width)
+  perceptrons = 2 * 2 * layers * tokens * 8 * width**2
+  modulations = 2 * 2 * layers * batch * 6 * width**2
+  spatial, temporal = attention(places), attention(frames)
+  stack = spatial + temporal + perceptrons + modulations
+  return dict(spatial=spatial, temporal=temporal, stack=stack)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_work_that_is_passed_over_is_not_in_the_program(samples, name):
+  reused = collections.Counter(n for mode in modes(name) for n in mode.reuse)
+  assert sum(reused.values()) >= 3
+  saved = samples["plain"][1] - samples[name][1]
+  assert saved == sum(count * costs()[n] for n, count in reused.items())
+
+
+def test_ranges_of_one_and_no_threshold_are_the_plain_program(params, samples):
+  program = lambda *wrappers: str(
+    jax.make_jaxpr(functools.partial(sample, wrappers=wrappers))(params)
+  )
+  plain = program(GUIDE)
+  for wrap in (
+    cached(caching.broadcast, spatial=1, temporal=1),
+    cached(caching.magnitude, ratios=np.ones(7), threshold=0.0, retain=0.0),
+  ):
+    assert program(wrap, GUIDE) == plain
+    out = jax.jit(functools.partial(sample, wrappers=(wrap, GUIDE)))(params)
+    np.testing.assert_array_equal(out, samples["plain"][0])
+  assert program(PLANS["both"], GUIDE) != plain
+
+
+def test_a_network_called_from_outside_gives_the_same_sample(params, samples):
+  """DDIM, guidance and the memory written out, one call after another."""
+  process, label = TASK.process, jnp.array([0, 2, 3, 3])
+
+  @functools.partial(jax.jit, static_argnums=3)
+  def network(cache, x, t, keep):
+    cond = Conditioning(vectors={"label": label})
+    variables = {"params": params, **({"cache": cache} if cache else {})}
+    x, t = jnp.tile(x, (2, 1, 1, 1, 1)), jnp.full((4, 1), t - 1.0)
+    out, kept = TASK.network.apply(variables, x, t, cond, keep=keep, mutable=["kept"])
+    told, untold = jnp.split(out, 2)
+    return untold + 3.0 * (told - untold), kept.get("kept", {})
+
+  def by_hand(modes):
+    x, memory = START * process.alpha_sigma(jnp.full((1, 1), 1000.0))[1], {}
+    ts = times.respaced_grid(process, num_steps=STEPS)
+    for mode, t, t_next in zip(modes, ts[:-1], ts[1:], strict=True):
+      held = {k: v for k, v in memory.items() if k[-1] in mode.reuse}
+      held = flax.traverse_util.unflatten_dict(held)
+      v, kept = network(held, x, t, mode.keep)
+      memory |= flax.traverse_util.flatten_dict(kept)
+      (alpha, sigma), (alpha_next, sigma_next) = (
+        process.alpha_sigma(jnp.float32(u)) for u in (t, t_next)
+      )
+      x0, eps = alpha * x - sigma * v, sigma * x + alpha * v
+      x = alpha_next * x0 + sigma_next * eps if t_next > 0 else x0
+    return x
+
+  for name in PLANS:
+    wanted = by_hand(modes(name))
+    scale = np.abs(wanted).max()
+    assert np.abs(samples[name][0] - wanted).max() < 3e-5 * scale, name
+    assert np.abs(samples["plain"][0] - wanted).max() > 1e-3 * scale, name
+
+
+def test_a_sample_does_not_depend_on_the_mesh(params):
+  """With the tokens of both attentions remembered where they lie, on two devices."""
+  rules = (("batch", "data"), ("frames", "seq"), ("space", "seq"), ("heads", "tensor"))
+  wrappers = (PLANS["both"], GUIDE)
+  shape = (2, 4, *SHAPE[2:])
+  run = lambda: TASK.sample(
+    params,
+    BATCH,
+    shape,
+    KEY,
+    sampler=dpm_solver.dpm_solver,
+    ts=functools.partial(times.respaced_grid, num_steps=STEPS),
+    wrappers=wrappers,
+  )
+  alone = jax.jit(run)()
+  mesh = sharding.make_mesh(dict(data=1, seq=2, tensor=1))
+  with sharding.use(mesh, rules):
+    program = jax.jit(run).lower().compile()
+  # Of both attentions, [layers, B x branches, T, N, D] is cut along the frames.
+  text = program.as_text()
+  assert "f32[2,4,2,4,16]" in text and "f32[2,4,4,4,16]" not in text
+  spread = program()
+  np.testing.assert_allclose(spread, alone, atol=1e-4 * np.abs(alone).max())
+
+
+def test_reused_attention_sends_nothing(params):
+  """All-to-alls bring frames to places for attention along time, and back."""
+  rules = (("batch", "data"), ("frames", "seq"), ("space", "seq"))
+  x = jnp.zeros((2, 4, *SHAPE[2:]))
+  cond, _ = conditioner(BATCH)
+  call = lambda cache: TASK.network.apply(
+    {"params": params, "cache": cache}, x, T, cond, keep=(), mutable=["kept"]
+  )[0]
+  keep = ("spatial", "temporal")
+  shapes = jax.eval_shape(
+    lambda: TASK.network.apply(
+      {"params": params}, x, T, cond, keep=keep, mutable=["kept"]
+    )[1]["kept"]
+  )
+  kept = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+  found = {}
+  with sharding.use(sharding.make_mesh(dict(data=1, seq=2)), rules):
+    for names in ((), ("spatial",), ("temporal",), keep):
+      text = jax.jit(call).lower(select(kept, names)).compile().as_text()
+      found[names] = text.count(" all-to-all(")
+  assert found[()] >= 2 and found[("spatial",)] >= 2
+  assert found[("temporal",)] == found[keep] == 0

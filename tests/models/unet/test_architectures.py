@@ -1,0 +1,106 @@
+"""The U-Nets of published systems have as many parameters as the published ones."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.models.unet import architectures
+from vdm_jax.models.unet.unet3d import UNet3D
+
+IMAGE = 859_520_964  # Stable Diffusion 1.5
+# Counted on the originals (diffusers' UNet3DConditionModel has no fps: 1,411,233,860).
+PUBLISHED = {
+  "stable_diffusion": (architectures.stable_diffusion(), 4, 768, IMAGE),
+  "animatediff v1": (
+    architectures.animatediff(version=1),
+    4,
+    768,
+    IMAGE + 417_137_600,
+  ),
+  "animatediff v2": (
+    architectures.animatediff(version=2),
+    4,
+    768,
+    IMAGE + 453_209_280,
+  ),
+  "animatediff v3": (
+    architectures.animatediff(version=3),
+    4,
+    768,
+    IMAGE + 417_137_600,
+  ),
+  "svd": (architectures.svd(), 8, 1024, 1_524_623_082),
+  "modelscope": (architectures.modelscope(), 4, 1024, 1_411_233_860),
+  "videocrafter2": (architectures.videocrafter2(), 4, 1024, 1_413_284_420),
+  "videocrafter1, image": (
+    architectures.videocrafter2(image_keys=True),
+    4,
+    1024,
+    1_438_843_460,
+  ),
+  "videocrafter1, 1024": (architectures.videocrafter1(), 4, 1024, 1_146_536_516),
+  "videocrafter1, 512": (
+    architectures.videocrafter1(fps=False),
+    4,
+    1024,
+    1_144_485_956,
+  ),
+  "lvdm, short": (architectures.lvdm(), 4, 0, 548_904_580),
+  "lvdm, prediction": (architectures.lvdm_long(), 4, 0, 549_163_908),
+  "lvdm, interpolation": (
+    architectures.lvdm_long(max_frames=5),
+    4,
+    0,
+    549_181_060,
+  ),
+  "lvdm, text": (architectures.lvdm_text(), 4, 768, 958_924_964),
+}
+
+
+def parameters(architecture, channels, text):
+  """The parameters as shapes; nothing is computed."""
+  tokens = {}
+  if text:
+    told = Tokens(jnp.zeros((1, 3, text)), jnp.ones((1, 3), bool))
+    tokens = {"text": told, "image": told}
+  vectors = {
+    name: jnp.zeros(1) for name in (*architecture.vectors, *architecture.joint)
+  }
+  vectors |= {name: jnp.zeros(1, jnp.int32) for name, _ in architecture.tables}
+  cond = Conditioning(tokens=tokens, vectors=vectors)
+  x = jnp.zeros((1, 2, 8, 8, channels))
+  init = lambda key: UNet3D(architecture).init(key, x, jnp.zeros(1), cond)["params"]
+  return jax.eval_shape(init, jax.random.key(0))
+
+
+def count(tree, part=""):
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return sum(x.size for path, x in leaves if part in jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_has_the_published_number_of_parameters(name):
+  architecture, channels, text, wanted = PUBLISHED[name]
+  assert count(parameters(architecture, channels, text)) == wanted
+
+
+@pytest.mark.parametrize("version, wanted", [(1, 417_137_600), (2, 453_209_280)])
+def test_temporal_names_all_of_animatediffs_motion_modules(version, wanted):
+  found = parameters(architectures.animatediff(version=version), 4, 768)
+  assert count(found, "temporal") == wanted
+
+
+def test_temporal_names_what_svd_added_to_an_image_model():
+  """656 million, as its paper counts them."""
+  found = parameters(architectures.svd(), 8, 1024)
+  assert round(count(found, "temporal") / 1e6) == 656
+
+
+def test_an_unknown_name_is_refused():
+  with pytest.raises(ValueError, match="over='frames'; expected one of"):
+    architectures.svd(over="frames")
+  with pytest.raises(ValueError, match="give one for each level"):
+    architectures.svd(channels=(32, 64))
+  with pytest.raises(ValueError, match="versions 1, 2 and 3"):
+    architectures.animatediff(version=4)

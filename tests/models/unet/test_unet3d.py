@@ -1,0 +1,165 @@
+"""What the layers along time of a U-Net do to the image model that it was."""
+
+import functools
+import re
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.diffusion import denoise, process, times
+from vdm_jax.diffusion.samplers import ddim
+from vdm_jax.models.unet import architectures, unet3d
+from vdm_jax.tasks import latent_diffusion
+
+B, T, H, W, C = 2, 3, 4, 6, 2
+TINY = dict(
+  channels=(16, 32), layers=1, attention=(True, False), groups=8, out_channels=C
+)
+IMAGE = unet3d.UNet3D(architectures.stable_diffusion(num_heads=2, **TINY))
+MOTION = unet3d.UNet3D(architectures.animatediff(num_heads=2, max_frames=8, **TINY))
+TEXT = Tokens(jnp.linspace(-1, 1, B * 4 * 6).reshape(B, 4, 6), jnp.ones((B, 4), bool))
+COND = Conditioning(tokens={"text": TEXT})
+
+
+def clip(frames=T, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.standard_normal((B, frames, H, W, C)), jnp.float32)
+
+
+@functools.cache
+def run(module):
+  """(params, x, cond) -> F at t = (3, 900), compiled."""
+  t = jnp.array([3.0, 900.0])
+  return jax.jit(lambda params, x, cond: module.apply(params, x, t, cond))
+
+
+def filled(module, seed=1):
+  """Random parameters, flat, with no zeros."""
+  shapes = jax.eval_shape(module.init, jax.random.key(0), clip(), jnp.zeros(B), COND)[
+    "params"
+  ]
+  rng = np.random.default_rng(seed)
+  flat = flax.traverse_util.flatten_dict(flax.linen.unbox(shapes), sep="/")
+  draw = lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32)
+  return {name: draw(x) for name, x in flat.items()}
+
+
+def nest(flat):
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def by_frame(params, x, module=IMAGE):
+  """The image model, frame by frame, each frame a clip of one."""
+  outs = [run(module)(params, x[:, i : i + 1], COND) for i in range(x.shape[1])]
+  return jnp.concatenate(outs, axis=1)
+
+
+@pytest.fixture(scope="module")
+def image():
+  return filled(IMAGE)
+
+
+def test_motion_modules_that_start_at_zero_are_the_image_model(image):
+  """AnimateDiff, before its training."""
+  params = filled(MOTION) | image
+  out = run(MOTION)(nest(params), clip(), COND)
+  still = {
+    k: 0 * x if "temporal_transformer/proj_out" in k else x for k, x in params.items()
+  }
+  zero = run(MOTION)(nest(still), clip(), COND)
+  wanted = by_frame(nest(image), clip())
+  np.testing.assert_allclose(zero, wanted, atol=1e-5)
+  assert np.abs(out - wanted).max() > 1e-2
+
+
+@pytest.mark.parametrize("kind, kernel, last", [("four", 1, 4), ("volume", 3, 1)])
+def test_convolutions_along_time_that_end_in_zeros_are_the_image_model(
+  image, kind, kernel, last
+):
+  module = unet3d.UNet3D(
+    architectures.stable_diffusion(num_heads=2, temporal_resnet=kind, **TINY)
+  )
+  params = filled(module)
+  ends = rf"temporal_convolutions/conv{last}/"
+  assert {x.shape[:3] for k, x in params.items() if re.search(ends + "kernel", k)} == {
+    (3, kernel, kernel)
+  }
+  still = {k: 0 * x if re.search(ends, k) else x for k, x in params.items()}
+  wanted = by_frame(nest(image), clip())
+  np.testing.assert_allclose(
+    run(module)(nest(still | image), clip(), COND), wanted, atol=1e-5
+  )
+  assert np.abs(run(module)(nest(params | image), clip(), COND) - wanted).max() > 1e-2
+
+
+def test_a_share_of_one_is_the_image_model():
+  """AlignYourLatents: alpha = 1 gives every frame back as the image model has it."""
+  own = dict(head_dim=8, vectors=(), mask_channel=False)
+  video = unet3d.UNet3D(architectures.video_ldm(**own, **TINY))
+  spatial = video.config.spatial  # heads of one width, not of one number
+  still = unet3d.UNet3D(architectures.stable_diffusion(spatial=spatial, **TINY))
+  image = filled(still)
+  params = filled(video) | image
+  shares = {k: np.full_like(x, 100) for k, x in params.items() if "mix_factor" in k}
+  out = run(video)(nest(params | shares), clip(), COND)
+  wanted = by_frame(nest(image), clip(), still)
+  np.testing.assert_allclose(out, wanted, atol=1e-5)
+  flags = COND.replace(vectors={"alone": jnp.ones((B, T))})
+  flagged = run(video)(nest(params), clip(), flags)
+  np.testing.assert_allclose(flagged, out, atol=1e-5)
+  assert np.abs(run(video)(nest(params), clip(), COND) - out).max() > 1e-2
+
+
+def test_a_clip_of_one_frame_passes_the_layers_along_time_by(image):
+  module = unet3d.UNet3D(
+    architectures.animatediff(num_heads=2, one_frame="image", **TINY)
+  )
+  params = filled(module) | image
+  out = run(module)(nest(params), clip(1), COND)
+  np.testing.assert_allclose(out, by_frame(nest(image), clip(1)), atol=1e-5)
+
+
+def test_longer_clips_than_its_positions_are_refused_or_windowed(image):
+  params = nest(filled(MOTION) | image)
+  with pytest.raises(ValueError, match="9 frames; this network has learnt positions"):
+    run(MOTION)(params, clip(9), COND)
+  task = latent_diffusion.LatentDiffusion(
+    network=MOTION,
+    process=process.DDPM(),
+    prediction="eps",
+    conditioner=lambda batch: (COND, COND),
+  )
+  grid = times.uniform_grid(task.process, num_steps=2)
+  windows = functools.partial(denoise.windows, size=8, stride=4)
+
+  def sample(params, frames):
+    shape = (B, frames, H, W, C)
+    rest = dict(sampler=ddim.ddim, ts=grid, wrappers=(windows,))
+    return task.sample(params, {}, shape, jax.random.key(0), **rest)
+
+  compiled = [
+    jax.jit(sample, static_argnums=1).lower(params, frames).compile()
+    for frames in (16, 32)
+  ]
+  assert np.isfinite(compiled[1](params)).all()
+  short, long = (c.memory_analysis().temp_size_in_bytes for c in compiled)
+  # Twice the frames: the video itself doubles, the network's memory does not.
+  assert long < 1.5 * short
+
+
+def test_sizes_that_halve_unevenly_come_back(image):
+  x = jnp.zeros((B, 1, 5, 7, C))
+  assert run(IMAGE)(nest(image), x, COND).shape == x.shape
+
+
+def test_one_time_of_a_clip_is_the_latest_of_its_frames():
+  """LVDM's networks were not told that given frames have another time."""
+  module = unet3d.UNet3D(architectures.lvdm(num_heads=2, **TINY))
+  params = nest(filled(module))
+  apply = jax.jit(lambda t: module.apply(params, clip(), t, COND))
+  given = jnp.array([[0.0, 500.0, 500.0]] * B)
+  np.testing.assert_array_equal(apply(given), apply(jnp.full((B, T), 500.0)))

@@ -1,0 +1,394 @@
+"""Published LoRAs run and merge as torch has them, whatever they call their layers."""
+
+import json
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from tests import originals
+from vdm_jax.models import lora as running
+from vdm_jax.models.transformer.video_dit import VideoDiT
+from vdm_jax.models.unet import architectures, unet3d
+from vdm_jax.pretrained import state_dict
+from vdm_jax.pretrained.lora import lora
+from vdm_jax.pretrained.lora import names as lora_names
+from vdm_jax.pretrained.tables import registry as tables
+
+LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+WIDTH, RANK = 6, 2
+PREFIX = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+
+
+class Mixed(nn.Module):
+  """Four linear layers in a row, named as an attention's."""
+
+  param_dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    for name in ("q", "k", "v", "out"):
+      x = nn.Dense(WIDTH, use_bias=False, name=name)(x)
+    return x
+
+
+@pytest.fixture
+def table(monkeypatch):
+  """The table of Mixed, in place of all others."""
+
+  def shapes(module, found):
+    del found
+    init = lambda key: module.init(key, jnp.zeros((1, WIDTH)))["params"]
+    return jax.eval_shape(init, jax.random.key(0))
+
+  names = zip(LAYERS, ("q", "k", "v", "out"), strict=True)
+  rules = [(f"{PREFIX}.{a}.weight", f"{b}/kernel", "o i -> i o") for a, b in names]
+  made = types.SimpleNamespace(
+    WANTED="Mixed()",
+    fits=lambda module: isinstance(module, Mixed),
+    rules=lambda module: rules,
+    axes=lambda module: {},
+    shapes=shapes,
+  )
+  monkeypatch.setattr(tables, "TABLES", (made,))
+
+
+@pytest.fixture(scope="module")
+def layers():
+  """({layer: (W, down, up)}, x, their output by scale) of torch."""
+  torch.manual_seed(0)
+  linear = lambda i, o: torch.nn.Linear(i, o, bias=False)
+  made = {
+    name: (linear(WIDTH, WIDTH), linear(WIDTH, RANK), linear(RANK, WIDTH))
+    for name in LAYERS
+  }
+  x = torch.randn(5, WIDTH)
+
+  def output(scale):
+    h = x
+    with torch.no_grad():
+      for w, down, up in made.values():
+        h = w(h) + scale * up(down(h))
+    return h.numpy()
+
+  arrays = {
+    name: tuple(layer.weight.detach().numpy() for layer in parts)
+    for name, parts in made.items()
+  }
+  return arrays, x.numpy(), output
+
+
+def animatediff(layer, part):
+  name = "to_out" if layer == "to_out.0" else layer
+  return f"{PREFIX}.processor.{name}_lora.{part}.weight"
+
+
+def swift(layer, part):
+  return f"{PREFIX}.{layer}.lora_{'A' if part == 'down' else 'B'}.default.weight"
+
+
+def kohya(layer, part):
+  flat = f"{PREFIX}.{layer}".replace(".", "_")
+  return f"lora_unet_{flat}.lora_{part}.weight"
+
+
+FORMS = {
+  "AnimateDiff": animatediff,
+  "of several devices": lambda *of: f"module.{animatediff(*of)}",
+  "swift": swift,
+  "peft": lambda *of: "base_model.model." + swift(*of).replace(".default", ""),
+  "diffusers": lambda *of: "unet." + swift(*of).replace(".default", ""),
+  "diffusers, older": lambda layer, part: f"{PREFIX}.{layer}.lora.{part}.weight",
+  "kohya": kohya,
+}
+
+
+def lora_of(arrays, name=animatediff):
+  parts = {"down": 1, "up": 2}
+  return {name(k, part): a[i] for k, a in arrays.items() for part, i in parts.items()}
+
+
+def base_of(arrays):
+  return {f"{PREFIX}.{name}.weight": w for name, (w, _, _) in arrays.items()}
+
+
+def merged(params, own, x):
+  return np.asarray(Mixed().apply({"params": running.merge(params, own)}, x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_torchs_sum_of_two_paths(table, layers, form):
+  arrays, x, output = layers
+  found = lora_of(arrays, FORMS[form])
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  own = lora.from_state_dict(Mixed(), found, 0.8)
+  network = running.Lora(Mixed(), "kernel", rank=RANK)
+  both = lora.merge_state_dict(base_of(arrays), found, 0.8)
+  both = state_dict.from_state_dict(Mixed(), both)
+  wanted = output(0.8)
+  for out in (
+    network.apply({"base": params, "lora": own}, x),
+    merged(params, own, x),
+    Mixed().apply({"params": both}, x),
+  ):
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5)
+  assert np.abs(output(0.7) - wanted).max() > 1e-3, "a scale that is off is seen"
+
+
+def test_a_file_may_be_wrapped_and_hold_its_config(table, layers, tmp_path):
+  arrays, _, _ = layers
+  found = {k: torch.from_numpy(x.copy()) for k, x in lora_of(arrays).items()}
+  wrapped = {"state_dict": {**found, "animatediff_config": "none"}}
+  torch.save(wrapped, tmp_path / "v2_lora_ZoomIn.ckpt")
+  own = lora.load(Mixed(), tmp_path / "v2_lora_ZoomIn.ckpt")
+  plain = lora.from_state_dict(Mixed(), found)
+  jax.tree.map(np.testing.assert_array_equal, own, plain)
+
+
+def test_kohyas_alpha_is_shared_by_the_ranks(table, layers):
+  arrays, x, output = layers
+  found = lora_of(arrays, kohya)
+  for name in [n for n in found if n.endswith("lora_up.weight")]:
+    found[name.replace("lora_up.weight", "alpha")] = np.float32(3.0)
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  out = merged(params, lora.from_state_dict(Mixed(), found), x)
+  np.testing.assert_allclose(out, output(3.0 / RANK), rtol=0, atol=1e-5)
+
+
+def test_magic_adapter_s_counts_four_times(table, layers):
+  arrays, x, output = layers
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  scale = lora_names.MAGIC_ADAPTER_S
+  out = merged(params, lora.from_state_dict(Mixed(), lora_of(arrays), scale), x)
+  twice = {k: 2 * x for k, x in lora_of(arrays).items()}  # both, as its loader does
+  same = merged(params, lora.from_state_dict(Mixed(), twice), x)
+  np.testing.assert_allclose(out, same, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(out, output(4.0), rtol=0, atol=1e-4)
+  assert np.abs(out - output(2.0)).max() > 1e-2
+
+
+def test_a_lora_may_leave_layers_out(table, layers):
+  arrays, _, _ = layers
+  own = lora.from_state_dict(Mixed(), lora_of({"to_k": arrays["to_k"]}))
+  assert set(own) == {"k"}
+
+
+def test_what_does_not_fit_stands_in_one_list(table, layers):
+  arrays, _, _ = layers
+  found = lora_of(arrays)
+  found[f"{PREFIX}.processor.to_x_lora.down.weight"] = np.zeros((RANK, WIDTH))
+  found[f"{PREFIX}.processor.to_x_lora.up.weight"] = np.zeros((WIDTH, RANK))
+  found[f"{PREFIX}.to_q.lora_magnitude_vector"] = np.zeros(WIDTH)
+  found[f"{PREFIX}.to_v.lora_A.other.weight"] = np.zeros((RANK, WIDTH))
+  found[animatediff("to_k", "up")] = np.zeros((WIDTH + 1, RANK))
+  del found[animatediff("to_out.0", "up")]
+  for fails in (
+    lambda: lora.from_state_dict(Mixed(), found),
+    lambda: lora.merge_state_dict(base_of(arrays), found),
+  ):
+    with pytest.raises(ValueError, match="5 problems") as error:
+      fails()
+    for part in (
+      "attn1.to_x.weight is no weight of",
+      "lora_magnitude_vector is no part of a LoRA",
+      "to_v.lora_A.other.weight is there twice",
+      "up (7, 2) and down (2, 6) are no product of shape (6, 6)",
+      "attn1.to_out.0 needs a down and an up",
+    ):
+      assert part in str(error.value)
+
+
+def test_a_file_of_two_parts_is_read_part_by_part(table, layers):
+  arrays, _, _ = layers
+  text = {
+    f"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_{part}.weight": np.zeros((2, 2))
+    for part in ("down", "up")
+  }
+  found = lora_of(arrays, kohya) | text
+  with pytest.raises(ValueError, match="only the `part`"):
+    lora.from_state_dict(Mixed(), found)
+  unet = lora_names.part(found, "unet")
+  assert unet == lora_of(arrays, kohya)
+  assert set(lora_names.part(found, "text_encoder")) == set(text)
+  assert set(lora.from_state_dict(Mixed(), unet)) == {"q", "k", "v", "out"}
+
+
+def test_an_adapters_folder_has_its_scale(table, layers, tmp_path):
+  arrays, x, output = layers
+  path = tmp_path / "adapter_model.safetensors"
+  safetensors.numpy.save_file(lora_of(arrays, swift), path)
+  (tmp_path / "adapter_config.json").write_text(json.dumps(dict(r=RANK, lora_alpha=3)))
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  for at in (tmp_path, path):
+    added = lora.add(params, path=at, module=Mixed(), scale=0.4)
+    out = Mixed().apply({"params": added}, x)
+    np.testing.assert_allclose(out, output(0.4 * 3 / RANK), rtol=0, atol=1e-5)
+  assert lora.add(params, path="", module=Mixed()) is params
+
+
+def test_the_scale_of_a_config():
+  assert lora_names.scale_of(dict(r=8, lora_alpha=32, bias="none")) == 4.0
+  assert lora_names.scale_of(dict(r=4, lora_alpha=8, use_rslora=True)) == 4.0
+  with pytest.raises(ValueError, match="use_dora=True, bias='all'"):
+    lora_names.scale_of(dict(r=4, lora_alpha=8, use_dora=True, bias="all"))
+
+
+def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run():
+  """Magic Text-Encoder's kind; of the second layer k alone, with another rank."""
+  torch.manual_seed(0)
+  config = transformers.CLIPTextConfig(
+    hidden_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=20,
+    vocab_size=40,
+    max_position_embeddings=11,
+    eos_token_id=39,
+  )
+  theirs = transformers.CLIPTextModel(config).eval()
+  with torch.no_grad():
+    for name, x in theirs.named_parameters():
+      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 0)))
+  state = {k: x.numpy().copy() for k, x in theirs.state_dict().items()}
+  module = tables.clip_text.module(config.to_dict(), {})
+  params = state_dict.from_state_dict(module, state)
+  ids = np.random.default_rng(1).integers(0, 39, (2, 9))
+  ids[:, 7:] = 39
+
+  found = {}
+  for layer, rank in (("0.q_proj", 2), ("0.v_proj", 2), ("1.k_proj", 3), ("0.fc2", 1)):
+    i, name = layer.split(".")
+    part = "mlp" if name == "fc2" else "self_attn"
+    prefix = next(k for k in state if k.endswith(f"layers.{i}.{part}.{name}.weight"))
+    linear = theirs.get_submodule(prefix.removesuffix(".weight"))
+    down = torch.randn(rank, linear.in_features)
+    up = torch.randn(linear.out_features, rank)
+    linear.register_forward_hook(lambda _, x, y, d=down, u=up: y + x[0] @ d.T @ u.T)
+    name = f"text_encoder.text_model.encoder.layers.{i}.{part}.{name}"
+    found[f"{name}.lora_A.weight"], found[f"{name}.lora_B.weight"] = down, up
+  with torch.no_grad():
+    wanted = theirs(torch.from_numpy(ids)).last_hidden_state.numpy()
+
+  own = lora.from_state_dict(module, found)
+  qkv = own["blocks"]["attention"]["qkv"]["kernel"]
+  assert qkv["down"].shape == (2, 12, 4) and qkv["up"].shape == (2, 4, 36)
+  network = running.Lora(module, "qkv|mlp_out")
+  with jax.default_matmul_precision("highest"):
+    out, plain = (
+      np.asarray(jax.jit(n.apply)({"params": p}, ids))
+      for n, p in ((network, {"base": params, "lora": own}), (module, params))
+    )
+  bound = 1e-4 * max(1, np.abs(wanted).max())
+  assert np.abs(out - wanted).max() <= bound
+  assert np.abs(plain - wanted).max() > 100 * bound, "without it, it is seen"
+
+
+def test_animatediffs_adapter_and_motion_lora_fit_its_unet():
+  """Its own code's names; running and merging in either names give the same weights."""
+  small = architectures.animatediff(
+    channels=(32, 64), layers=1, attention=(True, False), num_heads=2
+  )
+  module = unet3d.UNet3D(small)
+  names = {
+    name: shape
+    for name, shape in originals_of(module).items()
+    if any(f".{layer}.weight" in name for layer in LAYERS)
+  }
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+  adapter, motion = {}, {}
+  for name, (o, i) in names.items():
+    kind = motion if "motion_modules" in name else adapter
+    layer, _, end = (
+      name.removesuffix(".0.weight").removesuffix(".weight").rpartition(".")
+    )
+    kind[f"{layer}.processor.{end}_lora.down.weight"] = normal(RANK, i)
+    kind[f"{layer}.processor.{end}_lora.up.weight"] = normal(o, RANK)
+  assert len(adapter) == 2 * 4 * 2 * 4, "four transformers of two attentions"
+  assert len(motion) == 2 * 4 * 2 * 7, "seven motion modules of two attentions"
+
+  base = {name: normal(*shape) for name, shape in originals_of(module).items()}
+  both = lora.merge_state_dict(base, adapter)
+  both = lora.merge_state_dict(both, motion, 0.5)
+  wanted = state_dict.from_state_dict(module, both)
+  params = state_dict.from_state_dict(module, base)
+  out = running.merge(params, lora.from_state_dict(module, adapter))
+  out = running.merge(out, lora.from_state_dict(module, motion, 0.5))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), out, wanted)
+
+
+@pytest.mark.parametrize(
+  ("targets", "rank", "size"),
+  [("/spatial_(self|cross)", 128, 25_509_888), ("/temporal_self", 64, 19_333_120)],
+  ids=["domain adapter", "MotionLoRA"],
+)
+def test_at_full_size_they_have_the_size_of_the_published_files(targets, rank, size):
+  """97.4 MB and 74 MB in float32, as AnimateDiff's README has it (in 2^20 bytes)."""
+  module = unet3d.UNet3D(architectures.animatediff(version=2))
+  read = f"{PREFIX[:-1]}2.to_k.weight"
+  base = tables.animatediff.shapes(module, {read: (320, 768)})
+  create = lambda base: running.create(jax.random.key(0), base, targets, rank)
+  own = nn.meta.unbox(jax.eval_shape(create, base))
+  assert sum(x.size for x in jax.tree.leaves(own)) == size
+
+
+def originals_of(module):
+  """{name in AnimateDiff's code: shape} of the weights of a UNet3D."""
+  table = tables.animatediff
+  specs = state_dict.flatten(table.shapes(module, {}))
+  out = {}
+  for theirs, ours, pattern in table.rules(module):
+    kernel = lora.Kernel((theirs,), pattern, {}, specs[ours].shape)
+    out[theirs] = kernel.their_shape()
+  return out
+
+
+def test_a_kernel_that_mixes_its_axes_is_merged_and_never_run():
+  """Of a patch's convolution, pixels and channels are one axis of ours."""
+  module = VideoDiT(
+    out_channels=4,
+    width=16,
+    depth=1,
+    num_heads=2,
+    layout=("spatial",),
+    num_classes=3,
+  )
+  rng = np.random.default_rng(0)
+  down, up = rng.standard_normal((2, 4, 2, 2)), rng.standard_normal((16, 2, 1, 1))
+  found = {"pos_embed.proj.lora_A.weight": down, "pos_embed.proj.lora_B.weight": up}
+  with pytest.raises(ValueError, match="pos_embed.proj.weight cannot be run, only mer"):
+    lora.from_state_dict(module, found)
+  w = rng.standard_normal((16, 4, 2, 2)).astype(np.float16)
+  out = lora.merge_state_dict({"pos_embed.proj.weight": w, "other": w}, found, 0.5)
+  wanted = w + 0.5 * np.einsum("or,rihw->oihw", up[..., 0, 0], down)
+  assert out["pos_embed.proj.weight"].dtype == np.float16 and out["other"] is w
+  np.testing.assert_allclose(out["pos_embed.proj.weight"], wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+  ("pattern", "shape", "their"),
+  [
+    ("o i h w -> h w i o", (3, 3, 4, 5), (5, 4, 3, 3)),
+    ("o i 1 1 -> i o", (4, 5), (5, 4, 1, 1)),
+    ("o i t h w -> t h w i o", (3, 1, 1, 4, 5), (5, 4, 3, 1, 1)),
+  ],
+)
+def test_convolutions_run_too(pattern, shape, their):
+  rng = np.random.default_rng(0)
+  kernel = lora.Kernel(("a",), pattern, {}, shape)
+  assert kernel.their_shape() == their and kernel.keeps_products()
+  pair = lora_names.Pair(
+    rng.standard_normal((2, *their[1:])), rng.standard_normal((5, 2))
+  )
+  down, up = kernel.factors({"a": pair}, 0.5)
+  own = {"kernel": {"down": down, "up": up}}
+  out = running.merge({"kernel": np.zeros(shape, np.float32)}, own)["kernel"]
+  theirs = 0.5 * np.einsum("or,ri...->oi...", pair.up, pair.down)
+  wanted = lora.rearrange(theirs, pattern)
+  np.testing.assert_allclose(out, wanted, atol=1e-5)

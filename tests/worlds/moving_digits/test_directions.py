@@ -1,0 +1,100 @@
+"""The judge of directions agrees with what the data knows about itself."""
+
+import numpy as np
+import pytest
+
+from vdm_jax.data import sources
+from vdm_jax.worlds.moving_digits import builder as moving_digits
+from vdm_jax.worlds.moving_digits import captions, directions
+
+CONFIG = moving_digits.Config()
+
+
+@pytest.fixture(scope="module")
+def clips():
+  """{"train": ..., "test": ...} of flights with their videos."""
+  rng = np.random.default_rng(0)
+  made = {}
+  for name, of_split, count in zip(
+    ("train", "test"), moving_digits.split_digits(), (1500, 400), strict=True
+  ):
+    part = moving_digits.flights(rng, of_split, count, CONFIG)
+    part["video"] = moving_digits.draw(part["digit"], part["position"], CONFIG.canvas)
+    made[name] = part
+  return made
+
+
+@pytest.fixture(scope="module")
+def judge(clips):
+  train = {k: clips["train"][k] for k in ("video", "label")}
+  return directions.Judge(sources.Arrays(train), shares=(("digit", 7),))
+
+
+def flight(start, velocity):
+  """One clip [1, T, H, W, 3] of the first digit from corner `start`."""
+  room = CONFIG.canvas - moving_digits.BOX
+  place = moving_digits.bounce(np.array([start]), np.array([velocity]), 8, room)
+  return moving_digits.draw(np.array([0]), place, CONFIG.canvas)
+
+
+def test_sectors_are_those_of_the_captions():
+  velocity = np.random.default_rng(1).normal(size=(1000, 2))
+  ours, theirs = directions.sector(velocity), captions.direction(velocity)
+  np.testing.assert_array_equal(ours, theirs)
+  assert set(ours) == set(range(directions.SECTORS))
+
+
+def test_the_first_velocity_is_found_through_bounces():
+  for start, velocity in (
+    ((4.0, 4.0), (1.0, 0.5)),
+    ((1.0, 6.5), (-1.4, 1.2)),  # meets both walls within two frames
+    ((4.0, 2.0), (0.0, -1.7)),
+  ):
+    found = directions.first_velocity(flight(start, velocity))[0]
+    np.testing.assert_allclose(found, velocity, atol=0.12)
+
+
+def test_real_clips_go_where_they_are_said_to(clips):
+  test = clips["test"]
+  found = directions.sector(directions.first_velocity(test["video"]))
+  said = captions.direction(test["velocity"])
+  assert (found == said).mean() > 0.94
+  # Negative control: mirrored, they go the mirrored way.
+  mirrored = directions.first_velocity(test["video"][:, :, :, ::-1])
+  right = directions.sector(mirrored) == (4 - said) % 8
+  assert right.mean() > 0.94
+  assert (directions.sector(mirrored) == said).mean() < 0.35
+
+
+def test_the_judge_knows_what_was_asked_from_what_was_not(clips, judge):
+  video = clips["test"]["video"]
+  asked = [
+    {"digit": int(label), "direction": int(way)}
+    for label, way in zip(
+      clips["test"]["label"], captions.direction(clips["test"]["velocity"]), strict=True
+    )
+  ]
+  figures = judge(video, asked)
+  assert all(len(values) == len(video) for values in figures.values())
+  assert figures["digit right"].mean() > 0.94 and figures["both right"].mean() > 0.88
+  both = figures["digit right"] * figures["direction right"]
+  np.testing.assert_array_equal(figures["both right"], both)
+  sevens = np.mean([want["digit"] == 7 for want in asked])
+  np.testing.assert_allclose(figures["digit is 7"].mean(), sevens, atol=0.03)
+  # Negative control: what was asked of another clip.
+  others = judge(video, asked[1:] + asked[:1])
+  assert others["digit right"].mean() < 0.3 and others["both right"].mean() < 0.1
+
+
+def test_what_was_not_asked_is_not_judged(clips, judge):
+  video = clips["test"]["video"][:4]
+  figures = judge(video, [{"digit": None, "direction": 2}] * 4)
+  assert (
+    np.isnan(figures["digit right"]).all() and np.isnan(figures["both right"]).all()
+  )
+  assert not np.isnan(figures["direction right"]).any()
+
+
+def test_an_empty_clip_has_some_direction_without_a_crash():
+  empty = np.zeros((2, 8, 16, 16, 3), np.uint8)
+  assert np.isfinite(directions.first_velocity(empty)).all()

@@ -1,0 +1,129 @@
+"""Attention: queries, keys and values in, a weighted mean of the values out.
+
+`attend` is the one door: it chooses a kernel by platform and size, sees to it that a
+kernel which the compiler cannot split runs on each device's part, and that a sequence
+over several devices is attended to as one. `Attention` is the self-attention of a
+transformer block, `CrossAttention` its look at another sequence, such as a text.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.layers.attention import kernels, sequence, shard_map
+from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.positions import rotate
+
+KERNELS = ("auto", *kernels.KERNELS)
+
+
+def attend(q, k, v, *, mask=None, kernel="auto", names=None, split="ulysses"):
+  """Attention output [B, L, N, D], in the dtype of `v`.
+
+  softmax(q k' / sqrt(D)) v, the softmax in float32. More than one leading batch
+  axis is allowed, as long as q, k and v have the same ones.
+
+  Args:
+    q: [B, L, N, D].
+    k: [B, M, N, D].
+    v: [B, M, N, D].
+    mask: boolean, broadcastable to [B, N, L, M]; True where a query may look. A
+      query that may look nowhere gets the mean of all values.
+    kernel: one of KERNELS. "auto" is never wrong, but on a TPU or a GPU it may be a
+      kernel without `jax.jvp`; for that choose "xla" or "chunked".
+    names: the logical names of the axes of q, k and v, for a mesh of several devices;
+      without them the compiler splits, and "auto" takes a kernel that it can split.
+    split: how a sequence is attended to that several devices share, a key of
+      sequence.SPLITS.
+  """
+  layout = shard_map.layout(q.shape, names)
+  if layout is None:
+    return kernels.run(q, k, v, mask, kernel)
+  if layout.sequence:
+    rest = dict(mask=mask, kernel=kernel, split=split)
+    return sequence.attend(q, k, v, layout, **rest)
+  here = [shard_map.local_shape(x.shape, layout) for x in (q, k)]
+  name = kernels.pick(kernel, *here, q.dtype, mask, alone=True)
+  if name == "xla" or mask is not None:
+    return kernels.run(q, k, v, mask, name)
+  return shard_map.run(kernels.KERNELS[name], layout, q, k, v)
+
+
+class Attention(nn.Module):
+  """Self-attention over the next-to-last axis of [..., L, D].
+
+  One product makes q, k and v. Its output is ordered (head, q k v, head_dim), so a
+  mesh that splits the heads cuts between heads.
+  """
+
+  num_heads: int
+  use_bias: bool = True  # of q, k and v; the output always has one
+  kernel: str = "auto"  # one of KERNELS
+  split: str = "ulysses"  # over devices that share a sequence, a key of sequence.SPLITS
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, mask=None, positions=None, names=None):
+    """[..., L, D]; with rotary positions [..., L] if there are any.
+
+    Args:
+      names: the logical names of the axes of x, see `attend`.
+    """
+    width = x.shape[-1]
+    check(width, self.num_heads)
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    bias = dict(use_bias=self.use_bias)
+    qkv = Linear(3 * width, ("embed", "heads"), **bias, **dtypes, name="qkv")(x)
+    qkv = rearrange(qkv, "... (n three d) -> ... n three d", n=self.num_heads, three=3)
+    q, k, v = (qkv[..., i, :] for i in range(3))  # [..., L, N, D / N]
+    if positions is not None:
+      q, k = rotate(q, positions), rotate(k, positions)
+    names = None if names is None else (*names[:-1], "heads", None)
+    rest = dict(kernel=self.kernel, names=names, split=self.split)
+    out = rearrange(attend(q, k, v, mask=mask, **rest), "... n d -> ... (n d)")
+    return Linear(width, ("heads", "embed"), **dtypes, name="out")(out)
+
+
+class CrossAttention(nn.Module):
+  """What the queries x [B, L, D] find in a sequence [B, M, E].
+
+  Where an example's mask is False everywhere, there is nothing to find: its values do
+  not matter and only the last bias is left.
+  """
+
+  num_heads: int
+  use_bias: bool = True  # of q, k and v; the output always has one
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, sequence, mask):
+    """[B, L, D]; `mask` [B, M] is True where the sequence may be looked at."""
+    width = x.shape[-1]
+    check(width, self.num_heads)
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    bias = dict(use_bias=self.use_bias)
+    q = Linear(width, ("embed", "heads"), **bias, **dtypes, name="q")(x)
+    q = rearrange(q, "b l (n d) -> b l n d", n=self.num_heads)
+    kv = Linear(2 * width, ("embed", "heads"), **bias, **dtypes, name="kv")(sequence)
+    kv = rearrange(kv, "b m (n two d) -> b m n two d", n=self.num_heads, two=2)
+    k, v = kv[..., 0, :], kv[..., 1, :]
+    out = attend(q, k, v, mask=rearrange(mask, "b m -> b 1 1 m"))
+    out = jnp.where(rearrange(mask.any(axis=1), "b -> b 1 1 1"), out, 0)
+    out = rearrange(out, "b l n d -> b l (n d)")
+    # 0 at first, so that a text can be told to a network that has learned without.
+    axes = ("heads", "embed")
+    zeros = nn.initializers.zeros
+    return Linear(width, axes, kernel_init=zeros, **dtypes, name="out")(out)
+
+
+def check(width, num_heads):
+  """Raises a ValueError if the heads cannot share the width."""
+  if width % num_heads:
+    raise ValueError(
+      f"width={width} cannot be split over num_heads={num_heads}; num_heads must be a "
+      "divisor of the width."
+    )

@@ -1,0 +1,173 @@
+"""The kernels of attention, and which of them serves where.
+
+Each takes q [..., L, N, D], k and v [..., M, N, D] and a mask, and gives the same
+[..., L, N, D] in the dtype of v. `xla` is the one that all others are tested against.
+
+| kernel | logits | where | derivatives |
+| --- | --- | --- | --- |
+| xla | whole | anywhere; a mesh may split it | all |
+| chunked | CHUNK_BYTES of them | anywhere; a mesh may split it | all |
+| splash | in the core | TPU; no mask | reverse mode, once |
+| cudnn | in the core | CUDA GPU; no mask, 16 bits | reverse mode, once |
+"""
+
+import difflib
+import math
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.layers.attention import chunked, shard_map, splash
+
+# From here on "auto" takes a kernel that keeps the logits in the core. Not measured on
+# such chips: below it, a TPU's kernel has one small step for each row and head, and
+# takes turns. Latte's 256 places of a frame of 256 pixels are left to XLA on a TPU,
+# its 1024 of 512 pixels are not.
+SPLASH_LENGTH = 1024
+CUDNN_LENGTH = 256
+CUDNN_HEAD_DIM = 128  # at most, on all GPUs; a multiple of 8
+
+# Logits of more bytes than this, in float32 and on one device, are not made whole.
+LOGITS_BYTES = 2**28
+
+
+def xla(q, k, v, mask=None):
+  """softmax(q k' / sqrt(D)) v, the softmax in float32; the backward pass repeats it.
+
+  A query that may look nowhere gets the mean of all values.
+  """
+  return _xla(q, k, v, mask)
+
+
+@jax.checkpoint
+def _xla(q, k, v, mask):
+  scale = q.shape[-1] ** -0.5
+  logits = jnp.einsum(
+    "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
+  )
+  if mask is not None:
+    logits = jnp.where(mask, logits, chunked.NOT_SEEN)
+  # Divided by their sum after the product with v: L D quotients and not L M. The
+  # largest logit cancels, so it has no derivative.
+  top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+  weights = jnp.exp(logits - top)
+  total = jnp.einsum(
+    "...nqk,...knd->...nqd",
+    weights.astype(v.dtype),
+    v,
+    preferred_element_type=jnp.float32,
+  )
+  out = total / weights.sum(axis=-1, keepdims=True)
+  return rearrange(out, "... n l d -> ... l n d").astype(v.dtype)
+
+
+def cudnn(q, k, v, mask=None):
+  """cuDNN's flash attention, on an NVIDIA GPU."""
+  assert mask is None, "check refuses it"
+  flat = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
+  out = jax.nn.dot_product_attention(*flat, implementation="cudnn")
+  return out.reshape(q.shape)
+
+
+def on_tpu(q, k, v, mask=None):
+  """layers.splash, in blocks for the TPU in use."""
+  return splash.attend(q, k, v, mask, device_kind=device()[1])
+
+
+KERNELS = {"xla": xla, "chunked": chunked.attend, "splash": on_tpu, "cudnn": cudnn}
+IN_CORE = ("splash", "cudnn")  # the compiler cannot split them over a mesh
+
+
+def run(q, k, v, mask=None, kernel="auto"):
+  """Attention by `kernel`, "auto" or one of KERNELS, of all that this trace sees."""
+  name = pick(kernel, q.shape, k.shape, q.dtype, mask, alone=shard_map.alone())
+  if name == "chunked" and not shard_map.alone():
+    return chunked.attend_at_once(q, k, v, mask)
+  return KERNELS[name](q, k, v, mask)
+
+
+def pick(kernel, q_shape, k_shape, dtype, mask, *, alone):
+  """The name in KERNELS that `kernel` means here.
+
+  Raises:
+    ValueError: if it is none, or one that cannot serve; it says which could.
+  """
+  platform = device()[0]
+  if kernel == "auto":
+    return choose(platform, q_shape, k_shape, dtype, mask, alone=alone)
+  if kernel not in KERNELS:
+    near = difflib.get_close_matches(str(kernel), KERNELS, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"kernel={kernel!r} of attention is unknown; choose 'auto' or one of "
+      f"{tuple(KERNELS)}.{hint}"
+    )
+  if kernel in IN_CORE:
+    found = obstacle(kernel, platform, q_shape, dtype, mask, alone=alone)
+    if found:
+      raise ValueError(
+        f"kernel={kernel!r} of attention {found}; choose 'auto', 'xla' or 'chunked'."
+      )
+  return kernel
+
+
+def choose(platform, q_shape, k_shape, dtype, mask=None, *, alone=True):
+  """The name in KERNELS that "auto" is.
+
+  Args:
+    platform: the first of `device()`.
+    q_shape, k_shape: [..., L, N, D] and [..., M, N, D], of one device.
+    mask: whether there is one is all that matters.
+    alone: whether one device holds all of it; else the compiler splits it.
+  """
+  length = min(q_shape[-3], k_shape[-3])
+  nbytes = 4 * math.prod(q_shape[:-1]) * k_shape[-3]
+  large = nbytes > LOGITS_BYTES
+  from_length = {
+    "splash": splash.LANES if large else SPLASH_LENGTH,
+    "cudnn": CUDNN_LENGTH,
+  }
+  for name, least in from_length.items():
+    serves = not obstacle(name, platform, q_shape, dtype, mask, alone=alone)
+    if serves and length >= least:
+      return name
+  return "chunked" if large else "xla"
+
+
+def obstacle(kernel, platform, q_shape, dtype, mask, *, alone):
+  """Why a kernel of IN_CORE cannot serve, as the end of a sentence, or None."""
+  needed = {"splash": "tpu", "cudnn": "cuda"}[kernel]
+  head_dim = q_shape[-1]
+  if platform != needed:
+    return f"needs the platform {needed!r}, and this is {platform!r}"
+  if mask is not None:
+    return "takes no mask"
+  if not alone:
+    return (
+      "cannot be split by the compiler, and this call on a mesh of several devices "
+      "does not name the axes of its arrays"
+    )
+  if kernel == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+    return f"computes in bfloat16 or float16, not {jnp.dtype(dtype).name}"
+  if kernel == "cudnn" and (head_dim % 8 or head_dim > CUDNN_HEAD_DIM):
+    return (
+      f"needs a head_dim that is a multiple of 8 up to {CUDNN_HEAD_DIM}, not {head_dim}"
+    )
+  return None
+
+
+def device():
+  """(platform, kind) of the devices that are computed for: the mesh's, or this one's.
+
+  The platform is "tpu", "cpu", "cuda" or "gpu". "cuda" is a GPU of this machine; one
+  that is only compiled for is a "gpu", since cuDNN's kernels are built on the GPU, and
+  so is one of another maker.
+  """
+  found = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+  platform, kind = found.platform, found.device_kind
+  if platform in ("gpu", "cuda", "rocm"):
+    here = jax.extend.backend.get_backend()
+    platform = "cuda" if "cuda" in here.platform_version else "gpu"
+  return platform, kind

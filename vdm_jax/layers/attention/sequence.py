@@ -1,0 +1,120 @@
+"""Self-attention over a sequence that the devices of a mesh share.
+
+Each has some of the tokens, in order. With "ulysses" (https://arxiv.org/abs/2309.14509)
+they exchange tokens for heads, attend to the whole sequence with a few heads each, and
+exchange back. With "ring" (https://arxiv.org/abs/2310.01889) queries stay where they
+are, the keys and values of one device after the other come by, and what they say is
+merged. Ulysses moves less and may use any kernel; the ring needs no heads to share.
+"""
+
+import difflib
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from vdm_jax.layers.attention import chunked, kernels, shard_map
+
+
+def attend(q, k, v, layout, *, mask=None, kernel="auto", split="ulysses"):
+  """What `kernels.run` gives, [..., L, N, D], laid out as `layout` says.
+
+  A length that the devices do not divide is padded with tokens that nobody looks at.
+
+  Args:
+    q, k, v: [..., L, N, D].
+    layout: an `shard_map.Layout` with a sequence that is split.
+    mask: of keys, broadcastable to [..., 1, 1, L].
+    split: a key of SPLITS.
+  """
+  check(q, k, mask, kernel, split)
+  length, axes = q.shape[-3], layout.sequence
+  missing = -length % shard_map.devices(axes)
+  if mask is not None:
+    mask = jnp.broadcast_to(mask, (*mask.shape[:-1], length))
+    mask = mask.reshape((1,) * (q.ndim - mask.ndim) + mask.shape)
+  q, k, v = (_pad(x, -3, missing) for x in (q, k, v))
+  part = functools.partial(SPLITS[split], axes=axes, length=length, kernel=kernel)
+  return shard_map.run(part, layout, q, k, v, mask)[..., :length, :, :]
+
+
+def check(q, k, mask, kernel, split):
+  """Raises a ValueError for what cannot be split over a sequence."""
+  if split not in SPLITS:
+    near = difflib.get_close_matches(str(split), SPLITS, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"split={split!r} of a sequence is unknown; choose one of {tuple(SPLITS)}.{hint}"
+    )
+  if q.shape != k.shape:
+    raise ValueError(
+      f"queries {q.shape} and keys {k.shape} differ; only self-attention can be split "
+      "over a sequence. Leave the names of the others out."
+    )
+  if mask is not None and (mask.ndim < 3 or mask.shape[-3:-1] != (1, 1)):
+    raise ValueError(
+      f"mask has shape {mask.shape}; over a split sequence it can only hide keys, "
+      "[..., 1, 1, L]."
+    )
+  if split == "ring" and kernel in kernels.IN_CORE:
+    raise ValueError(
+      f"kernel={kernel!r} gives no parts to merge, which split='ring' needs; choose "
+      "kernel='auto' or split='ulysses'."
+    )
+
+
+def ulysses(q, k, v, mask, *, axes, length, kernel):
+  """Each device attends with a share of the heads; missing ones are padded with 0."""
+  share, heads = shard_map.devices(axes), q.shape[-2]
+
+  def swap(x, to, of):
+    """`to` becomes whole, `of` a share."""
+    x = _pad(x, of, -x.shape[of] % share)
+    place = dict(split_axis=x.ndim + of, concat_axis=x.ndim + to)
+    return jax.lax.all_to_all(x, axes, **place, tiled=True)
+
+  q, k, v = (swap(x, -3, -2)[..., :length, :, :] for x in (q, k, v))
+  out = kernels.run(q, k, v, mask, kernel)
+  return swap(out, -2, -3)[..., :heads, :]
+
+
+def ring(q, k, v, mask, *, axes, length, kernel):
+  """Each device's queries look at the keys and values of all, which go round once.
+
+  A step looks at one block and hands it on meanwhile. The backward pass does not keep
+  logits, but it keeps the blocks that came by: the whole sequence's k and v.
+  """
+  del kernel  # "auto", "xla" and "chunked" are one here: logits in chunks, if large.
+  count, here = shard_map.devices(axes), k.shape[-3]
+  limit = None
+  if mask is not None or count * here != length:
+    mask = jnp.ones(length, bool) if mask is None else mask
+    limit = chunked.limits(mask, length)
+    widths = [(0, 0)] * (limit.ndim - 1) + [(0, count * here - length)]
+    limit = jnp.pad(limit, widths, constant_values=-jnp.inf)
+  to_previous = [((i + 1) % count, i) for i in range(count)]
+
+  def step(carry, i):
+    part, k, v = carry
+    seen = limit
+    if limit is not None:
+      start = (jax.lax.axis_index(axes) + i) % count * here
+      seen = jax.lax.dynamic_slice_in_dim(limit, start, here, axis=-1)
+    after = [jax.lax.ppermute(x, axes, to_previous) for x in (k, v)]
+    part = chunked.merge(part, chunked.read(q, k, v, seen))
+    return (part, *after), None
+
+  # The compiler does not undo a repetition inside a loop.
+  step = jax.checkpoint(step, prevent_cse=False)
+  start = chunked.nothing(q), k, v
+  (part, _, _), _ = jax.lax.scan(step, start, jnp.arange(count))
+  return chunked.mean(part, v.dtype)
+
+
+SPLITS = {"ulysses": ulysses, "ring": ring}
+
+
+def _pad(x, axis, missing):
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, missing)
+  return jnp.pad(x, widths) if missing else x

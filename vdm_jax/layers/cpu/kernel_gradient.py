@@ -1,0 +1,128 @@
+"""Products and convolutions whose kernel's gradient is fast on a CPU.
+
+y = x K is linear in K. XLA multiplies matrices at their full speed when they lie as
+they are summed; the gradient of K, x' dy, is not so. Said of the transpose of x, it is:
+on one core with AVX-512 from 68 to 123 GF/s for 1024 rows, 384 inputs, 1536 outputs,
+and the transpose takes 0.8 ms of 11.
+
+  y[h, w] = sum over i, j of x[h + i, w + j] K[i, j]
+
+is linear in K. `by_kernel` says so in bands of rows, one product of matrices for each
+place of the kernel, and its transpose, which is what a backward pass runs, finds a band
+of x and of dy in the cache for all of them. Measured on one core with AVX-512 for
+3 x 3 kernels, XLA's gradient and this one: 60 and 29 ms for 128 channels at 128 x 128,
+610 and 158 ms at 256 x 256, 35 and 26 ms for 512 channels at 32 x 32.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vdm_jax.layers.cpu import blocking
+
+BAND = 2**20  # bytes of x in a band of rows
+CHANNELS = 64  # with fewer the products are too small: XLA's gradient is as fast
+
+
+def pays(x, kernel):
+  """Whether `convolve` beats XLA's own gradient for x [N, H, W, C] and this kernel."""
+  if x.ndim != 4 or min(kernel.shape[-2:]) < CHANNELS:
+    return False
+  return kernel.shape[0] <= _band(x) < x.shape[1]
+
+
+def product(x, kernel):
+  """x [..., I] by kernel [I, O].
+
+  With more inputs than outputs the transpose costs what it saves.
+  """
+  fast = blocking.wanted() and x.shape[-1] <= kernel.shape[-1]
+  return _product(x, kernel) if fast else x @ kernel
+
+
+@jax.custom_jvp
+def _product(x, kernel):
+  return x @ kernel
+
+
+def _across(x, kernel):
+  """x @ kernel, in the form whose transpose in the kernel is fast."""
+  across = jax.lax.optimization_barrier(rearrange(x, "... i -> i (...)"))
+  return jnp.einsum("ip,io->po", across, kernel).reshape(*x.shape[:-1], -1)
+
+
+_product.defjvp(lambda *args: _tangent(jnp.matmul, _across, *args), symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def convolve(padding, x, kernel):
+  """[N, H, W, C_in] by [h, w, C_in, C_out], stride 1 -> [N, H', W', C_out].
+
+  Args:
+    padding: ((top, bottom), (left, right)) zeros, smaller than the kernel.
+  """
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+def _tangent(apply, by_kernel, primals, tangents):
+  """apply(x, kernel) and its tangent, that of the kernel by `by_kernel`.
+
+  `apply` is the plain operation, so that a policy of remat sees what it is.
+  """
+  (x, kernel), (dx, dk) = primals, tangents
+  y = apply(x, kernel)
+  zero = lambda d: isinstance(d, jax.custom_derivatives.SymbolicZero)
+  dy = [] if zero(dx) else [apply(dx, kernel)]
+  dy += [] if zero(dk) else [by_kernel(x, dk)]
+  return y, sum(dy[1:], dy[0]) if dy else jnp.zeros_like(y)
+
+
+def _jvp(padding, *args):
+  across = functools.partial(by_kernel, padding)
+  return _tangent(functools.partial(convolve, padding), across, *args)
+
+
+convolve.defjvp(_jvp, symbolic_zeros=True)
+
+
+def by_kernel(padding, x, kernel):
+  """`convolve`, in the form whose transpose in the kernel is fast."""
+  (rows, columns), (top, bottom), (left, right) = kernel.shape[:2], *padding
+  n, height, width, _ = x.shape
+  band = _band(x)
+  bands = rearrange(x, "n (u r) w c -> (n u) r w c", r=band)
+
+  def spread(_, part):
+    """What a band of x adds to the rows of y around it, before they are cropped."""
+    part = rearrange(part, "r w c -> c (r w)")
+    part = jax.lax.optimization_barrier(part)  # one transpose for all products
+    total = 0.0
+    for i in range(rows):
+      for j in range(columns):
+        product = jnp.einsum("cp,co->po", part, kernel[i, j])
+        product = rearrange(product, "(r w) o -> r w o", r=band)
+        around = (rows - 1 - i, i), (columns - 1 - j, j), (0, 0)
+        total += jnp.pad(product, around)
+    return None, total
+
+  _, parts = jax.lax.scan(spread, None, bands)
+  parts = rearrange(parts, "(n u) r w o -> n u r w o", n=n)
+  # The last rows of a band lie over the first ones of the next.
+  over = rows - 1
+  head, tail = parts[:, :, :band], parts[:, :, band:]
+  head = jnp.pad(head, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
+  tail = jnp.pad(tail, ((0, 0), (1, 0), (0, band - over), (0, 0), (0, 0)))
+  whole = rearrange(head + tail, "n u r w o -> n (u r) w o")
+  down, across = over - top, columns - 1 - left
+  tall, wide = height + top + bottom - over, width + left + right - columns + 1
+  return whole[:, down : down + tall, across : across + wide]
+
+
+def _band(x):
+  """Rows of a band: the largest divisor of the height that fits."""
+  height, most = x.shape[1], max(1, BAND // (x[0, 0].size * x.dtype.itemsize))
+  return max(k for k in range(1, min(most, height) + 1) if height % k == 0)

@@ -1,0 +1,343 @@
+"""Factorised spatial-temporal diffusion transformer: Latte in its variants, and DiT.
+
+Each frame is cut into patches, or each few frames into tubelets. Blocks attend inside
+a frame (spatial) and along time at one position (temporal), in one of the four ways of
+Latte, `dit_blocks.VARIANTS`. Time and class enter frame by frame, by modulation or as
+tokens; a text as a pooled vector or by cross-attention. With `layout=("spatial",)` all
+blocks are spatial: DiT, on frames; with `layout=("full",)` all see the whole clip.
+
+Latte: https://arxiv.org/abs/2401.03048, DiT: https://arxiv.org/abs/2212.09748.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import reduce
+
+from vdm_jax.layers import embeddings, modulation, norms, patches, placement, positions
+from vdm_jax.layers.activations import PERCEPTRONS
+from vdm_jax.layers.linear import Linear, zeros
+from vdm_jax.layers.module import Module
+from vdm_jax.models import inputs
+from vdm_jax.models.transformer import blocks as dit_blocks
+
+SIZES = {
+  "S": dict(depth=12, width=384, num_heads=6),
+  "B": dict(depth=12, width=768, num_heads=12),
+  "L": dict(depth=24, width=1024, num_heads=16),
+  "XL": dict(depth=28, width=1152, num_heads=16),
+}
+
+# The fields that choose by a name, and the names that there are.
+CHOICES = {
+  "fusion": tuple(dit_blocks.FUSIONS),
+  "modulation": tuple(modulation.MODULATIONS),
+  # Added once as sin-cos, rotary in each temporal attention, or not told.
+  "time_positions": ("absolute", "rotary", "none"),
+  # vectors["text"], added to time; or tokens["text"], for cross-attention.
+  "text": ("none", "pooled", "cross"),
+  # A clip of one frame passes the temporal blocks alone, with its place in time or
+  # without one ("still"), or it passes them by.
+  "one_frame": ("clip", "still", "image"),
+  "activation": tuple(PERCEPTRONS),
+  # The embeddings of time and class, for all blocks or one in each (diffusers' DiT).
+  "embedders": ("shared", "block"),
+}
+
+
+def position_tables(frames, rows, columns, width, span=0):
+  """(space [N, width], time [T, width]): the constants that mark a token's place."""
+  space = positions.sincos_grid(rows, columns, width, span=span)
+  return space, positions.sincos(range(frames), width)
+
+
+class VideoDiT(Module):
+  """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T, H and W in patches.
+
+  Parameters of the repeated blocks lie stacked under blocks/spatial, blocks/temporal.
+  """
+
+  out_channels: int
+  patch: int = 2
+  patch_time: int = 1  # frames in a patch
+  width: int = 1152
+  depth: int = 28  # blocks of all kinds together
+  num_heads: int = 16
+  num_classes: int = 0  # 0: no class condition
+  text: str = "none"
+  mlp_ratio: float = 4.0
+  layout: tuple[str, ...] = ("spatial", "temporal")  # keys of dit_blocks.BLOCKS
+  fusion: str = "interleaved"
+  modulation: str = "block"
+  time_positions: str = "absolute"
+  space_span: float = 0  # places over which any grid spreads; 0: one for each patch
+  one_frame: str = "clip"
+  mask_channel: bool = False  # the network sees which frames are given
+  attention_bias: bool = True  # of q, k and v
+  activation: str = "gelu-approximate"
+  norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
+  norm_affine: tuple[bool, bool] = (False, False)
+  embedders: str = "shared"
+  num_frames: int = 16  # of the clips it is meant for; it takes any number
+  time_shift: int = 0  # of the sinusoid's frequencies: 1 in diffusers' DiT
+  attention: str = "auto"  # the kernel, a key of layers.attention.KERNELS
+  split: str = "ulysses"  # of "full" over the devices that share a clip, SPLITS
+  remat: bool | str = False  # True is "full", False "none"; a key of dit_blocks.REMAT
+  unroll: int = 1  # layers per iteration of the scan over layers
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, t, cond, *, train=False, keep=()):
+    """The network's output F in float32; exactly 0 with initial parameters.
+
+    Args:
+      x: [B, T, H, W, C]; H and W are multiples of `patch`, T of `patch_time`.
+      t: [B, T], the time of each frame; or [B, 1] or [B], one for the clip. [B, 1] is
+        the cheapest: the modulation is then computed once for a clip. Frames of one
+        tubelet share the mean of their embeddings.
+      cond: vectors["label"] [B] if num_classes > 0, the id num_classes being "no
+        class"; vectors["text"] [B, D] or tokens["text"], as `text` says; channels,
+        stacked on x in the order of their names; mask; positions.
+      train: whether a backward pass follows; only speed depends on it. There is no
+        dropout; a class is dropped by its id.
+      keep: parts whose outputs go into the collection "kept", see
+        diffusion/caching.py; where "cache" holds some, they are not computed.
+    """
+    self._check_fields()
+    self._check_inputs(x, t, cond)
+    frames, height, width = x.shape[1:4]
+    size = (self.patch_time, self.patch, self.patch)
+    rows, columns = height // self.patch, width // self.patch
+    num_frames = frames // self.patch_time
+    # All parameters are made, whatever clip they are made with.
+    image = frames == 1 and self.one_frame == "image" and not self.is_initializing()
+
+    x = inputs.stack(x, cond, mask_channel=self.mask_channel, dtype=self.dtype)
+    x = patches.patchify(x, size)
+    rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    x = Linear(self.width, (None, "embed"), **rest, name="patchify")(x)
+    places, time = self._places(cond, num_frames)
+    still = frames == 1 and self.one_frame == "still"
+    places, time = (None, None) if still else (places, time)
+    space, _ = position_tables(0, rows, columns, self.width, self.space_span)
+    x = x + space.astype(x.dtype)
+
+    emb, last_emb, tokens = self._embed(t, cond, num_frames)
+    signals = dit_blocks.Signals(emb=emb, places=places, text=self._read(cond))
+    num_places = x.shape[2]
+    x = jnp.concatenate([x, *tokens], axis=2)  # [B, T, N + tokens, D]
+    stack = dit_blocks.Stack(
+      self.layout,
+      self.fusion,
+      num_layers=self.depth // len(self.layout),
+      remat=self.remat,
+      unroll=self.unroll,
+      block=dict(
+        num_heads=self.num_heads,
+        mlp_ratio=self.mlp_ratio,
+        modulation=self.modulation,
+        attention_bias=self.attention_bias,
+        activation=self.activation,
+        norm_epsilon=tuple(self.norm_epsilon),
+        norm_affine=tuple(self.norm_affine),
+        kernel=self.attention,
+        split=self.split,
+        **rest,
+      ),
+      keep=tuple(keep),
+      train=train,
+      name="blocks",
+    )
+    axes = ("spatial", "full") if image else tuple(dit_blocks.AXES)
+    x = stack(placement.place(x, dit_blocks.KEPT), signals, time, axes)
+    x = placement.place(x[:, :, :num_places], dit_blocks.KEPT)
+
+    modulate = modulation.MODULATIONS[self.modulation]
+    shift, scale = modulate(last_emb, self.width, 2, **rest)
+    x = norms.modulated(x, shift, scale)
+    features = self.patch_time * self.patch**2 * self.out_channels
+    axes = ("embed", None)
+    last = Linear(features, axes, kernel_init=zeros, **rest, name="unpatchify")
+    x = placement.place(last(x), dit_blocks.KEPT)
+    return patches.unpatchify(x, size, rows).astype(jnp.float32)
+
+  def _places(self, cond, num_frames):
+    """(places [B or 1, T] to rotate by, table [B or 1, T, 1, D] to add), or None."""
+    places = jnp.arange(num_frames)[None]
+    if cond.positions is not None:
+      first = cond.positions[:, :: self.patch_time]  # of each tubelet
+      places = jnp.asarray(first, float) / self.patch_time
+    if self.time_positions == "rotary":
+      return places, None
+    if self.time_positions == "none":
+      return None, None
+    if cond.positions is None:
+      _, table = position_tables(num_frames, 1, 1, self.width)
+      return None, table[None, :, None]
+    return None, positions.sincos_at(places, self.width)[:, :, None]
+
+  def _embed(self, t, cond, num_frames):
+    """What is told besides x: (to the blocks, to the last layer, as tokens).
+
+    Embeddings are [B, T or 1, D], or 6 D for the blocks if they share one projection;
+    tokens are [B, T, 1, D] each. The pooled text does not reach the last layer, as in
+    Latte's code.
+    """
+    if t.ndim == 1:
+      t = jnp.broadcast_to(t[:, None], (t.shape[0], num_frames))
+    rest = dict(param_dtype=self.param_dtype)
+    if self.embedders == "block":
+      emb = nn.silu(self._embed_in_blocks(t, cond)).astype(self.dtype)
+      return emb, emb[0], []
+    time = embeddings.TimeEmbedding(
+      self.width, shift=self.time_shift, **rest, name="time"
+    )(t)
+    if time.shape[1] > num_frames:
+      time = reduce(time, "b (t s) d -> b t d", "mean", t=num_frames)
+    parts = [time]
+    if self.num_classes:
+      label = embeddings.LabelEmbedding(
+        self.num_classes, self.width, **rest, name="label"
+      )
+      parts.append(label(cond.vectors["label"])[:, None])
+    last = sum(parts)
+    if self.text == "pooled":
+      text = nn.silu(jnp.asarray(cond.vectors["text"], jnp.float32))
+      linear = Linear(self.width, (None, "embed"), **rest, name="text")
+      parts.append(linear(text)[:, None])
+
+    rest |= dict(dtype=self.dtype)
+    if self.modulation == "tokens":
+      shape = (t.shape[0], num_frames, self.width)
+      tokens = [
+        jnp.broadcast_to(p, shape)[:, :, None].astype(self.dtype) for p in parts
+      ]
+      return None, None, tokens
+    emb = nn.silu(sum(parts)).astype(self.dtype)
+    if self.modulation == "shared":
+      axes, init = ("embed", None), embeddings.normal
+      project = Linear(6 * self.width, axes, kernel_init=init, **rest, name="shared")
+      return project(emb), last.astype(self.dtype), []
+    return emb, nn.silu(last).astype(self.dtype), []
+
+  def _embed_in_blocks(self, t, cond):
+    """[L, B, T or 1, D]: time and class by the embedders of each block."""
+    each = nn.vmap(
+      Embedders,
+      in_axes=None,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      axis_size=self.depth,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    make = each(
+      self.width, self.num_classes, self.time_shift, self.param_dtype, name="embedders"
+    )
+    return make(t, cond.vectors.get("label"))
+
+  def _read(self, cond):
+    """(values [B, L, D], mask [B, L]) of the text for cross-attention, or None."""
+    if self.text != "cross":
+      return None
+    text = cond.tokens["text"]
+    rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    values = embeddings.TextProjection(self.width, **rest, name="text")(text.values)
+    return values, text.mask.astype(bool)
+
+  def _check_fields(self):
+    unknown = sorted(set(self.layout) - set(dit_blocks.BLOCKS))
+    if unknown or not self.layout or len(set(self.layout)) < len(self.layout):
+      raise ValueError(
+        f"layout={self.layout} must name each kind of block at most once; there are "
+        f"{tuple(dit_blocks.BLOCKS)}."
+      )
+    if self.depth < 1 or self.depth % len(self.layout):
+      raise ValueError(
+        f"depth={self.depth} counts the blocks of all kinds; it must be a positive "
+        f"multiple of {len(self.layout)} for layout={self.layout}."
+      )
+    for field, names in CHOICES.items():
+      if getattr(self, field) not in names:
+        raise ValueError(
+          f"{field}={getattr(self, field)!r} is unknown; choose one of {list(names)}."
+        )
+    if not isinstance(self.remat, bool) and self.remat not in dit_blocks.REMAT:
+      raise ValueError(
+        f"remat={self.remat!r} is unknown; choose False, True or one of "
+        f"{list(dit_blocks.REMAT)}."
+      )
+    alone = len(self.layout) == 1 and self.modulation == "block" and self.text == "none"
+    if self.embedders == "block" and not (alone and self.patch_time == 1):
+      raise ValueError(
+        "embedders='block' is DiT's: one kind of block, modulation='block', "
+        f"patch_time=1 and no text; got layout={self.layout}, "
+        f"modulation={self.modulation!r}, patch_time={self.patch_time}, "
+        f"text={self.text!r}."
+      )
+    if "parallel" in self.layout and self.num_heads % 2:
+      raise ValueError(
+        f"num_heads={self.num_heads} cannot be halved between space and time; a "
+        "parallel block needs an even number."
+      )
+    in_frames = self.layout != ("temporal",)
+    if not in_frames and (self.text == "cross" or self.modulation == "tokens"):
+      raise ValueError(
+        f"layout={self.layout} attends along time only, where nothing reads "
+        f"text={self.text!r} and modulation={self.modulation!r}; add spatial blocks."
+      )
+
+  def _check_inputs(self, x, t, cond):
+    if x.ndim != 5:
+      raise ValueError(f"x has shape {x.shape}; VideoDiT wants [B, T, H, W, C].")
+    patches.check(x.shape, (self.patch_time, self.patch, self.patch))
+    b, frames = x.shape[:2]
+    if t.shape not in ((b,), (b, 1), (b, frames)):
+      raise ValueError(
+        f"t has shape {t.shape}; for x of shape {x.shape} it must be one time for each "
+        f"clip, [{b}] or [{b}, 1], or for each frame, [{b}, {frames}]."
+      )
+    if cond.positions is not None and cond.positions.shape != (b, frames):
+      raise ValueError(
+        f"cond.positions has shape {cond.positions.shape}; it must hold one place for "
+        f"each frame of x, [{b}, {frames}]."
+      )
+    vectors = {"label"} if self.num_classes else set()
+    vectors |= {"text"} if self.text == "pooled" else set()
+    tokens = {"text"} if self.text == "cross" else set()
+    if (set(cond.vectors), set(cond.tokens)) != (vectors, tokens):
+      raise ValueError(
+        f"The condition has vectors {sorted(cond.vectors)} and tokens "
+        f"{sorted(cond.tokens)}; VideoDiT with num_classes={self.num_classes} reads "
+        f"the vectors {sorted(vectors)} and, with text={self.text!r}, the tokens "
+        f"{sorted(tokens)}. Change the conditioner, num_classes or text."
+      )
+    if self.text == "pooled" and cond.vectors["text"].ndim != 2:
+      raise ValueError(
+        f"vectors['text'] has shape {cond.vectors['text'].shape}; pooled, it is one "
+        "vector for each clip, [B, D]. Flatten or average the tokens, or read them "
+        "with text='cross'."
+      )
+
+
+class Embedders(nn.Module):
+  """(t [B, T], label [B] or None) -> [B, T, width]: the sum of their embeddings."""
+
+  width: int
+  num_classes: int
+  time_shift: int
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, t, label):
+    rest = dict(param_dtype=self.param_dtype)
+    emb = embeddings.TimeEmbedding(
+      self.width, shift=self.time_shift, **rest, name="time"
+    )(t)
+    if self.num_classes:
+      table = embeddings.LabelEmbedding(
+        self.num_classes, self.width, **rest, name="label"
+      )
+      emb += table(label)[:, None]
+    return emb

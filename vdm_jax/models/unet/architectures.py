@@ -1,0 +1,176 @@
+"""The U-Nets of published systems, as Architectures; arguments replace their fields.
+
+  UNet3D(architectures.svd())                        # 1,524,623,082 parameters
+  UNet3D(architectures.svd(channels=(32, 64), attention=(True, False), head_dim=16))
+
+The names of heads are confused in the originals: SD 1's `attention_head_dim` 8 is the
+number of heads. Here num_heads is that number and head_dim the width of one.
+"""
+
+import dataclasses
+
+from vdm_jax.models.unet.unet3d import Architecture, Transformer
+
+ALONG_TIME = ("temporal_self", "temporal_self", "feed_forward")
+
+
+def stable_diffusion(*, num_heads=8, **fields):
+  """Stable Diffusion 1: each frame is an image."""
+  spatial = Transformer(num_heads=num_heads, projection="convolution")
+  return Architecture(**dict(spatial=spatial) | fields)
+
+
+def animatediff(*, version=2, num_heads=8, max_frames=None, norm="frame", **fields):
+  """Stable Diffusion 1 with motion modules in every cell.
+
+  Version 1 takes the statistics of norms in residual blocks over the clip, and has 24
+  positions for 32; version 2 alone has a module in the middle.
+
+  Args:
+    norm: the statistics of the motion modules' norm; "clip" in diffusers.
+  """
+  if version not in (1, 2, 3):
+    raise ValueError(f"version={version}; AnimateDiff has versions 1, 2 and 3.")
+  motion = Transformer(
+    block=ALONG_TIME,
+    num_heads=num_heads,
+    over=norm,
+    position="sinusoid",
+    max_frames=max_frames or (24 if version == 1 else 32),
+    zero=True,
+  )
+  own = dict(
+    temporal=motion,
+    temporal_at="levels and middle" if version == 2 else "levels",
+    over="clip" if version == 1 else "frame",
+  )
+  return stable_diffusion(num_heads=num_heads, **own | fields)
+
+
+def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
+  """SparseCtrl's network, for AnimateDiff version 3, without its decoder.
+
+  One attention in each motion module; use it in a ControlNet that is `blind`.
+  """
+  own = animatediff(version=3, num_heads=num_heads, max_frames=max_frames, norm=norm)
+  motion = dataclasses.replace(own.temporal, block=("temporal_self", "feed_forward"))
+  return dataclasses.replace(own, **dict(temporal=motion) | fields)
+
+
+def svd(*, head_dim=64, num_heads=None, **fields):
+  """Stable Video Diffusion; text is one token of the image, see UNet3D.
+
+  `epsilon` is the original's 1e-5; diffusers has 1e-6. `num_heads` takes the place of
+  `head_dim`.
+  """
+  heads = dict(num_heads=num_heads) if num_heads else dict(head_dim=head_dim)
+  along = Transformer(
+    **heads,
+    block=("feed_forward", "temporal_self", "temporal_cross", "feed_forward"),
+    position="perceptron",
+  )
+  own = dict(
+    spatial=Transformer(**heads),
+    temporal=along,
+    temporal_at="inside",
+    temporal_resnet="alpha",
+    joint=("fps", "motion", "augmentation"),
+  )
+  return Architecture(**own | fields)
+
+
+def video_ldm(*, head_dim=64, **fields):
+  """AlignYourLatents: SVD's slots, and no number but the frame rate.
+
+  The paper has no code; these are the layers that its authors published with SVD. What
+  is given enters as the mask, and as latents where it is set.
+  """
+  own = dict(joint=(), vectors=("fps",), mask_channel=True)
+  return svd(head_dim=head_dim, **own | fields)
+
+
+def modelscope(*, head_dim=64, **fields):
+  """ModelScope's text-to-video (diffusers' UNet3DConditionModel)."""
+  along = Transformer(block=ALONG_TIME, head_dim=head_dim, over="clip")
+  first = dict(block=ALONG_TIME, num_heads=8, head_dim=head_dim, over="clip")
+  own = dict(
+    spatial=Transformer(head_dim=head_dim),
+    temporal=along,
+    temporal_in=Transformer(**first),
+    temporal_resnet="four",
+  )
+  return Architecture(**own | fields)
+
+
+def videocrafter2(*, head_dim=64, image_keys=False, **fields):
+  """VideoCrafter 2, and with `image_keys` VideoCrafter 1's image-to-video."""
+  spatial = Transformer(head_dim=head_dim, image_keys=image_keys)
+  own = dict(spatial=spatial, vectors=("fps",))
+  return modelscope(head_dim=head_dim, **own | fields)
+
+
+def videocrafter1(*, head_dim=64, max_frames=16, fps=True, **fields):
+  """VideoCrafter 1's text-to-video, 1024 wide; 512 wide it is not told `fps`."""
+  along = dict(
+    block=ALONG_TIME,
+    head_dim=head_dim,
+    over="clip",
+    position="relative",
+    max_frames=max_frames,
+  )
+  own = dict(
+    spatial=Transformer(head_dim=head_dim),
+    temporal=Transformer(**along),
+    temporal_in=Transformer(num_heads=8, **along),
+    vectors=("fps",) if fps else (),
+  )
+  return Architecture(**own | fields)
+
+
+def lvdm(*, num_heads=4, max_frames=4, **fields):
+  """LVDM without a text, of short clips: 16 frames are 4 latents."""
+  spatial = Transformer(
+    block=("spatial_self", "temporal_self"),
+    num_heads=num_heads,
+    projection="none",
+    position="transposed",
+    max_frames=max_frames,
+  )
+  own = dict(
+    channels=(256, 512, 768, 1024),
+    layers=3,
+    attention=(False, True, True, True),
+    spatial=spatial,
+    over="clip",
+    scale_shift=True,
+    times="clip",
+  )
+  return Architecture(**own | fields)
+
+
+def lvdm_long(*, max_frames=4, **fields):
+  """LVDM's prediction (4 latents) and interpolation (5): given frames and their noise.
+
+  vectors["augmentation"] is the level of the noise in the given frames, 0 .. 250.
+  """
+  own = dict(tables=(("augmentation", 251),), mask_channel=True)
+  return lvdm(max_frames=max_frames, **own | fields)
+
+
+def lvdm_text(*, num_heads=8, max_frames=16, **fields):
+  """LVDM's text-to-video."""
+  spatial = Transformer(
+    block=(
+      "spatial_self",
+      "temporal_self",
+      "spatial_cross",
+      "temporal_self",
+      "feed_forward",
+    ),
+    num_heads=num_heads,
+    over="clip",
+    projection="convolution",
+    position="relative",
+    max_frames=max_frames,
+  )
+  return Architecture(**dict(spatial=spatial, over="clip", times="clip") | fields)

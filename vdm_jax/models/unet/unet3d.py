@@ -1,0 +1,363 @@
+"""The U-Net of video: Stable Diffusion's, with layers along time, as data.
+
+Systems differ in what follows a residual block in a cell of this network (see `Cell`),
+over what the norms take their statistics, and in how a frame's place is told:
+
+  AlignYourLatents  https://arxiv.org/abs/2304.08818
+  LVDM              https://arxiv.org/abs/2211.13221
+  ModelScope        https://arxiv.org/abs/2308.06571
+  VideoCrafter      https://arxiv.org/abs/2310.19512, https://arxiv.org/abs/2401.09047
+  Stable Video Diffusion  https://arxiv.org/abs/2311.15127
+  AnimateDiff       https://arxiv.org/abs/2307.04725
+
+`Encoder` is a module of its own, which control networks have as well.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vdm_jax.layers import embeddings, placement, temporal
+from vdm_jax.layers.convs import Conv
+from vdm_jax.layers.module import Module
+from vdm_jax.models import inputs
+from vdm_jax.models.unet import sublayers
+from vdm_jax.models.unet.sublayers import Transformer
+
+# The fields that choose by a name, and the names that there are.
+CHOICES = {
+  "over": tuple(temporal.STATISTICS),
+  # After each residual block: nothing; one along time, mixed in by a learnt share; four
+  # convolutions along time; or one of 3 x 3 x 3.
+  "temporal_resnet": ("none", "alpha", "four", "volume"),
+  # Where transformers along time stand: in each cell with a transformer; in all cells
+  # but the middle's; in all; or within the transformers, behind each of their blocks.
+  "temporal_at": ("attention", "levels", "levels and middle", "inside"),
+  # A clip of one frame passes the layers along time, or passes them by.
+  "one_frame": ("clip", "image"),
+  # Each frame has its own time, or the clip has the latest of its frames' times: where
+  # frames are given, theirs is 0, and networks of one time were not told so.
+  "times": ("frame", "clip"),
+  # `epsilon` everywhere; or, as diffusers' Stable Video Diffusion has it, 1e-6 on the
+  # way up, and on the way down where there are transformers.
+  "epsilons": ("same", "diffusers"),
+}
+
+# How a video lies on a mesh: frames apart, or for layers along time, rows apart. Where
+# a convolution along time is left split, the compiler of jax 0.10.2 gives its weights a
+# wrong gradient on meshes that split frames and repeat over another axis.
+FRAMES = ("batch", "frames", None, None, None)
+ALONG_TIME = ("batch", None, "space", None, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+  """What a U-Net of video is; the defaults are Stable Diffusion 1's.
+
+  Attributes:
+    channels: of each level; the size is halved from one to the next.
+    layers: cells of a level on the way down; one more on the way up.
+    attention: which levels have transformers.
+    spatial: the transformers.
+    temporal: those along time, or None.
+    temporal_at, temporal_resnet, over, one_frame, times, epsilons: see CHOICES.
+    temporal_in: a transformer along time behind the first convolution.
+    scale_shift: how time enters a residual block, see VideoResnetBlock.
+    vectors: names of numbers [B], each added to time through a perceptron of its own.
+    joint: names of numbers [B] that share a perceptron; [B, joint_frequencies] takes
+      the place of a number's sinusoid.
+    joint_frequencies: of each number's sinusoid there.
+    tables: (name, size) of whole numbers [B] below that size, each added to time
+      through a table of its own.
+    mask_channel: the network sees which frames are given.
+    groups: of all group norms.
+    epsilon: of the norms in residual blocks, and the last.
+  """
+
+  out_channels: int = 4
+  channels: tuple[int, ...] = (320, 640, 1280, 1280)
+  layers: int = 2
+  attention: tuple[bool, ...] = (True, True, True, False)
+  spatial: Transformer = Transformer(num_heads=8)
+  temporal: Transformer | None = None
+  temporal_at: str = "attention"
+  temporal_in: Transformer | None = None
+  temporal_resnet: str = "none"
+  over: str = "frame"
+  scale_shift: bool = False
+  vectors: tuple[str, ...] = ()
+  joint: tuple[str, ...] = ()
+  joint_frequencies: int = 256
+  tables: tuple[tuple[str, int], ...] = ()
+  mask_channel: bool = False
+  one_frame: str = "clip"
+  times: str = "frame"
+  groups: int = 32
+  epsilon: float = 1e-5
+  epsilons: str = "same"
+
+  def __post_init__(self):
+    for name in ("channels", "attention", "vectors", "joint", "tables"):
+      object.__setattr__(self, name, tuple(getattr(self, name)))
+    for name, wanted in CHOICES.items():
+      if getattr(self, name) not in wanted:
+        raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {wanted}.")
+    if len(self.attention) != len(self.channels):
+      raise ValueError(
+        f"attention={self.attention} for channels={self.channels}; give one for each "
+        "level."
+      )
+
+  def along_time(self, level):
+    """Whether cells of a level (None: the middle) have a transformer along time."""
+    if self.temporal is None or self.temporal_at == "inside":
+      return False
+    if self.temporal_at == "attention":
+      return level is None or self.attention[level]
+    return level is not None or self.temporal_at == "levels and middle"
+
+
+class Part(nn.Module):
+  """A part of the network: its architecture, and how it is computed."""
+
+  config: Architecture
+  remat: bool = False  # the backward pass computes the inside of each cell again
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def dtypes(self):
+    return dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+  def parts(self):
+    """Fields for the parts of this part."""
+    return dict(config=self.config, remat=self.remat, **self.dtypes())
+
+  def passes_by(self, x):
+    """Whether this clip passes the layers along time by."""
+    image = x.shape[1] == 1 and self.config.one_frame == "image"
+    return image and not self.is_initializing()  # all parameters are made
+
+
+class UNet3D(Module, Part):
+  """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T, H and W."""
+
+  @nn.compact
+  def __call__(self, x, t, cond, *, train=False, residuals=None):
+    """The network's output F in float32.
+
+    Args:
+      x: [B, T, H, W, C], for any T, H and W.
+      t: [B], [B, 1] or [B, T].
+      cond: tokens["text"] for spatial_cross (tokens["image"] if there is no text);
+        tokens["image"] besides for image_keys; the vectors that are named; channels,
+        stacked on x in the order of their names; mask; positions;
+        vectors["alone"] [B] or [B, T], True for frames that see no others.
+      train: nothing depends on it; there is no dropout.
+      residuals: (for each skip connection, for the middle) of a control network, added
+        to them: [B, T, h, w, c] each.
+    """
+    del train
+    frames, mask = x.shape[1], self.config.mask_channel
+    x = inputs.stack(x, cond, mask_channel=mask, dtype=self.dtype)
+    signals = Embed(**self.parts(), name="embed")(t, cond, frames)
+    skips, x = Encoder(**self.parts(), name="encoder")(x, signals)
+    if residuals is not None:
+      skips = [s + r for s, r in zip(skips, residuals[0], strict=True)]
+      x = x + residuals[1]
+    return Decoder(**self.parts(), name="decoder")(x, skips, signals).astype(
+      jnp.float32
+    )
+
+
+class Embed(Part):
+  """What the cells are told: Signals of (t, cond)."""
+
+  @nn.compact
+  def __call__(self, t, cond, num_frames):
+    c = self.config
+    width, rest = 4 * c.channels[0], dict(param_dtype=self.param_dtype)
+    t = t[:, None] if t.ndim == 1 else t
+    t = t.max(axis=1, keepdims=True) if c.times == "clip" else t
+    perceptron = lambda **fields: embeddings.TimeEmbedding(width, **fields, **rest)
+    own = dict(num_frequencies=c.channels[0])
+    emb = perceptron(**own, name="time")(t)  # [B, T or 1, E]
+    number = lambda name: jnp.asarray(cond.vectors[name], jnp.float32)
+    for name in c.vectors:
+      emb += perceptron(**own, name=name)(number(name))[:, None]
+    if c.joint:
+      parts = [number(name) for name in c.joint]
+      wave = lambda x: x if x.ndim == 2 else embeddings.sinusoid(x, c.joint_frequencies)
+      joint = perceptron(num_frequencies=0, name="_".join(c.joint))
+      emb += joint(jnp.concatenate([wave(x) for x in parts], axis=-1))[:, None]
+    for name, size in c.tables:
+      table = embeddings.LabelEmbedding(size - 1, width, **rest, name=name)
+      emb += table(cond.vectors[name])[:, None]
+    return sublayers.Signals(
+      emb=emb,
+      text=self._tokens(cond, "text") or self._tokens(cond, "image"),
+      image=self._tokens(cond, "image"),
+      places=self._places(cond, num_frames),
+      image_only=self._image_only(cond, num_frames),
+    )
+
+  def _tokens(self, cond, name):
+    if name not in cond.tokens:
+      return None
+    return cond.tokens[name].values.astype(self.dtype), cond.tokens[name].mask
+
+  def _places(self, cond, num_frames):
+    for part in (self.config.temporal, self.config.temporal_in):
+      longest = part.max_frames if part and part.position == "sinusoid" else None
+      if longest and num_frames > longest:
+        raise ValueError(
+          f"{num_frames} frames; this network has learnt positions of {longest} "
+          "(max_frames). Sample longer videos with the wrapper denoise.windows(size="
+          f"{longest}), or raise max_frames to let it guess."
+        )
+    places = jnp.arange(num_frames)[None]
+    inside = self.config.temporal is not None and self.config.temporal.max_frames
+    return places if cond.positions is None or inside else cond.positions
+
+  def _image_only(self, cond, num_frames):
+    if "alone" not in cond.vectors:
+      return None
+    flags = jnp.asarray(cond.vectors["alone"], bool)
+    flags = flags[:, None] if flags.ndim == 1 else flags
+    return jnp.broadcast_to(flags, (flags.shape[0], num_frames))
+
+
+class Encoder(Part):
+  """(skip connections, middle): all that a control network shares with a U-Net."""
+
+  @nn.compact
+  def __call__(self, x, signals, extra=None):
+    """`extra` [B, T, H, W, channels[0]] is added behind the first convolution."""
+    c = self.config
+    dtypes = self.dtypes()
+    passing = self.passes_by(x)
+    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.parts())
+    x = placement.place(x, FRAMES)
+    x = temporal.convolution(x, c.channels[0], (3, 3), **dtypes, name="conv_in")
+    x = x if extra is None else x + extra
+    if c.temporal_in is not None and not passing:
+      x = sublayers.Blocks(
+        c.temporal_in, groups=c.groups, **dtypes, name="temporal_in"
+      )(x, signals)
+    skips = [x]
+    for i, features in enumerate(c.channels):
+      for j in range(c.layers):
+        kinds = dict(attention=c.attention[i], temporal=c.along_time(i))
+        kinds["small"] = c.attention[i]
+        x = cell(features=features, **kinds, passing=passing, name=f"down_{i}_{j}")(
+          x, signals
+        )
+        skips.append(x)
+      if i < len(c.channels) - 1:
+        half = Conv(
+          features, stride=2, padding=((1, 1),) * 2, **dtypes, name=f"downsample_{i}"
+        )
+        x = temporal.per_frame(half, x)
+        skips.append(x)
+    middle = functools.partial(cell, features=x.shape[-1], passing=passing)
+    kinds = dict(attention=True, temporal=c.along_time(None))
+    x = middle(**kinds, name="middle_0")(x, signals)
+    kinds = dict(attention=False, temporal=False)
+    x = middle(**kinds, name="middle_1")(x, signals)
+    return skips, x
+
+
+class Decoder(Part):
+  """From the middle, with the skip connections, back to the size of the input."""
+
+  @nn.compact
+  def __call__(self, x, skips, signals):
+    c = self.config
+    dtypes = self.dtypes()
+    passing = self.passes_by(x)
+    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.parts())
+    skips = list(skips)
+    for i, features in reversed(list(enumerate(c.channels))):
+      for j in range(c.layers + 1):
+        x = jnp.concatenate([x, skips.pop()], axis=-1)
+        kinds = dict(attention=c.attention[i], temporal=c.along_time(i), small=True)
+        x = cell(features=features, **kinds, passing=passing, name=f"up_{i}_{j}")(
+          x, signals
+        )
+      if i > 0:
+        x = enlarge(x, skips[-1].shape[2:4])
+        x = temporal.convolution(x, features, (3, 3), **dtypes, name=f"upsample_{i}")
+    norm = dict(groups=c.groups, epsilon=c.epsilon, **dtypes, name="norm_out")
+    x = nn.silu(temporal.group_norm(x, c.over, **norm))
+    zeros = nn.initializers.zeros
+    return temporal.convolution(
+      x, c.out_channels, (3, 3), kernel_init=zeros, **dtypes, name="conv_out"
+    )
+
+
+class Cell(Part):
+  """A residual block, and what follows it: along time, within frames, along time."""
+
+  features: int = 0
+  attention: bool = False
+  temporal: bool = False
+  passing: bool = False  # the layers along time are passed by
+  small: bool = False  # epsilon is 1e-6 where diffusers has it
+
+  @nn.compact
+  def __call__(self, x, signals):
+    c, emb = self.config, signals.emb
+    dtypes = self.dtypes()
+    epsilon = 1e-6 if self.small and c.epsilons == "diffusers" else c.epsilon
+    block = dict(groups=c.groups, epsilon=epsilon, scale_shift=c.scale_shift, **dtypes)
+    x = placement.place(x, FRAMES)
+    x = temporal.VideoResnetBlock(self.features, over=c.over, **block, name="resnet")(
+      x, emb
+    )
+    if c.temporal_resnet in ("four", "volume") and not self.passing:
+      kind = dict(count=1, kernel=(3, 3, 3)) if c.temporal_resnet == "volume" else {}
+      rest = dict(groups=c.groups, epsilon=c.epsilon, **dtypes)
+      convolve = temporal.TemporalConvolutions(
+        **kind, **rest, name="temporal_convolutions"
+      )
+      x = along_time(convolve, x)
+    if c.temporal_resnet == "alpha" and not self.passing:
+      block = temporal.VideoResnetBlock(
+        kernel=(3, 1, 1), over="clip", **block, name="temporal_resnet"
+      )
+      along = along_time(lambda x: block(x, emb), x)
+      mixer = temporal.Mixer(self.param_dtype, name="temporal_resnet_mix")
+      x = mixer(along, x, sublayers.image_only(signals, x.ndim))
+    inside = c.temporal_at == "inside" and not self.passing
+    if self.attention:
+      x = sublayers.Blocks(
+        c.spatial,
+        c.temporal if inside else None,
+        c.groups,
+        **dtypes,
+        name="transformer",
+      )(x, signals)
+    if self.temporal and not self.passing:
+      x = sublayers.Blocks(
+        c.temporal, groups=c.groups, **dtypes, name="temporal_transformer"
+      )(x, signals)
+    return x
+
+
+def along_time(layer, x):
+  """layer(x), which lies on the mesh as layers along time want it."""
+  x = placement.place(placement.place(x, FRAMES), ALONG_TIME)
+  return placement.place(placement.place(layer(x), ALONG_TIME), FRAMES)
+
+
+def enlarge(x, size):
+  """[B, T, h, w, C] -> [B, T, *size, C]: each pixel is the nearest one's copy."""
+  for axis, wanted in zip((2, 3), size, strict=True):
+    here = x.shape[axis]
+    if wanted == 2 * here:
+      x = jnp.repeat(x, 2, axis=axis)
+    elif wanted != here:
+      x = jnp.take(x, jnp.arange(wanted) * here // wanted, axis=axis)
+  return x

@@ -1,0 +1,204 @@
+"""PyTorch's files (.pt), read without unpickling.
+
+Such a file is a zip: a pickle that describes a tree, and the bytes of each storage
+beside it. A pickle is a program; `torch.load(weights_only=True)` runs it with a short
+list of what it may call. Here it is not run at all: its operations are read one by one
+(`pickletools`), those that build trees of tensors and plain values are understood, and
+at the first other one the file is refused. Nothing is imported by name, nothing called.
+"""
+
+import math
+import os
+import pickletools
+import re
+import zipfile
+
+import ml_dtypes
+import numpy as np
+
+from vdm_jax.pretrained.formats.tensor import Tensor, WeightsError
+
+STORAGES = {
+  "torch.FloatStorage": "f4",
+  "torch.HalfStorage": "f2",
+  "torch.DoubleStorage": "f8",
+  "torch.LongStorage": "i8",
+  "torch.IntStorage": "i4",
+  "torch.ShortStorage": "i2",
+  "torch.CharStorage": "i1",
+  "torch.ByteStorage": "u1",
+  "torch.BoolStorage": "?",
+  "torch.BFloat16Storage": ml_dtypes.bfloat16,
+}
+DICT = "collections.OrderedDict"
+PARAMETER = "torch._utils._rebuild_parameter"
+TENSOR = "torch._utils._rebuild_tensor_v2"
+KNOWN = {*STORAGES, DICT, PARAMETER, TENSOR}
+VALUES = {
+  *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT"),
+  *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"),
+}
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+MARK = object()
+MEND = (
+  "With PyTorch, torch.save(torch.load(path, weights_only=True), path) may mend it."
+)
+
+
+class Named(str):
+  """What a pickle names; it is never imported."""
+
+
+def tensors(path):
+  """The tree of a file: {name: Tensor, plain value, or such a tree}.
+
+  Raises:
+    WeightsError: it is torn, too old, or its pickle does anything but describe
+      tensors, which is named.
+  """
+  if not zipfile.is_zipfile(path):
+    raise WeightsError(
+      f"{path} is no zip, which PyTorch writes since 1.6: it is truncated, or a bare "
+      f"pickle, which could run any code and is not read. {MEND}"
+    )
+  try:
+    with zipfile.ZipFile(path) as archive:
+      tree = _Reader(path, archive).read()
+  except (OSError, WeightsError):
+    raise
+  except Exception as error:  # a torn or hostile pickle can be wrong in any way
+    raise WeightsError(f"{path} is torn: {error!r}.") from error
+  if not isinstance(tree, dict):
+    raise WeightsError(f"{path} holds a {type(tree).__name__}, expected a state dict.")
+  return tree
+
+
+class _Reader:
+  """Follows the operations of one pickle."""
+
+  def __init__(self, path, archive):
+    self.path, self.archive = path, archive
+    found = [n for n in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", n)]
+    if not found:
+      raise WeightsError(f"{path} has no data.pkl: it is no file of PyTorch's.")
+    self.folder = found[0].removesuffix("data.pkl")
+    self.stack, self.memo, self.storages = [], {}, {}
+
+  def read(self):
+    order = f"{self.folder}byteorder"
+    if order in self.archive.namelist() and self.archive.read(order) != b"little":
+      self._refuse("speaks of numbers whose first byte is the largest")
+    self._place("data.pkl")  # refuses a compressed one, which could be of any size
+    pickle = self.archive.read(f"{self.folder}data.pkl")
+    for operation, argument, _ in pickletools.genops(pickle):
+      self._follow(operation.name, argument)
+    (tree,) = self.stack
+    return tree
+
+  def _follow(self, name, argument):
+    push = self.stack.append
+    if name in VALUES:
+      push(argument)
+    elif name in CONSTANTS:
+      push(CONSTANTS[name])
+    elif name in EMPTY:
+      push(EMPTY[name]())
+    elif name == "MARK":
+      push(MARK)
+    elif name in ("BINPUT", "LONG_BINPUT"):
+      self.memo[argument] = self.stack[-1]
+    elif name == "MEMOIZE":
+      self.memo[len(self.memo)] = self.stack[-1]
+    elif name in ("BINGET", "LONG_BINGET"):
+      push(self.memo[argument])
+    elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+      push(tuple(self._last(int(name[-1]))))
+    elif name == "TUPLE":
+      push(tuple(self._marked()))
+    elif name in ("SETITEM", "SETITEMS"):
+      values = self._last(2) if name == "SETITEM" else self._marked()
+      self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
+    elif name in ("APPEND", "APPENDS"):
+      values = self._last(1) if name == "APPEND" else self._marked()
+      self.stack[-1].extend(values)
+    elif name == "GLOBAL":
+      push(self._named(argument.replace(" ", ".")))
+    elif name == "STACK_GLOBAL":
+      push(self._named(".".join(self._last(2))))
+    elif name == "BINPERSID":
+      push(self._storage(*self._last(1)[0]))
+    elif name == "REDUCE":
+      push(self._call(*self._last(2)))
+    elif name == "BUILD":  # attributes of an OrderedDict, such as its versions
+      self._last(1)
+    elif name not in ("PROTO", "FRAME", "STOP"):
+      self._refuse(f"does {name}")
+
+  def _last(self, count):
+    values = self.stack[-count:]
+    del self.stack[-count:]
+    return values
+
+  def _marked(self):
+    values = []
+    while (value := self.stack.pop()) is not MARK:
+      values.append(value)
+    return values[::-1]
+
+  def _named(self, name):
+    if name not in KNOWN:
+      self._refuse(f"names {name}")
+    return Named(name)
+
+  def _place(self, name):
+    """(first byte, bytes) of a part of the zip, which lies there as it is."""
+    info = self.archive.getinfo(f"{self.folder}{name}")
+    with open(self.path, "rb") as file:
+      file.seek(info.header_offset + 26)  # in front of it: a name and an extra field
+      start = info.header_offset + 30 + int(np.frombuffer(file.read(4), "<u2").sum())
+      inside = start + info.file_size <= os.fstat(file.fileno()).st_size
+    if info.compress_type != zipfile.ZIP_STORED or not inside:
+      raise WeightsError(f"{self.path}: its {name} is torn or compressed.")
+    return start, info.file_size
+
+  def _storage(self, word, kind, key, device, count):
+    """(first byte, dtype, numbers) of a storage."""
+    if word != "storage" or kind not in STORAGES or not isinstance(kind, Named):
+      self._refuse(f"wants a {word} of type {kind}")
+    del device
+    dtype = np.dtype(STORAGES[kind])
+    if key not in self.storages:
+      self.storages[key] = self._place(f"data/{key}")
+    start, size = self.storages[key]
+    if size != count * dtype.itemsize:
+      raise WeightsError(f"{self.path}: its storage {key} has {size} bytes.")
+    return start, dtype, count
+
+  def _call(self, name, arguments):
+    """What the named function would make; the three that are known are known here."""
+    if isinstance(name, Named) and name == DICT:
+      return dict(*arguments)
+    if isinstance(name, Named) and name == PARAMETER:
+      return arguments[0]
+    if isinstance(name, Named) and name == TENSOR and not any(arguments[6:]):
+      return self._tensor(*arguments[:4])
+    self._refuse(f"calls {name} with {len(arguments)} arguments")
+
+  def _tensor(self, storage, start, shape, strides):
+    offset, dtype, count = storage
+    numbers = (start, *shape, *strides)
+    last = start + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if not all(type(n) is int and n >= 0 for n in numbers) or (
+      math.prod(shape) and last >= count
+    ):
+      raise WeightsError(f"{self.path}: a tensor of {shape} leaves its storage.")
+    steps = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    plain = all(n == 1 or a == b for n, a, b in zip(shape, strides, steps, strict=True))
+    offset += start * dtype.itemsize
+    return Tensor(self.path, offset, dtype, shape, None if plain else strides)
+
+  def _refuse(self, what):
+    raise WeightsError(
+      f"{self.path} is refused: its pickle {what}; only tensors are read. {MEND}"
+    )

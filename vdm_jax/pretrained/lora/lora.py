@@ -1,0 +1,175 @@
+"""Published LoRAs -> the LoRA of a module in our names, or weights with it merged.
+
+Two ways lead to the same network. `from_state_dict` gives what models.lora runs, trains
+on, or merges; `merge_state_dict` merges in the original's own names, before our table
+reads them. What the files hold, lora_names.py says.
+"""
+
+import re
+
+import flax
+import numpy as np
+from einops import rearrange
+
+from vdm_jax.models import lora
+from vdm_jax.pretrained import state_dict
+from vdm_jax.pretrained.formats import files
+from vdm_jax.pretrained.lora import names as lora_names
+
+
+def load(module, path, scale=1.0):
+  """`from_state_dict` of a file, or of an adapter's folder.
+
+  The scale of an adapter_config.json beside adapter_model.* is taken into account.
+  """
+  path, own = lora_names.open_adapter(path)
+  return from_state_dict(module, files.tensors(path), scale * own)
+
+
+def add(params, *, path, module, scale=1.0):
+  """For `init_from`: the parameters of `module` with the LoRA at `path` merged.
+
+  Args:
+    path, scale: as for `load`; "" leaves `params` as they are.
+  """
+  return lora.merge(params, load(module, path, scale)) if path else params
+
+
+def from_state_dict(module, lora_state, scale=1.0):
+  """The LoRA of `module` in our names, float32, for models.lora.
+
+  `up` holds the scale: the Lora that runs it has scale=1. Where one kernel of ours
+  holds several of theirs (q, k and v), its rank is the sum of theirs.
+
+  Raises:
+    ValueError: one for all names and shapes that do not fit the module.
+  """
+  of = type(module).__name__
+  pairs, problems = lora_names.read(lora_state)
+  pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
+  table = state_dict.table_of(module, pairs)
+  rules = [(_names(rule), rule) for rule in table.rules(module)]
+  known = {name for names, _ in rules for name in names}
+  pairs = lora_names.spelled(state_dict.renamed(table, pairs), known)
+  problems += _unknown(pairs, known, of)
+
+  told = {name: (len(p.up), *p.down.shape[1:]) for name, p in pairs.items()}
+  specs, out = state_dict.flatten(table.shapes(module, told)), {}
+  axes = table.axes(module)
+  for names, (_, ours, pattern) in rules:
+    found = {name: pairs[name] for name in names if name in pairs}
+    if not found:
+      continue
+    kernel = Kernel(names, pattern, axes, tuple(specs[ours].shape))
+    found, wrong = _fit(found, kernel.their_shape())
+    problems += wrong
+    if not kernel.keeps_products():
+      problems += [f"{n} cannot be run, only merged (merge_state_dict)" for n in found]
+    if not problems:
+      out[f"{ours}/down"], out[f"{ours}/up"] = kernel.factors(found, scale)
+  lora_names.refuse(of, problems)
+  return flax.traverse_util.unflatten_dict(out, sep="/")
+
+
+def merge_state_dict(state, lora_state, scale=1.0):
+  """{their name: array}: W + scale * up @ down, in the dtype of each W.
+
+  The sum is made in float32. What the LoRA does not change is not read.
+
+  Args:
+    state: a state dict, perhaps of Tensors in a file.
+
+  Raises:
+    ValueError: one for all names and shapes that do not fit the state dict.
+  """
+  of, out = "the state dict", state_dict.unwrap(state)
+  pairs, problems = lora_names.read(lora_state)
+  pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
+  pairs = lora_names.spelled(pairs, out)
+  problems += _unknown(pairs, out, of)
+  fitted = {}
+  for name in pairs.keys() & out.keys():
+    found, wrong = _fit({name: pairs[name]}, tuple(out[name].shape))
+    fitted |= found
+    problems += wrong
+  lora_names.refuse(of, problems)
+  for name, pair in fitted.items():
+    w = np.asarray(out[name])
+    product = (pair.up @ pair.down.reshape(len(pair.down), -1)).reshape(w.shape)
+    out[name] = (w.astype(np.float32) + scale * pair.factor * product).astype(w.dtype)
+  return out
+
+
+class Kernel:
+  """A kernel of ours, and the weights [o, i, ...] of theirs that it is made of."""
+
+  def __init__(self, names, pattern, axes, shape):
+    self.names, self.pattern, self.shape = names, pattern, shape
+    self.left, self.right = (
+      re.findall(r"\(.*?\)|\S+", side) for side in pattern.split("->")
+    )
+    self.stacked = re.search(r"\bl\b", pattern) is not None
+    grouped = " ".join(re.findall(r"\((.*?)\)", pattern)).split()
+    self.axes = {k: n for k, n in axes.items() if k in grouped}
+
+  def their_shape(self):
+    """Of one of their weights."""
+    # A view of one number has the shape and costs no memory.
+    view = np.broadcast_to(np.int8(0), self.shape)
+    theirs = rearrange(view, state_dict.backwards(self.pattern), **self.axes)
+    return theirs.shape[self.stacked :]
+
+  def keeps_products(self):
+    """Whether products of theirs are products of ours: i is an axis, next to last."""
+    _, i, *pixels = self.left[self.stacked :]
+    return [i, *self.right[-2:-1]] == ["i", "i"] and set(self.right[:-2]) <= {
+      "l",
+      *pixels,
+    }
+
+  def factors(self, pairs, scale):
+    """(down [..., i, R], up [..., R, o]) of ours.
+
+    Each of theirs has rows of R for itself, R being what the fullest layer needs. The
+    axis of theirs that `up` writes goes where the pattern sends it; i stays an axis.
+    """
+    depth = self.shape[self.right.index("l")] if "l" in self.right else 1
+    each = len(self.names) // depth
+    ranks = [len(pairs[n].down) if n in pairs else 0 for n in self.names]
+    total = max(sum(ranks[k : k + each]) for k in range(0, len(ranks), each))
+    o, i, *pixels = self.their_shape()
+    down = np.zeros((depth, total, i, *pixels), np.float32)
+    up = np.zeros((len(self.names), o, total), np.float32)
+    for k, name in enumerate(self.names):
+      if name in pairs:
+        pair, start = pairs[name], sum(ranks[k - k % each : k])
+        down[k // each, start : start + ranks[k]] = pair.down
+        up[k, :, start : start + ranks[k]] = scale * pair.factor * pair.up
+
+    up = up.reshape(*up.shape, *(1 for _ in pixels))
+    up = up if self.stacked else up[0]
+    layers = ["l"] if "l" in self.right else []
+    read = [*layers, "r", *self.left[self.stacked + 1 :]]
+    pattern = f"{' '.join(read)} -> {' '.join([*self.right[:-1], 'r'])}"
+    down = rearrange(down if layers else down[0], pattern)
+    return down, rearrange(up, self.pattern, **self.axes)
+
+
+def _names(rule):
+  return (rule[0],) if isinstance(rule[0], str) else rule[0]
+
+
+def _fit(pairs, shape):
+  """({name: Pair fitted to W's shape}, problems)."""
+  fitted = {name: pair.fitted(shape) for name, pair in pairs.items()}
+  problems = [
+    f"{name}: up {pairs[name].up.shape} and down {pairs[name].down.shape} are no "
+    f"product of shape {shape}"
+    for name, pair in fitted.items()
+    if pair is None
+  ]
+  return fitted, problems
+
+
+def _unknown(names, known, of):
+  return [f"{name} is no weight of {of}" for name in sorted(set(names) - set(known))]

@@ -1,0 +1,266 @@
+"""diffusers' scheduler_config.json -> our process, prediction, sampler and grid.
+
+  scheduler = load_scheduler("stable-diffusion/scheduler")
+  ts = scheduler.ts(num_steps=50)
+  task.sample(..., sampler=scheduler.sampler, ts=ts, noise=scheduler.noise(ts),
+              wrappers=(*guidance, *scheduler.wrappers))
+
+gives the trajectory of the original class, on the same network and noise. The
+coordinates of x are the original's too: x / alpha in the Euler family, x elsewhere.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax.diffusion import denoise as d
+from vdm_jax.diffusion import process as p
+from vdm_jax.diffusion.samplers import ancestral, ddim, dpm_solver, euler, loop, unipc
+from vdm_jax.pretrained.schedulers import fields, grids
+
+FILE = "scheduler_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduler:
+  """A published scheduler in our parts; holds no arrays.
+
+  Attributes:
+    process: its `network_inputs` give the network the original's scaled x and its
+      timestep, rounded as it is there.
+    prediction: a name in process.PREDICTIONS.
+    sampler: (denoise, process, x, ts, cond, key) -> x; of DDIM, `eta` may be bound.
+    ts: num_steps -> [S + 1]; with a dynamic shift also mu, and of flows also sigmas.
+    wrappers: for outside of guidance.
+    start: ts -> what unit noise is multiplied by (diffusers' init_noise_sigma).
+    original: the config as it was read.
+  """
+
+  process: Any
+  prediction: str
+  sampler: Callable
+  ts: Callable
+  wrappers: tuple[Callable, ...] = ()
+  start: Callable = lambda ts: 1.0
+  original: Mapping = dataclasses.field(default_factory=dict, repr=False, hash=False)
+
+  def noise(self, ts, draw=loop.noise):
+    """(key, shape) -> `draw`'s noise, so that LatentDiffusion.sample starts right.
+
+    It multiplies by the process' sigma at ts[0], where the original has `start`.
+    """
+    first = np.asarray(ts, np.float32)[:1]
+    scale = self.start(ts) / self.process.alpha_sigma(first)[1]
+    return lambda key, shape: scale * draw(key, shape)
+
+  def config(self):
+    """The dict for scheduler_config.json."""
+    return dict(self.original)
+
+
+def load_scheduler(source):
+  """The Scheduler of a config.
+
+  Args:
+    source: a folder with scheduler_config.json, or with a folder "scheduler" that has
+      it; the file itself; or what stands in it, a dict.
+
+  Raises:
+    ValueError: no such class, or all the fields whose values are not supported.
+  """
+  original = source if isinstance(source, Mapping) else _read(pathlib.Path(source))
+  config = fields.complete(original)
+  make = MAKERS[config["_class_name"]]
+  return Scheduler(**make(config), original=dict(original))
+
+
+def save_scheduler(folder, scheduler):
+  """Writes scheduler_config.json, which diffusers opens."""
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(scheduler.config(), indent=2, sort_keys=True)
+  (folder / FILE).write_text(text + "\n")
+
+
+def _read(path):
+  tried = [path / FILE, path / "scheduler" / FILE] if path.is_dir() else [path]
+  for file in tried:
+    if file.is_file():
+      return json.loads(file.read_text())
+  raise FileNotFoundError(f"No scheduler here: {', '.join(map(str, tried))}.")
+
+
+def _ddpm(config):
+  fraction = {"learned_range": None, "fixed_large": 1.0}.get(config["variance_type"], 0)
+  sampler = functools.partial(ancestral.ancestral, fraction=fraction, noisy_end=True)
+  return {
+    "process": _table(config),
+    "prediction": fields.PREDICTIONS[config["prediction_type"]],
+    "sampler": sampler,
+    "ts": functools.partial(grids.ddpm, config=config, end=0),
+    "wrappers": _wrappers(_edit(config)),
+  }
+
+
+def _ddim(config):
+  # Index -1 is the data, or it is index 0 (our times 0 and 1).
+  end = 0.0 if config["set_alpha_to_one"] else 1.0
+  leads_on = config["timestep_spacing"] == "leading" and (
+    config["set_alpha_to_one"] or config["steps_offset"] > 0
+  )
+  to = functools.partial(_leap, count=config["num_train_timesteps"], end=end)
+  return {
+    "process": _table(config),
+    "prediction": fields.PREDICTIONS[config["prediction_type"]],
+    "sampler": functools.partial(
+      ddim.ddim, edit=_edit(config), to=None if leads_on else to
+    ),
+    "ts": functools.partial(grids.ddpm, config=config, end=end if leads_on else 0.0),
+  }
+
+
+def _leap(t, num_steps, *, count, end):
+  """DDIM's step goes N // S back, wherever the next begins; before 0, to `end`."""
+  to = t - count // num_steps
+  return jnp.where(to >= 1.0, to, end)
+
+
+def _euler(config):
+  ts = functools.partial(grids.euler, config=config)
+  prediction = fields.PREDICTIONS[config["prediction_type"]]
+  if config.get("timestep_type") == "continuous" and prediction == "v":
+    process = p.EDM(t_max=_largest(config), sigma_data=1.0)
+  else:
+    shaped = grids.shaped(config)
+    between = shaped or config["timestep_spacing"] == "linspace"
+    process = p.Ratio(
+      grids.rising(config),
+      t_max=_largest(config),
+      log_index=shaped,
+      rounding="none" if between else "nearest",
+    )
+  leading = config["timestep_spacing"] == "leading"
+  sampler = euler.euler
+  if config["_class_name"] == "EulerAncestralDiscreteScheduler":
+    sampler = ddim.euler_ancestral
+  return {
+    "process": process,
+    "prediction": prediction,
+    "sampler": sampler,
+    "ts": ts,
+    "start": _start_of_all if leading else _start,
+  }
+
+
+def _largest(config):
+  return max(float(grids.ratios(config)[-1]), config.get("sigma_max") or 0.0)
+
+
+def _start(ts):
+  return float(np.max(ts))
+
+
+def _start_of_all(ts):
+  return float(np.hypot(np.max(ts), 1.0))
+
+
+def _multistep(config):
+  """What DPM-Solver and UniPC share: all but the sampler."""
+  if config["use_flow_sigmas"]:
+    # UniPC starts at 1 - 1e-6.
+    count = float(config["num_train_timesteps"])
+    process = p.Flow(scale=count, whole=True, floor=1e-7)
+  else:
+    process = p.Ratio(
+      grids.rising(config),
+      t_max=_largest(config),
+      exploding=False,
+      log_index=True,
+      rounding="down" if grids.rounds_down(config) else "nearest",
+    )
+  return {
+    "process": process,
+    "prediction": fields.PREDICTIONS[config["prediction_type"]],
+    "ts": functools.partial(grids.multistep, config=config),
+    "wrappers": _wrappers(_edit(config)),
+  }
+
+
+def _dpm_solver(config):
+  stochastic = config["algorithm_type"] == "sde-dpmsolver++"
+  sampler = functools.partial(
+    _lowered,
+    solver=dpm_solver.dpm_solver_sde if stochastic else dpm_solver.dpm_solver,
+    order=config["solver_order"],
+    rule=config["solver_type"],
+    lower_order_final=config["lower_order_final"],
+    caps=(1,) if config["euler_at_final"] else (),
+  )
+  return _multistep(config) | {"sampler": sampler}
+
+
+def _lowered(
+  denoise, process, x, ts, cond, key, *, solver, order, rule, lower_order_final, caps
+):
+  """DPM-Solver; its last steps are of lower order if they are few, or by `caps`."""
+  caps = (1, 2) if lower_order_final and len(ts) - 1 < 15 else caps
+  return solver(denoise, process, x, ts, cond, key, order=order, rule=rule, caps=caps)
+
+
+def _unipc(config):
+  caps = (1, 2) if config["lower_order_final"] else ()
+  sampler = functools.partial(
+    unipc.unipc, order=config["solver_order"], kind=config["solver_type"], caps=caps
+  )
+  return _multistep(config) | {"sampler": sampler}
+
+
+def _flow_match(config):
+  return {
+    "process": p.Flow(scale=float(config["num_train_timesteps"])),
+    "prediction": "velocity",
+    "sampler": euler.euler,
+    "ts": functools.partial(grids.flow_match, config=config),
+  }
+
+
+def _table(config):
+  """p.DDPM with the original's alpha_bar."""
+  alpha_bar = grids.alpha_bars(config).astype(np.float64)
+  # 0 has no logarithm; far below what the process lets alpha be.
+  alpha_bar = np.maximum(np.append(1.0, alpha_bar), 1e-14)
+  betas = 1.0 - alpha_bar[1:] / alpha_bar[:-1]
+  return p.DDPM(num_steps=len(betas), table=tuple(map(float, betas)))
+
+
+def _edit(config):
+  """x0 -> x0 of the config's clipping, or None."""
+  if config.get("thresholding"):
+    ratio, most = config["dynamic_thresholding_ratio"], config["sample_max_value"]
+    return functools.partial(d.threshold, ratio=ratio, most=most)
+  if config.get("clip_sample"):
+    return functools.partial(d.clip, bound=config["clip_sample_range"])
+  return None
+
+
+def _wrappers(edit):
+  if edit is None:
+    return ()
+  return (functools.partial(d.smooth, fn=edit, below=jnp.inf),)
+
+
+MAKERS = {
+  "DDIMScheduler": _ddim,
+  "DDPMScheduler": _ddpm,
+  "DPMSolverMultistepScheduler": _dpm_solver,
+  "EulerAncestralDiscreteScheduler": _euler,
+  "EulerDiscreteScheduler": _euler,
+  "FlowMatchEulerDiscreteScheduler": _flow_match,
+  "UniPCMultistepScheduler": _unipc,
+}

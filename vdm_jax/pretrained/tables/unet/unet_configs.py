@@ -1,0 +1,211 @@
+"""config.json of diffusers' U-Nets <-> Architecture."""
+
+from vdm_jax.models.unet import architectures, unet3d
+from vdm_jax.models.unet.unet3d import Transformer
+from vdm_jax.pretrained.tables.transformers import basic_block
+
+# {their class: what ends the names of its blocks}.
+CLASSES = {
+  "UNet2DConditionModel": "2D",
+  "UNetMotionModel": "Motion",
+  "UNet3DConditionModel": "3D",
+  "UNetSpatioTemporalConditionModel": "SpatioTemporal",
+}
+WIDTHS = (320, 640, 1280, 1280)
+SPATIAL_TEMPORAL = {"num_attention_heads": (5, 10, 20, 20), "in_channels": 8}
+# Fields with one value that works, where their class has them.
+FIXED = {
+  "downsample_padding": (1, None),
+  "mid_block_scale_factor": (1, None),
+  "act_fn": ("silu", None),
+  "center_input_sample": (False, None),
+  "dual_cross_attention": (False, None),
+  "only_cross_attention": (False, None),
+  "upcast_attention": (False, True, None),  # ours is always in float32
+  "class_embed_type": (None,),
+  "num_class_embeds": (None,),
+  "addition_embed_type": (None,),
+  "encoder_hid_dim": (None,),
+  "encoder_hid_dim_type": (None,),
+  "time_cond_proj_dim": (None,),
+  "resnet_time_scale_shift": ("default", None),
+  "time_embedding_type": ("positional", None),
+  "conv_in_kernel": (3, None),
+  "conv_out_kernel": (3, None),
+  "flip_sin_to_cos": (True, None),
+  "freq_shift": (0, None),
+  "attention_type": ("default", None),
+  "mid_block_type": (None, "UNetMidBlock2DCrossAttn"),
+  "reverse_transformer_layers_per_block": (None,),
+  "reverse_temporal_transformer_layers_per_block": (None,),
+  "reverse_motion_num_attention_heads": (None,),
+  "transformer_layers_per_mid_block": (None, 1),
+  "temporal_transformer_layers_per_block": (1, None),
+  "temporal_transformer_layers_per_mid_block": (1, None),
+  "mid_block_layers": (1, None),
+}
+
+
+def read(config, found):
+  """The UNet3D that a config.json describes.
+
+  Raises:
+    ValueError: one for all settings that ours does not have.
+  """
+  del found
+  kind = config["_class_name"]
+  get = lambda name, default: default if config.get(name) is None else config[name]
+  channels = tuple(get("block_out_channels", WIDTHS))
+  attention = tuple("Attn" in name for name in _down(config, kind, len(channels)))
+  layers, depth = get("layers_per_block", 2), get("transformer_layers_per_block", 1)
+  basic_block.refuse(
+    config,
+    {k: (config.get(k), values) for k, values in FIXED.items() if k in config}
+    | {
+      "up_block_types": (
+        _listed(config, "up_block_types", attention),
+        (blocks(kind, "Up", attention[::-1]),),
+      ),
+      "layers_per_block": (layers if isinstance(layers, int) else None, (layers,)),
+      "transformer_layers_per_block": (depth, (1,)),
+    },
+  )
+  heads = _heads(config, kind, channels)
+  shared = dict(
+    out_channels=get("out_channels", 4),
+    channels=channels,
+    layers=layers,
+    attention=attention,
+    groups=get("norm_num_groups", 32),
+    epsilon=get("norm_eps", 1e-5),
+  )
+  linear = "linear" if get("use_linear_projection", False) else "convolution"
+  spatial = Transformer(**heads, projection=linear)
+  if kind == "UNet2DConditionModel":
+    return unet3d.UNet3D(unet3d.Architecture(spatial=spatial, **shared))
+  if kind == "UNetMotionModel":
+    motion = get("motion_num_attention_heads", 8)
+    motion = motion if isinstance(motion, int) else _one(motion, "motion heads")
+    architecture = architectures.animatediff(
+      version=2 if get("use_motion_mid_block", True) else 3,
+      num_heads=motion,
+      max_frames=get("motion_max_seq_length", 32),
+      norm="clip",
+      **shared | dict(spatial=spatial),
+    )
+  elif kind == "UNet3DConditionModel":
+    architecture = architectures.modelscope(**heads, **shared)
+  else:
+    architecture = architectures.svd(
+      joint_frequencies=get("addition_time_embed_dim", 256),
+      epsilons="diffusers",
+      **heads,
+      **shared,
+    )
+  return unet3d.UNet3D(architecture)
+
+
+def write(module, params):
+  """What their config.json says of this module.
+
+  Raises:
+    ValueError: their class computes something else, and what.
+  """
+  c = module.config
+  kind = _class_of(c)
+  text = params["encoder"]["middle_0"]["transformer"]["block_0"]
+  out = {
+    "_class_name": kind,
+    "in_channels": params["encoder"]["conv_in"]["kernel"].shape[2],
+    "out_channels": c.out_channels,
+    "block_out_channels": list(c.channels),
+    "layers_per_block": c.layers,
+    "down_block_types": list(blocks(kind, "Down", c.attention)),
+    "up_block_types": list(blocks(kind, "Up", c.attention[::-1])),
+    "cross_attention_dim": text["spatial_cross_1"]["attention"]["k"]["kernel"].shape[0],
+  }
+  heads = [c.spatial.heads(width)[0] for width in c.channels]
+  if kind == "UNetSpatioTemporalConditionModel":
+    names = dict(
+      num_attention_heads=heads,
+      addition_time_embed_dim=c.joint_frequencies,
+      projection_class_embeddings_input_dim=3 * c.joint_frequencies,
+    )
+    return out | names
+  out |= dict(norm_num_groups=c.groups, norm_eps=c.epsilon)
+  if kind == "UNet3DConditionModel":
+    return out | {"attention_head_dim": c.spatial.heads(c.channels[0])[1]}
+  heads = c.spatial.num_heads or heads
+  out["use_linear_projection"] = c.spatial.projection == "linear"
+  if kind == "UNet2DConditionModel":
+    return out | {"attention_head_dim": heads}
+  return out | dict(
+    num_attention_heads=heads,
+    motion_num_attention_heads=c.temporal.num_heads,
+    motion_max_seq_length=c.temporal.max_frames,
+    use_motion_mid_block=c.temporal_at == "levels and middle",
+  )
+
+
+def _class_of(c):
+  """Their class that computes what this architecture does."""
+  wrong = [f"vectors={c.vectors}"] if c.vectors else []
+  if c.temporal is None:
+    kind = "UNet2DConditionModel"
+  elif c.temporal_at == "inside":
+    kind = "UNetSpatioTemporalConditionModel"
+    wrong += [] if c.epsilons == "diffusers" else ["epsilons='same'"]
+    wrong += [] if len(c.joint) == 3 else [f"joint={c.joint}"]
+  elif c.temporal_at == "attention":
+    kind = "UNet3DConditionModel"
+    wrong += [] if c.temporal_in is not None else ["temporal_in=None"]
+    wrong += [] if c.temporal_resnet == "four" else ["temporal_resnet"]
+  else:
+    kind = "UNetMotionModel"
+    over = c.temporal.over
+    wrong += [] if over == "clip" else [f"temporal.over={over!r}, theirs is 'clip'"]
+  for name, theirs in (("over", "frame"), ("mask_channel", False), ("tables", ())):
+    value = getattr(c, name)
+    wrong += [] if value == theirs else [f"{name}={value!r}, theirs is {theirs!r}"]
+  if wrong:
+    raise ValueError(f"{kind} computes something else: {'; '.join(wrong)}.")
+  return kind
+
+
+def _heads(config, kind, channels):
+  """{"num_heads": n} or {"head_dim": d}, by the many names of these in diffusers."""
+  if kind == "UNet3DConditionModel":
+    return {"head_dim": config.get("attention_head_dim") or 64}
+  given = config.get("num_attention_heads")
+  if given is None and kind == "UNet2DConditionModel":
+    given = config.get("attention_head_dim")
+  if given is None:
+    given = SPATIAL_TEMPORAL["num_attention_heads"] if "Spatio" in kind else 8
+  if isinstance(given, int):
+    return {"num_heads": given}
+  if len(set(given)) == 1:
+    return {"num_heads": given[0]}
+  sizes = [width // n for width, n in zip(channels, given, strict=True)]
+  return {"head_dim": _one(sizes, "widths of a head")}
+
+
+def _one(values, what):
+  if len(set(values)) > 1:
+    raise ValueError(f"{what} {list(values)} differ from level to level; ours are one.")
+  return values[0]
+
+
+def _down(config, kind, levels):
+  default = blocks(kind, "Down", (True,) * (levels - 1) + (False,))
+  return tuple(config.get("down_block_types") or default)
+
+
+def _listed(config, name, attention):
+  kind = config["_class_name"]
+  return tuple(config.get(name) or blocks(kind, "Up", attention[::-1]))
+
+
+def blocks(kind, way, attention):
+  """The names of their blocks, level by level."""
+  end = CLASSES[kind]
+  return tuple(f"{'CrossAttn' if a else ''}{way}Block{end}" for a in attention)

@@ -1,0 +1,90 @@
+"""At which noise does a model lose what a metric measures?
+
+Real clips are noised to several levels and denoised from there. Near no noise the model
+has little to do; the level from which a figure leaves that of the real clips is the one
+to train more. Writes `folder`/{metrics.json, renoise.png}.
+"""
+
+import functools
+
+import jax
+import matplotlib
+import numpy as np
+
+from vdm_jax import log, sharding
+from vdm_jax.programs import job as job_lib
+from vdm_jax.programs import sample
+from vdm_jax.studies import complete
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+def run(
+  job,
+  *,
+  task,
+  weights,
+  autoencoder,
+  autoencoder_weights,
+  source,
+  sampler,
+  ts,
+  judge,
+  levels=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+  count=100,
+  folder="renoise",
+):
+  """Measures the clips from each level, and the autoencoder's as level 0.
+
+  Args:
+    task, weights, autoencoder, autoencoder_weights, sampler: see `sample.run`.
+    source: of real clips; the first `count` serve. All of their signals are told.
+    ts: grid; from level u on it is u times as high.
+    judge: (videos, real, labels, mask) -> {name: number or list}, no frame given.
+    levels: fractions of the grid's first time.
+  """
+  params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
+  batch, real = complete.clips(source, count)
+  labels, mask = batch.get("label"), np.zeros(real.shape[1], bool)
+  grid = np.asarray(ts(task.process))
+  draw = jax.jit(functools.partial(_from_level, task, autoencoder, sampler))
+  measured = lambda made: dict(complete.numbers(judge(made, real, labels, mask)))
+  with job.devices():
+    encode = jax.jit(functools.partial(complete.encode, autoencoder))
+    truth, rebuilt = encode(params[1], job.put({"video": real})["video"])
+    scores = {0.0: measured(sharding.fetch(rebuilt))}
+    for level in levels:
+      made = draw(*params, job.put(batch), truth, grid * np.float32(level), job.key())
+      scores[float(level)] = measured(sharding.fetch(made))
+  place = job.workdir / folder
+  clean = measured(real)
+  job_lib.write_json(place / "metrics.json", {"real": clean, "levels": scores})
+  draw_scores(place / "renoise.png", scores, clean)
+  job.say(f"{count} clips from {len(levels)} levels of noise, in {place}")
+  if jax.process_index() == 0:
+    rows = [{"level": level, **row} for level, row in scores.items()]
+    print("\n" + log.table(rows) + "\n", flush=True)
+
+
+def _from_level(task, autoencoder, sampler, denoiser, decoder, batch, start, ts, key):
+  latents = task.sample(
+    denoiser, batch, start.shape, key, sampler=sampler, ts=ts, start=start
+  )
+  return sample.to_uint8(autoencoder.decode(decoder, latents))
+
+
+def draw_scores(path, scores, clean):
+  """A panel for each figure over the level of noise; dashed, the real clips'."""
+  size = (3.2 * len(clean), 2.8)
+  fig, axes = plt.subplots(1, len(clean), figsize=size, squeeze=False)
+  for ax, (name, value) in zip(axes[0], clean.items(), strict=True):
+    ax.plot(list(scores), [row[name] for row in scores.values()], ".-")
+    if np.isfinite(value):
+      ax.axhline(value, color="tab:orange", linestyle="--")
+    ax.set_title(name, fontsize=9)
+    ax.set_xlabel("from this level of noise", fontsize=8)
+    ax.grid(alpha=0.3)
+  fig.tight_layout()
+  fig.savefig(path, dpi=90)
+  plt.close(fig)
