@@ -122,11 +122,11 @@ def beside(cfg, architecture):
   return c.call(unet3d.UNet3D, config=architecture, **same)
 
 
-def looking(cfg, shape):
+def with_image_encoder(cfg, shape):
   """The image encoder whose tokens of `shape`, of the first frames, are stored too."""
   cfg.image_encoder = "image_encoder"
-  eye = c.call(look.ImageEncoder, folder=cfg.get_ref("image_encoder"), shape=shape)
-  put(cfg.encode, look=eye)
+  encoder = c.call(look.ImageEncoder, folder=cfg.get_ref("image_encoder"), shape=shape)
+  put(cfg.encode, image_encoder=encoder)
   cfg.needs.encode += ("image_encoder",)
 
 
@@ -225,7 +225,7 @@ def captions(cfg, drop, width):
     folder=cfg.get_ref("text_encoder"),
     shape=(77, width),
   )
-  found = c.bind(texts.every, clips=(cfg.train_clips, cfg.test_clips))
+  found = c.bind(texts.unique_captions, clips=(cfg.train_clips, cfg.test_clips))
   cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
   cfg.stages = ("embed", *cfg.stages)
   put(cfg.train.loader, source=captioned(cfg.train.loader.source, drop=drop))
@@ -233,7 +233,7 @@ def captions(cfg, drop, width):
   held_out = c.bind(folders.videos, **fields)  # not read where there are prompts
   asked = dict(texts=cfg.get_ref("prompts"), clips=held_out, count=2048)
   for part in drawn(cfg):
-    put(part, signals=c.bind(embed.told, encoder=cfg.encoder, **asked))
+    put(part, signals=c.bind(embed.prompt_signals, encoder=cfg.encoder, **asked))
 
 
 def captioned(source, **settings):

@@ -37,7 +37,7 @@ def get_config(arg="full"):
   numbers = c.call(conditioner.Numbers, names=tuple(NUMBERS), values=NUMBERS)
   full = arg == "full"
   if full:
-    sd.looking(cfg, shape=(1, 1024))
+    sd.with_image_encoder(cfg, shape=(1, 1024))
     picture = c.call(conditioner.Image, first=True, scale=1 / 0.18215)
     told = c.call(conditioner.All, parts=(picture, numbers))
     sd.put(cfg.task, conditioner=told, drop_rates=dict(image=0.1))

@@ -67,7 +67,7 @@ def get_config(arg="full"):
 
 def told_a_picture(cfg, fps, full):
   if full:
-    sd.looking(cfg, shape=(257, 1280))
+    sd.with_image_encoder(cfg, shape=(257, 1280))
     cfg.resampler = c.call(resampler.Resampler)
     cfg.resampled = c.call(
       resampled.Resampled, network=cfg.unet, resampler=cfg.resampler

@@ -42,8 +42,8 @@ class Conditioning:
     hints: {name: [B, T, 8 H, 8 W, C]}; T may be 1 as well.
     known: [B, T, H, W, C] clean latents, read where `mask` is True.
     mask: [B, T, 1, 1, 1] bool, True for given frames.
-    grain: [B, T, H, W, C] noise of unit variance for what shows `known` with noise, see
-      diffusion/perturbation.py; None for what does not.
+    known_noise: [B, T, H, W, C] noise of unit variance, added to `known` before the
+      network sees it, see diffusion/perturbation.py; None: `known` is clean.
     positions: [B, T] the place of each frame in its video, counted in frames; None is
       0 .. T - 1. A window that leaves frames out (key frames, a far context) says so
       here.
@@ -55,7 +55,7 @@ class Conditioning:
   hints: dict = flax.struct.field(default_factory=dict)
   known: jax.Array | None = None
   mask: jax.Array | None = None
-  grain: jax.Array | None = None
+  known_noise: jax.Array | None = None
   positions: jax.Array | None = None
 
 
@@ -100,14 +100,15 @@ def drop(key, cond, null, rates):
 def take(cond, index):
   """The part of `cond` that belongs to the frames `index` [w], which may be traced.
 
-  Channels, hints, known, mask, grain and positions are gathered along T; what has one
-  frame is shared by all and stays. Tokens and vectors belong to the whole video.
+  Channels, hints, known, mask, known_noise and positions are gathered along T; what
+  has one frame is shared by all and stays. Tokens and vectors belong to the whole
+  video.
   """
 
   def gather(x):
     return x if x.shape[1] == 1 else jnp.take(x, index, axis=1)
 
-  parts = ("channels", "hints", "known", "mask", "grain", "positions")
+  parts = ("channels", "hints", "known", "mask", "known_noise", "positions")
   return cond.replace(**{p: jax.tree.map(gather, getattr(cond, p)) for p in parts})
 
 

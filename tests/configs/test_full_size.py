@@ -35,8 +35,8 @@ def test_its_networks_have_shapes_at_full_size(name):
   if "task" in cfg and "network" in cfg:
     latents = np.zeros((1, *cfg.sample.shape), np.float32)
     batch = {"latents": latents} | told(cfg)
-    if look := cfg.get("encode", {}).get("look"):
-      batch["image"] = np.zeros((1, *look.shape), np.float32)
+    if encoder := cfg.get("encode", {}).get("image_encoder"):
+      batch["image"] = np.zeros((1, *encoder.shape), np.float32)
     task = c.build(cfg.task)
     shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
     count = sum(x.size for x in jax.tree.leaves(shapes))

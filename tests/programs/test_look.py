@@ -14,7 +14,7 @@ from vdm_jax.encoders import clip_image, clip_pixels
 from vdm_jax.programs import encode, look, sample
 from vdm_jax.programs import job as job_lib
 
-EYE = clip_image.ClipImage(
+ENCODER = clip_image.ClipImage(
   depth=2, width=16, num_heads=2, hidden=24, size=32, patch=16, projection=8
 )
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), np.uint8)
@@ -24,12 +24,12 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), np.uint8)
 def folder(tmp_path_factory):
   """(an image encoder's folder, its parameters)."""
   pixels = jnp.zeros((1, 32, 32, 3))
-  spec = flax.linen.unbox(jax.eval_shape(EYE.init, jax.random.key(0), pixels))
+  spec = flax.linen.unbox(jax.eval_shape(ENCODER.init, jax.random.key(0), pixels))
   rng = np.random.default_rng(1)
   fill = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)
   params = jax.tree.map(fill, spec["params"])
-  path = tmp_path_factory.mktemp("eye")
-  pretrained.save(path, EYE, params)
+  path = tmp_path_factory.mktemp("image_encoder")
+  pretrained.save(path, ENCODER, params)
   return path, params
 
 
@@ -39,7 +39,7 @@ def test_tokens_are_the_encoders(folder, shape, method):
   path, params = folder
   seen = look.ImageEncoder(path, shape, batch_size=2)(PICTURES)
   pixels = clip_pixels.pixels(PICTURES, 32)
-  wanted = EYE.apply(params, pixels, method=method)
+  wanted = ENCODER.apply(params, pixels, method=method)
   assert seen.shape == (5, *shape) and seen.dtype == np.float32
   np.testing.assert_allclose(seen, wanted.reshape(seen.shape), atol=1e-5)
   assert np.abs(seen[1:] - seen[:-1]).max() > 0.1  # each picture its own
@@ -60,13 +60,13 @@ def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
   mesh = sharding.make_mesh(dict(data=-1))
   job = job_lib.Job(tmp_path, "encode", 0, mesh, (("batch", "data"),), {})
   encoder = look.ImageEncoder(folder[0], (1, 8), batch_size=2)
-  run = lambda eye: encode.run(
+  run = lambda image_encoder: encode.run(
     job,
     source=source,
     autoencoder=autoencoder,
     weights=params,
     batch_size=3,
-    look=eye,
+    image_encoder=image_encoder,
   )
   run(encoder)
   made = sources.Records(tmp_path / "latents")
@@ -78,5 +78,5 @@ def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
   np.testing.assert_array_equal(told.tokens["image"].values, found[:2])
   assert told.channels["image"].shape == (2, 1, 8, 8, 4)
   run(encoder)  # it is there already
-  with pytest.raises(ValueError, match="made with other eye;"):
+  with pytest.raises(ValueError, match="made with other image_encoder;"):
     run(None)

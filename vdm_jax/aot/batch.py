@@ -88,9 +88,9 @@ def _inner(cfg, source, task):
 def _records(cfg, source, task):
   """Latents that `encode` wrote, with what the conditioner reads beside them."""
   del source
-  shape, look = latents(cfg), cfg.get("encode", {}).get("look")
+  shape, encoder = latents(cfg), cfg.get("encode", {}).get("image_encoder")
   moments = {k: np.zeros(shape, np.float32) for k in ("mean", "logvar")}
-  seen = {"image": np.zeros(look.shape, np.float16)} if look else {}
+  seen = {"image": np.zeros(encoder.shape, np.float16)} if encoder else {}
   read = _told(task)
   if read & {"Labels", "LabelTokens"}:
     seen["label"] = np.int32(0)

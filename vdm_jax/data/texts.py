@@ -53,7 +53,7 @@ def read(path):
       found[told[0]] = told[1]
 
 
-def meant(prompts):
+def parse_prompts(prompts):
   """The list of texts that a flag means: one, several, or the lines of a .txt file."""
   if not isinstance(prompts, str):
     return list(prompts)
@@ -63,7 +63,7 @@ def meant(prompts):
   return [line.strip() for line in lines if line.strip()]
 
 
-def every(clips):
+def unique_captions(clips):
   """The classes of several sources, as texts: sorted, each once, and the empty one."""
   return sorted({"", *(text for source in clips for text in source.classes or ())})
 

@@ -10,7 +10,7 @@ the clip "noise augmentation" (SVD, https://arxiv.org/abs/2311.15127).
   sample(process, key, cond) -> cond, of the level that samples are made with
 
 and of given frames also shown(process, cond) -> the known frames, noised by
-`cond.grain`, which windows of a long video cut and keep through all steps.
+`cond.known_noise`, which windows of a long video cut and keep through all steps.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class GivenFrames:
     k_level, k_noise = jax.random.split(key)
     level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.levels)
     cond = self._tell(k_noise, cond, level)
-    return cond.replace(known=self.shown(process, cond), grain=None)
+    return cond.replace(known=self.shown(process, cond), known_noise=None)
 
   def sample(self, process, key, cond):
     """`cond` that is told the level, and has the noise of its known frames."""
@@ -58,11 +58,11 @@ class GivenFrames:
   def shown(self, process, cond):
     """[B, T, H, W, C] the known frames with noise of the level that `cond` tells."""
     t = jnp.broadcast_to(cond.vectors[self.name][:, None] + 1.0, cond.known.shape[:2])
-    return p.mix(process.alpha_sigma(t), cond.known, cond.grain)
+    return p.mix(process.alpha_sigma(t), cond.known, cond.known_noise)
 
   def _tell(self, key, cond, level):
-    grain = jax.random.normal(key, cond.known.shape)
-    return cond.replace(vectors=cond.vectors | {self.name: level}, grain=grain)
+    noise = jax.random.normal(key, cond.known.shape)
+    return cond.replace(vectors=cond.vectors | {self.name: level}, known_noise=noise)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ class ImagePipeline:
     params: of its network.
     scheduler: see pretrained/schedulers/schedulers.py.
     autoencoder, autoencoder_params: from pictures to latents, from latents to videos.
-    eye, eye_params: CLIP's image encoder.
+    image_encoder, image_encoder_params: CLIP's image encoder.
     num_frames: by default.
   """
 
@@ -43,8 +43,8 @@ class ImagePipeline:
   scheduler: Any
   autoencoder: Any
   autoencoder_params: Any
-  eye: Any
-  eye_params: Any
+  image_encoder: Any
+  image_encoder_params: Any
   num_frames: int
 
   def __call__(
@@ -109,7 +109,7 @@ class ImagePipeline:
     opened = [_opened(picture) for picture in pictures]
     if not opened:
       raise ValueError("There is no picture; give a list of paths or of arrays.")
-    seen = [clip_pixels.pixels(x[None], self.eye.size)[0] for x in opened]
+    seen = [clip_pixels.pixels(x[None], self.image_encoder.size)[0] for x in opened]
     scaled = np.stack([_resized(x, height, width) for x in opened])
     k_picture, k_noise, k_steps = jax.random.split(key, 3)
     if noise is None:
@@ -118,7 +118,7 @@ class ImagePipeline:
     numbers = dict(fps=fps - 1, motion=motion, augmentation=augmentation)
     told = {k: jnp.full(len(opened), v, jnp.float32) for k, v in numbers.items()}
     token, latent = self._look(
-      self.eye_params, self.autoencoder_params, np.stack(seen), scaled
+      self.image_encoder_params, self.autoencoder_params, np.stack(seen), scaled
     )
     return {"token": token, "latent": latent, **told}, k_noise, k_steps
 
@@ -148,8 +148,8 @@ class ImagePipeline:
 
   @functools.cached_property
   def _look(self):
-    def look(eye_params, params, seen, pictures):
-      token = self.eye.apply({"params": eye_params}, seen)
+    def look(image_encoder_params, params, seen, pictures):
+      token = self.image_encoder.apply({"params": image_encoder_params}, seen)
       moments = self.autoencoder.encode(params, pictures[:, None])
       return token[:, None], moments.mean
 
@@ -162,7 +162,7 @@ class ImagePipeline:
     return self._compiled["decode", chunk]
 
 
-def told(batch):
+def image_condition(batch):
   """(cond, null): the picture's token and its latents, which are not scaled."""
   vectors = {k: batch[k] for k in ("fps", "motion", "augmentation")}
 

@@ -39,13 +39,13 @@ class Kind:
   """What there is to know of a published pipeline besides its files.
 
   Attributes:
-    told: "text", "label" or "image", what it makes videos of.
+    condition: "text", "label" or "image", what it makes videos of.
     network: the folder of its network.
     num_frames: by default; None: as its network says.
     texts: fields of encoders.texts.Texts.
   """
 
-  told: str
+  condition: str
   network: str = "unet"
   num_frames: int | None = None
   texts: dict = dataclasses.field(default_factory=dict)
@@ -68,7 +68,7 @@ class Pipeline:
   """The components of a published model, and what is done with them.
 
   Attributes:
-    kind: "text" or "label", what it is told.
+    kind: "text" or "label", its condition.
     task: a LatentDiffusion of the network and the scheduler's process.
     params: of the network.
     scheduler: see pretrained/schedulers/schedulers.py.
@@ -261,22 +261,22 @@ def load(
     conditioner={
       "text": _told,
       "label": functools.partial(_labelled, network),
-      "image": image_pipeline.told,
-    }[kind.told],
+      "image": image_pipeline.image_condition,
+    }[kind.condition],
   )
   config = json.loads((folder / kind.network / "config.json").read_text())
   common = (task, params, scheduler, decoder, decoder_params)
-  if kind.told == "image":
-    eye, eye_params = open_part("image_encoder")
+  if kind.condition == "image":
+    encoder, encoder_params = open_part("image_encoder")
     num_frames = config.get("num_frames", 25)
-    return ImagePipeline(*common, eye, eye_params, num_frames)
+    return ImagePipeline(*common, encoder, encoder_params, num_frames)
   size = config.get("sample_size") or decoder.sample_size // decoder.stride[1]
   names = index.get("id2label") or {}
   labels = {
     name.strip(): int(i) for i, many in names.items() for name in many.split(",")
   }
   return Pipeline(
-    kind.told,
+    kind.condition,
     *common,
     (size, size) if isinstance(size, int) else tuple(size),
     decoder.latent_channels,
@@ -289,7 +289,7 @@ def load(
 def _texts(folder, index, kind, open_part):
   """encoders.texts.Texts, or None: the folder may lack its parts."""
   parts = ("text_encoder", "tokenizer")
-  if kind.told != "text" or not all(_has(index, folder, part) for part in parts):
+  if kind.condition != "text" or not all(_has(index, folder, part) for part in parts):
     return None
   tokenizer = tokenizer_lib.Tokenizer(folder / "tokenizer")
   encoder, params = open_part("text_encoder")
@@ -298,10 +298,10 @@ def _texts(folder, index, kind, open_part):
 
 def _told(batch):
   """(cond, null): a text, and what guidance leads away from."""
-  told = lambda name: Conditioning(
+  condition = lambda name: Conditioning(
     tokens={"text": Tokens(batch[name], batch[f"{name}_mask"])}
   )
-  return told("text"), told("negative")
+  return condition("text"), condition("negative")
 
 
 def _labelled(network, batch):

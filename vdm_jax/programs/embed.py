@@ -176,15 +176,15 @@ def run(job, *, texts, encoder, folder="texts"):
   job.say(f"{len(wanted)} texts in {time.monotonic() - start:.1f} s")
 
 
-def told(*, encoder, texts, clips, count, negative=""):
+def prompt_signals(*, encoder, texts, clips, count, negative=""):
   """Signals of these texts; if there are none, of those of the first `count` clips.
 
   Args:
-    texts: as texts.meant takes them.
+    texts: as texts.parse_prompts takes them.
     clips: () -> `folders.Clips` with a table of texts.
     negative: what guidance leads away from.
   """
-  texts = texts_lib.meant(texts)
+  texts = texts_lib.parse_prompts(texts)
   if not texts:
     found = clips()
     texts = [found.classes[label] for label in found.labels[:count]]

@@ -20,7 +20,7 @@ def run(
   autoencoder,
   weights,
   batch_size,
-  look=None,
+  image_encoder=None,
   folder="latents",
   num_workers=0,
 ):
@@ -36,8 +36,8 @@ def run(
     autoencoder: see autoencoders/base.py.
     weights: the folder, under the workdir, of the stage that trained it.
     batch_size: clips at a time in each process.
-    look: an ImageEncoder of programs/look.py; what it sees in the first frames becomes
-      `image` of the records, float16. None: nothing looks.
+    image_encoder: an ImageEncoder of programs/look.py; its tokens of the first frames
+      become "image" [L, D] of the records, float16. None: records have no "image".
   """
   params = job.weights(weights, "ema/autoencoder")
   made_of = {
@@ -45,8 +45,8 @@ def run(
     "settings": config.fingerprint(job.settings),
     "clips": len(source),
   }
-  if look:
-    made_of["eye"] = job_lib.digest(look.params)
+  if image_encoder:
+    made_of["image_encoder"] = job_lib.digest(image_encoder.params)
   place = job.workdir / folder
   if made_already(job, place, made_of, "clips are encoded"):
     return
@@ -78,8 +78,9 @@ def run(
       if clips.get_state()["position"] > batches.stop * batch_size:
         break
       rest = {k: v for k, v in batch.items() if k != "video"}
-      if look:
-        rest["image"] = look(batch["video"][:, 0]).astype(np.float16)
+      if image_encoder:
+        tokens = image_encoder(batch["video"][:, 0])
+        rest["image"] = tokens.astype(np.float16)
       video, real = job_lib.pad({"video": batch["video"]}, size)
       with here.devices():
         moments = jax.device_get(encode(params, here.put(video)["video"]))

@@ -128,7 +128,7 @@ def inputs(prompts, pictures):
 
 def read(prompts):
   """The list of prompts that a config means."""
-  prompts = texts.meant(prompts)
+  prompts = texts.parse_prompts(prompts)
   if not prompts:
     raise ValueError(
       'There is no prompt; give --config.prompts="a dog in the snow", or the path of a '

@@ -16,7 +16,7 @@ from vdm_jax.programs import shares
 
 VIDEOS = "videos.npz"
 # What clips may have beside them, for a model to be told.
-TOLD = ("label", "image", "text", "text_mask", "negative", "negative_mask")
+SIGNALS = ("label", "image", "text", "text_mask", "negative", "negative_mask")
 
 
 def run(
@@ -184,27 +184,27 @@ def unlabelled(*, count):
 def first_frames(*, source, count):
   """Signals of the first `count` records of encoded clips: their first frame.
 
-  {"image_latents": [N, 1, h, w, c]}, the mean of the stored latents, and of TOLD what
-  the records have: "image" [N, L, D] is what an image encoder saw in the frame.
+  {"image_latents": [N, 1, h, w, c]}, the mean of the stored latents, and of SIGNALS
+  what the records have: "image" [N, L, D] is what an image encoder saw in the frame.
   """
   found = [source[i] for i in range(min(count, len(source)))]
   latents = np.stack([record["mean"][:1] for record in found]).astype(np.float32)
-  return told(found) | {"image_latents": latents}
+  return stack_signals(found) | {"image_latents": latents}
 
 
 def low_resolution(*, source, count, factor):
-  """Signals of the first `count` clips of a source: them, smaller, and of TOLD.
+  """Signals of the first `count` clips of a source: them, smaller, and of SIGNALS.
 
   {"low": [N, T, H / factor, W / factor, 3]}.
   """
   found = [source[i] for i in range(min(count, len(source)))]
   low = np.stack([transforms.shrink(record["video"], factor) for record in found])
-  return told(found) | {"low": low}
+  return stack_signals(found) | {"low": low}
 
 
-def told(records):
-  """{name: [N, ...]} of what stands in TOLD and in the records."""
-  found = {k: np.stack([r[k] for r in records]) for k in TOLD if k in records[0]}
+def stack_signals(records):
+  """{name: [N, ...]} of what stands in SIGNALS and in the records."""
+  found = {k: np.stack([r[k] for r in records]) for k in SIGNALS if k in records[0]}
   half = lambda x: x.dtype == np.float16
   return {k: x.astype(np.float32) if half(x) else x for k, x in found.items()}
 
