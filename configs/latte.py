@@ -188,7 +188,7 @@ def get_config(arg="sky"):
   cfg.sampler = c.bind(ancestral.ancestral)
   cfg.ts = c.bind(times.respaced_grid, num_steps=250)
   # FVD as published: 2,048 clips of each kind. It needs I3D's weights, --config.i3d.
-  signals = c.bind(sample.unlabelled, count=2048)
+  signals = c.bind(sample.unconditional, count=2048)
   if recipe["classes"]:
     signals = c.bind(sample.classes, num_classes=recipe["classes"], per_class=20)
   cfg.sample = c.bind(

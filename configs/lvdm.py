@@ -99,7 +99,7 @@ def hierarchy(cfg, size, stride):
   place = cfg.stages.index("sample")
   after = cfg.stages[place + 1 :]
   if size == "full":  # of 100 frames each: few, and too long to measure as clips
-    few, after = c.bind(sample.unlabelled, count=16), ()
+    few, after = c.bind(sample.unconditional, count=16), ()
     sd.put(cfg.lengthen, signals=few, batch_size=4)
   cfg.stages = (*cfg.stages[:place], "lengthen", *after)
 

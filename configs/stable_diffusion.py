@@ -54,7 +54,7 @@ def start(arg, name):
     for clips, split in ((cfg.train_clips, "train"), (cfg.test_clips, "test")):
       put(clips, path=f"videos/{split}", labelled=False)
     for part in drawn(cfg):
-      put(part, signals=c.bind(sample.unlabelled, count=2048))
+      put(part, signals=c.bind(sample.unconditional, count=2048))
     cfg.train.optimizer.update(learning_rate=1e-4, clip=1.0, clip_after=0)
     cfg.train.update(ema_decay=0.9999)
     return cfg

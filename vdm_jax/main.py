@@ -23,7 +23,14 @@ from ml_collections import config_flags
 
 from vdm_jax import config as config_lib
 
-MISTAKES = (flags.Error, OSError, LookupError, TypeError, ValueError, AttributeError)
+USAGE_ERRORS = (
+  flags.Error,
+  OSError,
+  LookupError,
+  TypeError,
+  ValueError,
+  AttributeError,
+)
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
@@ -53,7 +60,7 @@ def parse(argv):
     rest = FLAGS(argv)
     missing = not FLAGS["config"].present
     stages = () if missing else CONFIG.value.stages
-  except MISTAKES as error:
+  except USAGE_ERRORS as error:
     refuse(config_lib.explain(argv, error))
   if len(rest) > 1:
     refuse(f"{rest[1]!r} is no flag; write --name=value.")

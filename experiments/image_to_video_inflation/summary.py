@@ -62,7 +62,7 @@ def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
     count = counts[suffix] - counts[frozen]
     clips = len(next(iter(batch.values())))
     table[label] |= dict(zip(COSTS, (count, clips / seconds, memory), strict=True))
-    job.say(f"{label}: {count} parameters, {seconds:.3f} s a step, {memory:.0f} MiB")
+    job.print(f"{label}: {count} parameters, {seconds:.3f} s a step, {memory:.0f} MiB")
   table["real clips"] = real | dict.fromkeys(COSTS, float("nan"))
   out = job.workdir / folder
   out.mkdir(parents=True, exist_ok=True)

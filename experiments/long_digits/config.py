@@ -112,13 +112,13 @@ def get_config(arg="full"):
 def chains(cfg, per_class):
   """{stage: its program}, one for each way to a long video."""
   middle = (WINDOW - 1) * STRIDE + 1  # 65
-  told = lambda interval: dict(fps=FPS / interval)
+  signals = lambda interval: dict(fps=FPS / interval)
   part = lambda num_frames, interval, sampler=cfg.sampler, **rest: c.call(
     chain.Pass,
     num_frames=num_frames,
     sampler=sampler,
     ts=cfg.ts,
-    told=told(interval),
+    signals=signals(interval),
     **rest,
   )
   windows = lambda plan, **fields: c.bind(

@@ -44,7 +44,7 @@ def run(job, *, arms, seams, real, train, train_clips=1200, folder="judgement"):
       clips, labels = file["video"], file["label"]
     videos[label] = clips
     scores[label], curves[label] = judged(reader, clips, labels, seams[suffix])
-    job.say(f"{label}: {scores[label]}")
+    job.print(f"{label}: {scores[label]}")
   count = min(len(labels), len(real))
   clips, labels = stack([real[i] for i in range(count)])
   videos["real videos"] = clips

@@ -190,7 +190,7 @@ def get_config(arg="full"):
   )
   cfg.sample = c.bind(
     sample.run,
-    signals=c.bind(sample.unlabelled, count=16),
+    signals=c.bind(sample.unconditional, count=16),
     shape=(8, 16, 16, 6),
     sampler=cfg.sampler,
     **drawing,
@@ -208,7 +208,7 @@ def get_config(arg="full"):
   plan = dict(window=8, overlap=4)
   cfg.extend = c.bind(
     sample.run,
-    signals=c.bind(sample.unlabelled, count=8),
+    signals=c.bind(sample.unconditional, count=8),
     shape=(32, 16, 16, 6),
     sampler=c.bind(
       long_video.rollout, sampler=cfg.sampler, plan=c.bind(long_video.extend, **plan)

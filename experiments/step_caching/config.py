@@ -88,9 +88,9 @@ def get_config(arg="full"):
   cfg.trade_off = c.bind(
     trade_off.run,
     rounds=rounds,
-    subjects={
+    cases={
       "moving_digits": c.call(
-        trade_off.Subject,
+        trade_off.BenchmarkCase,
         **digits_model,
         autoencoder=cfg.sample.autoencoder,
         autoencoder_weights=cfg.sample.autoencoder_weights,
@@ -111,7 +111,7 @@ def get_config(arg="full"):
         },
       ),
       "latte_b_random_weights": c.call(
-        trade_off.Subject,
+        trade_off.BenchmarkCase,
         **latte_model,
         plans={
           "spatial 2": broadcast(spatial=2),

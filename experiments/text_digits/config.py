@@ -58,14 +58,14 @@ def get_config(arg="full"):
   real = c.bind(captions.clips, source=split("test", ("video", "label", "velocity")))
   drawing = ("weights", "autoencoder", "autoencoder_weights", "shape", "sampler", "ts")
 
-  def ask(asked, ways, *shares, **rest):
+  def ask(prompts, variants, *shares, **rest):
     return c.bind(
       prompt.run,
       task=cfg.asking,
       **{k: cfg.sample[k] for k in drawing},
       encoder=cfg.encoder,
-      asked=asked,
-      ways=ways,
+      prompts=prompts,
+      variants=variants,
       judge=judge(*shares),
       **rest,
     )
@@ -73,7 +73,7 @@ def get_config(arg="full"):
   def way(name, scale, negative=""):
     wrappers = (c.bind(guidance.guide, drop=(("text",),), scales=(scale,)),)
     null = c.call(embed.negative, encoder=cfg.encoder, text=negative)
-    return c.call(prompt.Way, name=name, wrappers=wrappers, negative=null)
+    return c.call(prompt.Variant, name=name, wrappers=wrappers, negative=null)
 
   def negatives(text):
     return (

@@ -34,9 +34,9 @@ class Rates:
 
 
 def one(num_frames, fps, every=0, **more):
-  told = dict(fps=fps)
+  signals = dict(fps=fps)
   return chain.Pass(
-    num_frames=num_frames, sampler=None, ts=None, every=every, told=told, **more
+    num_frames=num_frames, sampler=None, ts=None, every=every, signals=signals, **more
   )
 
 

@@ -51,9 +51,9 @@ def judge(videos, real, labels, mask):
   return {"gap": float(gap[~mask].mean()), "gap by frame": gap.tolist()}
 
 
-def asked(given, num_frames, told=()):
+def asked(given, num_frames, signals=()):
   return complete.Completion(
-    given=given, num_frames=num_frames, told=told, sampler=None, ts=None
+    given=given, num_frames=num_frames, signals=signals, sampler=None, ts=None
   )
 
 
@@ -72,9 +72,9 @@ def done(tmp_path_factory):
     autoencoder_weights={"half": np.float32(0.5)},
     source=source,
     completions={
-      "named": asked("nothing", 4, told=("label",)),
+      "named": asked("nothing", 4, signals=("label",)),
       "continued": asked("first:2", 6),
-      "joined": asked("ends:1", 4, told=("label",)),
+      "joined": asked("ends:1", 4, signals=("label",)),
     },
     judge=judge,
     count=3,

@@ -70,10 +70,10 @@ def ran(tmp_path_factory):
     sampler="sampler",
     ts="ts",
     encoder=encoder,
-    asked=asked,
-    ways=(
-      prompt.Way(name="as it is"),
-      prompt.Way(name='negative "0.2"', negative=np.full((1, 1), 0.2, np.float32)),
+    prompts=asked,
+    variants=(
+      prompt.Variant(name="as it is"),
+      prompt.Variant(name='negative "0.2"', negative=np.full((1, 1), 0.2, np.float32)),
     ),
     judge=judge,
     group=lambda want: want["kind"],

@@ -50,8 +50,8 @@ def test_the_table_has_every_plan_and_its_price(tmp_path):
   )
   trade_off.run(
     job.Job(tmp_path, "trade_off", 0, sharding.make_mesh(dict(data=-1)), (), {}),
-    subjects={
-      "tiny": trade_off.Subject(
+    cases={
+      "tiny": trade_off.BenchmarkCase(
         task=TASK,
         weights=trade_off.untrained(task=TASK, signals=SIGNALS, shape=SHAPE, scale=0.3),
         signals=SIGNALS,

@@ -26,20 +26,20 @@ class Parts:
   clips: float
 
 
-def find(needs, now, candidates, parts):
+def estimate(needs, now, candidates, parts_of):
   """[{"flags", "total", "fits"}]: estimates of the candidates, in their order.
 
   Args:
     needs: the memory.Memory that was asked for.
     now: Parts of the program that asked for it.
     candidates: [{field of the config: value}], see `candidates`.
-    parts: flags -> Parts of the changed config; ValueError if there is no such thing.
+    parts_of: flags -> Parts of the changed config; ValueError where it cannot be.
   """
   workspace = max(needs.temporaries - now.gradients - now.kept, 0)
   found = []
   for flags in candidates:
     try:
-      then = parts(flags)
+      then = parts_of(flags)
     except ValueError:
       continue
     total = then.state + then.gradients + then.kept

@@ -1,8 +1,8 @@
 """The programs of a config, lowered from shapes: nothing is read, nothing runs.
 
-Each function (config, mesh) -> Subject builds what the stage of that name builds, but
-data, weights and samples; its arguments are ShapeDtypeStructs with the shardings that
-the stage gives them.
+Each function (config, mesh) -> LoweredProgram builds what the stage of that name
+builds, but data, weights and samples; its arguments are ShapeDtypeStructs with the
+shardings that the stage gives them.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from jax.sharding import PartitionSpec as P
 
 from vdm_jax import compiler, config, sharding
 from vdm_jax.aot import batch, flops
+from vdm_jax.programs import process_shards
 from vdm_jax.programs import sample as sample_lib
-from vdm_jax.programs import shares
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class LoweredProgram:
   """A program to compile.
 
   Attributes:
@@ -65,7 +65,7 @@ def train(cfg, mesh):
     step, shardings, mesh, cfg.rules, compiler_options=_options(cfg, mesh)
   )
   whole = state_lib.merge(state.params, state.frozen)
-  return Subject(
+  return LoweredProgram(
     lower=lambda: run.lower(state, rows, key),
     trees={
       "parameters": (state.params, state.frozen),
@@ -96,7 +96,7 @@ def sample(cfg, mesh):
     for k in ("task", "autoencoder", "sampler", "ts", "wrappers")
   }
   of_training = batch.spec(cfg, cfg.train.loader, stage.task)
-  size = shares.even(stage.batch_size, mesh, cfg.rules)
+  size = process_shards.round_up(stage.batch_size, mesh, cfg.rules)
   told = _rows(batch.signals(of_training, stage.task), size)
   told = _placed(told, mesh, cfg.rules)
   shape = batch.latents(cfg)
@@ -120,7 +120,7 @@ def decode(cfg, mesh):
   autoencoder = config.build(
     cfg.autoencoder if "task" not in stage else stage.autoencoder
   )
-  size = shares.even(stage.batch_size, mesh, cfg.rules)
+  size = process_shards.round_up(stage.batch_size, mesh, cfg.rules)
   shape = batch.latents(cfg)
   rows = {"latents": jax.ShapeDtypeStruct((size, *shape), np.float32)}
   rows = _placed(rows, mesh, cfg.rules)
@@ -133,18 +133,18 @@ def decode(cfg, mesh):
   return _called(run, args, mesh, cfg.rules, ("parameters", "batch"), size)
 
 
-SUBJECTS = {"train": train, "sample": sample, "decode": decode}
+PROGRAMS = {"train": train, "sample": sample, "decode": decode}
 
 
 def _called(jitted, args, mesh, rules, names, rows):
-  """The Subject of a compiled function, whose first arguments have these names."""
+  """The LoweredProgram of a jitted function whose first arguments have these names."""
 
   def lower():
     with sharding.use(mesh, rules):
       return jitted.lower(*args)
 
   count = lambda: flops.of(jitted, *args)
-  return Subject(
+  return LoweredProgram(
     lower=lower,
     trees=dict(zip(names, args, strict=False)),
     count=count,

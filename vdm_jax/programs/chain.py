@@ -17,7 +17,7 @@ import numpy as np
 
 from vdm_jax import config, log, sharding
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import sample, shares
+from vdm_jax.programs import process_shards, sample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Pass:
     sampler, ts, wrappers: see diffusion/.
     every: the frames of the pass before stand at 0, every, 2 every ... of this one; 0
       for the first pass.
-    told: {signal: number}, for all videos, such as the frame rate.
+    signals: {name: number}, for all videos, such as the frame rate.
     task, weights: if they are not those of the whole chain.
   """
 
@@ -38,7 +38,7 @@ class Pass:
   ts: Any
   wrappers: tuple = ()
   every: int = 0
-  told: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  signals: Mapping[str, float] = dataclasses.field(default_factory=dict)
   task: Any = None
   weights: Any = None
 
@@ -81,22 +81,22 @@ def run(
   }
   place = job.workdir / folder
   if sample.made_with(place) == made_of:
-    job.say(f"these videos are there already, in {place}")
+    job.print(f"these videos are there already, in {place}")
     return
   draws = [jax.jit(drawer(t, one, size)) for t, one in zip(tasks, passes, strict=True)]
   decode = jax.jit(lambda params, x: sample.to_uint8(autoencoder.decode(params, x)))
   rows = {k: np.asarray(v) for k, v in signals().items()}
   count = len(next(iter(rows.values())))
-  whole = shares.even(batch_size, job.mesh, job.rules)
+  whole = process_shards.round_up(batch_size, job.mesh, job.rules)
   lengths = " -> ".join(str(one.num_frames) for one in passes)
-  job.say(f"{count} videos of {lengths} frames")
+  job.print(f"{count} videos of {lengths} frames")
   progress, parts = log.Progress(count, name=job.stage), []
   for first in range(0, count, batch_size):
     part = {k: v[first : first + batch_size] for k, v in rows.items()}
     batch, real = job_lib.pad(part, whole)
     key, x = jax.random.fold_in(job.key(), first), None
-    with job.devices():
-      batch = job.put(batch)
+    with job.use_mesh():
+      batch = job.put_batch(batch)
       for n, draw in enumerate(draws):
         x = draw(params[n], batch, x, jax.random.fold_in(key, n))
       videos = decode(decoder, x)
@@ -105,7 +105,7 @@ def run(
   progress.close()
   videos = np.concatenate(parts)
   sample.write(place, videos, rows, made_of, fps, scale, grid_columns)
-  job.say(f"written to {place}")
+  job.print(f"written to {place}")
 
 
 def check(passes):
@@ -133,7 +133,7 @@ def drawer(task, one, size):
 
   def draw(params, batch, before, key):
     count = len(next(iter(batch.values())))
-    told = {k: np.full(count, v, np.float32) for k, v in one.told.items()}
+    signals = {k: np.full(count, v, np.float32) for k, v in one.signals.items()}
     shape = (count, one.num_frames, *size)
     given = {}
     if one.every:
@@ -143,7 +143,7 @@ def drawer(task, one, size):
       given = dict(known=known, mask=mask)
     return task.sample(
       params,
-      batch | told,
+      batch | signals,
       shape,
       key,
       sampler=one.sampler,

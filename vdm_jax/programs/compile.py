@@ -74,7 +74,7 @@ def _once(cfg, found, what):
   """The report of one compilation."""
   cfg, notes = _for_platform(cfg, found)
   mesh = mesh_of(cfg, found)
-  subject = subjects.SUBJECTS[what](cfg, mesh)
+  subject = subjects.PROGRAMS[what](cfg, mesh)
   with sharding.use(mesh, cfg.rules):
     counted, model = subject.count(), subject.model()
   start = time.monotonic()
@@ -159,7 +159,7 @@ def _advice(cfg, found, subject, needs):
     other = changed(cfg, flags)
     return _parts(subjects.train(other, mesh_of(other, found)))
 
-  return advice.find(needs, _parts(subject), changes, parts)
+  return advice.estimate(needs, _parts(subject), changes, parts)
 
 
 def _parts(subject):

@@ -15,7 +15,7 @@ import numpy as np
 from vdm_jax import config, log, pretrained, sharding
 from vdm_jax.data import texts as texts_lib
 from vdm_jax.encoders import tokenizer
-from vdm_jax.programs import encode, shares
+from vdm_jax.programs import encode, process_shards
 from vdm_jax.programs import job as job_lib
 
 TOKENIZER = "tokenizer.json"
@@ -65,12 +65,12 @@ class TextEncoder:
     return self._opened(self.folder)
 
   def _opened(self, folder):
-    module, params = pretrained.load(folder, mesh=self.mesh, rules=shares.RULES)
+    module, params = pretrained.load(folder, mesh=self.mesh, rules=process_shards.RULES)
     return jax.jit(module.apply), params
 
   @functools.cached_property
   def mesh(self):
-    return shares.mesh()
+    return process_shards.local_mesh()
 
   def tokens(self, texts):
     """(ids [N, L] int32, mask [N, L] bool)."""
@@ -89,13 +89,13 @@ class TextEncoder:
   def __call__(self, texts):
     apply, params = self.network
     ids, mask = self.tokens(texts)
-    size = shares.even(self.batch_size, self.mesh, shares.RULES)
+    size = process_shards.round_up(self.batch_size, self.mesh, process_shards.RULES)
     parts = []
     for first in range(0, len(ids), self.batch_size):
       rows = slice(first, first + self.batch_size)
       part, real = job_lib.pad({"ids": ids[rows], "mask": mask[rows]}, size)
-      part = sharding.spread(part, self.mesh, shares.RULES)
-      with sharding.use(self.mesh, shares.RULES):
+      part = sharding.spread(part, self.mesh, process_shards.RULES)
+      with sharding.use(self.mesh, process_shards.RULES):
         values = apply(params, part["ids"], part["mask"])
       parts.append(np.asarray(values, np.float32)[:real])
     return np.concatenate(parts), mask
@@ -171,9 +171,9 @@ def run(job, *, texts, encoder, folder="texts"):
         writer.write({"text": value.astype(np.float16), "text_mask": here})
       progress.update(last - rows.start, {})
 
-  shares.write(place, made_of, {"texts": wanted}, len(wanted), fill)
+  process_shards.write_records(place, made_of, {"texts": wanted}, len(wanted), fill)
   progress.close()
-  job.say(f"{len(wanted)} texts in {time.monotonic() - start:.1f} s")
+  job.print(f"{len(wanted)} texts in {time.monotonic() - start:.1f} s")
 
 
 def prompt_signals(*, encoder, texts, clips, count, negative=""):

@@ -9,7 +9,7 @@ from vdm_jax import config, log, sharding
 from vdm_jax.data import loader as loader_lib
 from vdm_jax.data import records
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import shares
+from vdm_jax.programs import process_shards
 from vdm_jax.tasks import autoencoding
 
 
@@ -65,9 +65,9 @@ def run(
     skipped_to=job.workdir / f"{folder}.skipped{skipped}.jsonl",
   )
   stats = {k: sharding.fetch(params["latents"][k]).tolist() for k in ("shift", "scale")}
-  here = shares.own(job)
-  params = here.place(sharding.fetch(params))
-  size = shares.even(batch_size, here.mesh, here.rules)
+  here = process_shards.local_job(job)
+  params = here.to_mesh(sharding.fetch(params))
+  size = process_shards.round_up(batch_size, here.mesh, here.rules)
   start = time.monotonic()
   progress = log.Progress(len(source), name=job.stage)
 
@@ -82,8 +82,8 @@ def run(
         tokens = image_encoder(batch["video"][:, 0])
         rest["image"] = tokens.astype(np.float16)
       video, real = job_lib.pad({"video": batch["video"]}, size)
-      with here.devices():
-        moments = jax.device_get(encode(params, here.put(video)["video"]))
+      with here.use_mesh():
+        moments = jax.device_get(encode(params, here.put_batch(video)["video"]))
       for i in range(real):
         writer.write(
           {
@@ -97,10 +97,10 @@ def run(
     clips.close()
 
   meta = {**stats, "classes": source.classes}
-  shares.write(place, made_of, meta, len(clips), fill)
+  process_shards.write_records(place, made_of, meta, len(clips), fill)
   progress.close()
   count = records.read_meta(place)["count"]
-  job.say(
+  job.print(
     f"{count} clips in {time.monotonic() - start:.1f} s. {clips.report.summary()}"
   )
 
@@ -111,7 +111,7 @@ def made_already(job, place, made_of, what):
     return False
   made = records.read_meta(place)
   if made["settings"] == made_of:
-    job.say(f"{made['count']} {what} already, in {place}")
+    job.print(f"{made['count']} {what} already, in {place}")
     return True
   before = made["settings"]
   names = sorted({*before, *made_of})

@@ -6,7 +6,7 @@ import numpy as np
 from vdm_jax import log, sharding
 from vdm_jax.metrics import score
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import sample, shares
+from vdm_jax.programs import process_shards, sample
 
 
 def run(
@@ -65,7 +65,7 @@ def run(
     for row in rows
   }
   job_lib.write_json(job.workdir / out, scores)
-  job.say(f"{len(made)} samples, {len(held_out)} real clips; {job.workdir / out}")
+  job.print(f"{len(made)} samples, {len(held_out)} real clips; {job.workdir / out}")
   if jax.process_index() == 0:
     print("\n" + log.table([_cells(row) for row in rows]) + "\n", flush=True)
 
@@ -111,13 +111,13 @@ def _reconstruct(job, autoencoder, params, videos, batch_size):
       autoencoder.decode(params, autoencoder.latents(params, moments, None))
     )
 
-  parts, job = [], shares.everywhere(job)
-  size = shares.even(batch_size, job.mesh, job.rules)
-  with job.devices():
+  parts, job = [], process_shards.on_all_processes(job)
+  size = process_shards.round_up(batch_size, job.mesh, job.rules)
+  with job.use_mesh():
     for first in range(0, len(videos), batch_size):
       part = {"video": videos[first : first + batch_size]}
       batch, real = job_lib.pad(part, size)
-      made = reconstruct(params, job.put(batch)["video"])
+      made = reconstruct(params, job.put_batch(batch)["video"])
       parts.append(sharding.fetch(made)[:real])
   return np.concatenate(parts)
 

@@ -18,4 +18,4 @@ def run(job, *, parts, out="weights.safetensors", eight_bits=None, largest=None)
       f"{job.workdir / out} has {size} bytes, more than largest={largest}; take "
       "smaller networks."
     )
-  job.say(f"{', '.join(parts)} in {size / 1e6:.2f} MB, {job.workdir / out}")
+  job.print(f"{', '.join(parts)} in {size / 1e6:.2f} MB, {job.workdir / out}")

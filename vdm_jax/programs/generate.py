@@ -58,9 +58,9 @@ def run(
   }
   place = job.workdir / folder
   if sample.made_with(place) == made_of:
-    job.say(f"these samples are there already, in {place}")
+    job.print(f"these samples are there already, in {place}")
     return
-  job.say(f"opens {pretrained}")
+  job.print(f"opens {pretrained}")
   model = pipeline.load(
     pretrained,
     autoencoder=autoencoder,
@@ -74,7 +74,7 @@ def run(
     raise ValueError(
       f"{pretrained} makes videos of {other}: give --config.{other}, and nothing else."
     )
-  job.say(f"{len(asked)} videos")
+  job.print(f"{len(asked)} videos")
   settings = dict(num_frames=num_frames, height=height, width=width)
   settings |= dict(steps=steps, negative=negative)
   settings = {name: value for name, value in settings.items() if value}
@@ -86,7 +86,7 @@ def run(
   for first in range(0, len(asked), batch_size):
     part = asked[first : first + batch_size]
     padded = part + part[-1:] * (batch_size - len(part))  # one shape to compile
-    with job.devices():
+    with job.use_mesh():
       key = jax.random.fold_in(job.key(), first)
       videos = model(padded, key=key, **settings)
     parts.append(videos[: len(part)])
@@ -94,7 +94,7 @@ def run(
   progress.close()
   rows = {"prompt": np.array([str(text) for text in asked])}
   sample.write(place, np.concatenate(parts), rows, made_of, fps, 1, grid_columns)
-  job.say(f"written to {place}")
+  job.print(f"written to {place}")
 
 
 def strength(guidance, pictures):

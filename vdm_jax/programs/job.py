@@ -43,19 +43,19 @@ class Job:
     return jax.random.fold_in(jax.random.key(self.seed), _number(self.stage))
 
   @contextlib.contextmanager
-  def devices(self):
+  def use_mesh(self):
     with sharding.use(self.mesh, self.rules):
       yield
 
-  def put(self, batch):
+  def put_batch(self, batch):
     """A batch that each process holds whole, rows spread over the mesh."""
     return sharding.spread(batch, self.mesh, self.rules)
 
-  def place(self, params):
+  def to_mesh(self, params):
     """Parameters on every device of the mesh."""
     return sharding.place(params, sharding.replicated(self.mesh))
 
-  def say(self, text):
+  def print(self, text):
     if jax.process_index() == 0:
       print(f"{self.stage}: {text}", flush=True)
 
@@ -73,7 +73,7 @@ class Job:
       parts = {k: v for k, v in folder.items() if isinstance(v, str)}
       arrays = {k: v for k, v in folder.items() if k not in parts}
       found = {k: self.weights(v, part) for k, v in parts.items()}
-      return {**self.place(arrays), **found}
+      return {**self.to_mesh(arrays), **found}
     place = self.workdir / folder / "checkpoints"
     read = lambda part: checkpoint.restore_part(
       place, part, sharding=sharding.replicated(self.mesh)

@@ -13,7 +13,7 @@ import numpy as np
 from vdm_jax import pretrained, sharding
 from vdm_jax.encoders import clip_pixels
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import shares
+from vdm_jax.programs import process_shards
 
 
 class ImageEncoder:
@@ -41,7 +41,9 @@ class ImageEncoder:
         f"There is no image encoder in {self.folder}, a folder of config.json and "
         "weights; give the path of one."
       )
-    module, params = pretrained.load(self.folder, mesh=self.mesh, rules=shares.RULES)
+    module, params = pretrained.load(
+      self.folder, mesh=self.mesh, rules=process_shards.RULES
+    )
     one = self.shape[0] == 1
 
     def look(params, pixels):
@@ -53,7 +55,7 @@ class ImageEncoder:
 
   @functools.cached_property
   def mesh(self):
-    return shares.mesh()
+    return process_shards.local_mesh()
 
   @property
   def params(self):
@@ -61,13 +63,13 @@ class ImageEncoder:
 
   def __call__(self, pictures):
     module, look, params = self.network
-    size = shares.even(self.batch_size, self.mesh, shares.RULES)
+    size = process_shards.round_up(self.batch_size, self.mesh, process_shards.RULES)
     parts = []
     for first in range(0, len(pictures), self.batch_size):
       some = pictures[first : first + self.batch_size]
       part, real = job_lib.pad({"pixels": clip_pixels.pixels(some, module.size)}, size)
-      part = sharding.spread(part, self.mesh, shares.RULES)
-      with sharding.use(self.mesh, shares.RULES):
+      part = sharding.spread(part, self.mesh, process_shards.RULES)
+      with sharding.use(self.mesh, process_shards.RULES):
         tokens = look(params, part["pixels"])
       parts.append(np.asarray(tokens, np.float32)[:real])
     found = np.concatenate(parts)

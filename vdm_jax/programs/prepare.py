@@ -10,4 +10,4 @@ def run(job, *, builder):
   """
   info = builder.info
   splits = ", ".join(f"{s.num_examples} {name}" for name, s in info.splits.items())
-  job.say(f"{info.full_name}: {splits} clips, in {builder.data_dir}")
+  job.print(f"{info.full_name}: {splits} clips, in {builder.data_dir}")

@@ -29,11 +29,11 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
   draw = jax.jit(lambda params, video: sample.to_uint8(task.reconstruct(params, video)))
   real = np.stack([source[i]["video"] for i in range(len(source))])
   made = []
-  with job.devices():
+  with job.use_mesh():
     for first in range(0, len(real), batch_size):
       part = {"video": real[first : first + batch_size]}
       batch, count = job_lib.pad(part, batch_size)
-      video = draw(params, job.put(batch)["video"])
+      video = draw(params, job.put_batch(batch)["video"])
       made.append(sharding.fetch(video)[:count])
   made = np.concatenate(made)
 
@@ -55,7 +55,7 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
   )
   columns = min(shown, len(real))
   video_io.write_png(place / "clips.png", video_io.grid(pairs, columns)[0])
-  job.say(f"{len(real)} clips of {real.shape[1]} frames, in {place}")
+  job.print(f"{len(real)} clips of {real.shape[1]} frames, in {place}")
   if jax.process_index() == 0:
     rows = [{"": name, "value": value} for name, value in values.items()]
     print("\n" + log.table(rows) + "\n", flush=True)

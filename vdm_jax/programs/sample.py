@@ -12,7 +12,7 @@ from einops import rearrange
 from vdm_jax import config, log, sharding, video_io
 from vdm_jax.data import transforms
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import shares
+from vdm_jax.programs import process_shards
 
 VIDEOS = "videos.npz"
 # What clips may have beside them, for a model to be told.
@@ -62,29 +62,29 @@ def run(
   }
   place = job.workdir / folder
   if made_with(place) == made_of:
-    job.say(f"these samples are there already, in {place}")
+    job.print(f"these samples are there already, in {place}")
     return
   draw = generator(task, autoencoder, shape, sampler, ts, wrappers)
   rows = {k: np.asarray(v) for k, v in signals().items()}
   count = len(next(iter(rows.values())))
   # More rows than asked, for the mesh: a row's noise does not depend on those after it.
-  size = shares.even(batch_size, job.mesh, job.rules)
-  job.say(f"{count} videos")
+  size = process_shards.round_up(batch_size, job.mesh, job.rules)
+  job.print(f"{count} videos")
   progress = log.Progress(count, name=job.stage)
   parts = []
   for first in range(0, count, batch_size):
     part = {k: v[first : first + batch_size] for k, v in rows.items()}
     batch, real = job_lib.pad(part, size)
-    with job.devices():
+    with job.use_mesh():
       key = jax.random.fold_in(job.key(), first)
-      videos = draw(denoiser, decoder, job.put(batch), key)
+      videos = draw(denoiser, decoder, job.put_batch(batch), key)
     parts.append(sharding.fetch(videos)[:real])
     progress.update(first + real, {})
   progress.close()
   videos = np.concatenate(parts)
 
   write(place, videos, rows, made_of, fps, scale, grid_columns)
-  job.say(f"written to {place}")
+  job.print(f"written to {place}")
 
 
 def write(place, videos, rows, made_of, fps, scale, grid_columns):
@@ -157,9 +157,9 @@ class Preview:
     decoder = job.weights(self.autoencoder_weights, "ema/autoencoder")
     rows = {k: np.asarray(v) for k, v in self.signals().items()}
     count = len(next(iter(rows.values())))
-    size = shares.even(count, job.mesh, job.rules)
-    with job.devices():
-      batch = job.put(job_lib.pad(rows, size)[0])
+    size = process_shards.round_up(count, job.mesh, job.rules)
+    with job.use_mesh():
+      batch = job.put_batch(job_lib.pad(rows, size)[0])
       return sharding.fetch(self.draw(params, decoder, batch, key))[:count]
 
 
@@ -176,7 +176,7 @@ def classes(*, num_classes, per_class):
   return {"label": np.repeat(np.arange(num_classes, dtype=np.int32), per_class)}
 
 
-def unlabelled(*, count):
+def unconditional(*, count):
   """Signals of an unconditional model: only how many videos are wanted."""
   return {"index": np.arange(count, dtype=np.int32)}
 

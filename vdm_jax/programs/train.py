@@ -56,7 +56,7 @@ def run(
   place = job.workdir / folder
   done = checkpoint.steps(place / "checkpoints")
   if done and done[-1] >= steps:
-    job.say(f"step {done[-1]} of {steps} is done already, in {place}")
+    job.print(f"step {done[-1]} of {steps} is done already, in {place}")
     return
   saver = checkpoint.Checkpointer(
     place / "checkpoints", keep=keep, keep_every=keep_every
@@ -80,7 +80,7 @@ def run(
     loader.set_state(restored.data)
     shardings = jax.tree.map(lambda x: x.sharding, like)
   count = sum(x.size for x in jax.tree.leaves(state.params))
-  job.say(f"{count / 1e6:.2f} M parameters, from step {int(state.step)} to {steps}")
+  job.print(f"{count / 1e6:.2f} M parameters, from step {int(state.step)} to {steps}")
 
   step = step_lib.make_step(
     task.loss, optimizer, ema_decay, accumulate=accumulate, shardings=shardings
@@ -127,7 +127,7 @@ def run(
   saver.close()
   skipped = getattr(loader, "report", None)
   if skipped:
-    job.say(skipped.summary())
+    job.print(skipped.summary())
   if jax.process_index() == 0:
     log.loss_plot(place / "log.jsonl", place / "loss.png", plot)
 

@@ -55,7 +55,7 @@ def run(
   }
   place = job.workdir / folder / FILE
   if place.is_file() and json.loads(place.read_text()).get("made_of") == made_of:
-    job.say(f"these ratios are there already, in {place}")
+    job.print(f"these ratios are there already, in {place}")
     return
   found = collections.defaultdict(list)
   note = lambda call, ratio: found[int(call)].append(float(ratio))
@@ -80,15 +80,15 @@ def run(
   for first in range(0, count, batch_size):
     part = {k: v[first : first + batch_size] for k, v in rows.items()}
     batch, _ = job_lib.pad(part, min(batch_size, count))
-    with job.devices():
+    with job.use_mesh():
       key = jax.random.fold_in(job.key(), first)
-      jax.block_until_ready(draw(params, job.put(batch), key))
+      jax.block_until_ready(draw(params, job.put_batch(batch), key))
   jax.effects_barrier()
   # The first call has nothing before it.
   ratios = [1.0, *(float(np.mean(found[i])) for i in range(1, len(found)))]
   job_lib.write_json(place, {"ratios": ratios, "made_of": made_of})
   far = max(abs(1.0 - ratio) for ratio in ratios)
-  job.say(f"{len(ratios)} calls, ratios at most {far:.3f} from 1, in {place}")
+  job.print(f"{len(ratios)} calls, ratios at most {far:.3f} from 1, in {place}")
 
 
 def read(folder):

@@ -47,7 +47,7 @@ def run(job, *, arms, shown, plot="mse", curves=None, folder="comparison"):
   (out / "table.md").write_text("\n".join(lines) + "\n")
   draw_scores(out / "scores.png", table, real)
   draw_curves(out / "loss.png", chosen, plot)
-  job.say(f"{out}: scores.json, table.md and pictures")
+  job.print(f"{out}: scores.json, table.md and pictures")
   print("\n" + "\n".join(lines) + "\n", flush=True)
 
 

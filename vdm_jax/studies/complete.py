@@ -36,7 +36,7 @@ class Completion:
   Attributes:
     given: a mask's name, see diffusion/masks.py, or "nothing".
     num_frames: of the finished clip, at most those of the real ones.
-    told: the signals that the model is told; the others are null.
+    signals: names of those that the model gets; the others are null.
     sampler, ts, wrappers: see diffusion/.
   """
 
@@ -44,7 +44,7 @@ class Completion:
   num_frames: int
   sampler: Callable
   ts: Any
-  told: tuple[str, ...] = ()
+  signals: tuple[str, ...] = ()
   wrappers: tuple = ()
 
   def mask(self):
@@ -55,7 +55,7 @@ class Completion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class KeepSignals:
   """A conditioner that tells some signals of another one, and null for the rest."""
 
   conditioner: Callable
@@ -102,9 +102,9 @@ def run(
       f"A completion of {longest} frames cannot be judged by real clips of "
       f"{real.shape[1]}; give longer clips, or ask for fewer frames."
     )
-  with job.devices():
+  with job.use_mesh():
     truth, rebuilt = jax.jit(functools.partial(encode, autoencoder))(
-      params[1], job.put({"video": real})["video"]
+      params[1], job.put_batch({"video": real})["video"]
     )
   rebuilt = sharding.fetch(rebuilt)
 
@@ -112,9 +112,9 @@ def run(
   for n, (name, wanted) in enumerate(completions.items()):
     mask, length = wanted.mask(), wanted.num_frames
     draw = jax.jit(functools.partial(_complete, task, autoencoder, wanted, mask))
-    with job.devices():
+    with job.use_mesh():
       key = jax.random.fold_in(job.key(), n)
-      videos = draw(*params, job.put(batch), truth[:, :length], key)
+      videos = draw(*params, job.put_batch(batch), truth[:, :length], key)
     videos, true = sharding.fetch(videos), real[:, :length]
     sides = {"samples": videos, "autoencoder": rebuilt[:, :length], "real": true}
     scores[name] = {
@@ -127,7 +127,7 @@ def run(
     _pictures(place, true[:shown], mark(videos[:shown], mask), fps, scale)
     np.savez_compressed(place / sample.VIDEOS, video=videos, mask=mask)
     said = ", ".join(f"{k} {v:.3g}" for k, v in numbers(scores[name]["samples"]))
-    job.say(f"{name}: {said}")
+    job.print(f"{name}: {said}")
   job_lib.write_json(job.workdir / folder / "metrics.json", scores)
   draw_by_frame(job.workdir / folder / "by_frame.png", scores)
   if jax.process_index() == 0:
@@ -154,7 +154,9 @@ def encode(autoencoder, params, video):
 
 def _complete(task, autoencoder, wanted, mask, denoiser, decoder, batch, known, key):
   """uint8 videos, like `known` where the mask [T] says so."""
-  told = dataclasses.replace(task, conditioner=Told(task.conditioner, wanted.told))
+  told = dataclasses.replace(
+    task, conditioner=KeepSignals(task.conditioner, wanted.signals)
+  )
   latents = told.sample(
     denoiser,
     batch,

@@ -1,8 +1,8 @@
-"""Asks a text-to-video model for things, in several ways, and judges what it shows.
+"""Samples a text-to-video model by the same prompts in several variants, and scores it.
 
-A way is a guidance and perhaps a negative prompt; all ways are asked the same things
-with the same noise. Writes, under `folder`, for each way <way>/{videos.npz, grid.gif,
-grid.png}, the texts beside the clips, and for all of them metrics.json.
+A variant is a guidance and perhaps a negative prompt; all variants have the same
+prompts and the same noise. Writes, under `folder`, for each variant
+<variant>/{videos.npz, grid.gif, grid.png}, texts left of the clips, and metrics.json.
 """
 
 import collections
@@ -24,8 +24,8 @@ EDGE = 70  # grey around each clip in the pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Way:
-  """How a model is asked.
+class Variant:
+  """One guidance of the model.
 
   Attributes:
     name: of its figures and its folder.
@@ -50,8 +50,8 @@ def run(
   sampler,
   ts,
   encoder,
-  asked,
-  ways,
+  prompts,
+  variants,
   judge,
   group=None,
   real=None,
@@ -61,38 +61,38 @@ def run(
   scale=4,
   shown=(8, 6),
 ):
-  """Draws a clip for each thing asked, in each way, and means of what the judge finds.
+  """Samples a clip for each prompt in each variant, and writes means of their scores.
 
   Args:
     task, weights, autoencoder, autoencoder_weights, shape, sampler, ts: see
       `sample.run`; the task's conditioner is a conditioner.Text.
     encoder: an embed.TextEncoder.
-    asked: () -> list of dicts with "text" and whatever else the judge reads.
-    ways: Ways.
-    judge: (videos, asked) -> {figure: [N]}; NaN where it has nothing to say.
-    group: asked -> a name; its figures are given by themselves, too.
-    real: () -> (videos, asked) of real clips, judged like the samples.
+    prompts: () -> list of dicts with "text" and whatever else the judge reads.
+    variants: a list of Variant.
+    judge: (videos, prompts) -> {figure: [N]}; NaN where it has nothing to say.
+    group: prompts -> a name; its figures are given by themselves, too.
+    real: () -> (videos, prompts) of real clips, judged like the samples.
     shown: (rows, columns) of the pictures: texts, evenly spaced, and clips of each.
   """
   params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
-  wants = asked()
+  wants = prompts()
   values, mask = encoder([want["text"] for want in wants])
   signals = {"text": values, "text_mask": mask}
   place, scores, kept = job.workdir / folder, {}, {}
-  for way in ways:
-    told = dataclasses.replace(task.conditioner, null=way.negative)
+  for variant in variants:
+    told = dataclasses.replace(task.conditioner, null=variant.negative)
     draw = sample.generator(
       dataclasses.replace(task, conditioner=told),
       autoencoder,
       shape,
       sampler,
       ts,
-      way.wrappers,
+      variant.wrappers,
     )
     videos = _draw_all(job, draw, params, signals, batch_size)
-    scores[way.name] = means(judge(videos, wants), wants, group)
-    kept[way.name] = videos
-    job.say(f"{way.name}: " + _said(scores[way.name]["all"]))
+    scores[variant.name] = means(judge(videos, wants), wants, group)
+    kept[variant.name] = videos
+    job.print(f"{variant.name}: " + _said(scores[variant.name]["all"]))
   if real is not None:
     scores["real clips"] = means(judge(*(found := real())), found[1], group)
   for name, videos in kept.items():
@@ -112,16 +112,16 @@ def _draw_all(job, draw, params, signals, batch_size):
   for first in range(0, count, batch_size):
     part = {k: v[first : first + batch_size] for k, v in signals.items()}
     batch, real = job_lib.pad(part, batch_size)
-    with job.devices():
-      videos = draw(*params, job.put(batch), jax.random.fold_in(job.key(), first))
+    with job.use_mesh():
+      videos = draw(*params, job.put_batch(batch), jax.random.fold_in(job.key(), first))
     parts.append(sharding.fetch(videos)[:real])
   return np.concatenate(parts)
 
 
-def means(figures, asked, group=None):
-  """{"all" and each group: {"count": clips, figure: its mean over those asked}}."""
+def means(figures, prompts, group=None):
+  """{"all" and each group: {"count": clips, figure: its mean over their prompts}}."""
   rows = collections.defaultdict(list)
-  for i, want in enumerate(asked):
+  for i, want in enumerate(prompts):
     rows["all"].append(i)
     if group is not None:
       rows[group(want)].append(i)
@@ -140,10 +140,10 @@ def text_of(want):
 
 
 def table(scores):
-  """Rows for `log.table`: each way, and in it each group."""
+  """Rows for `log.table`: each variant, and in it each group."""
   return [
-    {"": way if name == "all" else f"{way}, {name}", **figures}
-    for way, groups in scores.items()
+    {"": variant if name == "all" else f"{variant}, {name}", **figures}
+    for variant, groups in scores.items()
     for name, figures in groups.items()
   ]
 

@@ -44,7 +44,7 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
       scores[world][name], cov = rank.score(method, video, process, ts, num_frames)
       covariances[name] = cov
       numbers = "  ".join(f"{k} {v:.5f}" for k, v in scores[world][name].items())
-      job.say(f"{world}: {name}: {numbers}  ({time.perf_counter() - start:.1f} s)")
+      job.print(f"{world}: {name}: {numbers}  ({time.perf_counter() - start:.1f} s)")
     memory = truth[0, -1] / truth[0, 0]
     lines += [*table(world, scores[world], memory), ""]
     slug = world.replace(" ", "_")
@@ -52,7 +52,7 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
   job_lib.write_json(out / "scores.json", scores)
   (out / "table.md").write_text("\n".join(lines))
   draw_scores(out / "scores.png", scores)
-  job.say(f"{out}: scores.json, table.md and pictures")
+  job.print(f"{out}: scores.json, table.md and pictures")
 
 
 def table(world, scores, memory):

@@ -50,18 +50,20 @@ def run(
   grid = np.asarray(ts(task.process))
   draw = jax.jit(functools.partial(_from_level, task, autoencoder, sampler))
   measured = lambda made: dict(complete.numbers(judge(made, real, labels, mask)))
-  with job.devices():
+  with job.use_mesh():
     encode = jax.jit(functools.partial(complete.encode, autoencoder))
-    truth, rebuilt = encode(params[1], job.put({"video": real})["video"])
+    truth, rebuilt = encode(params[1], job.put_batch({"video": real})["video"])
     scores = {0.0: measured(sharding.fetch(rebuilt))}
     for level in levels:
-      made = draw(*params, job.put(batch), truth, grid * np.float32(level), job.key())
+      made = draw(
+        *params, job.put_batch(batch), truth, grid * np.float32(level), job.key()
+      )
       scores[float(level)] = measured(sharding.fetch(made))
   place = job.workdir / folder
   clean = measured(real)
   job_lib.write_json(place / "metrics.json", {"real": clean, "levels": scores})
   draw_scores(place / "renoise.png", scores, clean)
-  job.say(f"{count} clips from {len(levels)} levels of noise, in {place}")
+  job.print(f"{count} clips from {len(levels)} levels of noise, in {place}")
   if jax.process_index() == 0:
     rows = [{"level": level, **row} for level, row in scores.items()]
     print("\n" + log.table(rows) + "\n", flush=True)

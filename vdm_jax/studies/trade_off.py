@@ -31,7 +31,7 @@ PLAIN = "no cache"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
+class BenchmarkCase:
   """A model to sample, and the plans to sample it with.
 
   Attributes:
@@ -65,41 +65,41 @@ class Setting:
   seconds: list = dataclasses.field(default_factory=list)
 
 
-def run(job, *, subjects, rounds=7, folder="step_caching"):
-  """Measures every plan of every subject.
+def run(job, *, cases, rounds=7, folder="step_caching"):
+  """Measures every plan of every case.
 
   Args:
-    subjects: {name: Subject}.
+    cases: {name: BenchmarkCase}.
   """
   out, scores = job.workdir / folder, {}
-  for name, subject in subjects.items():
-    scores[name] = measure(job, subject, rounds)
+  for name, case in cases.items():
+    scores[name] = measure(job, case, rounds)
     job_lib.write_json(out / "scores.json", scores)
     lines = [line for n, rows in scores.items() for line in (*table(n, rows), "")]
     (out / "table.md").write_text("\n".join(lines))
     draw(out / "trade_off.png", scores)
-    job.say("\n" + "\n".join(table(name, scores[name])))
-  job.say(f"{out}: scores.json, table.md and trade_off.png")
+    job.print("\n" + "\n".join(table(name, scores[name])))
+  job.print(f"{out}: scores.json, table.md and trade_off.png")
 
 
-def measure(job, subject, rounds):
-  """{setting: {figure: number}} of a subject."""
-  rows = {k: np.asarray(v) for k, v in subject.signals().items()}
-  with job.devices():
-    params, batch = job.weights(subject.weights), job.put(rows)
-    decode, settings, made = _decoder(job, subject), {}, {}
-    for name, plan in ({PLAIN: None} | dict(subject.plans)).items():
-      settings[name] = _setting(subject, plan, params, batch, job.key())
+def measure(job, case, rounds):
+  """{setting: {figure: number}} of a case."""
+  rows = {k: np.asarray(v) for k, v in case.signals().items()}
+  with job.use_mesh():
+    params, batch = job.weights(case.weights), job.put_batch(rows)
+    decode, settings, made = _decoder(job, case), {}, {}
+    for name, plan in ({PLAIN: None} | dict(case.plans)).items():
+      settings[name] = _setting(case, plan, params, batch, job.key())
       latents = settings[name].program(params, batch, job.key())
       made[name] = np.asarray(decode(latents))
-      job.say(f"{name}: compiled")
+      job.print(f"{name}: compiled")
     for _ in range(rounds):
       for setting in settings.values():
         start = time.perf_counter()
         jax.block_until_ready(setting.program(params, batch, job.key()))
         setting.seconds.append(time.perf_counter() - start)
   plain = settings[PLAIN]
-  peak = frames.PEAK if subject.autoencoder else float(np.ptp(made[PLAIN]))
+  peak = frames.PEAK if case.autoencoder else float(np.ptp(made[PLAIN]))
   scores = {}
   for name, setting in settings.items():
     seconds = float(np.median(setting.seconds))
@@ -111,31 +111,31 @@ def measure(job, subject, rounds):
       "remembered (MB)": setting.remembered / 1e6,
       "all seconds": setting.seconds,
     }
-    if subject.judge is not None:
+    if case.judge is not None:
       mask = np.zeros(made[name].shape[1], bool)
-      judged = subject.judge(made[name], made[PLAIN], rows.get("label"), mask)
+      judged = case.judge(made[name], made[PLAIN], rows.get("label"), mask)
       numbers = {k: v for k, v in judged.items() if np.ndim(v) == 0}
       scores[name] |= {k: v for k, v in numbers.items() if k not in scores[name]}
   return scores
 
 
-def _setting(subject, plan, params, batch, key):
+def _setting(case, plan, params, batch, key):
   """The compiled Setting of a plan; None is no cache."""
   cached, sizes = (), {}
   if plan is not None:
     watch = lambda call, old, new: sizes.update({k: x.nbytes for k, x in old.items()})
     cached = (functools.partial(d.cached, plan=plan, watch=watch),)
-  shape = (len(next(iter(batch.values()))), *subject.shape)
+  shape = (len(next(iter(batch.values()))), *case.shape)
 
   def draw(params, batch, key):
-    return subject.task.sample(
+    return case.task.sample(
       params,
       batch,
       shape,
       key,
-      sampler=subject.sampler,
-      ts=subject.ts,
-      wrappers=(*cached, *subject.wrappers),
+      sampler=case.sampler,
+      ts=case.ts,
+      wrappers=(*cached, *case.wrappers),
     )
 
   operations = flops.of(draw, params, batch, key).flops
@@ -143,12 +143,12 @@ def _setting(subject, plan, params, batch, key):
   return Setting(program, operations, sum(sizes.values()))
 
 
-def _decoder(job, subject):
+def _decoder(job, case):
   """latents -> uint8 videos, or the latents themselves."""
-  if subject.autoencoder is None:
+  if case.autoencoder is None:
     return lambda latents: latents
-  weights = job.weights(subject.autoencoder_weights, "ema/autoencoder")
-  decode = jax.jit(lambda w, x: sample.to_uint8(subject.autoencoder.decode(w, x)))
+  weights = job.weights(case.autoencoder_weights, "ema/autoencoder")
+  decode = jax.jit(lambda w, x: sample.to_uint8(case.autoencoder.decode(w, x)))
   return functools.partial(decode, weights)
 
 
@@ -192,7 +192,7 @@ def table(name, scores):
 
 
 def draw(path, scores):
-  """PSNR over speed-up, a panel for each subject; hollow, by operations."""
+  """PSNR over speed-up, a panel for each case; hollow, by operations."""
   size = (5.2 * len(scores), 4.2)
   fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
   for ax, (name, rows) in zip(axes[0], scores.items(), strict=True):

@@ -15,30 +15,30 @@ from vdm_jax.data import records, sources
 RULES = (("batch", "rows"),)
 
 
-def mesh(devices=None):
+def local_mesh(devices=None):
   """A mesh of one axis, `rows`, over this process's devices."""
   devices = jax.devices() if devices is None else devices
   here = [d for d in devices if d.process_index == jax.process_index()]
   return sharding.make_mesh({"rows": -1}, here)
 
 
-def own(job):
+def local_job(job):
   """The job on those devices of its mesh that are this process's."""
-  return dataclasses.replace(job, mesh=mesh(job.mesh.devices.flat), rules=RULES)
+  return dataclasses.replace(job, mesh=local_mesh(job.mesh.devices.flat), rules=RULES)
 
 
-def everywhere(job):
+def on_all_processes(job):
   """The job with rows spread over all devices of its mesh, of all processes."""
   return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
 
 
-def even(size, mesh, rules):
+def round_up(size, mesh, rules):
   """The least number of rows from `size` on that the mesh splits evenly."""
   count = sharding.data_shard(mesh, rules)[1]
   return -(-size // count) * count
 
 
-def write(place, made_of, meta, count, fill):
+def write_records(place, made_of, meta, count, fill):
   """Writes the folder of records `place`, the same with any number of processes.
 
   Args:

@@ -5,7 +5,7 @@ import numpy as np
 
 from vdm_jax import sharding
 from vdm_jax.data import records, sources
-from vdm_jax.programs import job, shares
+from vdm_jax.programs import job, process_shards
 
 
 def stage(tmp_path, **axes):
@@ -16,15 +16,23 @@ def stage(tmp_path, **axes):
 def test_rows_take_devices_that_the_run_gives_to_something_else(tmp_path):
   run = stage(tmp_path, tensor=2)
   rows = {"x": np.arange(4)}
-  held = lambda job: [s.data.tolist() for s in job.put(rows)["x"].addressable_shards]
+  held = lambda job: [
+    s.data.tolist() for s in job.put_batch(rows)["x"].addressable_shards
+  ]
   assert held(run) == [[0, 1, 2, 3]] * 2
-  assert held(shares.own(run)) == held(shares.everywhere(run)) == [[0, 1], [2, 3]]
+  assert (
+    held(process_shards.local_job(run))
+    == held(process_shards.on_all_processes(run))
+    == [[0, 1], [2, 3]]
+  )
 
 
 def test_rows_are_rounded_up_to_what_a_mesh_splits():
-  mesh = shares.mesh()
+  mesh = process_shards.local_mesh()
   assert mesh.size == len(jax.devices()) == 2
-  assert [shares.even(n, mesh, shares.RULES) for n in (1, 2, 3)] == [2, 2, 4]
+  assert [
+    process_shards.round_up(n, mesh, process_shards.RULES) for n in (1, 2, 3)
+  ] == [2, 2, 4]
 
 
 def test_a_folder_holds_what_was_written_and_is_told(tmp_path):
@@ -32,7 +40,7 @@ def test_a_folder_holds_what_was_written_and_is_told(tmp_path):
     for i in pieces:
       writer.write({"x": np.int32(i)})
 
-  shares.write(tmp_path / "made", {"of": 1}, {"more": 2}, 5, fill)
+  process_shards.write_records(tmp_path / "made", {"of": 1}, {"more": 2}, 5, fill)
   meta = records.read_meta(tmp_path / "made")
   assert (meta["settings"], meta["more"], meta["count"]) == ({"of": 1}, 2, 5)
   held = sources.in_memory(sources.Records(tmp_path / "made")).arrays
