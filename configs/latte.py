@@ -103,7 +103,7 @@ def get_config(arg="sky"):
       c.call(sources.Tfds, builder=cfg.dataset, split=split, keys=keys)
       for split in ("train", "test")
     )
-    cut = (c.call(transforms.Clip, num_frames=num_frames, interval=interval),)
+    cut = (c.call(transforms.SampleFrames, num_frames=num_frames, interval=interval),)
   else:
     cfg.train_clips, cfg.test_clips = (
       c.call(
@@ -121,7 +121,7 @@ def get_config(arg="sky"):
     c.call(transforms.Resize, size=size),
     c.call(transforms.CentreCrop, height=size),
   )
-  mirrored = (*crop, c.call(transforms.Flip, rate=recipe["flip"]))
+  mirrored = (*crop, c.call(transforms.RandomFlip, rate=recipe["flip"]))
   train_split = c.call(sources.Transformed, source=cfg.train_clips, transforms=mirrored)
   test_split = c.call(sources.Transformed, source=cfg.test_clips, transforms=crop)
 
@@ -168,7 +168,7 @@ def get_config(arg="sky"):
     times=c.bind(times.uniform_steps),
     drop_rates=dict(label=0.1) if recipe["classes"] else {},
   )
-  latents = c.call(sources.Records, path="{workdir}/latents")
+  latents = c.call(sources.RecordFolder, path="{workdir}/latents")
   if images:
     latents = c.call(pictures.WithPictures, source=latents, count=8)
   cfg.train = c.bind(

@@ -110,7 +110,7 @@ def clips(cfg, size, latents):
     cfg.train_clips.update(num_frames=64, frame_interval=1)
   else:
     cfg.dataset.num_frames = latents * (2 if size == "tiny" else 1)
-  part = c.call(transforms.Clip, num_frames=16 if size == "full" else 8)
+  part = c.call(transforms.SampleFrames, num_frames=16 if size == "full" else 8)
   whole = cfg.autoencode.loader.source
   parts = c.call(sources.Transformed, source=whole, transforms=(part,))
   sd.put(cfg.autoencode.loader, source=parts)
@@ -118,7 +118,9 @@ def clips(cfg, size, latents):
 
 def windows(clips, num_frames, interval):
   """The loader `clips`, of windows of latents."""
-  cut = c.call(transforms.Paced, num_frames=num_frames, intervals=(interval,), fps=1.0)
+  cut = c.call(
+    transforms.RandomFrameRate, num_frames=num_frames, intervals=(interval,), fps=1.0
+  )
   source = c.call(sources.Transformed, source=clips.source, transforms=(cut,))
   return c.call(loader.Loader, source=source, batch_size=clips.batch_size)
 

@@ -4,8 +4,8 @@ https://arxiv.org/abs/2404.05014. In a row: the image model, motion modules
 (configs/animatediff.py, version 3), then MagicAdapter-S in the spatial attentions
 (`train_adapter_s`), then MagicAdapter-T in those along time (`train_adapter_t`), all
 else frozen. `full` reads captioned videos in `magictime/train`, and takes frames from
-all of each, both ends among them (data/frame_choice.py); the others read moving digits,
-whole already. Of the published LoRAs MagicAdapter-S counts four times, see
+all of each, both ends among them (data/frame_sampling.py); the others read moving
+digits, whole already. Of the published LoRAs MagicAdapter-S counts four times, see
 pretrained/lora/names.py; the text encoder's is opened there too.
 
 python -m vdm_jax.main --config=configs/magictime.py:digits --workdir=runs/magictime
@@ -44,4 +44,4 @@ def get_config(arg="full"):
 def whole(clips, path):
   """Turns clips into whole videos, for all that read them."""
   del clips["frame_interval"], clips["start"]
-  clips.update(call=c.call(folders.whole_videos)["call"], path=path)
+  clips.update(call=c.call(folders.uniformly_sampled_videos)["call"], path=path)

@@ -68,7 +68,7 @@ def tokens(cfg):
     sources.in_memory,
     source=c.call(
       sources.Transformed,
-      source=c.call(sources.Records, path="{workdir}/latents"),
+      source=c.call(sources.RecordFolder, path="{workdir}/latents"),
       transforms=(c.call(transforms.LatentsAsVideo),),
     ),
   )

@@ -140,7 +140,7 @@ def get_config(arg="full"):
     loader=c.call(
       loader.Loader,
       source=c.call(
-        sources.in_memory, source=c.call(sources.Records, path="{workdir}/latents")
+        sources.in_memory, source=c.call(sources.RecordFolder, path="{workdir}/latents")
       ),
       batch_size=64,
     ),

@@ -60,7 +60,7 @@ def get_config(arg="full"):
   some = c.call(pictures.ImageOnly, rate=0.1)
   clips = dict(source=cfg.train.loader.source, transforms=(some,))
   sd.put(cfg.train.loader, source=c.call(sources.Transformed, **clips))
-  latents = c.call(sources.Records, path="{workdir}/latents")
+  latents = c.call(sources.RecordFolder, path="{workdir}/latents")
   for part in sd.drawn(cfg):
     count = 10 if full else 20
     sd.put(part, signals=c.bind(sample.first_frames, source=latents, count=count))

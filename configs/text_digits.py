@@ -76,7 +76,7 @@ def get_config(arg="full"):
   )
   latents = c.call(
     sources.Transformed,
-    source=c.call(sources.Records, path="{workdir}/latents"),
+    source=c.call(sources.RecordFolder, path="{workdir}/latents"),
     transforms=(c.call(transforms.LatentsAsVideo),),
   )
   cfg.encode_tokens = c.bind(
@@ -137,7 +137,7 @@ def get_config(arg="full"):
         captions.Captioned,
         source=c.call(
           sources.in_memory,
-          source=c.call(sources.Records, path="{workdir}/clip_latents"),
+          source=c.call(sources.RecordFolder, path="{workdir}/clip_latents"),
         ),
         texts="{workdir}/texts",
       ),

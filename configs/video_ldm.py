@@ -133,7 +133,9 @@ def upsampler(cfg, arg, head_dim):
   own = dict(vectors=("augmentation",), mask_channel=False)
   cfg.architecture.update(own)
   clips = cfg.encode.source
-  shrunk = dict(source=clips, transforms=(c.call(transforms.Shrunk, factor=factor),))
+  shrunk = dict(
+    source=clips, transforms=(c.call(transforms.AddLowResolution, factor=factor),)
+  )
   sd.put(cfg.encode, source=c.call(sources.Transformed, **shrunk))
   grid = tuple(cfg.sample.shape[1:3])
   told = (

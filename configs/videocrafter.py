@@ -83,7 +83,7 @@ def told_a_picture(cfg, fps, full):
   # Guidance leaves both out.
   both = dict(drop=(("text", "image"),), scales=(12.0 if full else 2.0,))
   sd.guided(cfg, c.bind(guidance.guide, **both))
-  latents = c.call(sources.Records, path="{workdir}/latents")
+  latents = c.call(sources.RecordFolder, path="{workdir}/latents")
   if full:
     latents = sd.captioned(latents, negative=True)
   for part in sd.drawn(cfg):

@@ -63,6 +63,6 @@ def test_arms_of_moving_digits_are_of_one_size_and_one_length():
   assert np.abs(sizes / sizes[0] - 1).max() < 0.005
   assert {train.steps for train in trains} == {module.STEPS}
   assert {t.optimizer.learning_rate.steps for t in trains} == {module.STEPS}
-  differ = {str(c.plain(t.task)) + str(c.plain(t.loader)) for t in trains}
+  differ = {str(c.to_dict(t.task)) + str(c.to_dict(t.loader)) for t in trains}
   assert len(differ) == len(arms)  # no two of them are the same run
   assert len({t.folder for t in trains}) == len(arms)

@@ -57,18 +57,18 @@ def build(cfg, workdir=None):
   return kwargs
 
 
-def plain(cfg):
+def to_dict(cfg):
   """The config as dicts, lists and scalars, ready for JSON."""
   if isinstance(cfg, (dict, ml_collections.ConfigDict)):
-    return {k: plain(cfg[k]) for k in sorted(cfg)}
+    return {k: to_dict(cfg[k]) for k in sorted(cfg)}
   if isinstance(cfg, (list, tuple)):
-    return [plain(c) for c in cfg]
+    return [to_dict(c) for c in cfg]
   return cfg
 
 
 def fingerprint(*parts):
   """Sixteen hex digits that change when any of the parts does."""
-  text = json.dumps([plain(p) for p in parts], sort_keys=True, default=str)
+  text = json.dumps([to_dict(p) for p in parts], sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -78,7 +78,7 @@ def nearest(name, names):
   return f" Did you mean {found[0]!r}?" if found else ""
 
 
-def explain(argv, error):
+def flag_error_message(argv, error):
   """What is wrong with the command line, in a line or two.
 
   Args:

@@ -61,7 +61,7 @@ def parse(argv):
     missing = not FLAGS["config"].present
     stages = () if missing else CONFIG.value.stages
   except USAGE_ERRORS as error:
-    refuse(config_lib.explain(argv, error))
+    refuse(config_lib.flag_error_message(argv, error))
   if len(rest) > 1:
     refuse(f"{rest[1]!r} is no flag; write --name=value.")
   if missing:

@@ -61,8 +61,8 @@ def get_config(arg="full"):
       loader.Loader,
       source=cfg.clips,
       batch_size=8,
-      transforms=(*crop, c.call(transforms.Flip)),
-      skipped_to="{workdir}/skipped.jsonl",
+      transforms=(*crop, c.call(transforms.RandomFlip)),
+      skipped_file="{workdir}/skipped.jsonl",
     ),
     optimizer=c.call(
       optimizer.partitioned,

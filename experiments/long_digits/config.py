@@ -70,7 +70,10 @@ def get_config(arg="full"):
     mask_rates={f"first:{OVERLAP}": 0.25, f"every:{STRIDE}": 0.4},
   )
   windows = c.call(
-    transforms.Paced, num_frames=WINDOW, intervals=(1, STRIDE, STRIDE**2), fps=FPS
+    transforms.RandomFrameRate,
+    num_frames=WINDOW,
+    intervals=(1, STRIDE, STRIDE**2),
+    fps=FPS,
   )
   cfg.train.update(steps=steps, save_every=500, ema_decay=0.995)
   cfg.train.optimizer.learning_rate.update(peak=1e-3, steps=steps, warmup=steps // 40)

@@ -51,14 +51,14 @@ def get_config(arg="full"):
   cfg.clips = "sky_timelapse_48.mp4"
   train_split, held_out = (
     c.call(
-      tiles.Tiles,
+      tiles.TiledVideo,
       path=cfg.get_ref("clips"),
       rows=6,
       columns=8,
       size=128,
       margin=2,
       gap=2,
-      numbers=numbers,
+      indices=numbers,
     )
     for numbers in (TRAIN, HELD_OUT)
   )
@@ -85,9 +85,9 @@ def get_config(arg="full"):
       source=train_split,
       batch_size=16,
       transforms=(
-        c.call(crops.Stretch, num_frames=1),
-        c.call(crops.Square, size=64),
-        c.call(transforms.Flip),
+        c.call(crops.TemporalRandomCrop, num_frames=1),
+        c.call(crops.RandomCrop, size=64),
+        c.call(transforms.RandomFlip),
       ),
     ),
     optimizer=c.call(
@@ -105,7 +105,7 @@ def get_config(arg="full"):
       source=c.call(
         sources.Transformed,
         source=held_out,
-        transforms=(c.call(transforms.Clip, num_frames=2, start="first"),),
+        transforms=(c.call(transforms.SampleFrames, num_frames=2, start="first"),),
       ),
       count=2,
     ),
@@ -120,7 +120,7 @@ def get_config(arg="full"):
     batch_size=1,
   )
   # Every other frame, for clouds are slow: 16 frames of each clip.
-  thinned = c.call(transforms.Clip, num_frames=16, interval=2, start="first")
+  thinned = c.call(transforms.SampleFrames, num_frames=16, interval=2, start="first")
   train_clips, held_out_clips = (
     c.call(sources.Transformed, source=split, transforms=(thinned,))
     for split in (train_split, held_out)
@@ -162,10 +162,10 @@ def get_config(arg="full"):
     loader=c.call(
       loader.Loader,
       source=c.call(
-        sources.in_memory, source=c.call(sources.Records, path="{workdir}/latents")
+        sources.in_memory, source=c.call(sources.RecordFolder, path="{workdir}/latents")
       ),
       batch_size=16,
-      transforms=(c.call(crops.Stretch, num_frames=8),),
+      transforms=(c.call(crops.TemporalRandomCrop, num_frames=8),),
     ),
     optimizer=c.call(
       optimizer.adamw,
@@ -195,7 +195,7 @@ def get_config(arg="full"):
     sampler=cfg.sampler,
     **drawing,
   )
-  first = c.call(transforms.Clip, num_frames=8, start="first")
+  first = c.call(transforms.SampleFrames, num_frames=8, start="first")
   cfg.evaluate = c.bind(
     evaluate.run,
     real=c.call(sources.Transformed, source=held_out_clips, transforms=(first,)),

@@ -43,7 +43,7 @@ def latents(tmp_path_factory):
   """A folder as `encode` writes it, of the tiny Latte's clips."""
   place = tmp_path_factory.mktemp("run")
   moments = np.zeros((4, 8, 8, 2), np.float16)
-  with records.Writer(place / "latents") as writer:
+  with records.RecordWriter(place / "latents") as writer:
     writer.meta |= {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}
     for label in range(3):
       record = {"mean": moments, "logvar": moments, "label": np.int32(label)}
@@ -132,7 +132,7 @@ def test_a_sampler_is_told_all_but_the_videos():
 
 def test_a_source_that_only_data_can_tell_is_refused():
   cfg = latte.get_config("ucf101")
-  cfg.train.loader.source = config.call(sources.Arrays, arrays={})
+  cfg.train.loader.source = config.call(sources.ArraySource, arrays={})
   with pytest.raises(ValueError, match="known only from its data"):
     spec(cfg)
   known = dir(sources) + dir(folders) + dir(pictures) + dir(texts)

@@ -86,7 +86,7 @@ def run(place, tmp_path_factory):
 
 def test_texts_are_embedded_as_stable_diffusion_reads_them(run, place):
   _, workdir = run
-  source = sources.Records(workdir / "texts")
+  source = sources.RecordFolder(workdir / "texts")
   wanted = ["", "a bird", "the bird", "the sea"]
   assert source.meta["texts"] == wanted
   pipe = diffusers.StableDiffusionPipeline.from_pretrained(
@@ -120,7 +120,7 @@ def test_motion_is_trained_around_the_published_image_model(run, place):
 def test_samples_are_of_held_out_captions_or_of_prompts(run):
   cfg, workdir = run
   read = lambda: dict(np.load(workdir / "samples" / "videos.npz"))
-  found, embedded = read(), sources.Records(workdir / "texts")
+  found, embedded = read(), sources.RecordFolder(workdir / "texts")
   row = {text: embedded[i]["text"] for i, text in enumerate(embedded.meta["texts"])}
   assert found["video"].shape == (4, 4, 16, 16, 3)
   for text, told in zip(CAPTIONS, found["text"], strict=False):

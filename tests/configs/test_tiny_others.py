@@ -123,6 +123,6 @@ def test_a_stage_without_the_one_before_it_says_so(tmp_path):
 def test_encoded_latents_have_unit_variance(runs):
   _, workdir = runs("configs.quickstart")
   assert records.read_meta(workdir / "latents")["count"] == 400
-  latents = sources.in_memory(sources.Records(workdir / "latents")).arrays
+  latents = sources.in_memory(sources.RecordFolder(workdir / "latents")).arrays
   second = np.square(latents["mean"]).mean() + np.exp(latents["logvar"]).mean()
   np.testing.assert_allclose(second, 1.0, atol=0.1)

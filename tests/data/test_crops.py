@@ -18,7 +18,7 @@ def draws(transform, record, count=200):
 
 def test_a_square_is_anywhere_and_the_same_in_all_frames():
   found = set()
-  for drawn in draws(crops.Square(4), places()):
+  for drawn in draws(crops.RandomCrop(4), places()):
     video = drawn["video"]
     assert video.shape == (3, 4, 4, 3) and drawn["label"] == 7
     top, left = video[0, 0, 0, 1:]
@@ -31,7 +31,7 @@ def test_a_stretch_is_anywhere_and_the_same_for_all_keys():
   mean = np.arange(6)[:, None]
   record = {"mean": mean, "logvar": -mean, "label": np.arange(6)}
   found = set()
-  for drawn in draws(crops.Stretch(4), record):
+  for drawn in draws(crops.TemporalRandomCrop(4), record):
     start = int(drawn["mean"][0, 0])
     assert drawn["mean"][:, 0].tolist() == list(range(start, start + 4))
     assert (drawn["logvar"] == -drawn["mean"]).all()
@@ -40,21 +40,23 @@ def test_a_stretch_is_anywhere_and_the_same_for_all_keys():
   assert found == {0, 1, 2}
 
 
-@pytest.mark.parametrize("transform", [crops.Square(3), crops.Stretch(2)])
+@pytest.mark.parametrize(
+  "transform", [crops.RandomCrop(3), crops.TemporalRandomCrop(2)]
+)
 def test_the_part_comes_from_the_rng_alone(transform):
   one, two = (transform(places(), np.random.default_rng(5)) for _ in range(2))
   assert np.array_equal(one["video"], two["video"])
 
 
 def test_the_whole_is_a_part_and_more_is_refused():
-  whole = crops.Square(5)(places(5, 5), np.random.default_rng(0))
+  whole = crops.RandomCrop(5)(places(5, 5), np.random.default_rng(0))
   assert np.array_equal(whole["video"], places(5, 5)["video"])
   with pytest.raises(decode.BadClip, match="is 5 x 6 pixels, smaller than .* 6 x 6"):
-    crops.Square(6)(places(), np.random.default_rng(0))
+    crops.RandomCrop(6)(places(), np.random.default_rng(0))
   with pytest.raises(decode.BadClip, match="holds 3 frames; 4 are wanted"):
-    crops.Stretch(4)(places(), np.random.default_rng(0))
+    crops.TemporalRandomCrop(4)(places(), np.random.default_rng(0))
   with pytest.raises(KeyError, match="wanted one length"):
-    crops.Stretch(1)({"label": 3}, np.random.default_rng(0))
-  for make in (crops.Square, crops.Stretch):
+    crops.TemporalRandomCrop(1)({"label": 3}, np.random.default_rng(0))
+  for make in (crops.RandomCrop, crops.TemporalRandomCrop):
     with pytest.raises(ValueError, match="=0: wanted at least 1"):
       make(0)

@@ -77,7 +77,7 @@ def test_frames_nobody_needs_are_left_out_without_a_trace(tmp_path, codec, optio
   path = write(tmp_path / "a.mp4", video, codec, crf="20", **options)
   whole = video_io.read_mp4(path)
   for num_frames, interval in ((1, 1), (7, 3), (5, 4), (10, 4), (8, 5), (40, 1)):
-    length = decode.span(num_frames, interval)
+    length = decode.frames_spanned(num_frames, interval)
     for begin in range(0, 40 - length + 1, 3):
       clip = decode.read_clip(path, num_frames, interval, lambda slack, b=begin: b)
       assert np.array_equal(clip, whole[begin : begin + length : interval])
@@ -92,15 +92,15 @@ def test_frames_nobody_needs_are_left_out_without_a_trace(tmp_path, codec, optio
 
 def test_starts_first_centre_random(movie):
   begin = {
-    name: numbers(decode.read_clip(movie, 4, 1, decode.start(name, rng)))[0]
+    name: numbers(decode.read_clip(movie, 4, 1, decode.start_chooser(name, rng)))[0]
     for name, rng in (("first", None), ("centre", None))
   }
   assert begin == {"first": 0, "centre": 18}
   rng = np.random.default_rng(0)
-  drawn = {decode.start("random", rng)(3) for _ in range(100)}
+  drawn = {decode.start_chooser("random", rng)(3) for _ in range(100)}
   assert drawn == {0, 1, 2, 3}
   with pytest.raises(ValueError, match="'middle'.*centre"):
-    decode.start("middle", rng)
+    decode.start_chooser("middle", rng)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +234,6 @@ def test_bad_pictures_are_named(tmp_path):
 
 def test_a_clip_of_no_frames_is_refused():
   with pytest.raises(ValueError, match="num_frames=0"):
-    decode.span(0, 1)
+    decode.frames_spanned(0, 1)
   with pytest.raises(ValueError, match="frame_interval=0"):
-    decode.span(4, 0)
+    decode.frames_spanned(4, 0)

@@ -12,7 +12,7 @@ from vdm_jax.data import decode, folders, loader, sources, transforms
 def numbered(count=23, shape=(2, 4, 4, 3)):
   """Records that carry their own number."""
   video = np.arange(count * np.prod(shape)) % 251
-  return sources.Arrays(
+  return sources.ArraySource(
     {
       "video": video.reshape(count, *shape).astype(np.uint8),
       "label": np.arange(count, dtype=np.int32),
@@ -170,7 +170,7 @@ def test_each_process_tells_of_its_own_bad_clips(tmp_path, monkeypatch):
   told = tmp_path / "skipped.jsonl"
   for process in (0, 1):
     monkeypatch.setattr(loader.jax, "process_index", lambda process=process: process)
-    batches = make(Faulty(bad=(2, 11, 17)), skipped_to=told).shard((process,), 2)
+    batches = make(Faulty(bad=(2, 11, 17)), skipped_file=told).shard((process,), 2)
     take(batches, 23)
   names = [told, tmp_path / "skipped.1.jsonl"]
   entries = [json.loads(x)["path"] for f in names for x in f.read_text().splitlines()]
@@ -210,7 +210,7 @@ def test_the_spec_is_that_of_the_batches():
 def test_bad_clips_are_replaced_counted_and_told(tmp_path):
   told = tmp_path / "skipped.jsonl"
   source = Faulty(bad=(2, 11, 17))
-  batches = make(source, skipped_to=told)
+  batches = make(source, skipped_file=told)
   run = take(batches, 23)
   assert {len(b["label"]) for b in run} == {4}
   assert not set(labels(run)) & {2, 11, 17}
@@ -224,7 +224,7 @@ def test_bad_clips_are_replaced_counted_and_told(tmp_path):
   assert all(e["reason"] == "is torn" for e in entries) and len(entries) == 3
   assert "3 skipped: clip_" in batches.report.summary()
   # A restart names nothing twice.
-  take(make(Faulty(bad=(2, 11, 17)), skipped_to=told), 23)
+  take(make(Faulty(bad=(2, 11, 17)), skipped_file=told), 23)
   assert len(told.read_text().splitlines()) == 3
 
 
@@ -311,8 +311,8 @@ def test_videos_on_disk_with_every_kind_of_fault(tmp_path):
   batches = loader.Loader(
     folders.videos(tmp_path, 4, 2),
     batch_size=4,
-    transforms=[transforms.CentreCrop(12), transforms.Flip()],
-    skipped_to=tmp_path / "out" / "skipped.jsonl",
+    transforms=[transforms.CentreCrop(12), transforms.RandomFlip()],
+    skipped_file=tmp_path / "out" / "skipped.jsonl",
   )
   run = take(batches, 12)
   assert {b["video"].shape for b in run} == {(4, 4, 12, 12, 3)}

@@ -12,7 +12,7 @@ def source():
   """The value of a pixel says its clip and its frame."""
   value = 10.0 * np.arange(CLIPS)[:, None] + np.arange(T)
   mean = np.broadcast_to(value[:, :, None, None, None], (CLIPS, T, 2, 2, 3))
-  return sources.Arrays(
+  return sources.ArraySource(
     {"mean": mean, "logvar": -mean, "label": np.arange(CLIPS, dtype=np.int32)}
   )
 

@@ -18,7 +18,7 @@ def latents(i):
 
 
 def write(path, count=10, **meta):
-  with records.Writer(path, settings={"seed": 7}) as writer:
+  with records.RecordWriter(path, settings={"seed": 7}) as writer:
     for i in range(count):
       writer.write(latents(i))
     writer.meta.update(meta)
@@ -63,7 +63,7 @@ def test_torn_bytes_are_refused():
 def test_a_folder_comes_back_whole_across_shards(tmp_path, monkeypatch):
   monkeypatch.setattr(records, "SHARD_RECORDS", 4)
   path = write(tmp_path / "latents", classes=["a", "b"])
-  source = sources.Records(path)
+  source = sources.RecordFolder(path)
   assert len(source) == 10 and len(source.meta["files"]) == 3
   assert all(same(source[i], latents(i)) for i in range(10))
   some = source.__getitems__([9, 0, 4])
@@ -82,8 +82,8 @@ def test_the_fingerprint_is_of_the_contents(tmp_path):
 
 def test_latents_are_normalised_by_the_folders_shift_and_scale(tmp_path):
   shift, scale = [1.0, 0.5, -0.25], [2.0, 0.5, 4.0]
-  raw = sources.Records(write(tmp_path / "raw"))
-  source = sources.Records(write(tmp_path / "a", shift=shift, scale=scale))
+  raw = sources.RecordFolder(write(tmp_path / "raw"))
+  source = sources.RecordFolder(write(tmp_path / "a", shift=shift, scale=scale))
   for record, kept in zip([raw[3], raw[4]], source.__getitems__([3, 4]), strict=True):
     assert kept["mean"].dtype == np.float32
     np.testing.assert_allclose(
@@ -106,45 +106,45 @@ def test_latents_are_normalised_by_the_folders_shift_and_scale(tmp_path):
 )
 def test_a_wrong_normalisation_is_refused(tmp_path, meta, words):
   with pytest.raises(ValueError, match=words):
-    sources.Records(write(tmp_path / "a", **meta))
+    sources.RecordFolder(write(tmp_path / "a", **meta))
 
 
 def test_an_interrupted_write_leaves_nothing_under_the_name(tmp_path):
   with pytest.raises(KeyboardInterrupt):
-    with records.Writer(tmp_path / "a") as writer:
+    with records.RecordWriter(tmp_path / "a") as writer:
       writer.write(latents(0))
       raise KeyboardInterrupt
   assert not list(tmp_path.iterdir())
   # A killed process cannot clean up: its remains do not hinder the next one.
-  killed = records.Writer(tmp_path / "a").__enter__()
+  killed = records.RecordWriter(tmp_path / "a").__enter__()
   killed.write(latents(0))
   killed._close()
   with pytest.raises(FileNotFoundError, match="no such folder"):
-    sources.Records(tmp_path / "a")
-  assert len(sources.Records(write(tmp_path / "a"))) == 10
+    sources.RecordFolder(tmp_path / "a")
+  assert len(sources.RecordFolder(write(tmp_path / "a"))) == 10
   assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_standing_folder_is_replaced_only_when_asked(tmp_path):
   path = write(tmp_path / "a")
   with pytest.raises(FileExistsError, match="stands already"):
-    records.Writer(path)
-  with records.Writer(path, overwrite=True) as writer:
+    records.RecordWriter(path)
+  with records.RecordWriter(path, overwrite=True) as writer:
     writer.write(latents(3))
-  assert len(sources.Records(path)) == 1
+  assert len(sources.RecordFolder(path)) == 1
   (tmp_path / "photos").mkdir()
   with pytest.raises(FileExistsError, match="no records of ours"):
-    records.Writer(tmp_path / "photos", overwrite=True)
+    records.RecordWriter(tmp_path / "photos", overwrite=True)
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "photos"]
 
 
 def test_mixed_or_no_records_are_refused(tmp_path):
   with pytest.raises(ValueError, match="record 1: .*one kind"):
-    with records.Writer(tmp_path / "a") as writer:
+    with records.RecordWriter(tmp_path / "a") as writer:
       writer.write(latents(0))
       writer.write({"mean": np.zeros(3, np.float16)})
   with pytest.raises(ValueError, match="no record was written"):
-    with records.Writer(tmp_path / "b"):
+    with records.RecordWriter(tmp_path / "b"):
       pass
   assert not list(tmp_path.iterdir())
 
@@ -173,12 +173,12 @@ def test_a_torn_or_foreign_folder_is_refused_by_name(tmp_path):
     "swapped": "holds 0 of 10 records",
   }.items():
     with pytest.raises(ValueError, match=words) as caught:
-      sources.Records(tmp_path / name)
+      sources.RecordFolder(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_a_record_that_rotted_is_a_bad_clip(tmp_path, monkeypatch):
-  source = sources.Records(write(tmp_path / "a"))
+  source = sources.RecordFolder(write(tmp_path / "a"))
   whole = records.unpack
 
   def rotten(data):

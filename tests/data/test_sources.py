@@ -89,10 +89,12 @@ def test_sequences_of_pictures_are_decoded_by_us(tmp_path):
 
 
 def test_arrays_want_one_number_of_records():
-  source = sources.Arrays({"video": np.arange(6).reshape(3, 2), "label": np.arange(3)})
+  source = sources.ArraySource(
+    {"video": np.arange(6).reshape(3, 2), "label": np.arange(3)}
+  )
   assert len(source) == 3 and source[1]["video"].tolist() == [2, 3]
   with pytest.raises(ValueError, match="'video': 3, 'label': 2"):
-    sources.Arrays({"video": np.zeros((3, 2)), "label": np.zeros(2)})
+    sources.ArraySource({"video": np.zeros((3, 2)), "label": np.zeros(2)})
 
 
 def test_in_memory_holds_the_same_records(digits):
@@ -109,7 +111,7 @@ def test_a_subset_is_that_part(digits):
   part = sources.Subset(source, 5, 8)
   assert len(part) == 3 and part.classes == source.classes
   assert np.array_equal(part[1]["video"], source[6]["video"])
-  assert sources.name(part, 1) == "moving_digits/train[6]"
+  assert sources.record_name(part, 1) == "moving_digits/train[6]"
   with pytest.raises(ValueError, match="there are none"):
     sources.Subset(source, 20)
   with pytest.raises(IndexError):
@@ -117,7 +119,7 @@ def test_a_subset_is_that_part(digits):
 
 
 def test_a_transformed_source_is_the_same_at_every_reading():
-  source = sources.Arrays({"video": np.arange(4)})
+  source = sources.ArraySource({"video": np.arange(4)})
   noise = lambda record, rng: {"video": record["video"] + rng.random()}
   double = lambda record, rng: {"video": 2 * record["video"]}
   changed = sources.Transformed(source, (noise, double), seed=1)
@@ -131,13 +133,13 @@ def test_a_transformed_source_is_the_same_at_every_reading():
 
 def test_a_repeated_source_gives_other_windows_each_time():
   video = np.arange(40, dtype=np.uint8)[None, :, None, None, None].repeat(2, 0)
-  clips = sources.Arrays({"video": video, "label": np.array([3, 4])})
-  cut = (transforms.Clip(num_frames=4),)
+  clips = sources.ArraySource({"video": video, "label": np.array([3, 4])})
+  cut = (transforms.SampleFrames(num_frames=4),)
   windows = sources.Transformed(sources.Repeated(clips, 5), cut)
   assert len(windows) == 10
   assert [int(windows[i]["label"]) for i in range(10)] == [3, 4] * 5
   starts = {int(windows[i]["video"][0, 0, 0, 0]) for i in range(0, 10, 2)}
   assert len(starts) > 2
-  assert windows.name(3) == windows.name(1) == "Arrays[1]"
+  assert windows.name(3) == windows.name(1) == "ArraySource[1]"
   with pytest.raises(ValueError, match="times=0"):
     sources.Repeated(clips, 0)

@@ -46,7 +46,9 @@ def test_texts_are_the_classes_of_a_folder_with_a_table(clips, table):
   skipped = {path.name: reason for path, reason in source.skipped}
   assert skipped.keys() == {"gone.mp4", "untold.mp4"}
   assert "no such clip" in skipped["gone.mp4"]
-  assert folders.whole_videos(clips, 4, labelled=table).classes == source.classes
+  assert (
+    folders.uniformly_sampled_videos(clips, 4, labelled=table).classes == source.classes
+  )
   captions = texts.unique_captions((source, sources.Subset(source, 0, 1)))
   assert captions == ["", *source.classes]
 
@@ -78,7 +80,7 @@ def test_what_is_no_table_is_refused_by_row(clips):
 
 def embed(folder, told):
   """A folder as programs/embed.py writes it; a text's values are its length."""
-  with records.Writer(folder) as writer:
+  with records.RecordWriter(folder) as writer:
     writer.meta["texts"] = list(told)
     for text in told:
       value = np.full((2, 3), len(text), np.float16)
@@ -123,7 +125,7 @@ def test_texts_of_other_clips_are_refused(tmp_path):
   folder = embed(tmp_path / "other", ["", "a"])
   with pytest.raises(ValueError, match="lacks 1 texts, such as 'ccc'; were the clips"):
     texts.WithTexts(Labelled(), folder)
-  plain = sources.Arrays({"label": np.zeros(2, np.int32)})
+  plain = sources.ArraySource({"label": np.zeros(2, np.int32)})
   with pytest.raises(ValueError, match="lacks the clips' texts"):
     texts.WithTexts(plain, folder)
   with pytest.raises(ValueError, match=r"drop=1\.5"):

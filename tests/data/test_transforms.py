@@ -16,24 +16,24 @@ def test_a_clip_is_every_nth_frame_from_a_start_in_range():
   whole, starts = record(10), set()
   whole["video"][:, 0, 0, 0] = np.arange(10)
   for seed in range(40):
-    cut = transforms.Clip(3, interval=3)(whole, np.random.default_rng(seed))
+    cut = transforms.SampleFrames(3, interval=3)(whole, np.random.default_rng(seed))
     numbers = cut["video"][:, 0, 0, 0].tolist()
     assert numbers == [numbers[0], numbers[0] + 3, numbers[0] + 6]
     starts.add(numbers[0])
   assert starts == {0, 1, 2, 3}
-  centre = transforms.Clip(2, start="centre")(whole, None)
+  centre = transforms.SampleFrames(2, start="centre")(whole, None)
   assert centre["video"][:, 0, 0, 0].tolist() == [4, 5]
   with pytest.raises(decode.BadClip, match="holds 10 frames; 4 at .* 4 need 13"):
-    transforms.Clip(4, interval=4)(whole, None)
+    transforms.SampleFrames(4, interval=4)(whole, None)
   with pytest.raises(ValueError, match="'last'"):
-    transforms.Clip(4, start="last")
+    transforms.SampleFrames(4, start="last")
 
 
 def test_a_paced_clip_tells_the_frame_rate_that_it_has():
   """Moments of latents are cut alike, and what is not frames is left alone."""
   whole, seen = record(10), set()
   whole |= {"mean": np.arange(10.0)[:, None], "logvar": -np.arange(10.0)[:, None]}
-  paced = transforms.Paced(3, intervals=(1, 4), fps=8.0)
+  paced = transforms.RandomFrameRate(3, intervals=(1, 4), fps=8.0)
   for seed in range(60):
     cut = paced(whole, np.random.default_rng(seed))
     numbers = cut["mean"][:, 0].tolist()
@@ -48,7 +48,9 @@ def test_a_paced_clip_tells_the_frame_rate_that_it_has():
     seen.add((interval, int(numbers[0])))
   assert seen == {(1, i) for i in range(8)} | {(4, 0), (4, 1)}
   with pytest.raises(decode.BadClip, match="holds 10 frames; 4 at .* 4 need 13"):
-    transforms.Paced(4, intervals=(4,), fps=8.0)(whole, np.random.default_rng(0))
+    transforms.RandomFrameRate(4, intervals=(4,), fps=8.0)(
+      whole, np.random.default_rng(0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,13 +70,13 @@ def test_resize_brings_the_short_side_to_size(size, shape):
 
 def test_a_small_copy_holds_the_means():
   whole = record(2, 8, 12)
-  out = transforms.Shrunk(4)(whole, None)
+  out = transforms.AddLowResolution(4)(whole, None)
   assert out["low"].shape == (2, 2, 3, 3) and out["low"].dtype == np.uint8
   np.testing.assert_array_equal(out["video"], whole["video"])
   block = whole["video"][1, 4:8, 8:12, 2].astype(float)
   assert abs(out["low"][1, 1, 2, 2] - block.mean()) <= 0.5
   with pytest.raises(ValueError, match="factor=3 does not divide videos of 8 x 12"):
-    transforms.Shrunk(3)(whole, None)
+    transforms.AddLowResolution(3)(whole, None)
 
 
 def test_resize_is_antialiased_and_keeps_what_fits():
@@ -98,7 +100,7 @@ def test_centre_crop_cuts_the_middle():
 def test_a_flip_mirrors_all_frames_alike_in_its_share_of_clips():
   whole, flipped = record(), 0
   for seed in range(200):
-    video = transforms.Flip(0.3)(whole, np.random.default_rng(seed))["video"]
+    video = transforms.RandomFlip(0.3)(whole, np.random.default_rng(seed))["video"]
     mirrored = np.array_equal(video, whole["video"][:, :, ::-1])
     assert mirrored or np.array_equal(video, whole["video"])
     flipped += mirrored
@@ -119,19 +121,19 @@ def test_latents_stand_in_for_a_video():
 
 
 def test_keep_drops_the_rest_and_names_what_is_absent():
-  assert sorted(transforms.Keep(("video",))(record(), None)) == ["video"]
+  assert sorted(transforms.SelectKeys(("video",))(record(), None)) == ["video"]
   with pytest.raises(KeyError, match="no .'text'.; it has .'label', 'video'"):
-    transforms.Keep(("text",))(record(), None)
+    transforms.SelectKeys(("text",))(record(), None)
 
 
 def test_transforms_leave_their_input_alone():
   whole = record()
   before = whole["video"].copy()
   for transform in (
-    transforms.Clip(3),
+    transforms.SampleFrames(3),
     transforms.Resize(12),
     transforms.CentreCrop(8),
-    transforms.Flip(1.0),
+    transforms.RandomFlip(1.0),
     transforms.ToFloat(),
   ):
     transform(whole, np.random.default_rng(0))

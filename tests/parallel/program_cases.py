@@ -43,7 +43,7 @@ TASK = latent_diffusion.LatentDiffusion(
 
 def clips():
   rng = np.random.default_rng(0)
-  return sources.Arrays(
+  return sources.ArraySource(
     {
       "video": rng.integers(0, 256, (CLIPS, SHAPE[0], 8, 8, 3)).astype(np.uint8),
       "label": np.arange(CLIPS, dtype=np.int32) % 3,

@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
 
 def held(workdir, folder):
   """Everything in a folder of records, without the latents' normalisation."""
-  return sources.in_memory(sources.Records(workdir / folder)).arrays
+  return sources.in_memory(sources.RecordFolder(workdir / folder)).arrays
 
 
 @pytest.mark.parametrize("name", MANY)

@@ -69,7 +69,7 @@ def test_texts_are_embedded_once(encoder, embedded, tmp_path, capsys):
   embed.run(stage(tmp_path), texts=lambda: list(TEXTS), encoder=encoder)
   folder = tmp_path / "texts"
   assert records.read_meta(folder)["texts"] == list(TEXTS)
-  held = sources.in_memory(sources.Records(folder)).arrays
+  held = sources.in_memory(sources.RecordFolder(folder)).arrays
   np.testing.assert_array_equal(held["text_mask"], embedded[1])
   assert held["text"].dtype == np.float16
   mask = embedded[1]

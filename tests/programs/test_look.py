@@ -55,7 +55,7 @@ def test_what_is_no_encoder_or_another_is_refused(folder, tmp_path):
 def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
   autoencoder = kl_image.KLImage(channels=(4, 4), groups=2, layers_per_block=1)
   video = np.stack([PICTURES, PICTURES[::-1]], axis=1)[:, :, :16, :16]
-  source = sources.Arrays({"video": video, "label": np.arange(5)})
+  source = sources.ArraySource({"video": video, "label": np.arange(5)})
   params = flax.linen.unbox(autoencoder.init(jax.random.key(0), video / 255.0))
   mesh = sharding.make_mesh(dict(data=-1))
   job = job_lib.Job(tmp_path, "encode", 0, mesh, (("batch", "data"),), {})
@@ -69,7 +69,7 @@ def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
     image_encoder=image_encoder,
   )
   run(encoder)
-  made = sources.Records(tmp_path / "latents")
+  made = sources.RecordFolder(tmp_path / "latents")
   wanted = encoder(video[:, 0])
   found = np.stack([made[i]["image"] for i in range(5)])
   np.testing.assert_array_equal(found, wanted.astype(np.float16))

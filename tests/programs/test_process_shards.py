@@ -43,5 +43,5 @@ def test_a_folder_holds_what_was_written_and_is_told(tmp_path):
   process_shards.write_records(tmp_path / "made", {"of": 1}, {"more": 2}, 5, fill)
   meta = records.read_meta(tmp_path / "made")
   assert (meta["settings"], meta["more"], meta["count"]) == ({"of": 1}, 2, 5)
-  held = sources.in_memory(sources.Records(tmp_path / "made")).arrays
+  held = sources.in_memory(sources.RecordFolder(tmp_path / "made")).arrays
   assert held["x"].tolist() == [0, 1, 2, 3, 4]

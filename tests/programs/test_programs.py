@@ -42,7 +42,7 @@ def test_a_grid_has_one_row_for_each_class():
 
 def test_real_clips_have_the_labels_of_the_samples():
   labels = np.tile(np.arange(3), 4)
-  source = sources.Arrays({"video": np.arange(12), "label": labels})
+  source = sources.ArraySource({"video": np.arange(12), "label": labels})
   wanted = np.array([2, 2, 0, 2, 1])
   clips = score.Clips(videos=np.zeros(5), labels=wanted)
   got = evaluate.like(clips, source, np.random.default_rng(0))
@@ -54,7 +54,7 @@ def test_real_clips_have_the_labels_of_the_samples():
 
 
 def test_unlabelled_real_clips_are_drawn_without_repetition():
-  source = sources.Arrays({"video": np.arange(6)})
+  source = sources.ArraySource({"video": np.arange(6)})
   clips = score.Clips(videos=np.zeros(6))
   got = evaluate.like(clips, source, np.random.default_rng(0))
   assert sorted(got.videos.tolist()) == list(range(6)) and got.labels is None
@@ -94,7 +94,7 @@ def test_small_videos_come_from_clips_or_from_samples(tmp_path):
   rng = np.random.default_rng(0)
   video = rng.integers(0, 256, (3, 2, 8, 8, 3), np.uint8)
   label = np.array([4, 5, 6], np.int32)
-  source = sources.Arrays({"video": video, "label": label})
+  source = sources.ArraySource({"video": video, "label": label})
   rows = sample.low_resolution(source=source, count=2, factor=2)
   assert rows["low"].shape == (2, 2, 4, 4, 3) and rows["label"].tolist() == [4, 5]
   np.savez_compressed(tmp_path / sample.VIDEOS, video=video, label=label)

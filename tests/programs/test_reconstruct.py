@@ -65,7 +65,7 @@ def test_the_program_measures_the_averaged_weights_and_shows_pairs(tmp_path):
     task,
     task=Darker(),
     weights="autoencoder",
-    source=sources.Transformed(sources.Arrays({"video": video}), ()),
+    source=sources.Transformed(sources.ArraySource({"video": video}), ()),
     batch_size=2,
     shown=2,
   )

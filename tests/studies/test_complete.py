@@ -61,7 +61,7 @@ def asked(given, num_frames, signals=()):
 def done(tmp_path_factory):
   rng = np.random.default_rng(0)
   video = rng.integers(0, 255, (3, 6, 16, 16, 3), np.uint8)
-  source = sources.Arrays({"video": video, "label": np.array([1, 2, 3], np.int32)})
+  source = sources.ArraySource({"video": video, "label": np.array([1, 2, 3], np.int32)})
   mesh = sharding.make_mesh(dict(data=-1))
   place = tmp_path_factory.mktemp("run")
   complete.run(
@@ -131,7 +131,7 @@ def test_given_frames_are_blue_in_the_pictures():
 
 
 def test_clips_that_are_too_few_or_too_short_are_refused(tmp_path):
-  source = sources.Arrays({"video": np.zeros((2, 3, 16, 16, 3), np.uint8)})
+  source = sources.ArraySource({"video": np.zeros((2, 3, 16, 16, 3), np.uint8)})
   with pytest.raises(ValueError, match="count=3 clips of a source of 2"):
     complete.clips(source, 3)
   with pytest.raises(ValueError, match="4 frames cannot be judged by real clips of 3"):

@@ -45,7 +45,9 @@ def test_each_level_is_measured_beside_the_real_clips(tmp_path, capsys):
     weights={"fade": np.float32(0.5)},
     autoencoder=test_complete.Halves(),
     autoencoder_weights={"half": np.float32(0.5)},
-    source=sources.Arrays({"video": video, "label": np.array([1, 2, 3], np.int32)}),
+    source=sources.ArraySource(
+      {"video": video, "label": np.array([1, 2, 3], np.int32)}
+    ),
     sampler=None,
     ts=functools.partial(times.uniform_grid, num_steps=4),
     judge=judge,

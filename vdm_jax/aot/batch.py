@@ -179,14 +179,14 @@ def _held(dtype):
 
 
 SOURCES = {
-  "Records": _records,
+  "RecordFolder": _records,
   "in_memory": _inner,
   "Subset": _inner,
   "Repeated": _inner,
   "Transformed": _cut,
   "Tfds": _tfds,
   "videos": _files,
-  "whole_videos": _files,
+  "uniformly_sampled_videos": _files,
   "frames": _files,
   "WithPictures": _pictures,
   "Captioned": _captioned,

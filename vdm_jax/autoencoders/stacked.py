@@ -15,7 +15,7 @@ class Stacked:
   """Parameters: {"outer": ..., "inner": ...}, each autoencoder's own.
 
   The latents, and their statistics, are the inner one's. Between the two, latents are
-  means of unit variance, as `data.sources.Records` gives them.
+  means of unit variance, as `data.sources.RecordFolder` gives them.
 
   Attributes:
     outer: of the pixels, see autoencoders/base.py.

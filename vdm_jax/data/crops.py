@@ -11,7 +11,7 @@ TIMED = ("video", "latents", "mean", "logvar")  # keys whose first axis is time
 
 
 @dataclasses.dataclass(frozen=True)
-class Square:
+class RandomCrop:
   """Cuts a square of `size` pixels anywhere, the same in all frames of the clip."""
 
   size: int
@@ -34,7 +34,7 @@ class Square:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
+class TemporalRandomCrop:
   """Cuts `num_frames` frames on end anywhere, out of pixels and of latents alike."""
 
   num_frames: int

@@ -35,14 +35,14 @@ STARTS = {
 }
 
 
-def start(name, rng):
+def start_chooser(name, rng):
   """Where a clip begins: a function of the slack, the largest start there is."""
   if name not in STARTS:
     raise ValueError(f"start={name!r}: wanted one of {sorted(STARTS)}.")
   return lambda slack: STARTS[name](slack, rng)
 
 
-def span(num_frames, interval):
+def frames_spanned(num_frames, interval):
   """How many frames of a video a clip covers."""
   if num_frames < 1 or interval < 1:
     raise ValueError(
@@ -51,7 +51,7 @@ def span(num_frames, interval):
   return (num_frames - 1) * interval + 1
 
 
-def read_clip(path, num_frames, interval=1, choose=lambda slack: 0):
+def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
   """Every `interval`-th frame of a video file, `num_frames` of them.
 
   Frames are told apart by their presentation times, read from the packets before
@@ -60,7 +60,7 @@ def read_clip(path, num_frames, interval=1, choose=lambda slack: 0):
 
   Args:
     path: the file.
-    choose: slack -> first frame, from 0 to slack; see `start`.
+    choose_start: slack -> first frame, from 0 to slack; see `start_chooser`.
 
   Returns:
     uint8 [num_frames, H, W, 3].
@@ -68,7 +68,7 @@ def read_clip(path, num_frames, interval=1, choose=lambda slack: 0):
   Raises:
     BadClip: the file is absent, empty, torn, no video, broken inside or too short.
   """
-  length = span(num_frames, interval)
+  length = frames_spanned(num_frames, interval)
 
   def pick(count):
     if count < length:
@@ -77,14 +77,14 @@ def read_clip(path, num_frames, interval=1, choose=lambda slack: 0):
         f"holds {count} frames; {num_frames} at an interval of {interval} need "
         f"{length}",
       )
-    begin = choose(count - length)
+    begin = choose_start(count - length)
     return range(begin, begin + length, interval)
 
-  return read_picked(path, pick)
+  return read_frames(path, pick)
 
 
-def read_picked(path, pick):
-  """The frames pick(count) of a video file, indices that rise and may repeat.
+def read_frames(path, choose_frames):
+  """The frames choose_frames(count) of a video file: indices, rising or repeated.
 
   Returns, raises: as `read_clip`.
   """
@@ -102,7 +102,7 @@ def read_picked(path, pick):
       times, count = _times(path, container, stream)
       if not count:
         raise BadClip(path, "holds no frames")
-      picked = [int(i) for i in pick(count)]
+      picked = [int(i) for i in choose_frames(count)]
       chosen = sorted(set(picked))
       pictures = _decode(path, container, stream, times, chosen)
   except av.FFmpegError as error:

@@ -11,14 +11,14 @@ import re
 
 import numpy as np
 
-from vdm_jax.data import decode, frame_choice, texts
+from vdm_jax.data import decode, frame_sampling, texts
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False):
-  """`Clips` of every video file below a folder.
+  """`ClipFolder` of every video file below a folder.
 
   Args:
     path: the folder.
@@ -28,17 +28,17 @@ def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False
     num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
     start: "random" (drawn for each record and epoch), "first" or "centre".
   """
-  decode.span(num_frames, frame_interval)
+  decode.frames_spanned(num_frames, frame_interval)
   read = functools.partial(_read_video, num_frames, frame_interval)
   return _videos(path, read, start, labelled)
 
 
-def whole_videos(path, num_frames, *, labelled=False):
-  """`Clips` of every video file below a folder, each of frames from all of it.
+def uniformly_sampled_videos(path, num_frames, *, labelled=False):
+  """`ClipFolder` of every video file below a folder, each of frames from all of it.
 
-  For what happens slowly, see frame_choice.py; a short video shows frames twice.
+  For what happens slowly, see frame_sampling.py; a short video shows frames twice.
   """
-  decode.span(num_frames, 1)
+  decode.frames_spanned(num_frames, 1)
   read = functools.partial(_read_whole, num_frames)
   return _videos(path, read, "first", labelled)
 
@@ -52,27 +52,28 @@ def _videos(path, read, start, labelled):
       else:
         skipped.append((folder / file, f"is no video by its name {VIDEOS}"))
   clips = [(path, path) for path in found]
-  return Clips(root, clips, read, start=start, labelled=labelled, skipped=skipped)
+  return ClipFolder(root, clips, read, start=start, labelled=labelled, skipped=skipped)
 
 
 def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False):
-  """`Clips` of every folder of numbered pictures below a folder; arguments as above.
+  """A `ClipFolder` of every folder of numbered pictures below a folder.
 
-  Stray files, and folders that are empty or hold too few pictures, are skipped.
+  Stray files, and folders that are empty or hold too few pictures, are skipped. The
+  arguments are those of `videos`.
   """
   root, skipped, clips = _root(path), [], []
-  length = decode.span(num_frames, frame_interval)
-  for folder, names in frame_folders(root, skipped):
+  length = decode.frames_spanned(num_frames, frame_interval)
+  for folder, names in find_frame_folders(root, skipped):
     if len(names) >= length:
       clips.append((folder, [folder / file for file in names]))
     else:
       reason = f"holds {len(names)} frames; {num_frames} at an interval of "
       skipped.append((folder, f"{reason}{frame_interval} need {length}"))
   read = functools.partial(_read_frames, num_frames, frame_interval)
-  return Clips(root, clips, read, start=start, labelled=labelled, skipped=skipped)
+  return ClipFolder(root, clips, read, start=start, labelled=labelled, skipped=skipped)
 
 
-class Clips:
+class ClipFolder:
   """A source of {"video", "label" when labelled}; see `videos` and `frames`.
 
   `labels` is [N] int32, or None; no clip need be opened for it.
@@ -87,10 +88,10 @@ class Clips:
   """
 
   def __init__(self, root, clips, read, *, start, labelled, skipped):
-    decode.start(start, None)
+    decode.start_chooser(start, None)
     self.skipped, self.classes, self.labels = skipped, None, None
     self._start, self._read = start, read
-    self._clips = sorted(clips, key=lambda clip: natural(clip[0]))
+    self._clips = sorted(clips, key=lambda clip: natural_sort_key(clip[0]))
     if not clips:
       raise ValueError(f"{root} holds no clip{self._told()}.")
     if labelled:
@@ -142,7 +143,7 @@ class Clips:
     return self.load(i, np.random.default_rng(i))
 
   def load(self, i, rng):
-    video = self._read(self._clips[i][1], decode.start(self._start, rng))
+    video = self._read(self._clips[i][1], decode.start_chooser(self._start, rng))
     if self.labels is None:
       return {"video": video}
     return {"video": video, "label": self.labels[i]}
@@ -157,17 +158,17 @@ def _read_video(num_frames, interval, path, choose):
 
 def _read_whole(num_frames, path, choose):
   del choose  # there is no choice
-  pick = functools.partial(frame_choice.uniform, num_frames=num_frames)
-  return decode.read_picked(path, pick)
+  pick = functools.partial(frame_sampling.uniform_indices, num_frames=num_frames)
+  return decode.read_frames(path, pick)
 
 
 def _read_frames(num_frames, interval, paths, choose):
-  length = decode.span(num_frames, interval)
+  length = decode.frames_spanned(num_frames, interval)
   begin = choose(len(paths) - length)
   return decode.read_images(paths[0].parent, paths[begin : begin + length : interval])
 
 
-def frame_folders(path, skipped):
+def find_frame_folders(path, skipped):
   """Yields (folder, names of its pictures, ordered by the last number in each name).
 
   Stray files and folders without frames are added to the list `skipped`.
@@ -188,7 +189,7 @@ def frame_folders(path, skipped):
       skipped.append((folder, "holds no frames"))
 
 
-def natural(path):
+def natural_sort_key(path):
   """A sort key by which clip_2 stands before clip_10."""
   parts = re.split(r"(\d+)", os.fspath(path))
   return [int(p) if p.isdecimal() else p for p in parts], os.fspath(path)

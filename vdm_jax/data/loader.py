@@ -42,7 +42,7 @@ class Loader:
       a script that uses them needs the `if __name__ == "__main__"` guard.
     parts, count: a batch is cut in `count` equal parts, of which this loader gives
       `parts`, in order; all by default. See `shard`.
-    skipped_to: a JSONL file for the report of skipped clips.
+    skipped_file: a JSONL file for the report of skipped clips.
     prefetch: batches read ahead.
   """
 
@@ -58,7 +58,7 @@ class Loader:
     repeat=True,
     parts=None,
     count=1,
-    skipped_to=None,
+    skipped_file=None,
     prefetch=2,
   ):
     if len(source) == 0:
@@ -90,7 +90,7 @@ class Loader:
       repeat=repeat,
       prefetch=prefetch,
     )
-    self.report = report.Report(skipped_to)
+    self.report = report.SkipReport(skipped_file)
     for path, reason in getattr(source, "skipped", ()):
       self.report.add(path, reason)
 
@@ -126,7 +126,7 @@ class Loader:
     told = self.report.path
     if told is not None and jax.process_index():  # a file of its own for each writer
       told = told.with_suffix(f".{jax.process_index()}{told.suffix}")
-    return self._again(parts=parts, count=count, skipped_to=told)
+    return self._again(parts=parts, count=count, skipped_file=told)
 
   def __iter__(self):
     return self
@@ -289,13 +289,13 @@ class _Fetch:
       return self.source[i]
     rng = self._rng(1, *place)
     try:
-      record = sources.load(self.source, i, rng)
+      record = sources.load_record(self.source, i, rng)
       for transform in self.transforms:
         record = transform(record, rng)
     except decode.BadClip as error:
       if error.path != "clip":
         raise
-      raise decode.BadClip(sources.name(self.source, i), error.reason) from error
+      raise decode.BadClip(sources.record_name(self.source, i), error.reason) from error
     return record
 
   def layout(self, skipped=None):
@@ -314,7 +314,7 @@ class _Fetch:
       row = self._good(int(i), (0, 0), skipped)
       if row is not None:
         probes.append(_layout(row))
-        seen.append(sources.name(self.source, int(i)))
+        seen.append(sources.record_name(self.source, int(i)))
       if len(probes) == PROBES:
         break
     if not probes:
@@ -336,7 +336,7 @@ class _Fetch:
     best = self._layout
     keys = [k for k in {**layout, **best} if layout.get(k) != best.get(k)]
     raise decode.BadClip(
-      sources.name(self.source, i),
+      sources.record_name(self.source, i),
       f"has {_told(layout, keys)} where most records have {_told(best, keys)}; bring "
       "all to one size with transforms",
     )
@@ -358,6 +358,6 @@ def _all_bad(source, skipped, tried=None):
   tried = len(source) if tried is None else tried
   return (
     f"No usable clip among {tried} tried of {len(source)} in {type(source).__name__}: "
-    f"{report.first(skipped.items())}. Look at these files, or at the clip length, "
-    "interval and size asked of them."
+    f"{report.first_reasons(skipped.items())}. Look at these files, or at the clip "
+    "length, interval and size that they are read with."
   )

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from vdm_jax.data import sources
-from vdm_jax.data.transforms import FRAMES
+from vdm_jax.data.transforms import TIME_KEYS
 
 PREFIX = "image_"
 
@@ -19,7 +19,7 @@ class Still:
   """A transform: one frame of the clip, drawn anew in each epoch, in its place."""
 
   def __call__(self, record, rng):
-    keys = [key for key in FRAMES if key in record]
+    keys = [key for key in TIME_KEYS if key in record]
     k = int(rng.integers(len(record[keys[0]])))
     return record | {key: record[key][k : k + 1] for key in keys}
 
@@ -67,7 +67,7 @@ class WithPictures:
     return self.load(i, np.random.default_rng(i))
 
   def load(self, i, rng):
-    record = sources.load(self.source, i, rng)
+    record = sources.load_record(self.source, i, rng)
     frames = [self._frame(i, rng) for _ in range(self.count)]
     return record | {
       PREFIX + key: np.stack([f[key] for f in frames]) for key in frames[0]
@@ -76,11 +76,11 @@ class WithPictures:
   def _frame(self, i, rng):
     """{key: [H, W, C], "label": []} of a random frame of another clip."""
     other = (i + rng.integers(1, len(self))) % len(self)
-    record = sources.load(self.source, int(other), rng)
-    keys = [key for key in FRAMES if key in record]
+    record = sources.load_record(self.source, int(other), rng)
+    keys = [key for key in TIME_KEYS if key in record]
     k = rng.integers(len(record[keys[0]]))
     frame = {key: record[key][k] for key in keys}
     return frame | ({"label": record["label"]} if "label" in record else {})
 
   def name(self, i):
-    return sources.name(self.source, i)
+    return sources.record_name(self.source, i)

@@ -6,7 +6,7 @@ A record is a dict of numpy arrays:
   latents  {"mean": float16 [t, h, w, c], "logvar": float16 [t, h, w, c], "label": ...}
 
 Latents are *raw* moments; the autoencoder's measured `shift` and `scale` (a list per
-channel) stand in the folder's meta.json, and `sources.Records` normalises by them.
+channel) stand in the folder's meta.json, and `sources.RecordFolder` normalises by them.
 
 A folder holds meta.json (count, keys with dtype and shape, files, fingerprint, what it
 was made with) and array_record shards. It is written under another name and renamed
@@ -77,16 +77,16 @@ def _layout(header):
   return tuple(layout), offset
 
 
-def spec(record):
+def record_spec(record):
   """{key: [dtype, shape]} as meta.json keeps it."""
   arrays = {key: np.asarray(record[key]) for key in sorted(record)}
   return {key: [a.dtype.name, list(a.shape)] for key, a in arrays.items()}
 
 
-class Writer:
+class RecordWriter:
   """Writes a folder of records; it appears under its name when the block ends well.
 
-  with Writer(path, settings={...}) as writer:
+  with RecordWriter(path, settings={...}) as writer:
     writer.write({"mean": mean, "logvar": logvar, "label": label})
     writer.meta["shift"], writer.meta["scale"] = ...   # at any time before the end
 
@@ -120,7 +120,7 @@ class Writer:
 
   def write(self, record):
     """Appends one record."""
-    got = spec(record)
+    got = record_spec(record)
     self._spec = self._spec or got
     if got != self._spec:
       raise ValueError(

@@ -8,7 +8,7 @@ from absl import logging
 SHOWN = 5  # reasons named in a summary or an error
 
 
-class Report:
+class SkipReport:
   """Counts skipped clips by path; appends each new one to the JSONL file `path`.
 
   A file that is there already is continued, so a restarted run names nothing twice.
@@ -50,10 +50,10 @@ class Report:
     if not self.reasons:
       return "nothing skipped"
     where = f"; all in {self.path}" if self.path else ""
-    return f"{len(self)} skipped: {first(self.reasons.items())}{where}"
+    return f"{len(self)} skipped: {first_reasons(self.reasons.items())}{where}"
 
 
-def first(pairs):
+def first_reasons(pairs):
   """The first few (path, reason) pairs as text."""
   pairs = list(pairs)
   text = "; ".join(f"{path}: {reason}" for path, reason in pairs[:SHOWN])

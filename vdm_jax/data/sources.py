@@ -19,7 +19,7 @@ from grain import sources as grain_sources
 from vdm_jax.data import decode, records
 
 
-class Arrays:
+class ArraySource:
   """Records held in memory: {key: array with leading N}."""
 
   def __init__(self, arrays):
@@ -37,7 +37,7 @@ class Arrays:
 
 
 def in_memory(source):
-  """All records of a source as `Arrays`: for data that fits, each is read only once.
+  """All records of a source as an `ArraySource`, read once: for data that fits.
 
   Bad clips are left out and named in `skipped`; a random start is drawn only once.
   """
@@ -49,7 +49,7 @@ def in_memory(source):
       skipped.append((error.path, error.reason))
   if not good:
     raise ValueError(f"All {len(source)} records are bad; the first: {skipped[0]}.")
-  held = Arrays({key: np.stack([r[key] for r in good]) for key in good[0]})
+  held = ArraySource({key: np.stack([r[key] for r in good]) for key in good[0]})
   held.skipped, held.classes = skipped, getattr(source, "classes", None)
   return held
 
@@ -71,10 +71,10 @@ class Subset:
     return self.source[self.indices[i]]
 
   def load(self, i, rng):
-    return load(self.source, self.indices[i], rng)
+    return load_record(self.source, self.indices[i], rng)
 
   def name(self, i):
-    return name(self.source, self.indices[i])
+    return record_name(self.source, self.indices[i])
 
 
 class Repeated:
@@ -98,10 +98,10 @@ class Repeated:
     return self.source[i % len(self.source)]
 
   def load(self, i, rng):
-    return load(self.source, i % len(self.source), rng)
+    return load_record(self.source, i % len(self.source), rng)
 
   def name(self, i):
-    return name(self.source, i % len(self.source))
+    return record_name(self.source, i % len(self.source))
 
 
 class Transformed:
@@ -121,29 +121,29 @@ class Transformed:
 
   def __getitem__(self, i):
     rng = np.random.default_rng([self.seed, i])
-    record = load(self.source, i, rng)
+    record = load_record(self.source, i, rng)
     for transform in self.transforms:
       record = transform(record, rng)
     return record
 
   def name(self, i):
-    return name(self.source, i)
+    return record_name(self.source, i)
 
 
-def load(source, i, rng):
+def load_record(source, i, rng):
   """Record i of any source, with its random part where it has one."""
   return source.load(i, rng) if hasattr(source, "load") else source[i]
 
 
-def name(source, i):
+def record_name(source, i):
   """What a report calls record i of any source."""
   if hasattr(source, "name"):
     return source.name(i)
   return f"{type(source).__name__}[{i}]"
 
 
-class Records:
-  """A folder that `records.Writer` made.
+class RecordFolder:
+  """A folder that `records.RecordWriter` made.
 
   Latents whose meta.json gives `shift` and `scale` (lists per channel) come normalised
   as float32: mean -> (mean - shift) / scale, logvar -> logvar - 2 log(scale).

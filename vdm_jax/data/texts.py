@@ -85,7 +85,7 @@ class WithTexts:
     if not 0.0 <= drop <= 1.0:
       raise ValueError(f"drop={drop} must be a share, from 0 to 1.")
     self.source, self.drop = source, drop
-    self._texts = sources.Records(texts)
+    self._texts = sources.RecordFolder(texts)
     place = {text: row for row, text in enumerate(self._texts.meta["texts"])}
     lost = [text for text in ("", *(source.classes or ())) if text not in place]
     if lost or not source.classes:
@@ -109,11 +109,11 @@ class WithTexts:
     return self.load(i, np.random.default_rng(i))
 
   def load(self, i, rng):
-    record = dict(sources.load(self.source, i, rng))
+    record = dict(sources.load_record(self.source, i, rng))
     text = self._texts[self._rows[int(record.pop("label"))]]
     if self.drop and rng.uniform() < self.drop:
       text = self._empty
     return record | text | self._negative
 
   def name(self, i):
-    return sources.name(self.source, i)
+    return sources.record_name(self.source, i)

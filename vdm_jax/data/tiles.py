@@ -10,7 +10,7 @@ import av
 from vdm_jax import video_io
 
 
-class Tiles:
+class TiledVideo:
   """A source of {"video": uint8 [T, size, size, 3]}, a record for each chosen tile.
 
   Args:
@@ -18,22 +18,22 @@ class Tiles:
     rows, columns: of the grid.
     size: height and width of a tile, pixels.
     margin, gap: pixels around the grid, and between two tiles.
-    numbers: the tiles wanted, counted along the rows from 0; None takes all.
+    indices: of the tiles to read, counted along the rows from 0; None takes all.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: it is no video, its frames are no such grid, or a number is no tile.
   """
 
-  def __init__(self, path, *, rows, columns, size, margin=0, gap=0, numbers=None):
+  def __init__(self, path, *, rows, columns, size, margin=0, gap=0, indices=None):
     self.path, self.columns, self.size = pathlib.Path(path), columns, size
     self.margin, self.gap = margin, gap
-    self.numbers = tuple(range(rows * columns) if numbers is None else numbers)
+    self.indices = tuple(range(rows * columns) if indices is None else indices)
     self.skipped, self.classes = [], None
-    wrong = sorted(n for n in self.numbers if not 0 <= n < rows * columns)
-    if wrong or not self.numbers:
+    wrong = sorted(n for n in self.indices if not 0 <= n < rows * columns)
+    if wrong or not self.indices:
       raise ValueError(
-        f"numbers={self.numbers}: a grid of {rows} x {columns} holds tiles 0 to "
+        f"indices={self.indices}: a grid of {rows} x {columns} holds tiles 0 to "
         f"{rows * columns - 1}; name at least one, and none outside."
       )
     self._sheet = _read(self.path)
@@ -47,16 +47,16 @@ class Tiles:
       )
 
   def __len__(self):
-    return len(self.numbers)
+    return len(self.indices)
 
   def __getitem__(self, i):
-    row, column = divmod(self.numbers[i], self.columns)
+    row, column = divmod(self.indices[i], self.columns)
     top, left = (self.margin + k * (self.size + self.gap) for k in (row, column))
     tile = self._sheet[:, top : top + self.size, left : left + self.size]
     return {"video": tile}
 
   def name(self, i):
-    return f"{self.path}, tile {self.numbers[i]}"
+    return f"{self.path}, tile {self.indices[i]}"
 
 
 def _read(path):

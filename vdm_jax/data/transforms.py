@@ -13,11 +13,11 @@ from PIL import Image
 
 from vdm_jax.data import decode
 
-FRAMES = ("video", "mean", "logvar", "latents")  # keys whose first axis is time
+TIME_KEYS = ("video", "mean", "logvar", "latents")  # keys whose first axis is time
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class SampleFrames:
   """Cuts `num_frames` frames, `interval` apart; start: "random", "first", "centre"."""
 
   num_frames: int
@@ -25,23 +25,26 @@ class Clip:
   start: str = "random"
 
   def __post_init__(self):
-    decode.span(self.num_frames, self.interval)
-    decode.start(self.start, None)
+    decode.frames_spanned(self.num_frames, self.interval)
+    decode.start_chooser(self.start, None)
 
   def __call__(self, record, rng):
-    video, length = record["video"], decode.span(self.num_frames, self.interval)
+    video, length = (
+      record["video"],
+      decode.frames_spanned(self.num_frames, self.interval),
+    )
     if len(video) < length:
       raise decode.BadClip(
         "clip",
         f"holds {len(video)} frames; {self.num_frames} at an interval of "
         f"{self.interval} need {length}",
       )
-    begin = decode.start(self.start, rng)(len(video) - length)
+    begin = decode.start_chooser(self.start, rng)(len(video) - length)
     return {**record, "video": video[begin : begin + length : self.interval]}
 
 
 @dataclasses.dataclass(frozen=True)
-class Paced:
+class RandomFrameRate:
   """A random window at one of several intervals, whose frame rate the record tells.
 
   Of clips or their latents. One network then makes key frames and what lies between
@@ -59,8 +62,8 @@ class Paced:
 
   def __call__(self, record, rng):
     interval = int(rng.choice(self.intervals))
-    length = decode.span(self.num_frames, interval)
-    keys = [key for key in FRAMES if key in record]
+    length = decode.frames_spanned(self.num_frames, interval)
+    keys = [key for key in TIME_KEYS if key in record]
     there = len(record[keys[0]])
     if there < length:
       raise decode.BadClip(
@@ -96,7 +99,7 @@ class Resize:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shrunk:
+class AddLowResolution:
   """Adds "low" [T, H / factor, W / factor, 3] uint8: means of factor x factor pixels.
 
   What an upsampler of the video is told.
@@ -142,7 +145,7 @@ class CentreCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class Flip:
+class RandomFlip:
   """Mirrors left and right, all frames of a clip alike, in `rate` of the clips."""
 
   rate: float = 0.5
@@ -154,7 +157,7 @@ class Flip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Keep:
+class SelectKeys:
   """Drops every key but `keys`."""
 
   keys: tuple

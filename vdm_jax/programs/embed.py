@@ -181,7 +181,7 @@ def prompt_signals(*, encoder, texts, clips, count, negative=""):
 
   Args:
     texts: as texts.parse_prompts takes them.
-    clips: () -> `folders.Clips` with a table of texts.
+    clips: () -> `folders.ClipFolder` with a table of texts.
     negative: what guidance leads away from.
   """
   texts = texts_lib.parse_prompts(texts)

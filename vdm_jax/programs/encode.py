@@ -62,7 +62,7 @@ def run(
     shuffle=False,
     repeat=False,
     num_workers=num_workers,
-    skipped_to=job.workdir / f"{folder}.skipped{skipped}.jsonl",
+    skipped_file=job.workdir / f"{folder}.skipped{skipped}.jsonl",
   )
   stats = {k: sharding.fetch(params["latents"][k]).tolist() for k in ("shift", "scale")}
   here = process_shards.local_job(job)

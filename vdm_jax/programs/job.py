@@ -144,14 +144,14 @@ def run(cfg, stages, workdir):
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = sharding.make_mesh(cfg.mesh, dcn=cfg.get("dcn"))
-  write_json(workdir / "config.json", config.plain(cfg))
+  write_json(workdir / "config.json", config.to_dict(cfg))
   for stage in stages:
     if jax.process_index():
       distributed.wait(f"{stage} is built")
     program = config.build(cfg[stage], workdir)
     if not jax.process_index():
       distributed.wait(f"{stage} is built")
-    settings = config.plain(cfg[stage])
+    settings = config.to_dict(cfg[stage])
     preset = cfg.get("compiler", "none")
     program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings, preset))
     distributed.wait(f"{stage} has ended")

@@ -42,7 +42,7 @@ def write_records(place, made_of, meta, count, fill):
   """Writes the folder of records `place`, the same with any number of processes.
 
   Args:
-    made_of, meta: for its meta.json, see `records.Writer`.
+    made_of, meta: for its meta.json, see `records.RecordWriter`.
     count: of the pieces of work, in the order of their records.
     fill: (writer, range of pieces), writes the records of these.
   """
@@ -51,16 +51,16 @@ def write_records(place, made_of, meta, count, fill):
   share = range(bounds[index], bounds[index + 1])
   folders = [place.with_name(f".{place.name}.{i}") for i in range(total)]
   if total == 1:
-    with records.Writer(place, made_of) as writer:
+    with records.RecordWriter(place, made_of) as writer:
       writer.meta |= meta
       fill(writer, share)
     return
   if share:
-    with records.Writer(folders[index], made_of, overwrite=True) as writer:
+    with records.RecordWriter(folders[index], made_of, overwrite=True) as writer:
       fill(writer, share)
   distributed.wait(f"{place.name}: all shares are written")
   if index == 0:
-    with records.Writer(place, made_of) as writer:
+    with records.RecordWriter(place, made_of) as writer:
       writer.meta |= meta
       for i, folder in enumerate(folders):
         if bounds[i] < bounds[i + 1]:
@@ -70,6 +70,6 @@ def write_records(place, made_of, meta, count, fill):
 
 
 def _copy(folder, writer):
-  source = sources.Records(folder)
+  source = sources.RecordFolder(folder)
   for i in range(len(source)):
     writer.write(source[i])

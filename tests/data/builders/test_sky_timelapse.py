@@ -82,10 +82,10 @@ def test_batches_of_the_data_set_are_ready_for_training(built):
     sources.Tfds(built, "train", keys=("video",)),
     batch_size=3,
     transforms=[
-      transforms.Clip(16),
+      transforms.SampleFrames(16),
       transforms.Resize(32),
       transforms.CentreCrop(32),
-      transforms.Flip(),
+      transforms.RandomFlip(),
     ],
   )
   assert next(batches)["video"].shape == (3, 16, 32, 32, 3)

@@ -28,12 +28,12 @@ def clips():
   rng = np.random.default_rng(0)
   made = moving_digits.flights(rng, train, 2000, moving_digits.Config())
   kept = {"label": made["label"].astype(np.int32), "velocity": made["velocity"]}
-  return sources.Arrays({**kept, "mean": np.arange(2000.0)})
+  return sources.ArraySource({**kept, "mean": np.arange(2000.0)})
 
 
 def write(path, texts):
   """A folder like that of programs/embed.py: text i is embedded as i."""
-  with records.Writer(path) as writer:
+  with records.RecordWriter(path) as writer:
     writer.meta["texts"] = texts
     for i in range(len(texts)):
       writer.write(
@@ -144,7 +144,7 @@ def test_all_pairs_are_asked_for_in_several_wordings():
 
 def test_real_clips_are_what_their_pair_says(clips):
   part = {k: v[:20] for k, v in clips.arrays.items()}
-  source = sources.Arrays({**part, "video": np.arange(20)})
+  source = sources.ArraySource({**part, "video": np.arange(20)})
   videos, wants = captions.clips(source)
   assert videos.tolist() == list(range(20))
   found = [(w["digit"], w["direction"]) for w in wants]

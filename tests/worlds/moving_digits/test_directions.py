@@ -27,7 +27,7 @@ def clips():
 @pytest.fixture(scope="module")
 def judge(clips):
   train = {k: clips["train"][k] for k in ("video", "label")}
-  return directions.Judge(sources.Arrays(train), shares=(("digit", 7),))
+  return directions.Judge(sources.ArraySource(train), shares=(("digit", 7),))
 
 
 def flight(start, velocity):

@@ -87,7 +87,7 @@ def test_real_flights_of_any_length_are_legal(num_frames):
 
 def test_the_judge_knows_a_true_clip_from_one_that_went_elsewhere(clips):
   train, test = clips["train"], clips["test"]
-  source = sources.Arrays({"video": train["video"], "label": train["label"]})
+  source = sources.ArraySource({"video": train["video"], "label": train["label"]})
   judge = digits.Judge(source)
   mask = np.arange(CONFIG.num_frames) < 2
   part = {k: test[k][:50] for k in ("video", "label")}

@@ -79,7 +79,7 @@ class SkyTimelapse(tfds.core.GeneratorBasedBuilder):
     if not count:
       raise ValueError(
         f"{config.root}/{SPLITS[split]}: none of its {len(config.found[split])} clips "
-        f"can be used: {report.first(config.skipped)}."
+        f"can be used: {report.first_reasons(config.skipped)}."
       )
 
 
@@ -116,7 +116,7 @@ def build(data_dir, root, *, version_name="original", min_frames=16):
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):  # tfds talks about downloads
     builder.download_and_prepare()
-  skips = report.Report(source.with_name(SKIPPED))
+  skips = report.SkipReport(source.with_name(SKIPPED))
   for path, reason in config.skipped:
     skips.add(path, reason)
   source.write_text(str(root.resolve()))
@@ -132,7 +132,7 @@ def _find(root, config):
     )
   for split, folder in present.items():
     clips = []
-    for clip, names in folders.frame_folders(folder, config.skipped):
+    for clip, names in folders.find_frame_folders(folder, config.skipped):
       if len(names) >= config.min_frames:
         clips.append((clip, names))
       else:
@@ -141,7 +141,7 @@ def _find(root, config):
     if not clips:
       raise ValueError(
         f"{folder} holds no clip of {config.min_frames} frames; skipped: "
-        f"{report.first(config.skipped)}."
+        f"{report.first_reasons(config.skipped)}."
       )
     config.found[split] = clips
 

@@ -137,7 +137,7 @@ class Captioned:
   """
 
   def __init__(self, source, texts, unseen=UNSEEN):
-    embedded = sources.Records(texts)
+    embedded = sources.RecordFolder(texts)
     place = {text: row for row, text in enumerate(embedded.meta["texts"])}
     left_out = set(map(tuple, unseen))
     self.source, self.indices, self._rows = source, [], []
@@ -145,9 +145,10 @@ class Captioned:
       if pair(record := source[i]) in left_out:
         continue
       if (text := describe(record)) not in place:
+        name = sources.record_name(source, i)
         raise KeyError(
-          f"{text!r}, the caption of {sources.name(source, i)}, is not in {texts}; "
-          "delete that folder and embed again."
+          f"{text!r}, the caption of {name}, is not in {texts}; delete that folder and "
+          "embed again."
         )
       self.indices.append(i)
       self._rows.append(place[text])
@@ -164,4 +165,4 @@ class Captioned:
     return kept | {k: array[self._rows[i]] for k, array in self._texts.items()}
 
   def name(self, i):
-    return sources.name(self.source, self.indices[i])
+    return sources.record_name(self.source, self.indices[i])

@@ -7,7 +7,7 @@ import pytest
 from configs import animatediff, magictime
 from tests import originals
 from vdm_jax import config
-from vdm_jax.data import folders, frame_choice
+from vdm_jax.data import folders, frame_sampling
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,12 @@ def rows(recorded, kind):
 
 def test_frames_of_all_of_a_video_are_the_originals(recorded):
   for (length, count), wanted in rows(recorded, "uniform"):
-    np.testing.assert_array_equal(frame_choice.uniform(length, count), wanted)
+    np.testing.assert_array_equal(frame_sampling.uniform_indices(length, count), wanted)
 
 
 def test_frames_of_a_window_are_the_originals(recorded):
   for arguments, wanted in rows(recorded, "window"):
-    np.testing.assert_array_equal(frame_choice.window(*arguments), wanted)
+    np.testing.assert_array_equal(frame_sampling.window_indices(*arguments), wanted)
 
 
 def test_the_comparison_sees_the_other_rounding(recorded):
@@ -40,13 +40,13 @@ def test_the_comparison_sees_the_other_rounding(recorded):
 
 
 def test_both_ends_are_there_and_short_videos_repeat():
-  assert frame_choice.uniform(301, 16)[[0, -1]].tolist() == [0, 300]
-  assert frame_choice.uniform(3, 5).tolist() == [0, 0, 1, 1, 2]
-  assert frame_choice.uniform(9, 1).tolist() == [0]
+  assert frame_sampling.uniform_indices(301, 16)[[0, -1]].tolist() == [0, 300]
+  assert frame_sampling.uniform_indices(3, 5).tolist() == [0, 0, 1, 1, 2]
+  assert frame_sampling.uniform_indices(9, 1).tolist() == [0]
   with pytest.raises(ValueError, match="does not lie in a video of 40"):
-    frame_choice.window(40, 4, 4, start=30)
+    frame_sampling.window_indices(40, 4, 4, start=30)
   with pytest.raises(ValueError, match="without frames"):
-    frame_choice.uniform(0, 4)
+    frame_sampling.uniform_indices(0, 4)
 
 
 def write(path, count):
@@ -63,7 +63,7 @@ def write(path, count):
 def test_a_folder_of_videos_gives_clips_of_all_of_each(tmp_path):
   write(tmp_path / "long.mp4", 20)
   write(tmp_path / "short.mp4", 3)
-  clips = folders.whole_videos(tmp_path, 5)
+  clips = folders.uniformly_sampled_videos(tmp_path, 5)
   shown = [clips[i]["video"].mean(axis=(1, 2, 3)) for i in range(2)]
   for grey, wanted in zip(shown, ([0, 5, 10, 14, 19], [0, 0, 1, 1, 2]), strict=True):
     np.testing.assert_allclose(grey, 8 * np.array(wanted) + 8, atol=3)
