@@ -7,6 +7,9 @@ import pytest
 
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import signal_scale
+from vdm_jax.pretrained.schedulers import processes
+
+RATIOS = tuple(np.geomspace(0.01, 150.0, 100))
 
 PROCESSES = {
   "ddpm-linear": p.DDPM(),
@@ -16,7 +19,7 @@ PROCESSES = {
   "cosine": p.Cosine(),
   "flow": p.Flow(),
   "edm": p.EDM(),
-  "ratio": p.Ratio(tuple(np.geomspace(0.01, 150.0, 100)), t_max=150.0, log_index=True),
+  "sigma-table": processes.SigmaTable(RATIOS, t_max=150.0, log_index=True),
 }
 SHAPE = (2, 8, 3, 2, 4)
 each_process = pytest.mark.parametrize(

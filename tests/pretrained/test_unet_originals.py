@@ -107,7 +107,7 @@ ROWS = {
   "svd_unet": Row(
     architectures.svd(head_dim=16, joint_frequencies=32, **SD),
     "middle_block.1.time_mixer.mix_factor",
-    dict(epsilons="diffusers"),
+    dict(level_epsilon=1e-6),
     frames,
   ),
   **{

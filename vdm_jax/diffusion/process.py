@@ -187,25 +187,21 @@ class Flow:
   """Rectified flow, https://arxiv.org/abs/2209.03003: a straight line, t in [0, 1].
 
   The shift of https://arxiv.org/abs/2403.03206 is a property of times, not of this
-  process: `times.shifted`, `times.shifted_grid`. The network sees `scale` t, rounded
-  down if `whole`.
+  process: `times.shifted`, `times.shifted_grid`. The network sees `scale` t.
   """
 
   t_max: float = 1.0
   scale: float = 1000.0
-  whole: bool = False
-  floor: float = FLOOR
 
   def alpha_sigma(self, t):
     t = jnp.asarray(t, float)
-    return jnp.maximum(1.0 - t, self.floor), jnp.maximum(t, self.floor)
+    return jnp.maximum(1.0 - t, FLOOR), jnp.maximum(t, FLOOR)
 
   def rates(self, t):
     return -jnp.ones_like(t), jnp.ones_like(t)
 
   def network_inputs(self, x_t, t):
-    time = self.scale * t
-    return x_t, jnp.floor(time) if self.whole else time
+    return x_t, self.scale * t
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,67 +225,6 @@ class EDM:
     _, sigma = self.alpha_sigma(t)
     scale = 1.0 / jnp.sqrt(sigma**2 + self.sigma_data**2)
     return expand(scale) * x_t, 0.25 * jnp.log(sigma)
-
-
-# How a network of whole steps sees a time between two of them: the part of a step.
-ROUNDINGS = {"none": lambda part: part, "nearest": jnp.round, "down": jnp.floor}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-  """A table of noise levels, where t is the ratio sigma / alpha and so has any value.
-
-  For grids in the ratio (Karras') and a network that was trained at a table's steps:
-  it sees the index of t among `ratios`. x is what it was in training, alpha =
-  1 / sqrt(1 + t^2), or "exploding" x / alpha, with alpha = 1, scaled back for the
-  network. The same steps in either: DDIM's and those in log SNR do not change.
-
-  Attributes:
-    ratios: sigma / alpha of the indices 0, 1 .. in training; they rise.
-    t_max: the largest ratio of a grid.
-    log_index: the index is interpolated in log t, in place of t.
-    rounding: of the index, a name in ROUNDINGS.
-  """
-
-  ratios: tuple[float, ...] = dataclasses.field(repr=False)
-  t_max: float
-  exploding: bool = True
-  log_index: bool = False
-  rounding: str = "none"
-
-  def __post_init__(self):
-    if self.rounding not in ROUNDINGS:
-      raise ValueError(f"rounding={self.rounding!r}; expected one of {set(ROUNDINGS)}.")
-    if len(self.ratios) < 2 or (np.diff(self.ratios) <= 0).any():
-      raise ValueError("The ratios must be two or more and rise.")
-
-  def alpha_sigma(self, t):
-    t = jnp.asarray(t, float)
-    alpha = jnp.ones_like(t) if self.exploding else 1.0 / jnp.sqrt(1.0 + t**2)
-    return jnp.maximum(alpha, FLOOR), jnp.maximum(t * alpha, FLOOR)
-
-  def rates(self, t):
-    if self.exploding:
-      return jnp.zeros_like(t), jnp.ones_like(t)
-    alpha = 1.0 / jnp.sqrt(1.0 + jnp.asarray(t, float) ** 2)
-    return -t * alpha**3, alpha**3
-
-  def network_inputs(self, x_t, t):
-    if self.exploding:
-      x_t = expand(1.0 / jnp.sqrt(1.0 + t**2)) * x_t
-    return x_t, self._index(t)
-
-  def _index(self, t):
-    table = np.asarray(self.ratios)
-    t = jnp.maximum(t, table[0])
-    i = jnp.searchsorted(jnp.asarray(table, float), t, side="right") - 1
-    i = jnp.clip(i, 0, len(table) - 2)
-    low, width = (jnp.asarray(x, float)[i] for x in (table[:-1], np.diff(table)))
-    part = (t - low) / width
-    if self.log_index:
-      part = jnp.log1p((t - low) / low) / jnp.asarray(np.diff(np.log(table)), float)[i]
-    # Rounded before it is added: near 1000, float32 has few digits left for it.
-    return i + ROUNDINGS[self.rounding](jnp.clip(part, 0.0, 1.0))
 
 
 PREDICTIONS = ("x0", "eps", "v", "velocity", "edm")

@@ -12,6 +12,7 @@ from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import times
 from vdm_jax.diffusion.samplers import ancestral, ddim, loop
+from vdm_jax.pretrained.schedulers import samplers
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "latte_ancestral.npz"
 DDPM = p.DDPM()
@@ -78,16 +79,17 @@ def test_with_the_posteriors_variance_it_is_ddim(golden):
   np.testing.assert_allclose(*pair, atol=2e-5 * np.abs(pair[0]).max())
 
 
-def test_variances_may_be_fixed_and_the_last_step_noisy(golden):
+def test_variances_may_be_fixed_and_the_last_step_of_diffusers_is_noisy(golden):
   """One step of DDPM, to 0: x0, and sigma_t noise if it is fixed large."""
   x = golden["in_x_T"]
   drawn = loop.Recorded(jnp.asarray(golden["in_p_step_noise"][:1]))
   ts = jnp.array([500.0, 0.0])
-  run = lambda **k: ancestral.ancestral(network(golden), DDPM, x, ts, None, drawn, **k)
-  x0 = run()
-  np.testing.assert_array_equal(run(fraction=1.0), x0)
-  np.testing.assert_allclose(run(fraction=0.0, noisy_end=True), x0, atol=1e-6)
+  args = network(golden), DDPM, x, ts, None, drawn
+  x0 = ancestral.ancestral(*args)
+  np.testing.assert_array_equal(ancestral.ancestral(*args, fraction=1.0), x0)
+  run = functools.partial(samplers.ddpm, *args)
+  np.testing.assert_allclose(run(fraction=0.0), x0, atol=1e-6)
   _, sigma = DDPM.alpha_sigma(ts[:1])
   wanted = x0 + sigma * drawn.values[0]
-  np.testing.assert_allclose(run(fraction=1.0, noisy_end=True), wanted, atol=1e-5)
-  assert np.abs(run(noisy_end=True) - x0).max() > 1e-5  # what was learned, between them
+  np.testing.assert_allclose(run(fraction=1.0), wanted, atol=1e-5)
+  assert np.abs(run() - x0).max() > 1e-5  # what was learned, between them

@@ -134,19 +134,3 @@ def test_inversion_is_undone_to_rounding(process):
   assert error[60] < 2e-4 and error[1] > 20 * error[3] / 10 and error[1] > 0.02, error
   with pytest.raises(ValueError, match="at least one"):
     ddim.invert(denoise, process, x0, ts, None, iterations=0)
-
-
-def test_a_step_may_lead_past_the_next_and_an_edit_leaves_eps_alone():
-  process, ts = p.Flow(), jnp.array([1.0, 0.6, 0.0])
-  key = jax.random.key(0)
-  x = jnp.full((1, 1, 1, 1, 1), 3.0)
-  denoise = lambda x_t, t, cond: d.Denoised(0.5 * x_t)
-  to = lambda t, num_steps: jnp.where(t == 1.0, 0.8 / num_steps, 0.0)
-  run = lambda **k: float(
-    ddim.ddim(denoise, process, x, ts, None, key, **k)[0, 0, 0, 0, 0]
-  )
-  # To 0.4: 0.6 x0 + 0.4 eps, then x0 of that, as if it stood at 0.6.
-  np.testing.assert_allclose(run(to=to), 0.5 * (0.6 * 1.5 + 0.4 * 3.0), rtol=1e-4)
-  edit = lambda x0: jnp.minimum(x0, 1.2)
-  np.testing.assert_allclose(run(edit=edit), 0.5 * (0.4 * 1.2 + 0.6 * 3.0), rtol=1e-4)
-  assert abs(run() - run(edit=edit)) > 0.05 and abs(run() - run(to=to)) > 0.1

@@ -7,23 +7,18 @@ with the variance that the network learned, where it gives one, else the posteri
 """
 
 import jax.numpy as jnp
-import numpy as np
 
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import variance
 from vdm_jax.diffusion.samplers import loop
 
-# diffusers' least variance: there is none at the data, and it has a logarithm.
-LEAST = np.log(1e-20)
 
-
-def ancestral(denoise, process, x, ts, cond, key, *, fraction=None, noisy_end=False):
+def ancestral(denoise, process, x, ts, cond, key, *, fraction=None):
   """Returns x0 [B, T, H, W, C], if `ts` ends at 0.
 
   Args:
     fraction: of the way from the posterior's variance (0, "fixed small") to beta (1,
       "fixed large"), in place of what the network learned.
-    noisy_end: a last step that is longer than 1 gets its noise too, as in diffusers.
   """
 
   def step(denoise, x, t, t_next, key):
@@ -32,13 +27,7 @@ def ancestral(denoise, process, x, ts, cond, key, *, fraction=None, noisy_end=Fa
     mean = variance.posterior_mean(process, x, estimate.x0, t, t_next)
     ends = p.expand(t_next) <= 0.0
     std = jnp.exp(0.5 * variance.log_variance(process, at, t, t_next))
-    if noisy_end:
-      high = p.expand(jnp.log(variance.forward(process, t, t_next)[1]))
-      at = 0.0 if at is None else at
-      last = jnp.exp(0.5 * (at * high + (1.0 - at) * LEAST))
-      std = jnp.where(ends, jnp.where(p.expand(t) > 1.0, last, 0.0), std)
-    else:
-      std = jnp.where(ends, 0.0, std)
-    return jnp.where(ends, estimate.x0, mean) + std * loop.noise(key, x.shape)
+    mean, std = jnp.where(ends, estimate.x0, mean), jnp.where(ends, 0.0, std)
+    return mean + std * loop.noise(key, x.shape)
 
   return loop.run(step, denoise, x, ts, key)

@@ -15,32 +15,34 @@ from vdm_jax.diffusion import variance
 from vdm_jax.diffusion.samplers import loop
 
 
-def ddim(denoise, process, x, ts, cond, key, *, eta=0.0, edit=None, to=None):
-  """Returns x0 [B, T, H, W, C], if `ts` ends at 0.
-
-  Args:
-    edit: x0 -> x0 after eps was read from the estimate, as diffusers clips; a wrapper
-      such as `denoise.smooth` changes both.
-    to: (t, number of steps) -> where a step from t leads, both [B, T]; None, to where
-      the next step begins. Published samplers do not all agree with themselves.
-  """
+def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
+  """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
 
   def step(denoise, x, t, t_next, key):
-    t_next = t_next if to is None else to(t, len(ts) - 1)
     x0 = denoise(x, t, cond).x0
     eps = p.eps_from_x0(process, x, x0, t)
-    x0 = x0 if edit is None else edit(x0)
-    alpha_next, sigma_next = process.alpha_sigma(t_next)
-    if eta == 0.0:
-      x_next = p.mix((alpha_next, sigma_next), x0, eps)
-    else:
-      var = eta**2 * variance.of_ddim(process, t, t_next)
-      kept = jnp.sqrt(jnp.maximum(sigma_next**2 - var, 0.0))
-      x_next = p.mix((alpha_next, kept), x0, eps)
-      x_next += p.expand(jnp.sqrt(var)) * loop.noise(key, x.shape)
-    return jnp.where(p.expand(t_next) > 0.0, x_next, x0)
+    return update(process, x0, eps, t, t_next, key, eta)
 
   return loop.run(step, denoise, x, ts, key)
+
+
+def update(process, x0, eps, t, t_next, key, eta):
+  """x at t_next, [B, T, H, W, C], after a step from t with these estimates.
+
+  Args:
+    x0, eps: [B, T, H, W, C] estimates of the data and of the noise at t.
+    t, t_next: [B, T].
+    key: of the step's noise, which is drawn unless eta is 0.
+  """
+  alpha_next, sigma_next = process.alpha_sigma(t_next)
+  if eta == 0.0:
+    x_next = p.mix((alpha_next, sigma_next), x0, eps)
+  else:
+    var = eta**2 * variance.of_ddim(process, t, t_next)
+    kept = jnp.sqrt(jnp.maximum(sigma_next**2 - var, 0.0))
+    x_next = p.mix((alpha_next, kept), x0, eps)
+    x_next += p.expand(jnp.sqrt(var)) * loop.noise(key, x0.shape)
+  return jnp.where(p.expand(t_next) > 0.0, x_next, x0)
 
 
 def euler_ancestral(denoise, process, x, ts, cond, key, *, eta=1.0):

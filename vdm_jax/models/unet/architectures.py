@@ -60,8 +60,8 @@ def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
 def svd(*, head_dim=64, num_heads=None, **fields):
   """Stable Video Diffusion; text is one token of the image, see UNet3D.
 
-  `epsilon` is the original's 1e-5; diffusers has 1e-6. `num_heads` takes the place of
-  `head_dim`.
+  `epsilon` is the original's 1e-5; diffusers has a `level_epsilon` of 1e-6 beside it.
+  `num_heads` takes the place of `head_dim`.
   """
   heads = dict(num_heads=num_heads) if num_heads else dict(head_dim=head_dim)
   along = Transformer(

@@ -41,9 +41,6 @@ CHOICES = {
   # Each frame has its own time, or the clip has the latest of its frames' times: where
   # frames are given, theirs is 0, and networks of one time were not told so.
   "times": ("frame", "clip"),
-  # `epsilon` everywhere; or, as diffusers' Stable Video Diffusion has it, 1e-6 on the
-  # way up, and on the way down where there are transformers.
-  "epsilons": ("same", "diffusers"),
 }
 
 # How a video lies on a mesh: frames apart, or for layers along time, rows apart. Where
@@ -63,7 +60,7 @@ class Architecture:
     attention: which levels have transformers.
     spatial: the transformers.
     temporal: those along time, or None.
-    temporal_at, temporal_resnet, over, one_frame, times, epsilons: see CHOICES.
+    temporal_at, temporal_resnet, over, one_frame, times: see CHOICES.
     temporal_in: a transformer along time behind the first convolution.
     scale_shift: how time enters a residual block, see VideoResnetBlock.
     vectors: names of numbers [B], each added to time through a perceptron of its own.
@@ -75,6 +72,8 @@ class Architecture:
     mask_channel: the network sees which frames are given.
     groups: of all group norms.
     epsilon: of the norms in residual blocks, and the last.
+    level_epsilon: of the residual blocks of the decoder, and of the encoder's levels
+      with transformers, where it is another one; 1e-6 in diffusers' SVD.
   """
 
   out_channels: int = 4
@@ -97,7 +96,7 @@ class Architecture:
   times: str = "frame"
   groups: int = 32
   epsilon: float = 1e-5
-  epsilons: str = "same"
+  level_epsilon: float | None = None
 
   def __post_init__(self):
     for name in ("channels", "attention", "vectors", "joint", "tables"):
@@ -250,7 +249,7 @@ class Encoder(Part):
     for i, features in enumerate(c.channels):
       for j in range(c.layers):
         kinds = dict(attention=c.attention[i], temporal=c.along_time(i))
-        kinds["small"] = c.attention[i]
+        kinds["in_level"] = c.attention[i]
         x = cell(features=features, **kinds, passing=passing, name=f"down_{i}_{j}")(
           x, signals
         )
@@ -282,7 +281,7 @@ class Decoder(Part):
     for i, features in reversed(list(enumerate(c.channels))):
       for j in range(c.layers + 1):
         x = jnp.concatenate([x, skips.pop()], axis=-1)
-        kinds = dict(attention=c.attention[i], temporal=c.along_time(i), small=True)
+        kinds = dict(attention=c.attention[i], temporal=c.along_time(i), in_level=True)
         x = cell(features=features, **kinds, passing=passing, name=f"up_{i}_{j}")(
           x, signals
         )
@@ -304,13 +303,13 @@ class Cell(Part):
   attention: bool = False
   temporal: bool = False
   passing: bool = False  # the layers along time are passed by
-  small: bool = False  # epsilon is 1e-6 where diffusers has it
+  in_level: bool = False  # has the `level_epsilon`
 
   @nn.compact
   def __call__(self, x, signals):
     c, emb = self.config, signals.emb
     dtypes = self.dtypes()
-    epsilon = 1e-6 if self.small and c.epsilons == "diffusers" else c.epsilon
+    epsilon = (self.in_level and c.level_epsilon) or c.epsilon
     block = dict(groups=c.groups, epsilon=epsilon, scale_shift=c.scale_shift, **dtypes)
     x = placement.place(x, FRAMES)
     x = temporal.VideoResnetBlock(self.features, over=c.over, **block, name="resnet")(

@@ -2,7 +2,7 @@
 
 `config` is a scheduler_config.json with every default filled in (schedulers.py). The
 grids are [S + 1], float32, in the time of the process that goes with them: t = index
-+ 1 for DDPM, the ratio sigma / alpha for Ratio and EDM, sigma for Flow.
++ 1 for DDPM, the ratio sigma / alpha for SigmaTable and EDM, sigma for Flow.
 """
 
 import math
@@ -48,14 +48,14 @@ def ratios(config):
   return np.sqrt((np.float32(1.0) - alpha_bar) / alpha_bar)
 
 
-def rising(config):
+def increasing_ratios(config):
   """The ratios, for looking up an index: those above the last are moved below it.
 
   A rescaled table ends in 4096, which can be less than the ones before.
   """
   table = ratios(config)
   below = table[-1] * (1.0 - 1e-6 * np.arange(len(table))[::-1])
-  if shaped(config) and (table > below).any():
+  if spaced_by_sigma(config) and (table > below).any():
     raise ValueError(
       "With these betas, rescale_betas_zero_snr makes noise levels that do not rise, "
       "and a grid of sigmas has no index among them; take another timestep_spacing "
@@ -64,7 +64,7 @@ def rising(config):
   return tuple(map(float, np.minimum(table, below)))
 
 
-def shaped(config):
+def spaced_by_sigma(config):
   """Whether the grid is one of sigmas, in place of indices."""
   return any(config.get(shape) for shape in (*SHAPES, "use_lu_lambdas"))
 
@@ -80,8 +80,8 @@ def euler(num_steps, *, config):
   whole = config["timestep_spacing"] != "linspace"
   indices = _spaced(config, num_steps) if whole else _even(config, num_steps)
   grid = np.interp(indices, np.arange(len(table)), table)
-  if shaped(config):
-    grid = _shaped(config, float(grid[0]), float(grid[-1]), num_steps)
+  if spaced_by_sigma(config):
+    grid = _sigmas(config, float(grid[0]), float(grid[-1]), num_steps)
   return _ended(grid, table, config)
 
 
@@ -95,19 +95,19 @@ def multistep(num_steps, *, config, mu=None, sigmas=None):
   table, count = ratios(config), config["num_train_timesteps"]
   _check(num_steps, count)
   if config["use_flow_sigmas"]:
-    if shaped(config):
-      grid = _shaped(config, float(table[-1]), float(table[0]), num_steps)
+    if spaced_by_sigma(config):
+      grid = _sigmas(config, float(table[-1]), float(table[0]), num_steps)
       grid = grid / (grid + 1.0)
     else:
       grid = _flow(num_steps, config, mu, sigmas)
     whole = np.floor(count * grid)
     inside = np.clip(count * grid, whole + 1e-3, whole + 1.0 - 1e-3) / count
     return np.asarray([*inside, 0.0], np.float32)
-  if not shaped(config):
+  if not spaced_by_sigma(config):
     indices = _multistep_indices(num_steps, config)
     grid = np.interp(indices, np.arange(len(table)), table)
   else:
-    grid = _shaped(config, float(table[-1]), float(table[0]), num_steps)
+    grid = _sigmas(config, float(table[-1]), float(table[0]), num_steps)
     if rounds_down(config):
       grid = _keep_indices(grid, table)
   return _ended(grid, table, config)
@@ -144,8 +144,8 @@ def flow_match(num_steps, *, config, mu=None, sigmas=None):
     sigmas = _shift(sigmas, shift)
   if config["shift_terminal"]:
     sigmas = _stretch(sigmas, config["shift_terminal"])
-  if shaped(config):
-    sigmas = _shaped(config, float(sigmas[0]), float(sigmas[-1]), num_steps)
+  if spaced_by_sigma(config):
+    sigmas = _sigmas(config, float(sigmas[0]), float(sigmas[-1]), num_steps)
   return np.asarray([*sigmas, 0.0], np.float32)
 
 
@@ -154,8 +154,8 @@ def _linspace(first, last, count):
   first, last = np.float32(first), np.float32(last)
   step = np.float64((last - first) / np.float32(count - 1))
   i = np.arange(count)
-  rising, falling = first + step * i, last - step * (count - 1 - i)
-  return np.where(i < count // 2, rising, falling).astype(np.float32)
+  increasing_ratios, falling = first + step * i, last - step * (count - 1 - i)
+  return np.where(i < count // 2, increasing_ratios, falling).astype(np.float32)
 
 
 def _zero_terminal_snr(table):
@@ -216,7 +216,7 @@ def _on_table(indices, count):
   return indices
 
 
-def _shaped(config, high, low, num_steps):
+def _sigmas(config, high, low, num_steps):
   """[S] float64 from high to low, or from sigma_max to sigma_min of the config."""
   u = np.linspace(0, 1, num_steps)
   if config.get("use_lu_lambdas"):

@@ -21,8 +21,8 @@ import numpy as np
 
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
-from vdm_jax.diffusion.samplers import ancestral, ddim, dpm_solver, euler, loop, unipc
-from vdm_jax.pretrained.schedulers import fields, grids
+from vdm_jax.diffusion.samplers import ddim, dpm_solver, euler, loop, unipc
+from vdm_jax.pretrained.schedulers import fields, grids, processes, samplers
 
 FILE = "scheduler_config.json"
 
@@ -98,51 +98,49 @@ def _read(path):
 
 def _ddpm(config):
   fraction = {"learned_range": None, "fixed_large": 1.0}.get(config["variance_type"], 0)
-  sampler = functools.partial(ancestral.ancestral, fraction=fraction, noisy_end=True)
   return {
     "process": _table(config),
     "prediction": fields.PREDICTIONS[config["prediction_type"]],
-    "sampler": sampler,
+    "sampler": functools.partial(samplers.ddpm, fraction=fraction),
     "ts": functools.partial(grids.ddpm, config=config, end=0),
-    "wrappers": _wrappers(_edit(config)),
+    "wrappers": _wrappers(_clipping(config)),
   }
 
 
 def _ddim(config):
   # Index -1 is the data, or it is index 0 (our times 0 and 1).
   end = 0.0 if config["set_alpha_to_one"] else 1.0
-  leads_on = config["timestep_spacing"] == "leading" and (
+  to_next_time = config["timestep_spacing"] == "leading" and (
     config["set_alpha_to_one"] or config["steps_offset"] > 0
   )
-  to = functools.partial(_leap, count=config["num_train_timesteps"], end=end)
+  sampler = functools.partial(
+    samplers.ddim,
+    clip=_clipping(config),
+    train_steps=None if to_next_time else config["num_train_timesteps"],
+    end=end,
+  )
   return {
     "process": _table(config),
     "prediction": fields.PREDICTIONS[config["prediction_type"]],
-    "sampler": functools.partial(
-      ddim.ddim, edit=_edit(config), to=None if leads_on else to
+    "sampler": sampler,
+    "ts": functools.partial(
+      grids.ddpm, config=config, end=end if to_next_time else 0.0
     ),
-    "ts": functools.partial(grids.ddpm, config=config, end=end if leads_on else 0.0),
   }
-
-
-def _leap(t, num_steps, *, count, end):
-  """DDIM's step goes N // S back, wherever the next begins; before 0, to `end`."""
-  to = t - count // num_steps
-  return jnp.where(to >= 1.0, to, end)
 
 
 def _euler(config):
   ts = functools.partial(grids.euler, config=config)
   prediction = fields.PREDICTIONS[config["prediction_type"]]
   if config.get("timestep_type") == "continuous" and prediction == "v":
-    process = p.EDM(t_max=_largest(config), sigma_data=1.0)
+    process = p.EDM(t_max=_t_max(config), sigma_data=1.0)
   else:
-    shaped = grids.shaped(config)
-    between = shaped or config["timestep_spacing"] == "linspace"
-    process = p.Ratio(
-      grids.rising(config),
-      t_max=_largest(config),
-      log_index=shaped,
+    by_sigma = grids.spaced_by_sigma(config)
+    between = by_sigma or config["timestep_spacing"] == "linspace"
+    process = processes.SigmaTable(
+      grids.increasing_ratios(config),
+      t_max=_t_max(config),
+      log_index=by_sigma,
       rounding="none" if between else "nearest",
     )
   leading = config["timestep_spacing"] == "leading"
@@ -154,32 +152,30 @@ def _euler(config):
     "prediction": prediction,
     "sampler": sampler,
     "ts": ts,
-    "start": _start_of_all if leading else _start,
+    "start": _unit_variance_scale if leading else _largest_sigma,
   }
 
 
-def _largest(config):
+def _t_max(config):
   return max(float(grids.ratios(config)[-1]), config.get("sigma_max") or 0.0)
 
 
-def _start(ts):
+def _largest_sigma(ts):
   return float(np.max(ts))
 
 
-def _start_of_all(ts):
+def _unit_variance_scale(ts):
   return float(np.hypot(np.max(ts), 1.0))
 
 
 def _multistep(config):
   """What DPM-Solver and UniPC share: all but the sampler."""
   if config["use_flow_sigmas"]:
-    # UniPC starts at 1 - 1e-6.
-    count = float(config["num_train_timesteps"])
-    process = p.Flow(scale=count, whole=True, floor=1e-7)
+    process = processes.WholeStepFlow(scale=float(config["num_train_timesteps"]))
   else:
-    process = p.Ratio(
-      grids.rising(config),
-      t_max=_largest(config),
+    process = processes.SigmaTable(
+      grids.increasing_ratios(config),
+      t_max=_t_max(config),
       exploding=False,
       log_index=True,
       rounding="down" if grids.rounds_down(config) else "nearest",
@@ -188,14 +184,14 @@ def _multistep(config):
     "process": process,
     "prediction": fields.PREDICTIONS[config["prediction_type"]],
     "ts": functools.partial(grids.multistep, config=config),
-    "wrappers": _wrappers(_edit(config)),
+    "wrappers": _wrappers(_clipping(config)),
   }
 
 
 def _dpm_solver(config):
   stochastic = config["algorithm_type"] == "sde-dpmsolver++"
   sampler = functools.partial(
-    _lowered,
+    samplers.dpm_solver,
     solver=dpm_solver.dpm_solver_sde if stochastic else dpm_solver.dpm_solver,
     order=config["solver_order"],
     rule=config["solver_type"],
@@ -203,14 +199,6 @@ def _dpm_solver(config):
     caps=(1,) if config["euler_at_final"] else (),
   )
   return _multistep(config) | {"sampler": sampler}
-
-
-def _lowered(
-  denoise, process, x, ts, cond, key, *, solver, order, rule, lower_order_final, caps
-):
-  """DPM-Solver; its last steps are of lower order if they are few, or by `caps`."""
-  caps = (1, 2) if lower_order_final and len(ts) - 1 < 15 else caps
-  return solver(denoise, process, x, ts, cond, key, order=order, rule=rule, caps=caps)
 
 
 def _unipc(config):
@@ -239,8 +227,8 @@ def _table(config):
   return p.DDPM(num_steps=len(betas), table=tuple(map(float, betas)))
 
 
-def _edit(config):
-  """x0 -> x0 of the config's clipping, or None."""
+def _clipping(config):
+  """x0 -> x0 as the config clips it, or None."""
   if config.get("thresholding"):
     ratio, most = config["dynamic_thresholding_ratio"], config["sample_max_value"]
     return functools.partial(d.threshold, ratio=ratio, most=most)
@@ -249,10 +237,10 @@ def _edit(config):
   return None
 
 
-def _wrappers(edit):
-  if edit is None:
+def _wrappers(clip):
+  if clip is None:
     return ()
-  return (functools.partial(d.smooth, fn=edit, below=jnp.inf),)
+  return (functools.partial(d.smooth, fn=clip, below=jnp.inf),)
 
 
 MAKERS = {

@@ -12,6 +12,7 @@ CLASSES = {
   "UNetSpatioTemporalConditionModel": "SpatioTemporal",
 }
 WIDTHS = (320, 640, 1280, 1280)
+LEVEL_EPSILON = 1e-6  # of UNetSpatioTemporalConditionModel
 SPATIAL_TEMPORAL = {"num_attention_heads": (5, 10, 20, 20), "in_channels": 8}
 # Fields with one value that works, where their class has them.
 FIXED = {
@@ -98,7 +99,7 @@ def read(config, found):
   else:
     architecture = architectures.svd(
       joint_frequencies=get("addition_time_embed_dim", 256),
-      epsilons="diffusers",
+      level_epsilon=LEVEL_EPSILON,
       **heads,
       **shared,
     )
@@ -154,7 +155,8 @@ def _class_of(c):
     kind = "UNet2DConditionModel"
   elif c.temporal_at == "inside":
     kind = "UNetSpatioTemporalConditionModel"
-    wrong += [] if c.epsilons == "diffusers" else ["epsilons='same'"]
+    if c.level_epsilon != LEVEL_EPSILON:
+      wrong.append(f"level_epsilon={c.level_epsilon}")
     wrong += [] if len(c.joint) == 3 else [f"joint={c.joint}"]
   elif c.temporal_at == "attention":
     kind = "UNet3DConditionModel"
