@@ -75,3 +75,35 @@ def test_a_fingerprint_changes_with_any_field_and_with_nothing_else():
   other.box.size = 4
   assert c.fingerprint(one()) != c.fingerprint(other)
   assert len(c.fingerprint(one())) == 16
+
+
+def test_a_variant_has_other_arguments_and_the_same_inner_parts():
+  cfg = ConfigDict()
+  cfg.name = size = c.shared(3)
+  cfg.outer = c.call(Box, size=size, inside=c.bind(scale, by=5))
+  other = c.replace(cfg.outer, size=4)
+  assert (other.size, cfg.outer.size, other.inside) == (4, 3, cfg.outer.inside)
+  cfg.outer.inside.by = 6
+  cfg.name = 7
+  assert other.inside.by == 6 and cfg.outer.size == 7 and other.size == 4
+  assert c.replace(cfg.outer, inside=None).size == 7
+  plain = c.replace(other, size=c.DEFAULT, inside=c.DEFAULT)
+  assert dict(plain) == {"call": f"{__name__}:Box", "size": 1}
+  assert c.replace(c.bind(scale), by=3)["bind"] == f"{__name__}:scale"
+  with pytest.raises(TypeError, match="no argument 'sise'. Did you mean 'size'"):
+    c.replace(other, sise=3)
+
+
+def test_what_follows_a_shared_value_follows_its_flag():
+  cfg = ConfigDict()
+  cfg.data = data = c.shared("videos")
+  cfg.clips = c.call(Box, inside=data + "/train")
+  cfg.data = "ucf101"
+  assert cfg.clips.inside == "ucf101/train" == c.to_dict(cfg)["clips"]["inside"]
+  assert c.build(cfg)["clips"].inside == "ucf101/train"
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are():
+  c.check_variant("latte.py", "tiny", ("sky", "tiny"))
+  with pytest.raises(ValueError, match=r"latte.py:tinny .* sky, tiny. Did .* 'tiny'"):
+    c.check_variant("latte.py", "tinny", ("sky", "tiny"))

@@ -6,7 +6,8 @@
 Both name the object itself, so a typo is an error in the config file, at once,
 and not a crash an hour into a run. Both give a ConfigDict, so every argument can
 be set from the command line: --config.network.depth=12. A part that stands in two
-places is one part: assign the same ConfigDict twice and both follow a change.
+places is one part: assign the same ConfigDict twice and both follow a change. Plain
+values do so where they are `shared`. A variant of a part is `replace`, a new one.
 """
 
 import difflib
@@ -22,6 +23,7 @@ import ml_collections
 
 VERBS = ("call", "bind")
 WORKDIR = "{workdir}"  # in a string: the folder of the run
+DEFAULT = object()  # for `replace`: leave this argument to the target
 
 
 def call(target, /, **kwargs):
@@ -34,12 +36,37 @@ def bind(target, /, **kwargs):
   return _describe("bind", target, kwargs)
 
 
+def replace(node, /, **changes):
+  """A description of the same call as `node` with other arguments; `node` stays.
+
+  Inner parts and shared values are those of `node`. A change to DEFAULT leaves an
+  argument out, so that the target's own default holds.
+  """
+  verb = next(name for name in VERBS if name in node)
+  kwargs = dict(node.items(preserve_field_references=True)) | changes
+  target = _target(kwargs.pop(verb))
+  kept = {name: x for name, x in kwargs.items() if x is not DEFAULT}
+  return _describe(verb, target, kept)
+
+
+def shared(value):
+  """A plain value for several places of a config, all of which follow one flag.
+
+  `shared("videos") + "/train"` follows it, too.
+  """
+  return ml_collections.FieldReference(value)
+
+
 def build(cfg, workdir=None):
   """Makes what `cfg` describes, inner parts first.
 
   Args:
     cfg: ConfigDict, dict, list, tuple or plain value.
     workdir: replaces "{workdir}" in strings.
+
+  Returns:
+    The result of a `call`, a functools.partial of a `bind`; dicts, lists and tuples of
+    such; plain values as they are.
   """
   if isinstance(cfg, str) and WORKDIR in cfg:
     if workdir is None:
@@ -51,14 +78,14 @@ def build(cfg, workdir=None):
     return cfg
   kwargs = {k: build(cfg[k], workdir) for k in cfg if k not in VERBS}
   if "call" in cfg:
-    return _load(cfg["call"], kwargs)(**kwargs)
+    return _check(_target(cfg["call"]), kwargs)(**kwargs)
   if "bind" in cfg:
-    return functools.partial(_load(cfg["bind"], kwargs), **kwargs)
+    return functools.partial(_check(_target(cfg["bind"]), kwargs), **kwargs)
   return kwargs
 
 
 def to_dict(cfg):
-  """The config as dicts, lists and scalars, ready for JSON."""
+  """The config as dicts with sorted keys, lists and plain values, ready for JSON."""
   if isinstance(cfg, (dict, ml_collections.ConfigDict)):
     return {k: to_dict(cfg[k]) for k in sorted(cfg)}
   if isinstance(cfg, (list, tuple)):
@@ -67,22 +94,32 @@ def to_dict(cfg):
 
 
 def fingerprint(*parts):
-  """Sixteen hex digits that change when any of the parts does."""
+  """A string of sixteen hex digits, another one when any of the configs differs."""
   text = json.dumps([to_dict(p) for p in parts], sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def nearest(name, names):
-  """' Did you mean x?' for a mistyped name, '' if nothing is near."""
+  """The sentence " Did you mean 'x'?", x the nearest of `names`; "" if none is near."""
   found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
   return f" Did you mean {found[0]!r}?" if found else ""
 
 
+def check_variant(file, arg, variants):
+  """Raises a ValueError unless `arg`, of --config=FILE:arg, is one of `variants`."""
+  if arg not in variants:
+    known = ", ".join(variants)
+    raise ValueError(
+      f"{file}:{arg} is unknown; there are {known}.{nearest(arg, variants)}"
+    )
+
+
 def flag_error_message(argv, error):
-  """What is wrong with the command line, in a line or two.
+  """What is wrong with the command line `argv`, as text of a line or two.
 
   Args:
-    error: what reading the flags raised.
+    argv: the arguments of the program.
+    error: the exception that parsing the flags raised.
   """
   text = str(error.args[0]) if error.args else repr(error)
   if "Traceback" in text:  # of the config file: its last line says what is wrong
@@ -130,22 +167,23 @@ def _is_plain(value):
   return isinstance(value, bool | int | float | str)
 
 
-def _load(name, kwargs):
+def _target(name):
   module, _, path = name.partition(":")
   target = importlib.import_module(module)
   for attribute in path.split("."):
     target = getattr(target, attribute)
-  _check(target, kwargs)
   return target
 
 
 def _check(target, kwargs):
+  """The target, if it takes these arguments; otherwise a TypeError."""
   params = inspect.signature(target).parameters
   if any(p.kind is p.VAR_KEYWORD for p in params.values()):
-    return
+    return target
   for name in kwargs:
     if name not in params:
       raise TypeError(
         f"{target.__qualname__} has no argument {name!r}."
         f"{nearest(name, params)} It takes {', '.join(params)}."
       )
+  return target

@@ -71,10 +71,15 @@ def test_json_is_written_whole(tmp_path):
 def test_an_error_of_the_command_line_is_explained():
   flag = "--config.network.dept=3"
   missing = AttributeError('Key "dept" does not exist and cannot be added.')
-  assert c.explain([flag], missing) == f"{flag}: the config has no field 'dept'."
+  assert (
+    c.flag_error_message([flag], missing) == f"{flag}: the config has no field 'dept'."
+  )
   near = KeyError('\'dept\'\nDid you mean "depth" instead of "dept"?')
-  assert c.explain([flag], near) == f"{flag}: no field 'dept'. Did you mean 'depth'?"
-  assert c.explain([], ValueError("something else")) == "something else"
+  assert (
+    c.flag_error_message([flag], near)
+    == f"{flag}: no field 'dept'. Did you mean 'depth'?"
+  )
+  assert c.flag_error_message([], ValueError("something else")) == "something else"
 
 
 def test_a_file_that_a_later_stage_needs_is_missed_at_once(tmp_path):
