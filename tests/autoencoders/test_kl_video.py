@@ -1,6 +1,6 @@
 """LVDM's autoencoder computes what its own code computed.
 
-golden/lvdm_autoencoder.npz, see originals.py.
+golden/lvdm_autoencoder.npz, see support/golden_files.py.
 """
 
 import jax
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals
-from tests.pretrained import original
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.autoencoders import kl_video
 
@@ -20,9 +19,9 @@ ENCODER, DECODER = 7_458_952, 11_987_715  # counted on the original
 @pytest.fixture(scope="module")
 def recorded():
   """(weights, recorded arrays with channels last)."""
-  meta, arrays = originals.read("lvdm_autoencoder")
+  meta, arrays = golden_files.read("lvdm_autoencoder")
   last = {k: rearrange(x, "b c t h w -> b t h w c") for k, x in arrays.items()}
-  return originals.weights(meta), last
+  return golden_files.weights(meta), last
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def error(run, weights, arrays):
   for out, name in zip(found, ("out_mean", "out_logvar", "out_dec"), strict=True):
     wanted = arrays[name]
     assert out.shape == wanted.shape
-    bound = original.TOLERANCE * max(1.0, np.abs(wanted).max())
+    bound = golden_files.TOLERANCE * max(1.0, np.abs(wanted).max())
     worst = max(worst, float(np.abs(out - wanted).max() / bound))
   return worst
 
@@ -73,7 +72,7 @@ def test_weights_come_back_bit_for_bit_under_both_names(recorded):
   back = pretrained.to_state_dict(MODULE, params)
   for name, x in weights.items():
     np.testing.assert_array_equal(back[name], x, strict=True)
-  twice = {k for k, _, kind in originals.read("lvdm_autoencoder")[0]["state_dict"]}
+  twice = {k for k, _, kind in golden_files.read("lvdm_autoencoder")[0]["state_dict"]}
   assert set(back) == twice
   again = pretrained.from_state_dict(MODULE, back)
   jax.tree.map(np.testing.assert_array_equal, params, again)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.transformer import video_dit
@@ -142,8 +142,8 @@ ORIGINALS = {
 def original(request):
   """(Original, state dict, recorded arrays, params -> forward)."""
   name = request.param
-  meta, arrays = originals.read(name)
-  weights = originals.weights(meta)
+  meta, arrays = golden_files.read(name)
+  weights = golden_files.weights(meta)
   module = ORIGINALS[name].module
 
   @functools.partial(jax.jit, static_argnames="time_positions")

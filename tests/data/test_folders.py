@@ -2,26 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from vdm_jax import video_io
+from tests.support.video_files import level, movie, pictures
 from vdm_jax.data import folders
-
-
-def movie(path, level, num_frames=8):
-  """A small video of one grey level; the level tells clips apart."""
-  video_io.write_mp4(path, np.full((num_frames, 16, 16, 3), level, np.uint8))
-
-
-def level(record):
-  return int(np.rint(record["video"].mean() / 10) * 10)
-
-
-def pictures(folder, numbers, names="clip_frames_{:08d}.jpg"):
-  """Frames whose brightness is their number."""
-  folder.mkdir(parents=True, exist_ok=True)
-  for i in numbers:
-    Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / names.format(i))
 
 
 @pytest.fixture

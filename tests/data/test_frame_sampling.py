@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from configs import animatediff, magictime
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import config
 from vdm_jax.data import folders, frame_sampling
 
 
 @pytest.fixture(scope="module")
 def recorded():
-  return originals.read("magictime_frames")[1]
+  return golden_files.read("magictime_frames")[1]
 
 
 def rows(recorded, kind):

@@ -1,30 +1,13 @@
 """Clips with texts: the table beside them, and what an encoder made of its texts."""
 
-import csv
-import json
-
 import numpy as np
 import pytest
 
-from tests.data.test_folders import level, movie
+from tests.support.video_files import level, movie, rows, write
 from vdm_jax.data import folders, records, sources, texts
 
 TOLD = {"b/2.mp4": "two, a clip", "a.mp4": 'a "red" one', "b/10.mp4": "two, a clip"}
 TABLES = ("metadata.csv", "metadata.jsonl")
-
-
-def write(path, rows):
-  with open(path, "w", newline="", encoding="utf-8-sig") as file:
-    if path.suffix == ".jsonl":
-      file.write("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-      table = csv.DictWriter(file, list(rows[0]))
-      table.writeheader()
-      table.writerows(rows)
-
-
-def rows(told):
-  return [dict(id=7, file_name=name, text=text) for name, text in told.items()]
 
 
 @pytest.fixture

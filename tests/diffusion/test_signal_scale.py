@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals, parity
+from tests.support import golden_files, parity_table
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import guidance, signal_scale, times, variance
@@ -22,7 +22,7 @@ PROCESS = signal_scale.SignalScale(DDPM, scale=0.7, steps=400)
 @pytest.fixture(scope="module")
 def original():
   """(meta, arrays), the videos as [..., T, H, W, C]."""
-  meta, arrays = originals.read("videocrafter_use_scale")
+  meta, arrays = golden_files.read("videocrafter_use_scale")
   video = lambda x: rearrange(x, "... c t h w -> ... t h w c") if x.ndim > 4 else x
   return meta, {k: video(x) for k, x in arrays.items()}
 
@@ -98,7 +98,7 @@ def test_every_recorded_array_is_the_originals(original, record_property):
   errors = {k: error(x, z[k]) for k, x in ours.items()}
   assert max(errors.values()) <= 1, errors
   worst = 1e-4 * float(max(errors.values()))
-  parity.note(
+  parity_table.note(
     record_property, "VideoCrafter, scale of the signal", error=worst, bound=1e-4
   )
 
@@ -113,7 +113,7 @@ def test_another_scale_and_another_variance_are_seen(
     found += [error(x_prev, z["out_x_prev"]), error(x0, z["out_pred_x0"])]
     assert min(found) > 10, found
     name = "VideoCrafter, scale of the signal"
-    parity.note(record_property, name, control=float(min(found)))
+    parity_table.note(record_property, name, control=float(min(found)))
   # The posterior of the scaled process itself is not what DDIM adds.
   monkeypatch.setattr(variance, "of_ddim", variance.posterior_variance)
   x_prev, x0 = steps(PROCESS, meta, z)

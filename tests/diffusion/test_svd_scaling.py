@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals, parity
+from tests.support import golden_files, parity_table
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import guidance, times
@@ -25,7 +25,7 @@ ROW = "SVD, preconditioning and Euler"
 @pytest.fixture(scope="module")
 def recorded():
   """The arrays, videos as [B, T, H, W, C]."""
-  _, arrays = originals.read("svd_scaling")
+  _, arrays = golden_files.read("svd_scaling")
   video = lambda x: rearrange(x, "... t c h w -> ... 1 t h w c") if x.ndim > 3 else x
   return {k: video(x) for k, x in arrays.items()}
 
@@ -119,7 +119,7 @@ def test_every_recorded_array_is_the_originals(recorded, record_property):
   assert max(errors.values()) <= 1, errors
   assert error(found["out_euler"][0], recorded["out_euler"][0]) <= 1
   worst = 1e-4 * float(max(errors.values()))
-  parity.note(record_property, ROW, error=worst, bound=1e-4)
+  parity_table.note(record_property, ROW, error=worst, bound=1e-4)
 
 
 def test_other_settings_are_seen(recorded, record_property):
@@ -140,7 +140,7 @@ def test_other_settings_are_seen(recorded, record_property):
   del other["out_c_noise"]  # log(sigma) / 4 in either
   errors = errors_of(other, recorded)
   assert min(errors.values()) > 10, errors
-  parity.note(record_property, ROW, control=float(min(errors.values())))
+  parity_table.note(record_property, ROW, control=float(min(errors.values())))
 
 
 def test_a_triangle_of_an_odd_clip_has_its_peak_in_the_middle_frame():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import originals, parity
+from tests.support import golden_files, parity_table
 from vdm_jax import pretrained
 from vdm_jax.encoders import resampler
 from vdm_jax.pretrained.tables.encoders import resampler as table
@@ -20,7 +20,7 @@ MODULE = resampler.Resampler(
 @pytest.fixture(scope="module")
 def original():
   """(state dict, recorded arrays, state dict -> error in units of the tolerance)."""
-  meta, arrays = originals.read("videocrafter1_resampler")
+  meta, arrays = golden_files.read("videocrafter1_resampler")
   wanted = arrays["out_tokens"]
 
   @jax.jit
@@ -33,14 +33,14 @@ def original():
     assert out.shape == wanted.shape
     return np.abs(out - wanted).max() / (1e-4 * max(1.0, np.abs(wanted).max()))
 
-  return originals.weights(meta), arrays, error
+  return golden_files.weights(meta), arrays, error
 
 
 def test_the_tokens_are_the_originals(original, record_property):
   weights, _, error = original
   found = error(weights)
   assert found <= 1
-  parity.note(record_property, ROW, error=float(1e-4 * found), bound=1e-4)
+  parity_table.note(record_property, ROW, error=float(1e-4 * found), bound=1e-4)
 
 
 def test_one_changed_tensor_is_seen(original, record_property):
@@ -48,7 +48,7 @@ def test_one_changed_tensor_is_seen(original, record_property):
   for key in weights:
     found = error(weights | {key: np.roll(weights[key], 1, axis=-1)})
     assert found > 10, key
-    parity.note(record_property, ROW, control=float(found))
+    parity_table.note(record_property, ROW, control=float(found))
 
 
 def test_weights_come_back_bit_for_bit(original):

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax.metrics import frechet, fvd, i3d, score
 
 
 @pytest.fixture(scope="module")
 def golden():
-  return originals.read("i3d_fvd")
+  return golden_files.read("i3d_fvd")
 
 
 @pytest.fixture(scope="module")
 def found(golden):
-  return originals.weights(golden[0])
+  return golden_files.weights(golden[0])
 
 
 @pytest.fixture(scope="module")

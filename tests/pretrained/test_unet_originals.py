@@ -1,8 +1,8 @@
 """The U-Nets of published systems compute what their own code computed.
 
 golden/*.npz: tiny networks of LVDM, VideoCrafter, Stable Video Diffusion and
-AnimateDiff, in the original's names, see originals.py. Of some, every other column of
-the output is kept; it depends on all of the input.
+AnimateDiff, in the original's names, see support/golden_files.py. Of some, every other
+column of the output is kept; it depends on all of the input.
 """
 
 import dataclasses
@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals, parity
-from tests.pretrained import original
+from tests.support import golden_files, parity_table
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.unet import architectures
@@ -149,27 +148,27 @@ class Case:
     for out, wanted in self.row.calls(self.forward(params), self.arrays):
       out = out[..., :: round(out.shape[-1] / wanted.shape[-1])]
       assert out.shape == wanted.shape
-      bound = original.TOLERANCE * max(1.0, np.abs(wanted).max())
+      bound = golden_files.TOLERANCE * max(1.0, np.abs(wanted).max())
       worst = max(worst, np.abs(out - wanted).max() / bound)
     return float(worst)
 
 
 @pytest.fixture(scope="module", params=ROWS)
 def case(request):
-  meta, arrays = originals.read(request.param)
+  meta, arrays = golden_files.read(request.param)
   row = ROWS[request.param]
-  return Case(row, originals.weights(meta), arrays, UNet3D(row.architecture))
+  return Case(row, golden_files.weights(meta), arrays, UNet3D(row.architecture))
 
 
 def test_it_computes_what_the_original_computed(case, request, record_property):
   error = case.error(case.weights)
   assert error <= 1
   name = request.node.callspec.params["case"]
-  parity.note(
+  parity_table.note(
     record_property,
     f"U-Net, the original's outputs: {name}",
-    error=original.TOLERANCE * error,
-    bound=original.TOLERANCE,
+    error=golden_files.TOLERANCE * error,
+    bound=golden_files.TOLERANCE,
     unit="max(1, max\\|ref\\|)",
   )
 
@@ -195,7 +194,7 @@ def test_another_architecture_with_the_same_weights_is_another_network(name):
   """Statistics over frame or clip: the difference that is missed most often."""
   row = ROWS[name]
   other = dataclasses.replace(row.architecture, **row.other)
-  meta, arrays = originals.read(name)
-  case = Case(row, originals.weights(meta), arrays, UNet3D(other))
+  meta, arrays = golden_files.read(name)
+  case = Case(row, golden_files.weights(meta), arrays, UNet3D(other))
   # SVD's epsilon is the finest of these: 5e-5, below the tolerance for any network.
   assert case.error(case.weights) > (0.1 if name == "svd_unet" else 10)

@@ -1,7 +1,7 @@
 """Real programs of real configs, compiled for TPUs that are not here.
 
-A compilation for a TPU takes seconds to minutes on one core: those at full size are
-marked `aot`, and run by experiments/tpu_scaling (pytest -m aot).
+A compilation for a TPU takes seconds to minutes on one core, and the package libtpu:
+pip install -e ".[test,tpu]" && pytest -m aot.
 """
 
 import json
@@ -16,6 +16,8 @@ from configs import latte, quickstart
 from vdm_jax import compiler
 from vdm_jax.aot import topology
 from vdm_jax.programs import compile as program
+
+pytestmark = pytest.mark.aot
 
 
 def config(arg, **fields):
@@ -135,14 +137,12 @@ def large(tmp_path_factory):
   return program.run(cfg, tmp_path_factory.mktemp("large"), topology="v5e:4x4")
 
 
-@pytest.mark.aot
 def test_latte_xl_trains_on_v5e_with_four_clips_a_chip(large):
   assert large["clips_per_device"] >= 4
   assert large["memory"]["fits"] and large["memory"]["total"] < 16e9
   assert large["flops"]["repeated"] == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.aot
 def test_no_parameter_is_gathered_whole_outside_the_layers(large):
   """A layer's weights come when it is its turn; the stacked ones never do."""
   gathers = rows(large, "all-gather")
@@ -152,7 +152,6 @@ def test_no_parameter_is_gathered_whole_outside_the_layers(large):
   assert sum(row["bytes"] for row in outside) < 0.01 * sum(r["bytes"] for r in gathers)
 
 
-@pytest.mark.aot
 def test_frames_on_several_chips_are_swapped_in_the_blocks_and_never_gathered(tmp_path):
   cfg = config(
     "ucf101",
@@ -175,7 +174,6 @@ def test_frames_on_several_chips_are_swapped_in_the_blocks_and_never_gathered(tm
     assert row["moves"] == "parameters" or row["largest"] < 0.01 * clip
 
 
-@pytest.mark.aot
 def test_sampling_and_decoding_compile_too(tmp_path):
   cfg = quickstart.get_config("tiny")
   for what in ("sample", "decode"):
@@ -183,7 +181,6 @@ def test_sampling_and_decoding_compile_too(tmp_path):
     assert report["memory"]["fits"] and not report["collectives"]
 
 
-@pytest.mark.aot
 def test_two_slices_speak_over_the_slow_network_on_data_alone(tmp_path):
   cfg = config("tiny", mesh__data=2, mesh__fsdp=4, train__loader__batch_size=8)
   report = program.run(cfg, tmp_path, topology="v5e:2x2", num_slices=2)

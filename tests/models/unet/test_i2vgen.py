@@ -1,20 +1,21 @@
-"""I2VGen-XL's own parts; the whole is compared in tests/pretrained/rows_unets.py."""
+"""I2VGen-XL's own parts; the whole: tests/parity/pretrained/rows_unets.py."""
 
 import jax
 import numpy as np
 import pytest
-import torch
 
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.models.unet import architectures, i2vgen
 
 
 @pytest.mark.parametrize("size", [1, 6, 31, 32, 33, 40, 64, 160])
-def test_pooling_is_torchs(size):
-  x = np.random.default_rng(size).standard_normal((1, 1, size)).astype(np.float32)
-  wanted = torch.nn.functional.adaptive_avg_pool1d(torch.from_numpy(x), 32)
-  out = i2vgen.pooling(size, 32) @ x[0, 0]
-  np.testing.assert_allclose(out, wanted[0, 0], rtol=1e-5, atol=1e-6)
+def test_pooling_averages_between_rounded_bounds(size):
+  """As torch's adaptive_avg_pool1d: floor(i size / 32) to ceil((i + 1) size / 32)."""
+  x = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+  bounds = [(i * size // 32, -(-(i + 1) * size // 32)) for i in range(32)]
+  wanted = [x[first:last].mean() for first, last in bounds]
+  out = i2vgen.pooling(size, 32) @ x
+  np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_picture_that_is_missing_is_named():

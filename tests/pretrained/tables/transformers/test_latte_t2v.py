@@ -1,11 +1,8 @@
 """Checkpoints of LatteT2V: its names and size, and what else takes over weights."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
-import torch
 
 from vdm_jax import pretrained
 from vdm_jax.conditioners import conditioner
@@ -69,18 +66,6 @@ def test_its_null_text_is_a_conditioners(weights):
   tell = conditioner.Text(null=weights[NULL])
   batch = {"text": np.zeros((2, 5, 6), np.float32), "text_mask": np.ones((2, 5))}
   np.testing.assert_array_equal(tell(batch)[1].tokens["text"].values[1], weights[NULL])
-
-
-def test_the_state_dict_of_a_torch_module_is_taken_as_it_is(weights):
-  of_torch = lambda dtype: {
-    k: torch.nn.Parameter(torch.from_numpy(x).to(dtype)) for k, x in weights.items()
-  }
-  wanted = pretrained.from_state_dict(MODULE, weights)
-  got = pretrained.from_state_dict(MODULE, of_torch(torch.float32))
-  jax.tree.map(np.testing.assert_array_equal, got, wanted)
-  got = pretrained.from_state_dict(MODULE, of_torch(torch.bfloat16))
-  near = functools.partial(np.testing.assert_allclose, rtol=2**-8)
-  jax.tree.map(near, got, wanted)
 
 
 def test_late_fusion_takes_over_the_weights_of_the_published_order(weights):

@@ -1,7 +1,7 @@
 """SparseCtrl computes what AnimateDiff's own code computed, alone and in a U-Net.
 
-golden/*.npz, see originals.py. Of the control network's outputs every third channel is
-kept; each depends on all of the input.
+golden/*.npz, see support/golden_files.py. Of the control network's outputs every third
+channel is kept; each depends on all of the input.
 """
 
 import flax
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests import originals
-from tests.pretrained import original
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models import controlled
@@ -57,14 +56,14 @@ def error(out, wanted):
   out = np.asarray(rearrange(out, "b t h w c -> b c t h w"))
   out = out[:, :: round(out.shape[1] / wanted.shape[1])]
   assert out.shape == wanted.shape
-  bound = original.TOLERANCE * max(1.0, np.abs(wanted).max())
+  bound = golden_files.TOLERANCE * max(1.0, np.abs(wanted).max())
   return np.abs(out - wanted).max() / bound
 
 
 @pytest.fixture(scope="module", params=MODULES)
 def case(request):
   """(module, weights, recorded arrays, (params, cond) -> residuals)."""
-  meta, arrays = originals.read(request.param)
+  meta, arrays = golden_files.read(request.param)
   module = MODULES[request.param]
   apply = jax.jit(lambda params, *args: module.apply(params, *args))
 
@@ -72,7 +71,7 @@ def case(request):
     with jax.default_matmul_precision("highest"):
       return apply(params, *args)
 
-  return module, originals.weights(meta), arrays, run
+  return module, golden_files.weights(meta), arrays, run
 
 
 def worst(case, weights, x=None):
@@ -112,8 +111,8 @@ def test_weights_come_back_bit_for_bit(case):
 @pytest.fixture(scope="module")
 def whole():
   """(parameters of base and control, recorded arrays, apply)."""
-  meta, arrays = originals.read("animatediff_v3_with_sparsectrl")
-  weights = originals.weights(meta)
+  meta, arrays = golden_files.read("animatediff_v3_with_sparsectrl")
+  weights = golden_files.weights(meta)
 
   def part(prefix, module):
     own = {k: x for k, x in weights.items() if k.startswith(prefix)}
@@ -141,7 +140,7 @@ def test_a_controlled_network_is_the_originals_two(whole):
 
 def test_a_fresh_control_network_says_nothing():
   module = MODULES["animatediff_sparsectrl_rgb"]
-  x, t, cond = inputs(originals.read("animatediff_sparsectrl_rgb")[1])
+  x, t, cond = inputs(golden_files.read("animatediff_sparsectrl_rgb")[1])
 
   @jax.jit
   def said(key):
@@ -156,7 +155,7 @@ def test_a_fresh_control_network_says_nothing():
 
 def test_a_hint_of_the_wrong_size_or_name_is_refused():
   module = MODULES["animatediff_sparsectrl_scribble"]
-  x, t, cond = inputs(originals.read("animatediff_sparsectrl_rgb")[1])
+  x, t, cond = inputs(golden_files.read("animatediff_sparsectrl_rgb")[1])
   init = lambda cond: jax.eval_shape(module.init, jax.random.key(0), x, t, cond)
   with pytest.raises(ValueError, match="give it 8 times the size of x"):
     init(cond)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.pretrained.schedulers import test_schedulers as trajectories
+from tests.parity.pretrained.schedulers import test_schedulers as trajectories
 from vdm_jax import conditioning
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import loop

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 
-from tests.pretrained.original import Original
+from tests.parity.pretrained.original import Original
 from vdm_jax.conditioning import Conditioning, Tokens
 
 FRAMES = 3

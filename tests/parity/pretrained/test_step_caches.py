@@ -9,8 +9,8 @@ import pytest
 import torch
 from einops import rearrange
 
-from tests import parity
-from tests.pretrained import rows_networks, test_pipeline
+from tests.parity.pretrained import rows_networks, test_pipeline
+from tests.support import parity_table
 from vdm_jax.diffusion import caching
 
 STEPS, SCALE = 20, 7.5
@@ -85,7 +85,7 @@ def test_broadcast_attention_gives_the_latents_of_diffusers(
   control = min(of(), of(functools.partial(plan, spatial=3))) / BOUND
   assert control > 10
   note = functools.partial(
-    parity.note, record_property, "LattePipeline with PAB, 20 steps, guidance 7.5"
+    parity_table.note, record_property, "LattePipeline with PAB, 20 steps, guidance 7.5"
   )
   note(error=found, bound=BOUND, control=control)
 
@@ -126,7 +126,7 @@ def test_magcache_gives_the_latents_of_diffusers(tmp_path, record_property):
   control = min(of(), of(functools.partial(plan, retain=0.3))) / BOUND
   assert control > 10
   note = functools.partial(
-    parity.note, record_property, "DiTTransformer2DModel with MagCache, 20 steps"
+    parity_table.note, record_property, "DiTTransformer2DModel with MagCache, 20 steps"
   )
   note(error=found, bound=BOUND, control=control)
 

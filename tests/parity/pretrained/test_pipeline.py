@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 
 import vdm_jax
-from tests import originals, parity
-from tests.pretrained import rows_networks
+from tests.parity.pretrained import rows_networks
+from tests.support import golden_files, parity_table
 
 STEPS = 50
 BOUND = 1e-3  # of a trajectory, times max|ref|
@@ -43,7 +43,7 @@ def fill(module):
   """Random weights, none of them zero."""
   with torch.no_grad():
     for name, x in module.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 5)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 5)))
   return module.eval()
 
 
@@ -151,7 +151,7 @@ def test_latte_gives_the_latents_of_its_original(drawn_latte, told, record_prope
   control = np.abs(other - wanted).max() / np.abs(wanted).max() / BOUND
   assert control > 10
   row = "LattePipeline, 50 steps, guidance 7.5"
-  note = functools.partial(parity.note, record_property, row)
+  note = functools.partial(parity_table.note, record_property, row)
   note(error=float(error), bound=BOUND, control=float(control))
 
 
@@ -254,7 +254,7 @@ def test_dit_gives_the_pictures_of_its_original(dit, monkeypatch, record_propert
   error, control = frames("Tinca tinca", 7), frames(7, 0)
   assert error <= 1 < control
   row = "DiTPipeline, 50 steps, guidance 7.5, frames"
-  note = functools.partial(parity.note, record_property, row)
+  note = functools.partial(parity_table.note, record_property, row)
   note(error=float(error), bound=1.0, control=float(control), unit="of 255")
 
 

@@ -19,8 +19,7 @@ import torch
 from diffusers.models import embeddings as their_embeddings
 from einops import rearrange
 
-from tests import originals, parity
-from tests.pretrained import original
+from tests.support import golden_files, parity_table
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as denoise_lib
@@ -181,7 +180,7 @@ class Case:
     ours, wanted = self.ours(params), self.wanted
     assert ours.shape == wanted.shape and wanted.std() > 1e-2
     top = max(1.0, np.abs(wanted).max())
-    return float(np.abs(ours - wanted).max() / (original.TOLERANCE * top))
+    return float(np.abs(ours - wanted).max() / (golden_files.TOLERANCE * top))
 
 
 def make(labels, seed, **fixed):
@@ -212,7 +211,7 @@ def make(labels, seed, **fixed):
   ).eval()
   with torch.no_grad():
     for name, x in theirs.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), seed)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), seed)))
     if not labels:
       theirs.embed.class_embedder.embedding_table.weight.zero_()
   frames, rows, columns = size = get["size"]
@@ -245,7 +244,7 @@ def case(request):
 def test_it_computes_what_upstream_computes(case, record_property):
   error = case.error(case.params)
   assert error <= 1
-  parity.note(
+  parity_table.note(
     record_property, ROW, error=1e-4 * error, bound=1e-4, unit="max(1, max\\|ref\\|)"
   )
 
@@ -255,11 +254,11 @@ def test_one_changed_tensor_is_seen(case, record_property):
   name = str(np.random.default_rng([5, case.module.width]).choice(names))
   error = case.error(changed(case, name))
   assert error > 1, name
-  parity.note(record_property, ROW, control=error)
+  parity_table.note(record_property, ROW, control=error)
 
 
 def changed(case, name):
-  other = originals.fill(f"other {name}", case.state[name].shape, 1)
+  other = golden_files.fill(f"other {name}", case.state[name].shape, 1)
   return pretrained.from_state_dict(case.module, case.state | {name: other})
 
 

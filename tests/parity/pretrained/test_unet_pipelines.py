@@ -20,9 +20,9 @@ from einops import rearrange
 from PIL import Image
 
 import vdm_jax
-from tests import parity
-from tests.pretrained.test_pipeline import autoencoder, fill
-from tests.pretrained.test_tokenizer import write_clip
+from tests.parity.pretrained.test_pipeline import autoencoder, fill
+from tests.support import parity_table
+from tests.support.tokenizer_files import write_clip
 from vdm_jax.encoders import clip_pixels
 
 STEPS, FRAMES, WIDTH = 10, 3, 12
@@ -76,7 +76,9 @@ def check(record_property, row, out, wanted, other):
   error, control = (float(np.abs(x - wanted).max() / top) for x in (out, other))
   assert error < BOUND, error
   assert control > 10 * BOUND
-  parity.note(record_property, row, error=error, bound=BOUND, control=control / BOUND)
+  parity_table.note(
+    record_property, row, error=error, bound=BOUND, control=control / BOUND
+  )
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import parity
+from tests.support import parity_table
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion.samplers import loop
 from vdm_jax.pretrained.schedulers import fields, schedulers
@@ -366,7 +366,9 @@ def test_the_trajectory_is_the_originals(name, seed, monkeypatch, record_propert
   num_steps = int(rng.integers(20, 31)) if seed else 12  # below 15, orders fall
   error, late = errors(config, num_steps, monkeypatch, **options)
   assert error < tolerance(config) and late < 1e-4, (error, late, config)
-  parity.note(record_property, f"{name}, trajectory", error=float(error), bound=ROUGH)
+  parity_table.note(
+    record_property, f"{name}, trajectory", error=float(error), bound=ROUGH
+  )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -401,4 +403,6 @@ def test_another_config_gives_another_trajectory(
     config.pop("beta_end")
   error, _ = errors(config, 20, monkeypatch, other=change)
   assert error > 3 * ROUGH, error
-  parity.note(record_property, f"{name}, trajectory", control=float(error / ROUGH))
+  parity_table.note(
+    record_property, f"{name}, trajectory", control=float(error / ROUGH)
+  )

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.pretrained.tables.encoders import clip_text as table
 
@@ -32,7 +32,7 @@ def clip(tmp_path_factory):
   theirs = transformers.CLIPTextModelWithProjection(config).eval()
   with torch.no_grad():
     for name, x in theirs.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 0)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 0)))
   theirs.save_pretrained(folder)
   return theirs, *pretrained.load(folder)
 

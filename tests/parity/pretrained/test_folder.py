@@ -1,5 +1,6 @@
 """Folders of published components: opened whole or not at all, placed, written."""
 
+import functools
 import json
 
 import diffusers
@@ -14,7 +15,7 @@ import transformers
 from safetensors import numpy as safetensors_numpy
 
 from experiments.parity import memory
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import pretrained, sharding
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.models.transformer import video_dit
@@ -38,7 +39,7 @@ def filled(theirs):
   """The original with random weights, none of them zero."""
   with torch.no_grad():
     for name, x in theirs.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 0)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 0)))
   return theirs.eval()
 
 
@@ -516,3 +517,11 @@ def test_the_measure_sees_a_parameter_that_is_held(monkeypatch):
   config = memory.CONFIG | dict(d_model=512, num_heads=8, d_ff=2048, num_layers=16)
   found = memory.measure(config, max_shard=50 * memory.MB, limit=10**12)
   assert found["held"] > 1.2 * found["largest_tensor"] + 60 * memory.MB
+
+
+def test_the_state_dict_of_a_torch_module_is_taken_as_it_is(encoder, theirs):
+  module, wanted = pretrained.load(theirs)
+  equal(pretrained.from_state_dict(module, encoder.state_dict()), wanted)
+  half = {k: torch.nn.Parameter(x.bfloat16()) for k, x in encoder.state_dict().items()}
+  near = functools.partial(np.testing.assert_allclose, rtol=2**-8)
+  jax.tree.map(near, pretrained.from_state_dict(module, half), wanted)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests.pretrained.original import Original
+from tests.parity.pretrained.original import Original
 
 ACTIVATIONS = ("gelu", "gelu_new", "quick_gelu", "relu", "silu")
 

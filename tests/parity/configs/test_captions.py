@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.configs import tiny
-from tests.data import test_folders, test_texts
-from tests.pretrained import test_unet_pipelines as published
+from tests.parity.pretrained import test_unet_pipelines as published
+from tests.support import video_files
 from vdm_jax import checkpoint, pretrained
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import sources
@@ -39,9 +39,9 @@ def place(tmp_path_factory):
   for split in ("train", "test"):
     clips = folder / "videos" / split
     for i in range(len(CAPTIONS)):
-      test_folders.movie(clips / f"{i}.mp4", 30 * i, num_frames=4)
+      video_files.movie(clips / f"{i}.mp4", 30 * i, num_frames=4)
     told = {f"{i}.mp4": text for i, text in enumerate(CAPTIONS)}
-    test_texts.write(clips / "metadata.csv", test_texts.rows(told))
+    video_files.write(clips / "metadata.csv", video_files.rows(told))
   return folder
 
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 import torch
 import transformers
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax.models import lora as running
 from vdm_jax.models.transformer.video_dit import VideoDiT
 from vdm_jax.models.unet import architectures, unet3d
@@ -254,7 +254,7 @@ def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run():
   theirs = transformers.CLIPTextModel(config).eval()
   with torch.no_grad():
     for name, x in theirs.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 0)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 0)))
   state = {k: x.numpy().copy() for k, x in theirs.state_dict().items()}
   module = tables.clip_text.module(config.to_dict(), {})
   params = state_dict.from_state_dict(module, state)

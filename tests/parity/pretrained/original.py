@@ -16,10 +16,9 @@ import jax
 import numpy as np
 import torch
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import pretrained
 
-TOLERANCE = 1e-4  # times max(1, max|ref|)
 torch.set_num_threads(1)
 
 
@@ -76,7 +75,7 @@ class Case:
   def error(self, params=None):
     """The largest difference, in units of the tolerance: equal means at most 1."""
     each = self.differences(params)
-    return max(error / (TOLERANCE * max(1.0, top)) for error, top in each)
+    return max(error / (golden_files.TOLERANCE * max(1.0, top)) for error, top in each)
 
 
 def make(row, seed, folder):
@@ -90,7 +89,7 @@ def make(row, seed, folder):
   theirs = theirs.eval()
   with torch.no_grad():
     for name, x in theirs.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), seed)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), seed)))
   theirs.save_pretrained(folder)
   module, params = pretrained.load(folder)
   apply = jitted(module) if isinstance(module, nn.Module) else None
@@ -113,7 +112,7 @@ def spoiled(case):
   state = {k: v.numpy() for k, v in case.theirs.state_dict().items()}
   names = [n for n, x in state.items() if re.search(case.row.spoil, n) and x.size > 1]
   name = names[np.random.default_rng([5, case.seed]).integers(len(names))]
-  other = originals.fill(name, state[name].shape, 1000 + case.seed)
+  other = golden_files.fill(name, state[name].shape, 1000 + case.seed)
   params = pretrained.from_state_dict(case.module, state | {name: other})
   # An autoencoder's factor is its config's, which no state dict holds.
   kept = {k: case.params[k] for k in ("latents",) if k in case.params}

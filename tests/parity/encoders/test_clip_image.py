@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.encoders import clip_image
 from vdm_jax.pretrained.tables.encoders import clip_image as table
@@ -25,7 +25,7 @@ def test_penultimate_tokens(tmp_path):
   torch.set_num_threads(1)
   with torch.no_grad():
     for name, x in theirs.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 0)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 0)))
   theirs.save_pretrained(tmp_path)
   module, params = pretrained.load(tmp_path)
   pixels = np.random.default_rng(0).standard_normal((2, 11, 11, 3)).astype(np.float32)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests import originals
 from tests.encoders import test_resampler
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.models.unet import architectures, resampled, unet3d
 from vdm_jax.pretrained import folder, start
@@ -25,7 +25,9 @@ OTHERS = ("betas", "first_stage_model.encoder.conv_in.weight", "embedder.logit_s
 def parts():
   """{module: its state dict}."""
   names = {UNET: "videocrafter1_i2v", RESAMPLER: "videocrafter1_resampler"}
-  return {k: originals.weights(originals.read(name)[0]) for k, name in names.items()}
+  return {
+    k: golden_files.weights(golden_files.read(name)[0]) for k, name in names.items()
+  }
 
 
 @pytest.fixture(scope="module")

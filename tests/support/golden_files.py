@@ -7,7 +7,8 @@ import zlib
 
 import numpy as np
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+TOLERANCE = 1e-4  # of one forward pass, times max(1, max|ref|)
 
 
 def read(name):

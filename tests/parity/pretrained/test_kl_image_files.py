@@ -10,7 +10,7 @@ import pytest
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from safetensors import numpy as safetensors_numpy
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.autoencoders import base, kl_image, kl_temporal
 from vdm_jax.pretrained.tables.autoencoders import kl_image as table
@@ -57,7 +57,9 @@ FACTORS = {
 def state():
   """A state dict of the tiny original, by the names and shapes of its own."""
   shapes = AutoencoderKL(**TINY).state_dict()
-  return {name: originals.fill(name, tuple(x.shape), 3) for name, x in shapes.items()}
+  return {
+    name: golden_files.fill(name, tuple(x.shape), 3) for name, x in shapes.items()
+  }
 
 
 def write(folder, state, config):

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from einops import rearrange, repeat
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.autoencoders import kl_image, tiling
 
@@ -37,7 +37,7 @@ def theirs():
     sample_size=16,
     scaling_factor=1.0,
   )
-  fill = lambda name, x: torch.from_numpy(originals.fill(name, tuple(x.shape), 7))
+  fill = lambda name, x: torch.from_numpy(golden_files.fill(name, tuple(x.shape), 7))
   state = {name: fill(name, x) for name, x in network.state_dict().items()}
   network.load_state_dict(state)
   network.enable_tiling()

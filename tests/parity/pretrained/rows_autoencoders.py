@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from einops import rearrange
 
-from tests.pretrained.original import Original
+from tests.parity.pretrained.original import Original
 
 FRAMES, LATENT = 3, (3, 5)  # odd, and unequal, T, h, w
 IMAGES = "b t h w c -> (b t) c h w"

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from tests.pretrained import rows_unets
-from tests.pretrained.original import Original, jitted
+from tests.parity.pretrained import rows_unets
+from tests.parity.pretrained.original import Original, jitted
 from vdm_jax.conditioning import Conditioning, Tokens
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from tests import originals
+from tests.support import golden_files
 from vdm_jax.pipelines import pipeline
 from vdm_jax.programs import generate
 
@@ -21,7 +21,7 @@ PROMPTS = ["a dog in the snow", "two cats"]
 def fill(module):
   with torch.no_grad():
     for name, x in module.named_parameters():
-      x.copy_(torch.from_numpy(originals.fill(name, tuple(x.shape), 5)))
+      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 5)))
   return module.eval()
 
 

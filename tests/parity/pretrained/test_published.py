@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests import parity
-from tests.pretrained import original, rows
+from tests.parity.pretrained import original, rows
+from tests.support import golden_files, parity_table
 from vdm_jax import pretrained
 
 
@@ -27,11 +27,11 @@ def case(request, tmp_path_factory):
 def test_it_computes_what_the_original_computes(case, record_property):
   error = case.error()
   assert error <= 1, case.differences()
-  parity.note(
+  parity_table.note(
     record_property,
     case.row.title,
-    error=original.TOLERANCE * error,
-    bound=original.TOLERANCE,
+    error=golden_files.TOLERANCE * error,
+    bound=golden_files.TOLERANCE,
     unit="max(1, max\\|ref\\|)",
   )
 
@@ -40,7 +40,7 @@ def test_one_changed_tensor_is_seen(case, record_property):
   name, params = original.spoiled(case)
   error = case.error(params)
   assert error > 1, name
-  parity.note(record_property, case.row.title, control=error)
+  parity_table.note(record_property, case.row.title, control=error)
 
 
 def test_it_goes_back_bit_for_bit(case, tmp_path):
