@@ -79,7 +79,7 @@ def hierarchy(cfg, size, stride):
   """Trains both networks, and makes videos with them in the place of samples."""
   latents = (KEYS - 1) * stride + 1
   clips(cfg, size, latents)
-  given = c.call(perturbation.GivenFrames)
+  given = c.call(perturbation.KnownFrameNoise)
   sd.put(cfg.task, mask_rates=dict(first=0.5), perturbation=given)
   fields = {k: cfg.architecture[k] for k in cfg.architecture if k not in c.VERBS}
   fields["max_frames"] = stride + 1
@@ -131,7 +131,9 @@ def lengthen(cfg, stride, latents):
     long_video.rollout,
     sampler=cfg.sampler,
     plan=c.bind(plan, **fields),
-    hold=c.bind(guidance.by_given_frames, process=cfg.task.process, scale=1.1),
+    known_wrapper=c.bind(
+      guidance.guide_by_known_frames, process=cfg.task.process, scale=1.1
+    ),
   )
   predicted = c.call(
     chain.Pass,
@@ -143,7 +145,7 @@ def lengthen(cfg, stride, latents):
     chain.Pass,
     num_frames=latents,
     every=stride,
-    sampler=rolled(long_video.fill, window=stride + 1, stride=stride),
+    sampler=rolled(long_video.fill_between_keyframes, window=stride + 1, stride=stride),
     ts=cfg.ts,
     task=cfg.filling,
     weights="filler",

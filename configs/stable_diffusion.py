@@ -157,7 +157,7 @@ def train_after(cfg, name, network, before, parts=("frozen", "ema"), **changes):
     inflate.inflate,
     folder="{workdir}/" + before + "/checkpoints",
     parts=parts,
-    into="base",
+    prefix="base",
   )
   settings = dict(task=task, trainable="^lora/", init_from=start_from)
   train_also(cfg, name, **settings | changes)

@@ -45,7 +45,7 @@ def get_config(arg="full"):
     picture = c.call(conditioner.Image, form="channels", first=True)
     sd.text(cfg, picture, numbers)
     sd.put(cfg.task, drop_rates=dict(text=0.1, image=0.1))
-  sd.put(cfg.task, perturbation=c.call(perturbation.Picture))
+  sd.put(cfg.task, perturbation=c.call(perturbation.ImageAugmentation))
   sd.put(
     cfg.task,
     process=c.call(process.EDM, t_max=700.0, sigma_data=1.0),
@@ -54,7 +54,7 @@ def get_config(arg="full"):
   )
   grid = c.bind(times.karras_grid, num_steps=2 if arg == "tiny" else 25)
   sd.sampling(cfg, c.bind(ddim.ddim), grid)
-  rising = c.bind(guidance.over_frames, start=1.0, stop=2.5)
+  rising = c.bind(guidance.linear_over_frames, start=1.0, stop=2.5)
   left_out = tuple(cfg.task.drop_rates)
   sd.guided(cfg, c.bind(guidance.guide, drop=(left_out,), scales=(rising,)))
   some = c.call(pictures.ImageOnly, rate=0.1)

@@ -62,7 +62,7 @@ def get_config(arg="full"):
   # The longest caption has 12 tokens.
   cfg.encoder = c.call(embed.TextEncoder, folder=c.call(embed.packaged), length=16)
   cfg.embed = c.bind(
-    embed.run, texts=c.bind(captions.every, source=clips), encoder=cfg.encoder
+    embed.run, texts=c.bind(captions.all_captions, source=clips), encoder=cfg.encoder
   )
 
   cfg.autoencoder, cfg.tokens, cfg.stacked = base.autoencoder, base.tokens, base.stacked

@@ -92,7 +92,7 @@ def decoder(cfg, arg):
     optimizer=c.call(
       optimizer.partitioned,
       transforms={**players, "frozen": c.call(optax.set_to_zero)},
-      label_fn=c.bind(autoencoding.player),
+      label_fn=c.bind(autoencoding.param_group),
     ),
     steps=steps,
     measure_batches=0,  # the latents stay what they are
@@ -104,7 +104,7 @@ def decoder(cfg, arg):
       inflate.inflate,
       folder=learnt(cfg),
       parts=("ema/autoencoder",),
-      into="autoencoder",
+      prefix="autoencoder",
       rename=kl_temporal.FROM_IMAGES,
     ),
   )
@@ -145,7 +145,7 @@ def upsampler(cfg, arg, head_dim):
     ),
   )
   sd.text(cfg, *told, width=1024)
-  noise = c.call(perturbation.Picture, mean=-2.0, std=1.0, signal="low")
+  noise = c.call(perturbation.ImageAugmentation, mean=-2.0, std=1.0, signal="low")
   sd.put(cfg.task, perturbation=noise)
   small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
   spatial = c.call(Transformer, head_dim=head_dim)

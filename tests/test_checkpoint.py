@@ -98,7 +98,7 @@ def test_a_part_is_restored_alone(good):
   assert_equal(checkpoint.restore_part(good, "params/a"), state["params"]["a"])
   assert_equal(checkpoint.restore_part(good, "params/b"), state["params"]["b"])
   assert checkpoint.restore_part(good, "frozen") == {}
-  assert checkpoint.steps(good) == [10]
+  assert checkpoint.saved_steps(good) == [10]
   mesh = sharding.make_mesh({"data": -1})
   part = checkpoint.restore_part(good, "ema", sharding=sharding.replicated(mesh))
   assert len(part["a"]["kernel"].addressable_shards) == 2
@@ -110,7 +110,7 @@ def test_a_part_is_restored_alone(good):
 
 def test_the_newest_and_every_mth_are_kept(tmp_path):
   saved(tmp_path, steps=range(1, 9), keep=2, keep_every=4).close()
-  assert checkpoint.steps(tmp_path) == [4, 7, 8]
+  assert checkpoint.saved_steps(tmp_path) == [4, 7, 8]
 
 
 def test_a_saved_state_may_be_donated_at_once(tmp_path):
@@ -259,7 +259,7 @@ def test_an_interrupted_deletion_of_an_old_one_does_no_harm(good, tmp_path):
   assert checkpointer.restore_latest(make()).step == 10
   checkpointer.save(20, make(), key=KEY)
   checkpointer.close()
-  assert checkpoint.steps(tmp_path) == [20]
+  assert checkpoint.saved_steps(tmp_path) == [20]
 
 
 def test_a_data_state_that_is_no_json_is_refused(tmp_path):
@@ -298,7 +298,7 @@ def test_a_training_may_start_from_what_another_left(tmp_path):
   saver.save(1, {"ema": tree, "params": tree}, key=jax.random.key(0), data={})
   saver.close()
   initial = {"a": {"b": np.zeros(3, np.float32)}}
-  loaded = checkpoint.start_from(initial, folder=tmp_path)
+  loaded = checkpoint.init_from_checkpoint(initial, folder=tmp_path)
   assert loaded["a"]["b"].tolist() == [0.0, 1.0, 2.0]
   with pytest.raises(FileNotFoundError, match="Train first"):
-    checkpoint.start_from(initial, folder=tmp_path / "none")
+    checkpoint.init_from_checkpoint(initial, folder=tmp_path / "none")

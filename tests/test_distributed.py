@@ -114,7 +114,7 @@ def finish(processes):
 def wait_for(step, workdir, processes):
   """Returns when this step, or a later one, is saved."""
   end = time.monotonic() + PATIENCE
-  while max(checkpoint.steps(saved(workdir)), default=0) < step:
+  while max(checkpoint.saved_steps(saved(workdir)), default=0) < step:
     for process in processes:
       assert process.code() is None, process.text()
     assert time.monotonic() < end, [process.text() for process in processes]
@@ -227,7 +227,7 @@ def test_a_signal_to_one_process_ends_both_after_the_same_step(tmp_path, whole):
     finish(run)
     said = [re.search(r"stopped by SIGTERM after step (\d+)", p.text()) for p in run]
   assert said[0][1] == said[1][1]
-  assert checkpoint.steps(saved(tmp_path))[-1] == int(said[0][1])
+  assert checkpoint.saved_steps(saved(tmp_path))[-1] == int(said[0][1])
   assert_same_curve(losses(tmp_path), losses(whole), 8)
 
 
@@ -303,14 +303,14 @@ SLURM = {f"SLURM_{name}": "1" for name in distributed.SLURM}
 )
 def test_a_cluster_is_known_by_its_environment(environment, found, monkeypatch):
   monkeypatch.setattr(distributed, "_has_tpu", lambda: False)
-  assert distributed.cluster(environment) == found
+  assert distributed.detect_cluster(environment) == found
 
 
 def test_a_tpu_alone_asks_its_metadata_server(monkeypatch):
   monkeypatch.setattr(distributed, "_has_tpu", lambda: True)
-  assert distributed.cluster({}) == "TPU VM"
-  assert distributed.cluster({"TPU_SKIP_MDS_QUERY": "1"}) is None
-  assert distributed.cluster({"JAX_PLATFORMS": "cpu"}) is None
+  assert distributed.detect_cluster({}) == "TPU VM"
+  assert distributed.detect_cluster({"TPU_SKIP_MDS_QUERY": "1"}) is None
+  assert distributed.detect_cluster({"JAX_PLATFORMS": "cpu"}) is None
 
 
 def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
@@ -319,8 +319,8 @@ def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
   monkeypatch.setattr(distributed, "cluster", lambda environment: None)
   assert distributed.initialize() is False
   assert distributed.initialize(free_address(), 1, 0) is False
-  distributed.wait("nobody")
-  assert distributed.agreement(None)(15) == 15
+  distributed.barrier("nobody")
+  assert distributed.agree_on_max(None)(15) == 15
 
 
 @pytest.mark.parametrize(

@@ -195,21 +195,23 @@ def test_slots_lie_as_their_parameters():
 def test_put_spreads_rows_and_refuses_what_it_cannot():
   mesh = sharding.make_mesh({"data": 2, "fsdp": 1})
   batch = {"video": np.arange(8, dtype=np.uint8).reshape(4, 2), "fps": np.float32(8)}
-  got = sharding.put(batch, mesh, RULES[:2])
+  got = sharding.put_batch(batch, mesh, RULES[:2])
   assert got["video"].sharding.spec == P(("data", "fsdp"))
   assert got["video"].addressable_shards[0].data.shape == (2, 2)
   np.testing.assert_array_equal(got["video"], batch["video"])
   assert got["fps"].sharding.is_fully_replicated
   with pytest.raises(ValueError, match=r"batch\['video'\] has 3 rows.*multiple of 2"):
-    sharding.put({"video": np.zeros((3, 2))}, mesh, RULES[:2])
+    sharding.put_batch({"video": np.zeros((3, 2))}, mesh, RULES[:2])
   with pytest.raises(TypeError, match="caption"):
-    sharding.put({"caption": np.array(["a", "b"])}, mesh, RULES[:2])
+    sharding.put_batch({"caption": np.array(["a", "b"])}, mesh, RULES[:2])
 
 
 def test_spread_and_fetch_are_put_and_back_for_one_process():
   mesh = sharding.make_mesh({"data": 2, "fsdp": 1})
   batch = {"video": np.arange(8, dtype=np.uint8).reshape(4, 2), "fps": np.float32(8)}
-  put, spread = (f(batch, mesh, ROWS) for f in (sharding.put, sharding.spread))
+  put, spread = (
+    f(batch, mesh, ROWS) for f in (sharding.put_batch, sharding.put_whole_batch)
+  )
   assert jax.tree.all(jax.tree.map(lambda a, b: a.sharding == b.sharding, put, spread))
   for placed in (put, spread, batch):
     got = sharding.fetch(placed)
@@ -217,7 +219,7 @@ def test_spread_and_fetch_are_put_and_back_for_one_process():
       assert isinstance(got[name], np.ndarray) and got[name].dtype == x.dtype
       np.testing.assert_array_equal(got[name], x)
   with pytest.raises(ValueError, match="choose a batch size that is a multiple of 2"):
-    sharding.spread({"video": np.zeros((3, 2))}, mesh, ROWS)
+    sharding.put_whole_batch({"video": np.zeros((3, 2))}, mesh, ROWS)
 
 
 class Net(nn.Module):
@@ -247,16 +249,16 @@ def start(mesh, rules, accumulate=1):
   batch = {"x": x, "y": np.sin(x[:, :2])}
   spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
   key = jax.random.key(1)
-  state, shardings = state_lib.create(task, tx, spec, key, mesh, rules)
+  state, shardings = state_lib.create_state(task, tx, spec, key, mesh, rules)
   one = step.make_step(task.loss, tx, 0.9, shardings=shardings, accumulate=accumulate)
-  return step.compiled(one, shardings, mesh, rules), state, batch, key
+  return step.compile_step(one, shardings, mesh, rules), state, batch, key
 
 
 def train(mesh, rules, steps=5, accumulate=1):
   run, state, batch, key = start(mesh, rules, accumulate)
   losses = []
   for _ in range(steps):
-    state, metrics = run(state, sharding.put(batch, mesh, rules), key)
+    state, metrics = run(state, sharding.put_batch(batch, mesh, rules), key)
     losses.append(float(metrics["loss"]))
   return state, losses
 
@@ -300,7 +302,7 @@ MOVES = r" (all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\
 def test_parts_of_a_batch_stay_on_the_devices_that_have_them():
   mesh = sharding.make_mesh({"data": 2, "fsdp": 1, "tensor": 1})
   run, state, batch, key = start(mesh, RULES, accumulate=2)
-  lowered = run.lower(state, sharding.put(batch, mesh, RULES), key)
+  lowered = run.lower(state, sharding.put_batch(batch, mesh, RULES), key)
   program = lowered.compile().as_text()
   assert "all-reduce" in program  # of gradients
   assert not re.findall(MOVES, program)
@@ -308,7 +310,7 @@ def test_parts_of_a_batch_stay_on_the_devices_that_have_them():
   spread = NamedSharding(mesh, P(None, "data"))
   cut = jax.jit(
     lambda x: rearrange(x, "(k b) c -> k b c", k=2), out_shardings=spread
-  ).lower(sharding.put(batch, mesh, RULES)["x"])
+  ).lower(sharding.put_batch(batch, mesh, RULES)["x"])
   assert re.findall(MOVES, cut.compile().as_text())
 
 
@@ -316,7 +318,7 @@ def test_parts_of_a_batch_that_the_mesh_cannot_share_are_refused():
   mesh, rules = sharding.make_mesh(dict(data=2)), (("batch", "data"),)
   rows = {"x": np.zeros((12, 3))}
   for parts in (1, 2, 3, 6):
-    sharding.check_parts(rows, parts, mesh, rules)
+    sharding.check_accumulation(rows, parts, mesh, rules)
   with pytest.raises(ValueError, match="parts of 3, which 2 shards .* multiple of 8"):
-    sharding.check_parts(rows, 4, mesh, rules)
-  sharding.check_parts(rows, 4, mesh, (("batch", None),))
+    sharding.check_accumulation(rows, 4, mesh, rules)
+  sharding.check_accumulation(rows, 4, mesh, (("batch", None),))

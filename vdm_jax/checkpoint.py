@@ -122,7 +122,7 @@ class Checkpointer:
     self._manager.close()
 
 
-def steps(folder):
+def saved_steps(folder):
   """Steps of the finished checkpoints in `folder`, oldest first."""
   folder = pathlib.Path(folder)
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -141,7 +141,7 @@ def restore_part(folder, part, *, step=None, sharding=None):
     FileNotFoundError: where there is no checkpoint, KeyError: no such part,
     CheckpointError: torn or foreign.
   """
-  found = steps(folder)
+  found = saved_steps(folder)
   if not found or (step is not None and step not in found):
     raise FileNotFoundError(
       f"no checkpoint {'' if step is None else f'of step {step} '}in {folder}; "
@@ -163,7 +163,7 @@ def restore_part(folder, part, *, step=None, sharding=None):
   return tree
 
 
-def start_from(params, *, folder, part="ema"):
+def init_from_checkpoint(params, *, folder, part="ema"):
   """For `init_from`: what another training left, in the place of initial `params`."""
   del params
   return restore_part(folder, part)

@@ -51,7 +51,7 @@ def initialize(
   Raises:
     DistributedError: naming what is missing, wrong, or does not answer.
   """
-  found = cluster(os.environ)
+  found = detect_cluster(os.environ)
   coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
   num_processes = _number("num_processes", num_processes)
   process_id = _number("process_id", process_id)
@@ -88,11 +88,11 @@ def initialize(
         "Give --coordinator=host:port --num_processes=N --process_id=0..N-1, or "
         "--num_processes=1 to stay alone."
       ) from error
-  wait("joined")
+  barrier("joined")
   return jax.process_count() > 1
 
 
-def cluster(environment):
+def detect_cluster(environment):
   """The name of the cluster that these variables tell of, or None."""
   many = lambda name: int(environment.get(name) or 1) > 1
   hosts = lambda name: "," in environment.get(name, "")
@@ -114,13 +114,13 @@ def cluster(environment):
   return None
 
 
-def wait(name):
+def barrier(name):
   """Returns when all processes have come here; at once in a run of one."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
-def agreement(mesh):
+def agree_on_max(mesh):
   """agree(number) -> the largest of all processes, an array to be read later.
 
   All processes must call it equally often; nobody waits before the number is read. In
@@ -139,7 +139,7 @@ def agreement(mesh):
 
 
 @contextlib.contextmanager
-def together():
+def exit_together():
   """An error inside ends this process at once, so that the others cannot wait for it.
 
   Python would first wait, for minutes, for all to arrive at its end. A run of one, and

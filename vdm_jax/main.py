@@ -97,7 +97,7 @@ def run(_):
   stages = CONFIG.value.stages if MODE.value == "all" else (MODE.value,)
   start = time.monotonic()
   try:
-    with distributed.together():
+    with distributed.exit_together():
       job.run(CONFIG.value, stages, workdir())
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from there.", file=sys.stderr)

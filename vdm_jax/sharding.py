@@ -116,7 +116,7 @@ def _crossing(axes, slices, dcn):
 
 
 @contextlib.contextmanager
-def use(mesh, rules):
+def use_mesh(mesh, rules):
   """The context in which layers' `with_logical_constraint` mean this mesh."""
   rules = check_rules(rules, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
@@ -222,7 +222,7 @@ def data_shard(mesh, rules, process=None):
   return tuple(i for i, is_mine in enumerate(mine) if is_mine), count
 
 
-def check_parts(batch, parts, mesh, rules):
+def check_accumulation(batch, parts, mesh, rules):
   """Refuses a batch cut in `parts` whose rows the mesh could not share evenly.
 
   Some devices would compute nothing, or what others compute. `batch` is a dict of
@@ -237,7 +237,7 @@ def check_parts(batch, parts, mesh, rules):
     )
 
 
-def put(batch, mesh, rules):
+def put_batch(batch, mesh, rules):
   """A batch of numpy arrays, rows spread over the mesh axes of the rule `batch`.
 
   Each process passes the rows of its `data_shard` in order; scalars are replicated.
@@ -248,13 +248,13 @@ def put(batch, mesh, rules):
   return _place_rows(batch, mesh, rules, *data_shard(mesh, rules))
 
 
-def spread(batch, mesh, rules):
+def put_whole_batch(batch, mesh, rules):
   """As `put`, where each process passes the whole batch."""
   count = data_shard(mesh, rules)[1]
   return _place_rows(batch, mesh, rules, range(count), count)
 
 
-def place(tree, shardings):
+def device_put(tree, shardings):
   """Arrays laid out as `shardings`, a tree like it or one for all.
 
   What lies on this process alone, numpy or not, must be the same on every process.

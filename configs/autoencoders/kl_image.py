@@ -67,7 +67,7 @@ def get_config(arg="full"):
     optimizer=c.call(
       optimizer.partitioned,
       transforms={**players, "frozen": c.call(optax.set_to_zero)},
-      label_fn=c.bind(autoencoding.player),
+      label_fn=c.bind(autoencoding.param_group),
     ),
     steps=200_000,
     measure_batches=100,

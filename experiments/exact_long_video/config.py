@@ -29,20 +29,24 @@ def get_config(arg="full"):
   cfg.stages = ("rank",)
   steps = 4 if arg == "tiny" else 64
 
-  moving = c.call(gaussian.GaussianVideo, kernel=c.bind(gaussian.ou, correlation=0.9))
-  kernels = (
-    c.bind(gaussian.ou, correlation=0.9, variance=0.7),
-    c.bind(gaussian.shared, variance=0.3),
+  moving = c.call(
+    gaussian.GaussianVideo, kernel=c.bind(gaussian.ornstein_uhlenbeck, correlation=0.9)
   )
-  scene = c.call(gaussian.GaussianVideo, kernel=c.bind(gaussian.total, kernels=kernels))
+  kernels = (
+    c.bind(gaussian.ornstein_uhlenbeck, correlation=0.9, variance=0.7),
+    c.bind(gaussian.constant, variance=0.3),
+  )
+  scene = c.call(
+    gaussian.GaussianVideo, kernel=c.bind(gaussian.kernel_sum, kernels=kernels)
+  )
 
   base = c.bind(euler.euler)
-  uniform = c.bind(denoise.uniform)
+  uniform = c.bind(denoise.uniform_weights)
   triangular = c.bind(denoise.windows, size=16, stride=4)
   rollout = lambda **kwargs: c.bind(long_video.rollout, sampler=base, **kwargs)
   extend = lambda overlap: c.bind(long_video.extend, window=16, overlap=overlap)
-  replace = c.bind(denoise.replace)
-  method = lambda **kwargs: c.call(oracle_rank.Method, **kwargs)
+  replace = c.bind(denoise.replace_known)
+  method = lambda **kwargs: c.call(oracle_rank.LongVideoMethod, **kwargs)
   methods = {
     "the whole video at once": method(sampler=base),
     "the whole video, Heun": method(sampler=c.bind(heun.heun)),
@@ -64,43 +68,51 @@ def get_config(arg="full"):
       seams=(4, 4),
     ),
     "replacement, new noise": method(
-      sampler=rollout(plan=extend(8), hold=replace, renew=True),
+      sampler=rollout(plan=extend(8), known_wrapper=replace, renoise_known=True),
       seams=(16, 8),
       draws=7,
     ),
     "replacement, own noise": method(
-      sampler=rollout(plan=extend(8), hold=replace), seams=(16, 8)
+      sampler=rollout(plan=extend(8), known_wrapper=replace), seams=(16, 8)
     ),
     "extension, 8 given": method(sampler=rollout(plan=extend(8)), seams=(16, 8)),
     "extension, 12 given": method(sampler=rollout(plan=extend(12)), seams=(16, 4)),
     "extension, first 4 and last 8": method(
-      sampler=rollout(plan=c.bind(long_video.remember, window=16, first=4, recent=8)),
+      sampler=rollout(
+        plan=c.bind(long_video.extend_with_first, window=16, first=4, recent=8)
+      ),
       seams=(16, 4),
     ),
     "extension, 12 ever farther": method(
-      sampler=rollout(plan=c.bind(long_video.remember_far, window=16, context=12)),
+      sampler=rollout(
+        plan=c.bind(long_video.extend_with_sparse_past, window=16, context=12)
+      ),
       seams=(16, 4),
     ),
     "FIFO": method(
       sampler=base,
       schedule=c.bind(schedules.fifo),
-      wrappers=(c.bind(denoise.queue, size=16, length=steps),),
+      wrappers=(c.bind(denoise.fifo_windows, window=16, in_flight=steps),),
       margin=steps,
     ),
     "FIFO, look-ahead": method(
       sampler=base,
       schedule=c.bind(schedules.fifo),
-      wrappers=(c.bind(denoise.queue, size=16, length=steps, look_ahead=True),),
+      wrappers=(
+        c.bind(denoise.fifo_windows, window=16, in_flight=steps, look_ahead=True),
+      ),
       margin=steps,
     ),
     "hierarchical": method(
       sampler=rollout(plan=c.bind(long_video.hierarchical, window=16, stride=8)),
       seams=(8, 8),
     ),
-    "causal, same level": method(sampler=base, denoiser=c.bind(oracle_rank.causal)),
+    "causal, same level": method(
+      sampler=base, denoiser=c.bind(oracle_rank.causal_denoiser)
+    ),
     "causal, frame by frame": method(
       sampler=base,
-      denoiser=c.bind(oracle_rank.causal),
+      denoiser=c.bind(oracle_rank.causal_denoiser),
       schedule=c.bind(schedules.autoregressive),
     ),
   }

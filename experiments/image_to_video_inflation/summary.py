@@ -85,10 +85,10 @@ def cost(job, task, batch, spec):
   """(seconds, MiB) of a step that trains the layers along time."""
   rule = optimizer.adamw(learning_rate=1e-4)
   key, parts = jax.random.key(0), (job.mesh, job.rules, "temporal")
-  begin, shardings = state.create(task, rule, spec, key, *parts)
+  begin, shardings = state.create_state(task, rule, spec, key, *parts)
   train = step.make_step(task.loss, rule, 0.99, shardings=shardings)
-  train = step.compiled(train, shardings, job.mesh, job.rules, None)
-  batch = sharding.put(batch, mesh=job.mesh, rules=job.rules)
+  train = step.compile_step(train, shardings, job.mesh, job.rules, None)
+  batch = sharding.put_batch(batch, mesh=job.mesh, rules=job.rules)
   compiled = train.lower(begin, batch, key).compile()
   stats = compiled.memory_analysis()
   held = stats.temp_size_in_bytes + stats.argument_size_in_bytes

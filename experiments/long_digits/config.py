@@ -127,7 +127,7 @@ def chains(cfg, per_class):
   windows = lambda plan, **fields: c.bind(
     long_video.rollout, sampler=cfg.sampler, plan=c.bind(plan, window=WINDOW, **fields)
   )
-  between = windows(long_video.fill, stride=STRIDE)
+  between = windows(long_video.fill_between_keyframes, stride=STRIDE)
   predicted = windows(long_video.extend, overlap=OVERLAP)
   averaged = c.bind(denoise.windows, size=WINDOW, stride=CONTEXT)
   ways = dict(

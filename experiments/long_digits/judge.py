@@ -36,7 +36,7 @@ def run(job, *, arms, seams, real, train, train_clips=1200, folder="judgement"):
   stack = lambda records: [
     np.stack([r[k] for r in records]) for k in ("video", "label")
   ]
-  reader = digits.Reader(*stack(records))
+  reader = digits.DigitReader(*stack(records))
   videos, curves, scores = {}, {}, {}
   for label, suffix in arms.items():
     path = job.workdir / f"long_{suffix}" / sample.VIDEOS
@@ -92,7 +92,7 @@ def judged(reader, videos, labels, seam):
 
 def seams(videos, every):
   """Jump [N] of the digit's velocity at every `every`-th frame over that elsewhere."""
-  jump = np.linalg.norm(np.diff(digits.centres(videos), n=2, axis=1), axis=-1)
+  jump = np.linalg.norm(np.diff(digits.centres_of_mass(videos), n=2, axis=1), axis=-1)
   at = (np.arange(jump.shape[1]) + 1) % every == 0
   return jump[:, at].mean(1) / np.maximum(jump[:, ~at].mean(1), 1e-6)
 

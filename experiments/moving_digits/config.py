@@ -66,7 +66,7 @@ def get_config(arg="full"):
     source=cfg.evaluate.real,
     sampler=cfg.sampler,
     ts=cfg.ts,
-    judge=c.call(reader.Judge, train=cfg.evaluate.train),
+    judge=c.call(reader.CompletionScorer, train=cfg.evaluate.train),
   )
   cfg.compare = c.bind(
     compare.run,

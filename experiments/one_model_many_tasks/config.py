@@ -62,7 +62,7 @@ def get_config(arg="full"):
   cfg.train.update(steps=steps, save_every=500)
   cfg.train.optimizer.learning_rate.update(peak=1e-3, steps=steps, warmup=5)
   cfg.train.init_from = c.bind(
-    checkpoint.start_from, folder="{workdir}/base/checkpoints"
+    checkpoint.init_from_checkpoint, folder="{workdir}/base/checkpoints"
   )
 
   cfg.ts.num_steps = solver_steps
@@ -95,7 +95,9 @@ def get_config(arg="full"):
       "in-betweening": asked("ends:2", signals=("label",)),
       "continuation": asked("first:4", LONG, signals=("label",), sampler=goes_on),
     },
-    judge=c.call(reader.Judge, train=train_split, train_clips=4000 if full else 200),
+    judge=c.call(
+      reader.CompletionScorer, train=train_split, train_clips=4000 if full else 200
+    ),
     count=clips,
   )
   return cfg

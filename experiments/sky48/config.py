@@ -221,7 +221,7 @@ def get_config(arg="full"):
     samples="extended",
     real=held_out_clips,
     train=train_clips,
-    metrics=(c.bind(temporal.extended_rows, **plan),),
+    metrics=(c.bind(temporal.extension_rows, **plan),),
     out="extended.json",
     stride=2,
   )

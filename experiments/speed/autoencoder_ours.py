@@ -97,6 +97,6 @@ def _params(autoencoder, theirs):
   if theirs is None:
     video = jnp.zeros((1, *autoencoder.stride, 3))
     params = latte_ours.drawn(lambda key: autoencoder.init(key, video))
-    return params | {"latents": base.identity(inputs.CHANNELS)}
+    return params | {"latents": base.identity_statistics(inputs.CHANNELS)}
   state = {k: x.numpy() for k, x in theirs.state_dict().items()}
   return pretrained.from_state_dict(autoencoder, state)

@@ -79,12 +79,12 @@ def trained(task, batch, loaded):
   spec = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
   key = jax.random.key(0)
   init_from = None if loaded is None else (lambda params: loaded)
-  state, shardings = state_lib.create(
+  state, shardings = state_lib.create_state(
     task, tx, spec, key, mesh, RULES, init_from=init_from
   )
   step = step_lib.make_step(task.loss, tx, inputs.DECAY, shardings=shardings)
-  step = step_lib.compiled(step, shardings, mesh, RULES)
-  batch = sharding.put(batch, mesh, RULES)
+  step = step_lib.compile_step(step, shardings, mesh, RULES)
+  batch = sharding.put_batch(batch, mesh, RULES)
 
   def run():
     nonlocal state

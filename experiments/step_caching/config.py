@@ -79,9 +79,9 @@ def get_config(arg="full"):
   )
   cfg.calibrate_latte = c.bind(calibrate.run, folder="calibration_latte", **latte_model)
 
-  broadcast = lambda **ranges: c.bind(caching.broadcast, **ranges)
+  broadcast = lambda **ranges: c.bind(caching.pyramid_attention_broadcast, **ranges)
   magnitude = lambda folder, **settings: c.bind(
-    caching.magnitude,
+    caching.mag_cache,
     ratios=c.call(calibrate.read, folder="{workdir}/" + folder),
     **settings,
   )
@@ -95,7 +95,7 @@ def get_config(arg="full"):
         autoencoder=cfg.sample.autoencoder,
         autoencoder_weights=cfg.sample.autoencoder_weights,
         judge=c.call(
-          reader.Judge,
+          reader.CompletionScorer,
           train=c.call(sources.Tfds, builder=cfg.dataset, split="train"),
           train_clips=4000 if full else 200,
         ),
@@ -118,7 +118,7 @@ def get_config(arg="full"):
           "spatial 2, temporal 4": broadcast(spatial=2, temporal=4),
           **{
             f"MagCache, at most {most}": magnitude(
-              "calibration_latte", threshold=0.06, most=most
+              "calibration_latte", threshold=0.06, max_skips=most
             )
             for most in (1, 2, 3)
           },

@@ -53,9 +53,11 @@ def get_config(arg="full"):
 
   def judge(*shares):
     train = split("train", ("video", "label"))
-    return c.call(directions.Judge, train=train, shares=shares)
+    return c.call(directions.PromptScorer, train=train, shares=shares)
 
-  real = c.bind(captions.clips, source=split("test", ("video", "label", "velocity")))
+  real = c.bind(
+    captions.clips_with_prompts, source=split("test", ("video", "label", "velocity"))
+  )
   drawing = ("weights", "autoencoder", "autoencoder_weights", "shape", "sampler", "ts")
 
   def ask(prompts, variants, *shares, **rest):
@@ -85,27 +87,29 @@ def get_config(arg="full"):
   chosen = (way(f"guidance {SCALE}", SCALE),)
   any_digit = tuple((None, i) for i in range(len(captions.DIRECTIONS)))
   cfg.pairs = ask(
-    c.bind(captions.asked, each=each),
+    c.bind(captions.prompts, per_pair=each),
     tuple(way(f"guidance {scale}", scale) for scale in SCALES),
-    group=c.bind(captions.novelty),
+    group=c.bind(captions.seen_or_unseen),
     real=real,
     folder="pairs",
   )
   cfg.no_seven = ask(
-    c.bind(captions.asked, each=vague, pairs=any_digit),
+    c.bind(captions.prompts, per_pair=vague, pairs=any_digit),
     negatives("a seven"),
     ("digit", 7),
     folder="no_seven",
   )
   cfg.not_down = ask(
-    c.bind(captions.asked, each=8 * vague, pairs=((3, None),)),
+    c.bind(captions.prompts, per_pair=8 * vague, pairs=((3, None),)),
     negatives("a digit moving down"),
     ("direction", 6),
     folder="not_down",
   )
-  cfg.show = ask(c.bind(captions.repeated, wants=SHOWN, each=6), chosen, folder="show")
+  cfg.show = ask(
+    c.bind(captions.repeat_prompts, prompts=SHOWN, times=6), chosen, folder="show"
+  )
   cfg.free = ask(
-    c.bind(captions.repeated, wants=FREE, each=vague),
+    c.bind(captions.repeat_prompts, prompts=FREE, times=vague),
     chosen,
     group=c.bind(prompt.text_of),
     folder="free",

@@ -60,7 +60,7 @@ def golden():
   """(parameters, latents and videos of five frames, of one)."""
   meta, arrays = golden_files.read("svd_decoder")
   z = jnp.zeros((1, 1, 1, 1, ORIGINAL.latent_channels))
-  spec = jax.eval_shape(kl_temporal.Decoder(ORIGINAL).init, key, z)["params"]
+  spec = jax.eval_shape(kl_temporal.TemporalDecoder(ORIGINAL).init, key, z)["params"]
   shapes = flax.traverse_util.flatten_dict(nn.unbox(spec), sep="/")
   params = {}
   for name, x in golden_files.weights(meta).items():

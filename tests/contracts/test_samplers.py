@@ -66,7 +66,7 @@ def gaussian(process, prediction, mean=MEAN, std=STD):
     total = alpha**2 * std**2 + sigma**2
     x0 = (alpha * std**2 * x_t + sigma**2 * mean) / total
     eps = sigma * (x_t - alpha * mean) / total
-    out = p.mix(p.row(prediction, process, t), x0, eps)
+    out = p.mix(p.coefficients(prediction, process, t), x0, eps)
     apply = lambda x, t, cond: out
     return d.from_network(apply, process, prediction)(x_t, t, cond)
 
@@ -174,10 +174,12 @@ def test_a_step_cache_lives_through_the_loop(sampler, num_steps):
   """Seven steps; Heun calls twice in each."""
   del num_steps
   ts, x, key = times.uniform_grid(flow, num_steps=7), normal(8, (2, 3, 2, 2, 1)), KEY
-  plan = functools.partial(caching.broadcast, spatial=2, temporal=3, window=(50, 950))
+  plan = functools.partial(
+    caching.pyramid_attention_broadcast, spatial=2, temporal=3, window=(50, 950)
+  )
   run = lambda denoise: sampler(denoise, flow, x, ts, None, key)
   network = d.from_network(bent, flow, "velocity")
-  cached = d.chain(network, (functools.partial(d.cached, plan=plan),), None)
+  cached = d.apply_wrappers(network, (functools.partial(d.cached, plan=plan),), None)
   out, plain = jax.jit(lambda: (run(cached), run(network)))()
   calls = 2 if sampler is heun.heun else 1
   seen = np.array([ts[i + k] for i in range(7) for k in range(calls)])

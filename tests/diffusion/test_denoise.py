@@ -112,7 +112,7 @@ def test_scales_may_change_over_frames_times_and_channels():
   for scale in (
     column,
     frames.tolist(),
-    functools.partial(guidance.over_frames, start=1.0, stop=2.5),
+    functools.partial(guidance.linear_over_frames, start=1.0, stop=2.5),
     lambda t: column,
   ):
     out, _ = guided((DROP["label"],), (scale,))
@@ -174,12 +174,14 @@ def test_wrong_guidance_is_refused():
 
 def test_dynamic_thresholds_are_quantiles_of_each_clip():
   x0 = 4.0 * X
-  out = d.threshold(x0, ratio=0.9, most=3.0)
+  out = d.dynamic_threshold(x0, ratio=0.9, max_bound=3.0)
   for i in range(B):
     bound = np.clip(np.quantile(np.abs(x0[i]), 0.9), 1.0, 3.0)
     np.testing.assert_allclose(out[i], np.clip(x0[i], -bound, bound) / bound, rtol=1e-5)
-  np.testing.assert_allclose(d.threshold(0.1 * X, ratio=0.9, most=3.0), 0.1 * X)
-  np.testing.assert_array_equal(d.clip(x0, bound=2.0), np.clip(x0, -2.0, 2.0))
+  np.testing.assert_allclose(
+    d.dynamic_threshold(0.1 * X, ratio=0.9, max_bound=3.0), 0.1 * X
+  )
+  np.testing.assert_array_equal(d.clip_x0(x0, bound=2.0), np.clip(x0, -2.0, 2.0))
 
 
 def test_given_frames_are_held_at_time_zero():
@@ -194,11 +196,11 @@ def test_given_frames_are_held_at_time_zero():
     return d.Denoised(2.0 * x_t + 1.0)
 
   guide = functools.partial(guidance.guide, drop=(("label",),), scales=(3.0,))
-  out = d.chain(denoise, (guide, d.given), null)(X, TIME, cond).x0
+  out = d.apply_wrappers(denoise, (guide, d.hold_known), null)(X, TIME, cond).x0
   where = np.broadcast_to(mask, SHAPE)
   np.testing.assert_array_equal(out[where], known[where])
   np.testing.assert_allclose(out[~where], 2 * X[~where] + 1, rtol=1e-6)
   np.testing.assert_array_equal(seen["x"][::2], np.where(mask, known, X))
   np.testing.assert_array_equal(seen["t"][::2], np.where(mask[..., 0, 0, 0], 0.0, TIME))
   with pytest.raises(ValueError, match="needs cond.mask and cond.known"):
-    d.given(denoise, null)(X, TIME, COND)
+    d.hold_known(denoise, null)(X, TIME, COND)

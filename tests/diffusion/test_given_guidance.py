@@ -11,7 +11,7 @@ from vdm_jax.conditioners import conditioner
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import guidance, long_video, masks, process, times
-from vdm_jax.diffusion.perturbation import GivenFrames
+from vdm_jax.diffusion.perturbation import KnownFrameNoise
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.tasks import latent_diffusion
 
@@ -29,15 +29,15 @@ def mixing(x_t, t, cond):
 
 
 def chained(scale):
-  held = d.given(mixing, None)
-  return guidance.by_given_frames(held, None, process=LVDM, scale=scale)
+  held = d.hold_known(mixing, None)
+  return guidance.guide_by_known_frames(held, None, process=LVDM, scale=scale)
 
 
 @pytest.mark.parametrize("scale", [1.1, 3.0])
 def test_it_is_the_formula(scale):
   t, cond = jnp.full((2, 4), 400.0), Conditioning(known=jnp.asarray(KNOWN), mask=MASK)
   out = chained(scale)(X, t, cond).x0
-  told = d.given(mixing, None)(X, t, cond).x0
+  told = d.hold_known(mixing, None)(X, t, cond).x0
   alpha, sigma = LVDM.alpha_sigma(400.0)
   # Nothing is given: the two frames are data noised to the time of the others.
   eps = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
@@ -50,9 +50,9 @@ def test_it_is_the_formula(scale):
 
 
 def test_a_scale_of_one_or_no_mask_is_none():
-  assert guidance.by_given_frames(mixing, None, process=LVDM, scale=1) is mixing
+  assert guidance.guide_by_known_frames(mixing, None, process=LVDM, scale=1) is mixing
   plain = lambda x_t, t, cond: d.Denoised(x_t)
-  wrapped = guidance.by_given_frames(plain, None, process=LVDM, scale=2.0)
+  wrapped = guidance.guide_by_known_frames(plain, None, process=LVDM, scale=2.0)
   out = wrapped(X, jnp.full((2, 4), 400.0), Conditioning())
   np.testing.assert_array_equal(out.x0, X)
 
@@ -74,7 +74,7 @@ def sampled(wrappers, sampler=ddim.ddim, frames=4):
     prediction="eps",
     conditioner=conditioner.Unconditional(),
     mask_rates={"first": 1.0},
-    perturbation=GivenFrames(),
+    perturbation=KnownFrameNoise(),
   )
   shape = (2, frames, 3, 3, 1)
   return task.sample(
@@ -92,12 +92,12 @@ def sampled(wrappers, sampler=ddim.ddim, frames=4):
 
 def test_a_task_puts_it_outside_of_given_and_in_a_rollout_it_holds():
   """The frames it noises are clean, whatever noise they are shown with."""
-  guide = functools.partial(guidance.by_given_frames, process=LVDM, scale=2.0)
+  guide = functools.partial(guidance.guide_by_known_frames, process=LVDM, scale=2.0)
   plain = sampled(())
-  out = sampled((d.given, guide))
+  out = sampled((d.hold_known, guide))
   np.testing.assert_array_equal(out[:, 0], KNOWN[:, 0])
   assert np.abs(out - plain).max() > 1e-2
-  bound = sampled((functools.partial(d.given), guide))  # as a config binds it
+  bound = sampled((functools.partial(d.hold_known), guide))  # as a config binds it
   np.testing.assert_array_equal(out, bound)
   extended = functools.partial(
     long_video.rollout,
@@ -105,6 +105,6 @@ def test_a_task_puts_it_outside_of_given_and_in_a_rollout_it_holds():
     plan=functools.partial(long_video.extend, window=4, overlap=2),
   )
   without = sampled((), extended, 6)
-  held = sampled((), functools.partial(extended, hold=guide), 6)
+  held = sampled((), functools.partial(extended, known_wrapper=guide), 6)
   np.testing.assert_array_equal(held[:, 0], KNOWN[:, 0])
   assert np.abs(held - without).max() > 1e-2

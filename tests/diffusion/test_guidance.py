@@ -53,12 +53,12 @@ def test_rescaling_keeps_the_deviation_of_the_told_estimate():
 
 def test_apg_without_damping_is_linear_and_with_it_is_orthogonal():
   linear = UNTOLD + 4.0 * (TOLD - UNTOLD)
-  out = combined(guidance.projected, 4.0, eta=1.0)
+  out = combined(guidance.adaptive_projected, 4.0, eta=1.0)
   np.testing.assert_allclose(out, linear, rtol=1e-4, atol=1e-5)
-  push = combined(guidance.projected, 4.0) - TOLD
+  push = combined(guidance.adaptive_projected, 4.0) - TOLD
   cosine = (push * TOLD).sum(AXES) / np.sqrt((push**2).sum(AXES) * (TOLD**2).sum(AXES))
   np.testing.assert_allclose(cosine, 0.0, atol=1e-6)
-  short = combined(guidance.projected, 2.0, eta=1.0, norm=0.5) - TOLD
+  short = combined(guidance.adaptive_projected, 2.0, eta=1.0, norm=0.5) - TOLD
   np.testing.assert_allclose(np.sqrt((short**2).sum(AXES)), 0.5, rtol=1e-4)
 
 
@@ -71,11 +71,11 @@ def test_zero_star_fits_the_untold_velocity():
     guidance.in_terms_of,
     process=FLOW,
     prediction="velocity",
-    combine=guidance.zero_star,
+    combine=guidance.cfg_zero_star,
   )
   out = velocity(combined(zero_star, 5.0))
   np.testing.assert_allclose(out, s * untold + 5 * (told - s * untold), atol=1e-4)
-  still = functools.partial(guidance.zero_star, still_above=0.5)
+  still = functools.partial(guidance.cfg_zero_star, zero_above=0.5)
   at_first = functools.partial(zero_star, combine=still)
   np.testing.assert_allclose(velocity(combined(at_first, 5.0)), 0.0, atol=1e-5)
 
@@ -93,7 +93,9 @@ def test_linear_guidance_is_the_same_in_all_terms(prediction):
   )
 
 
-@pytest.mark.parametrize("combine", [guidance.projected, guidance.zero_star])
+@pytest.mark.parametrize(
+  "combine", [guidance.adaptive_projected, guidance.cfg_zero_star]
+)
 def test_three_branches_are_refused_where_two_are_meant(combine):
   with pytest.raises(ValueError, match="combines two"):
     combine([X, X, X], (1.0, 1.0), X, T)

@@ -18,17 +18,21 @@ TS = times.uniform_grid(FLOW, num_steps=4)
 KEY = jax.random.key(0)
 PLANS = {
   "extend": functools.partial(long_video.extend, window=8, overlap=3),
-  "remember": functools.partial(long_video.remember, window=8, first=2, recent=3),
-  "remember_far": functools.partial(long_video.remember_far, window=8, context=5),
+  "remember": functools.partial(
+    long_video.extend_with_first, window=8, first=2, recent=3
+  ),
+  "remember_far": functools.partial(
+    long_video.extend_with_sparse_past, window=8, context=5
+  ),
   "hierarchical": functools.partial(long_video.hierarchical, window=8, stride=3),
-  "fill": functools.partial(long_video.fill, window=8, stride=3),
+  "fill": functools.partial(long_video.fill_between_keyframes, window=8, stride=3),
   "hierarchical, one gap": functools.partial(
     long_video.hierarchical, window=8, stride=7
   ),
 }
 
 
-BY_KEYS = (long_video.hierarchical, long_video.fill)
+BY_KEYS = (long_video.hierarchical, long_video.fill_between_keyframes)
 
 
 def normal(seed, shape):
@@ -125,7 +129,7 @@ def test_the_other_methods_with_one_window_are_the_base_sampler_too():
   base = euler.euler(mixing, FLOW, x, TS, None, KEY)
   for wrap in (
     functools.partial(d.windows, size=8, stride=4),
-    functools.partial(d.windows, size=8, stride=4, weights=d.uniform),
+    functools.partial(d.windows, size=8, stride=4, weights=d.uniform_weights),
   ):
     out = euler.euler(wrap(mixing, None), FLOW, x, TS, None, KEY)
     np.testing.assert_array_equal(out, base)
@@ -141,7 +145,7 @@ def test_a_rollout_is_its_windows_one_by_one(name):
 
   video = np.zeros_like(x)
   for index, known in plan(19):
-    sample = jax.jit(functools.partial(euler.euler, d.given(mixing, None), FLOW))
+    sample = jax.jit(functools.partial(euler.euler, d.hold_known(mixing, None), FLOW))
     for frames, given in zip(index, known, strict=True):
       mask = np.broadcast_to(given[None, :, None, None, None], (2, len(given), 1, 1, 1))
       place = np.broadcast_to(frames - frames[0], (2, len(frames)))
@@ -149,7 +153,9 @@ def test_a_rollout_is_its_windows_one_by_one(name):
       new = sample(np.where(mask, video[:, frames], x[:, frames]), TS, cond, KEY)
       video[:, frames] = np.where(mask, video[:, frames], new)
   np.testing.assert_allclose(out, video, atol=1e-5)
-  other = jax.jit(lambda: run(sampler=euler.euler, plan=plan, hold=d.replace))()
+  other = jax.jit(
+    lambda: run(sampler=euler.euler, plan=plan, known_wrapper=d.replace_known)
+  )()
   assert not np.allclose(out, other, atol=1e-2)
 
 
@@ -171,12 +177,12 @@ def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
   whole = run(None, KEY, plan=functools.partial(long_video.hierarchical, **size))
   keys = np.isin(np.arange(20), long_video.key_frames(20, 3))
   cond = Conditioning(known=whole, mask=masks.broadcast(keys, 2, 20))
-  plan = functools.partial(long_video.fill, **size)
+  plan = functools.partial(long_video.fill_between_keyframes, **size)
   np.testing.assert_allclose(run(cond, KEY, plan=plan), whole, atol=1e-6)
   other = run(cond.replace(known=whole + 1.0), KEY, plan=plan)
   assert np.abs(other - whole)[:, ~keys].min() > 1e-3  # they do read their ends
   with pytest.raises(ValueError, match="between two key frames"):
-    long_video.fill(20, window=8, stride=8)
+    long_video.fill_between_keyframes(20, window=8, stride=8)
 
 
 def test_replaced_frames_travel_with_their_own_noise():
@@ -194,7 +200,7 @@ def test_replaced_frames_travel_with_their_own_noise():
     return d.Denoised(0 * x_t)
 
   with jax.disable_jit():
-    ddim.ddim(d.replace(denoise, None), FLOW, x, TS, cond, KEY)
+    ddim.ddim(d.replace_known(denoise, None), FLOW, x, TS, cond, KEY)
   np.testing.assert_allclose(times_seen, TS[:-1])
 
 
@@ -203,7 +209,10 @@ def test_windows_average_by_their_weights():
   x = np.arange(10.0, dtype=np.float32).reshape(1, 10, 1, 1, 1)
   answer = lambda x_t, t, cond: d.Denoised(jnp.ones_like(x_t) * x_t[:, :1])
   t = jnp.ones((1, 10))
-  for weights, g in ((d.uniform, [1, 1, 1, 1]), (d.triangular, [1, 2, 2, 1])):
+  for weights, g in (
+    (d.uniform_weights, [1, 1, 1, 1]),
+    (d.triangular_weights, [1, 2, 2, 1]),
+  ):
     run = d.windows(answer, None, size=4, stride=3, weights=weights)
     sums, total = np.zeros(10), np.zeros(10)
     for start in (0, 3, 6):
@@ -230,7 +239,7 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
   alone = lambda x_t, t, cond: d.Denoised(jnp.tanh(x_t) + p.expand(t))
   ts = times.uniform_grid(FLOW, num_steps=8)
   matrix = schedules.fifo(ts, 21)
-  wrap = functools.partial(d.queue, size=4, length=8, look_ahead=look_ahead)
+  wrap = functools.partial(d.fifo_windows, window=4, in_flight=8, look_ahead=look_ahead)
   x = normal(6, (2, 21, 2, 2, 1))
 
   @jax.jit
@@ -246,10 +255,10 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
   count = lambda x_t, t, cond: calls.append(x_t.shape) or alone(x_t, t, cond)
   wrap(count, None)(x, jnp.ones((2, 21)), None)
   assert {shape[1] for shape in calls} == {4}
-  with pytest.raises(ValueError, match="queue of"):
+  with pytest.raises(ValueError, match="in flight do not fit"):
     wrap(alone, None)(x[:, :7], jnp.ones((2, 7)), None)
   with pytest.raises(ValueError, match="multiple of size=4"):
-    d.queue(alone, None, size=4, length=10)
+    d.fifo_windows(alone, None, window=4, in_flight=10)
 
 
 def test_bad_plans_are_refused():

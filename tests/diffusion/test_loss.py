@@ -22,7 +22,7 @@ PROCESSES = [p.Flow(), p.Cosine(), p.EDM()]
 
 def target(process, prediction, t):
   eps = jax.random.normal(KEY, SHAPE)
-  return p.mix(p.row(prediction, process, t), X0, eps)
+  return p.mix(p.coefficients(prediction, process, t), X0, eps)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -93,7 +93,7 @@ def test_min_snr_weighs_x0_alike_for_every_prediction(process):
   found = p.eps_from_x0(process, x_t, wrong, t)
   values = []
   for prediction in ("x0", "eps", "v", "velocity"):
-    out = p.mix(p.row(prediction, process, t), wrong, found)
+    out = p.mix(p.coefficients(prediction, process, t), wrong, found)
     value, _ = losses.denoising_loss(
       lambda x, t, cond, out=out: out,
       process,

@@ -23,11 +23,11 @@ T = 6
   ],
 )
 def test_masks_look_like_their_names(name, given):
-  np.testing.assert_array_equal(np.flatnonzero(masks.named(name, T)), given)
+  np.testing.assert_array_equal(np.flatnonzero(masks.from_name(name, T)), given)
 
 
 def test_random_masks_have_every_size_but_all():
-  draw = jax.vmap(lambda k: masks.random(k, T))
+  draw = jax.vmap(lambda k: masks.random_mask(k, T))
   sizes = np.asarray(draw(jax.random.split(jax.random.key(0), 3000))).sum(1)
   counts = np.bincount(sizes, minlength=T + 1)
   assert counts[T] == 0 and (counts[:T] > 100).all()
@@ -35,40 +35,40 @@ def test_random_masks_have_every_size_but_all():
 
 def test_masks_are_drawn_at_their_rates():
   rates = {"first": 0.3, "ends:2": 0.2, "random": 0.1}
-  out = jax.jit(lambda k: masks.sample(k, 4000, T, rates))(jax.random.key(1))
+  out = jax.jit(lambda k: masks.sample_masks(k, 4000, T, rates))(jax.random.key(1))
   assert out.shape == (4000, T, 1, 1, 1) and out.dtype == bool
   rows = np.asarray(out)[..., 0, 0, 0]
   share = lambda mask: (rows == np.asarray(mask)).all(1).mean()
   # A random mask may look like the others; that is rare: at most a sixth of 0.1.
-  assert abs(share(masks.first(T)) - 0.3) < 0.05
-  assert abs(share(masks.ends(T, 2)) - 0.2) < 0.05
+  assert abs(share(masks.first_mask(T)) - 0.3) < 0.05
+  assert abs(share(masks.ends_mask(T, 2)) - 0.2) < 0.05
   assert abs(share(np.zeros(T, bool)) - 0.4) < 0.06
   assert not rows.all(1).any()
 
 
 def test_certain_and_no_masks():
-  sure = masks.sample(jax.random.key(2), 64, T, {"first:2": 1.0})
+  sure = masks.sample_masks(jax.random.key(2), 64, T, {"first:2": 1.0})
   np.testing.assert_array_equal(sure[:, :, 0, 0, 0], [[1, 1, 0, 0, 0, 0]] * 64)
-  assert not masks.sample(jax.random.key(2), 64, T, {"first": 0.0}).any()
-  assert not masks.sample(jax.random.key(2), 64, T, {}).any()
+  assert not masks.sample_masks(jax.random.key(2), 64, T, {"first": 0.0}).any()
+  assert not masks.sample_masks(jax.random.key(2), 64, T, {}).any()
 
 
 @pytest.mark.parametrize("name", ["frist", "first:x", "random:2", ""])
 def test_unknown_masks_are_refused(name):
   with pytest.raises(ValueError, match="No mask is called.*ends"):
-    masks.named(name, T)
+    masks.from_name(name, T)
 
 
 @pytest.mark.parametrize("name", ["first:6", "first:0", "ends:3", "every:1", "last:7"])
 def test_masks_must_leave_something_to_generate_and_something_given(name):
   with pytest.raises(ValueError, match="leaves nothing"):
-    masks.named(name, T)
+    masks.from_name(name, T)
 
 
 def test_wrong_rates_are_refused():
   for rates in ({"first": 0.6, "ends": 0.5}, {"first": -0.1}):
     with pytest.raises(ValueError, match="sum to <= 1"):
-      masks.sample(jax.random.key(0), 2, T, rates)
+      masks.sample_masks(jax.random.key(0), 2, T, rates)
 
 
 def test_masks_are_given_in_any_shape():

@@ -28,7 +28,7 @@ def correlation(fn, shape=SHAPE, key=KEY):
 
 def test_shared_noise_correlates_by_its_fraction():
   wanted = np.where(np.eye(12), 1.0, 0.3)
-  out = correlation(functools.partial(noise.shared, fraction=0.3))
+  out = correlation(functools.partial(noise.mixed, fraction=0.3))
   np.testing.assert_allclose(out, wanted, atol=0.04)
 
 
@@ -58,13 +58,13 @@ def test_free_noise_repeats_the_first_window_shuffled(num_frames):
 @pytest.mark.parametrize("sizes", [(4, 6, 8), (5, 7, 9), (21, 3, 2)])
 def test_the_filter_is_real_for_odd_sizes_and_splits_the_noise(sizes):
   x = np.random.default_rng(0).standard_normal((1, *sizes, 2)).astype(np.float32)
-  gain = noise.butterworth(sizes, 0.25, 4)
+  gain = noise.butterworth_gain(sizes, 0.25, 4)
   out = np.fft.ifftn(
     np.fft.fftn(x, axes=(1, 2, 3)) * gain[None, ..., None], axes=(1, 2, 3)
   )
   assert np.abs(out.imag).max() < 1e-12 * np.abs(out.real).max() + 1e-15
-  np.testing.assert_allclose(noise.low_pass(x, gain), out.real, atol=1e-5)
-  np.testing.assert_allclose(noise.low_pass(x, np.ones(sizes)), x, atol=1e-5)
+  np.testing.assert_allclose(noise.apply_filter(x, gain), out.real, atol=1e-5)
+  np.testing.assert_allclose(noise.apply_filter(x, np.ones(sizes)), x, atol=1e-5)
   assert gain.flat[0] == 1.0 and gain.max() == 1.0 and gain.min() < 1e-2
   # The published filter, on shifted axes 2 i / n - 1, is right for even sizes alone.
   grids = np.meshgrid(*(2 * np.arange(n) / n - 1 for n in sizes), indexing="ij")
@@ -87,11 +87,13 @@ def test_free_init_starts_again_from_low_frequencies():
   args = (None, process, eps, ts, None, KEY)
   noise.free_init(*args, sampler=sampler, iterations=3)
   np.testing.assert_array_equal(starts[0], eps)
-  gain = noise.butterworth(shape[1:4], 0.25, 4)
+  gain = noise.butterworth_gain(shape[1:4], 0.25, 4)
   alpha, sigma = process.alpha_sigma(jnp.full((1, 1), 1000.0))
-  low = noise.low_pass(alpha * 50.0 + eps, gain)
+  low = noise.apply_filter(alpha * 50.0 + eps, gain)
   for start in starts[1:]:
-    np.testing.assert_allclose(noise.low_pass(start - low, gain == 1.0), 0, atol=1e-4)
+    np.testing.assert_allclose(
+      noise.apply_filter(start - low, gain == 1.0), 0, atol=1e-4
+    )
     high = start - low
     assert 0.8 < high.std() < 1.05
   assert np.abs(starts[1] - starts[2]).max() > 0.1  # new noise each time
@@ -104,7 +106,7 @@ def test_free_init_starts_again_from_low_frequencies():
 
 def test_wrong_numbers_are_refused():
   with pytest.raises(ValueError, match="between 0 and 1"):
-    noise.shared(KEY, SHAPE, fraction=1.5)
+    noise.mixed(KEY, SHAPE, fraction=1.5)
   with pytest.raises(ValueError, match="between 0 and 1"):
     noise.progressive(KEY, SHAPE, correlation=-0.1)
   with pytest.raises(ValueError, match="1 to window=4"):

@@ -10,7 +10,7 @@ import pytest
 from vdm_jax.conditioners import conditioner
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import long_video, loss, process, times
-from vdm_jax.diffusion.perturbation import GivenFrames, Picture
+from vdm_jax.diffusion.perturbation import ImageAugmentation, KnownFrameNoise
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.tasks import latent_diffusion
 
@@ -24,7 +24,7 @@ def known(size, value=1.0):
 
 
 def test_a_clip_is_noised_to_the_level_that_is_told():
-  out = GivenFrames().train(LVDM, jax.random.key(0), known(512))
+  out = KnownFrameNoise().train(LVDM, jax.random.key(0), known(512))
   level = np.asarray(out.vectors["augmentation"])
   assert level.min() >= 0 and level.max() < 250
   assert abs(level.mean() - 124.5) < 10 and len(set(level)) > 150
@@ -39,8 +39,8 @@ def test_a_clip_is_noised_to_the_level_that_is_told():
 
 
 def test_a_level_that_was_not_trained_is_refused():
-  with pytest.raises(ValueError, match="sampling=250 is no level"):
-    GivenFrames(sampling=250)
+  with pytest.raises(ValueError, match="sampling_level=250 is no level"):
+    KnownFrameNoise(sampling_level=250)
 
 
 class Spy:
@@ -62,7 +62,7 @@ def task(network):
     prediction="eps",
     conditioner=conditioner.Unconditional(),
     mask_rates={"first": 1.0},
-    perturbation=GivenFrames(),
+    perturbation=KnownFrameNoise(),
   )
 
 
@@ -125,7 +125,7 @@ def test_windows_of_a_long_video_are_shown_their_past_with_noise():
 def test_noise_without_given_frames_is_refused():
   fields = dict(network=None, process=LVDM, prediction="eps", conditioner=None)
   with pytest.raises(ValueError, match="mask_rates"):
-    latent_diffusion.LatentDiffusion(**fields, perturbation=GivenFrames())
+    latent_diffusion.LatentDiffusion(**fields, perturbation=KnownFrameNoise())
 
 
 @pytest.mark.parametrize("measure, wanted", [(loss.squared, 9.0), (loss.absolute, 3.0)])
@@ -154,7 +154,7 @@ def deviations(cond):
 
 
 def test_a_picture_is_noised_by_the_deviation_that_is_told():
-  out = Picture().train(LVDM, jax.random.key(0), beside(512))
+  out = ImageAugmentation().train(LVDM, jax.random.key(0), beside(512))
   level = np.asarray(out.vectors["augmentation"])
   np.testing.assert_allclose(np.log(level).mean(), -3.0, atol=0.1)
   np.testing.assert_allclose(np.log(level).std(), 0.5, atol=0.06)
@@ -163,17 +163,19 @@ def test_a_picture_is_noised_by_the_deviation_that_is_told():
 
 
 def test_a_sample_has_the_noise_that_it_is_told():
-  out = Picture().sample(LVDM, jax.random.key(0), beside(16))
+  out = ImageAugmentation().sample(LVDM, jax.random.key(0), beside(16))
   np.testing.assert_allclose(deviations(out), 0.02, rtol=0.2)
   clean = beside(16).replace(vectors={"augmentation": jnp.zeros(16)})
-  out = Picture().sample(LVDM, jax.random.key(0), clean)
+  out = ImageAugmentation().sample(LVDM, jax.random.key(0), clean)
   np.testing.assert_array_equal(out.channels["image"], 1.0)
 
 
 def test_a_picture_or_a_number_that_is_missing_is_named():
   for group in ("channels", "vectors"):
     with pytest.raises(KeyError, match=r"needs channels\['image'\].*\[\]"):
-      Picture().train(LVDM, jax.random.key(0), beside(2).replace(**{group: {}}))
+      ImageAugmentation().train(
+        LVDM, jax.random.key(0), beside(2).replace(**{group: {}})
+      )
 
 
 def test_the_task_noises_its_picture_in_training_and_in_sampling():
@@ -195,7 +197,7 @@ def test_the_task_noises_its_picture_in_training_and_in_sampling():
     process=LVDM,
     prediction="eps",
     conditioner=conditioner.All(signals),
-    perturbation=Picture(),
+    perturbation=ImageAugmentation(),
   )
   task.loss({}, batch, jax.random.key(0))
   ts = times.leading_grid(LVDM, num_steps=2, offset=1)

@@ -107,7 +107,7 @@ def test_edm_is_the_preconditioning_of_its_paper():
   x_t, out = np.random.default_rng(0).standard_normal((2, 1, 4, 2, 2, 1))
   c_skip = sd**2 / (sigma**2 + sd**2)
   c_out = sigma * sd / jnp.sqrt(sigma**2 + sd**2)
-  x0 = p.solve(process, "edm", x_t, out, sigma)
+  x0 = p.x0_from_output(process, "edm", x_t, out, sigma)
   wanted = p.mix((c_skip, c_out), x_t, out)
   np.testing.assert_allclose(x0, wanted, rtol=1e-5, atol=1e-6)
 
@@ -117,7 +117,7 @@ def test_v_on_edm_is_what_svd_predicts():
   process = p.EDM(t_max=700.0, sigma_data=1.0)
   x_t, out = np.random.default_rng(1).standard_normal((2, 1, 4, 2, 2, 1))
   c_skip, c_out = 1 / (sigma**2 + 1), -sigma / jnp.sqrt(sigma**2 + 1)
-  x0 = p.solve(process, "v", x_t, out, sigma)
+  x0 = p.x0_from_output(process, "v", x_t, out, sigma)
   wanted = p.mix((c_skip, c_out), x_t, out)
   np.testing.assert_allclose(x0, wanted, rtol=1e-5, atol=1e-6)
 
@@ -125,15 +125,15 @@ def test_v_on_edm_is_what_svd_predicts():
 def test_velocity_on_flow_is_noise_minus_data():
   t = jnp.array([[0.0, 0.3, 1.0]])
   np.testing.assert_array_equal(
-    jnp.stack(p.row("velocity", p.Flow(), t))[:, 0], [[-1, -1, -1], [1, 1, 1]]
+    jnp.stack(p.coefficients("velocity", p.Flow(), t))[:, 0], [[-1, -1, -1], [1, 1, 1]]
   )
 
 
 def test_wrong_predictions_are_refused():
   with pytest.raises(ValueError, match="'noise'; expected one of"):
-    p.row("noise", p.Flow(), jnp.zeros((1, 1)))
+    p.coefficients("noise", p.Flow(), jnp.zeros((1, 1)))
   with pytest.raises(ValueError, match="sigma_data"):
-    p.check("edm", p.Flow())
+    p.check_prediction("edm", p.Flow())
 
 
 def test_every_frame_has_its_own_time():
@@ -141,8 +141,8 @@ def test_every_frame_has_its_own_time():
   process = p.DDPM()
   x_t, out = np.random.default_rng(2).standard_normal((2, 1, 3, 2, 2, 1))
   t = jnp.array([[0.0, 120.5, 1000.0]])
-  together = p.solve(process, "v", x_t, out, t)
+  together = p.x0_from_output(process, "v", x_t, out, t)
   for i in range(3):
     cut = slice(i, i + 1)
-    alone = p.solve(process, "v", x_t[:, cut], out[:, cut], t[:, cut])
+    alone = p.x0_from_output(process, "v", x_t[:, cut], out[:, cut], t[:, cut])
     np.testing.assert_allclose(together[:, cut], alone, rtol=1e-6)

@@ -12,7 +12,7 @@ MATRICES = {
   "autoregressive": schedules.autoregressive(GRID, T),
   "blocks": schedules.autoregressive(GRID, T, block=2),
   "pyramid": schedules.pyramid(GRID, T, lag=2),
-  "given": schedules.given(schedules.full(GRID, T), np.arange(T) < 2),
+  "given": schedules.hold_known(schedules.full(GRID, T), np.arange(T) < 2),
 }
 
 
@@ -79,4 +79,4 @@ def test_wrong_sizes_are_refused():
   with pytest.raises(ValueError, match="at least one step"):
     schedules.full(GRID[:1], T)
   with pytest.raises(ValueError, match="differ in frames"):
-    schedules.given(MATRICES["full"], np.zeros(4, bool))
+    schedules.hold_known(MATRICES["full"], np.zeros(4, bool))

@@ -61,7 +61,7 @@ def steps(process, meta, z):
 
   @jax.jit
   def step(ts):
-    key = loop.Recorded(z["in_ddim_noise"][None])
+    key = loop.RecordedNoise(z["in_ddim_noise"][None])
     x_prev = ddim.ddim(denoise, process, z["in_x"], ts, told, key, eta=1.0)
     x0 = denoise(z["in_x"], jnp.full(z["in_x"].shape[:2], ts[0]), told).x0
     return x_prev, x0
@@ -82,7 +82,7 @@ def tables(process):
     "ddim_timesteps": t[0] - 1,
     "ddim_scale_arr": process.signal(t[0]),
     "ddim_scale_arr_prev": process.signal(s[0]),
-    "ddim_sigmas": np.sqrt(variance.of_ddim(process, t, s))[0],
+    "ddim_sigmas": np.sqrt(variance.ddim_variance(process, t, s))[0],
     "ddim_alphas": alpha(t[0]),
     "ddim_alphas_prev": alpha(s[0]),
     "alphas_cumprod": alpha(k[:1000]),
@@ -123,13 +123,13 @@ def test_another_scale_and_another_variance_are_seen(
 def test_ancestral_steps_keep_the_marginals_of_the_scaled_process():
   """alpha_t = ratio alpha_s and sigma_t^2 = var + (ratio sigma_s)^2, all the way."""
   t, s = jnp.array([[2.0, 150.0, 400.0, 401.0, 999.0]]), jnp.array([[1.0, 40, 1, 2, 9]])
-  ratio, var = variance.forward(PROCESS, t, s)
+  ratio, var = variance.forward_step(PROCESS, t, s)
   (alpha, sigma), (alpha_s, sigma_s) = (PROCESS.alpha_sigma(x) for x in (t, s))
   np.testing.assert_allclose(ratio * alpha_s, alpha, rtol=1e-5)
   np.testing.assert_allclose(var + (ratio * sigma_s) ** 2, sigma**2, rtol=1e-5)
-  assert (variance.of_ddim(PROCESS, t, s) < sigma_s**2).all()
+  assert (variance.ddim_variance(PROCESS, t, s) < sigma_s**2).all()
   assert (
-    variance.posterior_variance(PROCESS, t, s) > variance.of_ddim(PROCESS, t, s)
+    variance.posterior_variance(PROCESS, t, s) > variance.ddim_variance(PROCESS, t, s)
   ).all()
 
 

@@ -18,7 +18,7 @@ from vdm_jax.layers import embeddings
 
 PROCESS = p.EDM(t_max=700.0, sigma_data=1.0)
 FRAMES = 14
-RISING = functools.partial(guidance.over_frames, start=1.0, stop=2.5)
+RISING = functools.partial(guidance.linear_over_frames, start=1.0, stop=2.5)
 ROW = "SVD, preconditioning and Euler"
 
 
@@ -50,8 +50,8 @@ def scaling(process, prediction, sigma):
   one = jnp.ones((1, len(sigma), 1, 1, 1))
   zero = jnp.zeros_like(one)
   scaled, noise = process.network_inputs(one, t)
-  skip = p.solve(process, prediction, one, zero, t)
-  out = p.solve(process, prediction, zero, one, t)
+  skip = p.x0_from_output(process, prediction, one, zero, t)
+  out = p.x0_from_output(process, prediction, zero, one, t)
   flat = lambda x: np.asarray(x).ravel()
   names = ("out_c_skip", "out_c_out", "out_c_in", "out_c_noise")
   return dict(zip(names, map(flat, (skip, out, scaled, noise)), strict=True))
@@ -104,7 +104,7 @@ def ours(z):
     **scaling(PROCESS, "v", z["in_sigma"]),
     "out_sigmas": times.karras_grid(PROCESS, num_steps=25),
     "out_guider_scale": RISING(t),
-    "out_triangle_scale": guidance.up_and_down(t, ends=1.0, middle=2.5),
+    "out_triangle_scale": guidance.triangle_over_frames(t, ends=1.0, middle=2.5),
     "out_guided": guided(RISING, z),
     "out_denoised": denoised(PROCESS, "v", z),
     "out_euler": paths(PROCESS, "v", RISING, z),
@@ -124,7 +124,7 @@ def test_every_recorded_array_is_the_originals(recorded, record_property):
 
 def test_other_settings_are_seen(recorded, record_property):
   half = p.EDM(t_max=700.0, sigma_data=0.5)
-  flat = functools.partial(guidance.over_frames, start=2.5, stop=2.5)
+  flat = functools.partial(guidance.linear_over_frames, start=2.5, stop=2.5)
   shifted = embeddings.sinusoid(recorded["in_ids"], 256, shift=1)
   other = {
     # v does not know sigma_data; the scale of the input does, and all of "edm".
@@ -144,7 +144,7 @@ def test_other_settings_are_seen(recorded, record_property):
 
 
 def test_a_triangle_of_an_odd_clip_has_its_peak_in_the_middle_frame():
-  scale = guidance.up_and_down(jnp.ones((2, 5)), ends=1.0, middle=3.0)
+  scale = guidance.triangle_over_frames(jnp.ones((2, 5)), ends=1.0, middle=3.0)
   np.testing.assert_allclose(scale, [[1.0, 2.0, 3.0, 2.0, 1.0]] * 2)
 
 

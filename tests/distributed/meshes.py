@@ -30,14 +30,19 @@ def look(axes, dcn):
   size = 8 // count
   rows = [part * size + i for part in parts for i in range(size)]
   local = {**whole, "x": whole["x"][rows]}
-  put = sharding.put(local, mesh, rules)
-  got = sharding.fetch(put), sharding.fetch(sharding.spread(whole, mesh, rules))
-  wrong = sharding.fetch(sharding.put({"x": local["x"] + 100 * rows[0]}, mesh, rules))
+  put = sharding.put_batch(local, mesh, rules)
+  got = (
+    sharding.fetch(put),
+    sharding.fetch(sharding.put_whole_batch(whole, mesh, rules)),
+  )
+  wrong = sharding.fetch(
+    sharding.put_batch({"x": local["x"] + 100 * rows[0]}, mesh, rules)
+  )
   to = jax.NamedSharding(mesh, jax.P(tuple(mesh.axis_names)))
-  placed = [sharding.place(whole["x"], to), jax.numpy.asarray(whole["x"])]
-  placed.append(sharding.place(placed[1], to))  # from one device of each process
-  placed.append(sharding.place(placed[0], sharding.replicated(mesh)))
-  agree = distributed.agreement(mesh)
+  placed = [sharding.device_put(whole["x"], to), jax.numpy.asarray(whole["x"])]
+  placed.append(sharding.device_put(placed[1], to))  # from one device of each process
+  placed.append(sharding.device_put(placed[0], sharding.replicated(mesh)))
+  agree = distributed.agree_on_max(mesh)
   said = [agree(0), agree(15 * jax.process_index())]
   equal = lambda tree: all(np.array_equal(tree[k], whole[k]) for k in tree)
   return {

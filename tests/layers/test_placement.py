@@ -30,12 +30,12 @@ def mesh(**axes):
 def test_an_axis_takes_the_mesh_axes_that_are_left_and_divide_it(
   axes, shape, names, want
 ):
-  with sharding.use(mesh(**axes), RULES):
+  with sharding.use_mesh(mesh(**axes), RULES):
     assert placement.split(shape, names) == want
 
 
 def test_no_device_gets_less_than_the_least():
-  with sharding.use(mesh(data=2), RULES):
+  with sharding.use_mesh(mesh(data=2), RULES):
     found = lambda rows: placement.split((1, rows), (FRAMES, "height"), (1, 4))[1]
     assert found(8) == ("data",) and found(6) == ()
     assert placement.parts(4, FRAMES) == 2 and placement.parts(3, FRAMES) == 1
@@ -43,7 +43,7 @@ def test_no_device_gets_less_than_the_least():
 
 def test_an_array_lies_as_it_was_placed_and_keeps_its_values():
   x = jnp.arange(24.0).reshape(4, 6)
-  with sharding.use(mesh(data=2), RULES):
+  with sharding.use_mesh(mesh(data=2), RULES):
     y = jax.jit(lambda x: placement.place(x, ("batch", None)))(x)
   assert y.addressable_shards[0].data.shape == (2, 6)
   np.testing.assert_array_equal(x, y)
@@ -53,5 +53,5 @@ def test_without_a_mesh_or_rules_nothing_happens():
   x = jnp.ones((4, 6))
   assert placement.place(x, ("batch", None)) is x
   assert placement.split((4,), ("batch",)) is None and placement.parts(4, "batch") == 1
-  with sharding.use(mesh(data=2), ()):
+  with sharding.use_mesh(mesh(data=2), ()):
     assert placement.place(x, ("batch", None)) is x

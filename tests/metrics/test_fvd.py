@@ -26,7 +26,7 @@ def params(found):
 
 @pytest.fixture(scope="module")
 def features():
-  return jax.jit(i3d.features)
+  return jax.jit(i3d.last_feature_map)
 
 
 def close(got, want, tolerance=1e-4):
@@ -107,10 +107,10 @@ def test_the_row_says_how_it_was_measured(monkeypatch):
   draw = lambda n, mean: np.clip(
     rng.normal(mean, 2.0, (n, 1, 1, 1, 3)).repeat(4, 1), 0, 255
   ).astype(np.uint8)
-  evidence = score.Evidence(
-    samples=score.Clips(videos=draw(500, 140)),
-    real=score.Clips(videos=draw(500, 100)),
-    train=score.Clips(videos=draw(700, 100)),
+  evidence = score.EvaluationData(
+    samples=score.LabelledVideos(videos=draw(500, 140)),
+    real=score.LabelledVideos(videos=draw(500, 100)),
+    train=score.LabelledVideos(videos=draw(700, 100)),
   )
   (row,) = fvd.rows(evidence, file="i3d.npz")
   np.testing.assert_allclose(row.samples.value, 3 * 40**2, rtol=0.02)

@@ -44,13 +44,15 @@ def walk(changes):
 def test_a_seam_is_found_where_windows_meet():
   changes = np.ones(11)
   changes[[3, 5, 7, 9]] = 3  # windows of 4 frames, 2 of them new after the first
-  np.testing.assert_allclose(temporal.seam(walk(changes), window=4, overlap=2), 3.0)
+  np.testing.assert_allclose(
+    temporal.seam_ratio(walk(changes), window=4, overlap=2), 3.0
+  )
   # Other windows do not end there: a control.
-  assert temporal.seam(walk(changes), window=3, overlap=1) < 0.7
-  even = temporal.seam(walk(np.ones(11)), window=4, overlap=2)
+  assert temporal.seam_ratio(walk(changes), window=3, overlap=1) < 0.7
+  even = temporal.seam_ratio(walk(np.ones(11)), window=4, overlap=2)
   np.testing.assert_allclose(even, 1.0)
   with pytest.raises(ValueError, match="no seam"):
-    temporal.seam(walk(np.ones(3)), window=4, overlap=2)
+    temporal.seam_ratio(walk(np.ones(3)), window=4, overlap=2)
 
 
 def test_drift_is_the_change_of_the_mean():

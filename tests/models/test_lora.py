@@ -107,7 +107,7 @@ def test_of_a_convolution_the_second_has_one_pixel():
 @pytest.mark.parametrize("trainable", ["^lora/", "lora/"])
 def test_training_leaves_the_base_bit_for_bit(params, trainable):
   """Of two LoRAs the outer alone, or both."""
-  trained, frozen = state_lib.split(params, trainable)
+  trained, frozen = state_lib.split_trainable(params, trainable)
   tx = optax.adam(1e-2)
 
   @jax.jit
@@ -143,13 +143,13 @@ def test_a_task_trains_it_on_a_mesh_as_any_network():
   rules = (("batch", "data"), ("heads", "tensor"))
   spec = {"latents": jax.ShapeDtypeStruct(X.shape, X.dtype)}
   k_init, k_steps = jax.random.split(jax.random.key(0))
-  state, shardings = state_lib.create(
+  state, shardings = state_lib.create_state(
     task, tx, spec, k_init, mesh, rules, trainable="^lora/", init_from=shaken
   )
   assert list(state.params) == ["lora"] and list(state.frozen) == ["base"]
   up = at(shardings.params["lora"], QKV)["up"]
   assert up.spec == jax.sharding.PartitionSpec(None, None, "tensor")
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     step = jax.jit(step_lib.make_step(task.loss, tx, 0.9))
     after, metrics = step(state, {"latents": X}, k_steps)
   assert metrics["grad_norm"] > 0 and not after.skipped

@@ -12,10 +12,10 @@ from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import euler, heun
 from vdm_jax.oracle import gaussian, measure, mixture
 
-OU = functools.partial(gaussian.ou, correlation=0.8, variance=0.7)
-SCENE = functools.partial(gaussian.shared, variance=0.3)
+OU = functools.partial(gaussian.ornstein_uhlenbeck, correlation=0.8, variance=0.7)
+SCENE = functools.partial(gaussian.constant, variance=0.3)
 WORLD = gaussian.GaussianVideo(
-  functools.partial(gaussian.total, kernels=(OU, SCENE)), mean=0.4
+  functools.partial(gaussian.kernel_sum, kernels=(OU, SCENE)), mean=0.4
 )
 OTHER = gaussian.GaussianVideo(functools.partial(gaussian.rbf, length=2.0), mean=-1.0)
 MIXTURE = mixture.GaussianMixture((WORLD, OTHER), (0.3, 0.7))
@@ -163,7 +163,7 @@ def test_the_bayes_loss_is_what_the_best_denoiser_leaves(prediction):
   x_t = p.mix(process.alpha_sigma(t), x0, eps)
   x0_hat = WORLD.denoiser(process)(x_t, jnp.broadcast_to(t, (400, 5)), None).x0
   eps_hat = p.eps_from_x0(process, x_t, x0_hat, t)
-  row = p.row(prediction, process, t)
+  row = p.coefficients(prediction, process, t)
   error = (p.mix(row, x0, eps) - p.mix(row, x0_hat, eps_hat)) ** 2
   error = np.moveaxis(np.asarray(error), 1, 0).reshape(5, -1)
   bayes = WORLD.bayes_loss(process, prediction, t)[0]
@@ -179,7 +179,9 @@ def test_the_flow_map_composes_and_carries_the_distribution():
   np.testing.assert_allclose(
     WORLD.flow(process, WORLD.flow(process, x, 0.8, 0.4), 0.4, 0.1), there, rtol=1e-9
   )
-  jacobian, mean = measure.push(lambda x, key: WORLD.flow(process, x, 0.8, 0.1), 5)
+  jacobian, mean = measure.affine_map(
+    lambda x, key: WORLD.flow(process, x, 0.8, 0.1), 5
+  )
   before = 0.2**2 * WORLD.covariance(5) + 0.8**2 * np.eye(5)
   after = 0.9**2 * WORLD.covariance(5) + 0.1**2 * np.eye(5)
   np.testing.assert_allclose(jacobian @ before @ jacobian.T, after, atol=1e-9)
@@ -199,7 +201,7 @@ def test_solvers_come_to_the_flow_map_at_their_order(sampler, order):
     out = sampler(denoise, process, x, ts, None, jax.random.key(0))
     return jnp.abs(out - wanted).max()
 
-  slope = measure.order([float(error(n)) for n in steps], steps)
+  slope = measure.convergence_order([float(error(n)) for n in steps], steps)
   np.testing.assert_allclose(slope, order, atol=0.1)
 
 

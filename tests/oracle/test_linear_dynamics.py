@@ -9,9 +9,9 @@ from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import process as p
 from vdm_jax.oracle import linear_dynamics as ld
 
-TURN = ld.rotation(0.6, 0.95)
+TURN = ld.damped_rotation(0.6, 0.95)
 NEW = np.array([[0.1, 0.02], [0.02, 0.05]])
-WORLD = ld.LinearDynamics(TURN, NEW, ld.stationary(TURN, NEW))
+WORLD = ld.LinearDynamics(TURN, NEW, ld.stationary_covariance(TURN, NEW))
 SHAPE = (3, 6, 2, 1, 1)
 # EDM's own 80 would drown these videos.
 PROCESSES = [p.Flow(), p.EDM(t_max=3.0)]
@@ -88,7 +88,7 @@ def test_samples_have_the_covariance_and_it_lasts():
   for k in range(6):
     np.testing.assert_allclose(cov[k, :, k], WORLD.initial, rtol=1e-9)
   with pytest.raises(ValueError, match="grow for ever"):
-    ld.stationary(ld.rotation(0.1, 1.0), NEW)
+    ld.stationary_covariance(ld.damped_rotation(0.1, 1.0), NEW)
 
 
 def test_what_is_given_is_continued_by_the_dynamics():

@@ -12,13 +12,13 @@ from vdm_jax.diffusion.samplers import ancestral, ddim, dpm_solver, euler, heun,
 from vdm_jax.oracle import gaussian, measure
 
 FLOW = p.Flow()
-MOTION = functools.partial(gaussian.ou, correlation=0.9)
+MOTION = functools.partial(gaussian.ornstein_uhlenbeck, correlation=0.9)
 WORLD = gaussian.GaussianVideo(MOTION)
 PARTS = (
   functools.partial(MOTION, variance=0.7),
-  functools.partial(gaussian.shared, variance=0.3),
+  functools.partial(gaussian.constant, variance=0.3),
 )
-SCENE = gaussian.GaussianVideo(functools.partial(gaussian.total, kernels=PARTS))
+SCENE = gaussian.GaussianVideo(functools.partial(gaussian.kernel_sum, kernels=PARTS))
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +29,13 @@ def double():
 
 def test_wasserstein_has_its_closed_forms():
   a, b = np.diag([4.0, 9.0]), np.diag([1.0, 1.0])
-  np.testing.assert_allclose(measure.wasserstein(a, b), (1 + 4) / 2)
-  np.testing.assert_allclose(measure.wasserstein(a, a, 0.0, 2.0), 4.0, atol=1e-9)
+  np.testing.assert_allclose(measure.gaussian_wasserstein(a, b), (1 + 4) / 2)
+  np.testing.assert_allclose(
+    measure.gaussian_wasserstein(a, a, 0.0, 2.0), 4.0, atol=1e-9
+  )
   turn = np.array([[0.6, -0.8], [0.8, 0.6]])
   np.testing.assert_allclose(
-    measure.wasserstein(turn @ a @ turn.T, turn @ b @ turn.T), 2.5
+    measure.gaussian_wasserstein(turn @ a @ turn.T, turn @ b @ turn.T), 2.5
   )
 
 
@@ -42,12 +44,14 @@ def test_seams_motion_and_memory_are_read_from_the_covariance():
   cut = truth.copy()
   cut[:4, 4:] = cut[4:, :4] = 0.0
   jump = 1 / (1 - 0.9)  # 2 against 2 (1 - rho)
-  np.testing.assert_allclose(measure.seam(cut, truth, [4]), jump)
-  np.testing.assert_allclose(measure.seam(cut, truth, [2]), 1.0)
-  np.testing.assert_allclose(measure.motion(cut, truth), (6 + jump) / 7)
+  np.testing.assert_allclose(measure.seam_ratio(cut, truth, [4]), jump)
+  np.testing.assert_allclose(measure.seam_ratio(cut, truth, [2]), 1.0)
+  np.testing.assert_allclose(measure.motion_ratio(cut, truth), (6 + jump) / 7)
   np.testing.assert_allclose(measure.end_correlation(truth), 0.9**7)
-  assert measure.end_correlation(cut) == 0.0 and measure.variance(cut) == 1.0
-  np.testing.assert_allclose(measure.order([1.0, 0.25, 1 / 16], [8, 16, 32]), 2.0)
+  assert measure.end_correlation(cut) == 0.0 and measure.mean_variance(cut) == 1.0
+  np.testing.assert_allclose(
+    measure.convergence_order([1.0, 0.25, 1 / 16], [8, 16, 32]), 2.0
+  )
 
 
 def run(sampler, process, ts, world=WORLD):
@@ -58,9 +62,9 @@ def run(sampler, process, ts, world=WORLD):
 def distance(denoise, ts, num_frames):
   """(W2^2 / T, motion) of Euler on the scene."""
   run = jax.jit(lambda x, key: euler.euler(denoise, FLOW, x, ts, None, key))
-  cov = measure.covariance(measure.push(run, num_frames)[0])
+  cov = measure.covariance(measure.affine_map(run, num_frames)[0])
   truth = np.asarray(SCENE.covariance(num_frames))
-  return measure.wasserstein(cov, truth), measure.motion(cov, truth)
+  return measure.gaussian_wasserstein(cov, truth), measure.motion_ratio(cov, truth)
 
 
 def test_eulers_error_is_known_to_three_digits():
@@ -103,17 +107,17 @@ def test_samplers_that_draw_noise_are_pushed_through_too(sampler, num_steps):
   for n in (num_steps // 2, num_steps):
     ts = times.karras_grid(process, num_steps=n)
     scaled = lambda x, key, ts=ts: run(sampler, process, ts, world)(80.0 * x, key)
-    jacobian, mean = measure.push(scaled, 8, num_steps=n)
+    jacobian, mean = measure.affine_map(scaled, 8, num_steps=n)
     assert jacobian.shape == (8, 8 * (n + 1))
     cov = measure.covariance(jacobian)
-    left[n] = measure.wasserstein(cov, world.covariance(8), mean, 0.5)
+    left[n] = measure.gaussian_wasserstein(cov, world.covariance(8), mean, 0.5)
   assert left[num_steps] < 0.6 * left[num_steps // 2] < 0.02, left
 
 
 def test_a_sampler_that_wants_noise_is_refused_where_none_is_recorded():
   ts = times.uniform_grid(FLOW, num_steps=4)
   with pytest.raises(ValueError, match="recorded noise is None"):
-    measure.push(run(ancestral.ancestral, FLOW, ts), 4)
+    measure.affine_map(run(ancestral.ancestral, FLOW, ts), 4)
 
 
 def test_good_solvers_beat_euler_at_the_same_cost():
@@ -126,6 +130,6 @@ def test_good_solvers_beat_euler_at_the_same_cost():
     ("unipc", unipc.unipc, 32),
   ):
     ts = times.uniform_grid(FLOW, num_steps=n)
-    cov = measure.covariance(measure.push(run(sampler, FLOW, ts), 32)[0])
-    left[name] = measure.wasserstein(cov, WORLD.covariance(32))
+    cov = measure.covariance(measure.affine_map(run(sampler, FLOW, ts), 32)[0])
+    left[name] = measure.gaussian_wasserstein(cov, WORLD.covariance(32))
   assert max(left["heun"], left["dpm_solver"], left["unipc"]) < 0.2 * left["euler"]

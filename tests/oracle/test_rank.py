@@ -90,9 +90,9 @@ def test_a_causal_denoiser_is_right_only_frame_by_frame(parts):
   ts = times.uniform_grid(p.Flow(), num_steps=32)
   world, out = parts["worlds"]["motion and a scene"], []
   for lag in (0, 8, 32):
-    method = rank.Method(
+    method = rank.LongVideoMethod(
       sampler=euler.euler,
-      denoiser=rank.causal,
+      denoiser=rank.causal_denoiser,
       schedule=lambda grid, n, lag=lag: schedules.pyramid(grid, n, lag=lag),
     )
     row, _ = rank.score(method, world, p.Flow(), ts, 32)
@@ -109,7 +109,7 @@ def test_a_method_that_is_wrong_is_found_out(parts):
   )
   ts = times.uniform_grid(p.Flow(), num_steps=16)
   args = parts["worlds"]["motion alone"], p.Flow(), ts, 16
-  wrong, _ = rank.score(rank.Method(sampler=loud), *args)
-  right, cov = rank.score(rank.Method(sampler=euler.euler), *args)
+  wrong, _ = rank.score(rank.LongVideoMethod(sampler=loud), *args)
+  right, cov = rank.score(rank.LongVideoMethod(sampler=euler.euler), *args)
   assert wrong["distance"] > 10 * right["distance"] and cov.shape == (16, 16)
   assert not jax.config.jax_enable_x64

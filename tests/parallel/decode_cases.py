@@ -52,7 +52,7 @@ def run(case, axes):
   mesh = meshes.mesh(axes)
   x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
   args = jax.device_put((parameters(autoencoder), x), sharding.replicated(mesh))
-  with sharding.use(mesh, meshes.RULES):
+  with sharding.use_mesh(mesh, meshes.RULES):
     program = jax.jit(getattr(autoencoder, what)).lower(*args).compile()
     return jax.device_get(program(*args)), program
 

@@ -82,7 +82,7 @@ def run(workdir, axes):
     ts=functools.partial(times.uniform_grid, num_steps=3),
     batch_size=BATCH,
   )
-  distributed.wait("sampled")  # as between the stages of a config
+  distributed.barrier("sampled")  # as between the stages of a config
   evaluate.run(
     stage("evaluate"),
     real=source,
@@ -113,6 +113,6 @@ if __name__ == "__main__":
   if sys.argv[3:]:
     coordinator, count, number = sys.argv[3:]
     distributed.initialize(coordinator, int(count), int(number))
-  with distributed.together():
+  with distributed.exit_together():
     found = run(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))
   print(json.dumps(found))

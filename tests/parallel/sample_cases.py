@@ -56,8 +56,8 @@ def sample(axes, seed=1):
     jax.eval_shape(lambda: DECODER.init(jax.random.key(0), frame))
   )
   decoder = jax.device_put(meshes.randomised(decoder), sharding.replicated(mesh))
-  with sharding.use(mesh, meshes.RULES):
-    rows = sharding.put(batch, mesh, meshes.RULES)
+  with sharding.use_mesh(mesh, meshes.RULES):
+    rows = sharding.put_batch(batch, mesh, meshes.RULES)
     made = jax.jit(functools.partial(draw, task))(
       params, decoder, rows, jax.random.key(seed)
     )

@@ -133,7 +133,7 @@ def train(case, fields, axes):
   """({part: what came of it}, the program), see PARTS."""
   told, mesh, batch = task(case, **fields), meshes.mesh(axes), case.batch()
   spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-  like = state_lib.abstract(told, TX, spec, mesh, meshes.RULES)
+  like = state_lib.abstract_state(told, TX, spec, mesh, meshes.RULES)
   lies = jax.tree.map(lambda x: x.sharding, like)
   params = meshes.randomised(like.params)
   start = lambda x: np.zeros(x.shape, x.dtype)
@@ -142,8 +142,8 @@ def train(case, fields, axes):
   one = step_lib.make_step(
     told.loss, TX, 0.9, accumulate=case.accumulate, shardings=lies
   )
-  run = step_lib.compiled(one, lies, mesh, meshes.RULES)
-  batch, key = sharding.put(batch, mesh, meshes.RULES), jax.random.key(1)
+  run = step_lib.compile_step(one, lies, mesh, meshes.RULES)
+  batch, key = sharding.put_batch(batch, mesh, meshes.RULES), jax.random.key(1)
   program = run.lower(state, batch, key).compile()
   losses, norms, gradient = [], [], None
   for _ in range(STEPS):

@@ -70,8 +70,8 @@ def run(axes, seed=1):
     meshes.randomised(sharding.unbox(boxed)),
     sharding.shard_tree(boxed, mesh, meshes.RULES),
   )
-  with sharding.use(mesh, meshes.RULES):
-    rows = sharding.put(batch(), mesh, meshes.RULES)
+  with sharding.use_mesh(mesh, meshes.RULES):
+    rows = sharding.put_batch(batch(), mesh, meshes.RULES)
     made = jax.jit(work)(params, rows, jax.random.key(seed))
   return jax.device_get(made)
 

@@ -26,9 +26,9 @@ def cfg():
 @pytest.fixture(scope="module")
 def reader():
   train, _ = moving_digits.split_digits()
-  made = moving_digits.flights(np.random.default_rng(0), train, 2000, CLIPS)
-  video = moving_digits.draw(made["digit"], made["position"], CLIPS.canvas)
-  return digits.Reader(video, made["label"])
+  made = moving_digits.sample_flights(np.random.default_rng(0), train, 2000, CLIPS)
+  video = moving_digits.render(made["digit"], made["position"], CLIPS.canvas)
+  return digits.DigitReader(video, made["label"])
 
 
 def shapes(tree):
@@ -90,8 +90,8 @@ def test_the_autoencoders_keep_where_a_digit_is(cfg, name, off_path, off_line):
   if name == "stacked":
     params = {"outer": params, "inner": native.packaged("moving_digits", "tokens")}
   _, test = moving_digits.split_digits()
-  made = moving_digits.flights(np.random.default_rng(1), test, 50, CLIPS)
-  video = moving_digits.draw(made["digit"], made["position"], CLIPS.canvas)
+  made = moving_digits.sample_flights(np.random.default_rng(1), test, 50, CLIPS)
+  video = moving_digits.render(made["digit"], made["position"], CLIPS.canvas)
 
   @jax.jit
   def rebuild(params, video):
@@ -101,6 +101,8 @@ def test_the_autoencoders_keep_where_a_digit_is(cfg, name, off_path, off_line):
     )
 
   again = np.asarray(rebuild(params, video))
-  off = np.linalg.norm(digits.centres(again) - digits.centres(video), axis=-1)
+  off = np.linalg.norm(
+    digits.centres_of_mass(again) - digits.centres_of_mass(video), axis=-1
+  )
   assert np.median(off) < off_path
   assert np.median(digits.motion_error(again)) < off_line  # real clips: 0.027

@@ -44,18 +44,18 @@ def test_real_clips_have_the_labels_of_the_samples():
   labels = np.tile(np.arange(3), 4)
   source = sources.ArraySource({"video": np.arange(12), "label": labels})
   wanted = np.array([2, 2, 0, 2, 1])
-  clips = score.Clips(videos=np.zeros(5), labels=wanted)
+  clips = score.LabelledVideos(videos=np.zeros(5), labels=wanted)
   got = evaluate.like(clips, source, np.random.default_rng(0))
   assert got.labels.tolist() == wanted.tolist()
   assert len(set(got.videos.tolist())) == 5  # no clip twice while there are others
-  clips = score.Clips(videos=np.zeros(1), labels=np.array([7]))
+  clips = score.LabelledVideos(videos=np.zeros(1), labels=np.array([7]))
   with pytest.raises(ValueError, match="class 7, of which the real clips hold none"):
     evaluate.like(clips, source, np.random.default_rng(0))
 
 
 def test_unlabelled_real_clips_are_drawn_without_repetition():
   source = sources.ArraySource({"video": np.arange(6)})
-  clips = score.Clips(videos=np.zeros(6))
+  clips = score.LabelledVideos(videos=np.zeros(6))
   got = evaluate.like(clips, source, np.random.default_rng(0))
   assert sorted(got.videos.tolist()) == list(range(6)) and got.labels is None
 

@@ -74,8 +74,8 @@ def test_both_calls_of_a_step_have_a_ratio(tmp_path):
   at = GRID(TASK.process)
   length = 2.0 + np.array([at[i + k] for i in range(6) for k in range(2)])
   np.testing.assert_allclose(ratios, [1.0, *(length[1:] / length[:-1])], rtol=1e-5)
-  plan = functools.partial(caching.magnitude, ratios=ratios, threshold=0.07)
-  denoise = d.chain(TASK.denoiser(WEIGHTS, None), (), None)
+  plan = functools.partial(caching.mag_cache, ratios=ratios, threshold=0.07)
+  denoise = d.apply_wrappers(TASK.denoiser(WEIGHTS, None), (), None)
   cached = d.cached(denoise, None, plan=plan)
   _, modes = cached.planned(at, 2)
   skipped = [i for i, step in enumerate(modes) if any(mode.reuse for mode in step)]

@@ -44,9 +44,12 @@ def _leaves(tree):
 def test_the_table_has_every_plan_and_its_price(tmp_path):
   judge = lambda made, plain, labels, mask: {"labels": len(labels), "list": [1, 2]}
   ranges = {"spatial 2": dict(spatial=2), "none": dict()}
-  plans = {k: functools.partial(caching.broadcast, **v) for k, v in ranges.items()}
+  plans = {
+    k: functools.partial(caching.pyramid_attention_broadcast, **v)
+    for k, v in ranges.items()
+  }
   plans["MagCache"] = functools.partial(
-    caching.magnitude, ratios=[1.0], threshold=0.1, retain=0.0
+    caching.mag_cache, ratios=[1.0], threshold=0.1, retain=0.0
   )
   trade_off.run(
     job.Job(tmp_path, "trade_off", 0, sharding.make_mesh(dict(data=-1)), (), {}),

@@ -30,14 +30,14 @@ class Linear:
     shapes = {"encoder": (12, 2 * self.latent_channels)}
     shapes |= {"decoder": (self.latent_channels, 12)}
     params = {k: noise(i, *s).reshape(s) / 3 for i, (k, s) in enumerate(shapes.items())}
-    return {**params, "latents": base.identity(self.latent_channels)}
+    return {**params, "latents": base.identity_statistics(self.latent_channels)}
 
   def encode(self, params, video):
     x = rearrange(video, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2)
     return base.Moments(*jnp.split(x @ params["encoder"], 2, axis=-1))
 
   def latents(self, params, moments, key):
-    return base.normalize(params["latents"], base.sample(moments, key))
+    return base.normalize(params["latents"], base.sample_moments(moments, key))
 
   def decode(self, params, latents):
     x = base.denormalize(params["latents"], latents) @ params["decoder"]
@@ -83,7 +83,7 @@ def test_psnr_rises_and_the_latents_get_measured():
   tx = optax.partition(
     {"generator": optax.adamw(4e-3, b2=0.95), "frozen": optax.set_to_zero()},
     lambda params: jax.tree_util.tree_map_with_path(
-      lambda path, _: autoencoding.player(
+      lambda path, _: autoencoding.param_group(
         jax.tree_util.keystr(path, simple=True, separator="/")
       ),
       params,
@@ -227,7 +227,7 @@ def test_perceptual_networks_are_frozen():
   ],
 )
 def test_every_parameter_has_a_player(path, name):
-  assert autoencoding.player(path) == name
+  assert autoencoding.param_group(path) == name
 
 
 def test_frames_are_drawn_without_repetition_and_in_order():

@@ -171,7 +171,7 @@ def sampled():
     sample = functools.partial(
       EXACT.sample, params, batch, shape, key, sampler=ddim.ddim, ts=ts
     )
-    mask = masks.ends(T)
+    mask = masks.ends_mask(T)
     return sample(), sample(wrappers=(guide,), known=known, mask=mask)
 
   return *run(params, KEY), known

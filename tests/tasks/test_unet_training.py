@@ -82,7 +82,9 @@ SYSTEMS = {
     ),
     prediction="v",
     trainable="temporal",
-    rest=dict(perturbation=perturbation.Picture(mean=-2.0, std=1.0, signal="low")),
+    rest=dict(
+      perturbation=perturbation.ImageAugmentation(mean=-2.0, std=1.0, signal="low")
+    ),
   ),
   "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),
   "lvdm, text": System(architectures.lvdm_text(num_heads=2, **TINY), TEXT),
@@ -90,7 +92,7 @@ SYSTEMS = {
     architectures.lvdm_long(num_heads=2, **TINY),
     rest=dict(
       mask_rates={"first": 0.5, "ends": 0.4},
-      perturbation=perturbation.GivenFrames(),
+      perturbation=perturbation.KnownFrameNoise(),
       measure=loss.absolute,
     ),
   ),
@@ -229,7 +231,7 @@ def trained(request, tmp_path_factory):
   )
   params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
   tx = optax.adam(system.learning_rate)
-  first, frozen = state_lib.split(params, system.trainable)
+  first, frozen = state_lib.split_trainable(params, system.trainable)
   zero = jnp.zeros((), jnp.int32)
   before = state_lib.State(
     step=zero,

@@ -43,7 +43,7 @@ def test_more_inputs_come_last_and_start_at_zero(learnt):
 
 
 def test_they_may_stand_below_a_name(learnt):
-  out = inflate.inflate({"base": params(), "lora": {}}, folder="x", into="base")
+  out = inflate.inflate({"base": params(), "lora": {}}, folder="x", prefix="base")
   np.testing.assert_array_equal(out["base"]["conv"]["kernel"], 1.0)
 
 

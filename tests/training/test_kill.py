@@ -56,13 +56,13 @@ def kill(workdir, rng, kind):
   Returns whether a save was torn.
   """
   folder = workdir / "checkpoints"
-  done, torn = set(checkpoint.steps(folder)), partial(folder)
+  done, torn = set(checkpoint.saved_steps(folder)), partial(folder)
   process = start(workdir)
   try:
     if kind == "start":
       time.sleep(rng.uniform(0.2, 1.2))
     elif kind == "step":
-      wait_for(lambda: set(checkpoint.steps(folder)) - done, process)
+      wait_for(lambda: set(checkpoint.saved_steps(folder)) - done, process)
       time.sleep(rng.uniform(0.0, 0.1))
     else:
       wait_for(lambda: partial(folder) - torn, process)
@@ -111,8 +111,8 @@ def test_a_signal_from_outside_ends_it_cleanly(tmp_path, number, code):
   process = start(tmp_path, steps=1_000_000)
   try:
     folder = tmp_path / "checkpoints"
-    wait_for(lambda: checkpoint.steps(folder), process)
-    before = checkpoint.steps(folder)[-1]
+    wait_for(lambda: checkpoint.saved_steps(folder), process)
+    before = checkpoint.saved_steps(folder)[-1]
     sent = time.monotonic()
     process.send_signal(number)
     out, _ = process.communicate(timeout=PATIENCE)
@@ -123,5 +123,5 @@ def test_a_signal_from_outside_ends_it_cleanly(tmp_path, number, code):
   assert "Traceback" not in out
   stopped = int(re.search(r"after step (\d+); saved step \1;", out).group(1))
   assert stopped >= before
-  assert checkpoint.steps(folder)[-1] == stopped
+  assert checkpoint.saved_steps(folder)[-1] == stopped
   assert took < 30

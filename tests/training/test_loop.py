@@ -127,9 +127,9 @@ def test_a_signal_ends_the_run_within_a_step_with_a_checkpoint(
       signal.raise_signal(number)
 
   with pytest.raises(SystemExit) as stopped:
-    fit(30, tmp_path, hooks=[loop.Every(1, strike)])
+    fit(30, tmp_path, hooks=[loop.PeriodicHook(1, strike)])
   assert stopped.value.code == code
-  assert checkpoint.steps(tmp_path)[-1] == 13
+  assert checkpoint.saved_steps(tmp_path)[-1] == 13
   assert "after step 13; saved step 13; the same command" in capsys.readouterr().err
   assert signal.getsignal(number) is before
   assert bits(fit(30, tmp_path)) == whole
@@ -150,7 +150,7 @@ def test_processes_end_after_the_same_step(whole, tmp_path, number, code, in_fli
   with pytest.raises(SystemExit) as stopped:
     fit(30, tmp_path, agree=agree, in_flight=in_flight)
   assert stopped.value.code == code
-  assert checkpoint.steps(tmp_path)[-1] == 13 + in_flight
+  assert checkpoint.saved_steps(tmp_path)[-1] == 13 + in_flight
   assert set(told) == {0}
   assert bits(fit(30, tmp_path)) == whole
 
@@ -160,7 +160,7 @@ def test_one_process_does_not_end_alone(whole):
   told = []
   agree = lambda number: told.append(number) or 0
   strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
-  state = fit(30, agree=agree, hooks=[loop.Every(1, strike)])
+  state = fit(30, agree=agree, hooks=[loop.PeriodicHook(1, strike)])
   assert bits(state) == whole
   assert told == [0] * 13 + [signal.SIGTERM] * 17
 
@@ -174,8 +174,8 @@ def test_a_second_ctrl_c_aborts_at_once(tmp_path):
       signal.raise_signal(signal.SIGINT)
 
   with pytest.raises(KeyboardInterrupt):
-    fit(30, tmp_path, hooks=[loop.Every(1, strike)])
-  assert checkpoint.steps(tmp_path) == [10]
+    fit(30, tmp_path, hooks=[loop.PeriodicHook(1, strike)])
+  assert checkpoint.saved_steps(tmp_path) == [10]
   assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -201,7 +201,7 @@ def test_a_hopeless_run_stops_and_says_why(tmp_path):
     fit(60, tmp_path, Batches(poison), max_skipped=5)
   assert "not finite for 6 steps in a row, up to step 19 (limit 5)" in str(error.value)
   assert "Lower the learning rate" in str(error.value)
-  assert checkpoint.steps(tmp_path) == [10]
+  assert checkpoint.saved_steps(tmp_path) == [10]
   restored = checkpoint.Checkpointer(tmp_path).restore_latest(create())
   assert np.isfinite(restored.state.params["kernel"]).all()
 
@@ -265,7 +265,7 @@ def test_a_step_is_sent_while_the_one_before_still_runs(waits):
 def test_hooks_run_every_nth_step_with_the_state_of_that_step():
   seen = []
   note = lambda n, state: seen.append((n, int(state.step)))
-  fit(10, hooks=[loop.Every(4, note), loop.Every(5, note)])
+  fit(10, hooks=[loop.PeriodicHook(4, note), loop.PeriodicHook(5, note)])
   assert seen == [(4, 4), (5, 5), (8, 8), (10, 10)]
 
 
@@ -320,5 +320,5 @@ def test_a_stopped_run_is_not_finished(tmp_path):
   calls = []
   strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
   with pytest.raises(SystemExit):
-    fit(30, tmp_path, hooks=[loop.Every(1, strike)], finish=calls.append)
+    fit(30, tmp_path, hooks=[loop.PeriodicHook(1, strike)], finish=calls.append)
   assert not calls

@@ -73,7 +73,7 @@ def test_decay_spares_biases_norms_stacked_ones_and_latents():
     "block": {"kernel": jnp.ones((2, 2)), "scale": jnp.ones((6, 2)), "b": jnp.ones(2)},
     "latents": {"shift": jnp.ones((1, 4)), "scale": jnp.ones(4)},
   }
-  assert optimizer.decays(params) == {
+  assert optimizer.weight_decay_mask(params) == {
     "block": {"kernel": True, "scale": False, "b": False},
     "latents": {"shift": False, "scale": False},
   }

@@ -34,7 +34,9 @@ class Task:
 
 def create(tx, trainable=".*", devices=1):
   mesh = sharding.make_mesh({"data": -1}, jax.devices()[:devices])
-  state, shardings = state_lib.create(Task(), tx, SPEC, KEY, mesh, RULES, trainable)
+  state, shardings = state_lib.create_state(
+    Task(), tx, SPEC, KEY, mesh, RULES, trainable
+  )
   return state, shardings
 
 
@@ -170,12 +172,12 @@ def test_a_metric_that_is_no_scalar_is_refused():
 def test_a_compiled_step_donates_the_state():
   tx = optimizer.adamw(learning_rate=0.05)
   mesh = sharding.make_mesh({"data": -1})
-  state, shardings = state_lib.create(Task(), tx, SPEC, KEY, mesh, RULES)
+  state, shardings = state_lib.create_state(Task(), tx, SPEC, KEY, mesh, RULES)
   step = step_lib.make_step(Task().loss, tx, 0.9, shardings=shardings)
-  step = step_lib.compiled(step, shardings, mesh, RULES)
+  step = step_lib.compile_step(step, shardings, mesh, RULES)
   old = state
   for _ in range(3):
-    state, _ = step(state, sharding.put(BATCH, mesh, RULES), KEY)
+    state, _ = step(state, sharding.put_batch(BATCH, mesh, RULES), KEY)
   assert all(x.is_deleted() for x in jax.tree.leaves((old.params, old.opt_state[1])))
   same = jax.tree.map(lambda x, s: x.sharding == s, state, shardings)
   assert jax.tree.all(same)
@@ -199,14 +201,14 @@ def on_two_devices():
   """(compiled step, its state, mesh)."""
   tx = optimizer.adamw(learning_rate=0.05)
   mesh = sharding.make_mesh({"data": -1})
-  state, shardings = state_lib.create(Task(), tx, SPEC, KEY, mesh, RULES)
+  state, shardings = state_lib.create_state(Task(), tx, SPEC, KEY, mesh, RULES)
   step = step_lib.make_step(Task().loss, tx, 0.9, shardings=shardings)
-  return step_lib.compiled(step, shardings, mesh, RULES), state, mesh
+  return step_lib.compile_step(step, shardings, mesh, RULES), state, mesh
 
 
 def test_each_shape_of_a_batch_is_compiled_once(compilations):
   step, state, mesh = on_two_devices()
-  put = lambda rows: sharding.put({"x": BATCH["x"][:rows]}, mesh, RULES)
+  put = lambda rows: sharding.put_batch({"x": BATCH["x"][:rows]}, mesh, RULES)
   batches = {rows: put(rows) for rows in (8, 4)}
   counts = []
   for rows in (8, 8, 4, 8, 4, 8):
@@ -218,7 +220,7 @@ def test_each_shape_of_a_batch_is_compiled_once(compilations):
 
 def test_a_lowered_step_is_the_step_that_runs():
   step, state, mesh = on_two_devices()
-  batch = sharding.put(BATCH, mesh, RULES)
+  batch = sharding.put_batch(BATCH, mesh, RULES)
   abstract = lambda tree: jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
   )
@@ -234,6 +236,6 @@ def test_compiler_options_reach_the_compiler():
   mesh = sharding.make_mesh({"data": -1})
   everywhere = sharding.replicated(mesh)
   options = {"xla_no_such_option": True}
-  run = step_lib.compiled(step, everywhere, mesh, RULES, options)
+  run = step_lib.compile_step(step, everywhere, mesh, RULES, options)
   with pytest.raises(Exception, match="xla_no_such_option"):
     run(jax.device_put(jnp.zeros(2), everywhere), {}, KEY)

@@ -62,17 +62,17 @@ def main(workdir, steps):
   args = task, tx, loader.spec()
 
   checkpointer = checkpoint.Checkpointer(workdir / "checkpoints")
-  like = state_lib.abstract(*args, mesh, RULES)
+  like = state_lib.abstract_state(*args, mesh, RULES)
   shardings = jax.tree.map(lambda x: x.sharding, like)
   restored = checkpointer.restore_latest(like)
   if restored is None:
     start = 0
-    state, shardings = state_lib.create(*args, k_init, mesh, RULES)
+    state, shardings = state_lib.create_state(*args, k_init, mesh, RULES)
   else:
     state, key, start = restored.state, restored.key, restored.step
     loader.set_state(restored.data)
   step = step_lib.make_step(task.loss, tx, 0.99, shardings=shardings)
-  step = step_lib.compiled(step, shardings, mesh, RULES)
+  step = step_lib.compile_step(step, shardings, mesh, RULES)
   with log.Logger(workdir, step=start) as logger:
     state = loop.fit(
       step,
@@ -80,7 +80,7 @@ def main(workdir, steps):
       loader,
       key,
       steps=steps,
-      put=lambda batch: sharding.put(batch, mesh, RULES),
+      put=lambda batch: sharding.put_batch(batch, mesh, RULES),
       checkpointer=checkpointer,
       save_every=10,
       logger=logger,

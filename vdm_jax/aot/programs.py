@@ -53,15 +53,15 @@ def train(cfg, mesh):
   stage = cfg[trains(cfg)]
   task, tx = config.build(stage.task), config.build(stage.optimizer)
   rows = batch.spec(cfg, stage.loader, stage.task)
-  sharding.check_parts(rows, stage.accumulate, mesh, cfg.rules)
+  sharding.check_accumulation(rows, stage.accumulate, mesh, cfg.rules)
   rows = _placed(rows, mesh, cfg.rules)
-  state = state_lib.abstract(task, tx, rows, mesh, cfg.rules, stage.trainable)
+  state = state_lib.abstract_state(task, tx, rows, mesh, cfg.rules, stage.trainable)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_step(
     task.loss, tx, stage.ema_decay, accumulate=stage.accumulate, shardings=shardings
   )
   key, shards = _key(mesh), sharding.data_shard(mesh, cfg.rules)[1]
-  run = step_lib.compiled(
+  run = step_lib.compile_step(
     step, shardings, mesh, cfg.rules, compiler_options=_options(cfg, mesh)
   )
   whole = state_lib.merge(state.params, state.frozen)
@@ -140,7 +140,7 @@ def _called(jitted, args, mesh, rules, names, rows):
   """The LoweredProgram of a jitted function whose first arguments have these names."""
 
   def lower():
-    with sharding.use(mesh, rules):
+    with sharding.use_mesh(mesh, rules):
       return jitted.lower(*args)
 
   count = lambda: flops.of(jitted, *args)
@@ -185,7 +185,7 @@ def _kept(task, params, rows, key, mesh, rules):
   def pull(params, rows, key):
     return jax.vjp(lambda p: task.loss(p, rows, key)[0], params)[1]
 
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     kept = jax.tree.leaves(jax.eval_shape(pull, params, _with_step(rows), key))
   own = {x.shape for x in jax.tree.leaves(params)}
   size = sum(x.size * x.dtype.itemsize for x in kept if x.shape not in own)
@@ -216,7 +216,7 @@ def _replicated(tree, mesh):
 
 
 def _placed(spec, mesh, rules):
-  """A batch's spec with its rows spread as `sharding.put` spreads them."""
+  """A batch's spec with its rows spread as `sharding.put_batch` spreads them."""
   axes = sharding.batch_axes(mesh, rules)
   parts = math.prod(mesh.shape[a] for a in axes)
   for name, x in spec.items():

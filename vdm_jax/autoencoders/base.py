@@ -43,7 +43,7 @@ class Autoencoder(Protocol):
     """`params` with the shift and scale of an iterable of moments."""
 
 
-def sample(moments, key):
+def sample_moments(moments, key):
   """Raw latents [B, t, h, w, c] from the posterior; its mean if key is None."""
   if key is None:
     return moments.mean
@@ -62,7 +62,7 @@ def clip_logvar(logvar):
   return jnp.clip(logvar, *LOGVAR_RANGE)
 
 
-def check(video, channels, sizes, what="stride"):
+def check_video(video, channels, sizes, what="stride"):
   """Raises a ValueError unless `video` is [B, T, H, W, channels] in these multiples.
 
   Args:
@@ -91,7 +91,7 @@ def check_latents(latents, channels):
     )
 
 
-def identity(channels):
+def identity_statistics(channels):
   """The statistics of latents that nobody has measured yet."""
   return {"shift": jnp.zeros(channels), "scale": jnp.ones(channels)}
 
@@ -108,7 +108,7 @@ def denormalize(stats, z):
   return z * stats["scale"] + stats["shift"]
 
 
-def measure(moments):
+def measure_statistics(moments):
   """{"shift": [c], "scale": [c]} of an iterable of Moments, in closed form.
 
   The variance of a sample is the variance of the means plus the mean of the variances.

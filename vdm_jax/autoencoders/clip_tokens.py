@@ -81,8 +81,8 @@ class ClipTokens:
     """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
     self._check(video)
     clip = jnp.zeros((1, *self.window, self.pixel_channels))
-    params = Network(self).init(key, clip)["params"]
-    return {**params, "latents": base.identity(self.latent_channels)}
+    params = ClipTokensNetwork(self).init(key, clip)["params"]
+    return {**params, "latents": base.identity_statistics(self.latent_channels)}
 
   def encode(self, params, video):
     """Moments of the raw latents, [B, tokens, H / h, W / w, latent_channels]."""
@@ -90,14 +90,14 @@ class ClipTokens:
     t, h, w = self.window
     split = "b (n t) (y h) (x w) c -> (b n y x) t h w c"
     windows = rearrange(video, split, t=t, h=h, w=w)
-    mean, logvar = self._apply(params, windows, Network.encode)
+    mean, logvar = self._apply(params, windows, ClipTokensNetwork.encode)
     sizes = dict(y=video.shape[2] // h, x=video.shape[3] // w, n=video.shape[1] // t)
     back = lambda z: rearrange(z, "(b n y x) k c -> b (n k) y x c", **sizes)
     return base.Moments(back(mean), back(logvar))
 
   def latents(self, params, moments, key):
     """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample(moments, key))
+    return base.normalize(params["latents"], base.sample_moments(moments, key))
 
   def decode(self, params, latents):
     """[B, tokens, y, x, latent_channels] of unit variance -> video, float32."""
@@ -110,35 +110,37 @@ class ClipTokens:
       )
     z = base.denormalize(params["latents"], latents)
     windows = rearrange(z, "b (n k) y x c -> (b n y x) k c", k=k)
-    video = self._apply(params, windows, Network.decode)
+    video = self._apply(params, windows, ClipTokensNetwork.decode)
     sizes = dict(y=latents.shape[2], x=latents.shape[3], n=latents.shape[1] // k)
     join = "(b n y x) t h w c -> b (n t) (y h) (x w) c"
     return rearrange(video, join, **sizes)
 
   def measure(self, params, moments):
     """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure(moments)}
+    return {**params, "latents": base.measure_statistics(moments)}
 
   def _apply(self, params, x, method):
     variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
     rows = (("batch", "frames"), *(None,) * (x.ndim - 1))
-    return Network(self).apply(variables, placement.place(x, rows), method=method)
+    return ClipTokensNetwork(self).apply(
+      variables, placement.place(x, rows), method=method
+    )
 
   def _check(self, video):
-    base.check(video, self.pixel_channels, self.window, "window")
+    base.check_video(video, self.pixel_channels, self.window, "window")
 
 
-class Network(nn.Module):
+class ClipTokensNetwork(nn.Module):
   """Encoder and decoder of single windows [N, T, H, W, C]."""
 
   config: ClipTokens
 
   def setup(self):
     c = self.config
-    self.encoder = Coder(c, c.depths[0], c.num_tokens, 2 * c.latent_channels)
+    self.encoder = TokenTransformer(c, c.depths[0], c.num_tokens, 2 * c.latent_channels)
     size = c.patch[0] * c.patch[1] * c.patch[2] * c.pixel_channels
     num_patches = (c.window[0] // c.patch[0]) * self._rows * (c.window[2] // c.patch[2])
-    self.decoder = Coder(c, c.depths[1], num_patches, size)
+    self.decoder = TokenTransformer(c, c.depths[1], num_patches, size)
 
   @property
   def _rows(self):
@@ -160,7 +162,7 @@ class Network(nn.Module):
     return patches.unpatchify(x, self.config.patch, self._rows)
 
 
-class Coder(nn.Module):
+class TokenTransformer(nn.Module):
   """A transformer that asks: [N, L, C] -> [N, num_outputs, features] float32.
 
   Its outputs are further tokens, which begin as learnt constants; all tokens attend
@@ -188,13 +190,13 @@ class Coder(nn.Module):
     asked = jnp.broadcast_to(asked, (x.shape[0], *asked.shape))
     x = jnp.concatenate([asked, x], axis=1)
     for i in range(self.depth):
-      x = Block(c, name=f"block_{i}")(x)
-    x = normalised(x[:, : self.num_outputs])
+      x = PreNormBlock(c, name=f"block_{i}")(x)
+    x = layer_norm(x[:, : self.num_outputs])
     last = Linear(self.features, ("embed", None), **dtypes, name="last")
     return last(x).astype(jnp.float32)
 
 
-class Block(nn.Module):
+class PreNormBlock(nn.Module):
   """A transformer block, normalised before each branch."""
 
   config: ClipTokens
@@ -203,13 +205,13 @@ class Block(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    x = x + Attention(c.num_heads, **dtypes, name="attention")(normalised(x))
+    x = x + Attention(c.num_heads, **dtypes, name="attention")(layer_norm(x))
     hidden = int(c.width * c.mlp_ratio)
-    h = Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(normalised(x))
+    h = Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(layer_norm(x))
     h = jax.nn.gelu(h)
     return x + Linear(c.width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)
 
 
-def normalised(x):
+def layer_norm(x):
   """Layer norm in float32, in the dtype of x."""
   return norms.layer_norm(x).astype(x.dtype)

@@ -112,7 +112,7 @@ class KLImage:
         f"activation={self.activation!r} is unknown; there are {list(ACTIVATIONS)}."
       )
     if self.tile is not None:
-      tiling.check(self.tile, self.overlap)
+      tiling.check_tile(self.tile, self.overlap)
     if self.force_upcast and jnp.dtype(self.dtype) == jnp.float16:
       object.__setattr__(self, "dtype", jnp.float32)
 
@@ -126,41 +126,41 @@ class KLImage:
     """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
     self._check(video)
     frame = jnp.zeros((1, *self.stride[1:], self.pixel_channels))
-    params = Network(self).init(key, frame)["params"]
-    return {**params, "latents": base.identity(self.latent_channels)}
+    params = KLImageNetwork(self).init(key, frame)["params"]
+    return {**params, "latents": base.identity_statistics(self.latent_channels)}
 
   def encode(self, params, video):
     """Moments of the raw latents, [B, T, H / s, W / s, latent_channels] float32."""
     self._check(video)
-    moments = self._map_frames(params, video, Network.encode, self.stride[1], 1)
+    moments = self._map_frames(params, video, KLImageNetwork.encode, self.stride[1], 1)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return base.Moments(mean, base.clip_logvar(logvar))
 
   def latents(self, params, moments, key):
     """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample(moments, key))
+    return base.normalize(params["latents"], base.sample_moments(moments, key))
 
   def decode(self, params, latents):
     """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
     base.check_latents(latents, self.latent_channels)
     z = base.denormalize(params["latents"], latents)
-    return self._map_frames(params, z, Network.decode, 1, self.stride[1])
+    return self._map_frames(params, z, KLImageNetwork.decode, 1, self.stride[1])
 
   def measure(self, params, moments):
     """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure(moments)}
+    return {**params, "latents": base.measure_statistics(moments)}
 
   def _map_frames(self, params, x, method, before, after):
     """Frames through `method`; of `before` pixels of a side it makes `after`."""
     variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
 
     def run(variables, frames):
-      run = lambda x: Network(self).apply(variables, x, method=method)
+      run = lambda x: KLImageNetwork(self).apply(variables, x, method=method)
       if self.tile:
         sides = self.tile * before, self.tile * after
         whole = lambda tile: placement.place(tile, WHOLE)
         one = lambda tile: whole(run(whole(tile)))
-        return tiling.tiled(one, frames, sides=sides, overlap=self.overlap)
+        return tiling.map_tiles(one, frames, sides=sides, overlap_share=self.overlap)
       return run(frames)
 
     def chunked(size, variables, frames):
@@ -177,7 +177,7 @@ class KLImage:
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
   def _check(self, video):
-    base.check(video, self.pixel_channels, self.stride)
+    base.check_video(video, self.pixel_channels, self.stride)
 
 
 def _in_chunks(run, frames, size):
@@ -198,7 +198,7 @@ def _in_chunks(run, frames, size):
   return rearrange(jnp.concatenate(parts, axis=1), "d n h w c -> (d n) h w c")
 
 
-class Network(nn.Module):
+class KLImageNetwork(nn.Module):
   """Encoder and decoder on single frames [N, H, W, C]."""
 
   config: KLImage
@@ -209,7 +209,9 @@ class Network(nn.Module):
     self.encoder = Encoder(c)
     if c.quant_conv:
       features = 2 * c.latent_channels
-      self.quant_conv = Conv(features, (1, 1), bias_init=narrow_posterior, **dtypes)
+      self.quant_conv = Conv(
+        features, (1, 1), bias_init=narrow_posterior_bias, **dtypes
+      )
     if c.post_quant_conv:
       self.post_quant_conv = Conv(c.latent_channels, (1, 1), **dtypes)
     self.decoder = Decoder(c)
@@ -233,7 +235,7 @@ class Network(nn.Module):
     return rearrange(x, "n h w (p q c) -> n (h p) (w q) c", p=p, q=p)
 
 
-def narrow_posterior(key, shape, dtype):
+def narrow_posterior_bias(key, shape, dtype):
   """The bias of [mean, logvar]: 0 and INITIAL_LOGVAR."""
   del key
   mean, logvar = jnp.split(jnp.zeros(shape, dtype), 2)
@@ -257,7 +259,7 @@ class Encoder(nn.Module):
       x = Level(c, features, c.layers_per_block, down, name=f"down_blocks_{i}")(x)
     x = Middle(c, name="mid_block")(x)
     x = nn.silu(GroupNorm(c.groups, **dtypes, name="conv_norm_out")(x))
-    bias = nn.initializers.zeros if c.quant_conv else narrow_posterior
+    bias = nn.initializers.zeros if c.quant_conv else narrow_posterior_bias
     last = Conv(2 * c.latent_channels, bias_init=bias, **dtypes, name="conv_out")
     return last(x)
 

@@ -96,14 +96,16 @@ class KLTemporal:
 
   def init(self, key, video):
     """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
-    base.check(video, self.pixel_channels, self.stride)
+    base.check_video(video, self.pixel_channels, self.stride)
     k_encoder, k_decoder = jax.random.split(key)
-    network = kl_image.Network(self.images)
+    network = kl_image.KLImageNetwork(self.images)
     frame = jnp.zeros((1, *self.stride[1:], self.pixel_channels))
-    encoder = network.init(k_encoder, frame, method=kl_image.Network.encode)["params"]
+    encoder = network.init(k_encoder, frame, method=kl_image.KLImageNetwork.encode)[
+      "params"
+    ]
     latents = jnp.zeros((1, 1, 1, 1, self.latent_channels))
-    decoder = Network(self).init(k_decoder, latents)["params"]
-    statistics = base.identity(self.latent_channels)
+    decoder = TemporalDecoderNetwork(self).init(k_decoder, latents)["params"]
+    statistics = base.identity_statistics(self.latent_channels)
     return {**encoder, **decoder, "latents": statistics}
 
   def encode(self, params, video):
@@ -112,13 +114,13 @@ class KLTemporal:
 
   def latents(self, params, moments, key):
     """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample(moments, key))
+    return base.normalize(params["latents"], base.sample_moments(moments, key))
 
   def decode(self, params, latents):
     """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
     base.check_latents(latents, self.latent_channels)
     z = base.denormalize(params["latents"], latents)
-    run = lambda z: Network(self).apply({"params": params}, z)
+    run = lambda z: TemporalDecoderNetwork(self).apply({"params": params}, z)
     size, frames = self.decode_chunk or z.shape[1], z.shape[1]
     if size >= frames:
       return run(z)
@@ -130,10 +132,10 @@ class KLTemporal:
 
   def measure(self, params, moments):
     """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure(moments)}
+    return {**params, "latents": base.measure_statistics(moments)}
 
 
-class Network(nn.Module):
+class TemporalDecoderNetwork(nn.Module):
   """The decoder and what stands before it, on [B, T, h, w, latent_channels]."""
 
   config: KLTemporal
@@ -145,12 +147,12 @@ class Network(nn.Module):
       dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
       conv = Conv(c.latent_channels, (1, 1), **dtypes, name="post_quant_conv")
       z = per_frame(conv, z)
-    x = Decoder(c, name="decoder")(z)
+    x = TemporalDecoder(c, name="decoder")(z)
     p = c.patch
     return rearrange(x, "b t h w (p q c) -> b t (h p) (w q) c", p=p, q=p)
 
 
-class Decoder(nn.Module):
+class TemporalDecoder(nn.Module):
   """[B, T, h, w, latent_channels] -> [B, T, H, W, output_channels patch^2] float32."""
 
   config: KLTemporal
@@ -161,25 +163,25 @@ class Decoder(nn.Module):
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     z = placement.place(z, SPREAD, LEAST)
     x = per_frame(Conv(c.channels[-1], **dtypes, name="conv_in"), z)
-    x = Middle(c, name="mid_block")(x)
+    x = TemporalMiddle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
       last = i == len(c.channels) - 1
-      x = Level(c, features, not last, name=f"up_blocks_{i}")(x)
+      x = TemporalLevel(c, features, not last, name=f"up_blocks_{i}")(x)
     x = nn.silu(per_frame(GroupNorm(c.groups, **dtypes, name="conv_norm_out"), x))
     features = (c.output_channels or c.pixel_channels) * c.patch**2
     x = per_frame(Conv(features, **dtypes, name="conv_out"), x)
-    along = dict(kernel_init=the_middle_frame, **dtypes, name="time_conv_out")
+    along = dict(kernel_init=middle_frame_kernel, **dtypes, name="time_conv_out")
     return Conv(features, (3, 1, 1), **along)(x).astype(jnp.float32)
 
 
-def the_middle_frame(key, shape, dtype):
+def middle_frame_kernel(key, shape, dtype):
   """A kernel [T, 1, 1, C, C] that gives back what it is put on."""
   del key
   time, *_, inputs, outputs = shape
   return jnp.zeros(shape, dtype).at[time // 2, 0, 0].set(jnp.eye(inputs, outputs))
 
 
-class Middle(nn.Module):
+class TemporalMiddle(nn.Module):
   """Block, attention within the frames, block."""
 
   config: KLTemporal
@@ -201,7 +203,7 @@ class Middle(nn.Module):
     return x
 
 
-class Level(nn.Module):
+class TemporalLevel(nn.Module):
   """Blocks of one resolution, then the step to the next one, if any."""
 
   config: KLTemporal

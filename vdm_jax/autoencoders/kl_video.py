@@ -54,31 +54,31 @@ class KLVideo:
 
   def init(self, key, video):
     """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
-    base.check(video, self.pixel_channels, self.stride)
+    base.check_video(video, self.pixel_channels, self.stride)
     clip = jnp.zeros((1, *self.stride, self.pixel_channels))
-    params = Network(self).init(key, clip)["params"]
-    return {**params, "latents": base.identity(self.latent_channels)}
+    params = KLVideoNetwork(self).init(key, clip)["params"]
+    return {**params, "latents": base.identity_statistics(self.latent_channels)}
 
   def encode(self, params, video):
     """Moments of the raw latents, [B, t, h, w, latent_channels] float32."""
-    base.check(video, self.pixel_channels, self.stride)
-    moments = self._run(params, video, Network.encode)
+    base.check_video(video, self.pixel_channels, self.stride)
+    moments = self._run(params, video, KLVideoNetwork.encode)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return base.Moments(mean, base.clip_logvar(logvar))
 
   def latents(self, params, moments, key):
     """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample(moments, key))
+    return base.normalize(params["latents"], base.sample_moments(moments, key))
 
   def decode(self, params, latents):
     """[B, t, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
     base.check_latents(latents, self.latent_channels)
     z = base.denormalize(params["latents"], latents)
-    return self._run(params, z, Network.decode)
+    return self._run(params, z, KLVideoNetwork.decode)
 
   def measure(self, params, moments):
     """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure(moments)}
+    return {**params, "latents": base.measure_statistics(moments)}
 
   def statistics(self, scale, shift):
     """What stands under "latents" for z' = scale (z + shift)."""
@@ -87,19 +87,19 @@ class KLVideo:
 
   def _run(self, params, x, method):
     variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
-    return Network(self).apply(variables, x, method=method)
+    return KLVideoNetwork(self).apply(variables, x, method=method)
 
 
-class Network(nn.Module):
+class KLVideoNetwork(nn.Module):
   """Encoder and decoder, and the convolutions of one place between them."""
 
   config: KLVideo
 
   def setup(self):
     c = self.config
-    self.encoder, self.decoder = Encoder(c), Decoder(c)
-    self.quant_conv = SamePad(c, 2 * c.latent_channels, (1, 1, 1))
-    self.post_quant_conv = SamePad(c, c.latent_channels, (1, 1, 1))
+    self.encoder, self.decoder = Encoder3D(c), Decoder3D(c)
+    self.quant_conv = ReplicatePadConv3D(c, 2 * c.latent_channels, (1, 1, 1))
+    self.post_quant_conv = ReplicatePadConv3D(c, c.latent_channels, (1, 1, 1))
 
   def __call__(self, video):
     mean, _ = jnp.split(self.encode(video), 2, axis=-1)
@@ -112,20 +112,20 @@ class Network(nn.Module):
     return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
 
 
-class Encoder(nn.Module):
+class Encoder3D(nn.Module):
   config: KLVideo
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = SamePad(c, c.width, name="conv_first")(x)
+    x = ReplicatePadConv3D(c, c.width, name="conv_first")(x)
     for i, stride in enumerate(c.levels):
-      x = Down(c, c.width * 2 ** (i + 1), stride, name=f"conv_blocks_{i}")(x)
-    x = nn.silu(norm(c, x, "final_block_0"))
-    return SamePad(c, 2 * c.latent_channels, name="final_block_2")(x)
+      x = DownBlock3D(c, c.width * 2 ** (i + 1), stride, name=f"conv_blocks_{i}")(x)
+    x = nn.silu(clip_group_norm(c, x, "final_block_0"))
+    return ReplicatePadConv3D(c, 2 * c.latent_channels, name="final_block_2")(x)
 
 
-class Decoder(nn.Module):
+class Decoder3D(nn.Module):
   config: KLVideo
 
   @nn.compact
@@ -134,11 +134,11 @@ class Decoder(nn.Module):
     # In time the first levels enlarge, as the last ones of the encoder do not.
     for i, stride in enumerate(c.levels):
       features = c.width * 2 ** (len(c.levels) - i)
-      x = Up(c, features, stride, name=f"conv_blocks_{i}")(x)
-    return SamePad(c, c.pixel_channels, name="conv_out")(x)
+      x = UpBlock3D(c, features, stride, name=f"conv_blocks_{i}")(x)
+    return ReplicatePadConv3D(c, c.pixel_channels, name="conv_out")(x)
 
 
-class Down(nn.Module):
+class DownBlock3D(nn.Module):
   config: KLVideo
   features: int
   stride: tuple[int, int, int]
@@ -146,11 +146,11 @@ class Down(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = SamePad(c, self.features, (4, 4, 4), self.stride, name="down")(x)
-    return Residual(c, name="res")(x)
+    x = ReplicatePadConv3D(c, self.features, (4, 4, 4), self.stride, name="down")(x)
+    return ResidualBlock3D(c, name="res")(x)
 
 
-class Up(nn.Module):
+class UpBlock3D(nn.Module):
   config: KLVideo
   features: int
   stride: tuple[int, int, int]
@@ -158,24 +158,24 @@ class Up(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = SamePadTransposed(c, self.features, self.stride, name="up")(x)
-    return Residual(c, name="res2")(Residual(c, name="res1")(x))
+    x = ReplicatePadConvTranspose3D(c, self.features, self.stride, name="up")(x)
+    return ResidualBlock3D(c, name="res2")(ResidualBlock3D(c, name="res1")(x))
 
 
-class Residual(nn.Module):
+class ResidualBlock3D(nn.Module):
   """x + conv(silu(norm(conv(silu(norm(x))))))."""
 
   config: KLVideo
 
   @nn.compact
   def __call__(self, x):
-    h = nn.silu(norm(self.config, x, "norm1"))
-    h = SamePad(self.config, x.shape[-1], name="conv1")(h)
-    h = nn.silu(norm(self.config, h, "norm2"))
-    return x + SamePad(self.config, x.shape[-1], name="conv2")(h)
+    h = nn.silu(clip_group_norm(self.config, x, "norm1"))
+    h = ReplicatePadConv3D(self.config, x.shape[-1], name="conv1")(h)
+    h = nn.silu(clip_group_norm(self.config, h, "norm2"))
+    return x + ReplicatePadConv3D(self.config, x.shape[-1], name="conv2")(h)
 
 
-class SamePad(nn.Module):
+class ReplicatePadConv3D(nn.Module):
   """A convolution that leaves size / stride, the edges repeated around the input."""
 
   config: KLVideo
@@ -191,10 +191,10 @@ class SamePad(nn.Module):
     conv = convs.Conv(
       self.features, self.kernel, stride, ((0, 0),) * 3, **rest, name="conv"
     )
-    return conv(padded(x, self.kernel, self.stride))
+    return conv(replicate_pad(x, self.kernel, self.stride))
 
 
-class SamePadTransposed(nn.Module):
+class ReplicatePadConvTranspose3D(nn.Module):
   """A transposed convolution of four places a side, to `stride` times the size."""
 
   config: KLVideo
@@ -203,12 +203,12 @@ class SamePadTransposed(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    return Transposed(self.config, self.features, self.stride, name="convt")(
-      padded(x, (4, 4, 4), self.stride)
+    return ConvTranspose3D(self.config, self.features, self.stride, name="convt")(
+      replicate_pad(x, (4, 4, 4), self.stride)
     )
 
 
-class Transposed(nn.Module):
+class ConvTranspose3D(nn.Module):
   config: KLVideo
   features: int
   stride: tuple[int, int, int]
@@ -225,21 +225,21 @@ class Transposed(nn.Module):
     return convs.enlarge(x, kernel, self.stride) + bias
 
 
-def norm(config, x, name):
+def clip_group_norm(config, x, name):
   rest = dict(dtype=config.dtype, param_dtype=config.param_dtype)
   return temporal.group_norm(
     x, "clip", groups=config.groups, epsilon=1e-6, **rest, name=name
   )
 
 
-def padded(x, kernel, stride):
+def replicate_pad(x, kernel, stride):
   """x with its edges repeated: kernel - stride more along each axis, most before."""
   more = [k - s for k, s in zip(kernel, stride, strict=True)]
   widths = [(0, 0), *((n - n // 2, n // 2) for n in more), (0, 0)]
   return jnp.pad(x, widths, mode="edge") if any(more) else jnp.asarray(x)
 
 
-def count(params):
+def parameter_counts(params):
   """(encoder's, decoder's) numbers of parameters, without what lies between."""
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   return size(params["encoder"]), size(params["decoder"])

@@ -39,7 +39,7 @@ class Stacked:
 
   def encode(self, params, video):
     """Moments of the raw inmost latents."""
-    base.check(video, self.outer.pixel_channels, self.stride)
+    base.check_video(video, self.outer.pixel_channels, self.stride)
     return self.inner.encode(params["inner"], self._between(params["outer"], video))
 
   def latents(self, params, moments, key):

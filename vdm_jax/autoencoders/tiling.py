@@ -10,18 +10,18 @@ import jax
 import jax.numpy as jnp
 
 
-def check(tile, overlap):
-  """Raises a ValueError unless tiles of `tile` latent pixels can overlap so."""
-  shared = tile * overlap
-  if tile < 1 or not 0 <= overlap < 1 or shared != int(shared):
+def check_tile(tile, overlap_share):
+  """Raises a ValueError unless tiles of `tile` latent pixels can share that part."""
+  shared = tile * overlap_share
+  if tile < 1 or not 0 <= overlap_share < 1 or shared != int(shared):
     raise ValueError(
-      f"tile={tile} with overlap={overlap} shares {shared} latent pixels with the next "
-      "one; take a tile of at least 1 and an overlap from 0 to below 1 whose product "
-      "is a whole number."
+      f"tile={tile} with overlap={overlap_share} shares {shared} latent pixels with "
+      "the next; take a tile of at least 1 and an overlap from 0 to below 1 whose "
+      "product is a whole number."
     )
 
 
-def tiled(run, x, *, sides, overlap):
+def map_tiles(run, x, *, sides, overlap_share):
   """run(x), [N, H, W, C] -> [N, H b / a, W b / a, D], with `run` on tiles only.
 
   Full tiles go through one compiled loop; those at the lower and right edges are
@@ -31,12 +31,12 @@ def tiled(run, x, *, sides, overlap):
   Args:
     run: [N, h, w, C] -> [N, h b / a, w b / a, D].
     sides: (a, b), pixels of a full tile's side in x and in its output.
-    overlap: part of a side that neighbours share; a * overlap is a whole number.
+    overlap_share: of a side, common to neighbours; a * overlap_share is whole.
   """
   before, after = sides
   if max(x.shape[1:3]) <= before:
     return run(x)
-  step, kept = (side - int(side * overlap) for side in sides)
+  step, kept = (side - int(side * overlap_share) for side in sides)
   rows, columns = (range(0, size, step) for size in x.shape[1:3])
 
   tiles = _map_tiles(run, x, [(i, j) for i in rows for j in columns], before)

@@ -11,9 +11,9 @@ A plan says, before anything is compiled, what each call of the network re-uses:
               https://arxiv.org/abs/2506.09045
   keep_all    nothing, but everything is kept: to look at it
 
-`denoise.cached` puts a plan into a config, and `samplers.loop.run` carries what is kept
-from step to step. Parts are named "spatial", "temporal", "full", "cross" (attentions)
-and "stack" (all blocks).
+`denoise.cached` puts a plan into a config, and `samplers.loop.run_steps` carries what
+is kept from step to step. Parts are named "spatial", "temporal", "full", "cross"
+(attentions) and "stack" (all blocks).
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Mode(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cached:
+class CachedDenoiser:
   """A denoiser with a memory, which only a sampler's loop can call.
 
   Attributes:
@@ -53,7 +53,7 @@ class Cached:
 
   def __call__(self, x_t, t, cond):
     raise ValueError(
-      "A denoiser with a step cache is called step after step by a sampler's loop.run; "
+      "A denoiser with a step cache is called step after step by loop.run_steps; "
       "ddim.invert, long_video.rollout and single calls take it without `cached`."
     )
 
@@ -126,10 +126,12 @@ class Cached:
         raise ValueError(
           f"A step cache holds all {shape[1]} frames of a video and the denoiser was "
           f"shown {x_t.shape[1]}; leave out `cached`, or the wrappers `windows` and "
-          "`queue`."
+          "`fifo_windows`."
         )
       if call == len(modes):
-        raise ValueError(f"A step made more than {call} calls; tell loop.run `calls`.")
+        raise ValueError(
+          f"A step made more than {call} calls; tell loop.run_steps `calls`."
+        )
       mode, old = modes[call], caches[-1]
       held = {path: x for path, x in old.items() if path[-1] in mode.reuse}
       estimate = self.denoise(x_t, t, cond, cache=held, keep=mode.keep)
@@ -148,20 +150,21 @@ class Cached:
     def finish():
       if len(caches) <= len(modes):
         raise ValueError(
-          f"A step made {len(caches) - 1} calls of {len(modes)}; tell loop.run `calls`."
+          f"A step made {len(caches) - 1} calls of {len(modes)}; give loop.run_steps "
+          "as many `calls`."
         )
       return caches[-1]
 
     return _around(denoise, self.wrappers), finish
 
 
-def union(steps):
+def union_of_modes(steps):
   """The modes of a step that keeps all that any of the steps keeps."""
   names = {name for modes in steps for mode in modes for name in mode.keep}
   return (Mode((), tuple(sorted(names))),) * len(steps[0])
 
 
-def liveness(reuse):
+def modes_from_reuse(reuse):
   """[Mode]: a part is kept by the last call that computes it before it is re-used.
 
   Args:
@@ -174,7 +177,9 @@ def liveness(reuse):
   ]
 
 
-def broadcast(times, *, spatial=1, temporal=1, cross=1, full=1, window=(100, 800)):
+def pyramid_attention_broadcast(
+  times, *, spatial=1, temporal=1, cross=1, full=1, window=(100, 800)
+):
   """Attention outputs live for several calls, between two times.
 
   Inside the window an attention is computed in every `range`-th call, counted from the
@@ -192,7 +197,7 @@ def broadcast(times, *, spatial=1, temporal=1, cross=1, full=1, window=(100, 800
     if value < 1:
       raise ValueError(f"{name}={value}; an attention lives for 1 call or more.")
   low, high = window
-  return liveness(
+  return modes_from_reuse(
     [
       {name for name, n in ranges.items() if low < t < high and i % n}
       for i, t in enumerate(times)
@@ -200,7 +205,7 @@ def broadcast(times, *, spatial=1, temporal=1, cross=1, full=1, window=(100, 800
   )
 
 
-def magnitude(times, *, ratios, threshold, most=3, retain=0.2):
+def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
   """What all blocks add is re-used while its length is about the same.
 
   With m_i the measured ratio of its lengths in calls i and i - 1, a call is passed over
@@ -211,13 +216,13 @@ def magnitude(times, *, ratios, threshold, most=3, retain=0.2):
     ratios: m_i of each call of a run that computed all, see studies/calibrate.py; of
       another number of calls, the nearest one counts.
     threshold: 0 re-uses nothing.
-    most: calls in a row that are passed over.
+    max_skips: the most calls in a row that are passed over.
     retain: part of the calls, the first ones, that are computed in any case.
   """
-  if threshold < 0 or most < 0 or not 0 <= retain <= 1 or not len(ratios):
+  if threshold < 0 or max_skips < 0 or not 0 <= retain <= 1 or not len(ratios):
     raise ValueError(
-      f"threshold={threshold}, most={most}, retain={retain} and {len(ratios)} ratios; "
-      "expected 0 or more, 0 or more, 0 to 1, and at least one ratio."
+      f"threshold={threshold}, max_skips={max_skips}, retain={retain} and "
+      f"{len(ratios)} ratios; expected >= 0, >= 0, 0 to 1, and at least one ratio."
     )
   count, reuse = len(times), []
   at = np.round(np.linspace(0, len(ratios) - 1, count)).astype(int)
@@ -227,11 +232,11 @@ def magnitude(times, *, ratios, threshold, most=3, retain=0.2):
     if i >= max(1, int(retain * count + 0.5)):
       product, passed = product * ratio, passed + 1
       total += abs(1.0 - product)
-      skip = total < threshold and passed <= most
+      skip = total < threshold and passed <= max_skips
     if not skip:
       product, total, passed = 1.0, 0.0, 0
     reuse.append({"stack"} if skip else set())
-  return liveness(reuse)
+  return modes_from_reuse(reuse)
 
 
 def keep_all(times, *, names=("stack",)):
@@ -239,7 +244,7 @@ def keep_all(times, *, names=("stack",)):
   return [Mode((), tuple(names))] * len(times)
 
 
-def segments(steps, longest=64):
+def repeated_segments(steps, longest=64):
   """[(repeats, pattern)]: the steps as patterns that repeat, each to become one loop.
 
   The sum of the patterns' lengths, which is what has to be compiled, is the smallest

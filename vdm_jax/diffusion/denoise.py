@@ -41,7 +41,7 @@ class Denoised:
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class NetworkDenoiser:
   """Reads a network's output as an estimate of x0.
 
   Attributes:
@@ -60,69 +60,71 @@ class Network:
       out = self.apply(*inputs, cond)
     else:
       out, kept = self.apply(*inputs, cond, cache, keep)
-    out, fraction = variance.split(out.astype(x_t.dtype), x_t.shape[-1])
+    out, fraction = variance.split_output(out.astype(x_t.dtype), x_t.shape[-1])
     if out.shape != x_t.shape:
       raise ValueError(f"The network returned {out.shape}, expected {x_t.shape}.")
-    x0 = p.solve(self.process, self.prediction, x_t, out, t)
+    x0 = p.x0_from_output(self.process, self.prediction, x_t, out, t)
     return Denoised(x0, fraction, kept)
 
 
 def from_network(apply, process, prediction):
   """The denoiser of a network. apply: (x, t, cond) -> output."""
-  p.check(prediction, process)
-  return Network(apply, process, prediction)
+  p.check_prediction(prediction, process)
+  return NetworkDenoiser(apply, process, prediction)
 
 
 def cached(denoise, null, *, plan, watch=None):
   """Computes parts of the network in some steps only; the innermost of all wrappers.
 
   Args:
-    plan: when, e.g. `caching.broadcast` or `caching.magnitude` with their settings.
-    watch: see caching.Cached.
+    plan: when, e.g. `caching.mag_cache` or `caching.pyramid_attention_broadcast` with
+      its settings.
+    watch: see caching.CachedDenoiser.
   """
   del null
-  if not isinstance(denoise, Network):
+  if not isinstance(denoise, NetworkDenoiser):
     raise ValueError(
       f"`cached` looks into a network and was put around {denoise}; name it first "
       "among the wrappers."
     )
-  return caching.Cached(denoise, plan, watch)
+  return caching.CachedDenoiser(denoise, plan, watch)
 
 
-def chain(denoise, wrappers, null):
+def apply_wrappers(denoise, wrappers, null):
   """`denoise` in its wrappers, innermost first."""
   for wrap in wrappers:
-    if isinstance(denoise, caching.Cached):
+    if isinstance(denoise, caching.CachedDenoiser):
       denoise = denoise.wrapped(wrap, null)
     else:
       denoise = wrap(denoise, null)
   return denoise
 
 
-def given(denoise, null, *, show=None):
-  """Holds the frames that `cond.mask` marks at `cond.known`, at time 0.
+def hold_known(denoise, null, *, noisy_known=None):
+  """A denoiser that holds the frames of `cond.mask` at `cond.known`, at time 0.
 
-  What the network sees of them is show(cond), of the shape of `cond.known`, if there is
-  such: known frames with noise, see perturbation.py.
+  Args:
+    noisy_known: cond -> the known frames [B, T, H, W, C] as the network sees them, with
+      noise (perturbation.KnownFrameNoise); None, without.
   """
   del null
 
   def held(x_t, t, cond):
     if cond.mask is None or cond.known is None:
       raise ValueError(
-        "The wrapper `given` needs cond.mask and cond.known; pass both to sample, or "
-        "leave the wrapper out."
+        "The wrapper `hold_known` needs cond.mask and cond.known; pass both to sample, "
+        "or leave the wrapper out."
       )
-    seen = cond.known if show is None else show(cond)
-    x_t = jnp.where(cond.mask, seen, x_t)
+    known = cond.known if noisy_known is None else noisy_known(cond)
+    x_t = jnp.where(cond.mask, known, x_t)
     t = jnp.where(cond.mask[..., 0, 0, 0], 0.0, t)
-    estimate = denoise(x_t, t, cond.replace(known=seen))
+    estimate = denoise(x_t, t, cond.replace(known=known))
     return estimate.replace(x0=jnp.where(cond.mask, cond.known, estimate.x0))
 
   return held
 
 
-def replace(denoise, null):
+def replace_known(denoise, null):
   """Puts `cond.known` into the estimate where `cond.mask` says so, at the video's time.
 
   Given frames for a network that knows one noise level per clip: they travel with the
@@ -138,7 +140,7 @@ def replace(denoise, null):
   return replaced
 
 
-def smooth(denoise, null, *, fn, below):
+def edit_x0(denoise, null, *, fn, below):
   """Edits the estimate of x0 by `fn` while t < below: interpolation, clipping ..."""
   del null
 
@@ -151,33 +153,33 @@ def smooth(denoise, null, *, fn, below):
   return smoothed
 
 
-def clip(x0, *, bound):
+def clip_x0(x0, *, bound):
   """x0 in [-bound, bound], for `smooth`: as DDPM was published, on pictures."""
   return jnp.clip(x0, -bound, bound)
 
 
-def threshold(x0, *, ratio, most):
+def dynamic_threshold(x0, *, ratio, max_bound):
   """x0 clipped where `ratio` of a clip's values end, and brought back to [-1, 1].
 
   Dynamic thresholding, https://arxiv.org/abs/2205.11487: the bound is a quantile of
-  |x0|, at least 1 and at most `most`.
+  |x0|, at least 1 and at most `max_bound`.
   """
   bound = jnp.quantile(jnp.abs(x0), ratio, axis=(1, 2, 3, 4), keepdims=True)
-  bound = jnp.clip(bound, 1.0, most)
+  bound = jnp.clip(bound, 1.0, max_bound)
   return jnp.clip(x0, -bound, bound) / bound
 
 
-def uniform(size):
+def uniform_weights(size):
   """Every frame of a window counts the same: [size]."""
   return np.ones(size)
 
 
-def triangular(size):
+def triangular_weights(size):
   """The middle of a window counts most, its ends least: [size]."""
   return np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).astype(float)
 
 
-def windows(denoise, null, *, size, stride, weights=triangular):
+def windows(denoise, null, *, size, stride, weights=triangular_weights):
   """A long video by overlapping windows, averaged in every step; one after another.
 
     x0[i] = sum over windows w that hold i of g_w(i) d_w(i) / sum g_w(i)
@@ -219,48 +221,50 @@ def windows(denoise, null, *, size, stride, weights=triangular):
   return windowed
 
 
-def queue(denoise, null, *, size, length, look_ahead=False):
+def fifo_windows(denoise, null, *, window, in_flight, look_ahead=False):
   """The frames in flight of a diagonal schedule, by windows: FIFO-Diffusion.
 
   With `schedules.fifo` the frames that are being denoised stand side by side, each a
-  step noisier than the one before it; only they are looked at. Windows of `size` frames
-  split them (latent partitioning); with look-ahead the windows overlap by half, and a
-  frame is judged in the noisier half, with cleaner frames in front of it: twice the
-  cost. https://arxiv.org/abs/2405.11473.
+  step noisier than the one before it; only they are denoised. Windows of `window`
+  frames split them (latent partitioning); with look-ahead the windows overlap by half,
+  and a frame's estimate is that of the noisier half, with cleaner frames in front of
+  it: twice the cost. https://arxiv.org/abs/2405.11473.
 
   Args:
-    size: frames that the denoiser sees; even with look-ahead.
-    length: frames in flight, a multiple of `size`: the steps of the schedule's grid.
+    window: frames that the denoiser sees; even with look-ahead.
+    in_flight: frames that are being denoised, a multiple of `window`: the number of
+      steps of the schedule's grid.
   """
   del null
-  if length % size or (look_ahead and size % 2):
+  if in_flight % window or (look_ahead and window % 2):
     raise ValueError(
-      f"length={length} must be a multiple of size={size}, and size even to look ahead."
+      f"in_flight={in_flight} must be a multiple of window={window}, and window even "
+      "to look ahead."
     )
-  stride = size // 2 if look_ahead else size
-  ahead = size - stride  # cleaner frames in front of the first in flight
-  offsets = range(0, length + ahead - size + 1, stride)
+  stride = window // 2 if look_ahead else window
+  ahead = window - stride  # cleaner frames in front of the first in flight
+  offsets = range(0, in_flight + ahead - window + 1, stride)
 
-  def queued(x_t, t, cond):
+  def windowed(x_t, t, cond):
     num_frames = x_t.shape[1]
-    if num_frames < length + ahead:
+    if num_frames < in_flight + ahead:
       raise ValueError(
-        f"A queue of {length + ahead} frames was asked of a video with {num_frames}; "
-        "make the video longer, or the grid and the queue shorter."
+        f"{in_flight + ahead} frames in flight do not fit in a video of {num_frames}; "
+        "make the video longer, or the grid and in_flight shorter."
       )
     x_t, t = jnp.asarray(x_t), jnp.asarray(t)
     first = jnp.argmax(t[0] > 0.0)  # not yet done
-    start = jnp.clip(first - ahead, 0, num_frames - length - ahead)
-    estimate = _nothing(denoise, x_t, t, cond, size)
+    start = jnp.clip(first - ahead, 0, num_frames - in_flight - ahead)
+    estimate = _nothing(denoise, x_t, t, cond, window)
     for k, offset in enumerate(offsets):
-      index = start + offset + jnp.arange(size)
+      index = start + offset + jnp.arange(window)
       part = denoise(x_t[:, index], t[:, index], _take(cond, index))
-      keep = slice(0 if k == 0 else ahead, size)
+      keep = slice(0 if k == 0 else ahead, window)
       put = lambda old, new, i=index, s=keep: old.at[:, i[s]].set(new[:, s])
       estimate = jax.tree.map(put, estimate, part)
     return estimate
 
-  return queued
+  return windowed
 
 
 def _nothing(denoise, x_t, t, cond, size):

@@ -45,7 +45,7 @@ def rescaled(estimates, scales, x_t, t, *, phi=0.7):
   return guided * (phi * std(estimates[0]) / std(guided) + 1.0 - phi)
 
 
-def projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
+def adaptive_projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
   """APG without momentum, on estimates of x0; of two branches.
 
   The push d_0 - d_1 is shortened to `norm` at most, and its part parallel to d_0
@@ -63,12 +63,12 @@ def projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
   return estimates[0] + (scales[0] - 1.0) * (push - parallel + eta * parallel)
 
 
-def zero_star(estimates, scales, x_t, t, *, still_above=None):
+def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
   """CFG-Zero*, on velocities (see `in_terms_of`); of two branches.
 
     s u + scale (c - s u),   s = <c, u> / |u|^2 over a clip
 
-  and 0 while t > still_above: the first steps are not taken.
+  and 0 while t > zero_above: the first steps are not taken.
   https://arxiv.org/abs/2503.18886.
   """
   del x_t
@@ -77,17 +77,19 @@ def zero_star(estimates, scales, x_t, t, *, still_above=None):
   told, untold = estimates
   fit = dot(told, untold) / jnp.maximum(dot(untold, untold), 1e-12)
   out = fit * untold + scales[0] * (told - fit * untold)
-  return out if still_above is None else jnp.where(p.expand(t) > still_above, 0.0, out)
+  return out if zero_above is None else jnp.where(p.expand(t) > zero_above, 0.0, out)
 
 
 def in_terms_of(estimates, scales, x_t, t, *, process, prediction, combine):
   """`combine`, applied to the estimates as `prediction`s; back to x0."""
 
   def to_prediction(x0):
-    return p.mix(p.row(prediction, process, t), x0, p.eps_from_x0(process, x_t, x0, t))
+    return p.mix(
+      p.coefficients(prediction, process, t), x0, p.eps_from_x0(process, x_t, x0, t)
+    )
 
   out = combine([to_prediction(x0) for x0 in estimates], scales, x_t, t)
-  return p.solve(process, prediction, x_t, out, t)
+  return p.x0_from_output(process, prediction, x_t, out, t)
 
 
 def guide(denoise, null, *, drop, scales, combine=linear):
@@ -130,14 +132,14 @@ def guide(denoise, null, *, drop, scales, combine=linear):
   return guided
 
 
-def by_given_frames(denoise, null, *, process, scale):
+def guide_by_known_frames(denoise, null, *, process, scale):
   """Guidance by the given frames: away from what the network makes without them.
 
     d(nothing given) + scale (d(given) - d(nothing given))
 
   https://arxiv.org/abs/2211.13221, where scale is 1.1. Without them their places are
   noised as all others are, by one noise in all steps. It stands outside of
-  `denoise.given`, which is named before it among the wrappers; in a rollout it is
+  `denoise.hold_known`, which is named before it among the wrappers; in a rollout it is
   outside too, with `hold`. One call of twice the batch.
   """
   del null
@@ -172,12 +174,12 @@ def interval(t, *, scale, low, high):
   return jnp.where((low < t) & (t <= high), scale, 1.0)
 
 
-def over_frames(t, *, start, stop):
+def linear_over_frames(t, *, start, stop):
   """A scale that changes linearly from the first frame to the last (SVD): [B, T]."""
   return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
 
 
-def up_and_down(t, *, ends, middle):
+def triangle_over_frames(t, *, ends, middle):
   """A scale that rises linearly to the middle of the clip and falls again: [B, T].
 
   SV3D's triangle, https://arxiv.org/abs/2403.12008, for a camera that comes back.

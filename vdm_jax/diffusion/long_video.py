@@ -26,7 +26,17 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def rollout(
-  denoise, process, x, ts, cond, key, *, sampler, plan, hold=d.given, renew=False
+  denoise,
+  process,
+  x,
+  ts,
+  cond,
+  key,
+  *,
+  sampler,
+  plan,
+  known_wrapper=d.hold_known,
+  renoise_known=False,
 ):
   """Samples the windows of a plan in turn; a sampler itself, on the whole video.
 
@@ -39,13 +49,14 @@ def rollout(
     ts: [S + 1], or [S + 1, T], of which a window takes its frames' columns.
     sampler: of a window, (denoise, process, x, ts, cond, key) -> x0.
     plan: see above. Every frame must be in a window in which it is not yet known.
-    hold: how known frames are held: `denoise.given` (at time 0, diffusion forcing) or
-      `denoise.replace` (noised like the others).
-    renew: with `replace`, each window noises its known frames anew, as published;
-      False, with the noise in x that they came from, which leaves smaller seams.
+    known_wrapper: how known frames are held: `denoise.hold_known` (at time 0,
+      diffusion forcing) or `denoise.replace_known` (noised like the others).
+    renoise_known: with `replace_known`, each window noises its known frames anew, as
+      published; False, with the noise in x that they came from, which leaves smaller
+      seams.
   """
   x, num_frames = jnp.asarray(x), x.shape[1]
-  ts = loop.rows(ts, num_frames)
+  ts = loop.time_matrix(ts, num_frames)
   stages = [(np.asarray(i), np.asarray(known, bool)) for i, known in plan(num_frames)]
   _check(stages, num_frames)
   index, known = stages[0]
@@ -57,7 +68,7 @@ def rollout(
   if cond.mask is not None:
     fixed, video = cond.mask, jnp.where(cond.mask, cond.known, video)
   fixed = masks.broadcast(fixed, *x.shape[:2])
-  denoise = hold(denoise, None)
+  denoise = known_wrapper(denoise, None)
   alpha, sigma = process.alpha_sigma(ts[0])
 
   def window(video, inputs):
@@ -66,12 +77,14 @@ def rollout(
     old, at = video[:, index], lambda c: c[index][:, None, None, None]
     place = jnp.broadcast_to(index - index[0], mask.shape[:2])
     part = conditioning.take(cond, index).replace(known=old, mask=mask, positions=place)
-    k_window = loop.fold(key, number)
+    k_window = loop.fold_key(key, number)
     start = x[:, index]
-    if hold is d.given:
+    if known_wrapper is d.hold_known:
       start = jnp.where(mask, old, start)
     else:
-      eps = at(sigma) * loop.noise(k_window, x.shape)[:, index] if renew else start
+      eps = (
+        at(sigma) * loop.noise(k_window, x.shape)[:, index] if renoise_known else start
+      )
       start = jnp.where(mask, at(alpha) * old + eps, start)
     new = sampler(denoise, process, start, ts[:, index], part, k_window)
     return video.at[:, index].set(jnp.where(mask, old, new)), None
@@ -90,10 +103,10 @@ def extend(num_frames, *, window, overlap):
   Autoregression over chunks, as LVDM's prediction model and diffusion forcing do. The
   last window moves back to end with the video; more of it is then given.
   """
-  return remember(num_frames, window=window, first=0, recent=overlap)
+  return extend_with_first(num_frames, window=window, first=0, recent=overlap)
 
 
-def remember(num_frames, *, window, first, recent):
+def extend_with_first(num_frames, *, window, first, recent):
   """As `extend`, given the `first` frames of the video and the `recent` ones.
 
   The attention sinks of https://arxiv.org/abs/2309.17453, as frames.
@@ -105,7 +118,7 @@ def remember(num_frames, *, window, first, recent):
   return _chunks(num_frames, window, first + recent, context)
 
 
-def remember_far(num_frames, *, window, context):
+def extend_with_sparse_past(num_frames, *, window, context):
   """As `extend`, given `context` frames, ever sparser towards the past, to frame 0.
 
   Their distances are spread evenly in logarithm, as FramePack's compression of the
@@ -125,7 +138,7 @@ def remember_far(num_frames, *, window, context):
   return _chunks(num_frames, window, context, past)
 
 
-def fill(num_frames, *, window, stride):
+def fill_between_keyframes(num_frames, *, window, stride):
   """The frames between every stride-th frame and the last, which `cond.mask` gives.
 
   Interpolation of a video of few frames to one of many (LVDM, AlignYourLatents: T to

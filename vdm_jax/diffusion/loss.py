@@ -134,9 +134,9 @@ def denoising_loss(
   x_t = p.mix(process.alpha_sigma(t), x0, eps)
   if cond.mask is not None:
     x_t = jnp.where(cond.mask, x0 if cond.known is None else cond.known, x_t)
-  target = p.mix(p.row(prediction, process, t), x0, eps)
+  target = p.mix(p.coefficients(prediction, process, t), x0, eps)
   out = apply(*process.network_inputs(x_t, t), cond).astype(jnp.float32)
-  out, fraction = variance.split(out, x0.shape[-1])
+  out, fraction = variance.split_output(out, x0.shape[-1])
   if out.shape != x0.shape:
     raise ValueError(f"The network returned {out.shape}, expected {x0.shape}.")
   per_frame = lambda e: jnp.mean(e, axis=(2, 3, 4))  # [B, T]
@@ -145,8 +145,8 @@ def denoising_loss(
   loss = mean(generated * weight(process, prediction, t), error)
   metrics = {"mse": mean(generated, square)}
   if fraction is not None and bound_weight:
-    x0_hat = p.solve(process, prediction, x_t, jax.lax.stop_gradient(out), t)
-    bits = variance.bound(process, x0, x_t, x0_hat, fraction, t)
+    x0_hat = p.x0_from_output(process, prediction, x_t, jax.lax.stop_gradient(out), t)
+    bits = variance.variational_bound(process, x0, x_t, x0_hat, fraction, t)
     metrics["bound"] = mean(generated, bits)
     loss += bound_weight * metrics["bound"]
   return loss, {"loss": loss, **metrics}

@@ -14,27 +14,27 @@ import jax
 import jax.numpy as jnp
 
 
-def first(length, k=1):
+def first_mask(length, k=1):
   """[T] True for the first k frames."""
   return jnp.arange(length) < k
 
 
-def last(length, k=1):
+def last_mask(length, k=1):
   """[T] True for the last k frames."""
   return jnp.arange(length) >= length - k
 
 
-def ends(length, k=1):
+def ends_mask(length, k=1):
   """[T] True for the first k and the last k frames."""
-  return first(length, k) | last(length, k)
+  return first_mask(length, k) | last_mask(length, k)
 
 
-def every(length, k=2):
+def keyframe_mask(length, k=2):
   """[T] True for frames 0, k, 2 k ..."""
   return jnp.arange(length) % k == 0
 
 
-def random(key, length):
+def random_mask(key, length):
   """[T] a subset of the frames, of any size below T."""
   k_chance, k_frames, k_left = jax.random.split(key, 3)
   given = jax.random.uniform(k_frames, (length,)) < jax.random.uniform(k_chance)
@@ -42,10 +42,15 @@ def random(key, length):
   return given & (jnp.arange(length) != left)
 
 
-MASKS = {"first": first, "last": last, "ends": ends, "every": every}
+MASKS = {
+  "first": first_mask,
+  "last": last_mask,
+  "ends": ends_mask,
+  "every": keyframe_mask,
+}
 
 
-def named(name, length):
+def from_name(name, length):
   """[T] the mask called `name`, such as "ends" or "first:4"."""
   kind, _, k = name.partition(":")
   if kind not in MASKS or (k and not k.isdigit()):
@@ -61,7 +66,7 @@ def named(name, length):
   return MASKS[kind](length, k)
 
 
-def sample(key, batch, length, rates):
+def sample_masks(key, batch, length, rates):
   """Draws one mask for each example: [B, T, 1, 1, 1] bool.
 
   Args:
@@ -77,9 +82,9 @@ def sample(key, batch, length, rates):
   for name in rates:
     if name == "random":
       keys = jax.random.split(k_random, batch)
-      table.append(jax.vmap(lambda k: random(k, length))(keys))
+      table.append(jax.vmap(lambda k: random_mask(k, length))(keys))
     else:
-      table.append(nothing | named(name, length))
+      table.append(nothing | from_name(name, length))
   chances = jnp.array([max(1.0 - total, 0.0), *rates.values()])
   pick = jax.random.categorical(k_pick, jnp.log(chances), shape=(batch,))
   mask = jnp.stack(table)[pick, jnp.arange(batch)]

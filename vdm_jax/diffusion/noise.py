@@ -19,7 +19,7 @@ from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import loop
 
 
-def shared(key, shape, *, fraction):
+def mixed(key, shape, *, fraction):
   """sqrt(fraction) common + sqrt(1 - fraction) own noise: frames correlate by fraction.
 
   "Mixed" noise of PYoCo, https://arxiv.org/abs/2305.10474, whose alpha is
@@ -91,25 +91,25 @@ def free_init(
   if iterations < 1:
     raise ValueError(f"iterations={iterations}; FreeInit samples at least once.")
   alpha, sigma = (
-    p.expand(c[None]) for c in process.alpha_sigma(loop.rows(ts, x.shape[1])[0])
+    p.expand(c[None]) for c in process.alpha_sigma(loop.time_matrix(ts, x.shape[1])[0])
   )
-  low = butterworth(x.shape[1:4], cutoff, order)
+  low = butterworth_gain(x.shape[1:4], cutoff, order)
   start = x
   for i in range(iterations):
     k_sampler, k_noise = jax.random.split(jax.random.fold_in(key, i))
     x0 = sampler(denoise, process, start, ts, cond, k_sampler)
     fresh = sigma * loop.noise(k_noise, x.shape)
-    start = fresh + low_pass(alpha * x0 + x - fresh, low)
+    start = fresh + apply_filter(alpha * x0 + x - fresh, low)
   return x0
 
 
-def butterworth(sizes, cutoff, order):
+def butterworth_gain(sizes, cutoff, order):
   """Gain [T, H, W] at the frequencies of numpy's fftn: 1 at 0, 1/2 at the cutoff."""
   axes = np.meshgrid(*(2.0 * np.fft.fftfreq(n) for n in sizes), indexing="ij")
   return 1.0 / (1.0 + (sum(f**2 for f in axes) / cutoff**2) ** order)
 
 
-def low_pass(x, gain):
+def apply_filter(x, gain):
   """x [B, T, H, W, C] with its frequencies times gain [T, H, W]; real."""
   axes = (1, 2, 3)
   out = jnp.fft.ifftn(jnp.fft.fftn(x, axes=axes) * gain[None, ..., None], axes=axes)

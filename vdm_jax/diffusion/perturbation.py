@@ -9,7 +9,7 @@ the clip "noise augmentation" (SVD, https://arxiv.org/abs/2311.15127).
   train(process, key, cond) -> cond, of a level drawn for each clip
   sample(process, key, cond) -> cond, of the level that samples are made with
 
-and of given frames also shown(process, cond) -> the known frames, noised by
+and of given frames also noisy_known(process, cond) -> the known frames, noised by
 `cond.known_noise`, which windows of a long video cut and keep through all steps.
 """
 
@@ -22,40 +22,40 @@ from vdm_jax.diffusion import process as p
 
 
 @dataclasses.dataclass(frozen=True)
-class GivenFrames:
+class KnownFrameNoise:
   """Noise in the known frames; level s is the process' index s, its time s + 1.
 
   Attributes:
-    levels: a training clip's is drawn from 0 .. levels - 1, alike.
-    sampling: the one at which given frames are shown when sampling.
+    num_levels: a training clip's level is uniform in 0 .. num_levels - 1.
+    sampling_level: the level of the known frames when sampling.
     name: of the vector that tells the level, [B] int32.
   """
 
-  levels: int = 250
-  sampling: int = 100
+  num_levels: int = 250
+  sampling_level: int = 100
   name: str = "augmentation"
-  of_mask = True  # there is nothing to noise without given frames
+  for_known_frames = True  # there is nothing to noise without given frames
 
   def __post_init__(self):
-    if not 0 <= self.sampling < self.levels:
+    if not 0 <= self.sampling_level < self.num_levels:
       raise ValueError(
-        f"sampling={self.sampling} is no level of training; there are 0 .. "
-        f"{self.levels - 1}."
+        f"sampling_level={self.sampling_level} is no level of training; there are 0 .. "
+        f"{self.num_levels - 1}."
       )
 
   def train(self, process, key, cond):
     """`cond` with its known frames noised, each clip's to a level of its own."""
     k_level, k_noise = jax.random.split(key)
-    level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.levels)
+    level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.num_levels)
     cond = self._tell(k_noise, cond, level)
-    return cond.replace(known=self.shown(process, cond), known_noise=None)
+    return cond.replace(known=self.noisy_known(process, cond), known_noise=None)
 
   def sample(self, process, key, cond):
     """`cond` that is told the level, and has the noise of its known frames."""
     del process
-    return self._tell(key, cond, jnp.full(cond.known.shape[:1], self.sampling))
+    return self._tell(key, cond, jnp.full(cond.known.shape[:1], self.sampling_level))
 
-  def shown(self, process, cond):
+  def noisy_known(self, process, cond):
     """[B, T, H, W, C] the known frames with noise of the level that `cond` tells."""
     t = jnp.broadcast_to(cond.vectors[self.name][:, None] + 1.0, cond.known.shape[:2])
     return p.mix(process.alpha_sigma(t), cond.known, cond.known_noise)
@@ -66,7 +66,7 @@ class GivenFrames:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class ImageAugmentation:
   """Noise in the channels of a signal, of deviation exp(mean + std n), n normal.
 
   When sampling, of the deviation that `cond` tells. SVD adds it to the pixels before
@@ -81,7 +81,7 @@ class Picture:
   std: float = 0.5
   signal: str = "image"
   name: str = "augmentation"
-  of_mask = False
+  for_known_frames = False
 
   def train(self, process, key, cond):
     """`cond` with noise in its picture, each clip's of a deviation of its own."""

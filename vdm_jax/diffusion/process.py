@@ -230,7 +230,7 @@ class EDM:
 PREDICTIONS = ("x0", "eps", "v", "velocity", "edm")
 
 
-def check(prediction, process):
+def check_prediction(prediction, process):
   """Refuses a prediction that is unknown or that the process does not define."""
   if prediction not in PREDICTIONS:
     raise ValueError(f"prediction={prediction!r}; expected one of {PREDICTIONS}.")
@@ -241,7 +241,7 @@ def check(prediction, process):
     )
 
 
-def row(prediction, process, t):
+def coefficients(prediction, process, t):
   """The mixture (a, b) that `prediction` stands for at time t, each of t's shape.
 
   x0        (1, 0)
@@ -251,7 +251,7 @@ def row(prediction, process, t):
   velocity  (alpha', sigma') = dx/dt
   edm       (sigma / (sd n), -sd / n), n = sqrt(sigma^2 + sd^2), sd = sigma_data
   """
-  check(prediction, process)
+  check_prediction(prediction, process)
   alpha, sigma = process.alpha_sigma(t)
   one, zero = jnp.ones_like(sigma), jnp.zeros_like(sigma)
   if prediction == "x0":
@@ -281,14 +281,14 @@ def mix(coeffs, x0, eps):
 def determinant(prediction, process, t):
   """alpha b - sigma a, [B, T]: by it a row is independent of x_t; never zero."""
   alpha, sigma = process.alpha_sigma(t)
-  a, b = row(prediction, process, t)
+  a, b = coefficients(prediction, process, t)
   return alpha * b - sigma * a
 
 
-def solve(process, prediction, x_t, out, t):
+def x0_from_output(process, prediction, x_t, out, t):
   """x0 from x_t and the network's output, both [B, T, H, W, C]: the 2x2 inverse."""
   _, sigma = process.alpha_sigma(t)
-  _, b = row(prediction, process, t)
+  _, b = coefficients(prediction, process, t)
   det = determinant(prediction, process, t)
   # Divided first: for an x0 prediction this is (0, 1) exactly.
   return mix((b / det, -sigma / det), x_t, out)

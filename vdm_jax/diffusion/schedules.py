@@ -51,8 +51,8 @@ def pyramid(grid, num_frames, *, lag=1, block=1):
 def fifo(grid, num_frames):
   """A frame behind another by one step of the grid [S + 1]: S frames are in flight.
 
-  `denoise.queue` looks at these only. https://arxiv.org/abs/2405.11473, which starts
-  from a clip of another sampler where the first frames here start alone.
+  `denoise.fifo_windows` denoises these only. https://arxiv.org/abs/2405.11473, which
+  starts from a clip of another sampler where the first frames here start alone.
 
   Returns: [S + T, T].
   """
@@ -74,7 +74,7 @@ def hierarchical(grid, num_frames, *, stride):
   return grid[np.clip(steps, 0, num_steps)]
 
 
-def given(matrix, mask):
+def hold_known(matrix, mask):
   """`matrix` [R + 1, T] with the frames that `mask` [T] marks at time 0 throughout."""
   if np.shape(mask) != matrix.shape[1:]:
     raise ValueError(

@@ -22,7 +22,7 @@ class SignalScale:
 
   Attributes:
     base: its times are whole steps, as DDPM's; DDIM takes the noise of its step from
-      it (variance.of_ddim).
+      it (variance.ddim_variance).
     scale: 0.7 in VideoCrafter 2, 0.3 in VideoCrafter 1 at 576 x 1024.
   """
 

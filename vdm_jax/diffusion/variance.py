@@ -14,7 +14,7 @@ import numpy as np
 from vdm_jax.diffusion import process as p
 
 
-def split(out, channels):
+def split_output(out, channels):
   """A network's output as (F, fraction): fraction is None without learned variance.
 
   Args:
@@ -32,7 +32,7 @@ def split(out, channels):
   return out[..., :channels], 0.5 * (out[..., channels:] + 1.0)
 
 
-def forward(process, t, s):
+def forward_step(process, t, s):
   """(alpha_t / alpha_s, var) of x_t given x_s, [B, T]: both of the step from s to t."""
   if isinstance(process, p.DDPM):  # a difference of nearly equal numbers otherwise
     log_ratio = process.log_ratio(t, s)
@@ -45,11 +45,11 @@ def forward(process, t, s):
 
 def posterior_variance(process, t, s):
   """Variance of q(x_s | x_t, x0), [B, T]."""
-  _, var = forward(process, t, s)
+  _, var = forward_step(process, t, s)
   return var * (process.alpha_sigma(s)[1] / process.alpha_sigma(t)[1]) ** 2
 
 
-def of_ddim(process, t, s):
+def ddim_variance(process, t, s):
   """The variance [B, T] that DDIM adds in a step of eta = 1, that of the posterior.
 
   Any up to sigma_s^2 would do: DDIM's mean keeps q(x_s | x0) as it is. A process with a
@@ -60,7 +60,7 @@ def of_ddim(process, t, s):
 
 def posterior_mean(process, x_t, x0, t, s):
   """Mean of q(x_s | x_t, x0), [B, T, H, W, C]."""
-  ratio, var = forward(process, t, s)
+  ratio, var = forward_step(process, t, s)
   _, sigma = process.alpha_sigma(t)
   alpha_s, sigma_s = process.alpha_sigma(s)
   return p.mix((alpha_s * var / sigma**2, ratio * (sigma_s / sigma) ** 2), x0, x_t)
@@ -74,11 +74,11 @@ def log_variance(process, fraction, t, s):
   low = jnp.log(jnp.maximum(posterior_variance(process, t, s), 1e-20))
   if fraction is None:
     return p.expand(low)
-  high = jnp.log(jnp.maximum(forward(process, t, s)[1], 1e-20))
+  high = jnp.log(jnp.maximum(forward_step(process, t, s)[1], 1e-20))
   return fraction * p.expand(high) + (1.0 - fraction) * p.expand(low)
 
 
-def bound(process, x0, x_t, x0_hat, fraction, t):
+def variational_bound(process, x0, x_t, x0_hat, fraction, t):
   """The variational bound of a whole step, t to t - 1, in bits per element: [B, T].
 
   The divergence of the learned step back from the true one; for t = 1 the likelihood
@@ -99,17 +99,19 @@ def bound(process, x0, x_t, x0_hat, fraction, t):
   # The variance of the step to the data is 0; the one before it stands in for it.
   t_var = jnp.maximum(t, 2.0)
   true = p.expand(jnp.log(posterior_variance(process, t_var, t_var - 1.0)))
-  high = p.expand(jnp.log(forward(process, t, s)[1]))
+  high = p.expand(jnp.log(forward_step(process, t, s)[1]))
   learned = fraction * high + (1.0 - fraction) * true
   true_mean = posterior_mean(process, x_t, x0, t, s)
   mean = posterior_mean(process, x_t, x0_hat, t, s)
   gap = (true_mean - mean) ** 2 * jnp.exp(-learned)
   divergence = 0.5 * (-1.0 + learned - true + jnp.exp(true - learned) + gap)
-  nats = jnp.where(p.expand(t) > 1.0, divergence, -log_likelihood(x0, mean, learned))
+  nats = jnp.where(
+    p.expand(t) > 1.0, divergence, -discretized_log_likelihood(x0, mean, learned)
+  )
   return jnp.mean(nats, axis=(2, 3, 4)) / np.log(2.0)
 
 
-def log_likelihood(x, mean, log_var):
+def discretized_log_likelihood(x, mean, log_var):
   """Log probability of x in [-1, 1], read as one of 256 values, under a Gaussian.
 
   The mass of the bin of width 2 / 255 around x, the last ones open, as in DDPM's code

@@ -26,7 +26,7 @@ class FVD:
   """
 
   def __init__(self, file, batch_size=8):
-    self.params = i3d.from_state_dict(weights.read(file))
+    self.params = i3d.from_state_dict(weights.read_arrays(file))
     self.batch_size = batch_size
     self._apply = jax.jit(lambda params, x: i3d.logits(params, i3d.preprocess(x)))
 

@@ -64,7 +64,7 @@ def logits(params, x):
 
   T is at least 10, H and W at least 193 pixels: the last pool is 2 x 7 x 7 cells.
   """
-  x = features(params, x)
+  x = last_feature_map(params, x)
   cells = 2 * 7 * 7
   if x.shape[1] < 2 or min(x.shape[2:4]) < 7:
     raise ValueError(
@@ -78,7 +78,7 @@ def logits(params, x):
   return (y + params["logits"]["bias"]).mean((1, 2, 3))
 
 
-def features(params, x):
+def last_feature_map(params, x):
   """[N, t, h, w, 1024], what the last pool reads."""
   for layer in LAYERS:
     if len(layer) == 4:
@@ -106,7 +106,7 @@ def from_state_dict(found):
   for name, (inputs, outputs, kernel) in convolutions.items():
     wanted[f"{name}.conv3d.weight"] = (outputs, inputs, *kernel)
     wanted |= {f"{name}.bn.{part}": (outputs,) for part in norms}
-  weights.check(found, wanted, "I3D")
+  weights.check_shapes(found, wanted, "I3D")
   params = {name: _norm_folded(found, name) for name in convolutions}
   last = weights.float32(found["logits.conv3d.weight"])
   params["logits"] = {

@@ -79,7 +79,7 @@ class LPIPS:
     """The parameters, read from the files; they are never trained."""
     found = {}
     for file in self.files:
-      found |= weights.read(file)
+      found |= weights.read_arrays(file)
     return from_state_dict(found, self.trunk)
 
   def __call__(self, params, x, y):
@@ -138,7 +138,7 @@ def from_state_dict(found, trunk):
   taps = [layer.channels for layer in TRUNKS[trunk] if layer.tap]
   heads = {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate(taps)}
   wanted |= heads
-  weights.check(found, wanted, f"LPIPS with {trunk}")
+  weights.check_shapes(found, wanted, f"LPIPS with {trunk}")
   params = {
     f"conv_{layer.index}": {
       "kernel": rearrange(

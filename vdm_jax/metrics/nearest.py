@@ -9,7 +9,7 @@ import numpy as np
 from vdm_jax.metrics import frames
 
 
-def psnr(videos, train, *, size=16):
+def psnr_to_nearest(videos, train, *, size=16):
   """PSNR [N] in dB to the nearest of the training clips, any stretch of each.
 
   Videos [N, T, H, W, 3] uint8 and clips of at least T frames are compared as means of
@@ -46,7 +46,9 @@ def shrink(videos, size):
 
 def rows(evidence, *, size=16):
   """PSNR to the nearest training clip: the median and the nearest of all."""
-  measure = lambda clips: psnr(clips.videos, evidence.train.videos, size=size)
+  measure = lambda clips: psnr_to_nearest(
+    clips.videos, evidence.train.videos, size=size
+  )
   median = lambda clips: np.median(measure(clips))
   largest = lambda clips: measure(clips).max()
   fields = dict(settings={"size": size, "train": len(evidence.train)})

@@ -85,7 +85,7 @@ def from_json(entry):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Clips:
+class LabelledVideos:
   """uint8 [N, T, H, W, 3], and labels [N] where there are any."""
 
   videos: Any
@@ -96,7 +96,7 @@ class Clips:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evidence:
+class EvaluationData:
   """What an evaluation looks at; metrics are functions of it that give Rows.
 
   Attributes:
@@ -108,9 +108,9 @@ class Evidence:
     seed: with which the real clips were chosen.
   """
 
-  samples: Clips
-  real: Clips
-  train: Clips
+  samples: LabelledVideos
+  real: LabelledVideos
+  train: LabelledVideos
   reconstructed: Any = None
   stride: int = 1
   seed: int = 0

@@ -35,7 +35,7 @@ def dynamic_degree(videos, *, threshold=MOVING):
   return float((motion(videos) > threshold).mean())
 
 
-def seam(videos, *, window, overlap):
+def seam_ratio(videos, *, window, overlap):
   """Change [N] across the seams of an extended video over the change elsewhere.
 
   1 where the eye cannot tell where one window ended and the next went on, as
@@ -64,12 +64,12 @@ def drift(videos, *, window):
   return np.abs(last - first).mean(-1)
 
 
-def extended_rows(evidence, *, window, overlap):
+def extension_rows(evidence, *, window, overlap):
   """Seam, drift and flicker of long samples; `seam` and `drift` have no real twin."""
   videos = evidence.samples.videos
   plan = {"window": window, "overlap": overlap}
   figures = {
-    "seam (1 is none)": seam(videos, window=window, overlap=overlap),
+    "seam (1 is none)": seam_ratio(videos, window=window, overlap=overlap),
     "drift (grey levels)": drift(videos, window=window),
     "flicker (grey levels)": flicker(videos),
   }

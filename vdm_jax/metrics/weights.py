@@ -6,7 +6,7 @@ import numpy as np
 import safetensors.numpy
 
 
-def read(file):
+def read_arrays(file):
   """{name: array} of a .safetensors or .npz file."""
   suffix = pathlib.Path(file).suffix
   if suffix == ".safetensors":
@@ -20,7 +20,7 @@ def read(file):
   )
 
 
-def check(found, wanted, of):
+def check_shapes(found, wanted, of):
   """Refuses {name: array} that lacks one of {name: shape}, naming all that is wrong."""
   wrong = [f"missing {k}" for k in wanted if k not in found]
   wrong += [

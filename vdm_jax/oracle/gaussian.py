@@ -23,7 +23,7 @@ from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
 
 
-def ou(i, j, *, correlation, variance=1.0):
+def ornstein_uhlenbeck(i, j, *, correlation, variance=1.0):
   """Ornstein-Uhlenbeck, or AR(1): correlation^|i - j|. Rough motion, no memory."""
   return variance * correlation ** jnp.abs(i - j)
 
@@ -33,12 +33,12 @@ def rbf(i, j, *, length, variance=1.0):
   return variance * jnp.exp(-0.5 * ((i - j) / length) ** 2)
 
 
-def shared(i, j, *, variance):
+def constant(i, j, *, variance):
   """A constant that all frames have in common: the identity of the scene."""
   return variance * jnp.ones_like(i * j)
 
 
-def total(i, j, *, kernels):
+def kernel_sum(i, j, *, kernels):
   """The sum of independent processes."""
   return sum(kernel(i, j) for kernel in kernels)
 

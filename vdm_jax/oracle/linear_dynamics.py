@@ -177,7 +177,7 @@ def _positions(t, cond):
   return cond.positions
 
 
-def stationary(transition, noise):
+def stationary_covariance(transition, noise):
   """The covariance that M and Q keep: P = M P M' + Q; all eigenvalues of M inside 1."""
   m = np.asarray(transition, np.float64)
   if np.abs(np.linalg.eigvals(m)).max() >= 1.0:
@@ -187,7 +187,7 @@ def stationary(transition, noise):
   return p.reshape(size, size)
 
 
-def rotation(angle, damping):
+def damped_rotation(angle, damping):
   """M [2, 2]: an oscillation that turns by `angle` a frame and shrinks by `damping`."""
   c, s = np.cos(angle), np.sin(angle)
   return damping * np.array([[c, -s], [s, c]])

@@ -11,7 +11,7 @@ import numpy as np
 from vdm_jax.diffusion.samplers import loop
 
 
-def push(run, num_frames, *, num_steps=0):
+def affine_map(run, num_frames, *, num_steps=0):
   """(J [T, K], mean [T]) of an affine sampler; column k answers noise k.
 
   Args:
@@ -23,7 +23,7 @@ def push(run, num_frames, *, num_steps=0):
   basis = np.eye(count).reshape(num_steps + 1, num_frames, count)
   basis = np.concatenate([basis, np.zeros((*basis.shape[:2], 1))], axis=-1)
   basis = jnp.asarray(basis[:, None, ..., None, None], float)
-  key = loop.Recorded(basis[1:] if num_steps else None)
+  key = loop.RecordedNoise(basis[1:] if num_steps else None)
   out = run(basis[0], key)[0, :, :, 0, 0]
   mean = out[:, -1:]
   return np.asarray(out[:, :-1] - mean, np.float64), np.asarray(mean[:, 0], np.float64)
@@ -34,7 +34,7 @@ def covariance(jacobian):
   return jacobian @ jacobian.T
 
 
-def wasserstein(a, b, mean_a=0.0, mean_b=0.0):
+def gaussian_wasserstein(a, b, mean_a=0.0, mean_b=0.0):
   """W2^2 / T between N(mean_a, a) and N(mean_b, b), covariances [T, T].
 
   |m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2).
@@ -46,21 +46,23 @@ def wasserstein(a, b, mean_a=0.0, mean_b=0.0):
   return float((np.trace(a) + np.trace(b) - 2.0 * cross + gap @ gap) / len(a))
 
 
-def jumps(cov):
+def mean_squared_jumps(cov):
   """E (x_{i+1} - x_i)^2 for each pair of neighbours, [T - 1]."""
   var = np.diag(cov)
   return var[1:] + var[:-1] - 2.0 * np.diag(cov, 1)
 
 
-def seam(cov, truth, at):
+def seam_ratio(cov, truth, at):
   """The mean squared jump into the frames `at`, over the truth's: 1 is seamless."""
   at = np.asarray(at) - 1
-  return float(jumps(cov)[at].mean() / jumps(truth)[at].mean())
+  return float(
+    mean_squared_jumps(cov)[at].mean() / mean_squared_jumps(truth)[at].mean()
+  )
 
 
-def motion(cov, truth):
+def motion_ratio(cov, truth):
   """The mean squared jump over the truth's: below 1 is too still."""
-  return float(jumps(cov).mean() / jumps(truth).mean())
+  return float(mean_squared_jumps(cov).mean() / mean_squared_jumps(truth).mean())
 
 
 def end_correlation(cov):
@@ -68,12 +70,12 @@ def end_correlation(cov):
   return float(cov[0, -1] / np.sqrt(cov[0, 0] * cov[-1, -1]))
 
 
-def variance(cov):
+def mean_variance(cov):
   """The mean variance of a frame."""
   return float(np.diag(cov).mean())
 
 
-def order(errors, steps):
+def convergence_order(errors, steps):
   """The order of convergence: the slope of log error over log(1 / steps)."""
   return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
 

@@ -17,7 +17,7 @@ from vdm_jax.oracle import measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class LongVideoMethod:
   """How a long video is made.
 
   Attributes:
@@ -56,7 +56,7 @@ def score(method, world, process, grid, num_frames):
     length = num_frames + 2 * method.margin
     exact = world.denoiser if method.denoiser is None else None
     denoise = exact(process) if exact else method.denoiser(world, process)
-    denoise = d.chain(denoise, method.wrappers, None)
+    denoise = d.apply_wrappers(denoise, method.wrappers, None)
     ts = grid if method.schedule is None else method.schedule(grid, length)
 
     @jax.jit
@@ -64,18 +64,18 @@ def score(method, world, process, grid, num_frames):
       x = x if method.start is None else method.start(x)
       return method.sampler(denoise, process, x, ts, None, key)
 
-    jacobian, mean = measure.push(run, length, num_steps=method.draws)
+    jacobian, mean = measure.affine_map(run, length, num_steps=method.draws)
     judged = slice(method.margin, method.margin + num_frames)
     cov = measure.covariance(jacobian[judged])
     truth = np.asarray(world.covariance(num_frames))
-    distance = measure.wasserstein(cov, truth, mean[judged], world.mean)
+    distance = measure.gaussian_wasserstein(cov, truth, mean[judged], world.mean)
   first, every = method.seams
   return {
     "distance": distance,
-    "seam": measure.seam(cov, truth, range(first, num_frames, every)),
+    "seam": measure.seam_ratio(cov, truth, range(first, num_frames, every)),
     "memory": measure.end_correlation(cov),
-    "variance": measure.variance(cov) / measure.variance(truth),
-    "motion": measure.motion(cov, truth),
+    "variance": measure.mean_variance(cov) / measure.mean_variance(truth),
+    "motion": measure.motion_ratio(cov, truth),
   }, cov
 
 
@@ -85,6 +85,6 @@ def free_noise(x, *, window, stride, seed=0):
   return x[:, noise.free_noise_order(key, x.shape[1], window, stride)]
 
 
-def causal(world, process):
+def causal_denoiser(world, process):
   """The exact denoiser that sees no later frame: a `denoiser`."""
   return world.causal_denoiser(process)

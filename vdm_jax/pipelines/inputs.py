@@ -132,7 +132,7 @@ class ImagePipeline:
 
   def _drawer(self, steps, guidance):
     scale = functools.partial(
-      guidance_lib.over_frames, start=guidance[0], stop=guidance[1]
+      guidance_lib.linear_over_frames, start=guidance[0], stop=guidance[1]
     )
     wrap = functools.partial(
       guidance_lib.guide,

@@ -122,7 +122,7 @@ class Pipeline:
       embeddings, negative_embeddings: (values [B, L, D], mask [B, L]) of a text
         encoder, in place of prompts; a mask of None is all True.
       cache: the plan of a step cache, for a transformer: part of the work is left out,
-        as `functools.partial(caching.broadcast, spatial=2, temporal=4, cross=6)` of
+        as `functools.partial(caching.pyramid_attention_broadcast, spatial=2)` of
         diffusion/caching.py does. Compiled once for each such object; what it saves
         and costs: experiments/step_caching.
     """

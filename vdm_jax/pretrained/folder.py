@@ -225,7 +225,9 @@ def _filled(module, table, theirs, config, like):
     for name, made in sd.parts(module, table, theirs, like)
   }
   for name, x in sd.constants(module, table, config).items():
-    flat[name] = sharding_lib.place(x.astype(like[name].dtype), like[name].sharding)
+    flat[name] = sharding_lib.device_put(
+      x.astype(like[name].dtype), like[name].sharding
+    )
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -75,7 +75,7 @@ def _once(cfg, found, what):
   cfg, notes = _for_platform(cfg, found)
   mesh = mesh_of(cfg, found)
   subject = subjects.PROGRAMS[what](cfg, mesh)
-  with sharding.use(mesh, cfg.rules):
+  with sharding.use_mesh(mesh, cfg.rules):
     counted, model = subject.count(), subject.model()
   start = time.monotonic()
   program = subject.lower()

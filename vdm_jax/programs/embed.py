@@ -94,8 +94,8 @@ class TextEncoder:
     for first in range(0, len(ids), self.batch_size):
       rows = slice(first, first + self.batch_size)
       part, real = job_lib.pad({"ids": ids[rows], "mask": mask[rows]}, size)
-      part = sharding.spread(part, self.mesh, process_shards.RULES)
-      with sharding.use(self.mesh, process_shards.RULES):
+      part = sharding.put_whole_batch(part, self.mesh, process_shards.RULES)
+      with sharding.use_mesh(self.mesh, process_shards.RULES):
         values = apply(params, part["ids"], part["mask"])
       parts.append(np.asarray(values, np.float32)[:real])
     return np.concatenate(parts), mask

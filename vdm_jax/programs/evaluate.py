@@ -37,7 +37,7 @@ def run(
   if not place.is_file():
     raise FileNotFoundError(f"There are no samples in {place}; sample first.")
   with np.load(place, allow_pickle=False) as file:
-    made = score.Clips(
+    made = score.LabelledVideos(
       videos=file["video"], labels=file["label"] if "label" in file else None
     )
   rng = np.random.default_rng(job.seed)
@@ -48,7 +48,7 @@ def run(
   if autoencoder is not None:
     params = job.weights(autoencoder_weights, "ema/autoencoder")
     reconstructed = _reconstruct(job, autoencoder, params, held_out.videos, batch_size)
-  evidence = score.Evidence(
+  evidence = score.EvaluationData(
     samples=made,
     real=held_out,
     train=learnt,
@@ -97,7 +97,7 @@ def collect(source, indices):
   """These records of a source as Clips."""
   records = [source[int(i)] for i in indices]
   labels = [r["label"] for r in records] if "label" in records[0] else None
-  return score.Clips(
+  return score.LabelledVideos(
     videos=np.stack([r["video"] for r in records]),
     labels=None if labels is None else np.array(labels),
   )

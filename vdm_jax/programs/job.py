@@ -44,16 +44,16 @@ class Job:
 
   @contextlib.contextmanager
   def use_mesh(self):
-    with sharding.use(self.mesh, self.rules):
+    with sharding.use_mesh(self.mesh, self.rules):
       yield
 
   def put_batch(self, batch):
     """A batch that each process holds whole, rows spread over the mesh."""
-    return sharding.spread(batch, self.mesh, self.rules)
+    return sharding.put_whole_batch(batch, self.mesh, self.rules)
 
   def to_mesh(self, params):
     """Parameters on every device of the mesh."""
-    return sharding.place(params, sharding.replicated(self.mesh))
+    return sharding.device_put(params, sharding.replicated(self.mesh))
 
   def print(self, text):
     if jax.process_index() == 0:
@@ -147,11 +147,11 @@ def run(cfg, stages, workdir):
   write_json(workdir / "config.json", config.to_dict(cfg))
   for stage in stages:
     if jax.process_index():
-      distributed.wait(f"{stage} is built")
+      distributed.barrier(f"{stage} is built")
     program = config.build(cfg[stage], workdir)
     if not jax.process_index():
-      distributed.wait(f"{stage} is built")
+      distributed.barrier(f"{stage} is built")
     settings = config.to_dict(cfg[stage])
     preset = cfg.get("compiler", "none")
     program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings, preset))
-    distributed.wait(f"{stage} has ended")
+    distributed.barrier(f"{stage} has ended")

@@ -68,8 +68,8 @@ class ImageEncoder:
     for first in range(0, len(pictures), self.batch_size):
       some = pictures[first : first + self.batch_size]
       part, real = job_lib.pad({"pixels": clip_pixels.pixels(some, module.size)}, size)
-      part = sharding.spread(part, self.mesh, process_shards.RULES)
-      with sharding.use(self.mesh, process_shards.RULES):
+      part = sharding.put_whole_batch(part, self.mesh, process_shards.RULES)
+      with sharding.use_mesh(self.mesh, process_shards.RULES):
         tokens = look(params, part["pixels"])
       parts.append(np.asarray(tokens, np.float32)[:real])
     found = np.concatenate(parts)

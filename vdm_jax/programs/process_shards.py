@@ -58,7 +58,7 @@ def write_records(place, made_of, meta, count, fill):
   if share:
     with records.RecordWriter(folders[index], made_of, overwrite=True) as writer:
       fill(writer, share)
-  distributed.wait(f"{place.name}: all shares are written")
+  distributed.barrier(f"{place.name}: all shares are written")
   if index == 0:
     with records.RecordWriter(place, made_of) as writer:
       writer.meta |= meta
@@ -66,7 +66,7 @@ def write_records(place, made_of, meta, count, fill):
         if bounds[i] < bounds[i + 1]:
           _copy(folder, writer)
           shutil.rmtree(folder)
-  distributed.wait(f"{place.name}: the shares are joined")
+  distributed.barrier(f"{place.name}: the shares are joined")
 
 
 def _copy(folder, writer):

@@ -54,7 +54,7 @@ def run(
     plot: names of the log that loss.png shows.
   """
   place = job.workdir / folder
-  done = checkpoint.steps(place / "checkpoints")
+  done = checkpoint.saved_steps(place / "checkpoints")
   if done and done[-1] >= steps:
     job.print(f"step {done[-1]} of {steps} is done already, in {place}")
     return
@@ -62,17 +62,17 @@ def run(
     place / "checkpoints", keep=keep, keep_every=keep_every
   )
   k_init, k_steps = jax.random.split(job.key())
-  sharding.check_parts(loader.spec(), accumulate, job.mesh, job.rules)
+  sharding.check_accumulation(loader.spec(), accumulate, job.mesh, job.rules)
   whole = loader
   if jax.process_count() > 1:
     loader = loader.shard(*sharding.data_shard(job.mesh, job.rules))
-  put = functools.partial(sharding.put, mesh=job.mesh, rules=job.rules)
-  like = state_lib.abstract(
+  put = functools.partial(sharding.put_batch, mesh=job.mesh, rules=job.rules)
+  like = state_lib.abstract_state(
     task, optimizer, loader.spec(), job.mesh, job.rules, trainable
   )
   restored = saver.restore_latest(like)
   if restored is None:
-    state, shardings = state_lib.create(
+    state, shardings = state_lib.create_state(
       task, optimizer, loader.spec(), k_init, job.mesh, job.rules, trainable, init_from
     )
   else:
@@ -108,7 +108,7 @@ def run(
   options = compiler.options(job.compiler, job.mesh.devices.flat[0].platform)
   with log.Logger(place, step=int(state.step)) as logger:
     loop.fit(
-      step_lib.compiled(step, shardings, job.mesh, job.rules, options),
+      step_lib.compile_step(step, shardings, job.mesh, job.rules, options),
       state,
       loader,
       k_steps,
@@ -118,10 +118,10 @@ def run(
       save_every=save_every,
       logger=logger,
       log_every=log_every,
-      hooks=[loop.Every(preview_every, draw)] if preview else [],
+      hooks=[loop.PeriodicHook(preview_every, draw)] if preview else [],
       finish=finish,
       max_skipped=max_skipped,
-      agree=distributed.agreement(job.mesh) if jax.process_count() > 1 else None,
+      agree=distributed.agree_on_max(job.mesh) if jax.process_count() > 1 else None,
       name=job.stage,
     )
   saver.close()
@@ -140,13 +140,13 @@ def _measured(task, state, batches, shardings):
   everywhere = sharding.replicated(shardings.step.mesh)
 
   def measured(params):
-    whole = sharding.place(state_lib.merge(params, state.frozen), everywhere)
+    whole = sharding.device_put(state_lib.merge(params, state.frozen), everywhere)
     whole = task.finish(whole, iter(batches))
     # Only what is in `params` comes back: the rest is frozen, and stays.
     return jax.tree.map(lambda _, path: path, params, _part(whole, params))
 
   new = state.replace(params=measured(state.params), ema=measured(state.ema))
-  return sharding.place(new, shardings)
+  return sharding.device_put(new, shardings)
 
 
 def _part(whole, like):

@@ -4,7 +4,7 @@ A sampling run that computes everything gives, for each call of the network, the
 over tokens of |r_i| / |r_{i-1}|, r being the output of all blocks less their input. A
 second config, or a later stage of the same, plans by it:
 
-  plan = c.bind(caching.magnitude, threshold=0.06,
+  plan = c.bind(caching.mag_cache, threshold=0.06,
                 ratios=c.call(calibrate.read, folder="{workdir}/calibration"))
   wrappers = (c.bind(denoise.cached, plan=plan), guide)
 

@@ -51,7 +51,7 @@ class Completion:
     """[T] True for given frames."""
     if self.given == NOTHING:
       return np.zeros(self.num_frames, bool)
-    return np.asarray(masks.named(self.given, self.num_frames))
+    return np.asarray(masks.from_name(self.given, self.num_frames))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
 
   Args:
     worlds: {name: oracle.gaussian.GaussianVideo}.
-    methods: {name: oracle.rank.Method}; the first is the reference.
+    methods: {name: oracle.rank.LongVideoMethod}; the first is the reference.
     grid: (process) -> ts [S + 1].
   """
   out = job.workdir / folder

@@ -31,7 +31,7 @@ class Autoencoding:
       has a method `init()`, that gives its parameters, which are never trained.
     perceptual_weight: of that distance; 0 leaves it out.
     gan_weight: of the generator's loss; 0 means that there is no discriminator.
-    gan_start: the first step with a GAN; before it, neither player pays for it.
+    gan_start: the first step with a GAN; before it, the GAN's terms are 0.
     discriminator: linen module, clips -> logits; see autoencoders/discriminator.py.
     frames_per_clip: frames drawn from each clip at every step, without repetition;
       None takes all.
@@ -79,10 +79,10 @@ class Autoencoding:
     return params
 
   def loss(self, params, batch, key):
-    """(scalar, metrics): the sum of both players' losses.
+    """(scalar, metrics): the sum of the generator's and the discriminator's losses.
 
-    Each sees the other's parameters, or frames, as constants, so the gradient of the
-    sum is each player's own.
+    Each takes the other's parameters, or frames, as constants, so the gradient of the
+    sum is the gradient of each one's own loss.
 
     Args:
       batch: {"video": [B, T, H, W, C], uint8 or float in [-1, 1]}; with a GAN also
@@ -111,9 +111,9 @@ class Autoencoding:
       metrics["perceptual"] = self.perceptual(frozen, real, fake).mean()
       loss += self.perceptual_weight * metrics["perceptual"]
     if self.gan_weight:
-      game = self._game(params["discriminator"], batch, video, output)
-      loss += self.gan_weight * game["gan/generator"] + game["gan/discriminator"]
-      metrics |= game
+      gan = self._gan_losses(params["discriminator"], batch, video, output)
+      loss += self.gan_weight * gan["gan/generator"] + gan["gan/discriminator"]
+      metrics |= gan
     return loss, metrics | {"loss": loss}
 
   def reconstruct(self, params, video):
@@ -132,37 +132,37 @@ class Autoencoding:
     measured = self.autoencoder.measure(params["autoencoder"], moments)
     return {**params, "autoencoder": measured}
 
-  def _game(self, params, batch, real, fake):
-    """The GAN's terms; zeros before `gan_start`, at no cost."""
+  def _gan_losses(self, params, batch, real, fake):
+    """{"gan/...": scalar} of both networks; zeros before `gan_start`, at no cost."""
     if "step" not in batch:
       raise KeyError(
         f"The batch has {sorted(batch)}; a GAN that begins at gan_start="
         f"{self.gan_start} needs batch['step'], which the training step adds."
       )
-    judge = lambda params, x: self.discriminator.apply({"params": params}, x)
+    logits = lambda params, x: self.discriminator.apply({"params": params}, x)
     fixed = jax.lax.stop_gradient
 
-    def play(params, real, fake):
-      on_real, on_fake = judge(params, real), judge(params, fixed(fake))
+    def after_start(params, real, fake):
+      on_real, on_fake = logits(params, real), logits(params, fixed(fake))
       return {
-        "gan/generator": discriminator.generator_loss(judge(fixed(params), fake)),
+        "gan/generator": discriminator.generator_loss(logits(fixed(params), fake)),
         "gan/discriminator": discriminator.discriminator_loss(on_real, on_fake),
         "gan/real": on_real.mean(),
         "gan/fake": on_fake.mean(),
       }
 
-    def wait(params, real, fake):
-      shapes = jax.eval_shape(play, params, real, fake)
+    def before_start(params, real, fake):
+      shapes = jax.eval_shape(after_start, params, real, fake)
       return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     started = batch["step"] >= self.gan_start
-    return jax.lax.cond(started, play, wait, params, real, fake)
+    return jax.lax.cond(started, after_start, before_start, params, real, fake)
 
 
-def player(path):
-  """Whose a parameter "a/b/c" is: "generator", "discriminator" or "frozen".
+def param_group(path):
+  """The group of a parameter "a/b/c": "generator", "discriminator" or "frozen".
 
-  For an optimizer with one transformation for each player, where "frozen" gets none
+  The `label_fn` of `optimizer.partitioned`, where "frozen" is not updated
   (`optax.set_to_zero()`): perceptual networks, and the measured statistics of the
   latents, whose gradient is zero but which weight decay would shrink.
   """

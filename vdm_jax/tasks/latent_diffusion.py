@@ -65,8 +65,8 @@ class LatentDiffusion:
   bound_weight: float = 1.0
 
   def __post_init__(self):
-    p.check(self.prediction, self.process)
-    if self.perturbation and self.perturbation.of_mask and not self.mask_rates:
+    p.check_prediction(self.prediction, self.process)
+    if self.perturbation and self.perturbation.for_known_frames and not self.mask_rates:
       raise ValueError("perturbation is of given frames: mask_rates must give some.")
 
   def init(self, key, batch):
@@ -139,7 +139,7 @@ class LatentDiffusion:
       return out, kept.get("kept", {})
 
     denoise = d.from_network(apply, self.process, self.prediction)
-    return d.chain(denoise, wrappers, null)
+    return d.apply_wrappers(denoise, wrappers, null)
 
   def sample(
     self,
@@ -162,8 +162,8 @@ class LatentDiffusion:
       shape: [B, T, H, W, C].
       sampler: (denoise, process, x, ts, cond, key) -> x0.
       ts: [S + 1], [S + 1, T], or a function of the process that gives them.
-      wrappers: around the denoiser, innermost first; `denoise.given` is added if there
-        is a mask, as the outermost unless it is among them.
+      wrappers: around the denoiser, innermost first; `denoise.hold_known` is added if
+        there is a mask, as the outermost unless it is among them.
       noise: (key, shape) -> the initial noise, see diffusion/noise.py.
       start: `shape`, latents that are noised to the first time of `ts` and sampled from
         there (SDEdit, https://arxiv.org/abs/2108.01073); None starts from noise alone.
@@ -181,14 +181,14 @@ class LatentDiffusion:
           f"{shape[0]} videos were asked for and the batch has signals for "
           f"{x.shape[0]}; give one for each."
         )
-    hold = (d.given,) if mask is not None else ()
+    hold = (d.hold_known,) if mask is not None else ()
     if mask is None and self.mask_rates:
       # Such a network is always told which frames are given: none.
       known, mask = jnp.zeros(shape), jnp.zeros(shape[1], bool)
     k_noise, k_steps = jax.random.split(key)
     ts = ts(self.process) if callable(ts) else ts
     one_time = jnp.ndim(ts) == 1
-    alpha, sigma = self.process.alpha_sigma(loop.rows(ts, shape[1])[:1])
+    alpha, sigma = self.process.alpha_sigma(loop.time_matrix(ts, shape[1])[:1])
     x = p.expand(sigma) * noise(k_noise, shape)
     x = x if start is None else x + p.expand(alpha) * start
     if mask is not None:
@@ -199,9 +199,9 @@ class LatentDiffusion:
     if self.perturbation:
       k_shown = jax.random.fold_in(key, 1)
       cond = self.perturbation.sample(self.process, k_shown, cond)
-      if self.perturbation.of_mask:
-        show = functools.partial(self.perturbation.shown, self.process)
-        hold = tuple(functools.partial(wrap, show=show) for wrap in hold)
+      if self.perturbation.for_known_frames:
+        noisy = functools.partial(self.perturbation.noisy_known, self.process)
+        hold = tuple(functools.partial(wrap, noisy_known=noisy) for wrap in hold)
     wrappers = _held(wrappers, hold)
     denoise = self.denoiser(params, null, wrappers, one_time=one_time)
     return sampler(denoise, self.process, x, ts, cond, k_steps)
@@ -211,7 +211,7 @@ class LatentDiffusion:
     cond, null = self.conditioner(batch)
     if self.mask_rates:
       # Such a network is always told: pictures, that nothing is given.
-      mask = masks.sample(key, *x0.shape[:2], mask_rates)
+      mask = masks.sample_masks(key, *x0.shape[:2], mask_rates)
       cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
     if self.perturbation:
       k_levels = jax.random.fold_in(key, 1)
@@ -221,7 +221,7 @@ class LatentDiffusion:
 
 def _held(wrappers, hold):
   """The wrappers with `hold` in the place of `given`, or behind them all."""
-  places = [getattr(wrap, "func", wrap) is d.given for wrap in wrappers]
+  places = [getattr(wrap, "func", wrap) is d.hold_known for wrap in wrappers]
   if not any(places):
     return (*wrappers, *hold)
   first = places.index(True)

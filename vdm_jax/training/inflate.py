@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from vdm_jax import checkpoint
 
 
-def inflate(params, *, folder, parts=("ema",), into="", rename=()):
+def inflate(params, *, folder, parts=("ema",), prefix="", rename=()):
   """`params`, with those of a checkpoint in the place of their namesakes.
 
   Where only the next to last axis of an array differs, its inputs, new ones come last
@@ -22,7 +22,7 @@ def inflate(params, *, folder, parts=("ema",), into="", rename=()):
     folder: of checkpoints, "<workdir>/images/checkpoints"; or a nested dict of arrays
       in the place of its parts.
     parts: of its State, one after the other; ("frozen", "ema") where some was frozen.
-    into: the path below which they stand, such as "base" of a Lora.
+    prefix: the path below which they stand, such as "base" of a Lora.
     rename: pairs (pattern, replacement) of `re.sub`, for names that differ.
 
   Raises:
@@ -37,8 +37,8 @@ def inflate(params, *, folder, parts=("ema",), into="", rename=()):
       learnt |= flat(checkpoint.restore_part(folder, part))
   for pattern, new in rename:
     learnt = {re.sub(pattern, new, name): x for name, x in learnt.items()}
-  if into:
-    learnt = {f"{into}/{name}": x for name, x in learnt.items()}
+  if prefix:
+    learnt = {f"{prefix}/{name}": x for name, x in learnt.items()}
   out, problems = flat(params), []
   for name, x in learnt.items():
     if name not in out:

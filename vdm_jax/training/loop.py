@@ -21,7 +21,7 @@ from vdm_jax import log
 
 
 @dataclasses.dataclass(frozen=True)
-class Every:
+class PeriodicHook:
   """A hook: `run(n, state)` after each step n that is a multiple of `steps`.
 
   The next step overwrites the state's memory: `run` must not keep it.
@@ -63,13 +63,13 @@ def fit(
     loader: endless iterator of batches; with a checkpointer, `get_state()` gives its
       position after the batch drawn last.
     key: the run's base key; the same at every start.
-    put: batch -> batch on the devices, `partial(sharding.put, mesh=..., rules=...)`.
+    put: batch -> batch on the devices, a `sharding.put_batch` of mesh and rules.
     checkpointer: a `checkpoint.Checkpointer`; saves every `save_every` steps and last.
     logger: a `log.Logger`; gets means over `log_every` steps.
     hooks: `Every`s.
     finish: state -> state, called once after the last step and before it is saved.
     max_skipped: steps in a row that may be skipped as not finite before it is an error.
-    agree: `distributed.agreement(mesh)` where there are many processes.
+    agree: `distributed.agree_on_max(mesh)` where there are many processes.
 
   Raises:
     FloatingPointError: for more skipped steps than that.

@@ -76,7 +76,7 @@ def lion(
 
 
 def partitioned(transforms, label_fn=None):
-  """One transformation for each player: {"generator": tx, "discriminator": tx}.
+  """One transformation a group of parameters: {"generator": tx, "discriminator": tx}.
 
   Args:
     label_fn: "a/b/c" -> a name in `transforms`. By default a name that is a part of
@@ -105,12 +105,12 @@ def learning_rates(opt_state):
   is_rate = lambda x: isinstance(x, RateState)
   for path, node in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_rate):
     if is_rate(node):
-      player = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
-      found["/".join(["lr"] + player)] = node.learning_rate
+      group = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
+      found["/".join(["lr"] + group)] = node.learning_rate
   return found
 
 
-def decays(params):
+def weight_decay_mask(params):
   """Tree of booleans: which parameters weight decay pulls towards zero.
 
   Not those of one axis or none (biases, norms), nor named "bias" or "scale", nor the
@@ -137,7 +137,7 @@ def _chain(direction, learning_rate, weight_decay, clip, clip_after):
   parts = [] if clip is None else [_clip(clip, clip_after)]
   parts.append(direction)
   if weight_decay:
-    parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
+    parts.append(optax.add_decayed_weights(weight_decay, mask=weight_decay_mask))
   return optax.chain(*parts, _scale_by_rate(learning_rate))
 
 

@@ -24,7 +24,7 @@ class State:
   skipped_in_a_row: jax.Array
 
 
-def split(params, trainable):
+def split_trainable(params, trainable):
   """(trained, frozen): two nested dicts, by `re.search(trainable, "a/b/c")`.
 
   An empty sub-dict stays in `frozen`, so that `merge` gives `params` back whole.
@@ -59,7 +59,7 @@ def merge(params, frozen):
   return flax.traverse_util.unflatten_dict(flat)
 
 
-def abstract(task, tx, spec, mesh, rules, trainable=".*"):
+def abstract_state(task, tx, spec, mesh, rules, trainable=".*"):
   """The State that `create` makes, as ShapeDtypeStructs with shardings; no arrays.
 
   A checkpoint restores onto this without initialising anything.
@@ -70,7 +70,7 @@ def abstract(task, tx, spec, mesh, rules, trainable=".*"):
   )
 
 
-def create(
+def create_state(
   task, tx, spec, key, mesh, rules, trainable=".*", init_from=None
 ) -> tuple[State, State]:
   """(state, shardings): a new State on the mesh.
@@ -89,7 +89,7 @@ def create(
   assemble = lambda params: _assemble(params, tx, trainable)
   if all(device.platform == "cpu" for device in mesh.devices.flat):
     init = batched_init.together(init)
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     if not init_from:
       both = jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)
       return both(key), shardings
@@ -99,18 +99,18 @@ def create(
   loaded = params
   for fn in init_from if isinstance(init_from, (list, tuple)) else [init_from]:
     loaded = fn(loaded)
-  params = sharding.place(_checked(loaded, params), whole)
-  with sharding.use(mesh, rules):
+  params = sharding.device_put(_checked(loaded, params), whole)
+  with sharding.use_mesh(mesh, rules):
     return jax.jit(assemble, out_shardings=shardings)(params), shardings
 
 
 def _abstract(task, tx, spec, mesh, rules, trainable):
   """(shapes, shardings) of the State."""
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), _zeros(spec)))
     params = sharding.unbox(boxed)
     shapes = jax.eval_shape(lambda p: _assemble(p, tx, trainable), params)
-  trained, frozen = split(sharding.shard_tree(boxed, mesh, rules), trainable)
+  trained, frozen = split_trainable(sharding.shard_tree(boxed, mesh, rules), trainable)
   everywhere = sharding.replicated(mesh)
   shardings = State(
     step=everywhere,
@@ -125,7 +125,7 @@ def _abstract(task, tx, spec, mesh, rules, trainable):
 
 
 def _assemble(params, tx, trainable):
-  trained, frozen = split(params, trainable)
+  trained, frozen = split_trainable(params, trainable)
   zero = lambda: jnp.zeros((), jnp.int32)
   return State(
     step=zero(),

@@ -62,7 +62,7 @@ def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
   return step
 
 
-def compiled(step, shardings, mesh, rules, compiler_options=None):
+def compile_step(step, shardings, mesh, rules, compiler_options=None):
   """`step` under jit on the mesh: donates the state, and lays it out as `shardings`.
 
   Args:
@@ -80,11 +80,11 @@ def compiled(step, shardings, mesh, rules, compiler_options=None):
   )
 
   def run(state, batch, key):
-    with sharding.use(mesh, rules):
+    with sharding.use_mesh(mesh, rules):
       return jitted(state, batch, key)
 
   def lower(state, batch, key):
-    with sharding.use(mesh, rules):
+    with sharding.use_mesh(mesh, rules):
       return jitted.lower(state, batch, key)
 
   run.lower = lower

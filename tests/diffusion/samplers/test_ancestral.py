@@ -43,7 +43,7 @@ def trajectory(denoise, wrapper, x, drawn):
   outs = [x]
   denoise = wrapper(denoise, None)
   for i in range(0, 50, 10):
-    key = loop.Recorded(drawn[i : i + 10])
+    key = loop.RecordedNoise(drawn[i : i + 10])
     part = TS[i : i + 11]
     outs.append(ancestral.ancestral(denoise, DDPM, outs[-1], part, None, key))
   return jnp.stack(outs[1:])
@@ -64,7 +64,7 @@ def test_the_trajectory_is_the_originals(golden):
 
 def test_clipped_estimates_are_the_originals(golden):
   clip = functools.partial(
-    d.smooth, fn=functools.partial(jnp.clip, min=-1.0, max=1.0), below=jnp.inf
+    d.edit_x0, fn=functools.partial(jnp.clip, min=-1.0, max=1.0), below=jnp.inf
   )
   drawn = jnp.asarray(golden["in_p_step_noise"])
   out = trajectory(network(golden), clip, golden["in_x_T"], drawn)[-1]
@@ -73,7 +73,7 @@ def test_clipped_estimates_are_the_originals(golden):
 
 def test_with_the_posteriors_variance_it_is_ddim(golden):
   x = golden["in_x_T"]
-  drawn = loop.Recorded(jnp.asarray(golden["in_p_step_noise"]))
+  drawn = loop.RecordedNoise(jnp.asarray(golden["in_p_step_noise"]))
   args = (network(golden, learned=False), DDPM, x, TS, None, drawn)
   pair = jax.jit(lambda: (ancestral.ancestral(*args), ddim.ddim(*args, eta=1.0)))()
   np.testing.assert_allclose(*pair, atol=2e-5 * np.abs(pair[0]).max())
@@ -82,7 +82,7 @@ def test_with_the_posteriors_variance_it_is_ddim(golden):
 def test_variances_may_be_fixed_and_the_last_step_of_diffusers_is_noisy(golden):
   """One step of DDPM, to 0: x0, and sigma_t noise if it is fixed large."""
   x = golden["in_x_T"]
-  drawn = loop.Recorded(jnp.asarray(golden["in_p_step_noise"][:1]))
+  drawn = loop.RecordedNoise(jnp.asarray(golden["in_p_step_noise"][:1]))
   ts = jnp.array([500.0, 0.0])
   args = network(golden), DDPM, x, ts, None, drawn
   x0 = ancestral.ancestral(*args)

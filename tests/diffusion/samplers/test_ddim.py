@@ -56,7 +56,7 @@ def test_the_trajectory_is_the_originals(golden):
 def test_with_noise_it_is_the_originals(golden):
   """Fed the noise that the original drew, in the order it drew it."""
   ts = times.respaced_grid(DDPM, num_steps=50)
-  drawn = loop.Recorded(jnp.asarray(golden["in_ddim_step_noise"]))
+  drawn = loop.RecordedNoise(jnp.asarray(golden["in_ddim_step_noise"]))
   args = (network(golden), DDPM, golden["in_x_T"], ts, None, drawn)
   run = lambda eta: ddim.ddim(*args, eta=eta)
   wanted = golden["out_ddim_eta_final"]

@@ -18,24 +18,26 @@ def test_steps_follow_the_grid():
   def step(denoise, x, t, t_next, key):
     return 10 * x + p.expand(t) - p.expand(t_next)
 
-  out = loop.run(step, None, jnp.zeros((2, 3, 1, 1, 1)), [6.0, 3.0, 1.0, 0.0], KEY)
+  out = loop.run_steps(
+    step, None, jnp.zeros((2, 3, 1, 1, 1)), [6.0, 3.0, 1.0, 0.0], KEY
+  )
   np.testing.assert_array_equal(out, np.full(out.shape, 321.0))
   ts = np.array([[6.0, 6.0, 0.0], [3.0, 6.0, 0.0], [1.0, 5.0, 0.0]])
-  out = loop.run(step, None, jnp.ones((1, 3, 1, 1, 1)), ts, KEY)
+  out = loop.run_steps(step, None, jnp.ones((1, 3, 1, 1, 1)), ts, KEY)
   np.testing.assert_array_equal(out[0, :, 0, 0, 0], [132, 11, 1])
 
 
 def test_the_last_starts_are_those_of_each_frame():
   ts = np.array([[6.0, 6.0, 5.0], [3.0, 6.0, 5.0], [1.0, 2.0, 5.0], [0.0, 1.0, 5.0]])
   np.testing.assert_array_equal(
-    loop.last_starts(ts, 3, 2), [[1.0, 2.0, np.inf], [3.0, 6.0, np.inf]]
+    loop.last_step_times(ts, 3, 2), [[1.0, 2.0, np.inf], [3.0, 6.0, np.inf]]
   )
 
 
 def test_every_step_has_its_own_key():
   step = lambda denoise, x, t, t_next, key: x + jax.random.normal(key, x.shape)
   x = jnp.zeros((1, 1, 32, 32, 4))
-  two = loop.run(step, None, x, jnp.array([2.0, 1.0, 0.0]), KEY)
+  two = loop.run_steps(step, None, x, jnp.array([2.0, 1.0, 0.0]), KEY)
   np.testing.assert_allclose(two.var(), 2.0, rtol=0.1)  # one key twice would be 4
 
 

@@ -70,7 +70,7 @@ def on_mesh(sizes, shape, names, options):
   axes = zip(("data", "fsdp", "seq", "tensor"), sizes, strict=True)
   mesh = sharding.make_mesh(dict(axes))
   attend = functools.partial(attention.attend, names=names, **options)
-  with sharding.use(mesh, RULES):
+  with sharding.use_mesh(mesh, RULES):
     layout = islands.layout(shape, names)
     even = shape[-3] % islands.devices(layout.sequence) == 0
     axes = (*layout.rows, layout.sequence if even else (), layout.heads)

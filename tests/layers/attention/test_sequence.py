@@ -82,7 +82,7 @@ def test_what_one_device_needs_falls_with_the_devices():
 
   alone = memory()
   assert alone > 4 * 2 * 1024**2  # the logits
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     for split, part in (("ring", 1 / 4), ("ulysses", 1 / 2)):
       names = ("batch", "frames", None, None)
       assert memory(names=names, split=split) < 1.2 * part * alone, split
@@ -93,7 +93,7 @@ def test_the_layout_follows_the_names():
   rules = (("batch", "data"), ("frames", "seq"), ("heads", "tensor"))
   names = ("batch", "frames", "heads", None)
   assert shard_map.layout((2, 5, 3, 8), names) is None  # no mesh
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     layout = shard_map.layout((2, 5, 3, 8), names)
     assert layout == shard_map.Layout(((),), ("seq",), ())
     assert shard_map.local_shape((2, 5, 3, 8), layout) == (2, 3, 3, 8)
@@ -104,7 +104,7 @@ def test_the_layout_follows_the_names():
     )
     assert rows(4).rows == (("seq",),) and rows(3).rows == ((),)
   alone = sharding.make_mesh({"data": 1, "seq": 1, "tensor": 1}, jax.devices()[:1])
-  with sharding.use(alone, rules):
+  with sharding.use_mesh(alone, rules):
     assert shard_map.layout((2, 5, 3, 8), names) is None
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_split_is_refused_by_name():
   q, long = np.zeros((1, 4, 2, 8), np.float32), np.zeros((1, 6, 2, 8), np.float32)
   names = ("batch", "frames", None, None)
   run = functools.partial(attention.attend, q, names=names)
-  with sharding.use(mesh, (("frames", "seq"),)):
+  with sharding.use_mesh(mesh, (("frames", "seq"),)):
     with pytest.raises(ValueError, match="'ulises' .* Did you mean 'ulysses'"):
       run(q, q, split="ulises")
     with pytest.raises(ValueError, match="only self-attention"):

@@ -148,10 +148,10 @@ cached = lambda plan, **hyper: functools.partial(
   d.cached, plan=functools.partial(plan, **hyper)
 )
 PLANS = {
-  "spatial 2": cached(caching.broadcast, spatial=2),
-  "temporal 4": cached(caching.broadcast, temporal=4),
-  "both": cached(caching.broadcast, spatial=2, temporal=4),
-  "stack": cached(caching.magnitude, ratios=[1.01], threshold=0.05, retain=0.1),
+  "spatial 2": cached(caching.pyramid_attention_broadcast, spatial=2),
+  "temporal 4": cached(caching.pyramid_attention_broadcast, temporal=4),
+  "both": cached(caching.pyramid_attention_broadcast, spatial=2, temporal=4),
+  "stack": cached(caching.mag_cache, ratios=[1.01], threshold=0.05, retain=0.1),
 }
 STEPS = 12
 KEY = jax.random.key(5)
@@ -222,8 +222,8 @@ def test_ranges_of_one_and_no_threshold_are_the_plain_program(params, samples):
   )
   plain = program(GUIDE)
   for wrap in (
-    cached(caching.broadcast, spatial=1, temporal=1),
-    cached(caching.magnitude, ratios=np.ones(7), threshold=0.0, retain=0.0),
+    cached(caching.pyramid_attention_broadcast, spatial=1, temporal=1),
+    cached(caching.mag_cache, ratios=np.ones(7), threshold=0.0, retain=0.0),
   ):
     assert program(wrap, GUIDE) == plain
     out = jax.jit(functools.partial(sample, wrappers=(wrap, GUIDE)))(params)
@@ -282,7 +282,7 @@ def test_a_sample_does_not_depend_on_the_mesh(params):
   )
   alone = jax.jit(run)()
   mesh = sharding.make_mesh(dict(data=1, seq=2, tensor=1))
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     program = jax.jit(run).lower().compile()
   # Of both attentions, [layers, B x branches, T, N, D] is cut along the frames.
   text = program.as_text()
@@ -307,7 +307,7 @@ def test_reused_attention_sends_nothing(params):
   )
   kept = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
   found = {}
-  with sharding.use(sharding.make_mesh(dict(data=1, seq=2)), rules):
+  with sharding.use_mesh(sharding.make_mesh(dict(data=1, seq=2)), rules):
     for names in ((), ("spatial",), ("temporal",), keep):
       text = jax.jit(call).lower(select(kept, names)).compile().as_text()
       found[names] = text.count(" all-to-all(")

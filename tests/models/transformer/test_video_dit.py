@@ -365,7 +365,7 @@ def test_two_devices_compute_what_one_does(mesh, which, request):
     ("mlp", "tensor"),
   )
   mesh = sharding.make_mesh(axes)
-  with sharding.use(mesh, rules):
+  with sharding.use_mesh(mesh, rules):
     boxed = jax.eval_shape(module.init, jax.random.key(0), x, t, NONE)["params"]
     placed = jax.device_put(params, sharding.shard_tree(boxed, mesh, rules))
     out = jax.jit(lambda p: module.apply({"params": p}, x, t, NONE))(placed)

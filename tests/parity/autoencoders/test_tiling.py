@@ -111,7 +111,7 @@ def box(x):
 
 def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
   x = noise(2, 14, 23, 4)
-  run = functools.partial(tiling.tiled, sides=(8, 16), overlap=0.25)
+  run = functools.partial(tiling.map_tiles, sides=(8, 16), overlap_share=0.25)
   differs = np.asarray(jnp.abs(run(box, x) - box(x)).max(axis=(0, 3)) > 1e-4)
   # A tile starts every 12 pixels of the output; 4 of them are blended.
   rows, columns = (np.arange(n) for n in differs.shape)
@@ -123,7 +123,7 @@ def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
 
 def test_tiles_of_single_pixels_are_the_whole():
   x = noise(1, 17, 11, 2)
-  tiled = tiling.tiled(jnp.tanh, x, sides=(8, 8), overlap=0.5)
+  tiled = tiling.map_tiles(jnp.tanh, x, sides=(8, 8), overlap_share=0.5)
   np.testing.assert_allclose(tiled, jnp.tanh(x), atol=1e-6)
 
 

@@ -22,7 +22,9 @@ KEY = jax.random.key(0)
 X = np.random.default_rng(0).standard_normal((2, 3, 2, 2, 1)).astype(np.float32)
 FLOW = p.Flow()
 GRID = times.uniform_grid(FLOW, num_steps=6)
-SPATIAL = functools.partial(caching.broadcast, spatial=2, window=(0, 1001))
+SPATIAL = functools.partial(
+  caching.pyramid_attention_broadcast, spatial=2, window=(0, 1001)
+)
 
 
 def apply(x, t, cond, cache=None, keep=()):
@@ -62,7 +64,7 @@ def test_broadcast_computes_the_calls_that_diffusers_computes(seed):
   count = int(rng.integers(2, 60))
   grid = times.leading_grid(p.DDPM(), num_steps=count)
   seen = grid[:-1] - 1
-  modes = caching.broadcast(seen, **ranges, window=(low, high))
+  modes = caching.pyramid_attention_broadcast(seen, **ranges, window=(low, high))
   for name, value in ranges.items():
     hook = lambda module, now, n=value: pab._apply_pyramid_attention_broadcast_hook(
       module, (low, high), n, now
@@ -125,8 +127,8 @@ def test_magnitude_computes_the_calls_that_diffusers_computes(seed):
     before = model.transformer_blocks[1].calls
     model(torch.zeros(1, 2, 3))
     wanted += [i] * (model.transformer_blocks[1].calls - before)
-  modes = caching.magnitude(
-    np.zeros(count), ratios=ratios, **settings, most=most, retain=retain
+  modes = caching.mag_cache(
+    np.zeros(count), ratios=ratios, **settings, max_skips=most, retain=retain
   )
   assert [i for i, mode in enumerate(modes) if not mode.reuse] == wanted
   assert len(wanted) < count
@@ -135,11 +137,11 @@ def test_magnitude_computes_the_calls_that_diffusers_computes(seed):
 def test_no_threshold_and_ranges_of_one_reuse_nothing():
   ones = np.ones(9)  # not even where nothing changes
   for modes in (
-    caching.magnitude(ones, ratios=ones, threshold=0.0),
-    caching.broadcast(np.linspace(1000, 0, 9)),
+    caching.mag_cache(ones, ratios=ones, threshold=0.0),
+    caching.pyramid_attention_broadcast(np.linspace(1000, 0, 9)),
   ):
     assert modes == [caching.Mode()] * 9
-  modes = caching.magnitude(ones, ratios=ones, threshold=1e-9, retain=0.0)
+  modes = caching.mag_cache(ones, ratios=ones, threshold=1e-9, retain=0.0)
   assert sum("stack" in mode.reuse for mode in modes) == 6  # three of four
 
 
@@ -147,7 +149,7 @@ def test_a_part_is_kept_by_the_last_call_before_it_is_reused():
   rng = np.random.default_rng(0)
   reuse = [set(), *[{n for n in "abc" if rng.random() < 0.5} for _ in range(40)]]
   held = {}
-  for i, mode in enumerate(caching.liveness(reuse)):
+  for i, mode in enumerate(caching.modes_from_reuse(reuse)):
     assert set(mode.reuse) == reuse[i] <= set(held)
     newest = {n: max(j for j in range(i) if n not in reuse[j]) for n in mode.reuse}
     assert {n: held[n] for n in mode.reuse} == newest
@@ -155,7 +157,7 @@ def test_a_part_is_kept_by_the_last_call_before_it_is_reused():
 
 
 def bodies(steps):
-  return sum(len(pattern) for _, pattern in caching.segments(steps))
+  return sum(len(pattern) for _, pattern in caching.repeated_segments(steps))
 
 
 def test_segments_are_the_steps_in_as_few_bodies_as_there_are():
@@ -172,14 +174,14 @@ def test_segments_are_the_steps_in_as_few_bodies_as_there_are():
     return min(found)
 
   for steps in itertools.product("ab", repeat=9):
-    loops = caching.segments(list(steps))
+    loops = caching.repeated_segments(list(steps))
     assert "".join("".join(pattern) * n for n, pattern in loops) == "".join(steps)
     assert bodies(list(steps)) == fewest(steps)
 
 
 def test_the_published_rhythms_compile_few_bodies():
   grid = times.respaced_grid(p.DDPM(), num_steps=50)[:-1] - 1
-  modes = lambda **ranges: caching.broadcast(grid, **ranges)
+  modes = lambda **ranges: caching.pyramid_attention_broadcast(grid, **ranges)
   assert bodies([(mode,) for mode in modes()]) == 1
   assert bodies([(mode,) for mode in modes(spatial=2)]) <= 5
   assert bodies([(mode,) for mode in modes(spatial=2, temporal=4)]) <= 10
@@ -187,7 +189,7 @@ def test_the_published_rhythms_compile_few_bodies():
 
 
 def sample(wrappers, sampler=ddim.ddim, ts=GRID, network=NETWORK):
-  denoise = d.chain(network, wrappers, None)
+  denoise = d.apply_wrappers(network, wrappers, None)
   return sampler(denoise, FLOW, X, ts, None, KEY)
 
 
@@ -196,7 +198,7 @@ cached = lambda plan, **more: functools.partial(d.cached, plan=plan, **more)
 
 def test_a_plan_that_keeps_nothing_is_the_sampler_itself():
   program = lambda wrappers: str(jax.make_jaxpr(lambda: sample(wrappers))())
-  assert program((cached(caching.broadcast),)) == program(())
+  assert program((cached(caching.pyramid_attention_broadcast),)) == program(())
   assert program((cached(SPATIAL),)) != program(())
 
 
@@ -237,7 +239,7 @@ def test_what_cannot_be_cached_is_refused_by_name():
   first = cached(SPATIAL)
   refused = lambda match: pytest.raises(ValueError, match=match)
   with refused("name it first among the wrappers"):
-    sample((d.replace, first))
+    sample((d.replace_known, first))
   matrix = np.stack([GRID, GRID, GRID**2], axis=1)
   with refused(r"ts \(7, 3\) has other times for other frames"):
     sample((first,), ts=matrix)
@@ -251,7 +253,7 @@ def test_what_cannot_be_cached_is_refused_by_name():
   rollout = functools.partial(long_video.rollout, sampler=ddim.ddim, plan=extend)
   with refused("without `cached`"):
     sample((first,), rollout)
-  plan = functools.partial(caching.broadcast, cross=2)
+  plan = functools.partial(caching.pyramid_attention_broadcast, cross=2)
   with refused(r"re-uses \['cross'\], of which the network has none"):
     sample((cached(plan),))
   with refused("5 modes for 6 calls"):
@@ -259,9 +261,9 @@ def test_what_cannot_be_cached_is_refused_by_name():
   with refused(r"Call 0 of the plan re-uses \['spatial'\], which no call kept"):
     sample((cached(lambda times: [caching.Mode(("spatial",))] * 6),))
   with refused("temporal=0; an attention lives for 1 call"):
-    caching.broadcast(GRID, temporal=0)
+    caching.pyramid_attention_broadcast(GRID, temporal=0)
   with refused("threshold=-1"):
-    caching.magnitude(GRID, ratios=[1.0], threshold=-1)
+    caching.mag_cache(GRID, ratios=[1.0], threshold=-1)
 
 
 def test_a_sampler_that_miscounts_its_calls_is_told():
@@ -269,8 +271,8 @@ def test_a_sampler_that_miscounts_its_calls_is_told():
     return denoise(denoise(x, t, None).x0, t_next, None).x0
 
   def run(step, calls):
-    denoise = d.chain(NETWORK, (cached(SPATIAL),), None)
-    return loop.run(step, denoise, X, GRID, KEY, calls=calls)
+    denoise = d.apply_wrappers(NETWORK, (cached(SPATIAL),), None)
+    return loop.run_steps(step, denoise, X, GRID, KEY, calls=calls)
 
   with pytest.raises(ValueError, match="more than 1 calls"):
     run(twice, 1)
@@ -293,7 +295,7 @@ def test_guidance_remembers_each_branch():
 
   @jax.jit
   def guided():
-    denoise = d.chain(network, (cached(SPATIAL), guide), null)
+    denoise = d.apply_wrappers(network, (cached(SPATIAL), guide), null)
     return euler.euler(denoise, FLOW, X, GRID, cond, KEY)
 
   def by_hand():
@@ -307,10 +309,14 @@ def test_guidance_remembers_each_branch():
         kept[k] = out.kept["block"]["spatial"]
         estimates.append(out.x0)
       x0 = estimates[1] + 3.0 * (estimates[0] - estimates[1])
-      x = x + (t_next - t) * euler.slope(FLOW, x, x0, time) if t_next > 0 else x0
+      x = (
+        x + (t_next - t) * euler.ode_derivative(FLOW, x, x0, time) if t_next > 0 else x0
+      )
     return x
 
   wanted = by_hand()
   np.testing.assert_allclose(guided(), wanted, atol=1e-4)
-  plain = euler.euler(d.chain(network, (guide,), null), FLOW, X, GRID, cond, KEY)
+  plain = euler.euler(
+    d.apply_wrappers(network, (guide,), null), FLOW, X, GRID, cond, KEY
+  )
   assert not np.allclose(plain, wanted, atol=1e-2)

@@ -274,15 +274,17 @@ def test_training_starts_from_published_weights(network, tmp_path, init_from):
   )
   spec = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
   mesh = sharding.make_mesh(dict(data=1, fsdp=2, tensor=1))
-  state, shardings = state_lib.create(
+  state, shardings = state_lib.create_state(
     task, tx, spec, jax.random.key(0), mesh, RULES, init_from=start
   )
   equal(state.params, params)
   step = step_lib.make_step(task.loss, tx, 0.9, shardings=shardings)
-  step = step_lib.compiled(step, shardings, mesh, RULES)
+  step = step_lib.compile_step(step, shardings, mesh, RULES)
   losses = []
   for _ in range(3):
-    state, metrics = step(state, sharding.put(batch, mesh, RULES), jax.random.key(1))
+    state, metrics = step(
+      state, sharding.put_batch(batch, mesh, RULES), jax.random.key(1)
+    )
     losses.append(float(metrics["loss"]))
   wanted, _ = task.loss(params, batch, None)  # the donated state took nothing from it
   np.testing.assert_allclose(losses[0], wanted, rtol=1e-5)

@@ -42,7 +42,7 @@ def sampled(scheduler, ts, start, noise):
     prediction=scheduler.prediction,
     conditioner=lambda batch: (empty, empty),
   )
-  sampler = lambda *args: scheduler.sampler(*args[:-1], loop.Recorded(noise))
+  sampler = lambda *args: scheduler.sampler(*args[:-1], loop.RecordedNoise(noise))
 
   @jax.jit
   def run(key):

@@ -79,7 +79,9 @@ def test_broadcast_attention_gives_the_latents_of_diffusers(
   wanted = rearrange(wanted, "b c t h w -> b t h w c")
   signals = ours._signals(None, "", (told["text"], None), (told["negative"], None))
   of = functools.partial(error, ours, signals, told["latents"], wanted)
-  plan = functools.partial(caching.broadcast, spatial=2, temporal=4, cross=6)
+  plan = functools.partial(
+    caching.pyramid_attention_broadcast, spatial=2, temporal=4, cross=6
+  )
   found = of(plan)
   assert found < BOUND
   control = min(of(), of(functools.partial(plan, spatial=3))) / BOUND
@@ -120,7 +122,7 @@ def test_magcache_gives_the_latents_of_diffusers(tmp_path, record_property):
   signals = {"label": np.array([0, 7], np.int32)}
   latents = rearrange(noise, "b c h w -> b 1 h w c")
   of = functools.partial(error, ours, signals, latents, wanted)
-  plan = functools.partial(caching.magnitude, ratios=RATIOS, **settings)
+  plan = functools.partial(caching.mag_cache, ratios=RATIOS, **settings)
   found = of(plan)
   assert found < BOUND
   control = min(of(), of(functools.partial(plan, retain=0.3))) / BOUND

@@ -61,7 +61,7 @@ def test_the_label_is_the_digit_that_is_drawn(train):
   # Undo the motion: at a whole-pixel place the scan stands in the frame unchanged.
   whole = np.zeros((3, 1, 2))
   whole[:, 0] = (3, 5)
-  drawn = moving_digits.draw(np.array([0, 7, 99]), whole, 16)
+  drawn = moving_digits.render(np.array([0, 7, 99]), whole, 16)
   expected = np.rint(scans.images[[0, 7, 99]] * 255 / 16)
   assert np.array_equal(drawn[:, 0, 3:11, 5:13, 0], expected)
   assert drawn.sum() == 3 * expected.sum()
@@ -105,20 +105,22 @@ def test_the_centre_of_mass_moves_with_the_box(train):
   drift = np.abs(offset - offset[:, :1]).max()
   assert drift < 0.03  # rounding to 8 bits is all that is left
   # Negative control: placement at whole pixels would be off by half a pixel.
-  whole = moving_digits.draw(train["digit"], np.rint(train["position"]), 16)
+  whole = moving_digits.render(train["digit"], np.rint(train["position"]), 16)
   offset = centre_of_mass(whole) - train["position"]
   assert np.abs(offset - offset[:, :1]).max() > 0.3
 
 
 def test_bounce_is_the_mirror_law():
-  path = moving_digits.bounce(np.array([[7.0, 1.0]]), np.array([[1.5, -1.5]]), 4, 8)
+  path = moving_digits.bounce_positions(
+    np.array([[7.0, 1.0]]), np.array([[1.5, -1.5]]), 4, 8
+  )
   np.testing.assert_allclose(path[0, :, 0], [7.0, 7.5, 6.0, 4.5])
   np.testing.assert_allclose(path[0, :, 1], [1.0, 0.5, 2.0, 3.5])
 
 
 def test_a_box_at_the_wall_is_whole():
   corners = np.array([[[8.0, 8.0], [0.0, 8.0]]])
-  video = moving_digits.draw(np.array([3]), corners, 16)
+  video = moving_digits.render(np.array([3]), corners, 16)
   assert np.array_equal(video[0, 0, 8:, 8:], video[0, 1, :8, 8:])
   assert video[0, 0].any()
 

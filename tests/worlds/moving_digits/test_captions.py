@@ -26,7 +26,7 @@ def clips():
   """2,000 flights without their videos, as a source."""
   train, _ = moving_digits.split_digits()
   rng = np.random.default_rng(0)
-  made = moving_digits.flights(rng, train, 2000, moving_digits.Config())
+  made = moving_digits.sample_flights(rng, train, 2000, moving_digits.Config())
   kept = {"label": made["label"].astype(np.int32), "velocity": made["velocity"]}
   return sources.ArraySource({**kept, "mean": np.arange(2000.0)})
 
@@ -44,11 +44,11 @@ def write(path, texts):
 
 def test_a_direction_is_as_one_sees_it():
   velocities = np.array(list(COMPASS), float)
-  assert captions.direction(velocities).tolist() == list(COMPASS.values())
-  assert captions.direction(0.01 * velocities[3]) == 3  # however slow
+  assert captions.direction_index(velocities).tolist() == list(COMPASS.values())
+  assert captions.direction_index(0.01 * velocities[3]) == 3  # however slow
   for angle, sector in ((22.4, 0), (22.6, 1), (-22.4, 0), (-22.6, 7), (180, 4)):
     angle = np.radians(angle)
-    assert captions.direction(np.array([-np.sin(angle), np.cos(angle)])) == sector
+    assert captions.direction_index(np.array([-np.sin(angle), np.cos(angle)])) == sector
 
 
 def test_words_agree_with_the_direction():
@@ -74,9 +74,9 @@ def test_no_caption_is_of_two_pairs():
 def test_a_clip_has_one_caption_that_is_true_of_it(clips):
   vague = collections.Counter()
   for i in range(len(clips)):
-    digit, way = captions.pair(clips[i])
-    text = captions.describe(clips[i])
-    assert text == captions.describe(dict(clips[i]))
+    digit, way = captions.digit_direction(clips[i])
+    text = captions.caption(clips[i])
+    assert text == captions.caption(dict(clips[i]))
     kinds = [(digit, way), (None, way), (digit, None)]
     (kind,) = [k for k, told in enumerate(kinds) if text in captions.wordings(*told)]
     vague[kind] += 1
@@ -90,34 +90,34 @@ def test_each_digit_lacks_one_direction_and_each_direction_a_digit():
 
 
 def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
-  texts = captions.every(clips)
+  texts = captions.all_captions(clips)
   assert texts == sorted(set(texts))
   for pair in captions.UNSEEN:
     assert not set(captions.wordings(*pair)) & set(texts)
   told = captions.Captioned(clips, write(tmp_path / "texts", texts))
-  pairs = {captions.pair(clips[i]) for i in told.indices}
+  pairs = {captions.digit_direction(clips[i]) for i in told.indices}
   assert len(pairs) == 70 and not pairs & set(captions.UNSEEN)
   assert 0 < len(clips) - len(told) < 0.2 * len(clips)
   # Negative control: all of them, if none is held back.
-  whole = captions.every(clips, unseen=())
+  whole = captions.all_captions(clips, unseen=())
   assert set(captions.wordings(*captions.UNSEEN[0])) & set(whole)
   assert len(captions.Captioned(clips, write(tmp_path / "all", whole), ())) == 2000
 
 
 def test_a_clip_comes_with_its_own_embedding(clips, tmp_path):
-  texts = captions.every(clips)
+  texts = captions.all_captions(clips)
   told = captions.Captioned(clips, write(tmp_path / "texts", texts))
   for i in (0, 7, len(told) - 1):
     record = told[i]
     original = clips[int(record["mean"])]
     assert set(record) == {"label", "mean", "text", "text_mask"}
-    assert texts[int(record["text"][0, 0])] == captions.describe(original)
+    assert texts[int(record["text"][0, 0])] == captions.caption(original)
     assert record["text"].shape == (2, 3) and record["text_mask"].all()
 
 
 def test_a_folder_without_a_caption_is_refused(clips, tmp_path):
-  texts = captions.every(clips)
-  missing = captions.describe(
+  texts = captions.all_captions(clips)
+  missing = captions.caption(
     clips[captions.Captioned(clips, write(tmp_path / "whole", texts)).indices[0]]
   )
   less = write(tmp_path / "less", [t for t in texts if t != missing])
@@ -126,26 +126,26 @@ def test_a_folder_without_a_caption_is_refused(clips, tmp_path):
 
 
 def test_all_pairs_are_asked_for_in_several_wordings():
-  wants = captions.asked(5)
+  wants = captions.prompts(5)
   assert len(wants) == 400
   assert collections.Counter((w["digit"], w["direction"]) for w in wants) == {
     (digit, way): 5 for digit in range(10) for way in range(8)
   }
   assert all(w["text"] in captions.wordings(w["digit"], w["direction"]) for w in wants)
   assert len({w["text"] for w in wants}) == 400
-  groups = collections.Counter(map(captions.novelty, wants))
+  groups = collections.Counter(map(captions.seen_or_unseen, wants))
   assert groups == {"seen pairs": 350, "unseen pairs": 50}
-  vague = captions.asked(25, pairs=[(None, 3), (7, None)])
+  vague = captions.prompts(25, pairs=[(None, 3), (7, None)])
   assert all(w["text"] in captions.wordings(w["digit"], w["direction"]) for w in vague)
-  assert {captions.novelty(w) for w in vague} == {"seen pairs"}
-  twice = captions.repeated([{"text": "a"}, {"text": "b"}], 2)
+  assert {captions.seen_or_unseen(w) for w in vague} == {"seen pairs"}
+  twice = captions.repeat_prompts([{"text": "a"}, {"text": "b"}], 2)
   assert [w["text"] for w in twice] == ["a", "a", "b", "b"]
 
 
 def test_real_clips_are_what_their_pair_says(clips):
   part = {k: v[:20] for k, v in clips.arrays.items()}
   source = sources.ArraySource({**part, "video": np.arange(20)})
-  videos, wants = captions.clips(source)
+  videos, wants = captions.clips_with_prompts(source)
   assert videos.tolist() == list(range(20))
   found = [(w["digit"], w["direction"]) for w in wants]
-  assert found == [captions.pair(source[i]) for i in range(20)]
+  assert found == [captions.digit_direction(source[i]) for i in range(20)]

@@ -18,8 +18,8 @@ def clips():
   for name, of_split, count in zip(
     ("train", "test"), moving_digits.split_digits(), (1500, 400), strict=True
   ):
-    part = moving_digits.flights(rng, of_split, count, CONFIG)
-    part["video"] = moving_digits.draw(part["digit"], part["position"], CONFIG.canvas)
+    part = moving_digits.sample_flights(rng, of_split, count, CONFIG)
+    part["video"] = moving_digits.render(part["digit"], part["position"], CONFIG.canvas)
     made[name] = part
   return made
 
@@ -27,21 +27,16 @@ def clips():
 @pytest.fixture(scope="module")
 def judge(clips):
   train = {k: clips["train"][k] for k in ("video", "label")}
-  return directions.Judge(sources.ArraySource(train), shares=(("digit", 7),))
+  return directions.PromptScorer(sources.ArraySource(train), shares=(("digit", 7),))
 
 
 def flight(start, velocity):
   """One clip [1, T, H, W, 3] of the first digit from corner `start`."""
   room = CONFIG.canvas - moving_digits.BOX
-  place = moving_digits.bounce(np.array([start]), np.array([velocity]), 8, room)
-  return moving_digits.draw(np.array([0]), place, CONFIG.canvas)
-
-
-def test_sectors_are_those_of_the_captions():
-  velocity = np.random.default_rng(1).normal(size=(1000, 2))
-  ours, theirs = directions.sector(velocity), captions.direction(velocity)
-  np.testing.assert_array_equal(ours, theirs)
-  assert set(ours) == set(range(directions.SECTORS))
+  place = moving_digits.bounce_positions(
+    np.array([start]), np.array([velocity]), 8, room
+  )
+  return moving_digits.render(np.array([0]), place, CONFIG.canvas)
 
 
 def test_the_first_velocity_is_found_through_bounces():
@@ -56,14 +51,14 @@ def test_the_first_velocity_is_found_through_bounces():
 
 def test_real_clips_go_where_they_are_said_to(clips):
   test = clips["test"]
-  found = directions.sector(directions.first_velocity(test["video"]))
-  said = captions.direction(test["velocity"])
+  found = captions.direction_index(directions.first_velocity(test["video"]))
+  said = captions.direction_index(test["velocity"])
   assert (found == said).mean() > 0.94
   # Negative control: mirrored, they go the mirrored way.
   mirrored = directions.first_velocity(test["video"][:, :, :, ::-1])
-  right = directions.sector(mirrored) == (4 - said) % 8
+  right = captions.direction_index(mirrored) == (4 - said) % 8
   assert right.mean() > 0.94
-  assert (directions.sector(mirrored) == said).mean() < 0.35
+  assert (captions.direction_index(mirrored) == said).mean() < 0.35
 
 
 def test_the_judge_knows_what_was_asked_from_what_was_not(clips, judge):
@@ -71,7 +66,9 @@ def test_the_judge_knows_what_was_asked_from_what_was_not(clips, judge):
   asked = [
     {"digit": int(label), "direction": int(way)}
     for label, way in zip(
-      clips["test"]["label"], captions.direction(clips["test"]["velocity"]), strict=True
+      clips["test"]["label"],
+      captions.direction_index(clips["test"]["velocity"]),
+      strict=True,
     )
   ]
   figures = judge(video, asked)

@@ -18,15 +18,15 @@ def clips():
   for name, of_split, count in zip(
     ("train", "test"), moving_digits.split_digits(), (2000, 200), strict=True
   ):
-    part = moving_digits.flights(rng, of_split, count, CONFIG)
-    part["video"] = moving_digits.draw(part["digit"], part["position"], CONFIG.canvas)
+    part = moving_digits.sample_flights(rng, of_split, count, CONFIG)
+    part["video"] = moving_digits.render(part["digit"], part["position"], CONFIG.canvas)
     made[name] = part
   return made
 
 
 def test_the_centre_of_mass_moves_as_the_box_does(clips):
   test = clips["test"]
-  middle = digits.centres(test["video"]) - test["position"]
+  middle = digits.centres_of_mass(test["video"]) - test["position"]
   # What is left is each digit's own offset, the same in all frames but for faint ink.
   spread = middle - middle.mean(1, keepdims=True)
   assert np.abs(spread).max() < 0.4
@@ -34,7 +34,7 @@ def test_the_centre_of_mass_moves_as_the_box_does(clips):
 
 
 def test_held_out_digits_are_read(clips):
-  reader = digits.Reader(clips["train"]["video"], clips["train"]["label"])
+  reader = digits.DigitReader(clips["train"]["video"], clips["train"]["label"])
   right = reader.read(clips["test"]["video"]) == clips["test"]["label"]
   assert right.mean() > 0.95
   # Negative control: the reader does not know what it was not shown.
@@ -59,7 +59,7 @@ def test_clips_that_jump_or_stand_are_told_from_real_ones(clips):
 
 
 def test_a_known_bounce_is_found_exactly():
-  track = digits.fold(3.0 + 1.37 * np.arange(8), 8)[None] + 3.5 + 0.6
+  track = digits.reflect(3.0 + 1.37 * np.arange(8), 8)[None] + 3.5 + 0.6
   assert digits._off_path(track, 8, 8, 3.0)[0] < 1e-3
   bent = track + np.where(np.arange(8) == 4, 1.0, 0.0)
   assert digits._off_path(bent, 8, 8, 3.0)[0] > 0.02
@@ -67,7 +67,7 @@ def test_a_known_bounce_is_found_exactly():
 
 def test_an_empty_clip_is_judged_without_a_crash():
   empty = np.zeros((2, 8, 16, 16, 3), np.uint8)
-  np.testing.assert_allclose(digits.centres(empty), 7.5)
+  np.testing.assert_allclose(digits.centres_of_mass(empty), 7.5)
   assert np.isfinite(digits.motion_error(empty)).all()
 
 
@@ -75,8 +75,8 @@ def test_an_empty_clip_is_judged_without_a_crash():
 def test_real_flights_of_any_length_are_legal(num_frames):
   _, test = moving_digits.split_digits()
   config = moving_digits.Config(num_frames=num_frames)
-  made = moving_digits.flights(np.random.default_rng(2), test, 10, config)
-  video = moving_digits.draw(made["digit"], made["position"], config.canvas)
+  made = moving_digits.sample_flights(np.random.default_rng(2), test, 10, config)
+  video = moving_digits.render(made["digit"], made["position"], config.canvas)
   errors = digits.motion_error(video)
   assert np.median(errors) < 0.06 and errors.max() < 0.3
   # Negative control: another flight from the middle on.
@@ -88,7 +88,7 @@ def test_real_flights_of_any_length_are_legal(num_frames):
 def test_the_judge_knows_a_true_clip_from_one_that_went_elsewhere(clips):
   train, test = clips["train"], clips["test"]
   source = sources.ArraySource({"video": train["video"], "label": train["label"]})
-  judge = digits.Judge(source)
+  judge = digits.CompletionScorer(source)
   mask = np.arange(CONFIG.num_frames) < 2
   part = {k: test[k][:50] for k in ("video", "label")}
   true = judge(part["video"], part["video"], part["label"], mask)
@@ -117,8 +117,10 @@ def test_given_frames_are_not_judged(clips):
 
 def test_handwriting_changes_where_another_digit_comes_and_not_where_one_moves():
   rng = np.random.default_rng(0)
-  at = moving_digits.flights(rng, np.arange(40), 8, moving_digits.Config(num_frames=6))
-  videos = moving_digits.draw(at["digit"], at["position"], 16)
+  at = moving_digits.sample_flights(
+    rng, np.arange(40), 8, moving_digits.Config(num_frames=6)
+  )
+  videos = moving_digits.render(at["digit"], at["position"], 16)
   same = digits.handwriting_change(videos)
   assert same.shape == (8, 6)
   mixed = videos.copy()

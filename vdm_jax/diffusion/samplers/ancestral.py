@@ -30,4 +30,4 @@ def ancestral(denoise, process, x, ts, cond, key, *, fraction=None):
     mean, std = jnp.where(ends, estimate.x0, mean), jnp.where(ends, 0.0, std)
     return mean + std * loop.noise(key, x.shape)
 
-  return loop.run(step, denoise, x, ts, key)
+  return loop.run_steps(step, denoise, x, ts, key)

@@ -23,7 +23,7 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
     eps = p.eps_from_x0(process, x, x0, t)
     return update(process, x0, eps, t, t_next, key, eta)
 
-  return loop.run(step, denoise, x, ts, key)
+  return loop.run_steps(step, denoise, x, ts, key)
 
 
 def update(process, x0, eps, t, t_next, key, eta):
@@ -38,7 +38,7 @@ def update(process, x0, eps, t, t_next, key, eta):
   if eta == 0.0:
     x_next = p.mix((alpha_next, sigma_next), x0, eps)
   else:
-    var = eta**2 * variance.of_ddim(process, t, t_next)
+    var = eta**2 * variance.ddim_variance(process, t, t_next)
     kept = jnp.sqrt(jnp.maximum(sigma_next**2 - var, 0.0))
     x_next = p.mix((alpha_next, kept), x0, eps)
     x_next += p.expand(jnp.sqrt(var)) * loop.noise(key, x0.shape)
@@ -83,4 +83,4 @@ def invert(denoise, process, x, ts, cond, key=None, *, iterations=20):
 
     return jax.lax.fori_loop(0, iterations, improve, x)
 
-  return loop.run(step, denoise, x, np.flip(ts, axis=0), jax.random.key(0))
+  return loop.run_steps(step, denoise, x, np.flip(ts, axis=0), jax.random.key(0))

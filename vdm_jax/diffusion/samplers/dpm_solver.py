@@ -69,7 +69,7 @@ def log_snr(process, t):
   return jnp.log(alpha) - jnp.log(sigma)
 
 
-def orders(ts, num_frames, order, caps):
+def order_by_frame(ts, num_frames, order, caps):
   """A function (t, known) -> the order [B, T] of the step from t.
 
   Args:
@@ -79,7 +79,7 @@ def orders(ts, num_frames, order, caps):
   """
   if order not in (1, 2, 3):
     raise ValueError(f"order={order}; expected 1, 2 or 3.")
-  starts = loop.last_starts(ts, num_frames, len(caps))
+  starts = loop.last_step_times(ts, num_frames, len(caps))
 
   def at(t, known):
     out = jnp.minimum(order, 1 + known)
@@ -110,7 +110,7 @@ def _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps):
   """Runs `step` with the terms c_0 D_0 + c_1 D_1 + c_2 D_2 as a function of H."""
   if rule not in RULES:
     raise ValueError(f"rule={rule!r}; expected one of {set(RULES)}.")
-  order_at = orders(ts, x.shape[1], order, caps)
+  order_at = order_by_frame(ts, x.shape[1], order, caps)
 
   def body(denoise, x, t, t_next, key, memory):
     x0_1, x0_2, t_1, t_2 = memory  # of one and two steps ago
@@ -142,6 +142,6 @@ def _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps):
     return x_next, (x0, x0_1, t, t_1)
 
   nothing = jnp.zeros_like(x)
-  never = jnp.full(x.shape[:2], -1.0, loop.rows(ts, x.shape[1]).dtype)
+  never = jnp.full(x.shape[:2], -1.0, loop.time_matrix(ts, x.shape[1]).dtype)
   memory = nothing, nothing, never, never
-  return loop.run(body, denoise, x, ts, key, memory=memory)
+  return loop.run_steps(body, denoise, x, ts, key, memory=memory)

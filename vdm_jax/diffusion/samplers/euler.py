@@ -16,12 +16,12 @@ def euler(denoise, process, x, ts, cond, key):
   def step(denoise, x, t, t_next, key):
     del key  # deterministic
     x0 = denoise(x, t, cond).x0
-    x_next = x + p.expand(t_next - t) * slope(process, x, x0, t)
+    x_next = x + p.expand(t_next - t) * ode_derivative(process, x, x0, t)
     return jnp.where(p.expand(t_next) > 0.0, x_next, x0)
 
-  return loop.run(step, denoise, x, ts, key)
+  return loop.run_steps(step, denoise, x, ts, key)
 
 
-def slope(process, x, x0, t):
+def ode_derivative(process, x, x0, t):
   """dx/dt at x, if the data is x0."""
   return p.mix(process.rates(t), x0, p.eps_from_x0(process, x, x0, t))

@@ -18,9 +18,11 @@ def heun(denoise, process, x, ts, cond, key):
     dt = p.expand(t_next - t)
     ends = p.expand(t_next) > 0.0
     x0 = denoise(x, t, cond).x0
-    first = euler.slope(process, x, x0, t)
+    first = euler.ode_derivative(process, x, x0, t)
     guess = jnp.where(ends, x + dt * first, x0)
-    second = euler.slope(process, guess, denoise(guess, t_next, cond).x0, t_next)
+    second = euler.ode_derivative(
+      process, guess, denoise(guess, t_next, cond).x0, t_next
+    )
     return jnp.where(ends, x + dt * 0.5 * (first + second), x0)
 
-  return loop.run(step, denoise, x, ts, key, calls=2)
+  return loop.run_steps(step, denoise, x, ts, key, calls=2)

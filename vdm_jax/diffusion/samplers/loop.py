@@ -13,7 +13,7 @@ from vdm_jax.diffusion import caching
 
 
 @flax.struct.dataclass
-class Recorded:
+class RecordedNoise:
   """Noise drawn elsewhere, in place of a key: values[i] is what step i would draw.
 
   Attributes:
@@ -24,7 +24,7 @@ class Recorded:
   values: jax.Array | None
 
 
-def run(step, denoise, x, ts, key, memory=None, calls=1):
+def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
   """Folds `step(denoise, x, t, t_next, key) -> x` over a falling grid of times.
 
   Frames whose time does not change in a step are left as they are, to the bit, and so
@@ -45,9 +45,9 @@ def run(step, denoise, x, ts, key, memory=None, calls=1):
     x after the last step.
   """
   shape, grid, modes = x.shape, ts, None
-  ts = repeat(rows(ts, shape[1]), "s t -> s b t", b=shape[0])
+  ts = repeat(time_matrix(ts, shape[1]), "s t -> s b t", b=shape[0])
   inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
-  if isinstance(denoise, caching.Cached):
+  if isinstance(denoise, caching.CachedDenoiser):
     denoise, modes = denoise.planned(grid, calls)
 
   def take(carry, inputs, mode):
@@ -58,7 +58,7 @@ def run(step, denoise, x, ts, key, memory=None, calls=1):
     if mode is not None:
       called, finish = denoise.during(mode, cache, i, shape)
     extra = () if memory is None else (memory,)
-    after = step(called, x, t, t_next, fold(key, i), *extra)
+    after = step(called, x, t, t_next, fold_key(key, i), *extra)
     after = (after, None) if memory is None else after
     waits = t == t_next
     keep = lambda old, new: jnp.where(waits.reshape(_over(waits, new)), old, new)
@@ -66,8 +66,11 @@ def run(step, denoise, x, ts, key, memory=None, calls=1):
 
   carry, segments = (x, memory, None), [(len(ts) - 1, (None,))]
   if modes is not None:
-    segments, first = caching.segments(modes), jax.tree.map(lambda a: a[0], inputs)
-    start = lambda: take((x, memory, {}), first, caching.union(modes))[2]
+    segments, first = (
+      caching.repeated_segments(modes),
+      jax.tree.map(lambda a: a[0], inputs),
+    )
+    start = lambda: take((x, memory, {}), first, caching.union_of_modes(modes))[2]
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(start))
     carry = x, memory, empty
   done = 0
@@ -89,7 +92,7 @@ def _strides(inputs, start, stop, size):
   return [tuple(a[start + k : stop : size] for a in inputs) for k in range(size)]
 
 
-def rows(ts, num_frames):
+def time_matrix(ts, num_frames):
   """A grid [S + 1] or a matrix [S + 1, T] as a matrix of floats."""
   ts = jnp.asarray(ts, float)
   if ts.ndim not in (1, 2) or len(ts) < 2 or ts.shape[1:] not in ((), (num_frames,)):
@@ -99,9 +102,9 @@ def rows(ts, num_frames):
   return jnp.broadcast_to(ts.reshape(len(ts), -1), (len(ts), num_frames))
 
 
-def last_starts(ts, num_frames, count):
+def last_step_times(ts, num_frames, count):
   """[count, T]: the times from which each frame's last steps start, the last first."""
-  ts = rows(ts, num_frames)
+  ts = time_matrix(ts, num_frames)
   starts, before = [], ts[-1]
   for _ in range(count):
     before = jnp.min(jnp.where(ts > before, ts, jnp.inf), axis=0)
@@ -109,7 +112,7 @@ def last_starts(ts, num_frames, count):
   return starts
 
 
-def fold(key, i):
+def fold_key(key, i):
   """The key of step i; of recorded noise, the noise of step i."""
   if _recorded(key):
     return jax.tree.map(lambda x: jnp.asarray(x)[i], key)
@@ -137,7 +140,7 @@ def noise(key, shape, start=0):
 
 
 def _recorded(key):
-  return isinstance(key, Recorded)
+  return isinstance(key, RecordedNoise)
 
 
 def _over(waits, x):

@@ -31,7 +31,7 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", caps=()):
   """
   if kind not in KINDS:
     raise ValueError(f"kind={kind!r}; expected one of {set(KINDS)}.")
-  order_at = dpm_solver.orders(ts, x.shape[1], order, caps)
+  order_at = dpm_solver.order_by_frame(ts, x.shape[1], order, caps)
 
   def step(denoise, x, t, t_next, key, memory):
     del key  # deterministic
@@ -68,9 +68,9 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", caps=()):
     return x_next, (x, [x0, *values[:-1]], [t, *times[:-1]])
 
   nothing = jnp.zeros_like(x)
-  never = jnp.full(x.shape[:2], -1.0, loop.rows(ts, x.shape[1]).dtype)
+  never = jnp.full(x.shape[:2], -1.0, loop.time_matrix(ts, x.shape[1]).dtype)
   memory = nothing, [nothing] * order, [never] * order
-  return loop.run(step, denoise, x, ts, key, memory=memory)
+  return loop.run_steps(step, denoise, x, ts, key, memory=memory)
 
 
 def _exact(process, x, x0, t, t_next):

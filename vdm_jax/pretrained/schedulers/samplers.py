@@ -29,7 +29,7 @@ def ddpm(denoise, process, x, ts, cond, key, *, fraction=None):
     part = estimate.fraction if fraction is None else fraction * jnp.ones_like(x)
     mean = variance.posterior_mean(process, x, estimate.x0, t, t_next)
     std = jnp.exp(0.5 * variance.log_variance(process, part, t, t_next))
-    beta = p.expand(jnp.log(variance.forward(process, t, t_next)[1]))
+    beta = p.expand(jnp.log(variance.forward_step(process, t, t_next)[1]))
     part = 0.0 if part is None else part
     last = jnp.exp(0.5 * (part * beta + (1.0 - part) * LEAST))
     last = jnp.where(p.expand(t) > 1.0, last, 0.0)
@@ -37,7 +37,7 @@ def ddpm(denoise, process, x, ts, cond, key, *, fraction=None):
     mean, std = jnp.where(ends, estimate.x0, mean), jnp.where(ends, last, std)
     return mean + std * loop.noise(key, x.shape)
 
-  return loop.run(step, denoise, x, ts, key)
+  return loop.run_steps(step, denoise, x, ts, key)
 
 
 def ddim(
@@ -49,7 +49,7 @@ def ddim(
     denoise, process, x, ts, cond, key: see samplers/loop.py; x [B, T, H, W, C].
     eta: 0 is deterministic, 1 ancestral sampling.
     clip: x0 -> x0, applied after eps was computed from the estimate; a wrapper such
-      as `denoise.smooth` changes both.
+      as `denoise.edit_x0` changes both.
     train_steps: where given, each of the S steps leads from t to t - train_steps // S,
       wherever the next one starts, and to `end` if that is less than 1.
     end: the time of index -1.
@@ -67,7 +67,7 @@ def ddim(
     x0 = x0 if clip is None else clip(x0)
     return ddim_lib.update(process, x0, eps, t, t_next, key, eta)
 
-  return loop.run(step, denoise, x, ts, key)
+  return loop.run_steps(step, denoise, x, ts, key)
 
 
 def dpm_solver(

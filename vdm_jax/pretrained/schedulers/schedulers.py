@@ -231,16 +231,16 @@ def _clipping(config):
   """x0 -> x0 as the config clips it, or None."""
   if config.get("thresholding"):
     ratio, most = config["dynamic_thresholding_ratio"], config["sample_max_value"]
-    return functools.partial(d.threshold, ratio=ratio, most=most)
+    return functools.partial(d.dynamic_threshold, ratio=ratio, max_bound=most)
   if config.get("clip_sample"):
-    return functools.partial(d.clip, bound=config["clip_sample_range"])
+    return functools.partial(d.clip_x0, bound=config["clip_sample_range"])
   return None
 
 
 def _wrappers(clip):
   if clip is None:
     return ()
-  return (functools.partial(d.smooth, fn=clip, below=jnp.inf),)
+  return (functools.partial(d.edit_x0, fn=clip, below=jnp.inf),)
 
 
 MAKERS = {

@@ -102,10 +102,10 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, digits, num_clips, stream):
     config = self.builder_config
     rng = np.random.default_rng([config.seed, stream])
-    made = flights(rng, digits, num_clips, config)
+    made = sample_flights(rng, digits, num_clips, config)
     for first in range(0, num_clips, BLOCK):
       part = {key: values[first : first + BLOCK] for key, values in made.items()}
-      part["video"] = draw(part["digit"], part["position"], config.canvas)
+      part["video"] = render(part["digit"], part["position"], config.canvas)
       for i in range(len(part["digit"])):
         yield first + i, {key: values[i] for key, values in part.items()}
 
@@ -119,7 +119,7 @@ def build(data_dir, **settings):
   tfds.disable_progress_bar()
   config = Config(**settings)
   # tfds talks about downloads, and warns of every config that is not its own.
-  with contextlib.redirect_stdout(io.StringIO()), quiet():
+  with contextlib.redirect_stdout(io.StringIO()), quiet_logging():
     known = config.name in MovingDigits.builder_configs  # then tfds wants the name
     builder = MovingDigits(
       data_dir=data_dir,
@@ -131,7 +131,7 @@ def build(data_dir, **settings):
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet_logging():
   """No warnings from absl's log."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
@@ -153,7 +153,7 @@ def split_digits(seed=0):
   return np.sort(train), np.sort(test)
 
 
-def flights(rng, digits, num_clips, config):
+def sample_flights(rng, digits, num_clips, config):
   """What `num_clips` clips show, of the digit images `digits` (indices).
 
   Returns:
@@ -171,19 +171,21 @@ def flights(rng, digits, num_clips, config):
   return {
     "label": datasets.load_digits().target[digit],
     "digit": digit.astype(np.int32),
-    "position": bounce(start, velocity, config.num_frames, room).astype(np.float32),
+    "position": bounce_positions(start, velocity, config.num_frames, room).astype(
+      np.float32
+    ),
     "velocity": velocity.astype(np.float32),
   }
 
 
-def bounce(start, velocity, num_frames, room):
+def bounce_positions(start, velocity, num_frames, room):
   """Positions [N, T, 2] of a flight between walls at 0 and `room`, elastic, exact."""
   i = np.arange(num_frames)[None, :, None]
   free = np.mod(start[:, None] + velocity[:, None] * i, 2 * room)
   return room - np.abs(room - free)
 
 
-def draw(digit, position, canvas):
+def render(digit, position, canvas):
   """Videos uint8 [N, T, H, W, 3] of digit images [N] at real corners [N, T, 2].
 
   Bilinear: every pixel is shared by its four neighbours, so the centre of mass moves by

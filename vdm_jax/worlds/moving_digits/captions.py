@@ -32,20 +32,20 @@ VERBS = (
   ("gliding", "glides"),
   ("moving", "moves"),
 )
-# Pairs (digit, direction) that are asked for and never trained on: each digit lacks one
+# Pairs (digit, direction) that are never trained on: each digit lacks one
 # direction, each direction one digit or two.
 UNSEEN = tuple((digit, 3 * digit % len(DIRECTIONS)) for digit in range(len(DIGITS)))
 
 
-def direction(velocity):
-  """The sector [...] of velocities [..., 2], (y, x) with y downwards."""
+def direction_index(velocity):
+  """The row [...] of DIRECTIONS of velocities [..., 2], (y, x) with y downwards."""
   angle = np.arctan2(-velocity[..., 0], velocity[..., 1])
   return np.rint(angle / (2 * np.pi) * len(DIRECTIONS)).astype(int) % len(DIRECTIONS)
 
 
 @functools.cache
 def wordings(digit=None, direction=None):
-  """Every caption, a tuple of str, of a digit and a direction; None is not told."""
+  """Every caption of a digit and a direction, a tuple of str; None is left open."""
   names = ("a digit", "the digit", "a number", "the number")
   if digit is not None:
     word = DIGITS[digit]
@@ -58,7 +58,7 @@ def wordings(digit=None, direction=None):
   return tuple(f"{name} {verb}{way}" for name, verb, way in parts)
 
 
-def describe(record):
+def caption(record):
   """The caption of a clip with "label" and "velocity", always the same one.
 
   Bits of the velocity choose the wording, not the clip's place in its source: a source
@@ -66,63 +66,66 @@ def describe(record):
   """
   velocity = np.asarray(record["velocity"], np.float32)
   drawn = zlib.crc32(velocity.tobytes())
-  told = [int(record["label"]), int(direction(velocity))]
+  pair = [int(record["label"]), int(direction_index(velocity))]
   if drawn % 8 < 2:
-    told[drawn % 8] = None
-  found = wordings(*told)
-  return found[drawn // 8 % len(found)]
+    pair[drawn % 8] = None
+  texts = wordings(*pair)
+  return texts[drawn // 8 % len(texts)]
 
 
-def pair(record):
-  """(digit, direction) of a clip."""
-  return int(record["label"]), int(direction(np.asarray(record["velocity"])))
+def digit_direction(record):
+  """(digit, direction) of a clip's record, two ints."""
+  return int(record["label"]), int(direction_index(np.asarray(record["velocity"])))
 
 
-def every(source, unseen=UNSEEN):
+def all_captions(source, unseen=UNSEEN):
   """The captions of a source's clips, but of `unseen` pairs: sorted, each once."""
   left_out = set(map(tuple, unseen))
   records = (source[i] for i in range(len(source)))
-  return sorted({describe(r) for r in records if pair(r) not in left_out})
+  return sorted({caption(r) for r in records if digit_direction(r) not in left_out})
 
 
-def asked(each, pairs=None):
-  """What to ask a model for: [{"text", "digit", "direction"}], `each` times a pair.
-
-  Each time in another wording, as long as there are any.
+def prompts(per_pair, pairs=None):
+  """Prompts for a model, [{"text": str, "digit": int, "direction": int}].
 
   Args:
-    pairs: (digit, direction), either of which may be None; all 80 when None.
+    per_pair: prompts of each pair, in other wordings as long as there are any.
+    pairs: (digit, direction), either of which may be None: it is not in the text. All
+      80 pairs by default.
   """
   if pairs is None:
     pairs = itertools.product(range(len(DIGITS)), range(len(DIRECTIONS)))
-  wanted = []
+  out = []
   for n, (digit, way) in enumerate(pairs):
     found = wordings(digit, way)
     # 7 and 11 have no divisor in common with the number of wordings, 40 or 120.
-    chosen = [found[7 * (n + 11 * k) % len(found)] for k in range(each)]
-    wanted += [{"text": text, "digit": digit, "direction": way} for text in chosen]
-  return wanted
+    chosen = [found[7 * (n + 11 * k) % len(found)] for k in range(per_pair)]
+    out += [{"text": text, "digit": digit, "direction": way} for text in chosen]
+  return out
 
 
-def repeated(wants, each):
-  """Every entry of such a list `each` times, in order: for texts of one's own."""
-  return [dict(want) for want in wants for _ in range(each)]
+def repeat_prompts(prompts, times):
+  """A list of prompts with each of them `times` times, one after another."""
+  return [dict(prompt) for prompt in prompts for _ in range(times)]
 
 
-def clips(source):
-  """(videos [N, T, H, W, 3], what one would ask for to get them) of real clips."""
+def clips_with_prompts(source):
+  """(videos [N, T, H, W, 3] uint8, their prompts as `prompts` gives them)."""
   found = [source[i] for i in range(len(source))]
   wanted = [
-    {"text": describe(r), **dict(zip(("digit", "direction"), pair(r), strict=True))}
+    {
+      "text": caption(r),
+      **dict(zip(("digit", "direction"), digit_direction(r), strict=True)),
+    }
     for r in found
   ]
   return np.stack([r["video"] for r in found]), wanted
 
 
-def novelty(want, unseen=UNSEEN):
-  """Of something asked: "unseen pairs" or "seen pairs"."""
-  asked_for = want["digit"], want["direction"]
-  return "unseen pairs" if asked_for in set(map(tuple, unseen)) else "seen pairs"
+def seen_or_unseen(prompt, unseen=UNSEEN):
+  """Whether a prompt's pair was trained on: "unseen pairs" or "seen pairs"."""
+  pair = prompt["digit"], prompt["direction"]
+  return "unseen pairs" if pair in set(map(tuple, unseen)) else "seen pairs"
 
 
 class Captioned:
@@ -142,9 +145,9 @@ class Captioned:
     left_out = set(map(tuple, unseen))
     self.source, self.indices, self._rows = source, [], []
     for i in range(len(source)):
-      if pair(record := source[i]) in left_out:
+      if digit_direction(record := source[i]) in left_out:
         continue
-      if (text := describe(record)) not in place:
+      if (text := caption(record)) not in place:
         name = sources.record_name(source, i)
         raise KeyError(
           f"{text!r}, the caption of {name}, is not in {texts}; delete that folder and "

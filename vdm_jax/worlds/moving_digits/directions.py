@@ -8,19 +8,13 @@ at once is then not mistaken for one that set out the other way.
 import numpy as np
 from einops import rearrange
 
+from vdm_jax.worlds.moving_digits import captions
 from vdm_jax.worlds.moving_digits import reader as digits
 
-SECTORS = 8  # 0 is right, then against the clock, as one sees it
 # How far, in pixels, a track is off its path, and a digit's centre of mass off the
 # middle of its box (0.4 over load_digits). A digit that leaves a wall and one that
 # meets it at once differ in the second alone.
 NOISE, SPREAD = 0.1, 0.4
-
-
-def sector(velocity, sectors=SECTORS):
-  """The sector [...] of velocities [..., 2], (y, x) with y downwards."""
-  angle = np.arctan2(-velocity[..., 0], velocity[..., 1])
-  return np.rint(angle / (2 * np.pi) * sectors).astype(int) % sectors
 
 
 def first_velocity(videos, *, digit=8, fastest=2.5):
@@ -30,7 +24,7 @@ def first_velocity(videos, *, digit=8, fastest=2.5):
     digit: pixels a side of the box that bounces.
     fastest: the search ends here, in pixels a frame along an axis.
   """
-  track = digits.centres(videos)
+  track = digits.centres_of_mass(videos)
   found = []
   for axis, size in enumerate(np.shape(videos)[2:4]):
     rows = np.array_split(track[..., axis], -(-len(track) // 32))  # bounds the memory
@@ -56,7 +50,7 @@ def _velocity(track, room, digit, fastest):
   near = rearrange(near, "v s two -> 1 (v s) two") * step
   for scale in (1, 1 / 4, 1 / 16):
     start = np.clip(at[..., :1], 0, room)  # [N or 1, K, 1]
-    gap = track[:, None] - digits.fold(start + at[..., 1:] * i, room)  # [N, K, T]
+    gap = track[:, None] - digits.reflect(start + at[..., 1:] * i, room)  # [N, K, T]
     offset = np.clip(gap.mean(-1), -slack, slack)
     off_path = np.square(gap - offset[..., None]).sum(-1) / NOISE**2
     best = (off_path + np.square(offset) / SPREAD**2).argmin(1)
@@ -67,7 +61,7 @@ def _velocity(track, room, digit, fastest):
   return chosen[:, 1]
 
 
-class Judge:
+class PromptScorer:
   """(videos, asked) -> {name: [N], 1 where a clip is as asked}; NaN what was not asked.
 
   Besides, how far a clip is off a legal path, and its speed, as reader.py says.
@@ -82,13 +76,13 @@ class Judge:
     self.shares = tuple(shares)
     records = [train[i] for i in range(min(train_clips, len(train)))]
     videos, labels = (np.stack([r[k] for r in records]) for k in ("video", "label"))
-    self.reader = digits.Reader(videos, labels, seed=seed)
+    self.reader = digits.DigitReader(videos, labels, seed=seed)
 
   def read(self, videos):
     """{"digit": [N], "direction": [N]} that clips show."""
     return {
       "digit": self.reader.read(videos),
-      "direction": sector(first_velocity(videos)),
+      "direction": captions.direction_index(first_velocity(videos)),
     }
 
   def __call__(self, videos, asked):

@@ -28,7 +28,7 @@ def brightness(videos):
   return np.where(grey < DARK, 0.0, grey)
 
 
-def centres(videos):
+def centres_of_mass(videos):
   """Centres of mass [N, T, 2], (y, x) in pixels; an empty frame has the middle."""
   light = brightness(videos)
   mass = light.sum((2, 3))
@@ -40,9 +40,9 @@ def centres(videos):
   return np.where(mass[..., None] > 0, found, middle)
 
 
-def centred(videos):
+def centred_frames(videos):
   """Frames [N, T, CROP, CROP] around their centre of mass, moved bilinearly."""
-  light, at = brightness(videos), centres(videos)
+  light, at = brightness(videos), centres_of_mass(videos)
   n = light.shape[0]
   frames = rearrange(light, "n t h w -> (n t) h w")
   corner = rearrange(at, "n t i -> (n t) i") - (CROP - 1) / 2
@@ -65,30 +65,30 @@ def handwriting_change(videos, first=None):
   Frames are moved so that their centres of mass lie in the middle; the usual one is the
   mean of the `first` frames, or of all.
   """
-  cut = 255.0 * centred(videos)
+  cut = 255.0 * centred_frames(videos)
   usual = reduce(cut[:, :first], "n t h w -> n 1 h w", "mean")
   return reduce(np.abs(cut - usual), "n t h w -> n t", "mean")
 
 
-class Reader:
+class DigitReader:
   """Reads digits; fitted to clips of the training split, one random frame of each."""
 
   def __init__(self, videos, labels, *, seed=0):
     labels = np.asarray(labels)
-    frames = centred(videos)
+    frames = centred_frames(videos)
     drawn = np.random.default_rng(seed).integers(frames.shape[1], size=len(frames))
     chosen = rearrange(frames[np.arange(len(frames)), drawn], "n h w -> n (h w)")
     self.machine = svm.SVC(C=10.0, decision_function_shape="ovr").fit(chosen, labels)
 
   def features(self, videos):
     """Mean votes [N, 10] of a clip's frames, one column a digit."""
-    frames = centred(videos)
+    frames = centred_frames(videos)
     votes = self.machine.decision_function(rearrange(frames, "n t h w -> (n t) (h w)"))
     return reduce(votes, "(n t) k -> n k", "mean", n=len(frames))
 
   def read_frames(self, videos):
     """The digit [N, T] in each frame by itself."""
-    cut = centred(videos)
+    cut = centred_frames(videos)
     found = self.machine.predict(rearrange(cut, "n t h w -> (n t) (h w)"))
     return rearrange(found, "(n t) -> n t", n=len(cut))
 
@@ -99,7 +99,7 @@ class Reader:
 
 def speed(videos):
   """Mean distance [N] in pixels that the centre of mass moves from frame to frame."""
-  return np.linalg.norm(np.diff(centres(videos), axis=1), axis=-1).mean(-1)
+  return np.linalg.norm(np.diff(centres_of_mass(videos), axis=1), axis=-1).mean(-1)
 
 
 def motion_error(videos, *, digit=8, fastest=3.0):
@@ -109,7 +109,7 @@ def motion_error(videos, *, digit=8, fastest=3.0):
   searched by themselves: start, velocity up to `fastest` pixels a frame, and where in
   its box of `digit` pixels the digit has its centre of mass.
   """
-  track = centres(videos)
+  track = centres_of_mass(videos)
   parts = []
   chunk = max(1, 64 * 8**2 // track.shape[1] ** 2)  # bounds the memory
   for rows in np.array_split(track, -(-len(track) // chunk)):
@@ -124,11 +124,11 @@ def path_error(videos, real, mask):
   Where the given frames leave no choice but one path, it is an error; where they do
   (nothing given, or one frame), it is only how far another clip is.
   """
-  gap = np.linalg.norm(centres(videos) - centres(real), axis=-1)
+  gap = np.linalg.norm(centres_of_mass(videos) - centres_of_mass(real), axis=-1)
   return np.where(mask, 0.0, gap)
 
 
-class Judge:
+class CompletionScorer:
   """(videos, real, labels, mask [T]) -> figures of completed clips, by their truth.
 
   Reads and compares the frames that were not given; the motion is the whole clip's.
@@ -141,7 +141,7 @@ class Judge:
   def __init__(self, train, train_clips=4000, seed=0):
     records = [train[i] for i in range(min(train_clips, len(train)))]
     videos, labels = (np.stack([r[k] for r in records]) for k in ("video", "label"))
-    self.reader = Reader(videos, labels, seed=seed)
+    self.reader = DigitReader(videos, labels, seed=seed)
 
   def __call__(self, videos, real, labels, mask):
     new = ~np.asarray(mask)
@@ -157,7 +157,7 @@ class Judge:
     }
 
 
-def fold(path, room):
+def reflect(path, room):
   """Positions on an endless line -> positions between two walls, 0 and `room`."""
   inside = np.mod(path, 2.0 * room)
   return np.where(inside > room, 2.0 * room - inside, inside)
@@ -174,7 +174,7 @@ def _off_path(track, room, digit, fastest):
   slack = digit / 4  # a digit's centre of mass is this near to its box's middle
 
   def errors(start, velocity):  # [N or 1, K] each -> [N, K]
-    paths = fold(start[..., None] + velocity[..., None] * frames, room)
+    paths = reflect(start[..., None] + velocity[..., None] * frames, room)
     gap = track[:, None] - paths - middle
     offset = np.clip(gap.mean(-1, keepdims=True), -slack, slack)
     return np.square(gap - offset).mean(-1)
@@ -201,7 +201,7 @@ def rows(evidence, *, seed=0, still=0.25):
     seed: of the frames that the reader is fitted to.
     still: pixels a frame below which a clip counts as static.
   """
-  reader = Reader(evidence.train.videos, evidence.train.labels, seed=seed)
+  reader = DigitReader(evidence.train.videos, evidence.train.labels, seed=seed)
   fitted = {"extractor": f"support vector machine, {CROP} x {CROP} centred frames"}
   settings = {"fitted_to": len(evidence.train), "reader_seed": seed}
 

@@ -95,11 +95,11 @@ def ours(scheduler, channels, num_steps, start, noise, eta=0.0, **grid):
     jax.debug.callback(lambda x: path.append(np.asarray(x)), x, ordered=True)
     return d.from_network(apply, scheduler.process, scheduler.prediction)(x, t, cond)
 
-  denoise = d.chain(denoise, scheduler.wrappers, None)
+  denoise = d.apply_wrappers(denoise, scheduler.wrappers, None)
 
   @jax.jit
   def run(x, noise):
-    key = loop.Recorded(noise)
+    key = loop.RecordedNoise(noise)
     return sampler(denoise, scheduler.process, x, ts, None, key)
 
   with jax.default_matmul_precision("highest"):

@@ -118,7 +118,7 @@ def test_parameters_of_another_module_are_refused_by_our_names(params):
 
 def test_weights_load_while_a_mesh_is_in_use(params, weights):
   rules = (("embed", "fsdp"), ("heads", "tensor"), ("mlp", "tensor"))
-  with sharding.use(sharding.make_mesh(dict(fsdp=2, tensor=1)), rules):
+  with sharding.use_mesh(sharding.make_mesh(dict(fsdp=2, tensor=1)), rules):
     got = pretrained.from_state_dict(MODULE, weights)
     back = pretrained.to_state_dict(MODULE, params, size=SIZE)
   wanted = pretrained.from_state_dict(MODULE, weights)
