@@ -31,7 +31,7 @@ from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources, transforms
 from vdm_jax.diffusion import perturbation
 from vdm_jax.models.unet import architectures
-from vdm_jax.models.unet.unet3d import Transformer
+from vdm_jax.models.unet.unet3d import TransformerConfig
 from vdm_jax.pretrained import start
 from vdm_jax.programs import sample, train
 from vdm_jax.tasks import autoencoding
@@ -50,7 +50,7 @@ def get_config(arg="full"):
   fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
   sd.text(cfg, fps, width=1024)
   small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
-  spatial = c.call(Transformer, head_dim=head_dim)
+  spatial = c.call(TransformerConfig, head_dim=head_dim)
   own = dict(spatial=spatial, vectors=("fps",), mask_channel=True)
   image = c.call(architectures.stable_diffusion, **own, **small)
   sd.on_images(cfg, image)
@@ -148,7 +148,7 @@ def upsampler(cfg, arg, head_dim):
   noise = c.call(perturbation.ImageAugmentation, mean=-2.0, std=1.0, signal="low")
   sd.put(cfg.task, perturbation=noise)
   small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
-  spatial = c.call(Transformer, head_dim=head_dim)
+  spatial = c.call(TransformerConfig, head_dim=head_dim)
   image = c.call(architectures.stable_diffusion, spatial=spatial, **own, **small)
   sd.on_images(cfg, image)
   sd.put(cfg.image_task, perturbation=noise)

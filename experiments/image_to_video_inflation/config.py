@@ -20,7 +20,7 @@ from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader, pictures, sources
 from vdm_jax.diffusion.samplers import euler
 from vdm_jax.models.unet import architectures, unet3d
-from vdm_jax.models.unet.unet3d import Transformer
+from vdm_jax.models.unet.unet3d import TransformerConfig
 from vdm_jax.pretrained.formats import native
 from vdm_jax.training import inflate
 
@@ -64,14 +64,20 @@ ARMS = {
   ),
   "VideoCrafter: convolution, attention": (
     "videocrafter",
-    dict(temporal_resnet="four", temporal=along(ATTENTION, PERCEPTRON, over="clip")),
+    dict(
+      temporal_resnet="four", temporal=along(ATTENTION, PERCEPTRON, norm_over="clip")
+    ),
   ),
   "AnimateDiff: motion modules": (
     "animatediff",
     dict(
       temporal_at="levels and middle",
       temporal=along(
-        *4 * (ATTENTION,), PERCEPTRON, position="sinusoid", max_frames=32, zero=True
+        *4 * (ATTENTION,),
+        PERCEPTRON,
+        position="sinusoid",
+        max_frames=32,
+        zero_init=True,
       ),
     ),
   ),
@@ -147,9 +153,10 @@ def get_config(arg="full"):
 
 def network(small, fields):
   parts = {
-    k: c.call(Transformer, **v) if k == "temporal" else v for k, v in fields.items()
+    k: c.call(TransformerConfig, **v) if k == "temporal" else v
+    for k, v in fields.items()
   }
-  spatial = c.call(Transformer, head_dim=HEAD)
+  spatial = c.call(TransformerConfig, head_dim=HEAD)
   own = c.call(architectures.stable_diffusion, **small, spatial=spatial, **parts)
   return c.call(unet3d.UNet3D, config=own)
 

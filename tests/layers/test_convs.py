@@ -152,6 +152,6 @@ def test_a_transposed_convolution_is_one_with_zeros_between(stride):
     lhs_dilation=stride,
     dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
   )
-  out = convs.enlarge(x, kernel, stride)
+  out = convs.transposed_convolution(x, kernel, stride)
   assert out.shape == wanted.shape
   np.testing.assert_allclose(out, wanted, atol=1e-4)

@@ -21,14 +21,15 @@ def test_modulation_is_affine_and_zero_is_the_identity():
   x, shift, scale = np.random.default_rng(0).standard_normal((3, 2, 8))
   x = x.astype(np.float32)
   normed = norms.layer_norm(x)
-  np.testing.assert_array_equal(norms.modulated(x, 0.0, 0.0), normed)
-  out = norms.modulated(x, shift, scale)
+  np.testing.assert_array_equal(norms.modulated_norm(x, 0.0, 0.0), normed)
+  out = norms.modulated_norm(x, shift, scale)
   np.testing.assert_allclose(out, normed * (1 + scale) + shift, atol=1e-6)
-  assert norms.modulated(x.astype(jnp.bfloat16), shift, scale).dtype == jnp.bfloat16
+  x16 = x.astype(jnp.bfloat16)
+  assert norms.modulated_norm(x16, shift, scale).dtype == jnp.bfloat16
 
 
 def test_forward_and_backward_derivatives_agree():
   x, v = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
-  f = lambda x: jnp.sum(jnp.sin(norms.modulated(x, 0.3, 0.2)))
+  f = lambda x: jnp.sum(jnp.sin(norms.modulated_norm(x, 0.3, 0.2)))
   _, forward = jax.jvp(f, (x,), (v,))
   np.testing.assert_allclose(forward, jax.grad(f)(x) @ v, rtol=1e-4, atol=1e-6)

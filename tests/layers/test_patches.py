@@ -41,4 +41,4 @@ def test_patches_go_back_where_they_came_from(size):
 )
 def test_videos_that_patches_do_not_tile_are_refused(size, message):
   with pytest.raises(ValueError, match=message):
-    patches.check(VIDEO.shape, size)
+    patches.check_divisible(VIDEO.shape, size)

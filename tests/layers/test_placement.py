@@ -31,27 +31,30 @@ def test_an_axis_takes_the_mesh_axes_that_are_left_and_divide_it(
   axes, shape, names, want
 ):
   with sharding.use_mesh(mesh(**axes), RULES):
-    assert placement.split(shape, names) == want
+    assert placement.mesh_axes(shape, names) == want
 
 
 def test_no_device_gets_less_than_the_least():
   with sharding.use_mesh(mesh(data=2), RULES):
-    found = lambda rows: placement.split((1, rows), (FRAMES, "height"), (1, 4))[1]
+    found = lambda rows: placement.mesh_axes((1, rows), (FRAMES, "height"), (1, 4))[1]
     assert found(8) == ("data",) and found(6) == ()
-    assert placement.parts(4, FRAMES) == 2 and placement.parts(3, FRAMES) == 1
+    assert placement.num_shards(4, FRAMES) == 2 and placement.num_shards(3, FRAMES) == 1
 
 
 def test_an_array_lies_as_it_was_placed_and_keeps_its_values():
   x = jnp.arange(24.0).reshape(4, 6)
   with sharding.use_mesh(mesh(data=2), RULES):
-    y = jax.jit(lambda x: placement.place(x, ("batch", None)))(x)
+    y = jax.jit(lambda x: placement.constrain(x, ("batch", None)))(x)
   assert y.addressable_shards[0].data.shape == (2, 6)
   np.testing.assert_array_equal(x, y)
 
 
 def test_without_a_mesh_or_rules_nothing_happens():
   x = jnp.ones((4, 6))
-  assert placement.place(x, ("batch", None)) is x
-  assert placement.split((4,), ("batch",)) is None and placement.parts(4, "batch") == 1
+  assert placement.constrain(x, ("batch", None)) is x
+  assert (
+    placement.mesh_axes((4,), ("batch",)) is None
+    and placement.num_shards(4, "batch") == 1
+  )
   with sharding.use_mesh(mesh(data=2), ()):
-    assert placement.place(x, ("batch", None)) is x
+    assert placement.constrain(x, ("batch", None)) is x

@@ -71,14 +71,14 @@ GROUPS = {
   },
   "full": {
     "ulysses": (FULL, {}, (dict(seq=8), dict(seq=2, tensor=4))),
-    "ring": (FULL | dict(split="ring"), {}, (dict(data=2, seq=4), MIXED)),
+    "ring": (FULL | dict(sequence_split="ring"), {}, (dict(data=2, seq=4), MIXED)),
   },
   "odd": {
     "": (ODD, SMALL, (dict(data=2, seq=4), dict(data=2, seq=2, tensor=2))),
   },
   "odd full": {
     "ulysses": (ODD | FULL, SMALL, (dict(data=2, seq=2, tensor=2),)),
-    "ring": (ODD | FULL | dict(split="ring"), SMALL, (dict(data=2, seq=4),)),
+    "ring": (ODD | FULL | dict(sequence_split="ring"), SMALL, (dict(data=2, seq=4),)),
   },
   "wrong": {
     "": (dict(layout=("spatial",), depth=1), dict(wrong=True), (dict(data=8),)),

@@ -88,12 +88,12 @@ ROWS = {
   "lvdm_t2v": Row(
     architectures.lvdm_text(num_heads=4, **SD),
     "middle_block.1.transformer_blocks.0.attn2_tmp.to_v.weight",
-    dict(over="frame"),
+    dict(norm_over="frame"),
   ),
   "videocrafter1_t2v": Row(
     architectures.videocrafter1(head_dim=16, **SD),
     "init_attn.0.proj_out.weight",
-    dict(over="clip"),
+    dict(norm_over="clip"),
   ),
   "videocrafter1_i2v": Row(
     architectures.videocrafter2(head_dim=16, image_keys=True, **SD),
@@ -113,7 +113,7 @@ ROWS = {
     f"animatediff_v{version}": Row(
       architectures.animatediff(version=version, **MOTION),
       "up_blocks.3.motion_modules.1.temporal_transformer.proj_in.weight",
-      dict(over="frame") if version == 1 else {},
+      dict(norm_over="frame") if version == 1 else {},
     )
     for version in (1, 2, 3)
   },

@@ -27,14 +27,14 @@ class Grows(nn.Module):
   """Its blocks add a vector whose length is 2 + t / 1000 of that of the data."""
 
   @nn.compact
-  def __call__(self, x, t, cond, *, train=False, keep=()):
+  def __call__(self, x, t, cond, *, train=False, keep_outputs=()):
     scale = self.param("scale", nn.initializers.ones, ())
     length = scale * (2.0 + rearrange(t, "b t -> b t 1 1 1") / 1000)
     added = length * jnp.ones_like(x)
     if self.has_variable("cache", "stack"):
       added = self.get_variable("cache", "stack")
-    if "stack" in keep:
-      self.put_variable("kept", "stack", added)
+    if "stack" in keep_outputs:
+      self.put_variable("cache_out", "stack", added)
     return 0.1 * x + added
 
 

@@ -123,7 +123,7 @@ class ClipTokens:
     variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
     rows = (("batch", "frames"), *(None,) * (x.ndim - 1))
     return ClipTokensNetwork(self).apply(
-      variables, placement.place(x, rows), method=method
+      variables, placement.constrain(x, rows), method=method
     )
 
   def _check(self, video):

@@ -53,9 +53,9 @@ class PatchDiscriminator(nn.Module):
     frames = x.shape[1]
     if self.time == 1:
       x = rearrange(x, "b t h w c -> (b t) h w c")
-      x = placement.place(x, (("batch", "frames"), None, None, None))
+      x = placement.constrain(x, (("batch", "frames"), None, None, None))
     else:
-      x = placement.place(x, ("batch", None, None, None, None))
+      x = placement.constrain(x, ("batch", None, None, None, None))
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     along = [] if self.time == 1 else [self.time]
     conv = lambda features, stride, name: Conv(

@@ -158,7 +158,7 @@ class KLImage:
       run = lambda x: KLImageNetwork(self).apply(variables, x, method=method)
       if self.tile:
         sides = self.tile * before, self.tile * after
-        whole = lambda tile: placement.place(tile, WHOLE)
+        whole = lambda tile: placement.constrain(tile, WHOLE)
         one = lambda tile: whole(run(whole(tile)))
         return tiling.map_tiles(one, frames, sides=sides, overlap_share=self.overlap)
       return run(frames)
@@ -166,13 +166,13 @@ class KLImage:
     def chunked(size, variables, frames):
       return _in_chunks(functools.partial(run, variables), frames, size)
 
-    frames = placement.place(rearrange(x, "b t h w c -> (b t) h w c"), WHOLE)
+    frames = placement.constrain(rearrange(x, "b t h w c -> (b t) h w c"), WHOLE)
     map_frames = functools.partial(chunked, self.chunk)
-    if self.chunk is None and blocking.wanted():
+    if self.chunk is None and blocking.enabled():
       n, height, width, _ = frames.shape
       pixels = height * width * (after // self.patch or 1) ** 2
-      few = blocking.at_a_time(n, 4 * pixels * self.channels[0])
-      map_frames = blocking.unless_differentiated(functools.partial(chunked, few), run)
+      few = blocking.block_size(n, 4 * pixels * self.channels[0])
+      map_frames = blocking.forward_only(functools.partial(chunked, few), run)
     y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
@@ -182,7 +182,7 @@ class KLImage:
 
 def _in_chunks(run, frames, size):
   """run(frames) [N, H, W, C], at most `size` frames of each device at a time."""
-  devices = placement.parts(len(frames), FRAMES)
+  devices = placement.num_shards(len(frames), FRAMES)
   here = len(frames) // devices
   if size is None or size >= here:
     return run(frames)
@@ -251,7 +251,7 @@ class Encoder(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    x = placement.place(x, STRIPS, LEAST)
+    x = placement.constrain(x, STRIPS, LEAST)
     x = Conv(c.channels[0], **dtypes, name="conv_in")(x)
     for i, features in enumerate(c.channels):
       last = i == len(c.channels) - 1
@@ -273,7 +273,7 @@ class Decoder(nn.Module):
   def __call__(self, z):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    z = placement.place(z, STRIPS, LEAST)
+    z = placement.constrain(z, STRIPS, LEAST)
     x = Conv(c.channels[-1], **dtypes, name="conv_in")(z)
     x = Middle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
@@ -297,7 +297,7 @@ class Level(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    x = placement.place(x, STRIPS, LEAST)
+    x = placement.constrain(x, STRIPS, LEAST)
     for i in range(self.layers):
       x = ResnetBlock(
         self.features,
@@ -321,7 +321,7 @@ class Middle(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    x = placement.place(x, STRIPS, LEAST)
+    x = placement.constrain(x, STRIPS, LEAST)
     for i in range(c.mid_layers):
       x = ResnetBlock(
         x.shape[-1],

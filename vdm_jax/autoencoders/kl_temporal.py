@@ -161,7 +161,7 @@ class TemporalDecoder(nn.Module):
   def __call__(self, z):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    z = placement.place(z, SPREAD, LEAST)
+    z = placement.constrain(z, SPREAD, LEAST)
     x = per_frame(Conv(c.channels[-1], **dtypes, name="conv_in"), z)
     x = TemporalMiddle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
@@ -190,7 +190,7 @@ class TemporalMiddle(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    x = placement.place(x, SPREAD, LEAST)
+    x = placement.constrain(x, SPREAD, LEAST)
     block = lambda i: SpatialTemporalBlock(
       x.shape[-1], c.groups, **dtypes, name=f"resnets_{i}"
     )
@@ -214,7 +214,7 @@ class TemporalLevel(nn.Module):
   def __call__(self, x):
     c = self.config
     dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    x = placement.place(x, SPREAD, LEAST)
+    x = placement.constrain(x, SPREAD, LEAST)
     for i in range(c.layers_per_block + 1):
       block = SpatialTemporalBlock(
         self.features, c.groups, **dtypes, name=f"resnets_{i}"

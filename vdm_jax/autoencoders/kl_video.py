@@ -222,7 +222,7 @@ class ConvTranspose3D(nn.Module):
     kernel = self.param("kernel", init, shape, c.param_dtype)
     bias = self.param("bias", named(zeros, axes[-1:]), shape[-1:], c.param_dtype)
     x, kernel, bias = (jnp.asarray(a, c.dtype) for a in (x, kernel, bias))
-    return convs.enlarge(x, kernel, self.stride) + bias
+    return convs.transposed_convolution(x, kernel, self.stride) + bias
 
 
 def clip_group_norm(config, x, name):

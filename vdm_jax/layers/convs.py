@@ -69,12 +69,12 @@ def convolve(x, kernel, stride, padding):
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
     return kernel_gradient.product(x, kernel.reshape(kernel.shape[-2:]))
   # On several CPUs frames may lie apart: whole neighbours would travel, not edges.
-  if stride == 1 and blocking.wanted() and gathering_pays(x.shape[1:-1], spatial):
+  if stride == 1 and blocking.enabled() and gathering_pays(x.shape[1:-1], spatial):
     return gathered(x, kernel, padding)
   over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
-  if over_time and blocking.on_cpus():
+  if over_time and blocking.on_cpu():
     return frame_by_frame(x, kernel, stride, padding)
-  if stride == 1 and blocking.wanted() and kernel_gradient.pays(x, kernel):
+  if stride == 1 and blocking.enabled() and kernel_gradient.pays(x, kernel):
     return kernel_gradient.convolve(tuple(map(tuple, padding)), x, kernel)
   axes = "DHW"[-len(spatial) :]
   return jax.lax.conv_general_dilated(
@@ -103,7 +103,7 @@ def frame_by_frame(x, kernel, stride, padding):
   return rearrange(out, "(n t) h w c -> n t h w c", n=len(x))
 
 
-def enlarge(x, kernel, stride):
+def transposed_convolution(x, kernel, stride):
   """A transposed convolution without padding of its output, by smaller convolutions.
 
   With zeros inserted between the places of x, it is a convolution by the kernel turned

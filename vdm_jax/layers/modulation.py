@@ -18,7 +18,7 @@ from einops import rearrange
 from vdm_jax.layers.linear import Linear, zeros
 
 
-class Table(nn.Module):
+class ModulationTable(nn.Module):
   """A parameter [rows, width]."""
 
   rows: int
@@ -43,7 +43,9 @@ def block(emb, width, num, **dtypes):
 def shared(emb, width, num, *, dtype, param_dtype):
   """From emb [B, T or 1, num D], made once for all; or D, then for each of them."""
   init = nn.initializers.normal(width**-0.5)
-  table = Table(num, width, init, param_dtype, name="modulation")().astype(dtype)
+  table = ModulationTable(num, width, init, param_dtype, name="modulation")().astype(
+    dtype
+  )
   if emb.shape[-1] == width:
     emb = jnp.tile(emb, num)
   rows = rearrange(table, "num d -> num 1 1 1 d")
@@ -55,7 +57,7 @@ def tokens(emb, width, num, *, dtype, param_dtype):
   del emb
   names = [("shift", "scale", "gate")[i % 3] for i in range(num)]
   learned = [i for i, name in enumerate(names) if name != "gate"]
-  rows = Table(len(learned), width, zeros, param_dtype, name="modulation")()
+  rows = ModulationTable(len(learned), width, zeros, param_dtype, name="modulation")()
   found = dict(zip(learned, rows.astype(dtype), strict=True))
   return [found.get(i, 1.0) for i in range(num)]
 

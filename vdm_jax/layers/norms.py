@@ -16,7 +16,7 @@ def layer_norm(x, *, epsilon=1e-6):
 
 # Checkpointed: the backward pass keeps x and not the normalised x, in float32, too.
 @jax.checkpoint
-def modulated(x, shift, scale, affine=None, epsilon=1e-6):
+def modulated_norm(x, shift, scale, affine=None, epsilon=1e-6):
   """layer_norm(x) (1 + scale) + shift, in the dtype of x.
 
   Args:
@@ -28,7 +28,7 @@ def modulated(x, shift, scale, affine=None, epsilon=1e-6):
   return (h * (1 + scale) + shift).astype(x.dtype)
 
 
-class Affine(nn.Module):
+class AffineParameters(nn.Module):
   """The parameters of a norm: (scale [D], bias [D])."""
 
   width: int

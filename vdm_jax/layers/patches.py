@@ -20,7 +20,7 @@ def unpatchify(x, size, rows):
   return rearrange(x, layout, s=s, p=p, q=q, h=rows)
 
 
-def check(shape, size):
+def check_divisible(shape, size):
   """Raises a ValueError if patches of size (s, p, q) do not tile [B, T, H, W, C]."""
   axes = zip(("frames", "height", "width"), shape[1:4], size, strict=True)
   for name, length, p in axes:

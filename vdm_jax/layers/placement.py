@@ -1,10 +1,11 @@
 """Where activations lie on a mesh: logical names of their axes, where they divide.
 
-`place` is flax's `with_logical_constraint`, but an axis is split evenly or not at all.
+`constrain` is flax's `with_logical_constraint`, but splits an axis evenly or
+not at all.
 
-Where a layout changes, name both, the old one first: place(place(x, old), new). The
-gradient then changes back at the same point. Left to choose, the compiler takes its own
-ways through the backward pass, with many more all-to-alls and with gathered features;
+Where a layout changes, name both, the old one first: constrain(constrain(x, old), new).
+The gradient then changes back at the same point. Left to choose, the compiler takes its
+own ways through the backward pass, with many more all-to-alls and gathered features;
 and in jax 0.10.2 the gradient of weights was wrong where the two factors of a product
 came in two layouts, of a batch and a sequence that are both split.
 """
@@ -16,7 +17,7 @@ from flax.linen import spmd
 from jax.sharding import PartitionSpec as P
 
 
-def place(x, names, least=None):
+def constrain(x, names, least=None):
   """x, laid out over the mesh in use; without mesh or rules, as it came.
 
   Args:
@@ -25,21 +26,24 @@ def place(x, names, least=None):
       that are not in use by an earlier axis of x, and divide what is left of its size.
     least: for each axis of x, the size that each device has of it at least; 1 if None.
   """
-  found = split(x.shape, names, least)
+  found = mesh_axes(x.shape, names, least)
   if found is None:
     return x
   return jax.lax.with_sharding_constraint(x, P(*(axes or None for axes in found)))
 
 
-def parts(size, name):
-  """In how many parts `place` splits an axis of this size, the first of its array."""
-  found = split((size,), (name,))
+def num_shards(size, name):
+  """How many shards `constrain` makes of an array's first axis, of this size."""
+  found = mesh_axes((size,), (name,))
   sizes = jax.sharding.get_abstract_mesh().shape
   return 1 if found is None else math.prod(sizes[axis] for axis in found[0])
 
 
-def split(shape, names, least=None):
-  """The mesh axes of each axis of an array, see `place`; None without mesh or rules."""
+def mesh_axes(shape, names, least=None):
+  """The mesh axes that split each axis of an array: a list of tuples, () for whole.
+
+  None without mesh or rules. Arguments as `constrain` has them.
+  """
   axes = _axes_of(names)
   if axes is None:
     return None

@@ -24,7 +24,7 @@ def sincos_at(positions, width):
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def interleaved(positions, width):
+def sincos_interleaved(positions, width):
   """[...] -> [..., width]: `sincos_at`, sine and cosine of each frequency together.
 
   The positions of https://arxiv.org/abs/1706.03762, and AnimateDiff's of frames.
@@ -54,7 +54,7 @@ def sincos_grid(height, width_of_grid, width, *, span=0):
   return np.concatenate(halves, axis=1)
 
 
-def rotate(x, positions):
+def apply_rotary(x, positions):
   """x [..., L, N, D] with features 2i, 2i + 1 turned by position times frequency i.
 
   Rotary positions, https://arxiv.org/abs/2104.09864: products of a query and a key

@@ -57,14 +57,14 @@ class VideoResnetBlock(nn.Module):
   Attributes:
     features: channels; None: those of x.
     kernel: (3, 3) within the frames, (3, 1, 1) along time, (3, 3, 3) both.
-    over: the statistics of the norms, a key of STATISTICS.
+    norm_over: the statistics of the norms, a key of STATISTICS.
     scale_shift: the embedding scales and shifts the second norm, and is not added
       before it (FiLM).
   """
 
   features: int | None = None
   kernel: tuple[int, ...] = (3, 3)
-  over: str = "frame"
+  norm_over: str = "frame"
   groups: int = 32
   epsilon: float = 1e-5
   scale_shift: bool = False
@@ -76,7 +76,7 @@ class VideoResnetBlock(nn.Module):
     """[B, T, H, W, features]; emb [B, T or 1, E] float32 or None."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rest = dict(groups=self.groups, epsilon=self.epsilon, **dtypes)
-    norm = lambda name, x: group_norm(x, self.over, **rest, name=name)
+    norm = lambda name, x: group_norm(x, self.norm_over, **rest, name=name)
     features, zeros = self.features or x.shape[-1], nn.initializers.zeros
 
     h = nn.silu(norm("norm1", x))
@@ -148,7 +148,7 @@ class SpatialTemporalBlock(nn.Module):
     spatial = per_frame(frames, x)
     temporal = VideoResnetBlock(
       kernel=(3, 1, 1),
-      over="clip",
+      norm_over="clip",
       groups=self.groups,
       epsilon=along,
       **dtypes,
@@ -163,10 +163,10 @@ class Mixer(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, first, second, whole=None):
-    """(1 - a) first + a second; where `whole` (broadcast) is True, second alone."""
+  def __call__(self, first, second, second_only=None):
+    """(1 - a) first + a second; where `second_only` is True (broadcast), second."""
     init = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
     factor = self.param("mix_factor", init, (1,), self.param_dtype)
     share = jax.nn.sigmoid(factor.astype(jnp.float32)).astype(first.dtype)
-    share = share if whole is None else jnp.where(whole, 1, share)
+    share = share if second_only is None else jnp.where(second_only, 1, share)
     return (1 - share) * first + share * second

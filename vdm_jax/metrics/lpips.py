@@ -102,7 +102,7 @@ def distance(params, x, y, *, trunk):
 
 def features(params, x, trunk):
   """The layers that the distance reads, each [N, h, w, channels]."""
-  x = placement.place((x - SHIFT) / SCALE, (("batch", "frames"), None, None, None))
+  x = placement.constrain((x - SHIFT) / SCALE, (("batch", "frames"), None, None, None))
   for layer in TRUNKS[trunk]:
     if layer.pool:
       window = (1, layer.pool, layer.pool, 1)

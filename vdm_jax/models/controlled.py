@@ -20,7 +20,7 @@ from vdm_jax.models.unet.unet3d import Architecture, UNet3D
 zeros = nn.initializers.zeros
 
 
-class ControlNet(Module, unet3d.Part):
+class ControlNet(Module, unet3d.UNetModule):
   """(x, t, cond) -> residuals for UNet3D: (one for each skip connection, the middle's).
 
   Attributes:
@@ -28,13 +28,13 @@ class ControlNet(Module, unet3d.Part):
       larger by 2^(len(widths) - 1). SparseCtrl's last channel is 1 where a frame has a
       picture; others are 0 there.
     widths: of the convolutions that make it small; () for one convolution.
-    blind: x is not read (it is taken to be 0).
+    ignores_x: x is not read (it is taken to be 0).
     scale: of what it says.
   """
 
   hint: str = "edges"
   widths: tuple[int, ...] = (16, 32, 96, 256)
-  blind: bool = False
+  ignores_x: bool = False
   scale: float = 1.0
 
   @nn.compact
@@ -47,8 +47,8 @@ class ControlNet(Module, unet3d.Part):
         f"{sorted(cond.hints)}."
       )
     frames = x.shape[1]
-    x = inputs.stack(x, cond, mask_channel=c.mask_channel, dtype=self.dtype)
-    x = jnp.zeros_like(x) if self.blind else x
+    x = inputs.stack_channels(x, cond, mask_channel=c.mask_channel, dtype=self.dtype)
+    x = jnp.zeros_like(x) if self.ignores_x else x
     picture = cond.hints[self.hint].astype(self.dtype)
     shape = (x.shape[0], frames, *picture.shape[2:])
     extra = self._shrink(jnp.broadcast_to(picture, shape))
@@ -58,12 +58,12 @@ class ControlNet(Module, unet3d.Part):
         f"which does not fit x of {x.shape[2:4]}; give it "
         f"{2 ** max(len(self.widths) - 1, 0)} times the size of x."
       )
-    signals = unet3d.Embed(**self.parts(), name="embed")(t, cond, frames)
-    skips, x = unet3d.Encoder(**self.parts(), name="encoder")(x, signals, extra)
-    skips = [self._speak(skip, f"zero_{i}") for i, skip in enumerate(skips)]
-    return skips, self._speak(x, "zero_middle")
+    signals = unet3d.ConditionEmbedding(**self.fields(), name="embed")(t, cond, frames)
+    skips, x = unet3d.UNetEncoder(**self.fields(), name="encoder")(x, signals, extra)
+    skips = [self._zero_conv(skip, f"zero_{i}") for i, skip in enumerate(skips)]
+    return skips, self._zero_conv(x, "zero_middle")
 
-  def _speak(self, x, name):
+  def _zero_conv(self, x, name):
     out = temporal.convolution(
       x, x.shape[-1], (1, 1), kernel_init=zeros, **self.dtypes(), name=name
     )
@@ -97,7 +97,7 @@ class Controlled(Module):
   control: Architecture
   hint: str = "edges"
   widths: tuple[int, ...] = (16, 32, 96, 256)
-  blind: bool = False
+  ignores_x: bool = False
   scale: float = 1.0
   remat: bool = False
   dtype: Any = jnp.float32
@@ -106,7 +106,9 @@ class Controlled(Module):
   @nn.compact
   def __call__(self, x, t, cond, *, train=False):
     rest = dict(remat=self.remat, dtype=self.dtype, param_dtype=self.param_dtype)
-    own = dict(hint=self.hint, widths=self.widths, blind=self.blind, scale=self.scale)
-    said = ControlNet(self.control, **own, **rest, name="control")(x, t, cond)
+    own = dict(
+      hint=self.hint, widths=self.widths, ignores_x=self.ignores_x, scale=self.scale
+    )
+    residuals = ControlNet(self.control, **own, **rest, name="control")(x, t, cond)
     base = UNet3D(self.base, **rest, name="base")
-    return base(x, t, cond, train=train, residuals=said)
+    return base(x, t, cond, train=train, residuals=residuals)

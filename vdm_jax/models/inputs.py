@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 
-def stack(x, cond, *, mask_channel, dtype):
+def stack_channels(x, cond, *, mask_channel, dtype):
   """x [B, T, H, W, C], the channels of the condition, perhaps the given frames' mask.
 
   Channels come in the order of their names; what has one frame is for all of them.

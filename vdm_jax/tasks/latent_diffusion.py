@@ -135,8 +135,10 @@ class LatentDiffusion:
         return self.network.apply(variables, x, t, cond)
       if cache:
         variables["cache"] = flax.traverse_util.unflatten_dict(cache)
-      out, kept = self.network.apply(variables, x, t, cond, keep=keep, mutable=["kept"])
-      return out, kept.get("kept", {})
+      out, kept = self.network.apply(
+        variables, x, t, cond, keep_outputs=keep, mutable=["cache_out"]
+      )
+      return out, kept.get("cache_out", {})
 
     denoise = d.from_network(apply, self.process, self.prediction)
     return d.apply_wrappers(denoise, wrappers, null)

@@ -71,8 +71,8 @@ def on_mesh(sizes, shape, names, options):
   mesh = sharding.make_mesh(dict(axes))
   attend = functools.partial(attention.attend, names=names, **options)
   with sharding.use_mesh(mesh, RULES):
-    layout = islands.layout(shape, names)
-    even = shape[-3] % islands.devices(layout.sequence) == 0
+    layout = islands.layout_of(shape, names)
+    even = shape[-3] % islands.num_devices(layout.sequence) == 0
     axes = (*layout.rows, layout.sequence if even else (), layout.heads)
     place = NamedSharding(mesh, P(*(a or None for a in axes)))
     args = [jax.device_put(x, place) for x in draw(shape, 6)]
@@ -101,7 +101,7 @@ def compare(sizes, shape, names, options):
 
 def without_correction(one, other):
   top = jax.numpy.maximum(one.top, other.top)
-  return chunked.Part(one.total + other.total, one.weight + other.weight, top)
+  return chunked.SoftmaxState(one.total + other.total, one.weight + other.weight, top)
 
 
 def main():
@@ -112,16 +112,16 @@ def main():
       if split == "ring" and names is SPATIAL:
         continue
       out[f"{split}: {name}"] = compare(
-        sizes, shape, names, {"split": split, **options}
+        sizes, shape, names, {"sequence_split": split, **options}
       )
   sizes, shape, names, options = CASES["data 2, seq 4"]
   right = chunked.merge
   chunked.merge = without_correction
-  out["wrong: ring"] = compare(sizes, shape, names, {"split": "ring"})
+  out["wrong: ring"] = compare(sizes, shape, names, {"sequence_split": "ring"})
   chunked.merge = right
   # Every device attends to its own tokens only.
   sequence.SPLITS["alone"] = lambda q, k, v, mask, **_: kernels.xla(q, k, v, mask)
-  out["wrong: alone"] = compare(sizes, shape, names, {"split": "alone"})
+  out["wrong: alone"] = compare(sizes, shape, names, {"sequence_split": "alone"})
   json.dump(out, sys.stdout)
 
 

@@ -30,7 +30,7 @@ def frames_seen(choice, i):
 @pytest.mark.parametrize("choice", frame_attention.FRAMES)
 def test_each_frame_sees_the_frames_of_its_name(choice):
   h = tokens()
-  queries, keys = frame_attention.look(h, choice)
+  queries, keys = frame_attention.select_frames(h, choice)
   merged = queries.shape[1] == 1  # all frames ask the same keys
   assert queries.reshape(h.shape).shape == h.shape
   np.testing.assert_array_equal(queries.reshape(h.shape), h)
@@ -41,7 +41,7 @@ def test_each_frame_sees_the_frames_of_its_name(choice):
 
 def test_an_unknown_choice_is_refused():
   with pytest.raises(ValueError, match="frames='previous'; expected one of"):
-    frame_attention.look(tokens(), "previous")
+    frame_attention.select_frames(tokens(), "previous")
 
 
 def by_loops(q, k, v, near, far, reach, transposed):
@@ -69,7 +69,11 @@ def test_relative_positions_are_those_of_loops(relative):
   length, heads, dim, reach = 5, 2, 4, 2
   rng = np.random.default_rng(3)
   module = frame_attention.SplitAttention(
-    heads, dim, relative=relative, reach=reach, fused=relative == "transposed"
+    heads,
+    dim,
+    relative=relative,
+    max_distance=reach,
+    fused_qkv=relative == "transposed",
   )
   x = rng.standard_normal((length, heads * dim)).astype(np.float32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]

@@ -94,14 +94,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("attend", [chunked.attend, chunked.attend_at_once])
+@pytest.mark.parametrize("attend", [chunked.attend, chunked.attend_all_rows])
 def test_chunked_equals_xla(case, attend, small_chunks):
   q_shape, num_keys, mask = CASES[case]
   k_shape = (*q_shape[:-3], num_keys, *q_shape[-2:])
   q, k, v = draw(q_shape, k_shape, k_shape)
   if mask is not None:
     mask = np.random.default_rng(1).random(mask) < 0.3
-  assert chunked.sizes(q.shape, num_keys)[0] <= 4
+  assert chunked.chunk_sizes(q.shape, num_keys)[0] <= 4
   found = all_of(functools.partial(attend, mask=mask), q, k, v)
   wanted = all_of(functools.partial(kernels.xla, mask=mask), q, k, v)
   assert worst(found, wanted) < 1e-5
@@ -117,7 +117,7 @@ def test_the_bound_sees_a_lost_chunk_and_a_merge_without_its_correction(
 
   def added(one, other):
     top = jnp.maximum(one.top, other.top)
-    return chunked.Part(one.total + other.total, one.weight + other.weight, top)
+    return chunked.SoftmaxState(one.total + other.total, one.weight + other.weight, top)
 
   monkeypatch.setattr(chunked, "merge", added)
   wrong = all_of(chunked.attend, q, k, v)
@@ -219,7 +219,7 @@ MASK = np.ones((1, 1, 1, 1), bool)
 
 
 @pytest.mark.parametrize(
-  ("platform", "shape", "dtype", "mask", "alone", "wanted"),
+  ("platform", "shape", "dtype", "mask", "single_device", "wanted"),
   [
     ("tpu", LARGE, BF16, None, True, "splash"),
     ("tpu", LARGE, F32, None, True, "splash"),
@@ -246,8 +246,9 @@ MASK = np.ones((1, 1, 1, 1), bool)
     ("cpu", FULL, F32, None, False, "chunked"),
   ],
 )
-def test_auto_is(platform, shape, dtype, mask, alone, wanted):
-  assert kernels.choose(platform, shape, shape, dtype, mask, alone=alone) == wanted
+def test_auto_is(platform, shape, dtype, mask, single_device, wanted):
+  rest = dict(single_device=single_device)
+  assert kernels.resolve_auto(platform, shape, shape, dtype, mask, **rest) == wanted
 
 
 def mesh_of(platform, kind="", sizes=(2, 1, 2)):
@@ -259,12 +260,12 @@ def mesh_of(platform, kind="", sizes=(2, 1, 2)):
 
 
 def test_the_platform_is_that_of_the_mesh():
-  assert kernels.device()[0] == "cpu"
+  assert kernels.target_device()[0] == "cpu"
   with jax.sharding.use_abstract_mesh(mesh_of("tpu", "TPU v6 lite")):
-    assert kernels.device() == ("tpu", "TPU v6 lite")
+    assert kernels.target_device() == ("tpu", "TPU v6 lite")
   for name in ("cuda", "gpu"):  # no GPU is in this machine, or its tests run on CPU
     with jax.sharding.use_abstract_mesh(mesh_of(name)):
-      assert kernels.device()[0] == "gpu"
+      assert kernels.target_device()[0] == "gpu"
 
 
 def program(shape, platform="tpu", backward=False, **options):
@@ -307,8 +308,8 @@ def test_a_kernel_that_cannot_serve_is_refused_by_name():
       jax.eval_shape(functools.partial(run, kernel="splash"))
     with pytest.raises(ValueError, match="splash.*takes no mask"):
       jax.eval_shape(functools.partial(run, kernel="splash", mask=MASK))
-  refuses = lambda shape, dtype: kernels.obstacle(
-    "cudnn", "cuda", shape, dtype, None, alone=True
+  refuses = lambda shape, dtype: kernels.why_unsupported(
+    "cudnn", "cuda", shape, dtype, None, single_device=True
   )
   assert "float32" in refuses(x.shape, F32)
   assert "multiple of 8 up to 128, not 36" in refuses((1, 16, 2, 36), BF16)

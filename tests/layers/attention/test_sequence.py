@@ -85,27 +85,27 @@ def test_what_one_device_needs_falls_with_the_devices():
   with sharding.use_mesh(mesh, rules):
     for split, part in (("ring", 1 / 4), ("ulysses", 1 / 2)):
       names = ("batch", "frames", None, None)
-      assert memory(names=names, split=split) < 1.2 * part * alone, split
+      assert memory(names=names, sequence_split=split) < 1.2 * part * alone, split
 
 
 def test_the_layout_follows_the_names():
   mesh = sharding.make_mesh({"data": 1, "seq": 2, "tensor": 1})
   rules = (("batch", "data"), ("frames", "seq"), ("heads", "tensor"))
   names = ("batch", "frames", "heads", None)
-  assert shard_map.layout((2, 5, 3, 8), names) is None  # no mesh
+  assert shard_map.layout_of((2, 5, 3, 8), names) is None  # no mesh
   with sharding.use_mesh(mesh, rules):
-    layout = shard_map.layout((2, 5, 3, 8), names)
+    layout = shard_map.layout_of((2, 5, 3, 8), names)
     assert layout == shard_map.Layout(((),), ("seq",), ())
     assert shard_map.local_shape((2, 5, 3, 8), layout) == (2, 3, 3, 8)
-    assert shard_map.layout((2, 5, 3, 8), None) is None
+    assert shard_map.layout_of((2, 5, 3, 8), None) is None
     # Rows are split evenly or not at all.
-    rows = lambda size: shard_map.layout(
+    rows = lambda size: shard_map.layout_of(
       (size, 5, 3, 8), ("frames", None, "heads", None)
     )
     assert rows(4).rows == (("seq",),) and rows(3).rows == ((),)
   alone = sharding.make_mesh({"data": 1, "seq": 1, "tensor": 1}, jax.devices()[:1])
   with sharding.use_mesh(alone, rules):
-    assert shard_map.layout((2, 5, 3, 8), names) is None
+    assert shard_map.layout_of((2, 5, 3, 8), names) is None
 
 
 def test_what_cannot_be_split_is_refused_by_name():
@@ -115,12 +115,12 @@ def test_what_cannot_be_split_is_refused_by_name():
   run = functools.partial(attention.attend, q, names=names)
   with sharding.use_mesh(mesh, (("frames", "seq"),)):
     with pytest.raises(ValueError, match="'ulises' .* Did you mean 'ulysses'"):
-      run(q, q, split="ulises")
+      run(q, q, sequence_split="ulises")
     with pytest.raises(ValueError, match="only self-attention"):
       run(long, long)
     with pytest.raises(ValueError, match=r"can only hide keys, \[..., 1, 1, L\]"):
       run(q, q, mask=np.ones((1, 1, 4, 4), bool))
-    with pytest.raises(ValueError, match="kernel='splash'.*split='ulysses'"):
-      run(q, q, split="ring", kernel="splash")
+    with pytest.raises(ValueError, match="kernel='splash'.*sequence_split='ulysses'"):
+      run(q, q, sequence_split="ring", kernel="splash")
     with pytest.raises(ValueError, match="'splash'.*'tpu'"):
       run(q, q, kernel="splash")

@@ -137,7 +137,7 @@ def by_hand(kind, params, x, emb, time):
   "kind, other", [("serial", "parallel"), ("parallel", "serial")]
 )
 def test_blocks_of_variants_3_and_4_compute_the_papers_formula(kind, other):
-  block = dit_blocks.Block(
+  block = dit_blocks.TransformerBlock(
     kind, num_heads=4, mlp_ratio=2.0, modulation="block", **FLOAT32
   )
   rng = np.random.default_rng(2)
@@ -223,7 +223,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
     h = x
     for name in order:
       kind, layer = name.split()
-      block = dit_blocks.Block(kind, **stacks["late"].block)
+      block = dit_blocks.TransformerBlock(kind, **stacks["late"].block)
       part = jax.tree.map(lambda leaf, i=int(layer): leaf[i], params[kind])
       here = time if name == "temporal 0" else None
       h = block.apply({"params": part}, h, signals, (kind,), here)

@@ -85,7 +85,7 @@ def test_parts_that_cut_what_is_attended_are_seen(monkeypatch):
     ]
     return jnp.concatenate(parts, axis)
 
-  monkeypatch.setattr(blocks, "_in_parts", cut)
+  monkeypatch.setattr(blocks, "_cpu_tiled", cut)
   assert distance(whole, run(network, params, inputs)[0]) > 1e-3
 
 
@@ -103,16 +103,16 @@ def test_memory_falls(monkeypatch):
 
 
 def test_only_one_cpu_works_in_parts():
-  assert blocking.wanted()
+  assert blocking.enabled()
   auto = (jax.sharding.AxisType.Auto,)
   for count in (1, 2):
     devices = jax.devices()[:count]
     mesh = jax.make_mesh((count,), ("data",), devices=devices, axis_types=auto)
     with jax.set_mesh(mesh):
-      assert blocking.wanted() == (count == 1)
+      assert blocking.enabled() == (count == 1)
 
 
 def test_rows_go_together_in_divisors():
   size = blocking.BYTES // 5
-  assert [blocking.at_a_time(n, size) for n in (1, 5, 6, 7, 16)] == [1, 5, 3, 1, 4]
-  assert blocking.at_a_time(16, 10 * blocking.BYTES) == 1
+  assert [blocking.block_size(n, size) for n in (1, 5, 6, 7, 16)] == [1, 5, 3, 1, 4]
+  assert blocking.block_size(16, 10 * blocking.BYTES) == 1

@@ -76,14 +76,14 @@ def test_what_is_taken_back_is_what_was_computed(kind):
   def run():
     plain = lambda x: module.apply({"params": params}, x, T, cond)
     out, kept = module.apply(
-      {"params": params}, X, T, cond, keep=keep, mutable=["kept"]
+      {"params": params}, X, T, cond, keep_outputs=keep, mutable=["cache_out"]
     )
     again = lambda x, *names: module.apply(
-      {"params": params, "cache": select(kept["kept"], names)}, x, T, cond
+      {"params": params, "cache": select(kept["cache_out"], names)}, x, T, cond
     )
     same = {name: again(X, name) for name in keep} | {"all": again(X, *names)}
     other = {name: again(OTHER, name) for name in keep}
-    return plain(X), plain(OTHER), out, kept["kept"], same, other
+    return plain(X), plain(OTHER), out, kept["cache_out"], same, other
 
   plain, plain_other, out, kept, same, other = run()
   np.testing.assert_allclose(out, plain, atol=1e-5)
@@ -109,9 +109,11 @@ def test_parts_of_a_block_remember_for_themselves(kind, monkeypatch):
 
   def other():
     """OTHER, with the attentions of X."""
-    _, kept = module.apply({"params": params}, X, T, cond, keep=names, mutable=["kept"])
-    variables = {"params": params, "cache": kept["kept"]}
-    return module.apply(variables, OTHER, T, cond), kept["kept"]
+    _, kept = module.apply(
+      {"params": params}, X, T, cond, keep_outputs=names, mutable=["cache_out"]
+    )
+    variables = {"params": params, "cache": kept["cache_out"]}
+    return module.apply(variables, OTHER, T, cond), kept["cache_out"]
 
   whole, _ = jax.jit(other)()
   monkeypatch.setattr(blocking, "BYTES", 4 * 4 * 64)  # one frame of four places
@@ -127,7 +129,7 @@ def test_a_cache_changes_no_parameter(kind):
   shapes = lambda **more: jax.eval_shape(
     functools.partial(module.init, **more), jax.random.key(0), X, T, cond
   )["params"]
-  assert shapes() == shapes(keep=("spatial", "stack"))
+  assert shapes() == shapes(keep_outputs=("spatial", "stack"))
 
 
 def conditioner(batch):
@@ -240,9 +242,11 @@ def test_a_network_called_from_outside_gives_the_same_sample(params, samples):
     cond = Conditioning(vectors={"label": label})
     variables = {"params": params, **({"cache": cache} if cache else {})}
     x, t = jnp.tile(x, (2, 1, 1, 1, 1)), jnp.full((4, 1), t - 1.0)
-    out, kept = TASK.network.apply(variables, x, t, cond, keep=keep, mutable=["kept"])
+    out, kept = TASK.network.apply(
+      variables, x, t, cond, keep_outputs=keep, mutable=["cache_out"]
+    )
     told, untold = jnp.split(out, 2)
-    return untold + 3.0 * (told - untold), kept.get("kept", {})
+    return untold + 3.0 * (told - untold), kept.get("cache_out", {})
 
   def by_hand(modes):
     x, memory = START * process.alpha_sigma(jnp.full((1, 1), 1000.0))[1], {}
@@ -297,13 +301,18 @@ def test_reused_attention_sends_nothing(params):
   x = jnp.zeros((2, 4, *SHAPE[2:]))
   cond, _ = conditioner(BATCH)
   call = lambda cache: TASK.network.apply(
-    {"params": params, "cache": cache}, x, T, cond, keep=(), mutable=["kept"]
+    {"params": params, "cache": cache},
+    x,
+    T,
+    cond,
+    keep_outputs=(),
+    mutable=["cache_out"],
   )[0]
   keep = ("spatial", "temporal")
   shapes = jax.eval_shape(
     lambda: TASK.network.apply(
-      {"params": params}, x, T, cond, keep=keep, mutable=["kept"]
-    )[1]["kept"]
+      {"params": params}, x, T, cond, keep_outputs=keep, mutable=["cache_out"]
+    )[1]["cache_out"]
   )
   kept = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
   found = {}

@@ -98,8 +98,8 @@ def test_temporal_names_what_svd_added_to_an_image_model():
 
 
 def test_an_unknown_name_is_refused():
-  with pytest.raises(ValueError, match="over='frames'; expected one of"):
-    architectures.svd(over="frames")
+  with pytest.raises(ValueError, match="norm_over='frames'; expected one of"):
+    architectures.svd(norm_over="frames")
   with pytest.raises(ValueError, match="give one for each level"):
     architectures.svd(channels=(32, 64))
   with pytest.raises(ValueError, match="versions 1, 2 and 3"):

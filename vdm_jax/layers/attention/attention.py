@@ -14,12 +14,12 @@ from einops import rearrange
 
 from vdm_jax.layers.attention import kernels, sequence, shard_map
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.positions import rotate
+from vdm_jax.layers.positions import apply_rotary
 
 KERNELS = ("auto", *kernels.KERNELS)
 
 
-def attend(q, k, v, *, mask=None, kernel="auto", names=None, split="ulysses"):
+def attend(q, k, v, *, mask=None, kernel="auto", names=None, sequence_split="ulysses"):
   """Attention output [B, L, N, D], in the dtype of `v`.
 
   softmax(q k' / sqrt(D)) v, the softmax in float32. More than one leading batch
@@ -35,20 +35,20 @@ def attend(q, k, v, *, mask=None, kernel="auto", names=None, split="ulysses"):
       kernel without `jax.jvp`; for that choose "xla" or "chunked".
     names: the logical names of the axes of q, k and v, for a mesh of several devices;
       without them the compiler splits, and "auto" takes a kernel that it can split.
-    split: how a sequence is attended to that several devices share, a key of
+    sequence_split: how a sequence is attended to that several devices share, a key of
       sequence.SPLITS.
   """
-  layout = shard_map.layout(q.shape, names)
+  layout = shard_map.layout_of(q.shape, names)
   if layout is None:
-    return kernels.run(q, k, v, mask, kernel)
+    return kernels.attend(q, k, v, mask, kernel)
   if layout.sequence:
-    rest = dict(mask=mask, kernel=kernel, split=split)
+    rest = dict(mask=mask, kernel=kernel, sequence_split=sequence_split)
     return sequence.attend(q, k, v, layout, **rest)
   here = [shard_map.local_shape(x.shape, layout) for x in (q, k)]
-  name = kernels.pick(kernel, *here, q.dtype, mask, alone=True)
+  name = kernels.resolve(kernel, *here, q.dtype, mask, single_device=True)
   if name == "xla" or mask is not None:
-    return kernels.run(q, k, v, mask, name)
-  return shard_map.run(kernels.KERNELS[name], layout, q, k, v)
+    return kernels.attend(q, k, v, mask, name)
+  return shard_map.run_sharded(kernels.KERNELS[name], layout, q, k, v)
 
 
 class Attention(nn.Module):
@@ -61,7 +61,9 @@ class Attention(nn.Module):
   num_heads: int
   use_bias: bool = True  # of q, k and v; the output always has one
   kernel: str = "auto"  # one of KERNELS
-  split: str = "ulysses"  # over devices that share a sequence, a key of sequence.SPLITS
+  sequence_split: str = (
+    "ulysses"  # over devices that share a sequence, a key of sequence.SPLITS
+  )
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -73,16 +75,16 @@ class Attention(nn.Module):
       names: the logical names of the axes of x, see `attend`.
     """
     width = x.shape[-1]
-    check(width, self.num_heads)
+    check_heads(width, self.num_heads)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     bias = dict(use_bias=self.use_bias)
     qkv = Linear(3 * width, ("embed", "heads"), **bias, **dtypes, name="qkv")(x)
     qkv = rearrange(qkv, "... (n three d) -> ... n three d", n=self.num_heads, three=3)
     q, k, v = (qkv[..., i, :] for i in range(3))  # [..., L, N, D / N]
     if positions is not None:
-      q, k = rotate(q, positions), rotate(k, positions)
+      q, k = apply_rotary(q, positions), apply_rotary(k, positions)
     names = None if names is None else (*names[:-1], "heads", None)
-    rest = dict(kernel=self.kernel, names=names, split=self.split)
+    rest = dict(kernel=self.kernel, names=names, sequence_split=self.sequence_split)
     out = rearrange(attend(q, k, v, mask=mask, **rest), "... n d -> ... (n d)")
     return Linear(width, ("heads", "embed"), **dtypes, name="out")(out)
 
@@ -103,7 +105,7 @@ class CrossAttention(nn.Module):
   def __call__(self, x, sequence, mask):
     """[B, L, D]; `mask` [B, M] is True where the sequence may be looked at."""
     width = x.shape[-1]
-    check(width, self.num_heads)
+    check_heads(width, self.num_heads)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     bias = dict(use_bias=self.use_bias)
     q = Linear(width, ("embed", "heads"), **bias, **dtypes, name="q")(x)
@@ -120,7 +122,7 @@ class CrossAttention(nn.Module):
     return Linear(width, axes, kernel_init=zeros, **dtypes, name="out")(out)
 
 
-def check(width, num_heads):
+def check_heads(width, num_heads):
   """Raises a ValueError if the heads cannot share the width."""
   if width % num_heads:
     raise ValueError(

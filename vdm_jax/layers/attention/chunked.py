@@ -1,8 +1,8 @@
-"""Attention whose logits never stand in memory whole: parts, merged.
+"""Memory-efficient attention: the softmax over chunks of keys, computed online.
 
-What some of the keys say to a query is a `Part`: a sum of values, the weight of that
-sum, and the largest logit, which both are scaled by. Two parts merge into the part of
-all their keys, so that keys may come in chunks (https://arxiv.org/abs/2112.05682) or
+The softmax over some of the keys is a `SoftmaxState`: its numerator, its denominator
+and the largest logit, by which both are scaled. Two states merge into that of all
+their keys, so that keys may come in chunks (https://arxiv.org/abs/2112.05682) or
 from other devices (https://arxiv.org/abs/2310.01889).
 
 Nothing here has derivatives of its own: `jax.jvp` works, to any order. The largest
@@ -22,10 +22,10 @@ CHUNK_BYTES = 2**24  # of the float32 logits of one chunk of queries and keys
 KEYS = 1024  # in a chunk, at most
 MIN_QUERIES = 16  # in a chunk, if there are as many
 
-NOT_SEEN = jnp.finfo(jnp.float32).min  # a logit that counts only if all are as low
+MASK_VALUE = jnp.finfo(jnp.float32).min  # a logit that counts only if all are as low
 
 
-class Part(NamedTuple):
+class SoftmaxState(NamedTuple):
   """What keys say: (sum_j e^(x_j - top) v_j, sum_j e^(x_j - top), top), float32."""
 
   total: jax.Array  # [..., N, L, D]
@@ -42,8 +42,8 @@ def attend(q, k, v, mask=None):
   *rows, length, heads, _ = q.shape
   group = max(1, CHUNK_BYTES // (4 * length * heads * k.shape[-3]))
   if math.prod(rows) <= group:
-    return attend_at_once(q, k, v, mask)
-  limit = None if mask is None else limits(mask, k.shape[-3])
+    return attend_all_rows(q, k, v, mask)
+  limit = None if mask is None else logit_limits(mask, k.shape[-3])
   each = limit is not None and math.prod(limit.shape[:-3]) > 1
   if each:
     limit = jnp.broadcast_to(limit, (*rows, *limit.shape[-3:]))
@@ -52,44 +52,44 @@ def attend(q, k, v, mask=None):
 
   def one(row):
     q, k, v, own = row
-    return mean(read(q, k, v, own if each else limit), v.dtype)
+    return normalize(attend_chunks(q, k, v, own if each else limit), v.dtype)
 
   flat = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
   own = limit.reshape(-1, *limit.shape[-3:]) if each else None
   return jax.lax.map(one, (*flat, own), batch_size=group).reshape(q.shape)
 
 
-def attend_at_once(q, k, v, mask=None):
+def attend_all_rows(q, k, v, mask=None):
   """The same with all rows in every chunk, so that a mesh may split them."""
-  limit = None if mask is None else limits(mask, k.shape[-3])
-  return mean(read(q, k, v, limit), v.dtype)
+  limit = None if mask is None else logit_limits(mask, k.shape[-3])
+  return normalize(attend_chunks(q, k, v, limit), v.dtype)
 
 
-def limits(mask, num_keys):
+def logit_limits(mask, num_keys):
   """The highest that each logit may be, [..., M]: infinity where `mask` is True."""
-  limit = jnp.where(mask, jnp.inf, NOT_SEEN)
+  limit = jnp.where(mask, jnp.inf, MASK_VALUE)
   return jnp.broadcast_to(limit, (*limit.shape[:-1], num_keys))
 
 
-def mean(part, dtype):
+def normalize(part, dtype):
   """[..., L, N, D]: the weighted mean of the values of a part."""
   out = part.total / part.weight[..., None]
   return rearrange(out, "... n l d -> ... l n d").astype(dtype)
 
 
 def merge(one, other):
-  """The Part of the keys of both."""
+  """The SoftmaxState of the keys of both."""
   top = jnp.maximum(one.top, other.top)
   scales = [jnp.exp(part.top - top) for part in (one, other)]
   weight = sum(s * part.weight for s, part in zip(scales, (one, other), strict=True))
   total = sum(
     s[..., None] * part.total for s, part in zip(scales, (one, other), strict=True)
   )
-  return Part(total, weight, top)
+  return SoftmaxState(total, weight, top)
 
 
-def look(q, k, v, limit=None):
-  """The Part of all keys [..., M, N, D], whose logits are made at once."""
+def attend_block(q, k, v, limit=None):
+  """The SoftmaxState of all keys [..., M, N, D], whose logits are made at once."""
   scale = q.shape[-1] ** -0.5
   logits = jnp.einsum(
     "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
@@ -97,7 +97,7 @@ def look(q, k, v, limit=None):
   if limit is not None:
     logits = jnp.minimum(logits, limit)
   # Finite even for a part without keys, whose limits are all -infinity.
-  top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), NOT_SEEN))
+  top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), MASK_VALUE))
   weights = jnp.exp(logits - top[..., None])
   total = jnp.einsum(
     "...nqk,...knd->...nqd",
@@ -105,22 +105,22 @@ def look(q, k, v, limit=None):
     v,
     preferred_element_type=jnp.float32,
   )
-  return Part(total, weights.sum(axis=-1), top)
+  return SoftmaxState(total, weights.sum(axis=-1), top)
 
 
-def read(q, k, v, limit=None):
-  """The Part of all keys for all queries, a chunk of either at a time.
+def attend_chunks(q, k, v, limit=None):
+  """The SoftmaxState of all keys for all queries, a chunk of either at a time.
 
   Args:
     q: [..., L, N, D].
     k, v: [..., M, N, D].
     limit: broadcastable to [..., N, L, M], but for its last axis; what logits are at
-      most: infinity, NOT_SEEN, or -infinity for a key that is not there.
+      most: infinity, MASK_VALUE, or -infinity for a key that is not there.
   """
   length, num_keys = q.shape[-3], k.shape[-3]
-  queries, keys = sizes(q.shape, num_keys)
+  queries, keys = chunk_sizes(q.shape, num_keys)
   if (queries, keys) == (length, num_keys):
-    return jax.checkpoint(look)(q, k, v, limit)
+    return jax.checkpoint(attend_block)(q, k, v, limit)
 
   missing = -num_keys % keys
   if missing and limit is None:
@@ -136,8 +136,8 @@ def read(q, k, v, limit=None):
 
   @repeat
   def of_queries(q, limit):
-    step = repeat(lambda part, chunk: (merge(part, look(q, *chunk)), None))
-    part, _ = jax.lax.scan(step, nothing(q), (k, v, limit))
+    step = repeat(lambda part, chunk: (merge(part, attend_block(q, *chunk)), None))
+    part, _ = jax.lax.scan(step, empty_state(q), (k, v, limit))
     return part
 
   per_query = limit is not None and limit.shape[-2] > 1
@@ -151,18 +151,18 @@ def read(q, k, v, limit=None):
     part = jax.lax.map(lambda q: of_queries(q, limit), q)
   total = rearrange(part.total, "c ... l d -> ... (c l) d")[..., :length, :]
   weight, top = (rearrange(x, "c ... l -> ... (c l)")[..., :length] for x in part[1:])
-  return Part(total, weight, top)
+  return SoftmaxState(total, weight, top)
 
 
-def nothing(q):
-  """The Part of no keys for queries [..., L, N, D]."""
+def empty_state(q):
+  """The SoftmaxState of no keys for queries [..., L, N, D]."""
   q = rearrange(q, "... l n d -> ... n l d").astype(jnp.float32)
   total = jnp.zeros_like(q)
   weight = jnp.zeros_like(q[..., 0])
-  return Part(total, weight, jnp.full_like(weight, NOT_SEEN))
+  return SoftmaxState(total, weight, jnp.full_like(weight, MASK_VALUE))
 
 
-def sizes(q_shape, num_keys):
+def chunk_sizes(q_shape, num_keys):
   """(queries, keys) in a chunk, for queries [..., L, N, D]."""
   *rows, length, heads, _ = q_shape
   keys = _even(num_keys, KEYS)

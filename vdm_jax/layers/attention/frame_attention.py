@@ -21,7 +21,7 @@ from vdm_jax.layers.linear import Linear
 RELATIVE = ("none", "relative", "transposed")
 
 
-def look(h, frames):
+def select_frames(h, frames):
   """(queries, keys) [B, T', N', D] of tokens [B, T, N, D]: which frames a frame sees.
 
   Args:
@@ -64,19 +64,19 @@ class SplitAttention(nn.Module):
   Attributes:
     head_dim: num_heads * head_dim may differ from D.
     use_bias: of q, k and v; the output always has one.
-    fused: one layer makes q, k and v of x.
+    fused_qkv: one layer makes q, k and v of x.
     relative: a name in RELATIVE; L = M are then frames.
-    reach: the furthest distance that relative positions tell apart.
-    zero: the output starts at zero.
+    max_distance: the furthest distance that relative positions tell apart.
+    zero_init: the output starts at zero.
   """
 
   num_heads: int
   head_dim: int
   use_bias: bool = False
-  fused: bool = False
+  fused_qkv: bool = False
   relative: str = "none"
-  reach: int = 0
-  zero: bool = False
+  max_distance: int = 0
+  zero_init: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -91,7 +91,7 @@ class SplitAttention(nn.Module):
         there is added (IP-Adapter, https://arxiv.org/abs/2308.06721).
     """
     keys = x if keys is None else keys
-    if self.fused:
+    if self.fused_qkv:
       qkv = jnp.split(self._linear(x, "qkv", 3), 3, axis=-1)
       q, k, v = (self._heads(part) for part in qkv)
     else:
@@ -107,7 +107,7 @@ class SplitAttention(nn.Module):
       read = ("k_image", "v_image")
       out += attend(q, *(self._heads(self._linear(image, name)) for name in read))
     out = rearrange(out, "... l n d -> ... l (n d)")
-    init = {"kernel_init": nn.initializers.zeros} if self.zero else {}
+    init = {"kernel_init": nn.initializers.zeros} if self.zero_init else {}
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     return Linear(x.shape[-1], ("heads", "embed"), **init, **dtypes, name="out")(out)
 
@@ -142,15 +142,17 @@ class SplitAttention(nn.Module):
     return out + jnp.einsum("...nlm,lmd->...lnd", weights, far)
 
   def _table(self, name, rows, columns):
-    """[rows, columns, head_dim] of a table of the distances -reach .. reach."""
+    """[rows, columns, head_dim] of a table of relative positions."""
     table = self.param(
       f"relative_{name}",
       nn.with_logical_partitioning(nn.initializers.xavier_uniform(), (None, None)),
-      (2 * self.reach + 1, self.head_dim),
+      (2 * self.max_distance + 1, self.head_dim),
       self.param_dtype,
     )
     distance = jnp.arange(columns)[None] - jnp.arange(rows)[:, None]
-    distance = jnp.clip(distance, -self.reach, self.reach) + self.reach
+    distance = (
+      jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
+    )
     return jnp.asarray(table, self.dtype)[distance]
 
 

@@ -48,7 +48,7 @@ def _xla(q, k, v, mask):
     "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
   )
   if mask is not None:
-    logits = jnp.where(mask, logits, chunked.NOT_SEEN)
+    logits = jnp.where(mask, logits, chunked.MASK_VALUE)
   # Divided by their sum after the product with v: L D quotients and not L M. The
   # largest logit cancels, so it has no derivative.
   top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
@@ -71,32 +71,41 @@ def cudnn(q, k, v, mask=None):
   return out.reshape(q.shape)
 
 
-def on_tpu(q, k, v, mask=None):
+def splash_attention(q, k, v, mask=None):
   """layers.splash, in blocks for the TPU in use."""
-  return splash.attend(q, k, v, mask, device_kind=device()[1])
+  return splash.attend(q, k, v, mask, device_kind=target_device()[1])
 
 
-KERNELS = {"xla": xla, "chunked": chunked.attend, "splash": on_tpu, "cudnn": cudnn}
-IN_CORE = ("splash", "cudnn")  # the compiler cannot split them over a mesh
+KERNELS = {
+  "xla": xla,
+  "chunked": chunked.attend,
+  "splash": splash_attention,
+  "cudnn": cudnn,
+}
+FUSED = ("splash", "cudnn")  # the compiler cannot split them over a mesh
 
 
-def run(q, k, v, mask=None, kernel="auto"):
+def attend(q, k, v, mask=None, kernel="auto"):
   """Attention by `kernel`, "auto" or one of KERNELS, of all that this trace sees."""
-  name = pick(kernel, q.shape, k.shape, q.dtype, mask, alone=shard_map.alone())
-  if name == "chunked" and not shard_map.alone():
-    return chunked.attend_at_once(q, k, v, mask)
+  name = resolve(
+    kernel, q.shape, k.shape, q.dtype, mask, single_device=shard_map.is_single_device()
+  )
+  if name == "chunked" and not shard_map.is_single_device():
+    return chunked.attend_all_rows(q, k, v, mask)
   return KERNELS[name](q, k, v, mask)
 
 
-def pick(kernel, q_shape, k_shape, dtype, mask, *, alone):
+def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
   """The name in KERNELS that `kernel` means here.
 
   Raises:
     ValueError: if it is none, or one that cannot serve; it says which could.
   """
-  platform = device()[0]
+  platform = target_device()[0]
   if kernel == "auto":
-    return choose(platform, q_shape, k_shape, dtype, mask, alone=alone)
+    return resolve_auto(
+      platform, q_shape, k_shape, dtype, mask, single_device=single_device
+    )
   if kernel not in KERNELS:
     near = difflib.get_close_matches(str(kernel), KERNELS, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -104,8 +113,10 @@ def pick(kernel, q_shape, k_shape, dtype, mask, *, alone):
       f"kernel={kernel!r} of attention is unknown; choose 'auto' or one of "
       f"{tuple(KERNELS)}.{hint}"
     )
-  if kernel in IN_CORE:
-    found = obstacle(kernel, platform, q_shape, dtype, mask, alone=alone)
+  if kernel in FUSED:
+    found = why_unsupported(
+      kernel, platform, q_shape, dtype, mask, single_device=single_device
+    )
     if found:
       raise ValueError(
         f"kernel={kernel!r} of attention {found}; choose 'auto', 'xla' or 'chunked'."
@@ -113,14 +124,14 @@ def pick(kernel, q_shape, k_shape, dtype, mask, *, alone):
   return kernel
 
 
-def choose(platform, q_shape, k_shape, dtype, mask=None, *, alone=True):
+def resolve_auto(platform, q_shape, k_shape, dtype, mask=None, *, single_device=True):
   """The name in KERNELS that "auto" is.
 
   Args:
-    platform: the first of `device()`.
+    platform: the first of `target_device()`.
     q_shape, k_shape: [..., L, N, D] and [..., M, N, D], of one device.
     mask: whether there is one is all that matters.
-    alone: whether one device holds all of it; else the compiler splits it.
+    single_device: whether one device holds all of it; else the compiler splits it.
   """
   length = min(q_shape[-3], k_shape[-3])
   nbytes = 4 * math.prod(q_shape[:-1]) * k_shape[-3]
@@ -130,21 +141,23 @@ def choose(platform, q_shape, k_shape, dtype, mask=None, *, alone=True):
     "cudnn": CUDNN_LENGTH,
   }
   for name, least in from_length.items():
-    serves = not obstacle(name, platform, q_shape, dtype, mask, alone=alone)
+    serves = not why_unsupported(
+      name, platform, q_shape, dtype, mask, single_device=single_device
+    )
     if serves and length >= least:
       return name
   return "chunked" if large else "xla"
 
 
-def obstacle(kernel, platform, q_shape, dtype, mask, *, alone):
-  """Why a kernel of IN_CORE cannot serve, as the end of a sentence, or None."""
+def why_unsupported(kernel, platform, q_shape, dtype, mask, *, single_device):
+  """Why a kernel of FUSED cannot serve, as the end of a sentence, or None."""
   needed = {"splash": "tpu", "cudnn": "cuda"}[kernel]
   head_dim = q_shape[-1]
   if platform != needed:
     return f"needs the platform {needed!r}, and this is {platform!r}"
   if mask is not None:
     return "takes no mask"
-  if not alone:
+  if not single_device:
     return (
       "cannot be split by the compiler, and this call on a mesh of several devices "
       "does not name the axes of its arrays"
@@ -158,7 +171,7 @@ def obstacle(kernel, platform, q_shape, dtype, mask, *, alone):
   return None
 
 
-def device():
+def target_device():
   """(platform, kind) of the devices that are computed for: the mesh's, or this one's.
 
   The platform is "tpu", "cpu", "cuda" or "gpu". "cuda" is a GPU of this machine; one

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from vdm_jax.layers.attention import chunked, kernels, shard_map
 
 
-def attend(q, k, v, layout, *, mask=None, kernel="auto", split="ulysses"):
-  """What `kernels.run` gives, [..., L, N, D], laid out as `layout` says.
+def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses"):
+  """What `kernels.attend` gives, [..., L, N, D], laid out as `layout` says.
 
   A length that the devices do not divide is padded with tokens that nobody looks at.
 
@@ -25,26 +25,29 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", split="ulysses"):
     q, k, v: [..., L, N, D].
     layout: an `shard_map.Layout` with a sequence that is split.
     mask: of keys, broadcastable to [..., 1, 1, L].
-    split: a key of SPLITS.
+    sequence_split: a key of SPLITS.
   """
-  check(q, k, mask, kernel, split)
+  check(q, k, mask, kernel, sequence_split)
   length, axes = q.shape[-3], layout.sequence
-  missing = -length % shard_map.devices(axes)
+  missing = -length % shard_map.num_devices(axes)
   if mask is not None:
     mask = jnp.broadcast_to(mask, (*mask.shape[:-1], length))
     mask = mask.reshape((1,) * (q.ndim - mask.ndim) + mask.shape)
   q, k, v = (_pad(x, -3, missing) for x in (q, k, v))
-  part = functools.partial(SPLITS[split], axes=axes, length=length, kernel=kernel)
-  return shard_map.run(part, layout, q, k, v, mask)[..., :length, :, :]
+  part = functools.partial(
+    SPLITS[sequence_split], axes=axes, length=length, kernel=kernel
+  )
+  return shard_map.run_sharded(part, layout, q, k, v, mask)[..., :length, :, :]
 
 
-def check(q, k, mask, kernel, split):
+def check(q, k, mask, kernel, sequence_split):
   """Raises a ValueError for what cannot be split over a sequence."""
-  if split not in SPLITS:
-    near = difflib.get_close_matches(str(split), SPLITS, 1)
+  if sequence_split not in SPLITS:
+    near = difflib.get_close_matches(str(sequence_split), SPLITS, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-      f"split={split!r} of a sequence is unknown; choose one of {tuple(SPLITS)}.{hint}"
+      f"sequence_split={sequence_split!r} is unknown; choose one of {tuple(SPLITS)}."
+      f"{hint}"
     )
   if q.shape != k.shape:
     raise ValueError(
@@ -56,16 +59,16 @@ def check(q, k, mask, kernel, split):
       f"mask has shape {mask.shape}; over a split sequence it can only hide keys, "
       "[..., 1, 1, L]."
     )
-  if split == "ring" and kernel in kernels.IN_CORE:
+  if sequence_split == "ring" and kernel in kernels.FUSED:
     raise ValueError(
-      f"kernel={kernel!r} gives no parts to merge, which split='ring' needs; choose "
-      "kernel='auto' or split='ulysses'."
+      f"kernel={kernel!r} gives no SoftmaxState to merge, which "
+      "sequence_split='ring' needs; choose kernel='auto' or sequence_split='ulysses'."
     )
 
 
 def ulysses(q, k, v, mask, *, axes, length, kernel):
   """Each device attends with a share of the heads; missing ones are padded with 0."""
-  share, heads = shard_map.devices(axes), q.shape[-2]
+  share, heads = shard_map.num_devices(axes), q.shape[-2]
 
   def swap(x, to, of):
     """`to` becomes whole, `of` a share."""
@@ -74,7 +77,7 @@ def ulysses(q, k, v, mask, *, axes, length, kernel):
     return jax.lax.all_to_all(x, axes, **place, tiled=True)
 
   q, k, v = (swap(x, -3, -2)[..., :length, :, :] for x in (q, k, v))
-  out = kernels.run(q, k, v, mask, kernel)
+  out = kernels.attend(q, k, v, mask, kernel)
   return swap(out, -2, -3)[..., :heads, :]
 
 
@@ -85,11 +88,11 @@ def ring(q, k, v, mask, *, axes, length, kernel):
   logits, but it keeps the blocks that came by: the whole sequence's k and v.
   """
   del kernel  # "auto", "xla" and "chunked" are one here: logits in chunks, if large.
-  count, here = shard_map.devices(axes), k.shape[-3]
+  count, here = shard_map.num_devices(axes), k.shape[-3]
   limit = None
   if mask is not None or count * here != length:
     mask = jnp.ones(length, bool) if mask is None else mask
-    limit = chunked.limits(mask, length)
+    limit = chunked.logit_limits(mask, length)
     widths = [(0, 0)] * (limit.ndim - 1) + [(0, count * here - length)]
     limit = jnp.pad(limit, widths, constant_values=-jnp.inf)
   to_previous = [((i + 1) % count, i) for i in range(count)]
@@ -101,14 +104,14 @@ def ring(q, k, v, mask, *, axes, length, kernel):
       start = (jax.lax.axis_index(axes) + i) % count * here
       seen = jax.lax.dynamic_slice_in_dim(limit, start, here, axis=-1)
     after = [jax.lax.ppermute(x, axes, to_previous) for x in (k, v)]
-    part = chunked.merge(part, chunked.read(q, k, v, seen))
+    part = chunked.merge(part, chunked.attend_chunks(q, k, v, seen))
     return (part, *after), None
 
   # The compiler does not undo a repetition inside a loop.
   step = jax.checkpoint(step, prevent_cse=False)
-  start = chunked.nothing(q), k, v
+  start = chunked.empty_state(q), k, v
   (part, _, _), _ = jax.lax.scan(step, start, jnp.arange(count))
-  return chunked.mean(part, v.dtype)
+  return chunked.normalize(part, v.dtype)
 
 
 SPLITS = {"ulysses": ulysses, "ring": ring}

@@ -21,30 +21,30 @@ class Layout(NamedTuple):
   heads: tuple[str, ...]
 
 
-def alone():
+def is_single_device():
   """Whether one device holds all that this trace sees."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh.empty or mesh.size == 1 or set(mesh.manual_axes) == set(mesh.axis_names)
 
 
-def layout(shape, names):
+def layout_of(shape, names):
   """The Layout of an array [..., L, N, D], or None where there is nothing to split.
 
-  Rows and heads are split as `placement.place` splits them, evenly or not at all; the
-  sequence over all mesh axes of its name, whatever its length.
+  Rows and heads are split as `placement.constrain` splits them, evenly or not at all;
+  the sequence over all mesh axes of its name, whatever its length.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if names is None or alone() or mesh.manual_axes:
+  if names is None or is_single_device() or mesh.manual_axes:
     return None
   long = (*shape[:-3], shape[-3] * mesh.size, *shape[-2:])
-  split = placement.split(long, names)
+  split = placement.mesh_axes(long, names)
   if split is None:
     return None
   split = [tuple(axis for axis in axes if mesh.shape[axis] > 1) for axes in split]
   return Layout(tuple(split[:-3]), split[-3], split[-2])
 
 
-def devices(axes):
+def num_devices(axes):
   """How many devices these mesh axes count."""
   sizes = jax.sharding.get_abstract_mesh().shape
   return math.prod(sizes[axis] for axis in axes)
@@ -54,11 +54,11 @@ def local_shape(shape, layout):
   """The part of [..., L, N, D] that one device holds."""
   split = (*layout.rows, layout.sequence, layout.heads, ())
   return tuple(
-    -(-size // devices(axes)) for size, axes in zip(shape, split, strict=True)
+    -(-size // num_devices(axes)) for size, axes in zip(shape, split, strict=True)
   )
 
 
-def run(fn, layout, q, k, v, mask=None):
+def run_sharded(fn, layout, q, k, v, mask=None):
   """fn(q, k, v, mask) of each device's part; `mask` [..., 1, 1, M] is whole in M."""
   mesh = jax.sharding.get_abstract_mesh()
   named = {*sum(layout.rows, ()), *layout.sequence, *layout.heads}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 
-def together(init):
+def batched_init(init):
   """`init`, a function of a key, whose equal draws are one, each still from its key.
 
   A network folds its key into each of its parameters and draws it, and XLA compiles

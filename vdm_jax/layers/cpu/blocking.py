@@ -12,19 +12,19 @@ import jax
 BYTES = 8 * 2**20  # of the widest intermediate result of a part
 
 
-def wanted():
+def enabled():
   """Whether the work at hand runs on one CPU."""
   mesh = jax.sharding.get_abstract_mesh()
-  return on_cpus() and (mesh.empty or mesh.size == 1)
+  return on_cpu() and (mesh.empty or mesh.size == 1)
 
 
-def on_cpus():
+def on_cpu():
   """Whether it runs on CPUs, one or several."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return (device.platform if device else jax.default_backend()) == "cpu"
 
 
-def at_a_time(count, size):
+def block_size(count, size):
   """How many of `count` rows go together: the largest divisor of `count` that fits.
 
   Args:
@@ -34,7 +34,7 @@ def at_a_time(count, size):
   return max(k for k in range(1, min(most, count) + 1) if count % k == 0)
 
 
-def unless_differentiated(parts, whole):
+def forward_only(parts, whole):
   """A function that is `parts` where no gradient is taken, and else `whole`.
 
   Both are the same function of their arguments. A backward pass through parts would

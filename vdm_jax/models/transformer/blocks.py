@@ -37,7 +37,7 @@ AXES = {
 
 # How kept outputs lie, whatever they are of: frames apart, like the tokens between the
 # blocks. A layer that re-uses its attention along time sends nothing.
-KEPT = AXES["spatial"][1]
+TOKEN_LAYOUT = AXES["spatial"][1]
 
 # What a block attends along. In a serial block one attention follows the other, under
 # the same shift, scale and gate; in a parallel one each has half of the heads, over
@@ -99,7 +99,7 @@ class Signals:
   text: tuple[jax.Array, jax.Array] | None = None
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
   """Transformer block on tokens [B, T, N, D]; the identity while its gates are 0."""
 
   kind: str  # a key of BLOCKS
@@ -111,8 +111,10 @@ class Block(nn.Module):
   norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
   norm_affine: tuple[bool, bool] = (False, False)
   kernel: str = "auto"  # of self-attention, a key of attention.KERNELS
-  split: str = "ulysses"  # of a sequence over devices, a key of sequence.SPLITS
-  keep: tuple[str, ...] = ()  # outputs that are kept: keys of AXES, "cross"
+  sequence_split: str = (
+    "ulysses"  # of a sequence over devices, a key of sequence.SPLITS
+  )
+  keep_outputs: tuple[str, ...] = ()  # outputs that are kept: keys of AXES, "cross"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -132,51 +134,55 @@ class Block(nn.Module):
     shift1, scale1, gate1, shift2, scale2, gate2 = mod
 
     if self.kind == "parallel":
-      x = self._lie(x if time is None else x + time, along[0])
+      x = self._constrain(x if time is None else x + time, along[0])
       h = self._norm(0, x, shift1, scale1)
       parts = [
-        self._recall(axis, self._attend, self._lie(h, axis), axis, signals)
+        self._cached_or_compute(
+          axis, self._attend, self._constrain(h, axis), axis, signals
+        )
         for axis in along
       ]
-      parts = [self._lie(h, axis) for h, axis in zip(parts, along, strict=True)]
-      x = x + gate1 * sum(self._lie(h, along[0]) for h in parts)
+      parts = [self._constrain(h, axis) for h, axis in zip(parts, along, strict=True)]
+      x = x + gate1 * sum(self._constrain(h, along[0]) for h in parts)
     else:
       for axis in along:
         x = x if axis == "spatial" or time is None else x + time
-        x = self._lie(x, axis)
+        x = self._constrain(x, axis)
         h = self._norm(0, x, shift1, scale1)
-        h = self._recall(axis, self._attend, h, axis, signals)
-        x = self._lie(x + gate1 * h, axis)
+        h = self._cached_or_compute(axis, self._attend, h, axis, signals)
+        x = self._constrain(x + gate1 * h, axis)
     if signals.text is not None and BLOCKS[self.kind] != ("temporal",):
-      x = x + self._recall("cross", self._read, x, *signals.text)
+      x = x + self._cached_or_compute("cross", self._cross_attend, x, *signals.text)
 
     h = self._norm(1, x, shift2, scale2)
     factor, activate = PERCEPTRONS[self.activation]
     hidden = factor * int(width * self.mlp_ratio)
     h = activate(Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(h))
     x = x + gate2 * Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)
-    return self._lie(x, along[0] if self.kind == "parallel" else along[-1])
+    return self._constrain(x, along[0] if self.kind == "parallel" else along[-1])
 
   def _norm(self, i, x, shift, scale):
     """x, normalised and modulated, before attention (i = 0) or the perceptron (1)."""
     affine = None
     if self.norm_affine[i]:
-      affine = norms.Affine(x.shape[-1], self.param_dtype, name=f"norm{i + 1}")()
-    return norms.modulated(x, shift, scale, affine, self.norm_epsilon[i])
+      affine = norms.AffineParameters(
+        x.shape[-1], self.param_dtype, name=f"norm{i + 1}"
+      )()
+    return norms.modulated_norm(x, shift, scale, affine, self.norm_epsilon[i])
 
-  def _lie(self, x, axis):
+  def _constrain(self, x, axis):
     """x as attention along this axis wants it to lie, if there will be one."""
     if self.has_variable("cache", axis):
       return x
-    return placement.place(x, AXES[axis][1])
+    return placement.constrain(x, AXES[axis][1])
 
-  def _recall(self, name, attend, *args):
+  def _cached_or_compute(self, name, attend, *args):
     """attend(*args) [B, T, N, D], or what an earlier call kept of it."""
     if self.has_variable("cache", name):
-      return placement.place(self.get_variable("cache", name), KEPT)
+      return placement.constrain(self.get_variable("cache", name), TOKEN_LAYOUT)
     h = attend(*args)
-    if name in self.keep:
-      self.put_variable("kept", name, placement.place(h, KEPT))
+    if name in self.keep_outputs:
+      self.put_variable("cache_out", name, placement.constrain(h, TOKEN_LAYOUT))
     return h
 
   def _attend(self, h, axis, signals):
@@ -193,7 +199,7 @@ class Block(nn.Module):
         places = repeat(places, "b t -> b (t n)", n=num_places)
     h = rearrange(h, f"b t n d -> {AXES[axis][0]}")
     attend = attention.Attention(
-      heads, self.attention_bias, self.kernel, self.split, **dtypes, name=name
+      heads, self.attention_bias, self.kernel, self.sequence_split, **dtypes, name=name
     )
     # A merged axis is split as its first one is.
     layout = AXES[axis][0].replace("(t n)", "t").split()
@@ -202,7 +208,7 @@ class Block(nn.Module):
     h = checkpoint_name(h, "attention_out")
     return rearrange(h, f"{AXES[axis][0]} -> b t n d", t=frames, n=num_places)
 
-  def _read(self, x, text, mask):
+  def _cross_attend(self, x, text, mask):
     """Cross-attention of all tokens of a clip to its text."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     read = attention.CrossAttention(
@@ -224,7 +230,9 @@ class Stack(nn.Module):
   remat: bool | str  # True is "full"; a key of REMAT
   unroll: int
   block: dict[str, Any]
-  keep: tuple[str, ...] = ()  # "stack": what all blocks add; others are the blocks'
+  keep_outputs: tuple[
+    str, ...
+  ] = ()  # "stack": what all blocks add; others are the blocks'
   train: bool = False  # a backward pass follows; only speed depends on it
 
   @nn.compact
@@ -238,7 +246,7 @@ class Stack(nn.Module):
         is passed by.
     """
     if self.has_variable("cache", "stack"):
-      return x + placement.place(self.get_variable("cache", "stack"), KEPT)
+      return x + placement.constrain(self.get_variable("cache", "stack"), TOKEN_LAYOUT)
     before = x
     along = {k: tuple(a for a in BLOCKS[k] if a in axes) for k in self.layout}
     in_time = lambda kind: set(along[kind]) & {"temporal", "full"}
@@ -257,14 +265,18 @@ class Stack(nn.Module):
           here = None
           if time is not None and kind == first_kind:
             here = jnp.where(index == 0, time, 0.0).astype(x.dtype)
-          block = Block(kind, **stack.block, keep=stack.keep, name=kind)
-          x = _in_parts(block, x, signals, along[kind], here, self.train)
+          block = TransformerBlock(
+            kind, **stack.block, keep_outputs=stack.keep_outputs, name=kind
+          )
+          x = _cpu_tiled(block, x, signals, along[kind], here, self.train)
         return x, None
 
       if kinds:
         x, _ = self._repeat(layer)(self, x, inputs, shared, time)
-    if "stack" in self.keep:
-      self.put_variable("kept", "stack", placement.place(x - before, KEPT))
+    if "stack" in self.keep_outputs:
+      self.put_variable(
+        "cache_out", "stack", placement.constrain(x - before, TOKEN_LAYOUT)
+      )
     return x
 
   def _repeat(self, layer):
@@ -275,7 +287,7 @@ class Stack(nn.Module):
       layer = nn.remat(layer, policy=policy, prevent_cse=self.unroll > 1)
     return nn.scan(
       layer,
-      variable_axes={"params": 0, "cache": 0, "kept": 0},
+      variable_axes={"params": 0, "cache": 0, "cache_out": 0},
       split_rngs={"params": True},
       in_axes=(0, nn.broadcast, nn.broadcast),
       length=self.num_layers,
@@ -284,7 +296,7 @@ class Stack(nn.Module):
     )
 
 
-def _in_parts(block, x, signals, along, time, train=False):
+def _cpu_tiled(block, x, signals, along, time, train=False):
   """block(x, signals, along, time); on CPU in parts that stay in its cache.
 
   A part is a few frames of a clip where attention stays inside them, a few places
@@ -294,13 +306,13 @@ def _in_parts(block, x, signals, along, time, train=False):
   b, t, n, width = x.shape
   each = 4 * int(width * block.mlp_ratio)  # bytes of a token inside the perceptron
   if (
-    not blocking.wanted()
+    not blocking.enabled()
     or block.is_initializing()
     or b * t * n * each <= blocking.BYTES
   ):
     return block(x, signals, along, time)
-  frames = blocking.at_a_time(t, n * each) if along == ("spatial",) else t
-  places = blocking.at_a_time(n, t * each) if along == ("temporal",) else n
+  frames = blocking.block_size(t, n * each) if along == ("spatial",) else t
+  places = blocking.block_size(n, t * each) if along == ("temporal",) else n
   corner = jnp.indices((b, t // frames, n // places)).reshape(3, -1)
   corner = corner[0], corner[1] * frames, corner[2] * places
 
@@ -334,7 +346,7 @@ def _in_parts(block, x, signals, along, time, train=False):
   scan = functools.partial(
     nn.scan,
     variable_broadcast="params",
-    variable_axes={"cache": 0, "kept": 0},
+    variable_axes={"cache": 0, "cache_out": 0},
     split_rngs={"params": False},
   )
   if not train:

@@ -82,14 +82,16 @@ class VideoDiT(Module):
   num_frames: int = 16  # of the clips it is meant for; it takes any number
   time_shift: int = 0  # of the sinusoid's frequencies: 1 in diffusers' DiT
   attention: str = "auto"  # the kernel, a key of layers.attention.KERNELS
-  split: str = "ulysses"  # of "full" over the devices that share a clip, SPLITS
+  sequence_split: str = (
+    "ulysses"  # of "full" over the devices that share a clip, SPLITS
+  )
   remat: bool | str = False  # True is "full", False "none"; a key of dit_blocks.REMAT
   unroll: int = 1  # layers per iteration of the scan over layers
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, t, cond, *, train=False, keep=()):
+  def __call__(self, x, t, cond, *, train=False, keep_outputs=()):
     """The network's output F in float32; exactly 0 with initial parameters.
 
     Args:
@@ -102,7 +104,7 @@ class VideoDiT(Module):
         stacked on x in the order of their names; mask; positions.
       train: whether a backward pass follows; only speed depends on it. There is no
         dropout; a class is dropped by its id.
-      keep: parts whose outputs go into the collection "kept", see
+      keep_outputs: parts whose outputs go into the collection "cache_out", see
         diffusion/caching.py; where "cache" holds some, they are not computed.
     """
     self._check_fields()
@@ -114,7 +116,7 @@ class VideoDiT(Module):
     # All parameters are made, whatever clip they are made with.
     image = frames == 1 and self.one_frame == "image" and not self.is_initializing()
 
-    x = inputs.stack(x, cond, mask_channel=self.mask_channel, dtype=self.dtype)
+    x = inputs.stack_channels(x, cond, mask_channel=self.mask_channel, dtype=self.dtype)
     x = patches.patchify(x, size)
     rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = Linear(self.width, (None, "embed"), **rest, name="patchify")(x)
@@ -125,7 +127,7 @@ class VideoDiT(Module):
     x = x + space.astype(x.dtype)
 
     emb, last_emb, tokens = self._embed(t, cond, num_frames)
-    signals = dit_blocks.Signals(emb=emb, places=places, text=self._read(cond))
+    signals = dit_blocks.Signals(emb=emb, places=places, text=self._text_tokens(cond))
     num_places = x.shape[2]
     x = jnp.concatenate([x, *tokens], axis=2)  # [B, T, N + tokens, D]
     stack = dit_blocks.Stack(
@@ -143,24 +145,24 @@ class VideoDiT(Module):
         norm_epsilon=tuple(self.norm_epsilon),
         norm_affine=tuple(self.norm_affine),
         kernel=self.attention,
-        split=self.split,
+        sequence_split=self.sequence_split,
         **rest,
       ),
-      keep=tuple(keep),
+      keep_outputs=tuple(keep_outputs),
       train=train,
       name="blocks",
     )
     axes = ("spatial", "full") if image else tuple(dit_blocks.AXES)
-    x = stack(placement.place(x, dit_blocks.KEPT), signals, time, axes)
-    x = placement.place(x[:, :, :num_places], dit_blocks.KEPT)
+    x = stack(placement.constrain(x, dit_blocks.TOKEN_LAYOUT), signals, time, axes)
+    x = placement.constrain(x[:, :, :num_places], dit_blocks.TOKEN_LAYOUT)
 
     modulate = modulation.MODULATIONS[self.modulation]
     shift, scale = modulate(last_emb, self.width, 2, **rest)
-    x = norms.modulated(x, shift, scale)
+    x = norms.modulated_norm(x, shift, scale)
     features = self.patch_time * self.patch**2 * self.out_channels
     axes = ("embed", None)
     last = Linear(features, axes, kernel_init=zeros, **rest, name="unpatchify")
-    x = placement.place(last(x), dit_blocks.KEPT)
+    x = placement.constrain(last(x), dit_blocks.TOKEN_LAYOUT)
     return patches.unpatchify(x, size, rows).astype(jnp.float32)
 
   def _places(self, cond, num_frames):
@@ -225,7 +227,7 @@ class VideoDiT(Module):
   def _embed_in_blocks(self, t, cond):
     """[L, B, T or 1, D]: time and class by the embedders of each block."""
     each = nn.vmap(
-      Embedders,
+      TimeLabelEmbedding,
       in_axes=None,
       variable_axes={"params": 0},
       split_rngs={"params": True},
@@ -237,7 +239,7 @@ class VideoDiT(Module):
     )
     return make(t, cond.vectors.get("label"))
 
-  def _read(self, cond):
+  def _text_tokens(self, cond):
     """(values [B, L, D], mask [B, L]) of the text for cross-attention, or None."""
     if self.text != "cross":
       return None
@@ -291,7 +293,7 @@ class VideoDiT(Module):
   def _check_inputs(self, x, t, cond):
     if x.ndim != 5:
       raise ValueError(f"x has shape {x.shape}; VideoDiT wants [B, T, H, W, C].")
-    patches.check(x.shape, (self.patch_time, self.patch, self.patch))
+    patches.check_divisible(x.shape, (self.patch_time, self.patch, self.patch))
     b, frames = x.shape[:2]
     if t.shape not in ((b,), (b, 1), (b, frames)):
       raise ValueError(
@@ -321,7 +323,7 @@ class VideoDiT(Module):
       )
 
 
-class Embedders(nn.Module):
+class TimeLabelEmbedding(nn.Module):
   """(t [B, T], label [B] or None) -> [B, T, width]: the sum of their embeddings."""
 
   width: int

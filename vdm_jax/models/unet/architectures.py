@@ -9,14 +9,14 @@ number of heads. Here num_heads is that number and head_dim the width of one.
 
 import dataclasses
 
-from vdm_jax.models.unet.unet3d import Architecture, Transformer
+from vdm_jax.models.unet.unet3d import Architecture, TransformerConfig
 
-ALONG_TIME = ("temporal_self", "temporal_self", "feed_forward")
+MOTION_SUBLAYERS = ("temporal_self", "temporal_self", "feed_forward")
 
 
 def stable_diffusion(*, num_heads=8, **fields):
   """Stable Diffusion 1: each frame is an image."""
-  spatial = Transformer(num_heads=num_heads, projection="convolution")
+  spatial = TransformerConfig(num_heads=num_heads, projection="convolution")
   return Architecture(**dict(spatial=spatial) | fields)
 
 
@@ -31,18 +31,18 @@ def animatediff(*, version=2, num_heads=8, max_frames=None, norm="frame", **fiel
   """
   if version not in (1, 2, 3):
     raise ValueError(f"version={version}; AnimateDiff has versions 1, 2 and 3.")
-  motion = Transformer(
-    block=ALONG_TIME,
+  motion = TransformerConfig(
+    block=MOTION_SUBLAYERS,
     num_heads=num_heads,
-    over=norm,
+    norm_over=norm,
     position="sinusoid",
     max_frames=max_frames or (24 if version == 1 else 32),
-    zero=True,
+    zero_init=True,
   )
   own = dict(
     temporal=motion,
     temporal_at="levels and middle" if version == 2 else "levels",
-    over="clip" if version == 1 else "frame",
+    norm_over="clip" if version == 1 else "frame",
   )
   return stable_diffusion(num_heads=num_heads, **own | fields)
 
@@ -50,7 +50,7 @@ def animatediff(*, version=2, num_heads=8, max_frames=None, norm="frame", **fiel
 def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
   """SparseCtrl's network, for AnimateDiff version 3, without its decoder.
 
-  One attention in each motion module; use it in a ControlNet that is `blind`.
+  One attention in each motion module; use it in a ControlNet that is `ignores_x`.
   """
   own = animatediff(version=3, num_heads=num_heads, max_frames=max_frames, norm=norm)
   motion = dataclasses.replace(own.temporal, block=("temporal_self", "feed_forward"))
@@ -64,13 +64,13 @@ def svd(*, head_dim=64, num_heads=None, **fields):
   `num_heads` takes the place of `head_dim`.
   """
   heads = dict(num_heads=num_heads) if num_heads else dict(head_dim=head_dim)
-  along = Transformer(
+  along = TransformerConfig(
     **heads,
     block=("feed_forward", "temporal_self", "temporal_cross", "feed_forward"),
     position="perceptron",
   )
   own = dict(
-    spatial=Transformer(**heads),
+    spatial=TransformerConfig(**heads),
     temporal=along,
     temporal_at="inside",
     temporal_resnet="alpha",
@@ -91,12 +91,12 @@ def video_ldm(*, head_dim=64, **fields):
 
 def modelscope(*, head_dim=64, **fields):
   """ModelScope's text-to-video (diffusers' UNet3DConditionModel)."""
-  along = Transformer(block=ALONG_TIME, head_dim=head_dim, over="clip")
-  first = dict(block=ALONG_TIME, num_heads=8, head_dim=head_dim, over="clip")
+  along = TransformerConfig(block=MOTION_SUBLAYERS, head_dim=head_dim, norm_over="clip")
+  first = dict(block=MOTION_SUBLAYERS, num_heads=8, head_dim=head_dim, norm_over="clip")
   own = dict(
-    spatial=Transformer(head_dim=head_dim),
+    spatial=TransformerConfig(head_dim=head_dim),
     temporal=along,
-    temporal_in=Transformer(**first),
+    temporal_in=TransformerConfig(**first),
     temporal_resnet="four",
   )
   return Architecture(**own | fields)
@@ -104,7 +104,7 @@ def modelscope(*, head_dim=64, **fields):
 
 def videocrafter2(*, head_dim=64, image_keys=False, **fields):
   """VideoCrafter 2, and with `image_keys` VideoCrafter 1's image-to-video."""
-  spatial = Transformer(head_dim=head_dim, image_keys=image_keys)
+  spatial = TransformerConfig(head_dim=head_dim, image_keys=image_keys)
   own = dict(spatial=spatial, vectors=("fps",))
   return modelscope(head_dim=head_dim, **own | fields)
 
@@ -112,16 +112,16 @@ def videocrafter2(*, head_dim=64, image_keys=False, **fields):
 def videocrafter1(*, head_dim=64, max_frames=16, fps=True, **fields):
   """VideoCrafter 1's text-to-video, 1024 wide; 512 wide it is not told `fps`."""
   along = dict(
-    block=ALONG_TIME,
+    block=MOTION_SUBLAYERS,
     head_dim=head_dim,
-    over="clip",
+    norm_over="clip",
     position="relative",
     max_frames=max_frames,
   )
   own = dict(
-    spatial=Transformer(head_dim=head_dim),
-    temporal=Transformer(**along),
-    temporal_in=Transformer(num_heads=8, **along),
+    spatial=TransformerConfig(head_dim=head_dim),
+    temporal=TransformerConfig(**along),
+    temporal_in=TransformerConfig(num_heads=8, **along),
     vectors=("fps",) if fps else (),
   )
   return Architecture(**own | fields)
@@ -129,7 +129,7 @@ def videocrafter1(*, head_dim=64, max_frames=16, fps=True, **fields):
 
 def lvdm(*, num_heads=4, max_frames=4, **fields):
   """LVDM without a text, of short clips: 16 frames are 4 latents."""
-  spatial = Transformer(
+  spatial = TransformerConfig(
     block=("spatial_self", "temporal_self"),
     num_heads=num_heads,
     projection="none",
@@ -141,7 +141,7 @@ def lvdm(*, num_heads=4, max_frames=4, **fields):
     layers=3,
     attention=(False, True, True, True),
     spatial=spatial,
-    over="clip",
+    norm_over="clip",
     scale_shift=True,
     times="clip",
   )
@@ -159,7 +159,7 @@ def lvdm_long(*, max_frames=4, **fields):
 
 def lvdm_text(*, num_heads=8, max_frames=16, **fields):
   """LVDM's text-to-video."""
-  spatial = Transformer(
+  spatial = TransformerConfig(
     block=(
       "spatial_self",
       "temporal_self",
@@ -168,9 +168,9 @@ def lvdm_text(*, num_heads=8, max_frames=16, **fields):
       "feed_forward",
     ),
     num_heads=num_heads,
-    over="clip",
+    norm_over="clip",
     projection="convolution",
     position="relative",
     max_frames=max_frames,
   )
-  return Architecture(**dict(spatial=spatial, over="clip", times="clip") | fields)
+  return Architecture(**dict(spatial=spatial, norm_over="clip", times="clip") | fields)

@@ -22,7 +22,7 @@ from vdm_jax.models.unet import unet3d
 POOLED = 32  # the picture's latents, whatever their size, are made so large for tokens
 
 
-class I2VGenXL(Module, unet3d.Part):
+class I2VGenXL(Module, unet3d.UNetModule):
   """[B, T, H, W, C] -> [B, T, H, W, out_channels]; its `config` is the U-Net's."""
 
   @nn.compact
@@ -47,7 +47,7 @@ class I2VGenXL(Module, unet3d.Part):
     text, image = cond.tokens["text"], cond.tokens["image"]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     width = text.values.shape[-1]
-    drawn = _Context(x.shape[-1], features=width, **dtypes, name="context")(
+    drawn = ContextEncoder(x.shape[-1], features=width, **dtypes, name="context")(
       latents[:, 0]
     )
     embedded = embeddings.TimeEmbedding(
@@ -64,12 +64,12 @@ class I2VGenXL(Module, unet3d.Part):
       jnp.concatenate([text.values, *seen], axis=1),
       jnp.concatenate([text.mask, *told], axis=1),
     )
-    beside = _Beside(x.shape[-1], **dtypes, name="beside")(latents)
+    beside = LatentProjector(x.shape[-1], **dtypes, name="beside")(latents)
     cond = cond.replace(tokens={"text": joined}, channels={"image": beside})
-    return unet3d.UNet3D(**self.parts(), name="unet")(x, t, cond, train=train)
+    return unet3d.UNet3D(**self.fields(), name="unet")(x, t, cond, train=train)
 
 
-class _Part(nn.Module):
+class _ConvModule(nn.Module):
   channels: int
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
@@ -81,7 +81,7 @@ class _Part(nn.Module):
     return Conv(features, **self.dtypes(), **rest, name=name)
 
 
-class _Beside(_Part):
+class LatentProjector(_ConvModule):
   """Latents [B, T, H, W, C] -> [B, T, H, W, channels], every place over all frames."""
 
   @nn.compact
@@ -100,7 +100,7 @@ class _Beside(_Part):
     return rearrange(x, "(b h w) t c -> b t h w c", h=rows, w=columns)
 
 
-class _Context(_Part):
+class ContextEncoder(_ConvModule):
   """Latents [B, H, W, C] -> tokens [B, 64, features], for any H and W."""
 
   features: int = 1024
@@ -108,14 +108,16 @@ class _Context(_Part):
   @nn.compact
   def __call__(self, x):
     x = nn.silu(self.conv(8 * self.channels, "conv1")(x))
-    down, across = (pooling(size, POOLED).astype(self.dtype) for size in x.shape[1:3])
+    down, across = (
+      adaptive_pooling(size, POOLED).astype(self.dtype) for size in x.shape[1:3]
+    )
     x = jnp.einsum("ih,jw,bhwc->bijc", down, across, x)
     x = nn.silu(self.conv(16 * self.channels, "conv2", stride=2)(x))
     x = self.conv(self.features, "conv3", stride=2)(x)
     return rearrange(x, "b h w c -> b (h w) c")
 
 
-def pooling(size, count):
+def adaptive_pooling(size, count):
   """[count, size]: each of `count` places is the mean of those that it overlaps.
 
   Torch's adaptive average pooling, for fewer places and for more.

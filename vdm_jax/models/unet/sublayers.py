@@ -43,8 +43,8 @@ SUBLAYERS = (
 POSITIONS = ("none", "sinusoid", "perceptron", *frame_attention.RELATIVE[1:])
 
 # How tokens [B, T, N, D] lie on a mesh between and in attention along time.
-BETWEEN = ("batch", "frames", None, None)
-ALONG_TIME = ("batch", "space", None, None)
+TOKEN_LAYOUT = ("batch", "frames", None, None)
+TEMPORAL_LAYOUT = ("batch", "space", None, None)
 
 
 @flax.struct.dataclass
@@ -67,7 +67,7 @@ class Signals:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Transformer:
+class TransformerConfig:
   """Hyper-parameters of one kind of transformer.
 
   Attributes:
@@ -75,7 +75,7 @@ class Transformer:
     depth: blocks, one after the other.
     num_heads, head_dim: of the attentions; one may be left out, then they share the
       width. With both, the width inside is num_heads * head_dim.
-    over: the statistics of the group norm before, a key of temporal.STATISTICS.
+    norm_over: the statistics of the group norm before, a key of temporal.STATISTICS.
     projection: before, with a group norm, and after; "linear", or "convolution" of one
       pixel, which only published files tell apart. "none": the sublayers stand alone,
       with group norms in place of layer norms, and with biases of q, k and v.
@@ -85,21 +85,21 @@ class Transformer:
       positions reach.
     image_keys: spatial_cross has keys of its own for image tokens.
     merge: "residual", or "alpha": a learnt share of what was there before.
-    zero: the projection after starts at zero.
+    zero_init: the projection after starts at zero.
   """
 
   block: tuple[str, ...] = ("spatial_self", "spatial_cross", "feed_forward")
   depth: int = 1
   num_heads: int | None = None
   head_dim: int | None = None
-  over: str = "frame"
+  norm_over: str = "frame"
   projection: str = "linear"
   frames: str = "self"
   position: str = "none"
   max_frames: int = 0
   image_keys: bool = False
   merge: str = "residual"
-  zero: bool = False
+  zero_init: bool = False
 
   def __post_init__(self):
     object.__setattr__(self, "block", tuple(self.block))
@@ -108,7 +108,7 @@ class Transformer:
       raise ValueError(f"block={self.block}; expected names of {SUBLAYERS}.")
     for name, wanted in (
       ("position", POSITIONS),
-      ("over", tuple(temporal.STATISTICS)),
+      ("norm_over", tuple(temporal.STATISTICS)),
       ("frames", tuple(frame_attention.FRAMES)),
       ("merge", ("residual", "alpha")),
       ("projection", ("linear", "convolution", "none")),
@@ -136,15 +136,15 @@ class Transformer:
     return (given, other) if self.num_heads else (other, given)
 
 
-class Blocks(nn.Module):
+class SpatialTransformer(nn.Module):
   """[B, T, H, W, C] through the transformers of one place of the network.
 
   With `inner`, a transformer along time works on the tokens of the first, after each
   of its blocks, within the same projections (Stable Video Diffusion).
   """
 
-  config: Transformer
-  inner: Transformer | None = None
+  config: TransformerConfig
+  inner: TransformerConfig | None = None
   groups: int = 32
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -159,20 +159,22 @@ class Blocks(nn.Module):
     before = x
     if c.projected:
       norm = dict(groups=self.groups, epsilon=1e-6, **dtypes, name="norm")
-      x = temporal.group_norm(x, c.over, **norm)
+      x = temporal.group_norm(x, c.norm_over, **norm)
       width = c.num_heads * c.head_dim if c.num_heads and c.head_dim else x.shape[-1]
       x = Linear(width, ("embed", None), **dtypes, name="proj_in")(x)
-    x = placement.place(tokens(x), BETWEEN)
+    x = placement.constrain(tokens(x), TOKEN_LAYOUT)
     for i in range(c.depth):
-      x = Block(c, self.groups, **dtypes, name=f"block_{i}")(x, signals)
+      x = SublayerStack(c, self.groups, **dtypes, name=f"block_{i}")(x, signals)
       if self.inner is not None:
-        along = Block(self.inner, self.groups, **dtypes, name=f"temporal_block_{i}")
+        along = SublayerStack(
+          self.inner, self.groups, **dtypes, name=f"temporal_block_{i}"
+        )
         h = along(x, signals)
         mixer = temporal.Mixer(self.param_dtype, name="temporal_mix")
         x = mixer(h, x, image_only(signals, x.ndim))
     x = image(x)
     if c.projected:
-      init = {"kernel_init": nn.initializers.zeros} if c.zero else {}
+      init = {"kernel_init": nn.initializers.zeros} if c.zero_init else {}
       width = before.shape[-1]
       x = Linear(width, (None, "embed"), **init, **dtypes, name="proj_out")(x)
       x = before + x
@@ -182,10 +184,10 @@ class Blocks(nn.Module):
     return x
 
 
-class Block(nn.Module):
+class SublayerStack(nn.Module):
   """Tokens [B, T, N, D] through the sublayers, one after the other."""
 
-  config: Transformer
+  config: TransformerConfig
   groups: int = 32
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -208,7 +210,7 @@ class Block(nn.Module):
 class Sublayer(nn.Module):
   """x + sublayer(norm(x)), on tokens [B, T, N, D]."""
 
-  config: Transformer
+  config: TransformerConfig
   kind: str
   groups: int = 32
   dtype: Any = jnp.float32
@@ -220,10 +222,10 @@ class Sublayer(nn.Module):
     if self.kind == "feed_forward":
       return x + self._feed_forward(h)
     if self.kind.endswith("cross"):
-      return x + self._read(h, signals)
+      return x + self._cross_attend(h, signals)
     if self.kind == "temporal_self":
       return x + self._along_time(h, signals)
-    queries, keys = frame_attention.look(h, self.config.frames)
+    queries, keys = frame_attention.select_frames(h, self.config.frames)
     h = self._attention(h.shape[-1])(queries, keys)
     return x + rearrange(h, "b f (t n) d -> b (f t) n d", n=x.shape[2])
 
@@ -243,7 +245,7 @@ class Sublayer(nn.Module):
       num_heads,
       head_dim,
       use_bias=not self.config.projected,
-      fused=not self.config.projected,
+      fused_qkv=not self.config.projected,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name="attention",
@@ -254,16 +256,16 @@ class Sublayer(nn.Module):
     """Attention between the frames, at each place."""
     c = self.config
     if c.position == "sinusoid":
-      told = positions.interleaved(signals.places, h.shape[-1])
+      told = positions.sincos_interleaved(signals.places, h.shape[-1])
       h = h + rearrange(told, "b t d -> b t 1 d").astype(h.dtype)
-    h = placement.place(rearrange(h, "b t n d -> b n t d"), ALONG_TIME)
+    h = placement.constrain(rearrange(h, "b t n d -> b n t d"), TEMPORAL_LAYOUT)
     fields = {}
     if c.position in frame_attention.RELATIVE[1:]:
-      fields = dict(relative=c.position, reach=c.max_frames)
-    h = placement.place(self._attention(h.shape[-1], **fields)(h), ALONG_TIME)
-    return placement.place(rearrange(h, "b n t d -> b t n d"), BETWEEN)
+      fields = dict(relative=c.position, max_distance=c.max_frames)
+    h = placement.constrain(self._attention(h.shape[-1], **fields)(h), TEMPORAL_LAYOUT)
+    return placement.constrain(rearrange(h, "b n t d -> b t n d"), TOKEN_LAYOUT)
 
-  def _read(self, h, signals):
+  def _cross_attend(self, h, signals):
     """Attention of all tokens of a clip to its text, and to its image."""
     if signals.text is None:
       raise ValueError(

@@ -10,7 +10,7 @@ over what the norms take their statistics, and in how a frame's place is told:
   Stable Video Diffusion  https://arxiv.org/abs/2311.15127
   AnimateDiff       https://arxiv.org/abs/2307.04725
 
-`Encoder` is a module of its own, which control networks have as well.
+`UNetEncoder` is a module of its own, which control networks have as well.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.module import Module
 from vdm_jax.models import inputs
 from vdm_jax.models.unet import sublayers
-from vdm_jax.models.unet.sublayers import Transformer
+from vdm_jax.models.unet.sublayers import TransformerConfig
 
 # The fields that choose by a name, and the names that there are.
 CHOICES = {
-  "over": tuple(temporal.STATISTICS),
+  "norm_over": tuple(temporal.STATISTICS),
   # After each residual block: nothing; one along time, mixed in by a learnt share; four
   # convolutions along time; or one of 3 x 3 x 3.
   "temporal_resnet": ("none", "alpha", "four", "volume"),
@@ -46,8 +46,8 @@ CHOICES = {
 # How a video lies on a mesh: frames apart, or for layers along time, rows apart. Where
 # a convolution along time is left split, the compiler of jax 0.10.2 gives its weights a
 # wrong gradient on meshes that split frames and repeat over another axis.
-FRAMES = ("batch", "frames", None, None, None)
-ALONG_TIME = ("batch", None, "space", None, None)
+SPATIAL_LAYOUT = ("batch", "frames", None, None, None)
+TEMPORAL_LAYOUT = ("batch", None, "space", None, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Architecture:
     attention: which levels have transformers.
     spatial: the transformers.
     temporal: those along time, or None.
-    temporal_at, temporal_resnet, over, one_frame, times: see CHOICES.
+    temporal_at, temporal_resnet, norm_over, one_frame, times: see CHOICES.
     temporal_in: a transformer along time behind the first convolution.
     scale_shift: how time enters a residual block, see VideoResnetBlock.
     vectors: names of numbers [B], each added to time through a perceptron of its own.
@@ -80,12 +80,12 @@ class Architecture:
   channels: tuple[int, ...] = (320, 640, 1280, 1280)
   layers: int = 2
   attention: tuple[bool, ...] = (True, True, True, False)
-  spatial: Transformer = Transformer(num_heads=8)
-  temporal: Transformer | None = None
+  spatial: TransformerConfig = TransformerConfig(num_heads=8)
+  temporal: TransformerConfig | None = None
   temporal_at: str = "attention"
-  temporal_in: Transformer | None = None
+  temporal_in: TransformerConfig | None = None
   temporal_resnet: str = "none"
-  over: str = "frame"
+  norm_over: str = "frame"
   scale_shift: bool = False
   vectors: tuple[str, ...] = ()
   joint: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Architecture:
         "level."
       )
 
-  def along_time(self, level):
+  def has_temporal(self, level):
     """Whether cells of a level (None: the middle) have a transformer along time."""
     if self.temporal is None or self.temporal_at == "inside":
       return False
@@ -119,7 +119,7 @@ class Architecture:
     return level is not None or self.temporal_at == "levels and middle"
 
 
-class Part(nn.Module):
+class UNetModule(nn.Module):
   """A part of the network: its architecture, and how it is computed."""
 
   config: Architecture
@@ -130,17 +130,17 @@ class Part(nn.Module):
   def dtypes(self):
     return dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
-  def parts(self):
+  def fields(self):
     """Fields for the parts of this part."""
     return dict(config=self.config, remat=self.remat, **self.dtypes())
 
-  def passes_by(self, x):
+  def skips_temporal(self, x):
     """Whether this clip passes the layers along time by."""
     image = x.shape[1] == 1 and self.config.one_frame == "image"
     return image and not self.is_initializing()  # all parameters are made
 
 
-class UNet3D(Module, Part):
+class UNet3D(Module, UNetModule):
   """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T, H and W."""
 
   @nn.compact
@@ -160,18 +160,18 @@ class UNet3D(Module, Part):
     """
     del train
     frames, mask = x.shape[1], self.config.mask_channel
-    x = inputs.stack(x, cond, mask_channel=mask, dtype=self.dtype)
-    signals = Embed(**self.parts(), name="embed")(t, cond, frames)
-    skips, x = Encoder(**self.parts(), name="encoder")(x, signals)
+    x = inputs.stack_channels(x, cond, mask_channel=mask, dtype=self.dtype)
+    signals = ConditionEmbedding(**self.fields(), name="embed")(t, cond, frames)
+    skips, x = UNetEncoder(**self.fields(), name="encoder")(x, signals)
     if residuals is not None:
       skips = [s + r for s, r in zip(skips, residuals[0], strict=True)]
       x = x + residuals[1]
-    return Decoder(**self.parts(), name="decoder")(x, skips, signals).astype(
+    return UNetDecoder(**self.fields(), name="decoder")(x, skips, signals).astype(
       jnp.float32
     )
 
 
-class Embed(Part):
+class ConditionEmbedding(UNetModule):
   """What the cells are told: Signals of (t, cond)."""
 
   @nn.compact
@@ -228,7 +228,7 @@ class Embed(Part):
     return jnp.broadcast_to(flags, (flags.shape[0], num_frames))
 
 
-class Encoder(Part):
+class UNetEncoder(UNetModule):
   """(skip connections, middle): all that a control network shares with a U-Net."""
 
   @nn.compact
@@ -236,23 +236,23 @@ class Encoder(Part):
     """`extra` [B, T, H, W, channels[0]] is added behind the first convolution."""
     c = self.config
     dtypes = self.dtypes()
-    passing = self.passes_by(x)
-    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.parts())
-    x = placement.place(x, FRAMES)
+    skip_temporal = self.skips_temporal(x)
+    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.fields())
+    x = placement.constrain(x, SPATIAL_LAYOUT)
     x = temporal.convolution(x, c.channels[0], (3, 3), **dtypes, name="conv_in")
     x = x if extra is None else x + extra
-    if c.temporal_in is not None and not passing:
-      x = sublayers.Blocks(
+    if c.temporal_in is not None and not skip_temporal:
+      x = sublayers.SpatialTransformer(
         c.temporal_in, groups=c.groups, **dtypes, name="temporal_in"
       )(x, signals)
     skips = [x]
     for i, features in enumerate(c.channels):
       for j in range(c.layers):
-        kinds = dict(attention=c.attention[i], temporal=c.along_time(i))
+        kinds = dict(attention=c.attention[i], temporal=c.has_temporal(i))
         kinds["in_level"] = c.attention[i]
-        x = cell(features=features, **kinds, passing=passing, name=f"down_{i}_{j}")(
-          x, signals
-        )
+        x = cell(
+          features=features, **kinds, skip_temporal=skip_temporal, name=f"down_{i}_{j}"
+        )(x, signals)
         skips.append(x)
       if i < len(c.channels) - 1:
         half = Conv(
@@ -260,49 +260,51 @@ class Encoder(Part):
         )
         x = temporal.per_frame(half, x)
         skips.append(x)
-    middle = functools.partial(cell, features=x.shape[-1], passing=passing)
-    kinds = dict(attention=True, temporal=c.along_time(None))
+    middle = functools.partial(cell, features=x.shape[-1], skip_temporal=skip_temporal)
+    kinds = dict(attention=True, temporal=c.has_temporal(None))
     x = middle(**kinds, name="middle_0")(x, signals)
     kinds = dict(attention=False, temporal=False)
     x = middle(**kinds, name="middle_1")(x, signals)
     return skips, x
 
 
-class Decoder(Part):
+class UNetDecoder(UNetModule):
   """From the middle, with the skip connections, back to the size of the input."""
 
   @nn.compact
   def __call__(self, x, skips, signals):
     c = self.config
     dtypes = self.dtypes()
-    passing = self.passes_by(x)
-    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.parts())
+    skip_temporal = self.skips_temporal(x)
+    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.fields())
     skips = list(skips)
     for i, features in reversed(list(enumerate(c.channels))):
       for j in range(c.layers + 1):
         x = jnp.concatenate([x, skips.pop()], axis=-1)
-        kinds = dict(attention=c.attention[i], temporal=c.along_time(i), in_level=True)
-        x = cell(features=features, **kinds, passing=passing, name=f"up_{i}_{j}")(
-          x, signals
+        kinds = dict(
+          attention=c.attention[i], temporal=c.has_temporal(i), in_level=True
         )
+        x = cell(
+          features=features, **kinds, skip_temporal=skip_temporal, name=f"up_{i}_{j}"
+        )(x, signals)
       if i > 0:
-        x = enlarge(x, skips[-1].shape[2:4])
+        x = resize_nearest(x, skips[-1].shape[2:4])
         x = temporal.convolution(x, features, (3, 3), **dtypes, name=f"upsample_{i}")
     norm = dict(groups=c.groups, epsilon=c.epsilon, **dtypes, name="norm_out")
-    x = nn.silu(temporal.group_norm(x, c.over, **norm))
+    x = nn.silu(temporal.group_norm(x, c.norm_over, **norm))
     zeros = nn.initializers.zeros
     return temporal.convolution(
       x, c.out_channels, (3, 3), kernel_init=zeros, **dtypes, name="conv_out"
     )
 
 
-class Cell(Part):
+class Cell(UNetModule):
   """A residual block, and what follows it: along time, within frames, along time."""
 
   features: int = 0
   attention: bool = False
   temporal: bool = False
-  passing: bool = False  # the layers along time are passed by
+  skip_temporal: bool = False  # the layers along time are passed by
   in_level: bool = False  # has the `level_epsilon`
 
   @nn.compact
@@ -311,47 +313,49 @@ class Cell(Part):
     dtypes = self.dtypes()
     epsilon = (self.in_level and c.level_epsilon) or c.epsilon
     block = dict(groups=c.groups, epsilon=epsilon, scale_shift=c.scale_shift, **dtypes)
-    x = placement.place(x, FRAMES)
-    x = temporal.VideoResnetBlock(self.features, over=c.over, **block, name="resnet")(
-      x, emb
-    )
-    if c.temporal_resnet in ("four", "volume") and not self.passing:
+    x = placement.constrain(x, SPATIAL_LAYOUT)
+    x = temporal.VideoResnetBlock(
+      self.features, norm_over=c.norm_over, **block, name="resnet"
+    )(x, emb)
+    if c.temporal_resnet in ("four", "volume") and not self.skip_temporal:
       kind = dict(count=1, kernel=(3, 3, 3)) if c.temporal_resnet == "volume" else {}
       rest = dict(groups=c.groups, epsilon=c.epsilon, **dtypes)
       convolve = temporal.TemporalConvolutions(
         **kind, **rest, name="temporal_convolutions"
       )
-      x = along_time(convolve, x)
-    if c.temporal_resnet == "alpha" and not self.passing:
+      x = apply_along_time(convolve, x)
+    if c.temporal_resnet == "alpha" and not self.skip_temporal:
       block = temporal.VideoResnetBlock(
-        kernel=(3, 1, 1), over="clip", **block, name="temporal_resnet"
+        kernel=(3, 1, 1), norm_over="clip", **block, name="temporal_resnet"
       )
-      along = along_time(lambda x: block(x, emb), x)
+      along = apply_along_time(lambda x: block(x, emb), x)
       mixer = temporal.Mixer(self.param_dtype, name="temporal_resnet_mix")
       x = mixer(along, x, sublayers.image_only(signals, x.ndim))
-    inside = c.temporal_at == "inside" and not self.passing
+    inside = c.temporal_at == "inside" and not self.skip_temporal
     if self.attention:
-      x = sublayers.Blocks(
+      x = sublayers.SpatialTransformer(
         c.spatial,
         c.temporal if inside else None,
         c.groups,
         **dtypes,
         name="transformer",
       )(x, signals)
-    if self.temporal and not self.passing:
-      x = sublayers.Blocks(
+    if self.temporal and not self.skip_temporal:
+      x = sublayers.SpatialTransformer(
         c.temporal, groups=c.groups, **dtypes, name="temporal_transformer"
       )(x, signals)
     return x
 
 
-def along_time(layer, x):
+def apply_along_time(layer, x):
   """layer(x), which lies on the mesh as layers along time want it."""
-  x = placement.place(placement.place(x, FRAMES), ALONG_TIME)
-  return placement.place(placement.place(layer(x), ALONG_TIME), FRAMES)
+  x = placement.constrain(placement.constrain(x, SPATIAL_LAYOUT), TEMPORAL_LAYOUT)
+  return placement.constrain(
+    placement.constrain(layer(x), TEMPORAL_LAYOUT), SPATIAL_LAYOUT
+  )
 
 
-def enlarge(x, size):
+def resize_nearest(x, size):
   """[B, T, h, w, C] -> [B, T, *size, C]: each pixel is the nearest one's copy."""
   for axis, wanted in zip((2, 3), size, strict=True):
     here = x.shape[axis]

@@ -24,10 +24,10 @@ TINY = architectures.sparse_control(
 MOTION = dict(channels=(64, 64, 64, 64), num_heads=4)
 MODULES = {
   "animatediff_sparsectrl_rgb": controlled.ControlNet(
-    TINY, hint="sparse", widths=(), blind=True, scale=0.7
+    TINY, hint="sparse", widths=(), ignores_x=True, scale=0.7
   ),
   "animatediff_sparsectrl_scribble": controlled.ControlNet(
-    TINY, hint="sparse", widths=(8, 12, 16, 24), blind=True, scale=0.7
+    TINY, hint="sparse", widths=(8, 12, 16, 24), ignores_x=True, scale=0.7
   ),
 }
 WHOLE = controlled.Controlled(
@@ -35,7 +35,7 @@ WHOLE = controlled.Controlled(
   control=architectures.sparse_control(**MOTION),
   hint="sparse",
   widths=(),
-  blind=True,
+  ignores_x=True,
   scale=0.9,
 )
 
@@ -119,7 +119,9 @@ def whole():
     own = {k.removeprefix(prefix): x for k, x in own.items()}
     return pretrained.from_state_dict(module, own)
 
-  control = controlled.ControlNet(WHOLE.control, hint="sparse", widths=(), blind=True)
+  control = controlled.ControlNet(
+    WHOLE.control, hint="sparse", widths=(), ignores_x=True
+  )
   params = {
     "base": part("unet.", controlled.UNet3D(WHOLE.base)),
     "control": part("controlnet.", control),

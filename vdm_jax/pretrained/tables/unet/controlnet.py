@@ -58,7 +58,7 @@ def module(config, found):
     dataclasses.replace(architecture, temporal=motion),
     hint="sparse",
     widths=() if simple else tuple(widths),
-    blind=True,
+    ignores_x=True,
   )
 
 
@@ -87,8 +87,10 @@ def config(module, params):
     out["conditioning_embedding_out_channels"] = list(module.widths)
   if not sparse:
     return out
-  if c.temporal.over != "clip":
-    raise ValueError(f"{CLASSES[1]} has temporal.over='clip', not {c.temporal.over!r}.")
+  if c.temporal.norm_over != "clip":
+    raise ValueError(
+      f"{CLASSES[1]} has temporal.norm_over='clip', not {c.temporal.norm_over!r}."
+    )
   return out | {
     "motion_max_seq_length": c.temporal.max_frames,
     "motion_num_attention_heads": c.temporal.num_heads,

@@ -1,7 +1,7 @@
 """config.json of diffusers' U-Nets <-> Architecture."""
 
 from vdm_jax.models.unet import architectures, unet3d
-from vdm_jax.models.unet.unet3d import Transformer
+from vdm_jax.models.unet.unet3d import TransformerConfig
 from vdm_jax.pretrained.tables.transformers import basic_block
 
 # {their class: what ends the names of its blocks}.
@@ -81,7 +81,7 @@ def read(config, found):
     epsilon=get("norm_eps", 1e-5),
   )
   linear = "linear" if get("use_linear_projection", False) else "convolution"
-  spatial = Transformer(**heads, projection=linear)
+  spatial = TransformerConfig(**heads, projection=linear)
   if kind == "UNet2DConditionModel":
     return unet3d.UNet3D(unet3d.Architecture(spatial=spatial, **shared))
   if kind == "UNetMotionModel":
@@ -164,9 +164,11 @@ def _class_of(c):
     wrong += [] if c.temporal_resnet == "four" else ["temporal_resnet"]
   else:
     kind = "UNetMotionModel"
-    over = c.temporal.over
-    wrong += [] if over == "clip" else [f"temporal.over={over!r}, theirs is 'clip'"]
-  for name, theirs in (("over", "frame"), ("mask_channel", False), ("tables", ())):
+    over = c.temporal.norm_over
+    wrong += (
+      [] if over == "clip" else [f"temporal.norm_over={over!r}, theirs is 'clip'"]
+    )
+  for name, theirs in (("norm_over", "frame"), ("mask_channel", False), ("tables", ())):
     value = getattr(c, name)
     wrong += [] if value == theirs else [f"{name}={value!r}, theirs is {theirs!r}"]
   if wrong:

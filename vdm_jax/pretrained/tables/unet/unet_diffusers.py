@@ -90,7 +90,7 @@ def sinusoids(module, places, shapes):
   for ours, theirs, _ in places:
     norm = spec.get(f"{ours}/temporal_self_0/norm/scale")
     if norm is not None:
-      table = positions.interleaved(frames, *norm.shape)
+      table = positions.sincos_interleaved(frames, *norm.shape)
       out.append((theirs, np.asarray(table)[None]))
   return out
 

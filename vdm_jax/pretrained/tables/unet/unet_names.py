@@ -80,7 +80,7 @@ def block(config, names=None):
   """{our name: theirs} inside a block of transformers.
 
   Args:
-    config: a Transformer.
+    config: a TransformerConfig.
     names: as a value of BLOCKS, in place of it.
   """
   names = BLOCKS[config.block] if names is None else names

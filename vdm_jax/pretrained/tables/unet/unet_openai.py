@@ -98,7 +98,7 @@ def _cell(c, ours, theirs, level):
     inner = c.temporal if c.temporal_at == "inside" else None
     out += _transformer(f"{ours}/transformer", f"{theirs}.{count}", c.spatial, inner)
     count += 1
-  if c.along_time(level):
+  if c.has_temporal(level):
     name = f"{ours}/temporal_transformer"
     out += _transformer(name, f"{theirs}.{count}", c.temporal)
     count += 1
