@@ -24,7 +24,7 @@ import numpy as np
 
 from vdm_jax import pretrained
 from vdm_jax.pretrained import state_dict as sd
-from vdm_jax.pretrained.formats import files, pieces, tensor
+from vdm_jax.pretrained.formats import chunks, files, tensor
 from vdm_jax.pretrained.tables.encoders import t5
 
 GB, MB = 10**9, 10**6
@@ -78,14 +78,14 @@ class Samples(threading.Thread):
   def __init__(self):
     super().__init__(daemon=True)
     self.found, self.done, self.placed = [], threading.Event(), 0
-    self.place, pieces.placed = pieces.placed, self.count
+    self.place, chunks.to_devices = chunks.to_devices, self.count
 
   def run(self):
     while not self.done.wait(EVERY):
       self.found.append((time.perf_counter(), status("RssAnon"), self.placed))
 
   def count(self, made, shape, dtype, sharding):
-    """pieces.placed; a parameter counts from the moment its first piece was read."""
+    """chunks.to_devices; a parameter counts from when its first chunk was read."""
     for_all = np.dtype(dtype).itemsize * int(np.prod(shape))
 
     def noted():
@@ -135,7 +135,7 @@ def check(params, module):
       yield name, np.array_equal(x, next(values({name: x}))[1])
 
 
-def measure(config, max_shard=GB, limit=pieces.LIMIT):
+def measure(config, max_shard=GB, limit=chunks.LIMIT):
   """What opening a checkpoint of this config takes, in a process of its own."""
   with tempfile.TemporaryDirectory() as name:
     spec = checkpoint(pathlib.Path(name), config, max_shard)
@@ -163,10 +163,10 @@ def main():
   parser.add_argument("--gigabytes", type=float, default=4.0)
   parser.add_argument("--out", type=pathlib.Path)
   parser.add_argument("--open", help="a folder: only open it")
-  parser.add_argument("--limit", type=int, default=pieces.LIMIT)
+  parser.add_argument("--limit", type=int, default=chunks.LIMIT)
   arguments = parser.parse_args()
   if arguments.open:
-    pieces.LIMIT = arguments.limit
+    chunks.LIMIT = arguments.limit
     print(json.dumps(opened(arguments.open)))
     return
   fits = lambda depth: (

@@ -19,7 +19,7 @@ import numpy as np
 
 from vdm_jax import sharding as sharding_lib
 from vdm_jax.pretrained import state_dict as sd
-from vdm_jax.pretrained.formats import files, pieces
+from vdm_jax.pretrained.formats import chunks, files
 from vdm_jax.pretrained.tables import registry as tables
 
 DIFFUSERS = "0.42.1"  # the version whose config.json is written
@@ -28,7 +28,7 @@ DIFFUSERS = "0.42.1"  # the version whose config.json is written
 def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
   """(module, params) of a published component.
 
-  Tensors are read piece by piece (pieces.py) and put where they belong; of a large one
+  Tensors are read chunk by chunk (chunks.py) and put where they belong; of a large one
   the host holds a few megabytes at a time, or a layer's q, k and v.
 
   Args:
@@ -221,7 +221,9 @@ def _opened(path, module):
 def _filled(module, table, theirs, config, like):
   """The parameters, nested; `like`: {our name: what has its shape, type, sharding}."""
   flat = {
-    name: pieces.placed(made, like[name].shape, like[name].dtype, like[name].sharding)
+    name: chunks.to_devices(
+      made, like[name].shape, like[name].dtype, like[name].sharding
+    )
     for name, made in sd.parts(module, table, theirs, like)
   }
   for name, x in sd.constants(module, table, config).items():

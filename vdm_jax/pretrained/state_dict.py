@@ -40,7 +40,7 @@ import flax.linen as nn
 import numpy as np
 from einops import EinopsError, rearrange
 
-from vdm_jax.pretrained.formats import pieces, tensor
+from vdm_jax.pretrained.formats import chunks, tensor
 from vdm_jax.pretrained.tables import registry as tables
 
 WRAPPERS = (
@@ -68,7 +68,7 @@ def from_state_dict(module, state_dict):
   theirs = renamed(table, theirs)
   shapes = check(module, table, theirs)
   params = {
-    name: pieces.whole(made, shapes[name].shape, module.param_dtype)
+    name: chunks.assemble(made, shapes[name].shape, module.param_dtype)
     for name, made in parts(module, table, theirs, shapes)
   }
   params |= constants(module, table, {})
@@ -81,7 +81,7 @@ def parts(module, table, theirs, shapes):
   for names, ours, pattern in table.rules(module):
     names = (names,) if isinstance(names, str) else names
     arrays = [theirs[name] for name in names]
-    yield ours, pieces.cut(arrays, pattern, axes, shapes[ours].shape)
+    yield ours, chunks.to_chunks(arrays, pattern, axes, shapes[ours].shape)
 
 
 def constants(module, table, config):

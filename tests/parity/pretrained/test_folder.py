@@ -20,7 +20,7 @@ from vdm_jax import pretrained, sharding
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.pretrained import folder
-from vdm_jax.pretrained.formats import files, pieces
+from vdm_jax.pretrained.formats import chunks, files
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
 
@@ -79,10 +79,10 @@ def rewrite(path, **changes):
 # Opening.
 
 
-@pytest.mark.parametrize("limit", [1, 100, pieces.LIMIT])
+@pytest.mark.parametrize("limit", [1, 100, chunks.LIMIT])
 @pytest.mark.parametrize("form", ["one file", "shards", "variant", ".bin", "the file"])
 def test_all_forms_open_as_the_same(encoder, tmp_path, monkeypatch, form, limit):
-  monkeypatch.setattr(pieces, "LIMIT", limit)
+  monkeypatch.setattr(chunks, "LIMIT", limit)
   path = tmp_path
   if form == ".bin":
     encoder.config.save_pretrained(tmp_path)
@@ -197,10 +197,10 @@ def test_a_file_of_unknown_names_says_so(tmp_path):
 # Meshes.
 
 
-@pytest.mark.parametrize("limit", [1, 200, pieces.LIMIT])
+@pytest.mark.parametrize("limit", [1, 200, chunks.LIMIT])
 @pytest.mark.parametrize("axis", ["fsdp", "tensor"])
 def test_each_device_gets_its_part(theirs, monkeypatch, axis, limit):
-  monkeypatch.setattr(pieces, "LIMIT", limit)
+  monkeypatch.setattr(chunks, "LIMIT", limit)
   _, wanted = pretrained.load(theirs)
   axes = dict(data=1, fsdp=1, tensor=1) | {axis: 2}
   mesh = sharding.make_mesh(axes)
@@ -359,7 +359,7 @@ def test_a_whole_pipeline_names_its_components(theirs):
 
 def test_every_wrong_name_and_shape_is_in_one_error(theirs, monkeypatch):
   placed = []
-  monkeypatch.setattr(pieces, "placed", lambda *args: placed.append(args))
+  monkeypatch.setattr(chunks, "to_devices", lambda *args: placed.append(args))
   block = "encoder.block.{}.layer.1.DenseReluDense.wo.weight"
   rewrite(
     theirs / "model.safetensors",

@@ -1,8 +1,8 @@
 """Published LoRAs -> the LoRA of a module in our names, or weights with it merged.
 
-Two ways lead to the same network. `from_state_dict` gives what models.lora runs, trains
-on, or merges; `merge_state_dict` merges in the original's own names, before our table
-reads them. What the files hold, lora_names.py says.
+Two ways lead to the same network: `factors_from_state_dict` gives what models/lora.py
+runs, trains on, or merges; `merge_state_dict` merges under the published names, before
+our table renames them. names.py lists the layouts of files.
 """
 
 import re
@@ -18,12 +18,12 @@ from vdm_jax.pretrained.lora import names as lora_names
 
 
 def load(module, path, scale=1.0):
-  """`from_state_dict` of a file, or of an adapter's folder.
+  """`factors_from_state_dict` of a file, or of an adapter's folder.
 
   The scale of an adapter_config.json beside adapter_model.* is taken into account.
   """
   path, own = lora_names.open_adapter(path)
-  return from_state_dict(module, files.tensors(path), scale * own)
+  return factors_from_state_dict(module, files.tensors(path), scale * own)
 
 
 def add(params, *, path, module, scale=1.0):
@@ -35,7 +35,7 @@ def add(params, *, path, module, scale=1.0):
   return lora.merge(params, load(module, path, scale)) if path else params
 
 
-def from_state_dict(module, lora_state, scale=1.0):
+def factors_from_state_dict(module, lora_state, scale=1.0):
   """The LoRA of `module` in our names, float32, for models.lora.
 
   `up` holds the scale: the Lora that runs it has scale=1. Where one kernel of ours

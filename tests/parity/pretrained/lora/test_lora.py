@@ -127,7 +127,7 @@ def test_every_form_is_torchs_sum_of_two_paths(table, layers, form):
   arrays, x, output = layers
   found = lora_of(arrays, FORMS[form])
   params = state_dict.from_state_dict(Mixed(), base_of(arrays))
-  own = lora.from_state_dict(Mixed(), found, 0.8)
+  own = lora.factors_from_state_dict(Mixed(), found, 0.8)
   network = running.Lora(Mixed(), "kernel", rank=RANK)
   both = lora.merge_state_dict(base_of(arrays), found, 0.8)
   both = state_dict.from_state_dict(Mixed(), both)
@@ -147,7 +147,7 @@ def test_a_file_may_be_wrapped_and_hold_its_config(table, layers, tmp_path):
   wrapped = {"state_dict": {**found, "animatediff_config": "none"}}
   torch.save(wrapped, tmp_path / "v2_lora_ZoomIn.ckpt")
   own = lora.load(Mixed(), tmp_path / "v2_lora_ZoomIn.ckpt")
-  plain = lora.from_state_dict(Mixed(), found)
+  plain = lora.factors_from_state_dict(Mixed(), found)
   jax.tree.map(np.testing.assert_array_equal, own, plain)
 
 
@@ -157,7 +157,7 @@ def test_kohyas_alpha_is_shared_by_the_ranks(table, layers):
   for name in [n for n in found if n.endswith("lora_up.weight")]:
     found[name.replace("lora_up.weight", "alpha")] = np.float32(3.0)
   params = state_dict.from_state_dict(Mixed(), base_of(arrays))
-  out = merged(params, lora.from_state_dict(Mixed(), found), x)
+  out = merged(params, lora.factors_from_state_dict(Mixed(), found), x)
   np.testing.assert_allclose(out, output(3.0 / RANK), rtol=0, atol=1e-5)
 
 
@@ -165,9 +165,9 @@ def test_magic_adapter_s_counts_four_times(table, layers):
   arrays, x, output = layers
   params = state_dict.from_state_dict(Mixed(), base_of(arrays))
   scale = lora_names.MAGIC_ADAPTER_S
-  out = merged(params, lora.from_state_dict(Mixed(), lora_of(arrays), scale), x)
+  out = merged(params, lora.factors_from_state_dict(Mixed(), lora_of(arrays), scale), x)
   twice = {k: 2 * x for k, x in lora_of(arrays).items()}  # both, as its loader does
-  same = merged(params, lora.from_state_dict(Mixed(), twice), x)
+  same = merged(params, lora.factors_from_state_dict(Mixed(), twice), x)
   np.testing.assert_allclose(out, same, rtol=0, atol=1e-5)
   np.testing.assert_allclose(out, output(4.0), rtol=0, atol=1e-4)
   assert np.abs(out - output(2.0)).max() > 1e-2
@@ -175,7 +175,7 @@ def test_magic_adapter_s_counts_four_times(table, layers):
 
 def test_a_lora_may_leave_layers_out(table, layers):
   arrays, _, _ = layers
-  own = lora.from_state_dict(Mixed(), lora_of({"to_k": arrays["to_k"]}))
+  own = lora.factors_from_state_dict(Mixed(), lora_of({"to_k": arrays["to_k"]}))
   assert set(own) == {"k"}
 
 
@@ -189,7 +189,7 @@ def test_what_does_not_fit_stands_in_one_list(table, layers):
   found[animatediff("to_k", "up")] = np.zeros((WIDTH + 1, RANK))
   del found[animatediff("to_out.0", "up")]
   for fails in (
-    lambda: lora.from_state_dict(Mixed(), found),
+    lambda: lora.factors_from_state_dict(Mixed(), found),
     lambda: lora.merge_state_dict(base_of(arrays), found),
   ):
     with pytest.raises(ValueError, match="5 problems") as error:
@@ -212,11 +212,11 @@ def test_a_file_of_two_parts_is_read_part_by_part(table, layers):
   }
   found = lora_of(arrays, kohya) | text
   with pytest.raises(ValueError, match="only the `part`"):
-    lora.from_state_dict(Mixed(), found)
+    lora.factors_from_state_dict(Mixed(), found)
   unet = lora_names.part(found, "unet")
   assert unet == lora_of(arrays, kohya)
   assert set(lora_names.part(found, "text_encoder")) == set(text)
-  assert set(lora.from_state_dict(Mixed(), unet)) == {"q", "k", "v", "out"}
+  assert set(lora.factors_from_state_dict(Mixed(), unet)) == {"q", "k", "v", "out"}
 
 
 def test_an_adapters_folder_has_its_scale(table, layers, tmp_path):
@@ -275,7 +275,7 @@ def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run():
   with torch.no_grad():
     wanted = theirs(torch.from_numpy(ids)).last_hidden_state.numpy()
 
-  own = lora.from_state_dict(module, found)
+  own = lora.factors_from_state_dict(module, found)
   qkv = own["blocks"]["attention"]["qkv"]["kernel"]
   assert qkv["down"].shape == (2, 12, 4) and qkv["up"].shape == (2, 4, 36)
   network = running.Lora(module, "qkv|mlp_out")
@@ -318,8 +318,8 @@ def test_animatediffs_adapter_and_motion_lora_fit_its_unet():
   both = lora.merge_state_dict(both, motion, 0.5)
   wanted = state_dict.from_state_dict(module, both)
   params = state_dict.from_state_dict(module, base)
-  out = running.merge(params, lora.from_state_dict(module, adapter))
-  out = running.merge(out, lora.from_state_dict(module, motion, 0.5))
+  out = running.merge(params, lora.factors_from_state_dict(module, adapter))
+  out = running.merge(out, lora.factors_from_state_dict(module, motion, 0.5))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), out, wanted)
 
 
@@ -363,7 +363,7 @@ def test_a_kernel_that_mixes_its_axes_is_merged_and_never_run():
   down, up = rng.standard_normal((2, 4, 2, 2)), rng.standard_normal((16, 2, 1, 1))
   found = {"pos_embed.proj.lora_A.weight": down, "pos_embed.proj.lora_B.weight": up}
   with pytest.raises(ValueError, match="pos_embed.proj.weight cannot be run, only mer"):
-    lora.from_state_dict(module, found)
+    lora.factors_from_state_dict(module, found)
   w = rng.standard_normal((16, 4, 2, 2)).astype(np.float16)
   out = lora.merge_state_dict({"pos_embed.proj.weight": w, "other": w}, found, 0.5)
   wanted = w + 0.5 * np.einsum("or,rihw->oihw", up[..., 0, 0], down)

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from vdm_jax import sharding
-from vdm_jax.pretrained.formats import files, pieces, tensor
+from vdm_jax.pretrained.formats import chunks, files, tensor
 
 # (pattern, sizes of the letters, how many arrays are stacked or None)
 CASES = {
@@ -68,19 +68,19 @@ def arrays(case, dtype=np.float32):
 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("case", CASES)
-def test_pieces_make_the_whole(case, limit):
+def test_chunks_make_the_whole(case, limit):
   theirs, pattern, axes, wanted = arrays(case)
-  made = list(pieces.cut(theirs, pattern, axes, wanted.shape, limit))
+  made = list(chunks.to_chunks(theirs, pattern, axes, wanted.shape, limit))
   covered = np.zeros(wanted.shape, int)
   for start, x in made:
     covered[tuple(slice(s, s + n) for s, n in zip(start, x.shape, strict=True))] += 1
   assert (covered == 1).all()
-  np.testing.assert_array_equal(pieces.whole(made, wanted.shape, np.float32), wanted)
+  np.testing.assert_array_equal(chunks.assemble(made, wanted.shape, np.float32), wanted)
 
 
 def test_large_ones_are_cut_and_small_ones_are_not():
   count = lambda case, limit: len(
-    list(pieces.cut(*arrays(case)[:3], shape(case), limit))
+    list(chunks.to_chunks(*arrays(case)[:3], shape(case), limit))
   )
   shape = lambda case: arrays(case)[3].shape
   assert (
@@ -98,14 +98,15 @@ def test_a_limit_bounds_what_is_read(tmp_path):
   x = np.random.default_rng(0).standard_normal((100, 10)).astype(np.float32)
   files.write(tmp_path, "model", {"x": x}, [("x", x)])
   found = files.tensors(tmp_path)["x"]
-  read = [x.nbytes for _, x in pieces.cut([found], "o i -> i o", {}, (10, 100), 400)]
+  made = chunks.to_chunks([found], "o i -> i o", {}, (10, 100), 400)
+  read = [x.nbytes for _, x in made]
   assert max(read) == 400 and sum(read) == 4000
 
 
 def placed(case, where, limit, dtype=np.float32):
   theirs, pattern, axes, wanted = arrays(case)
-  made = pieces.cut(theirs, pattern, axes, wanted.shape, limit)
-  return pieces.placed(made, wanted.shape, dtype, where), wanted
+  made = chunks.to_chunks(theirs, pattern, axes, wanted.shape, limit)
+  return chunks.to_devices(made, wanted.shape, dtype, where), wanted
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_devices_do_not_share_memory(mesh):
   # Aligned: what a device would take as it is.
   room = np.zeros(2**20 + 16, np.float32)
   big = room[-room.ctypes.data % 64 // 4 :][: 2**20]
-  x = pieces.placed([((0,), big)], big.shape, np.float32, NamedSharding(mesh, P()))
+  x = chunks.to_devices([((0,), big)], big.shape, np.float32, NamedSharding(mesh, P()))
   a, b = (part.data.unsafe_buffer_pointer() for part in x.addressable_shards)
   assert len({a, b, big.ctypes.data}) == 3
 
@@ -154,10 +155,10 @@ def test_numbers_are_rounded_once_as_numpy_rounds(stored, dtype):
   wanted = x.T.astype(dtype)
   where = SingleDeviceSharding(jax.devices()[0])
   for limit in (100, 10**9):
-    cut = lambda limit=limit: pieces.cut([x], "o i -> i o", {}, (30, 40), limit)
+    cut = lambda limit=limit: chunks.to_chunks([x], "o i -> i o", {}, (30, 40), limit)
     for found in (
-      pieces.placed(cut(), (30, 40), dtype, where),
-      pieces.whole(cut(), (30, 40), dtype),
+      chunks.to_devices(cut(), (30, 40), dtype, where),
+      chunks.assemble(cut(), (30, 40), dtype),
     ):
       assert found.dtype == wanted.dtype
       np.testing.assert_array_equal(np.asarray(found), wanted)
@@ -204,12 +205,12 @@ def test_drawn_patterns(mesh, seed):
   for _ in range(30):
     theirs, pattern, axes, wanted = drawn(rng)
     limit = int(rng.integers(1, 4 * wanted.size + 2))
-    made = list(pieces.cut(theirs, pattern, axes, wanted.shape, limit))
-    found = pieces.whole(made, wanted.shape, np.float32)
+    made = list(chunks.to_chunks(theirs, pattern, axes, wanted.shape, limit))
+    found = chunks.assemble(made, wanted.shape, np.float32)
     np.testing.assert_array_equal(found, wanted, err_msg=pattern)
     start, last = made[-1]  # the control: one number of the last piece is another
     bent = (start, np.where(np.arange(last.size).reshape(last.shape), last, -1))
-    found = pieces.whole([*made[:-1], bent], wanted.shape, np.float32)
+    found = chunks.assemble([*made[:-1], bent], wanted.shape, np.float32)
     assert (found != wanted).sum() == 1
 
 

@@ -1,8 +1,8 @@
-"""A parameter from arrays in files, piece by piece, so that little is held at a time.
+"""A parameter from arrays in files, chunk by chunk, so that little memory is used.
 
-A piece is (start, array): where in the parameter it begins, on each axis, and its
-values. Small parameters are one piece. Of large ones, each layer of a stack is one;
-of a large layer, so many rows of its arrays as stay under LIMIT.
+A chunk is (start, array): the index of its first element in the parameter, one integer
+per axis, and its values. A small parameter is one chunk. Of a large one, each layer of
+a stack is a chunk; of a large layer, as many rows of its arrays as stay under LIMIT.
 """
 
 import functools
@@ -18,15 +18,16 @@ from vdm_jax.pretrained.formats import tensor
 LIMIT = 16 * 2**20  # bytes of arrays that are read whole
 
 
-def cut(arrays, pattern, axes, shape, limit=None):
-  """Yields the pieces of a parameter.
+def to_chunks(arrays, pattern, axis_sizes, shape, limit=None):
+  """Yields (start: tuple of ints, values: numpy array), the chunks of a parameter.
 
   Args:
-    arrays: one, or those that are stacked first, as files or in memory.
-    pattern: einops, from theirs to ours; stacked ones have the axis l, outermost.
-    axes: {letter: size}.
+    arrays: list of one published array, or of several that are stacked first; numpy
+      arrays, or tensor.Tensors in files.
+    pattern: einops, from published to ours; the axis of stacked ones is l, outermost.
+    axis_sizes: {letter of the pattern: size}.
     shape: of the parameter.
-    limit: LIMIT.
+    limit: bytes of published arrays in a chunk; None: LIMIT.
   """
   limit = limit or LIMIT
   left, right = (re.findall(r"\(.*?\)|\S+", side) for side in pattern.split("->"))
@@ -36,10 +37,10 @@ def cut(arrays, pattern, axes, shape, limit=None):
   if stacked and "l" in right and sum(map(tensor.size, arrays)) > limit:
     layers = shape[right.index("l")]
   each = len(arrays) // layers
-  # Rows of theirs are a piece of ours only if they are an axis of its own in both.
+  # Rows are a chunk of the parameter only if they are an axis of its own in both.
   rows = left[stacked] if len(left) > stacked else "("
   row_axis = rows if "(" not in rows and rows in right else None
-  axes = {k: n for k, n in axes.items() if k in letters and k != row_axis}
+  axes = {k: n for k, n in axis_sizes.items() if k in letters and k != row_axis}
 
   for i in range(layers):
     layer = arrays[i * each : (i + 1) * each]
@@ -49,7 +50,7 @@ def cut(arrays, pattern, axes, shape, limit=None):
 
 
 def _as_ours(x, pattern, axes):
-  """`rearrange`, but axes that become one are copied fast."""
+  """einops.rearrange(x, pattern, **axes), but axes that become one are copied fast."""
   left, right = pattern.split("->")
   letters = " ".join(re.findall(r"\w+", right))
   x = rearrange(x, f"{left} -> {letters}", **axes)  # a view
@@ -58,27 +59,27 @@ def _as_ours(x, pattern, axes):
   return rearrange(tensor.contiguous(x), f"{letters} -> {right}", **axes)
 
 
-def whole(pieces, shape, dtype):
-  """The parameter as a numpy array."""
+def assemble(chunks, shape, dtype):
+  """The parameter, a numpy array of this shape and dtype, from its chunks."""
   out = np.empty(shape, dtype)
-  for start, x in pieces:
+  for start, x in chunks:
     out[tuple(slice(s, s + n) for s, n in zip(start, x.shape, strict=True))] = (
       tensor.contiguous(x)
     )
   return out
 
 
-def placed(pieces, shape, dtype, sharding):
-  """The parameter as a jax.Array that lies as `sharding` says.
+def to_devices(chunks, shape, dtype, sharding):
+  """The parameter, a jax.Array with this sharding, from its chunks.
 
-  Each device holds its part and receives what of a piece belongs to it.
+  Each device receives only what belongs to its part.
   """
   parts = {
     device: tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
     for device, index in sharding.addressable_devices_indices_map(shape).items()
   }
   buffers = dict.fromkeys(parts)
-  for start, x in pieces:
+  for start, x in chunks:
     for device, bounds in parts.items():
       shared = [
         (max(low, s), min(high, s + n))
@@ -105,7 +106,7 @@ def placed(pieces, shape, dtype, sharding):
         buffers[device] = jnp.zeros(size, dtype, device=device)
       inside = [a - low for (a, _), (low, _) in zip(shared, bounds, strict=True)]
       buffers[device] = _put(buffers[device], part, np.array(inside, np.int32))
-      buffers[device].block_until_ready()  # else pieces would queue up in memory
+      buffers[device].block_until_ready()  # else chunks would queue up in memory
   return jax.make_array_from_single_device_arrays(
     shape, sharding, [buffers[device] for device in parts]
   )
