@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 
 import vdm_jax
-from tests.parity.pretrained import rows_networks
 from tests.support import golden_files, parity_table
+from tests.support.published import rows_networks
 
 STEPS = 50
 BOUND = 1e-3  # of a trajectory, times max|ref|

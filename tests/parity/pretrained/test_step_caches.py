@@ -9,8 +9,9 @@ import pytest
 import torch
 from einops import rearrange
 
-from tests.parity.pretrained import rows_networks, test_pipeline
+from tests.parity.pretrained import test_pipeline
 from tests.support import parity_table
+from tests.support.published import rows_networks
 from vdm_jax.diffusion import caching
 
 STEPS, SCALE = 20, 7.5

@@ -1,19 +1,10 @@
 """Text and image encoders: rows of test_published.py, drawn over their config.json."""
 
 import numpy as np
-import torch
-import transformers
 
-from tests.parity.pretrained.original import Original
+from tests.support.published.case import Row
 
 ACTIVATIONS = ("gelu", "gelu_new", "quick_gelu", "relu", "silu")
-
-
-class BertModel(transformers.BertModel):
-  """As ours, without the pooler."""
-
-  def __init__(self, config):
-    super().__init__(config, add_pooling_layer=False)
 
 
 def shared(rng):
@@ -89,18 +80,13 @@ def texts(rng, vocabulary, length=13):
   return ids, np.arange(length) < lengths[:, None]
 
 
-def torch_of(*arrays):
-  return [torch.from_numpy(np.asarray(x)) for x in arrays]
-
-
 def compare_states(theirs, module, params, rng, apply):
   """The last hidden states where the mask is True, and without a mask."""
   ids, mask = texts(rng, theirs.config.vocab_size)
-  told, seen = torch_of(ids, mask.astype(np.int64))
-  wanted = theirs(input_ids=told, attention_mask=seen).last_hidden_state.numpy()
-  whole = theirs(input_ids=told).last_hidden_state.numpy()
+  masked = theirs(input_ids=ids, attention_mask=mask.astype(int))["last_hidden_state"]
+  whole = theirs(input_ids=ids)["last_hidden_state"]
   return [
-    (np.asarray(apply(params, ids, mask))[mask], wanted[mask]),
+    (np.asarray(apply(params, ids, mask))[mask], masked[mask]),
     (np.asarray(apply(params, ids)), whole),
   ]
 
@@ -115,15 +101,14 @@ def compare_text(theirs, module, params, rng, apply):
   if end == 2:  # then it is the highest id that is pooled, once in each text
     ids = np.minimum(ids, theirs.config.vocab_size - 2)
     ids[:, 1] = theirs.config.vocab_size - 1
-  told, seen = torch_of(ids, mask.astype(np.int64))
-  wanted = theirs(input_ids=told, attention_mask=seen)
-  whole = theirs(input_ids=told)
+  wanted = theirs(input_ids=ids, attention_mask=mask.astype(int))
+  whole = theirs(input_ids=ids)
   name = "text_embeds" if "text_embeds" in wanted else "pooler_output"
   states = np.asarray(apply(params, ids, mask))
   return [
-    (states[mask], wanted.last_hidden_state.numpy()[mask]),
-    (np.asarray(apply(params, ids)), whole.last_hidden_state.numpy()),
-    (np.asarray(apply(params, ids, mask, method="pooled")), wanted[name].numpy()),
+    (states[mask], wanted["last_hidden_state"][mask]),
+    (np.asarray(apply(params, ids)), whole["last_hidden_state"]),
+    (np.asarray(apply(params, ids, mask, method="pooled")), wanted[name]),
   ]
 
 
@@ -131,14 +116,14 @@ def compare_image(theirs, module, params, rng, apply):
   """What is pooled, and the hidden states."""
   size, channels = theirs.config.image_size, theirs.config.num_channels
   pixels = rng.standard_normal((3, channels, size, size)).astype(np.float32)
-  wanted = theirs(pixel_values=torch.from_numpy(pixels))
+  wanted = theirs(pixel_values=pixels)
   name = "image_embeds" if "image_embeds" in wanted else "pooler_output"
   pixels = np.moveaxis(pixels, 1, -1)
   return [
-    (np.asarray(apply(params, pixels)), wanted[name].numpy()),
+    (np.asarray(apply(params, pixels)), wanted[name]),
     (
       np.asarray(apply(params, pixels, method="tokens")),
-      wanted.last_hidden_state.numpy(),
+      wanted["last_hidden_state"],
     ),
   ]
 
@@ -147,16 +132,24 @@ def compare_image(theirs, module, params, rng, apply):
 BLOCKS = r"(block|layer|layers)\.\d+\..*weight$"
 T5 = r"block.*weight$|final_layer_norm"
 ROWS = (
-  Original(BertModel, draw_bert, compare_states, BLOCKS + r"|embeddings.*weight$"),
-  Original(
-    transformers.T5EncoderModel, draw_gated, compare_states, T5, "T5EncoderModel-gated"
+  Row(
+    "transformers.BertModel",
+    draw_bert,
+    compare_states,
+    BLOCKS + r"|embeddings.*weight$",
+    options=dict(add_pooling_layer=False),
   ),
-  Original(
-    transformers.T5EncoderModel, draw_relu, compare_states, T5, "T5EncoderModel-plain"
+  Row(
+    "transformers.T5EncoderModel",
+    draw_gated,
+    compare_states,
+    T5,
+    "T5-gated",
   ),
-  Original(transformers.UMT5EncoderModel, draw_gated, compare_states, T5),
-  Original(transformers.CLIPTextModel, draw_text, compare_text),
-  Original(transformers.CLIPTextModelWithProjection, draw_text, compare_text),
-  Original(transformers.CLIPVisionModel, draw_image, compare_image),
-  Original(transformers.CLIPVisionModelWithProjection, draw_image, compare_image),
+  Row("transformers.T5EncoderModel", draw_relu, compare_states, T5, "T5-plain"),
+  Row("transformers.UMT5EncoderModel", draw_gated, compare_states, T5),
+  Row("transformers.CLIPTextModel", draw_text, compare_text),
+  Row("transformers.CLIPTextModelWithProjection", draw_text, compare_text),
+  Row("transformers.CLIPVisionModel", draw_image, compare_image),
+  Row("transformers.CLIPVisionModelWithProjection", draw_image, compare_image),
 )

@@ -1,12 +1,10 @@
 """Rows of the contract: denoisers."""
 
-import diffusers
 import numpy as np
-import torch
 from einops import rearrange
 
-from tests.parity.pretrained import rows_unets
-from tests.parity.pretrained.original import Original, jitted
+from tests.support.published import rows_unets
+from tests.support.published.case import Row, jitted
 from vdm_jax.conditioning import Conditioning, Tokens
 
 
@@ -52,21 +50,16 @@ def compare_latte(theirs, module, params, rng, apply):
 
   def wanted(x, mask, **kwargs):
     bias = (1.0 - np.repeat(mask, x.shape[2], axis=0)[:, None]) * -1e4
-    out = theirs(
-      *(torch.from_numpy(a) for a in (x, t, text)),
-      encoder_attention_mask=torch.from_numpy(bias.astype(np.float32)),
-      **kwargs,
-    )
-    return video(out.sample.numpy())
+    bias = bias.astype(np.float32)
+    return video(theirs(x, t, text, encoder_attention_mask=bias, **kwargs)["sample"])
 
   everything = np.ones_like(mask)
   yield ours(x, text, everything), wanted(x, everything)
   masked = ours(x, text, mask)
   yield masked, wanted(x, mask)
   # A mask is the text cut short, and no neighbour of a clip matters.
-  with torch.no_grad():
-    cut = theirs(*(torch.from_numpy(a[:1]) for a in (x, t, text[:, : mask[0].sum()])))
-  yield masked[:1], video(cut.sample.numpy())
+  cut = theirs(x[:1], t[:1], text[:1, : mask[0].sum()])["sample"]
+  yield masked[:1], video(cut)
   still = x[:, :, :1]
   yield ours(still, text, mask), wanted(still, mask)
   # Their enable_temporal_attentions=False: each frame as an image of its own.
@@ -106,7 +99,7 @@ def compare_dit(theirs, module, params, rng, apply):
     cond = Conditioning(vectors={"label": label})
     video = rearrange(x, "b c h w -> b 1 h w c")
     out = apply(params, video, t.astype(np.float32), cond)
-    wanted = theirs(*(torch.from_numpy(a) for a in (x, t, label))).sample.numpy()
+    wanted = theirs(x, t, label)["sample"]
     yield rearrange(out, "b 1 h w c -> b c h w"), wanted
 
 
@@ -115,7 +108,7 @@ def normal(rng, *shape):
 
 
 ROWS = [
-  Original(diffusers.LatteTransformer3DModel, draw_latte, compare_latte),
-  Original(diffusers.DiTTransformer2DModel, draw_dit, compare_dit),
+  Row("diffusers.LatteTransformer3DModel", draw_latte, compare_latte),
+  Row("diffusers.DiTTransformer2DModel", draw_dit, compare_dit),
   *rows_unets.ROWS,
 ]

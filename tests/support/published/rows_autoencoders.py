@@ -4,11 +4,9 @@ import dataclasses
 
 import jax
 import numpy as np
-import torch
-from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from einops import rearrange
 
-from tests.parity.pretrained.original import Original
+from tests.support.published.case import Row
 
 FRAMES, LATENT = 3, (3, 5)  # odd, and unequal, T, h, w
 IMAGES = "b t h w c -> (b t) c h w"
@@ -61,13 +59,20 @@ def compare_image(theirs, module, params, rng, apply):
   """Whole, then in tiles of 4 x 4 latents and frame by frame."""
   whole = compare(theirs, module, params, rng, {})
   tile, (_, stride, _) = 4, module.stride
-  theirs.tile_latent_min_size, theirs.tile_sample_min_size = tile, tile * stride
-  theirs.enable_tiling()
-  theirs.enable_slicing()
+
+  def in_tiles(original):
+    original.tile_latent_min_size, original.tile_sample_min_size = tile, tile * stride
+    original.enable_tiling()
+    original.enable_slicing()
+
+  def whole_again(original):
+    original.disable_tiling()
+    original.disable_slicing()
+
+  theirs.configure(in_tiles)
   cut = dataclasses.replace(module, tile=tile, chunk=1)
   tiled = compare(theirs, cut, params, rng, {})
-  theirs.disable_tiling()
-  theirs.disable_slicing()
+  theirs.configure(whole_again)
   return whole + tiled
 
 
@@ -85,14 +90,13 @@ def compare(theirs, module, params, rng, call):
   decoded = jax.jit(module.decode)(params, latents)
 
   z = latents * deviation(theirs.config) + mean(theirs.config)
-  images = lambda x: torch.from_numpy(rearrange(x, IMAGES).astype(np.float32))
-  back = lambda x: rearrange(x.numpy(), "(b t) c h w -> b t h w c", b=2)
-  with torch.no_grad():
-    posterior = theirs.encode(images(video)).latent_dist
-    wanted = theirs.decode(images(z), **call).sample
+  images = lambda x: rearrange(x, IMAGES).astype(np.float32)
+  back = lambda x: rearrange(x, "(b t) c h w -> b t h w c", b=2)
+  posterior = theirs(images(video), method="encode")
+  wanted = theirs(images(z), method="decode", **call)["sample"]
   return [
-    (np.asarray(moments.mean), back(posterior.mean)),
-    (np.asarray(moments.logvar), back(posterior.logvar)),
+    (np.asarray(moments.mean), back(posterior["mean"])),
+    (np.asarray(moments.logvar), back(posterior["logvar"])),
     (np.asarray(decoded), back(wanted)),
   ]
 
@@ -106,11 +110,18 @@ def mean(config):
 
 
 ROWS = (
-  Original(AutoencoderKL, draw_image, compare_image, r"conv_in\.weight|conv2\.weight"),
-  Original(
-    AutoencoderKLTemporalDecoder,
+  Row(
+    "diffusers.AutoencoderKL",
+    draw_image,
+    compare_image,
+    r"conv_in\.weight|conv2\.weight",
+    recorded=1,
+  ),
+  Row(
+    "diffusers.AutoencoderKLTemporalDecoder",
     draw_temporal,
     compare_temporal,
     r"up_blocks.*temporal_res_block\.conv2\.weight|time_conv_out\.weight",
+    recorded=6,
   ),
 )

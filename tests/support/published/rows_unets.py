@@ -1,11 +1,10 @@
 """Rows of the contract: U-Nets, of images and of videos."""
 
-import diffusers
 import numpy as np
-import torch
 from einops import rearrange, repeat
 
-from tests.parity.pretrained.original import Original
+from tests.support import suite
+from tests.support.published.case import Row
 from vdm_jax.conditioning import Conditioning, Tokens
 
 FRAMES = 3
@@ -108,16 +107,12 @@ def run(apply, params, x, t, tokens, name="text", **vectors):
   return apply(params, x, t.astype(np.float32), cond)
 
 
-def torch_of(*arrays):
-  return [torch.from_numpy(np.ascontiguousarray(x)) for x in arrays]
-
-
 def compare_image(theirs, module, params, rng, apply):
   """Every frame is an image."""
   x, t, text = inputs(theirs, rng)
   images = rearrange(x, "b t h w c -> (b t) c h w")
   each = [repeat(a, "b ... -> (b t) ...", t=FRAMES) for a in (t, text)]
-  wanted = theirs(*torch_of(images, *each)).sample.numpy()
+  wanted = theirs(images, *each)["sample"]
   wanted = rearrange(wanted, "(b t) c h w -> b t h w c", t=FRAMES)
   yield run(apply, params, x, t, text), wanted
 
@@ -125,27 +120,27 @@ def compare_image(theirs, module, params, rng, apply):
 def compare_video(theirs, module, params, rng, apply):
   """Clips; theirs of AnimateDiff wants the text for each frame."""
   x, t, text = inputs(theirs, rng)
-  motion = isinstance(theirs, diffusers.UNetMotionModel)
+  motion = theirs.row.title == "UNetMotionModel"
   each = repeat(text, "b ... -> (b t) ...", t=FRAMES) if motion else text
   video = rearrange(x, "b t h w c -> b c t h w")
-  wanted = theirs(*torch_of(video, t, each)).sample.numpy()
+  wanted = theirs(video, t, each)["sample"]
   out = run(apply, params, x, t, text)
   yield out, rearrange(wanted, "b c t h w -> b t h w c")
 
 
 def compare_svd(theirs, module, params, rng, apply):
-  """Clips, and clips of one frame."""
-  for frames in (FRAMES, 1):
+  """Clips, and in the complete suite clips of one frame."""
+  for frames in (FRAMES, *suite.only_complete(1)):
     x, t, image = inputs(theirs, rng)
     x, image, t = x[:, :frames], image[:, :1], t / 200
     numbers = np.array([[6, 127, 0.02], [24, 30, 0.5]], np.float32)
     video = rearrange(x, "b t h w c -> b t c h w")
     # A batch of one: theirs shares one time.
     wanted = [
-      theirs(*torch_of(video[i : i + 1], t[i], image[i : i + 1], numbers[i : i + 1]))
+      theirs(video[i : i + 1], t[i], image[i : i + 1], numbers[i : i + 1])["sample"]
       for i in range(2)
     ]
-    wanted = np.concatenate([part.sample.numpy() for part in wanted])
+    wanted = np.concatenate(wanted)
     names = ("fps", "motion", "augmentation")
     vectors = dict(zip(names, numbers.T, strict=True))
     out = run(apply, params, x, t, image, "image", **vectors)
@@ -155,7 +150,7 @@ def compare_svd(theirs, module, params, rng, apply):
 def compare_control(theirs, module, params, rng, apply):
   """Residuals of images, and of clips with pictures for some frames."""
   x, t, text = inputs(theirs, rng)
-  c, sparse = theirs.config, isinstance(theirs, diffusers.SparseControlNetModel)
+  c, sparse = theirs.config, theirs.row.title == "SparseControlNetModel"
   factor = 2 ** (len(module.widths) - 1) if module.widths else 1
   shape = (2, FRAMES, 6 * factor, 10 * factor)
   hint = normal(rng, *shape, c.conditioning_channels)
@@ -165,20 +160,18 @@ def compare_control(theirs, module, params, rng, apply):
   video = lambda x: rearrange(x, "b t h w c -> b c t h w")
   images = lambda x: rearrange(x, "b t h w c -> (b t) c h w")
   if sparse:
-    arguments = torch_of(video(x), t, each[1], video(hint))
-    told = torch_of(video(mask))[0]
-    skips, middle = theirs(*arguments, conditioning_mask=told, return_dict=False)
+    arguments = video(x), t, each[1], video(hint)
+    wanted = theirs(*arguments, conditioning_mask=video(mask))
     hint = np.concatenate([hint, mask], axis=-1)
   else:
-    arguments = torch_of(images(x), *each, images(hint))
-    skips, middle = theirs(*arguments, return_dict=False)
+    wanted = theirs(images(x), *each, images(hint))
   cond = Conditioning(
     tokens={"text": Tokens(text, np.ones(text.shape[:2], bool))},
     hints={module.hint: hint},
   )
   ours, last = apply(params, x, t.astype(np.float32), cond)
-  for out, wanted in zip([*ours, last], [*skips, middle], strict=True):
-    yield rearrange(np.asarray(out), "b t h w c -> (b t) c h w"), wanted.numpy()
+  for out, residual in zip([*ours, last], wanted.values(), strict=True):
+    yield rearrange(np.asarray(out), "b t h w c -> (b t) c h w"), residual
 
 
 def draw_i2vgen(rng):
@@ -191,8 +184,7 @@ def compare_i2vgen(theirs, module, params, rng, apply):
   latents, fps = normal(rng, *x.shape), np.array([8, 30])
   image = normal(rng, 2, 1, text.shape[-1])
   video = lambda x: rearrange(x, "b t h w c -> b c t h w")
-  arguments = torch_of(video(x), t, fps, video(latents), image, text)
-  wanted = theirs(*arguments).sample.numpy()
+  wanted = theirs(video(x), t, fps, video(latents), image, text)["sample"]
   cond = Conditioning(
     tokens={
       name: Tokens(tokens, np.ones(tokens.shape[:2], bool))
@@ -206,7 +198,7 @@ def compare_i2vgen(theirs, module, params, rng, apply):
 
 
 ROWS = [
-  Original(getattr(diffusers, name), drawn, compare, SPOIL, seeds=2)
+  Row(f"diffusers.{name}", drawn, compare, SPOIL, seeds=2)
   for name, drawn, compare in (
     ("UNet2DConditionModel", draw_image, compare_image),
     ("UNetMotionModel", draw_motion, compare_video),
