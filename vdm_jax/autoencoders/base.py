@@ -3,7 +3,10 @@
 An autoencoder is a frozen dataclass without arrays. Its parameters are a nested dict;
 under "latents" they hold the measured mean ("shift") and standard deviation ("scale")
 of each channel of the latents. These two are data, not weights: no gradient reaches
-them, `decays` of the optimizer leaves them out, and `measure` sets them.
+them, `optimizer.weight_decay_mask` leaves them out, and `measure` sets them.
+
+`latents` and `measure` are the same for all that keep their statistics so: a class
+takes them from here, `latents = base.latents`, `measure = base.with_measured_latents`.
 """
 
 from typing import Any, Protocol
@@ -25,22 +28,57 @@ class Moments:
 
 
 class Autoencoder(Protocol):
+  """The contract; `params` is what `init` gives, batches are [B, T, H, W, C]."""
+
   stride: tuple[int, int, int]  # pixels per latent in time, height, width
 
   def init(self, key, video):
-    """Parameters, {..., "latents": {"shift": [c], "scale": [c]}}."""
+    """New parameters, {..., "latents": {"shift": [c], "scale": [c]}}."""
 
   def encode(self, params, video) -> Moments:
     """[B, T, H, W, C] in [-1, 1] -> moments of raw latents."""
 
   def latents(self, params, moments, key):
-    """A sample, (z - shift) / scale: unit variance. The mean if key is None."""
+    """[B, t, h, w, c] a sample, (z - shift) / scale; the mean if key is None."""
 
   def decode(self, params, latents):
-    """The video of latents of unit variance, [B, T, H, W, C]."""
+    """The video [B, T, H, W, C] of latents of unit variance [B, t, h, w, c]."""
 
   def measure(self, params, moments):
-    """`params` with the shift and scale of an iterable of moments."""
+    """`params` with the shift and scale of an iterable of Moments."""
+
+
+def latents(autoencoder, params, moments, key):
+  """Latents of unit variance [B, t, h, w, c]: a sample, or the mean if key is None."""
+  del autoencoder
+  return normalize(params["latents"], sample_moments(moments, key))
+
+
+# The dtypes of a layer, as every flax module takes them.
+dtypes = property(lambda self: dict(dtype=self.dtype, param_dtype=self.param_dtype))
+
+
+def raw_latents(autoencoder, params, latents):
+  """The decoder's input z [B, t, h, w, c] of latents of unit variance, checked."""
+  check_latents(latents, autoencoder.latent_channels)
+  return denormalize(params["latents"], latents)
+
+
+def with_measured_latents(autoencoder, params, moments):
+  """`params` with the mean and deviation of an iterable of Moments as statistics."""
+  del autoencoder
+  return {**params, "latents": measure_statistics(moments)}
+
+
+def network_variables(params):
+  """The variables {"params": ...} of the linen network: all but the statistics."""
+  return {"params": {k: v for k, v in params.items() if k != "latents"}}
+
+
+def split_moments(stacked):
+  """Moments from mean and logvar stacked along the channels, [B, t, h, w, 2 c]."""
+  mean, logvar = jnp.split(stacked, 2, axis=-1)
+  return Moments(mean, clip_logvar(logvar))
 
 
 def sample_moments(moments, key):
@@ -58,7 +96,7 @@ def kl(moments):
 
 
 def clip_logvar(logvar):
-  """Bounds that keep exp(logvar) finite and above zero in float32."""
+  """logvar within LOGVAR_RANGE: exp(logvar) is finite and above zero in float32."""
   return jnp.clip(logvar, *LOGVAR_RANGE)
 
 
@@ -66,8 +104,9 @@ def check_video(video, channels, sizes, what="stride"):
   """Raises a ValueError unless `video` is [B, T, H, W, channels] in these multiples.
 
   Args:
-    sizes: of which frames, height and width must be multiples.
-    what: the autoencoder's, that asks for them.
+    channels: of the video.
+    sizes: (time, height, width), of which the video's sizes must be multiples.
+    what: name of the autoencoder's field that `sizes` is, for the message.
   """
   if video.ndim != 5 or video.shape[-1] != channels:
     raise ValueError(f"video of shape {video.shape} must be [B, T, H, W, {channels}].")
@@ -92,18 +131,18 @@ def check_latents(latents, channels):
 
 
 def identity_statistics(channels):
-  """The statistics of latents that nobody has measured yet."""
+  """{"shift": zeros [c], "scale": ones [c]}: statistics before they are measured."""
   return {"shift": jnp.zeros(channels), "scale": jnp.ones(channels)}
 
 
 def normalize(stats, z):
-  """Raw latents -> unit variance; no gradient to the statistics."""
+  """(z - shift) / scale of raw latents z [..., c]; no gradient to the statistics."""
   stats = jax.lax.stop_gradient(stats)
   return (z - stats["shift"]) / stats["scale"]
 
 
 def denormalize(stats, z):
-  """The inverse of `normalize`."""
+  """z scale + shift, the raw latents of z [..., c]; no gradient to the statistics."""
   stats = jax.lax.stop_gradient(stats)
   return z * stats["scale"] + stats["shift"]
 

@@ -1,11 +1,11 @@
-"""A clip as a few tokens: latents that have no place and no frame of their own.
+"""A clip as a few tokens: latents that belong to no position and to no frame.
 
 TiTok (https://arxiv.org/abs/2406.07550), with time and with Gaussian latents: encoder
 and decoder are transformers over the patches of a clip and `num_tokens` more tokens,
-and only the latter are kept between them. What the clip's frames have in common, such
-as a flight, is then written once; the decoder makes all frames of it, so they agree.
+and only the latter are the latents. What the clip's frames have in common is then
+encoded once; the decoder makes all frames from it, so they agree.
 
-It reads pixels, or the latents of another autoencoder, see `stacked.py`.
+The input is pixels, or the latents of another autoencoder, see `stacked.py`.
 """
 
 import dataclasses
@@ -21,24 +21,24 @@ from vdm_jax.layers import norms, patches, placement
 from vdm_jax.layers.attention.attention import Attention
 from vdm_jax.layers.linear import Linear
 
-# The prior's is 0: the posterior starts narrow, so the decoder sees the latents.
+# The prior's is 0: the posterior starts narrow, so that the decoder uses the latents.
 INITIAL_LOGVAR = -4.0
 places_normal = nn.initializers.normal(0.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipTokens:
-  """Hyper-parameters.
+  """An autoencoder of clips to tokens; see base.py for the contract.
 
-  A longer or larger video is coded window by window, each by itself. The tokens lie
-  along time in the latents, [B, num_tokens, 1, 1, latent_channels] for one window.
+  A longer or larger video is encoded window by window. The tokens of a window are
+  along time in the latents: [B, num_tokens, 1, 1, latent_channels].
 
   Attributes:
-    window: frames, height and width of a clip.
-    patch: of the patches that it is cut into, one token each; they tile the window.
-    num_tokens: tokens that are kept; it divides the frames of the window.
-    pixel_channels: of the video, or of the latents that stand in its place.
-    depths: blocks of the encoder, and of the decoder.
+    window: (frames, height, width) of a clip.
+    patch: (frames, height, width) of a patch, one token each; divides the window.
+    num_tokens: latent tokens of a window; divides its frames.
+    pixel_channels: of the video, or of the latents that are its input.
+    depths: (encoder's, decoder's) numbers of blocks.
   """
 
   window: tuple[int, int, int]
@@ -52,6 +52,10 @@ class ClipTokens:
   mlp_ratio: float = 4.0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+
+  dtypes = base.dtypes
+  latents = base.latents
+  measure = base.with_measured_latents
 
   def __post_init__(self):
     for name in ("window", "patch", "depths"):
@@ -74,18 +78,18 @@ class ClipTokens:
 
   @property
   def stride(self):
-    """Pixels per latent in time, height, width."""
+    """Pixels per latent in (time, height, width)."""
     return self.window[0] // self.num_tokens, *self.window[1:]
 
   def init(self, key, video):
-    """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
+    """New parameters, a nested dict; `video` [B, T, H, W, C] is checked only."""
     self._check(video)
     clip = jnp.zeros((1, *self.window, self.pixel_channels))
     params = ClipTokensNetwork(self).init(key, clip)["params"]
     return {**params, "latents": base.identity_statistics(self.latent_channels)}
 
   def encode(self, params, video):
-    """Moments of the raw latents, [B, tokens, H / h, W / w, latent_channels]."""
+    """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
     self._check(video)
     t, h, w = self.window
     split = "b (n t) (y h) (x w) c -> (b n y x) t h w c"
@@ -95,32 +99,22 @@ class ClipTokens:
     back = lambda z: rearrange(z, "(b n y x) k c -> b (n k) y x c", **sizes)
     return base.Moments(back(mean), back(logvar))
 
-  def latents(self, params, moments, key):
-    """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample_moments(moments, key))
-
   def decode(self, params, latents):
-    """[B, tokens, y, x, latent_channels] of unit variance -> video, float32."""
-    k = self.num_tokens
-    wrong = latents.ndim != 5 or latents.shape[-1] != self.latent_channels
-    if wrong or latents.shape[1] % k:
+    """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
+    k, z = self.num_tokens, base.raw_latents(self, params, latents)
+    if z.shape[1] % k:
       raise ValueError(
-        f"latents of shape {latents.shape} must be [B, T, h, w, c] with T a multiple "
-        f"of num_tokens={k} and c = latent_channels = {self.latent_channels}."
+        f"latents of shape {z.shape} must be [B, T, h, w, c] with T a multiple of "
+        f"num_tokens={k}."
       )
-    z = base.denormalize(params["latents"], latents)
     windows = rearrange(z, "b (n k) y x c -> (b n y x) k c", k=k)
     video = self._apply(params, windows, ClipTokensNetwork.decode)
     sizes = dict(y=latents.shape[2], x=latents.shape[3], n=latents.shape[1] // k)
     join = "(b n y x) t h w c -> b (n t) (y h) (x w) c"
     return rearrange(video, join, **sizes)
 
-  def measure(self, params, moments):
-    """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure_statistics(moments)}
-
   def _apply(self, params, x, method):
-    variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
+    variables = base.network_variables(params)
     rows = (("batch", "frames"), *(None,) * (x.ndim - 1))
     return ClipTokensNetwork(self).apply(
       variables, placement.constrain(x, rows), method=method
@@ -150,23 +144,23 @@ class ClipTokensNetwork(nn.Module):
     return self.decode(self.encode(x)[0])
 
   def encode(self, x):
-    """(mean, logvar), [N, K, latent_channels] float32 each."""
+    """(mean, logvar), [N, num_tokens, latent_channels] float32 each, of windows x."""
     x = rearrange(patches.patchify(x, self.config.patch), "b t n c -> b (t n) c")
     mean, logvar = jnp.split(self.encoder(x), 2, axis=-1)
     return mean, base.clip_logvar(logvar + INITIAL_LOGVAR)
 
   def decode(self, z):
-    """[N, T, H, W, C] float32."""
+    """Windows [N, T, H, W, C] float32 of raw latents z [N, num_tokens, c]."""
     frames = self.config.window[0] // self.config.patch[0]
     x = rearrange(self.decoder(z), "b (t n) c -> b t n c", t=frames)
     return patches.unpatchify(x, self.config.patch, self._rows)
 
 
 class TokenTransformer(nn.Module):
-  """A transformer that asks: [N, L, C] -> [N, num_outputs, features] float32.
+  """A transformer with query tokens: [N, L, C] -> [N, num_outputs, features] float32.
 
-  Its outputs are further tokens, which begin as learnt constants; all tokens attend
-  to all.
+  The queries are learnt constants; queries and inputs attend to each other, and the
+  output is read at the queries.
   """
 
   config: ClipTokens
@@ -177,41 +171,39 @@ class TokenTransformer(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     table = lambda name, length: self.param(
       name,
       nn.with_logical_partitioning(places_normal, (None, "embed")),
       (length, c.width),
       c.param_dtype,
     ).astype(c.dtype)
-    x = Linear(c.width, (None, "embed"), **dtypes, name="inputs")(x)
+    x = Linear(c.width, (None, "embed"), **c.dtypes, name="inputs")(x)
     x = x + table("places", x.shape[1])
-    asked = table("outputs", self.num_outputs)
-    asked = jnp.broadcast_to(asked, (x.shape[0], *asked.shape))
-    x = jnp.concatenate([asked, x], axis=1)
+    queries = table("outputs", self.num_outputs)
+    queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape))
+    x = jnp.concatenate([queries, x], axis=1)
     for i in range(self.depth):
       x = PreNormBlock(c, name=f"block_{i}")(x)
     x = layer_norm(x[:, : self.num_outputs])
-    last = Linear(self.features, ("embed", None), **dtypes, name="last")
+    last = Linear(self.features, ("embed", None), **c.dtypes, name="last")
     return last(x).astype(jnp.float32)
 
 
 class PreNormBlock(nn.Module):
-  """A transformer block, normalised before each branch."""
+  """A transformer block of attention and MLP with layer norm before each, [N, L, C]."""
 
   config: ClipTokens
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-    x = x + Attention(c.num_heads, **dtypes, name="attention")(layer_norm(x))
+    x = x + Attention(c.num_heads, **c.dtypes, name="attention")(layer_norm(x))
     hidden = int(c.width * c.mlp_ratio)
-    h = Linear(hidden, ("embed", "mlp"), **dtypes, name="mlp_in")(layer_norm(x))
+    h = Linear(hidden, ("embed", "mlp"), **c.dtypes, name="mlp_in")(layer_norm(x))
     h = jax.nn.gelu(h)
-    return x + Linear(c.width, ("mlp", "embed"), **dtypes, name="mlp_out")(h)
+    return x + Linear(c.width, ("mlp", "embed"), **c.dtypes, name="mlp_out")(h)
 
 
 def layer_norm(x):
-  """Layer norm in float32, in the dtype of x."""
+  """Layer norm of x [..., C] without parameters, in float32, back in x's dtype."""
   return norms.layer_norm(x).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""The patch discriminator of pix2pix, on frames or clips, and the game's hinge losses.
+"""The patch discriminator of pix2pix, on frames or clips, and its hinge losses.
 
 https://arxiv.org/abs/1611.07004, https://arxiv.org/abs/1705.02894; with convolutions
 along time as in https://arxiv.org/abs/2304.08818.
@@ -23,14 +23,14 @@ class PatchDiscriminator(nn.Module):
 
   The original normalises with batch statistics. Here it is a group norm of each frame,
   or of each clip where a patch reaches over several frames: running statistics would be
-  a second kind of parameters that no gradient moves, and batch statistics let a clip's
-  verdict depend on its neighbours and on the mesh. Logits are float32.
+  a second kind of parameters that no gradient moves, and with batch statistics a
+  clip's logits depend on its batch and on the mesh. Logits are float32.
 
   Attributes:
     width: channels of the first layer; doubled by each next one, up to eight times.
     depth: layers that halve the size. A patch is 70 pixels wide at 3, 34 at 2, 16 at 1.
-    time: frames of each kernel, odd. A patch is one frame long at 1; at 3, which judges
-      motion too, 2 depth + 5.
+    time: frames of each kernel, odd. A patch is one frame long at 1; at 3, where motion
+      counts too, 2 depth + 5.
     groups: of the group norms.
   """
 
@@ -91,10 +91,10 @@ class PatchDiscriminator(nn.Module):
 
 
 def discriminator_loss(real, fake):
-  """Hinge loss of logits: real ones above 1, made ones below -1; 1 at the start."""
+  """Hinge loss, a scalar, of logits of real and of generated clips, of any shape."""
   return 0.5 * (jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + fake).mean())
 
 
 def generator_loss(fake):
-  """What the autoencoder lowers: minus the mean logit of its frames."""
+  """The generator's adversarial loss, a scalar: minus the mean of `fake` logits."""
   return -fake.mean()

@@ -40,34 +40,36 @@ LEAST = (1, 4, 1, 1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLImage:
-  """Hyper-parameters; the defaults are Stable Diffusion's, 83.7 M parameters.
+  """An autoencoder of single frames; see base.py for the contract.
+
+  The defaults are Stable Diffusion's, 83.7 M parameters.
 
   Attributes:
-    channels: of each level, from the pixels inwards; each level after the first
-      halves height and width.
+    channels: of each level, from the pixels to the latents; each level after the
+      first halves height and width.
     layers_per_block: residual blocks of a level in the encoder; the decoder has one
       more.
+    latent_channels: of the latents.
     pixel_channels: of the video.
-    output_channels: of the decoded video; None: the same.
+    output_channels: of the decoded video; None: pixel_channels.
     groups: of each group norm.
     mid_layers: residual blocks between encoder and latents, and latents and decoder.
-    mid_attention: whether single-head attention over the pixels follows the first.
+    mid_attention: whether single-head attention over the pixels follows the first of
+      these blocks.
     quant_conv: whether a 1 x 1 convolution follows the encoder.
     post_quant_conv: whether another one precedes the decoder.
     activation: of the residual blocks, a name in `layers.activations.ACTIVATIONS`.
-    patch: side of the squares of pixels that become channels at the door.
+    patch: side of the squares of pixels that become channels before the first layer.
     chunk: frames that a device encodes or decodes at a time, to save memory; None: all,
       or on one CPU as many as its cache holds.
-    tile: latent pixels of a side of the tiles in which larger frames are encoded and
-      decoded, see `tiling.py`; None: whole. What diffusers' `enable_tiling` takes is
-      sample_size / stride.
-    overlap: part of a tile's side that it shares with the next one.
-    sample_size: pixels of a side of what the weights were trained on. Nothing here
-      reads it; it is kept for `tile` and for files.
-    std_factor: the scaling_factor by which files divide their latents_std. Nothing here
-      reads it either: the quotient is in the parameters.
-    force_upcast: whether float16 is too narrow for these weights: a `dtype` of float16
-      then becomes float32.
+    tile: side in latents of the tiles in which larger frames are processed (tiling.py);
+      None: no tiles. diffusers' `enable_tiling` takes sample_size / stride.
+    overlap: share of a tile's side that it has in common with the next one.
+    sample_size: side in pixels of the training data. Not used here; kept for `tile` and
+      for diffusers' config.json.
+    std_factor: diffusers' scaling_factor where it divides latents_std. Not used here:
+      the quotient is in the parameters; kept for config.json.
+    force_upcast: a `dtype` of float16, too narrow for the weights, becomes float32.
   """
 
   channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -90,6 +92,10 @@ class KLImage:
   force_upcast: bool = True
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+
+  dtypes = base.dtypes
+  latents = base.latents
+  measure = base.with_measured_latents
 
   def __post_init__(self):
     object.__setattr__(self, "channels", tuple(self.channels))
@@ -118,41 +124,31 @@ class KLImage:
 
   @property
   def stride(self):
-    """Pixels per latent in time, height, width."""
+    """Pixels per latent in (time, height, width)."""
     side = self.patch * 2 ** (len(self.channels) - 1)
     return 1, side, side
 
   def init(self, key, video):
-    """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
+    """New parameters, a nested dict; `video` [B, T, H, W, C] is checked only."""
     self._check(video)
     frame = jnp.zeros((1, *self.stride[1:], self.pixel_channels))
     params = KLImageNetwork(self).init(key, frame)["params"]
     return {**params, "latents": base.identity_statistics(self.latent_channels)}
 
   def encode(self, params, video):
-    """Moments of the raw latents, [B, T, H / s, W / s, latent_channels] float32."""
+    """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
     self._check(video)
     moments = self._map_frames(params, video, KLImageNetwork.encode, self.stride[1], 1)
-    mean, logvar = jnp.split(moments, 2, axis=-1)
-    return base.Moments(mean, base.clip_logvar(logvar))
-
-  def latents(self, params, moments, key):
-    """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample_moments(moments, key))
+    return base.split_moments(moments)
 
   def decode(self, params, latents):
-    """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
-    base.check_latents(latents, self.latent_channels)
-    z = base.denormalize(params["latents"], latents)
+    """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
+    z = base.raw_latents(self, params, latents)
     return self._map_frames(params, z, KLImageNetwork.decode, 1, self.stride[1])
 
-  def measure(self, params, moments):
-    """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure_statistics(moments)}
-
   def _map_frames(self, params, x, method, before, after):
-    """Frames through `method`; of `before` pixels of a side it makes `after`."""
-    variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
+    """`method` on every frame; it makes sides of `after` pixels from `before`."""
+    variables = base.network_variables(params)
 
     def run(variables, frames):
       run = lambda x: KLImageNetwork(self).apply(variables, x, method=method)
@@ -168,11 +164,11 @@ class KLImage:
 
     frames = placement.constrain(rearrange(x, "b t h w c -> (b t) h w c"), WHOLE)
     map_frames = functools.partial(chunked, self.chunk)
-    if self.chunk is None and blocking.enabled():
+    if self.chunk is None and blocking.wanted():
       n, height, width, _ = frames.shape
       pixels = height * width * (after // self.patch or 1) ** 2
-      few = blocking.block_size(n, 4 * pixels * self.channels[0])
-      map_frames = blocking.forward_only(functools.partial(chunked, few), run)
+      few = blocking.at_a_time(n, 4 * pixels * self.channels[0])
+      map_frames = blocking.unless_differentiated(functools.partial(chunked, few), run)
     y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
@@ -182,7 +178,7 @@ class KLImage:
 
 def _in_chunks(run, frames, size):
   """run(frames) [N, H, W, C], at most `size` frames of each device at a time."""
-  devices = placement.num_shards(len(frames), FRAMES)
+  devices = placement.parts(len(frames), FRAMES)
   here = len(frames) // devices
   if size is None or size >= here:
     return run(frames)
@@ -199,21 +195,20 @@ def _in_chunks(run, frames, size):
 
 
 class KLImageNetwork(nn.Module):
-  """Encoder and decoder on single frames [N, H, W, C]."""
+  """Encoder and decoder of single frames, [N, H, W, C] -> the same of the output."""
 
   config: KLImage
 
   def setup(self):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     self.encoder = Encoder(c)
     if c.quant_conv:
       features = 2 * c.latent_channels
       self.quant_conv = Conv(
-        features, (1, 1), bias_init=narrow_posterior_bias, **dtypes
+        features, (1, 1), bias_init=narrow_posterior_bias, **c.dtypes
       )
     if c.post_quant_conv:
-      self.post_quant_conv = Conv(c.latent_channels, (1, 1), **dtypes)
+      self.post_quant_conv = Conv(c.latent_channels, (1, 1), **c.dtypes)
     self.decoder = Decoder(c)
 
   def __call__(self, x):
@@ -221,14 +216,14 @@ class KLImageNetwork(nn.Module):
     return self.decode(mean)
 
   def encode(self, x):
-    """Mean and logvar, stacked: [N, h, w, 2 latent_channels] float32."""
+    """Mean and logvar stacked, [N, h, w, 2 latent_channels] float32, of frames x."""
     p = self.config.patch
     x = rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=p, q=p)
     x = self.encoder(x)
     return (self.quant_conv(x) if self.config.quant_conv else x).astype(jnp.float32)
 
   def decode(self, z):
-    """[N, H, W, output_channels] float32."""
+    """Frames [N, H, W, output_channels] float32 of raw latents z [N, h, w, c]."""
     p = self.config.patch
     z = self.post_quant_conv(z) if self.config.post_quant_conv else z
     x = self.decoder(z).astype(jnp.float32)
@@ -236,57 +231,55 @@ class KLImageNetwork(nn.Module):
 
 
 def narrow_posterior_bias(key, shape, dtype):
-  """The bias of [mean, logvar]: 0 and INITIAL_LOGVAR."""
+  """Initializer of a bias of [mean, logvar]: 0 and INITIAL_LOGVAR."""
   del key
   mean, logvar = jnp.split(jnp.zeros(shape, dtype), 2)
   return jnp.concatenate([mean, logvar + INITIAL_LOGVAR])
 
 
 class Encoder(nn.Module):
-  """[N, H, W, C] -> [N, H / 2^(levels - 1), W / ..., 2 latent_channels]."""
+  """Frames [N, H, W, C] -> [N, h, w, 2 latent_channels], h = H / 2^(levels - 1)."""
 
   config: KLImage
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     x = placement.constrain(x, STRIPS, LEAST)
-    x = Conv(c.channels[0], **dtypes, name="conv_in")(x)
+    x = Conv(c.channels[0], **c.dtypes, name="conv_in")(x)
     for i, features in enumerate(c.channels):
       last = i == len(c.channels) - 1
       down = None if last else Downsample
       x = Level(c, features, c.layers_per_block, down, name=f"down_blocks_{i}")(x)
     x = Middle(c, name="mid_block")(x)
-    x = nn.silu(GroupNorm(c.groups, **dtypes, name="conv_norm_out")(x))
+    x = nn.silu(GroupNorm(c.groups, **c.dtypes, name="conv_norm_out")(x))
     bias = nn.initializers.zeros if c.quant_conv else narrow_posterior_bias
-    last = Conv(2 * c.latent_channels, bias_init=bias, **dtypes, name="conv_out")
+    last = Conv(2 * c.latent_channels, bias_init=bias, **c.dtypes, name="conv_out")
     return last(x)
 
 
 class Decoder(nn.Module):
-  """[N, h, w, latent_channels] -> [N, H, W, C]."""
+  """Latents [N, h, w, latent_channels] -> [N, H, W, output_channels patch^2]."""
 
   config: KLImage
 
   @nn.compact
   def __call__(self, z):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     z = placement.constrain(z, STRIPS, LEAST)
-    x = Conv(c.channels[-1], **dtypes, name="conv_in")(z)
+    x = Conv(c.channels[-1], **c.dtypes, name="conv_in")(z)
     x = Middle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
       last = i == len(c.channels) - 1
       up = None if last else Upsample
       x = Level(c, features, c.layers_per_block + 1, up, name=f"up_blocks_{i}")(x)
-    x = nn.silu(GroupNorm(c.groups, **dtypes, name="conv_norm_out")(x))
+    x = nn.silu(GroupNorm(c.groups, **c.dtypes, name="conv_norm_out")(x))
     channels = c.output_channels or c.pixel_channels
-    return Conv(channels * c.patch**2, **dtypes, name="conv_out")(x)
+    return Conv(channels * c.patch**2, **c.dtypes, name="conv_out")(x)
 
 
 class Level(nn.Module):
-  """Residual blocks of one resolution, then the step to the next one, if any."""
+  """Residual blocks of one resolution, then down- or upsampling: [N, h, w, C]."""
 
   config: KLImage
   features: int
@@ -296,38 +289,36 @@ class Level(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     x = placement.constrain(x, STRIPS, LEAST)
     for i in range(self.layers):
       x = ResnetBlock(
         self.features,
         c.groups,
         activation=c.activation,
-        **dtypes,
+        **c.dtypes,
         name=f"resnets_{i}",
       )(x)
     if self.resample is None:
       return x
     name = {Downsample: "downsamplers_0", Upsample: "upsamplers_0"}[self.resample]
-    return self.resample(**dtypes, name=name)(x)
+    return self.resample(**c.dtypes, name=name)(x)
 
 
 class Middle(nn.Module):
-  """Block, attention, block ... at the lowest resolution."""
+  """Residual blocks and attention at the lowest resolution, [N, h, w, C]."""
 
   config: KLImage
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     x = placement.constrain(x, STRIPS, LEAST)
     for i in range(c.mid_layers):
       x = ResnetBlock(
         x.shape[-1],
         c.groups,
         activation=c.activation,
-        **dtypes,
+        **c.dtypes,
         name=f"resnets_{i}",
       )(x)
       if i == 0 and c.mid_attention:
@@ -343,13 +334,12 @@ class PixelAttention(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     axes = ("conv_in", "conv_out")
-    linear = lambda name: Linear(x.shape[-1], axes, **dtypes, name=name)
-    tokens = GroupNorm(c.groups, **dtypes, name="group_norm")(x)
+    linear = lambda name: Linear(x.shape[-1], axes, **c.dtypes, name=name)
+    tokens = GroupNorm(c.groups, **c.dtypes, name="group_norm")(x)
     tokens = rearrange(tokens, "n h w c -> n (h w) 1 c")  # [N, L, 1, C]
     q, k, v = (linear(name)(tokens) for name in ("to_q", "to_k", "to_v"))
     zeros = nn.initializers.zeros
-    last = Linear(x.shape[-1], axes, kernel_init=zeros, **dtypes, name="to_out_0")
+    last = Linear(x.shape[-1], axes, kernel_init=zeros, **c.dtypes, name="to_out_0")
     out = last(attend(q, k, v))
     return x + rearrange(out, "n (h w) 1 c -> n h w c", h=x.shape[1])

@@ -1,8 +1,8 @@
-"""Stable Video Diffusion's autoencoder: frames are encoded alone and decoded together.
+"""Stable Video Diffusion's autoencoder: frames encoded one by one, decoded together.
 
 https://arxiv.org/abs/2311.15127; architecture and parameter names as in diffusers'
 AutoencoderKLTemporalDecoder. The encoder is that of `kl_image.py`, so the latents of a
-KLImage can be decoded by this one: it takes the flicker from them. Its decoder starts
+KLImage can be decoded by this one: without their flicker. Its decoder starts
 from a KLImage's, frame by frame, and is then trained on clips, as in
 https://arxiv.org/abs/2304.08818: see FROM_IMAGES.
 """
@@ -31,21 +31,29 @@ LEAST = (1, 2, 4, 1, 1)
 # the KLImage's `patch` and `post_quant_conv`, decodes as it does.
 FROM_IMAGES = ((r"(decoder/.*resnets_\d+)/", r"\1/spatial_res_block/"),)
 
+# What the encoder needs of a KLTemporal's fields.
+ENCODER_FIELDS = (
+  "channels layers_per_block latent_channels pixel_channels groups patch "
+  "post_quant_conv chunk force_upcast dtype param_dtype"
+).split()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLTemporal:
-  """Hyper-parameters; the defaults are Stable Video Diffusion's, 97.7 M parameters.
+  """An autoencoder that decodes clips; see base.py for the contract.
+
+  The defaults are Stable Video Diffusion's, 97.7 M parameters.
 
   Attributes:
     channels, layers_per_block, latent_channels, pixel_channels, output_channels,
     groups, patch, post_quant_conv, sample_size, force_upcast: as KLImage's; but
       Stable Video Diffusion's decoder has no post_quant_conv.
-    mid_layers: blocks between latents and decoder. Only the first two are reached, and
-      the attention lies between them: with one block it is not reached either. So it
-      is in the original, whose files hold the others' weights as well.
+    mid_layers: blocks between latents and decoder. As in the original only the first
+      two are used, with the attention between them; with one block it is not used
+      either. Published files hold the weights of all.
     chunk: frames that are encoded at a time, to save memory; None: all.
-    decode_chunk: frames that are decoded together, and see nothing of the others;
-      None: all.
+    decode_chunk: frames that are decoded together, independent of the others; None:
+      all.
   """
 
   channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -64,6 +72,10 @@ class KLTemporal:
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
+  dtypes = base.dtypes
+  latents = base.latents
+  measure = base.with_measured_latents
+
   def __post_init__(self):
     object.__setattr__(self, "channels", tuple(self.channels))
     object.__setattr__(self, "dtype", self.images.dtype)  # images checks the fields
@@ -74,28 +86,16 @@ class KLTemporal:
 
   @property
   def images(self):
-    """The KLImage whose encoder this is."""
-    return kl_image.KLImage(
-      channels=self.channels,
-      layers_per_block=self.layers_per_block,
-      latent_channels=self.latent_channels,
-      pixel_channels=self.pixel_channels,
-      groups=self.groups,
-      patch=self.patch,
-      post_quant_conv=self.post_quant_conv,
-      chunk=self.chunk,
-      force_upcast=self.force_upcast,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-    )
+    """The KLImage that has the same encoder."""
+    return kl_image.KLImage(**{name: getattr(self, name) for name in ENCODER_FIELDS})
 
   @property
   def stride(self):
-    """Pixels per latent in time, height, width."""
+    """Pixels per latent in (time, height, width)."""
     return self.images.stride
 
   def init(self, key, video):
-    """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
+    """New parameters, a nested dict; `video` [B, T, H, W, C] is checked only."""
     base.check_video(video, self.pixel_channels, self.stride)
     k_encoder, k_decoder = jax.random.split(key)
     network = kl_image.KLImageNetwork(self.images)
@@ -109,17 +109,12 @@ class KLTemporal:
     return {**encoder, **decoder, "latents": statistics}
 
   def encode(self, params, video):
-    """Moments of the raw latents, [B, T, H / s, W / s, latent_channels] float32."""
+    """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
     return self.images.encode(params, video)
 
-  def latents(self, params, moments, key):
-    """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample_moments(moments, key))
-
   def decode(self, params, latents):
-    """[B, T, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
-    base.check_latents(latents, self.latent_channels)
-    z = base.denormalize(params["latents"], latents)
+    """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
+    z = base.raw_latents(self, params, latents)
     run = lambda z: TemporalDecoderNetwork(self).apply({"params": params}, z)
     size, frames = self.decode_chunk or z.shape[1], z.shape[1]
     if size >= frames:
@@ -130,13 +125,9 @@ class KLTemporal:
     rest = [run(z[:, whole:])] if whole < frames else []
     return jnp.concatenate([video, *rest], axis=1)
 
-  def measure(self, params, moments):
-    """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure_statistics(moments)}
-
 
 class TemporalDecoderNetwork(nn.Module):
-  """The decoder and what stands before it, on [B, T, h, w, latent_channels]."""
+  """Raw latents [B, T, h, w, latent_channels] -> video [B, T, H, W, C]."""
 
   config: KLTemporal
 
@@ -144,8 +135,7 @@ class TemporalDecoderNetwork(nn.Module):
   def __call__(self, z):
     c = self.config
     if c.post_quant_conv:
-      dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
-      conv = Conv(c.latent_channels, (1, 1), **dtypes, name="post_quant_conv")
+      conv = Conv(c.latent_channels, (1, 1), **c.dtypes, name="post_quant_conv")
       z = per_frame(conv, z)
     x = TemporalDecoder(c, name="decoder")(z)
     p = c.patch
@@ -160,51 +150,49 @@ class TemporalDecoder(nn.Module):
   @nn.compact
   def __call__(self, z):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     z = placement.constrain(z, SPREAD, LEAST)
-    x = per_frame(Conv(c.channels[-1], **dtypes, name="conv_in"), z)
+    x = per_frame(Conv(c.channels[-1], **c.dtypes, name="conv_in"), z)
     x = TemporalMiddle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
       last = i == len(c.channels) - 1
       x = TemporalLevel(c, features, not last, name=f"up_blocks_{i}")(x)
-    x = nn.silu(per_frame(GroupNorm(c.groups, **dtypes, name="conv_norm_out"), x))
+    x = nn.silu(per_frame(GroupNorm(c.groups, **c.dtypes, name="conv_norm_out"), x))
     features = (c.output_channels or c.pixel_channels) * c.patch**2
-    x = per_frame(Conv(features, **dtypes, name="conv_out"), x)
-    along = dict(kernel_init=middle_frame_kernel, **dtypes, name="time_conv_out")
+    x = per_frame(Conv(features, **c.dtypes, name="conv_out"), x)
+    along = dict(kernel_init=middle_frame_kernel, **c.dtypes, name="time_conv_out")
     return Conv(features, (3, 1, 1), **along)(x).astype(jnp.float32)
 
 
 def middle_frame_kernel(key, shape, dtype):
-  """A kernel [T, 1, 1, C, C] that gives back what it is put on."""
+  """Initializer of a kernel [T, 1, 1, C, C]: the identity in the middle, else 0."""
   del key
   time, *_, inputs, outputs = shape
   return jnp.zeros(shape, dtype).at[time // 2, 0, 0].set(jnp.eye(inputs, outputs))
 
 
 class TemporalMiddle(nn.Module):
-  """Block, attention within the frames, block."""
+  """Block, attention within each frame, block: [B, T, h, w, C]."""
 
   config: KLTemporal
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     x = placement.constrain(x, SPREAD, LEAST)
     block = lambda i: SpatialTemporalBlock(
-      x.shape[-1], c.groups, **dtypes, name=f"resnets_{i}"
+      x.shape[-1], c.groups, **c.dtypes, name=f"resnets_{i}"
     )
     x = block(0)(x)
     attended = per_frame(kl_image.PixelAttention(c, name="attentions_0"), x)
     if c.mid_layers > 1:
       x = block(1)(attended)
     for i in range(2, c.mid_layers):
-      block(i)(x)  # makes its weights; nobody reads what it gives
+      block(i)(x)  # makes its weights; the output is not used
     return x
 
 
 class TemporalLevel(nn.Module):
-  """Blocks of one resolution, then the step to the next one, if any."""
+  """Blocks of one resolution, then upsampling, if any: [B, T, h, w, C]."""
 
   config: KLTemporal
   features: int
@@ -213,13 +201,12 @@ class TemporalLevel(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dtypes = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     x = placement.constrain(x, SPREAD, LEAST)
     for i in range(c.layers_per_block + 1):
       block = SpatialTemporalBlock(
-        self.features, c.groups, **dtypes, name=f"resnets_{i}"
+        self.features, c.groups, **c.dtypes, name=f"resnets_{i}"
       )
       x = block(x)
     if not self.upsample:
       return x
-    return per_frame(Upsample(**dtypes, name="upsamplers_0"), x)
+    return per_frame(Upsample(**c.dtypes, name="upsamplers_0"), x)

@@ -24,11 +24,14 @@ from vdm_jax.layers import convs, temporal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLVideo:
-  """Hyper-parameters; the defaults are published: 16 x 256 x 256 -> 4 x 32 x 32.
+  """An autoencoder of clips by 3-D convolutions; see base.py for the contract.
+
+  The defaults are the published ones: 16 x 256 x 256 -> 4 x 32 x 32.
 
   Attributes:
-    width: of the first convolution; it doubles with each halving of the size.
-    stride: pixels per latent in time, height, width: powers of 2.
+    width: channels of the first convolution, doubled with each halving of the size.
+    stride: pixels per latent in (time, height, width), powers of 2.
+    groups: of each group norm.
   """
 
   width: int = 32
@@ -39,6 +42,10 @@ class KLVideo:
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
+  dtypes = base.dtypes
+  latents = base.latents
+  measure = base.with_measured_latents
+
   def __post_init__(self):
     object.__setattr__(self, "stride", tuple(self.stride))
     if any(n < 1 or n & (n - 1) for n in self.stride) or max(self.stride) < 2:
@@ -48,50 +55,40 @@ class KLVideo:
 
   @property
   def levels(self):
-    """The stride of each level on the way down, [(time, height, width)]."""
+    """The stride of each level of the encoder, [(time, height, width)]."""
     depth = max(self.stride).bit_length() - 1
     return [tuple(1 + (n >> i > 1) for n in self.stride) for i in range(depth)]
 
   def init(self, key, video):
-    """Parameters for videos of the channels of `video`, [B, T, H, W, C]."""
+    """New parameters, a nested dict; `video` [B, T, H, W, C] is checked only."""
     base.check_video(video, self.pixel_channels, self.stride)
     clip = jnp.zeros((1, *self.stride, self.pixel_channels))
     params = KLVideoNetwork(self).init(key, clip)["params"]
     return {**params, "latents": base.identity_statistics(self.latent_channels)}
 
   def encode(self, params, video):
-    """Moments of the raw latents, [B, t, h, w, latent_channels] float32."""
+    """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
     base.check_video(video, self.pixel_channels, self.stride)
     moments = self._run(params, video, KLVideoNetwork.encode)
-    mean, logvar = jnp.split(moments, 2, axis=-1)
-    return base.Moments(mean, base.clip_logvar(logvar))
-
-  def latents(self, params, moments, key):
-    """Latents of unit variance: a sample, or the mean if key is None."""
-    return base.normalize(params["latents"], base.sample_moments(moments, key))
+    return base.split_moments(moments)
 
   def decode(self, params, latents):
-    """[B, t, h, w, latent_channels] of unit variance -> video, float32, unclipped."""
-    base.check_latents(latents, self.latent_channels)
-    z = base.denormalize(params["latents"], latents)
+    """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
+    z = base.raw_latents(self, params, latents)
     return self._run(params, z, KLVideoNetwork.decode)
 
-  def measure(self, params, moments):
-    """`params` with the mean and deviation of these moments' latents as statistics."""
-    return {**params, "latents": base.measure_statistics(moments)}
-
   def statistics(self, scale, shift):
-    """What stands under "latents" for z' = scale (z + shift)."""
+    """{"shift": [c], "scale": [c]} of published latents z' = scale (z + shift)."""
     full = lambda x: np.full(self.latent_channels, x, np.float32)
     return {"shift": full(-shift), "scale": full(1.0 / scale)}
 
   def _run(self, params, x, method):
-    variables = {"params": {k: v for k, v in params.items() if k != "latents"}}
+    variables = base.network_variables(params)
     return KLVideoNetwork(self).apply(variables, x, method=method)
 
 
 class KLVideoNetwork(nn.Module):
-  """Encoder and decoder, and the convolutions of one place between them."""
+  """Encoder, 1 x 1 x 1 convolutions and decoder of clips, [B, T, H, W, C]."""
 
   config: KLVideo
 
@@ -106,13 +103,17 @@ class KLVideoNetwork(nn.Module):
     return self.decode(mean)
 
   def encode(self, video):
+    """Mean and logvar stacked, [B, t, h, w, 2 latent_channels] float32."""
     return self.quant_conv(self.encoder(video)).astype(jnp.float32)
 
   def decode(self, z):
+    """The video [B, T, H, W, pixel_channels] float32 of raw latents z."""
     return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
 
 
 class Encoder3D(nn.Module):
+  """Clips [B, T, H, W, C] -> [B, t, h, w, 2 latent_channels]."""
+
   config: KLVideo
 
   @nn.compact
@@ -126,6 +127,8 @@ class Encoder3D(nn.Module):
 
 
 class Decoder3D(nn.Module):
+  """Latents [B, t, h, w, latent_channels] -> [B, T, H, W, pixel_channels]."""
+
   config: KLVideo
 
   @nn.compact
@@ -139,6 +142,8 @@ class Decoder3D(nn.Module):
 
 
 class DownBlock3D(nn.Module):
+  """A strided convolution to `features` channels and a residual block."""
+
   config: KLVideo
   features: int
   stride: tuple[int, int, int]
@@ -151,6 +156,8 @@ class DownBlock3D(nn.Module):
 
 
 class UpBlock3D(nn.Module):
+  """A transposed convolution to `features` channels and two residual blocks."""
+
   config: KLVideo
   features: int
   stride: tuple[int, int, int]
@@ -176,7 +183,7 @@ class ResidualBlock3D(nn.Module):
 
 
 class ReplicatePadConv3D(nn.Module):
-  """A convolution that leaves size / stride, the edges repeated around the input."""
+  """A convolution with replicate padding: sizes are divided by `stride`."""
 
   config: KLVideo
   features: int
@@ -186,16 +193,15 @@ class ReplicatePadConv3D(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    rest = dict(dtype=c.dtype, param_dtype=c.param_dtype)
     stride = 1 if set(self.stride) == {1} else self.stride
     conv = convs.Conv(
-      self.features, self.kernel, stride, ((0, 0),) * 3, **rest, name="conv"
+      self.features, self.kernel, stride, ((0, 0),) * 3, **c.dtypes, name="conv"
     )
     return conv(replicate_pad(x, self.kernel, self.stride))
 
 
 class ReplicatePadConvTranspose3D(nn.Module):
-  """A transposed convolution of four places a side, to `stride` times the size."""
+  """A transposed 4 x 4 x 4 convolution, padded: sizes are multiplied by `stride`."""
 
   config: KLVideo
   features: int
@@ -209,6 +215,8 @@ class ReplicatePadConvTranspose3D(nn.Module):
 
 
 class ConvTranspose3D(nn.Module):
+  """A transposed 4 x 4 x 4 convolution of a padded input, `stride` times the size."""
+
   config: KLVideo
   features: int
   stride: tuple[int, int, int]
@@ -226,20 +234,20 @@ class ConvTranspose3D(nn.Module):
 
 
 def clip_group_norm(config, x, name):
-  rest = dict(dtype=config.dtype, param_dtype=config.param_dtype)
+  """Group norm of x [B, T, H, W, C] over each clip, with its parameters as `name`."""
   return temporal.group_norm(
-    x, "clip", groups=config.groups, epsilon=1e-6, **rest, name=name
+    x, "clip", groups=config.groups, epsilon=1e-6, **config.dtypes, name=name
   )
 
 
 def replicate_pad(x, kernel, stride):
-  """x with its edges repeated: kernel - stride more along each axis, most before."""
+  """x [B, T, H, W, C] with kernel - stride more on each axis: its edges, repeated."""
   more = [k - s for k, s in zip(kernel, stride, strict=True)]
   widths = [(0, 0), *((n - n // 2, n // 2) for n in more), (0, 0)]
   return jnp.pad(x, widths, mode="edge") if any(more) else jnp.asarray(x)
 
 
 def parameter_counts(params):
-  """(encoder's, decoder's) numbers of parameters, without what lies between."""
+  """(encoder's, decoder's) numbers of parameters; quant_conv is in neither."""
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   return size(params["encoder"]), size(params["decoder"])

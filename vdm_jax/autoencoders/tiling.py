@@ -1,9 +1,9 @@
 """Frames in overlapping tiles, joined by linear blending: memory of one tile at a time.
 
 The tiles, the order of the blending and so the result are those of diffusers'
-`AutoencoderKL.enable_tiling()`. A tile knows nothing of its surroundings, and group
-norms and attention see one tile only: it is not what the whole frame would give, but
-where they do not matter it differs from that in the overlaps alone.
+`AutoencoderKL.enable_tiling()`. Convolutions, group
+norms and attention stay within a tile: the result is not that of the whole frame, and
+where only convolutions matter it differs in the overlaps alone.
 """
 
 import jax
