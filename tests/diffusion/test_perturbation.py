@@ -135,7 +135,7 @@ def test_the_measure_of_an_error(measure, wanted):
   _, sigma = LVDM.alpha_sigma(t)
   off = lambda x, t, cond: x / sigma[..., None, None, None] + 3.0
   out, metrics = loss.denoising_loss(
-    off, LVDM, "eps", x0, Conditioning(), t, jax.random.key(0), measure=measure
+    off, LVDM, "eps", x0, Conditioning(), t, jax.random.key(0), error_fn=measure
   )
   np.testing.assert_allclose(out, wanted, rtol=1e-5)
   np.testing.assert_allclose(metrics["mse"], 9.0, rtol=1e-5)

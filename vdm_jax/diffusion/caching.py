@@ -1,15 +1,15 @@
 """Step caches: which parts of a network are computed in which step, and which re-used.
 
-From one step of a sampler to the next, what a part of the network adds hardly changes.
-A plan says, before anything is compiled, what each call of the network re-uses:
+From one step of a sampler to the next the output of a part of the network hardly
+changes. A plan says, before anything is compiled, what each call re-uses:
 
   plan(times) -> [Mode(reuse, keep)], one for each call
 
-  broadcast   outputs of attentions, each at its own rhythm: pyramid attention
-              broadcast, https://arxiv.org/abs/2408.12588
-  magnitude   what all blocks together add, while its length hardly changes: MagCache,
-              https://arxiv.org/abs/2506.09045
-  keep_all    nothing, but everything is kept: to look at it
+  pyramid_attention_broadcast   outputs of attentions, each with its own period,
+                                https://arxiv.org/abs/2408.12588
+  mag_cache                     the residual of all blocks, while its norm hardly
+                                changes, https://arxiv.org/abs/2506.09045
+  keep_all                      nothing, but everything is kept, to be measured
 
 `denoise.cached` puts a plan into a config, and `samplers.loop.run_steps` carries what
 is kept from step to step. Parts are named "spatial", "temporal", "full", "cross"
@@ -28,7 +28,7 @@ import numpy as np
 
 
 class Mode(NamedTuple):
-  """One call of the network: the parts it takes from earlier calls, those it leaves."""
+  """Names of the parts that one call of the network re-uses, and keeps for later."""
 
   reuse: tuple[str, ...] = ()
   keep: tuple[str, ...] = ()
@@ -36,19 +36,19 @@ class Mode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CachedDenoiser:
-  """A denoiser with a memory, which only a sampler's loop can call.
+  """A denoiser with a step cache, which only a sampler's loop can call.
 
   Attributes:
     denoise: of a network, see denoise.from_network.
-    plan: see above; it is told the times as the network sees them.
-    watch: (call, old cache, new cache), called with each call's number when it has
+    plan: times [calls], in the network's units -> a Mode for each call.
+    on_update: (call, old cache, new cache), called with each call's number when it has
       kept something.
     wrappers: ((wrap, null), ...) around it, innermost first.
   """
 
   denoise: Callable
   plan: Callable
-  watch: Callable | None = None
+  on_update: Callable | None = None
   wrappers: tuple = ()
 
   def __call__(self, x_t, t, cond):
@@ -58,15 +58,17 @@ class CachedDenoiser:
     )
 
   def wrapped(self, wrap, null):
+    """This denoiser with one wrapper more, outside of the others."""
     return dataclasses.replace(self, wrappers=(*self.wrappers, (wrap, null)))
 
   def planned(self, ts, calls):
-    """(denoise, modes): itself, and of each step a tuple of `calls` modes.
+    """(denoise, modes): itself, and for each step a tuple of `calls` Modes.
 
-    Where nothing is kept, the denoiser without a memory, and None.
+    (denoiser without a cache, None) where the plan keeps nothing.
 
     Args:
       ts: [S + 1] or [S + 1, T]; call k of step i is at ts[i + k], or the last time.
+      calls: of the network in a step.
     """
     if isinstance(ts, jax.core.Tracer):
       raise ValueError(
@@ -82,7 +84,7 @@ class CachedDenoiser:
     ts = ts if ts.ndim == 1 else ts[:, 0]
     steps = range(len(ts) - 1)
     at = np.minimum(np.add.outer(steps, range(calls)).ravel(), len(steps))
-    modes = list(self.plan(self._seen(ts[at])))
+    modes = list(self.plan(self._network_times(ts[at])))
     if len(modes) != len(at):
       raise ValueError(
         f"The plan {self.plan} gave {len(modes)} modes for {len(at)} calls of the "
@@ -97,25 +99,25 @@ class CachedDenoiser:
       return _around(self.denoise, self.wrappers), None
     return self, [tuple(modes[i * calls : (i + 1) * calls]) for i in steps]
 
-  def _seen(self, t):
-    """Times [calls] as the network is told them.
+  def _network_times(self, t):
+    """Times t [calls] in the network's units.
 
     In a thread of its own, where nothing is being traced and no mesh is in use: the
     program may be compiled for devices that are not here.
     """
     x = np.zeros((len(t), 1, 1, 1, 1), np.float32)
     inputs = self.denoise.process.network_inputs
-    tell = lambda: np.asarray(inputs(x, jnp.asarray(t[:, None], float))[1])
+    network_time = lambda: np.asarray(inputs(x, jnp.asarray(t[:, None], float))[1])
     with futures.ThreadPoolExecutor(1) as pool:
-      return pool.submit(tell).result()[:, 0]
+      return pool.submit(network_time).result()[:, 0]
 
   def during(self, modes, cache, step, shape):
-    """(denoise, finish) of one step; `finish()` is the cache after its calls.
+    """(denoise, finish) of one step; `finish()` gives the cache after its calls.
 
     Args:
-      modes: of each call in the step.
-      cache: {path in the network: array}, of the steps before.
-      step: its number.
+      modes: a Mode for each call in the step.
+      cache: {path in the network: array} from the steps before.
+      step: index of the step.
       shape: of the video, [B, T, H, W, C].
     """
     caches = [cache]
@@ -125,8 +127,8 @@ class CachedDenoiser:
       if x_t.shape[1] != shape[1]:
         raise ValueError(
           f"A step cache holds all {shape[1]} frames of a video and the denoiser was "
-          f"shown {x_t.shape[1]}; leave out `cached`, or the wrappers `windows` and "
-          "`fifo_windows`."
+          f"called with {x_t.shape[1]}; leave out `cached`, or the wrappers `windows` "
+          "and `fifo_windows`."
         )
       if call == len(modes):
         raise ValueError(
@@ -140,10 +142,10 @@ class CachedDenoiser:
       if missing:
         raise ValueError(
           f"The plan re-uses {missing}, of which the network has none; it has "
-          f"{sorted({path[-1] for path in new})} of what the plan wants."
+          f"{sorted({path[-1] for path in new})} of what the plan keeps."
         )
-      if self.watch is not None and new and new.keys() <= old.keys():
-        self.watch(step * len(modes) + call, old, new)
+      if self.on_update is not None and new and new.keys() <= old.keys():
+        self.on_update(step * len(modes) + call, old, new)
       caches.append({**old, **new})
       return estimate.replace(kept=None)
 
@@ -159,16 +161,16 @@ class CachedDenoiser:
 
 
 def union_of_modes(steps):
-  """The modes of a step that keeps all that any of the steps keeps."""
+  """A tuple of Modes, as for one step, that keep all that any of `steps` keeps."""
   names = {name for modes in steps for mode in modes for name in mode.keep}
   return (Mode((), tuple(sorted(names))),) * len(steps[0])
 
 
 def modes_from_reuse(reuse):
-  """[Mode]: a part is kept by the last call that computes it before it is re-used.
+  """A list of Modes; the last call that computes a part before its re-use keeps it.
 
   Args:
-    reuse: the names that each call re-uses, a list of sets.
+    reuse: for each call, the set of names that it re-uses.
   """
   after = [*reuse[1:], set()]
   return [
@@ -180,22 +182,24 @@ def modes_from_reuse(reuse):
 def pyramid_attention_broadcast(
   times, *, spatial=1, temporal=1, cross=1, full=1, window=(100, 800)
 ):
-  """Attention outputs live for several calls, between two times.
+  """The plan of pyramid attention broadcast, a list of Modes.
 
-  Inside the window an attention is computed in every `range`-th call, counted from the
-  first call of all, and its output before gating is re-used in those between. The rule
-  of diffusers' PyramidAttentionBroadcastConfig, with its window.
+  Inside the window of times an attention is computed in every n-th call, counted from
+  the first call of all, and its output before gating is re-used in the calls between.
+  The rule of diffusers' PyramidAttentionBroadcastConfig, with its window.
 
   Args:
-    times: [calls], as the network sees them: 0 to 1000 but for EDM.
-    spatial, temporal, cross, full: ranges in calls; 1 re-uses nothing. Latte's authors
-      of the method take 2, 4 and 6.
-    window: two such times, both excluded.
+    times: [calls], in the network's units: 0 to 1000 but for EDM.
+    spatial, temporal, cross, full: n of each attention; 1 re-uses nothing. The authors
+      take 2, 4 and 6 for Latte.
+    window: (low, high), two such times, both excluded.
   """
   ranges = dict(spatial=spatial, temporal=temporal, cross=cross, full=full)
   for name, value in ranges.items():
     if value < 1:
-      raise ValueError(f"{name}={value}; an attention lives for 1 call or more.")
+      raise ValueError(
+        f"{name}={value}; an attention is computed every 1st call or less often."
+      )
   low, high = window
   return modes_from_reuse(
     [
@@ -206,18 +210,18 @@ def pyramid_attention_broadcast(
 
 
 def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
-  """What all blocks add is re-used while its length is about the same.
+  """MagCache's plan, a list of Modes: the residual of all blocks is re-used.
 
-  With m_i the measured ratio of its lengths in calls i and i - 1, a call is passed over
-  if since the last computed one the sum of |1 - m m' m'' ..| stays below `threshold`.
+  With m_i the measured ratio of its norms in calls i and i - 1, a call is skipped if
+  the sum of |1 - m m' m'' ..| since the last computed one stays below `threshold`.
 
   Args:
     times: [calls].
-    ratios: m_i of each call of a run that computed all, see studies/calibrate.py; of
-      another number of calls, the nearest one counts.
+    ratios: m_i of each call of a run that computed all, see studies/calibrate.py; for
+      another number of calls, those at the nearest ones.
     threshold: 0 re-uses nothing.
-    max_skips: the most calls in a row that are passed over.
-    retain: part of the calls, the first ones, that are computed in any case.
+    max_skips: the most calls in a row that are skipped.
+    retain: share of the calls, the first ones, that are always computed.
   """
   if threshold < 0 or max_skips < 0 or not 0 <= retain <= 1 or not len(ratios):
     raise ValueError(
@@ -240,19 +244,19 @@ def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
 
 
 def keep_all(times, *, names=("stack",)):
-  """Every call computes everything and keeps the named parts."""
+  """A plan, a list of Modes, that computes everything and keeps the named parts."""
   return [Mode((), tuple(names))] * len(times)
 
 
 def repeated_segments(steps, longest=64):
-  """[(repeats, pattern)]: the steps as patterns that repeat, each to become one loop.
+  """[(repeats, pattern)]: the steps as repeated patterns, each to become one loop.
 
-  The sum of the patterns' lengths, which is what has to be compiled, is the smallest
-  there is, and never more than the steps. Rhythms of 2, 4 and 6 repeat after 12.
+  The sum of the patterns' lengths, which have to be compiled, is the least possible.
+  Periods of 2, 4 and 6 repeat after 12.
 
   Args:
-    steps: a list of hashable modes.
-    longest: of patterns that are looked for.
+    steps: a list of hashable items, one a step.
+    longest: the longest pattern to search for.
   """
   names = list(dict.fromkeys(steps))
   numbers = [names.index(step) for step in steps]

@@ -1,8 +1,8 @@
-"""From a network to a denoiser, and from a denoiser to a denoiser.
+"""The denoiser of a network, and wrappers from denoiser to denoiser.
 
   denoise(x_t, t, cond) -> Denoised(x0)        x_t [B, T, H, W, C], t [B, T]
 
-is all that a sampler knows. Wrappers `(denoise, null, **hyper) -> denoise` add given
+is all that a sampler knows. Wrappers `(denoise, null, **hyper) -> denoise` add known
 frames, windows over a long video ... (guidance: diffusion/guidance.py); a config lists
 those it needs, innermost first. `null` is the Conditioning in which every signal is
 empty. Mixing estimates of x0 is mixing eps or v (they are affine in x0 with the same
@@ -29,10 +29,10 @@ class Denoised:
 
   Attributes:
     x0: [B, T, H, W, C] its mean.
-    fraction: the same shape, where the variance of the step back lies between its
-      bounds (diffusion/variance.py), if the network says so.
-    kept: what the network keeps for later calls (diffusion/caching.py); no sampler and
-      no wrapper ever sees it.
+    fraction: of the same shape, where the variance of the reverse step lies between its
+      bounds (diffusion/variance.py); None without a learned variance.
+    kept: arrays that the network outputs for later calls (diffusion/caching.py); None
+      for samplers and wrappers.
   """
 
   x0: jax.Array
@@ -42,7 +42,7 @@ class Denoised:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkDenoiser:
-  """Reads a network's output as an estimate of x0.
+  """A denoiser: (x_t, t, cond) -> Denoised, from a network's output.
 
   Attributes:
     apply: (x, t, cond) -> output; for `cached` also (x, t, cond, cache, keep) ->
@@ -68,30 +68,32 @@ class NetworkDenoiser:
 
 
 def from_network(apply, process, prediction):
-  """The denoiser of a network. apply: (x, t, cond) -> output."""
+  """The NetworkDenoiser of apply: (x, t, cond) -> output [B, T, H, W, C or 2 C]."""
   p.check_prediction(prediction, process)
   return NetworkDenoiser(apply, process, prediction)
 
 
-def cached(denoise, null, *, plan, watch=None):
-  """Computes parts of the network in some steps only; the innermost of all wrappers.
+def cached(denoise, null, *, plan, on_update=None):
+  """A CachedDenoiser, which computes parts of the network in some steps only.
+
+  It must be the innermost of all wrappers.
 
   Args:
     plan: when, e.g. `caching.mag_cache` or `caching.pyramid_attention_broadcast` with
       its settings.
-    watch: see caching.CachedDenoiser.
+    on_update: see caching.CachedDenoiser.
   """
   del null
   if not isinstance(denoise, NetworkDenoiser):
     raise ValueError(
-      f"`cached` looks into a network and was put around {denoise}; name it first "
+      f"`cached` needs the denoiser of a network and wraps {denoise}; name it first "
       "among the wrappers."
     )
-  return caching.CachedDenoiser(denoise, plan, watch)
+  return caching.CachedDenoiser(denoise, plan, on_update)
 
 
 def apply_wrappers(denoise, wrappers, null):
-  """`denoise` in its wrappers, innermost first."""
+  """`denoise` in `wrappers`, innermost first, each given `null` (Conditioning)."""
   for wrap in wrappers:
     if isinstance(denoise, caching.CachedDenoiser):
       denoise = denoise.wrapped(wrap, null)
@@ -125,11 +127,11 @@ def hold_known(denoise, null, *, noisy_known=None):
 
 
 def replace_known(denoise, null):
-  """Puts `cond.known` into the estimate where `cond.mask` says so, at the video's time.
+  """A denoiser that puts `cond.known` into its estimate where `cond.mask` is True.
 
-  Given frames for a network that knows one noise level per clip: they travel with the
-  others, noised as those are ("replacement", https://arxiv.org/abs/2204.03458, which
-  shows why it leaves seams). Start them at alpha known + sigma eps.
+  Known frames for a network with one noise level per clip: they are noised as the
+  others are ("replacement", https://arxiv.org/abs/2204.03458, which shows why it leaves
+  seams). Start them at alpha known + sigma eps.
   """
   del null
 
@@ -141,7 +143,7 @@ def replace_known(denoise, null):
 
 
 def edit_x0(denoise, null, *, fn, below):
-  """Edits the estimate of x0 by `fn` while t < below: interpolation, clipping ..."""
+  """A denoiser whose estimate of x0 is fn(x0) while t < below: clipping, smoothing"""
   del null
 
   def smoothed(x_t, t, cond):
@@ -154,15 +156,18 @@ def edit_x0(denoise, null, *, fn, below):
 
 
 def clip_x0(x0, *, bound):
-  """x0 in [-bound, bound], for `smooth`: as DDPM was published, on pictures."""
+  """x0 clipped to [-bound, bound], for `edit_x0`: as DDPM was published, on images."""
   return jnp.clip(x0, -bound, bound)
 
 
 def dynamic_threshold(x0, *, ratio, max_bound):
-  """x0 clipped where `ratio` of a clip's values end, and brought back to [-1, 1].
+  """x0 clipped to a quantile of |x0| and divided by it, for `edit_x0`.
 
-  Dynamic thresholding, https://arxiv.org/abs/2205.11487: the bound is a quantile of
-  |x0|, at least 1 and at most `max_bound`.
+  Dynamic thresholding, https://arxiv.org/abs/2205.11487.
+
+  Args:
+    ratio: the quantile, over each clip; the bound is at least 1.
+    max_bound: and at most this.
   """
   bound = jnp.quantile(jnp.abs(x0), ratio, axis=(1, 2, 3, 4), keepdims=True)
   bound = jnp.clip(bound, 1.0, max_bound)
@@ -170,17 +175,17 @@ def dynamic_threshold(x0, *, ratio, max_bound):
 
 
 def uniform_weights(size):
-  """Every frame of a window counts the same: [size]."""
+  """Weights [size] of a window's frames: all 1."""
   return np.ones(size)
 
 
 def triangular_weights(size):
-  """The middle of a window counts most, its ends least: [size]."""
+  """Weights [size] of a window's frames: largest in the middle, 1 at the ends."""
   return np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).astype(float)
 
 
 def windows(denoise, null, *, size, stride, weights=triangular_weights):
-  """A long video by overlapping windows, averaged in every step; one after another.
+  """A denoiser of long videos: the average over overlapping windows of frames.
 
     x0[i] = sum over windows w that hold i of g_w(i) d_w(i) / sum g_w(i)
 
@@ -191,7 +196,7 @@ def windows(denoise, null, *, size, stride, weights=triangular_weights):
   Args:
     size: frames that the denoiser sees.
     stride: frames from one window to the next, 1 .. size.
-    weights: size -> [size], what each frame of a window counts.
+    weights: size -> [size], the weight of each frame of a window.
   """
   del null
   if not 1 <= stride <= size:
@@ -222,9 +227,9 @@ def windows(denoise, null, *, size, stride, weights=triangular_weights):
 
 
 def fifo_windows(denoise, null, *, window, in_flight, look_ahead=False):
-  """The frames in flight of a diagonal schedule, by windows: FIFO-Diffusion.
+  """A denoiser of long videos under `schedules.fifo`: FIFO-Diffusion.
 
-  With `schedules.fifo` the frames that are being denoised stand side by side, each a
+  The frames that are being denoised are neighbours, each a
   step noisier than the one before it; only they are denoised. Windows of `window`
   frames split them (latent partitioning); with look-ahead the windows overlap by half,
   and a frame's estimate is that of the noisier half, with cleaner frames in front of
@@ -268,7 +273,7 @@ def fifo_windows(denoise, null, *, window, in_flight, look_ahead=False):
 
 
 def _nothing(denoise, x_t, t, cond, size):
-  """An estimate of the whole video, zero, of the kind that a window's is."""
+  """A Denoised of zeros for the whole video, with the fields of a window's."""
   index = np.arange(size)
   like = jax.eval_shape(denoise, x_t[:, index], t[:, index], _take(cond, index))
   whole = lambda x: jnp.zeros((x.shape[0], x_t.shape[1], *x.shape[2:]), x.dtype)

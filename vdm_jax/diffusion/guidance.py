@@ -1,12 +1,12 @@
-"""Guidance: estimates with fewer signals push the one with all of them away.
+"""Guidance: extrapolation from estimates with fewer conditions to the one with all.
 
-`guide` calls the denoiser once for all branches and hands their estimates of x0 to a
+`guide` calls the denoiser once for all branches and gives their estimates of x0 to a
 `combine` function:
 
-  linear      classifier-free guidance, https://arxiv.org/abs/2207.12598
-  rescaled    the same, brought back to the deviation of the conditional estimate
-  projected   APG: the part of the push that is parallel to the estimate is damped
-  zero_star   CFG-Zero*: the unconditional estimate is scaled to fit the conditional
+  linear              classifier-free guidance, https://arxiv.org/abs/2207.12598
+  rescaled            the same, rescaled to the deviation of the conditional estimate
+  adaptive_projected  APG: the part of the update parallel to the estimate is damped
+  cfg_zero_star       CFG-Zero*: the unconditional estimate is scaled to the conditional
 
 Linear guidance is the same for x0, eps, v and velocity. The others are not: wrap them
 in `in_terms_of` to apply them to what their paper does.
@@ -22,11 +22,12 @@ from vdm_jax.diffusion import process as p
 
 
 def linear(estimates, scales, x_t, t):
-  """d_n + sum_i scales[i] (d_i - d_{i+1}).
+  """Classifier-free guidance, d_n + sum_i scales[i] (d_i - d_{i+1}): [B, T, H, W, C].
 
   Args:
-    estimates: n + 1 arrays [B, T, H, W, C], from all signals to the fewest.
+    estimates: n + 1 arrays d_i [B, T, H, W, C], from all signals to the fewest.
     scales: n arrays that broadcast to them.
+    x_t, t: the noisy video and its times, for other combinations.
   """
   del x_t, t
   out = estimates[-1]
@@ -36,9 +37,10 @@ def linear(estimates, scales, x_t, t):
 
 
 def rescaled(estimates, scales, x_t, t, *, phi=0.7):
-  """phi parts of `linear`, scaled to the deviation of the first estimate, clip by clip.
+  """`linear`, rescaled by a share `phi` to the deviation of the first estimate.
 
-  Section 3.4 of https://arxiv.org/abs/2305.08891, there on the network's prediction.
+  For each clip. Section 3.4 of https://arxiv.org/abs/2305.08891, where the network's
+  predictions are combined so.
   """
   guided = linear(estimates, scales, x_t, t)
   std = lambda x: jnp.std(x, axis=(1, 2, 3, 4), keepdims=True)
@@ -46,42 +48,43 @@ def rescaled(estimates, scales, x_t, t, *, phi=0.7):
 
 
 def adaptive_projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
-  """APG without momentum, on estimates of x0; of two branches.
+  """Adaptive projected guidance (APG) without momentum, of two estimates of x0.
 
-  The push d_0 - d_1 is shortened to `norm` at most, and its part parallel to d_0
-  counts eta times: eta = 1 without a norm is `linear`. Lengths and projections are of
-  a whole clip. https://arxiv.org/abs/2410.02416, algorithm 1.
+  The update d_0 - d_1 is clipped to the length `norm`, and its part parallel to d_0
+  is multiplied by eta: eta = 1 without a norm is `linear`. Lengths and projections are
+  of a whole clip. https://arxiv.org/abs/2410.02416, algorithm 1.
   """
   del x_t, t
-  _two(estimates, "projected")
+  _two(estimates, "adaptive_projected")
   dot = lambda a, b: jnp.sum(a * b, axis=(1, 2, 3, 4), keepdims=True)
-  push = estimates[0] - estimates[1]
+  update = estimates[0] - estimates[1]
   if norm is not None:
-    push *= jnp.minimum(1.0, norm / jnp.sqrt(jnp.maximum(dot(push, push), 1e-12)))
-  length = jnp.maximum(dot(estimates[0], estimates[0]), 1e-12)
-  parallel = dot(push, estimates[0]) / length * estimates[0]
-  return estimates[0] + (scales[0] - 1.0) * (push - parallel + eta * parallel)
+    length = jnp.sqrt(jnp.maximum(dot(update, update), 1e-12))
+    update *= jnp.minimum(1.0, norm / length)
+  square = jnp.maximum(dot(estimates[0], estimates[0]), 1e-12)
+  parallel = dot(update, estimates[0]) / square * estimates[0]
+  return estimates[0] + (scales[0] - 1.0) * (update - parallel + eta * parallel)
 
 
 def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
-  """CFG-Zero*, on velocities (see `in_terms_of`); of two branches.
+  """CFG-Zero*, of two estimates c and u, meant for velocities (see `in_terms_of`).
 
     s u + scale (c - s u),   s = <c, u> / |u|^2 over a clip
 
-  and 0 while t > zero_above: the first steps are not taken.
+  and 0 while t > zero_above (zero-init): the first steps change nothing.
   https://arxiv.org/abs/2503.18886.
   """
   del x_t
-  _two(estimates, "zero_star")
+  _two(estimates, "cfg_zero_star")
   dot = lambda a, b: jnp.sum(a * b, axis=(1, 2, 3, 4), keepdims=True)
-  told, untold = estimates
-  fit = dot(told, untold) / jnp.maximum(dot(untold, untold), 1e-12)
-  out = fit * untold + scales[0] * (told - fit * untold)
+  cond, uncond = estimates
+  uncond = uncond * dot(cond, uncond) / jnp.maximum(dot(uncond, uncond), 1e-12)
+  out = uncond + scales[0] * (cond - uncond)
   return out if zero_above is None else jnp.where(p.expand(t) > zero_above, 0.0, out)
 
 
 def in_terms_of(estimates, scales, x_t, t, *, process, prediction, combine):
-  """`combine`, applied to the estimates as `prediction`s; back to x0."""
+  """x0 [B, T, H, W, C] of `combine`, applied to the estimates as `prediction`s."""
 
   def to_prediction(x0):
     return p.mix(
@@ -93,19 +96,20 @@ def in_terms_of(estimates, scales, x_t, t, *, process, prediction, combine):
 
 
 def guide(denoise, null, *, drop, scales, combine=linear):
-  """A denoiser guided along a chain of ever less conditioned estimates.
+  """A denoiser with classifier-free guidance, of one or several branches.
 
-  d_0 has all signals, d_{i+1} lacks those that drop[i] names. One entry is the usual
-  guidance, where scale 1 is none; two are text and image. All estimates come from one
-  call with n + 1 times the batch. With the single scale 1.0 the network is called as
-  it is, whatever `combine`.
+  Estimate d_0 has all signals, d_{i+1} lacks those that drop[i] names. One entry is
+  the usual guidance, where scale 1 is none; two are text and image. All estimates come
+  from one call with n + 1 times the batch. With the single scale 1.0 `denoise` is
+  returned, whatever `combine`.
 
   Args:
+    null: Conditioning in which every signal is empty.
     drop: the names that each branch lacks: ("label",), or ("text", ("text", "image")).
-    scales: as many; a number, a sequence of T numbers (one for each frame), an array
-      that broadcasts to x0 (so [C] numbers as [1, 1, 1, C] guide some channels only),
-      or a function of t [B, T] that gives [B, T] or such an array.
-    combine: (estimates, scales, x_t, t) -> x0, see above.
+    scales: one for each branch; a number, T numbers (one for each frame), an array that
+      broadcasts to x0 ([1, 1, 1, C] guides some channels only), or a function of t
+      [B, T] that gives [B, T] or such an array.
+    combine: (estimates, scales, x_t, t) -> x0, such as `linear`.
   """
   drop = tuple((names,) if isinstance(names, str) else tuple(names) for names in drop)
   scales = tuple(scales)
@@ -133,14 +137,14 @@ def guide(denoise, null, *, drop, scales, combine=linear):
 
 
 def guide_by_known_frames(denoise, null, *, process, scale):
-  """Guidance by the given frames: away from what the network makes without them.
+  """A denoiser guided by the known frames, in one call of twice the batch.
 
-    d(nothing given) + scale (d(given) - d(nothing given))
+    d(no known frames) + scale (d(known frames) - d(no known frames))
 
-  https://arxiv.org/abs/2211.13221, where scale is 1.1. Without them their places are
-  noised as all others are, by one noise in all steps. It stands outside of
-  `denoise.hold_known`, which is named before it among the wrappers; in a rollout it is
-  outside too, with `hold`. One call of twice the batch.
+  https://arxiv.org/abs/2211.13221, where scale is 1.1. Without them these frames are
+  noised as all others are, with one noise in all steps. It is outside of
+  `denoise.hold_known`: named after it among the wrappers, or the `known_wrapper` of a
+  rollout.
   """
   del null
   if scale == 1:
@@ -161,8 +165,7 @@ def guide_by_known_frames(denoise, null, *, process, scale):
       jax.tree.map(both, cond, blank),
     )
     parts = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=2), out)
-    told, untold = parts.x0
-    x0 = untold + scale * (told - untold)
+    x0 = linear(list(parts.x0), [scale], x_t, t)
     first = jax.tree.map(lambda x: x[0], parts)
     return first.replace(x0=jnp.where(cond.mask, cond.known, x0))
 
@@ -170,22 +173,22 @@ def guide_by_known_frames(denoise, null, *, process, scale):
 
 
 def interval(t, *, scale, low, high):
-  """Guidance only while low < t <= high, https://arxiv.org/abs/2404.07724: [B, T]."""
+  """The scale [B, T], 1 unless low < t <= high. https://arxiv.org/abs/2404.07724."""
   return jnp.where((low < t) & (t <= high), scale, 1.0)
 
 
 def linear_over_frames(t, *, start, stop):
-  """A scale that changes linearly from the first frame to the last (SVD): [B, T]."""
+  """The scale [B, T], linear from the first frame to the last, as SVD's."""
   return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
 
 
 def triangle_over_frames(t, *, ends, middle):
-  """A scale that rises linearly to the middle of the clip and falls again: [B, T].
+  """The scale [B, T], linear from the ends of the clip to its middle.
 
-  SV3D's triangle, https://arxiv.org/abs/2403.12008, for a camera that comes back.
+  SV3D's triangle, https://arxiv.org/abs/2403.12008, for a camera that returns.
   """
-  place = 1.0 - jnp.abs(jnp.linspace(-1.0, 1.0, t.shape[1]))
-  return jnp.broadcast_to(ends + (middle - ends) * place, t.shape)
+  height = 1.0 - jnp.abs(jnp.linspace(-1.0, 1.0, t.shape[1]))
+  return jnp.broadcast_to(ends + (middle - ends) * height, t.shape)
 
 
 def _two(estimates, name):
@@ -197,7 +200,7 @@ def _two(estimates, name):
 
 
 def _scale(scale, t):
-  """A scale in any of its forms, ready to stand before [B, T, H, W, C]."""
+  """A scale in any of its forms, broadcastable to [B, T, H, W, C]."""
   if callable(scale):
     scale = scale(t)
     return p.expand(scale) if np.ndim(scale) == 2 else scale

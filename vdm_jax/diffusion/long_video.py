@@ -1,18 +1,17 @@
-"""Long videos from a denoiser of short ones: a plan of windows, one after another.
+"""Long videos from a denoiser of short ones: windows of frames, one after another.
 
-A plan says which frames stand in each window and which of them are known by then:
+A plan says which frames are in each window and which of them are known by then:
 
   plan(num_frames) -> [(index [K, w], known [K, w]), ...]
 
 stages of K windows of w frames. `rollout` makes a sampler of short videos a sampler of
-long ones by any plan. Autoregression, memory of the beginning, key frames and what
-lies between them are different tables, not different code:
+long ones by any plan:
 
-  extend        w frames at a time, the last ones given
-  remember      the same, with the first frames of the video given too
-  remember_far  the same, the given frames ever sparser towards the past
-  fill          the frames between key frames that the caller gives
-  hierarchical  key frames first, then the frames between them
+  extend                   w frames at a time, the last ones known
+  extend_with_first        the same, with the first frames of the video known too
+  extend_with_sparse_past  the same, the known frames ever sparser towards the past
+  fill_between_keyframes   the frames between known key frames
+  hierarchical             key frames first, then the frames between them
 """
 
 import jax
@@ -38,17 +37,18 @@ def rollout(
   known_wrapper=d.hold_known,
   renoise_known=False,
 ):
-  """Samples the windows of a plan in turn; a sampler itself, on the whole video.
+  """A sampler of long videos: x0 [B, T, H, W, C], window by window of a plan.
 
-  One window is compiled for each stage of the plan. `cond.positions` tells the denoiser
-  how far the frames of a window lie apart, from its first one; its channels, hints
-  and given frames are gathered.
+  One window is compiled for each stage of the plan. The denoiser gets the positions of
+  a window's frames, from its first one, as `cond.positions`, and the channels, hints
+  and known frames of `cond` that belong to them.
 
   Args:
-    x: [B, T, H, W, C] the start: noise for each frame, wherever it is sampled.
+    x: [B, T, H, W, C] the initial noise of each frame.
     ts: [S + 1], or [S + 1, T], of which a window takes its frames' columns.
     sampler: of a window, (denoise, process, x, ts, cond, key) -> x0.
-    plan: see above. Every frame must be in a window in which it is not yet known.
+    plan: num_frames -> stages [(index [K, w], known [K, w])]. Every frame must be in a
+      window in which it is not yet known.
     known_wrapper: how known frames are held: `denoise.hold_known` (at time 0,
       diffusion forcing) or `denoise.replace_known` (noised like the others).
     renoise_known: with `replace_known`, each window noises its known frames anew, as
@@ -75,8 +75,9 @@ def rollout(
     index, known, number = inputs
     mask = fixed[:, index] | known[:, None, None, None]
     old, at = video[:, index], lambda c: c[index][:, None, None, None]
-    place = jnp.broadcast_to(index - index[0], mask.shape[:2])
-    part = conditioning.take(cond, index).replace(known=old, mask=mask, positions=place)
+    positions = jnp.broadcast_to(index - index[0], mask.shape[:2])
+    part = conditioning.take(cond, index)
+    part = part.replace(known=old, mask=mask, positions=positions)
     k_window = loop.fold_key(key, number)
     start = x[:, index]
     if known_wrapper is d.hold_known:
@@ -98,16 +99,16 @@ def rollout(
 
 
 def extend(num_frames, *, window, overlap):
-  """Windows of `window` frames, each given the `overlap` frames before it.
+  """A plan, [(index [K, window], known [K, window])]: the `overlap` last frames known.
 
   Autoregression over chunks, as LVDM's prediction model and diffusion forcing do. The
-  last window moves back to end with the video; more of it is then given.
+  last window moves back to end with the video; more of it is then known.
   """
   return extend_with_first(num_frames, window=window, first=0, recent=overlap)
 
 
 def extend_with_first(num_frames, *, window, first, recent):
-  """As `extend`, given the `first` frames of the video and the `recent` ones.
+  """A plan as `extend`'s, with the `first` frames of the video and `recent` ones known.
 
   The attention sinks of https://arxiv.org/abs/2309.17453, as frames.
   """
@@ -119,10 +120,10 @@ def extend_with_first(num_frames, *, window, first, recent):
 
 
 def extend_with_sparse_past(num_frames, *, window, context):
-  """As `extend`, given `context` frames, ever sparser towards the past, to frame 0.
+  """A plan as `extend`'s, with `context` known frames, sparser towards frame 0.
 
-  Their distances are spread evenly in logarithm, as FramePack's compression of the
-  past is: https://arxiv.org/abs/2504.12626.
+  Their distances are even in logarithm, as FramePack's compression of the past
+  is: https://arxiv.org/abs/2504.12626.
   """
 
   def past(start):
@@ -139,19 +140,20 @@ def extend_with_sparse_past(num_frames, *, window, context):
 
 
 def fill_between_keyframes(num_frames, *, window, stride):
-  """The frames between every stride-th frame and the last, which `cond.mask` gives.
+  """A plan of the frames between known ones: every stride-th, and the last.
 
   Interpolation of a video of few frames to one of many (LVDM, AlignYourLatents: T to
-  4 T): each window takes as many gaps as it can hold, with the ends of each.
+  4 T); `cond.mask` marks them. Each window has as many gaps as it can hold, with the
+  ends of each.
   """
   return [_gaps(num_frames, window, stride, sampled=())]
 
 
 def hierarchical(num_frames, *, window, stride):
-  """Every stride-th frame and the last, then the frames between, ends given.
+  """A plan of key frames, every stride-th and the last, then of the frames between.
 
-  The key frames are sampled by windows that each give the next its last frame. Then
-  each window takes as many gaps as it can hold. AlignYourLatents, NUWA-XL.
+  The key frames by `extend` with an overlap of 1, then as `fill_between_keyframes`.
+  AlignYourLatents, NUWA-XL.
   """
   keys = key_frames(num_frames, stride)
   size = min(window, len(keys))
@@ -161,7 +163,7 @@ def hierarchical(num_frames, *, window, stride):
 
 
 def key_frames(num_frames, stride):
-  """Every stride-th frame and the last."""
+  """Indices [K] of every stride-th frame and the last."""
   return np.array([*range(0, num_frames - 1, stride), num_frames - 1])
 
 

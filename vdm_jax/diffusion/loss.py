@@ -1,11 +1,11 @@
-"""The denoising loss. One for all: process, prediction, weight and mask are inputs.
+"""The denoising loss for any process, prediction, weight and mask.
 
   L = mean over frames to generate of  w(t) e(F - F*),    F* = a(t) x0 + b(t) eps
 
 with e the square unless the config says otherwise.
 
-A weight is a function (process, prediction, t) -> [B, T]. Each is stated as it stands
-on the error of x0 (or eps) and holds whatever the network predicts.
+A weight is a function (process, prediction, t) -> [B, T]. Each is stated as the weight
+of the error of x0 (or eps) and converted to the network's prediction F.
 """
 
 import jax
@@ -16,23 +16,23 @@ from vdm_jax.diffusion import variance
 
 
 def squared(error):
-  """e^2."""
+  """The square of an error, of its shape."""
   return error**2
 
 
 def absolute(error):
-  """|e|, the "l1" loss of LVDM (https://arxiv.org/abs/2211.13221)."""
+  """The absolute value of an error: the "l1" loss of LVDM, arXiv 2211.13221."""
   return jnp.abs(error)
 
 
 def constant(process, prediction, t):
-  """1: the plain error of what the network predicts."""
+  """Weights 1 [B, T]: the unweighted error of what the network predicts."""
   del process, prediction
   return jnp.ones_like(t)
 
 
 def min_snr(process, prediction, t, *, gamma=5.0):
-  """min(SNR, gamma) on the error of x0, whatever the network predicts.
+  """Min-SNR weights [B, T]: min(SNR, gamma) on the error of x0.
 
   An error of F is an error of x0 times determinant / sigma, so the weight on F is
   min(SNR, gamma) (sigma / determinant)^2: for eps min(SNR, gamma) / SNR, for v
@@ -45,7 +45,7 @@ def min_snr(process, prediction, t, *, gamma=5.0):
 
 
 def soft_min_snr(process, prediction, t, *, gamma=4.0):
-  """SNR gamma / (SNR + gamma) on the error of x0: min-SNR without the corner.
+  """Weights [B, T], SNR gamma / (SNR + gamma) on the error of x0: a smooth min-SNR.
 
   https://arxiv.org/abs/2401.11605, appendix B.
   """
@@ -55,13 +55,13 @@ def soft_min_snr(process, prediction, t, *, gamma=4.0):
 
 
 def truncated_snr(process, prediction, t):
-  """max(SNR, 1) on the error of x0, https://arxiv.org/abs/2202.00512."""
+  """Weights [B, T], max(SNR, 1) on the error of x0. arXiv 2202.00512."""
   alpha, sigma = process.alpha_sigma(t)
   return jnp.maximum((alpha / sigma) ** 2, 1.0) * _to_x0(process, prediction, t) ** 2
 
 
 def sigmoid(process, prediction, t, *, bias=-3.0):
-  """sigmoid(bias - log SNR) on the error of eps, https://arxiv.org/abs/2410.19324."""
+  """Weights [B, T], sigmoid(bias - log SNR) on the error of eps. arXiv 2410.19324."""
   alpha, sigma = process.alpha_sigma(t)
   log_snr = 2.0 * (jnp.log(alpha) - jnp.log(sigma))
   to_eps = _to_x0(process, prediction, t) * alpha / sigma
@@ -69,9 +69,10 @@ def sigmoid(process, prediction, t, *, bias=-3.0):
 
 
 def edm(process, prediction, t, *, sigma_data=0.5):
-  """(s^2 + sd^2) / (s sd)^2 on the error of x0, s = sigma / alpha: 1 on EDM's own F.
+  """EDM's weights [B, T], which are 1 on EDM's own F.
 
-  https://arxiv.org/abs/2206.00364, table 1.
+  (s^2 + sd^2) / (s sd)^2 on the error of x0, s = sigma / alpha, sd = sigma_data: table
+  1 of https://arxiv.org/abs/2206.00364.
   """
   alpha, sigma = process.alpha_sigma(t)
   s = sigma / alpha
@@ -95,38 +96,38 @@ def denoising_loss(
   key,
   *,
   weight=constant,
-  measure=squared,
-  offset=0.0,
+  error_fn=squared,
+  offset_noise=0.0,
   bound_weight=1.0,
 ):
-  """The loss of one batch.
+  """(scalar loss, metrics) of one batch.
 
   Args:
     apply: (x, t, cond) -> network output [B, T, H, W, C]; or [.., 2 C], whose second
       half is the learned variance (diffusion/variance.py).
     x0: [B, T, H, W, C] clean latents.
-    cond: Conditioning; frames that its mask marks are shown as `known`, or clean, at
-      time 0, and count nothing.
-    t: [B, T].
+    cond: Conditioning; frames of its mask are input as `known` (or clean), at time 0,
+      and are not in the loss.
+    t: [B, T] times.
     key: of the noise.
     weight: (process, prediction, t) -> [B, T].
-    measure: of the error of every element, `squared` or `absolute`. The weights above
+    error_fn: error -> loss of every element, `squared` or `absolute`. The weights above
       are stated for the square.
-    offset: deviation of a noise that a frame's channel has everywhere alike, added to
-      eps, so that brightness is learned ("offset noise"); 0.05 to 0.1 is usual.
+    offset_noise: deviation of noise that is constant over a frame's channel, added to
+      eps so that brightness is learned; 0.05 to 0.1 is usual.
     bound_weight: of the variational bound, in bits per element, that a learned
-      variance is trained by; what is predicted gets no gradient from it.
+      variance is trained by; the mean gets no gradient from it.
 
   Returns:
-    Scalar loss, {"loss", "mse"}: with and without the weight; with a learned variance
-    also {"bound"}.
+    The loss, and scalars {"loss", "mse"}: with and without the weight; with a learned
+    variance also {"bound"}.
   """
   x0 = x0.astype(jnp.float32)
-  k_eps, k_offset = (key, None) if not offset else jax.random.split(key)
+  k_eps, k_offset = (key, None) if not offset_noise else jax.random.split(key)
   eps = jax.random.normal(k_eps, x0.shape)
-  if offset:
+  if offset_noise:
     shape = (*x0.shape[:2], 1, 1, x0.shape[-1])
-    eps += offset * jax.random.normal(k_offset, shape)
+    eps += offset_noise * jax.random.normal(k_offset, shape)
   generated = jnp.ones_like(t)
   if cond.mask is not None:
     generated = jnp.where(cond.mask[..., 0, 0, 0], 0.0, 1.0)
@@ -140,7 +141,7 @@ def denoising_loss(
   if out.shape != x0.shape:
     raise ValueError(f"The network returned {out.shape}, expected {x0.shape}.")
   per_frame = lambda e: jnp.mean(e, axis=(2, 3, 4))  # [B, T]
-  error, square = (per_frame(e(out - target)) for e in (measure, squared))
+  error, square = (per_frame(e(out - target)) for e in (error_fn, squared))
   mean = lambda w, e: jnp.sum(w * e) / jnp.maximum(jnp.sum(generated), 1.0)
   loss = mean(generated * weight(process, prediction, t), error)
   metrics = {"mse": mean(generated, square)}

@@ -1,12 +1,12 @@
 """Initial noise of videos: [B, T, H, W, C], every frame standard normal.
 
-`samplers.loop.noise` draws the frames independently; these relate them, so that frames
-resemble each other or a short-clip model holds together over a long video. All are
+`samplers.loop.noise` draws the frames independently; these correlate them, so that
+frames are alike or a model of short clips stays consistent over a long video. All are
 functions (key, shape) -> noise, to bind.
 
-  shared        all frames have a part in common
-  progressive   each frame resembles the one before it
-  free_noise    the first window's frames again and again, in other orders
+  mixed         all frames have a part in common
+  progressive   each frame is correlated with the one before it
+  free_noise    the first window's frames, repeated in other orders
 
 `free_init` is a sampler: it starts again from the low frequencies of its own result.
 """
@@ -20,7 +20,9 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def mixed(key, shape, *, fraction):
-  """sqrt(fraction) common + sqrt(1 - fraction) own noise: frames correlate by fraction.
+  """Noise [B, T, H, W, C] whose frames have correlation `fraction` with each other.
+
+  sqrt(fraction) times common noise + sqrt(1 - fraction) times each frame's own.
 
   "Mixed" noise of PYoCo, https://arxiv.org/abs/2305.10474, whose alpha is
   fraction = alpha^2 / (1 + alpha^2).
@@ -33,7 +35,7 @@ def mixed(key, shape, *, fraction):
 
 
 def progressive(key, shape, *, correlation):
-  """Frame i correlates with frame j by correlation^|i - j|. PYoCo, as above."""
+  """Noise [B, T, H, W, C]; frames i, j have correlation^|i - j|. arXiv 2305.10474."""
   _check_part("correlation", correlation)
   own = loop.noise(key, shape)
   fresh = np.sqrt(1.0 - correlation**2)
@@ -47,11 +49,11 @@ def progressive(key, shape, *, correlation):
 
 
 def free_noise(key, shape, *, window, stride):
-  """The first `window` frames, then copies of them, shuffled `stride` at a time.
+  """Noise [B, T, H, W, C]: `window` frames, then copies shuffled `stride` at a time.
 
   Equation 5 of FreeNoise, https://arxiv.org/abs/2310.15169. Frames of the long video
   that share noise are about a window apart; a window of `denoise.windows` with the same
-  size and stride sees almost all of it once.
+  size and stride has almost no frame twice.
   """
   num_frames = shape[1]
   first = loop.noise(key, (shape[0], min(window, num_frames), *shape[2:]))
@@ -59,7 +61,7 @@ def free_noise(key, shape, *, window, stride):
 
 
 def free_noise_order(key, num_frames, window, stride):
-  """[T] which of the first `window` frames each frame repeats."""
+  """Indices [T] of the frames, among the first `window`, that each frame repeats."""
   if not 1 <= stride <= window:
     raise ValueError(
       f"stride={stride}; FreeNoise shuffles 1 to window={window} frames."
@@ -75,18 +77,21 @@ def free_noise_order(key, num_frames, window, stride):
 def free_init(
   denoise, process, x, ts, cond, key, *, sampler, iterations=3, cutoff=0.25, order=4
 ):
-  """Samples `iterations` times, each from the low frequencies of the last result.
+  """FreeInit, a sampler: x0 [B, T, H, W, C], sampled `iterations` times over.
 
     x_T' = low(alpha x0 + sigma eps) + high(sigma eps'),   eps the first noise, eps' new
 
-  so that what frames have in common is already in the noise, as it is in training.
-  FreeInit, https://arxiv.org/abs/2312.07537; right for odd sizes as well.
+  starts each from the low frequencies of the last result: what frames have in common
+  is then already in the noise, as it is in training. Right for odd sizes as well.
+  https://arxiv.org/abs/2312.07537.
 
   Args:
     x: [B, T, H, W, C] sigma eps.
     sampler: (denoise, process, x, ts, cond, key) -> x0.
-    cutoff: of the Butterworth filter of this `order`, in units of the highest
-      frequency, along time, height and width.
+    iterations: runs of the sampler.
+    cutoff: of the Butterworth filter, as a share of the highest frequency, along time,
+      height and width.
+    order: of the Butterworth filter.
   """
   if iterations < 1:
     raise ValueError(f"iterations={iterations}; FreeInit samples at least once.")
@@ -104,13 +109,13 @@ def free_init(
 
 
 def butterworth_gain(sizes, cutoff, order):
-  """Gain [T, H, W] at the frequencies of numpy's fftn: 1 at 0, 1/2 at the cutoff."""
+  """Low-pass gain [T, H, W] = `sizes`, as fftn orders it: 1 at 0, 1/2 at the cutoff."""
   axes = np.meshgrid(*(2.0 * np.fft.fftfreq(n) for n in sizes), indexing="ij")
   return 1.0 / (1.0 + (sum(f**2 for f in axes) / cutoff**2) ** order)
 
 
 def apply_filter(x, gain):
-  """x [B, T, H, W, C] with its frequencies times gain [T, H, W]; real."""
+  """x [B, T, H, W, C] with its (T, H, W) spectrum times gain [T, H, W]; real."""
   axes = (1, 2, 3)
   out = jnp.fft.ifftn(jnp.fft.fftn(x, axes=axes) * gain[None, ..., None], axes=axes)
   return out.real.astype(x.dtype)

@@ -1,16 +1,16 @@
-"""Noise in what a clip follows from, whose level the network is told.
+"""Noise in the frames or the image that a clip is conditioned on, with its level.
 
-A clip that follows another starts from what a network made, not from data. Trained on
-clean frames alone, the network trusts their errors and adds its own; trained on noisy
-ones it learns to overlook both. Of given frames this is "conditional latent
-perturbation" (LVDM, https://arxiv.org/abs/2211.13221, section 3.3), of a picture beside
-the clip "noise augmentation" (SVD, https://arxiv.org/abs/2311.15127).
+A clip that continues another one starts from generated frames, not from data. A network
+that is trained on clean frames trusts their errors; trained on noisy ones, and given
+their noise level as a condition, it does not. For known frames this is "conditional
+latent perturbation" (LVDM, https://arxiv.org/abs/2211.13221, section 3.3), for an image
+"noise augmentation" (SVD, https://arxiv.org/abs/2311.15127).
 
-  train(process, key, cond) -> cond, of a level drawn for each clip
-  sample(process, key, cond) -> cond, of the level that samples are made with
+  train(process, key, cond) -> cond, with noise of a level drawn for each clip
+  sample(process, key, cond) -> cond, with noise of the level of sampling
 
-and of given frames also noisy_known(process, cond) -> the known frames, noised by
-`cond.known_noise`, which windows of a long video cut and keep through all steps.
+and for known frames also noisy_known(process, cond), with the noise `cond.known_noise`:
+windows of a long video cut it, and it is the same in all steps.
 """
 
 import dataclasses
@@ -23,58 +23,62 @@ from vdm_jax.diffusion import process as p
 
 @dataclasses.dataclass(frozen=True)
 class KnownFrameNoise:
-  """Noise in the known frames; level s is the process' index s, its time s + 1.
+  """Adds noise to `cond.known`; level s is the process' index s, its time s + 1.
 
   Attributes:
     num_levels: a training clip's level is uniform in 0 .. num_levels - 1.
     sampling_level: the level of the known frames when sampling.
-    name: of the vector that tells the level, [B] int32.
+    name: of the vector of `cond` that holds the level, [B] int32.
   """
 
   num_levels: int = 250
   sampling_level: int = 100
   name: str = "augmentation"
-  for_known_frames = True  # there is nothing to noise without given frames
+  for_known_frames = True  # needs a mask of known frames
 
   def __post_init__(self):
     if not 0 <= self.sampling_level < self.num_levels:
       raise ValueError(
-        f"sampling_level={self.sampling_level} is no level of training; there are 0 .. "
+        f"sampling_level={self.sampling_level} is no level of training, which are 0 .. "
         f"{self.num_levels - 1}."
       )
 
   def train(self, process, key, cond):
-    """`cond` with its known frames noised, each clip's to a level of its own."""
+    """`cond` with noisy known frames and the vector `name`: random levels [B]."""
     k_level, k_noise = jax.random.split(key)
     level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.num_levels)
-    cond = self._tell(k_noise, cond, level)
+    cond = self._with_level(k_noise, cond, level)
     return cond.replace(known=self.noisy_known(process, cond), known_noise=None)
 
   def sample(self, process, key, cond):
-    """`cond` that is told the level, and has the noise of its known frames."""
+    """`cond` with `known_noise` and the vector `name`: sampling_level for all."""
     del process
-    return self._tell(key, cond, jnp.full(cond.known.shape[:1], self.sampling_level))
+    return self._with_level(
+      key, cond, jnp.full(cond.known.shape[:1], self.sampling_level)
+    )
 
   def noisy_known(self, process, cond):
-    """[B, T, H, W, C] the known frames with noise of the level that `cond` tells."""
+    """Known frames [B, T, H, W, C] with noise of the level in `cond.vectors`."""
     t = jnp.broadcast_to(cond.vectors[self.name][:, None] + 1.0, cond.known.shape[:2])
     return p.mix(process.alpha_sigma(t), cond.known, cond.known_noise)
 
-  def _tell(self, key, cond, level):
+  def _with_level(self, key, cond, level):
     noise = jax.random.normal(key, cond.known.shape)
     return cond.replace(vectors=cond.vectors | {self.name: level}, known_noise=noise)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageAugmentation:
-  """Noise in the channels of a signal, of deviation exp(mean + std n), n normal.
+  """Adds noise to the channels of a signal: an image's latents, for example.
 
-  When sampling, of the deviation that `cond` tells. SVD adds it to the pixels before
-  they are encoded, here it is added to latents.
+  In training its deviation is exp(mean + std n), n ~ N(0, 1), when sampling that in
+  `cond.vectors`. SVD adds it to the pixels before they are encoded, here it is added
+  to latents.
 
   Attributes:
-    signal: whose channels.
-    name: of the vector that tells the deviation, [B].
+    mean, std: of the logarithm of the deviation.
+    signal: name of the entry of `cond.channels`.
+    name: of the vector of `cond` that holds the deviation, [B].
   """
 
   mean: float = -3.0
@@ -84,7 +88,7 @@ class ImageAugmentation:
   for_known_frames = False
 
   def train(self, process, key, cond):
-    """`cond` with noise in its picture, each clip's of a deviation of its own."""
+    """`cond` with noise in the signal and the vector `name`: random deviations."""
     self._check(cond)
     k_level, key = jax.random.split(key)
     normal = jax.random.normal(k_level, cond.vectors[self.name].shape)
@@ -93,7 +97,7 @@ class ImageAugmentation:
     return self.sample(process, key, cond)
 
   def sample(self, process, key, cond):
-    """`cond` with noise in its picture."""
+    """`cond` with noise in the signal, of the deviation in the vector `name`."""
     del process
     self._check(cond)
     x, level = cond.channels[self.signal], cond.vectors[self.name]
@@ -104,7 +108,7 @@ class ImageAugmentation:
     if self.signal not in cond.channels or self.name not in cond.vectors:
       channels, vectors = sorted(cond.channels), sorted(cond.vectors)
       raise KeyError(
-        f"Noise in a picture needs channels[{self.signal!r}] and "
+        f"Noise in an image needs channels[{self.signal!r}] and "
         f"vectors[{self.name!r}]; the condition has channels {channels} and vectors "
         f"{vectors}. Add conditioner.Image and conditioner.Numbers."
       )

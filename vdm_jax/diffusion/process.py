@@ -3,18 +3,18 @@
   x_t = alpha(t) x0 + sigma(t) eps,     eps ~ N(0, I)
 
 t is 0 at the data and rises with the noise. It has one value per frame, [B, T], so
-a clean given frame beside noisy ones is nothing special.
+known frames are frames at t = 0 among noisy ones.
 
 A network predicts another mixture of the same two unknowns,
 
   F = a(t) x0 + b(t) eps
 
-so every parameterisation is a row (a, b), and x0 follows from a 2x2 inverse.
+so every parameterisation is a pair (a, b), and x0 follows from a 2x2 inverse.
 
 Both alpha and sigma are kept >= FLOOR: t = 0 is a legal time, nothing divides by
-zero, and `solve` inverts `mix` everywhere. What the floor cannot give back is
-precision: an eps prediction says nothing about x0 where alpha vanishes, and `solve`
-multiplies its error by sigma / alpha there. With eps, choose a process whose alpha
+zero, and `x0_from_output` inverts `mix` everywhere. What the floor cannot give back
+is precision: where alpha vanishes an eps prediction says nothing about x0, and the
+inverse multiplies its error by sigma / alpha. With eps, choose a process whose alpha
 stays well above zero (DDPM ends at 0.006, Cosine at 0.0016; Flow ends at 0).
 """
 
@@ -30,18 +30,18 @@ FLOOR = 1e-5
 
 
 class Process(Protocol):
-  """The contract; times are [B, T] and so is everything returned about them."""
+  """A forward process, x_t = alpha(t) x0 + sigma(t) eps; times t are [B, T]."""
 
   t_max: float  # the noisiest time
 
   def alpha_sigma(self, t):
-    """(alpha, sigma), both >= FLOOR."""
+    """(alpha, sigma), [B, T] each, both >= FLOOR."""
 
   def rates(self, t):
-    """(d alpha / dt, d sigma / dt)."""
+    """(d alpha / dt, d sigma / dt), [B, T] each."""
 
   def network_inputs(self, x_t, t):
-    """(x [B, T, H, W, C], time [B, T]) as the network wants to see them."""
+    """(x [B, T, H, W, C], time [B, T]) in the network's own scale and units."""
 
 
 # Betas of step 1 and of the last of 1000 steps: DDPM (https://arxiv.org/abs/2006.11239)
@@ -51,10 +51,12 @@ BETAS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos"
 
 @functools.cache
 def betas(schedule, num_steps=1000, ends=None):
-  """The named betas [num_steps], float64.
+  """The betas [num_steps] of a named schedule, float64.
 
-  "linear" is linear in beta, "scaled_linear" in its square root; both are per step
-  of 1000 and are scaled by 1000 / num_steps. `ends` replaces the published ones.
+  Args:
+    schedule: "linear" in beta, "scaled_linear" in its square root, or "squaredcos".
+    num_steps: betas are stated for 1000 steps and scaled by 1000 / num_steps.
+    ends: (first, last) beta in place of the published ones.
   """
   if schedule not in BETAS:
     raise ValueError(f"schedule={schedule!r}; expected one of {sorted(BETAS)}.")
@@ -70,14 +72,14 @@ def betas(schedule, num_steps=1000, ends=None):
   return np.minimum(table * 1000 / num_steps, 0.999)
 
 
-def zero_terminal_snr(table):
-  """The betas, rescaled so that the last alpha_bar is FLOOR^2 in place of 0.
+def zero_terminal_snr(betas):
+  """The betas [num_steps], rescaled so that the last alpha_bar is FLOOR^2.
 
   sqrt(alpha_bar) is moved and stretched; its first value stays. Algorithm 1 of
-  https://arxiv.org/abs/2305.08891; use it with a prediction that says something about
-  x0 where alpha vanishes (v, x0), never with eps.
+  https://arxiv.org/abs/2305.08891; for predictions that determine x0 where alpha
+  vanishes (v, x0), never for eps.
   """
-  alpha = np.sqrt(np.cumprod(1.0 - table))
+  alpha = np.sqrt(np.cumprod(1.0 - betas))
   alpha = (alpha - alpha[-1]) * (alpha[0] - FLOOR) / (alpha[0] - alpha[-1]) + FLOOR
   alpha_bar = np.concatenate([[1.0], alpha**2])
   return 1.0 - alpha_bar[1:] / alpha_bar[:-1]
@@ -87,15 +89,20 @@ def zero_terminal_snr(table):
 class DDPM:
   """Variance preserving, by a table of betas; t in [0, num_steps].
 
-  t = 0 is the data, t = k + 1 the original's index k (the network sees k). Between
-  them log alpha_bar is interpolated, so any t is a time.
+  t = 0 is the data, t = k + 1 the published index k (the network sees k). Between
+  steps log alpha_bar is interpolated, so any t is a time.
+
+  Attributes:
+    schedule: a name in BETAS.
+    beta_ends: (first, last) beta of the schedule, see `betas`.
+    zero_snr: whether the betas are rescaled by `zero_terminal_snr`.
+    table: num_steps betas, in place of a schedule's.
   """
 
   schedule: str = "linear"
   num_steps: int = 1000
   beta_ends: tuple[float, float] | None = None
-  zero_snr: bool = False  # rescaled by `zero_terminal_snr`
-  # num_steps betas, in place of a schedule's.
+  zero_snr: bool = False
   table: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
@@ -114,7 +121,7 @@ class DDPM:
 
   @property
   def betas(self):
-    """[num_steps] float64."""
+    """The betas [num_steps], float64."""
     if self.table is not None:
       table = np.asarray(self.table)
     else:
@@ -131,7 +138,7 @@ class DDPM:
     return end - (i + 1 - t) * slope, slope
 
   def log_ratio(self, t, s):
-    """log(alpha_bar_t / alpha_bar_s): exact to rounding where t and s are close."""
+    """log(alpha_bar_t / alpha_bar_s), of t's shape, precise where t and s are close."""
     slopes = np.log1p(-self.betas)
     sums = np.cumsum(slopes)
     high = sums.astype(np.float32)
@@ -187,7 +194,8 @@ class Flow:
   """Rectified flow, https://arxiv.org/abs/2209.03003: a straight line, t in [0, 1].
 
   The shift of https://arxiv.org/abs/2403.03206 is a property of times, not of this
-  process: `times.shifted`, `times.shifted_grid`. The network sees `scale` t.
+  process: `times.shifted`, `times.shifted_grid`. The network sees
+  `scale` t.
   """
 
   t_max: float = 1.0
@@ -231,7 +239,7 @@ PREDICTIONS = ("x0", "eps", "v", "velocity", "edm")
 
 
 def check_prediction(prediction, process):
-  """Refuses a prediction that is unknown or that the process does not define."""
+  """Raises a ValueError for a prediction that is unknown or needs another process."""
   if prediction not in PREDICTIONS:
     raise ValueError(f"prediction={prediction!r}; expected one of {PREDICTIONS}.")
   if prediction == "edm" and not hasattr(process, "sigma_data"):
@@ -242,7 +250,7 @@ def check_prediction(prediction, process):
 
 
 def coefficients(prediction, process, t):
-  """The mixture (a, b) that `prediction` stands for at time t, each of t's shape.
+  """(a, b) of F = a x0 + b eps, what the network predicts at time t; of t's shape.
 
   x0        (1, 0)
   eps       (0, 1)
@@ -268,25 +276,25 @@ def coefficients(prediction, process, t):
 
 
 def expand(t):
-  """[B, T] -> [B, T, 1, 1, 1], to stand beside x."""
+  """[B, T] -> [B, T, 1, 1, 1], to broadcast against x."""
   return rearrange(t, "b t -> b t 1 1 1")
 
 
 def mix(coeffs, x0, eps):
-  """a x0 + b eps for coeffs (a, b) [B, T]: serves x_t, the target F and dx/dt alike."""
+  """a x0 + b eps for coeffs (a, b), each [B, T]: x_t, the target F or dx/dt."""
   a, b = coeffs
   return expand(a) * x0 + expand(b) * eps
 
 
 def determinant(prediction, process, t):
-  """alpha b - sigma a, [B, T]: by it a row is independent of x_t; never zero."""
+  """alpha b - sigma a [B, T], the determinant of (x_t, F) in (x0, eps); never zero."""
   alpha, sigma = process.alpha_sigma(t)
   a, b = coefficients(prediction, process, t)
   return alpha * b - sigma * a
 
 
 def x0_from_output(process, prediction, x_t, out, t):
-  """x0 from x_t and the network's output, both [B, T, H, W, C]: the 2x2 inverse."""
+  """x0 from x_t and the network's output F, all [B, T, H, W, C]; t is [B, T]."""
   _, sigma = process.alpha_sigma(t)
   _, b = coefficients(prediction, process, t)
   det = determinant(prediction, process, t)
@@ -295,6 +303,6 @@ def x0_from_output(process, prediction, x_t, out, t):
 
 
 def eps_from_x0(process, x_t, x0, t):
-  """The noise that x_t holds if the data is x0."""
+  """(x_t - alpha x0) / sigma [B, T, H, W, C]: the noise in x_t if the data is x0."""
   alpha, sigma = process.alpha_sigma(t)
   return (x_t - expand(alpha) * x0) / expand(sigma)

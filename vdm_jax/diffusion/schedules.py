@@ -1,40 +1,38 @@
 """Schedule matrices: a time for each frame at each step of the sampler.
 
 A matrix is [R + 1, T]: row r holds the times of the T frames before step r, the last
-row is 0. A column never rises. A frame whose time does not change in a step is left
-alone by the sampler, so waiting, being given and being done are all plateaus.
+row is 0. A column never rises. A frame whose time does not change in a step is not
+changed by the sampler, so waiting, known and finished frames are all plateaus.
 
-  full            every frame at once: a plain grid
+  full            all frames at once: a plain grid
   autoregressive  frame after frame (block after block)
-  pyramid         frame after frame, `lag` steps apart: waves that overlap
-  fifo            frame after frame, one step apart: a queue
+  pyramid         frame after frame, `lag` steps apart
+  fifo            frame after frame, one step apart
   hierarchical    key frames, then the frames between them
-  given           a matrix with some frames clean from the start
+  hold_known      a matrix with some frames clean from the start
 """
 
 import numpy as np
 
 
 def full(grid, num_frames):
-  """All frames share the grid [S + 1]: [S + 1, T]."""
+  """The matrix [S + 1, T] in which all frames share the grid [S + 1]."""
   return pyramid(grid, num_frames, lag=0)
 
 
 def autoregressive(grid, num_frames, *, block=1):
-  """Blocks of frames follow one another, each through the whole grid [S + 1].
+  """The matrix [S ceil(T / block) + 1, T] of one block of frames after another.
 
-  Returns: [S ceil(T / block) + 1, T].
+  Each block takes the whole grid [S + 1] before the next one starts.
   """
   return pyramid(grid, num_frames, lag=len(grid) - 1, block=block)
 
 
 def pyramid(grid, num_frames, *, lag=1, block=1):
-  """Block k of frames starts the grid [S + 1] `lag` steps after block k - 1.
+  """The matrix [R + 1, T] in which block k of frames starts `lag` steps after k - 1.
 
-  Diffusion forcing, https://arxiv.org/abs/2407.01392. lag = 0 is `full`, lag = S is
-  `autoregressive`; more would only wait.
-
-  Returns: [S + lag (ceil(T / block) - 1) + 1, T].
+  R = S + lag (ceil(T / block) - 1), for a grid [S + 1]. Diffusion forcing,
+  https://arxiv.org/abs/2407.01392. lag = 0 is `full`, lag = S `autoregressive`.
   """
   grid = np.asarray(grid, np.float32)
   num_steps = len(grid) - 1
@@ -49,10 +47,10 @@ def pyramid(grid, num_frames, *, lag=1, block=1):
 
 
 def fifo(grid, num_frames):
-  """A frame behind another by one step of the grid [S + 1]: S frames are in flight.
+  """The matrix [S + T, T] with each frame one step of the grid behind the last one.
 
-  `denoise.fifo_windows` denoises these only. https://arxiv.org/abs/2405.11473, which
-  starts from a clip of another sampler where the first frames here start alone.
+  S frames are in flight; `denoise.fifo_windows` denoises only these.
+  https://arxiv.org/abs/2405.11473, which starts from a clip of another sampler.
 
   Returns: [S + T, T].
   """
@@ -60,9 +58,9 @@ def fifo(grid, num_frames):
 
 
 def hierarchical(grid, num_frames, *, stride):
-  """Every stride-th frame and the last take the grid [S + 1] first, then the others.
+  """The matrix [2 S + 1, T] of key frames first, then of the frames between them.
 
-  Returns: [2 S + 1, T].
+  Key frames are every stride-th and the last; both groups take the grid [S + 1].
   """
   if not 1 < stride < num_frames:
     raise ValueError(f"stride={stride}; it must be 2 to {num_frames - 1}.")
@@ -75,7 +73,7 @@ def hierarchical(grid, num_frames, *, stride):
 
 
 def hold_known(matrix, mask):
-  """`matrix` [R + 1, T] with the frames that `mask` [T] marks at time 0 throughout."""
+  """`matrix` [R + 1, T] with time 0 throughout for the frames of `mask` [T]."""
   if np.shape(mask) != matrix.shape[1:]:
     raise ValueError(
       f"mask {np.shape(mask)} and matrix {matrix.shape} differ in frames; the mask "

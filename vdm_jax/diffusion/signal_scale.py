@@ -1,4 +1,4 @@
-"""A process whose signal fades: VideoCrafter's `use_scale`.
+"""A process with a scaled signal: VideoCrafter's `use_scale`.
 
   x_t = s(t) alpha(t) x0 + sigma(t) eps,     s: 1 -> scale over the first steps
 
@@ -15,15 +15,15 @@ from vdm_jax.diffusion import process as p
 
 @dataclasses.dataclass(frozen=True)
 class SignalScale:
-  """`base` with its alpha multiplied by s(t); the rest is the base's.
+  """The process `base` with its alpha multiplied by s(t).
 
   s falls linearly over the original's indices k = t - 1 from 1 at 0 to `scale` at
   `steps` - 1, and stays there. Variance is not preserved.
 
   Attributes:
-    base: its times are whole steps, as DDPM's; DDIM takes the noise of its step from
-      it (variance.ddim_variance).
+    base: a DDPM; DDIM's noise is that of the base (variance.ddim_variance).
     scale: 0.7 in VideoCrafter 2, 0.3 in VideoCrafter 1 at 576 x 1024.
+    steps: over which s falls.
   """
 
   base: p.DDPM
@@ -48,7 +48,7 @@ class SignalScale:
     return self.base.t_max
 
   def signal(self, t):
-    """s(t), of t's shape."""
+    """The factor s(t) of the signal, of t's shape."""
     k = jnp.clip(jnp.asarray(t, float) - 1.0, 0.0, self.steps - 1.0)
     return 1.0 + (self.scale - 1.0) * k / (self.steps - 1.0)
 

@@ -1,4 +1,4 @@
-"""When: the times a network is trained at, and the times a sampler visits.
+"""Times that a network is trained at, and grids of times that a sampler visits.
 
 Training: a distribution `times(process, key, shape) -> t`, with t in (0, t_max].
 Sampling: a grid `grid(process) -> ts [S + 1]`, falling from t_max to 0, float32. DDIM's
@@ -15,18 +15,18 @@ from vdm_jax.diffusion import process as p
 
 
 def uniform(process, key, shape):
-  """t uniform in (0, t_max]."""
+  """Times t [shape] uniform in (0, t_max]."""
   return process.t_max * (1.0 - jax.random.uniform(key, shape))
 
 
 def uniform_steps(process, key, shape):
-  """t uniform over the whole steps 1 .. t_max: DDPM as it was published."""
+  """Times t [shape] uniform over the whole steps 1 .. t_max: DDPM as published."""
   steps = jax.random.randint(key, shape, 0, _num_steps(process))
   return 1.0 + steps.astype(jnp.float32)
 
 
 def stratified(process, key, shape):
-  """t uniform in (0, t_max], spread evenly over the examples of a batch.
+  """Times t [shape] uniform in (0, t_max], spread evenly over the batch.
 
   Each t is uniform, together they cover the range: the loss varies less from batch
   to batch. https://arxiv.org/abs/2107.00630, appendix I.1.
@@ -39,24 +39,24 @@ def stratified(process, key, shape):
 
 
 def logit_normal(process, key, shape, *, mean=0.0, std=1.0):
-  """t = t_max sigmoid(mean + std n), n ~ N(0, 1). https://arxiv.org/abs/2403.03206."""
+  """Times t_max sigmoid(mean + std n), n ~ N(0, 1). https://arxiv.org/abs/2403.03206."""
   return process.t_max * jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
 
 
 def lognormal(process, key, shape, *, mean=-1.2, std=1.2):
-  """log t ~ N(mean, std), at most t_max: EDM's noise levels."""
+  """Times t [shape] with log t ~ N(mean, std), at most t_max: EDM's noise levels."""
   _is_edm(process, "lognormal")
   t = jnp.exp(mean + std * jax.random.normal(key, shape))
   return jnp.minimum(t, process.t_max)
 
 
 def shifted(process, key, shape, *, base=uniform, shift=1.0):
-  """Times of the distribution `base`, moved to the noise as `shift` grows."""
+  """Times of the distribution `base`, moved by `shift_times`: noisier for shift > 1."""
   return process.t_max * shift_times(base(process, key, shape) / process.t_max, shift)
 
 
 def shift_times(u, shift):
-  """s u / (1 + (s - 1) u) for u in [0, 1]: s = 1 is u, s > 1 has more noise.
+  """s u / (1 + (s - 1) u) of times u in [0, 1]: the same for s = 1, noisier above.
 
   Equation 23 of https://arxiv.org/abs/2403.03206.
   """
@@ -66,20 +66,20 @@ def shift_times(u, shift):
 
 
 def uniform_grid(process, *, num_steps):
-  """Evenly spaced times."""
+  """Evenly spaced times [num_steps + 1], from t_max to 0."""
   return _grid(process.t_max * np.linspace(1.0, 0.0, _positive(num_steps) + 1))
 
 
 def shifted_grid(process, *, num_steps, shift):
-  """Evenly spaced times after `shift_times`: denser near the noise for shift > 1."""
+  """Times [num_steps + 1] from t_max to 0, denser near the noise for shift > 1."""
   u = np.linspace(1.0, 0.0, _positive(num_steps) + 1)
   return _grid(process.t_max * shift_times(u, shift))
 
 
 def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
-  """sigma evenly spaced in sigma^(1 / rho) from t_max to sigma_min, then 0; EDM only.
+  """Sigmas [num_steps + 1], even in sigma^(1 / rho) down to sigma_min, then 0.
 
-  Equation 5 of https://arxiv.org/abs/2206.00364.
+  EDM only. Equation 5 of https://arxiv.org/abs/2206.00364.
   """
   _is_edm(process, "karras_grid")
   ends = process.t_max ** (1 / rho), sigma_min ** (1 / rho)
@@ -87,9 +87,9 @@ def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
 
 
 def respaced_grid(process, *, num_steps):
-  """DDPM's steps, evenly rounded with both ends: 50 of 1000 are 0, 20, 41 .. 979, 999.
+  """DDPM's times t = k + 1, k even with both ends: 999, 979 .. 41, 20, 0 for 50 steps.
 
-  The spacing of improved DDPM, DiT and Latte. Indices k stand for t = k + 1.
+  [num_steps + 1], the last one 0. The spacing of improved DDPM, DiT and Latte.
   """
   if not 2 <= num_steps <= _num_steps(process):
     raise ValueError(
@@ -102,10 +102,10 @@ def respaced_grid(process, *, num_steps):
 
 
 def leading_grid(process, *, num_steps, offset=0):
-  """DDPM's every n-th step: 50 of 1000 are 0, 20, 40 .. 980, all plus `offset`.
+  """DDPM's times t = k + 1, k = 980, 960 .. 20, 0 for 50 steps, all plus `offset`.
 
-  DDIM's own spacing ("ddim50"), diffusers' "leading"; Stable Diffusion's has offset 1.
-  It never visits the last steps. Indices k stand for t = k + 1.
+  [num_steps + 1], the last one 0. DDIM's own spacing ("ddim50"), diffusers' "leading";
+  Stable Diffusion's has offset 1. It never visits the last steps.
   """
   stride = _num_steps(process) // _at_most(num_steps, process)
   if not 0 <= offset < stride:
@@ -116,10 +116,10 @@ def leading_grid(process, *, num_steps, offset=0):
 
 
 def trailing_grid(process, *, num_steps):
-  """DDPM's every n-th step from the last: 50 of 1000 are 999, 979 .. 19.
+  """DDPM's times t = k + 1, k = 999, 979 .. 19 for 50 steps.
 
-  diffusers' "trailing"; right for few steps and for a terminal SNR of 0,
-  https://arxiv.org/abs/2305.08891. Indices k stand for t = k + 1.
+  [num_steps + 1], the last one 0. diffusers' "trailing"; right for few steps and for a
+  terminal SNR of 0, https://arxiv.org/abs/2305.08891.
   """
   last = _num_steps(process)
   stride = last / _at_most(num_steps, process)
@@ -128,7 +128,7 @@ def trailing_grid(process, *, num_steps):
 
 
 def linspace_grid(process, *, num_steps):
-  """DDPM's steps, evenly spaced with both ends, rounded: diffusers' "linspace".
+  """DDPM's times [num_steps + 1], even with both ends: diffusers' "linspace".
 
   The same steps as `respaced_grid`. diffusers' DDIM leaves a step at t - 1000 // n,
   which is not where the next one begins, and agrees with nobody; here it does begin.

@@ -1,11 +1,11 @@
-"""The step back, q(x_s | x_t, x0) for s < t, and a variance that a network learns.
+"""The reverse step, q(x_s | x_t, x0) for s < t, and its learned variance.
 
   q(x_s | x_t, x0) = N(mean, var),   var = sigma_s^2 (1 - SNR_t / SNR_s)
 
-A network of 2 C output channels says, with the second C, where the variance of its
+The second C of 2 C output channels of a network say where the variance of the reverse
 step lies between var (0) and beta = 1 - alpha_bar_t / alpha_bar_s (1), in logarithms:
-equation 15 of https://arxiv.org/abs/2102.09672, "learned range". What it learns from
-is the variational bound, `bound`.
+equation 15 of https://arxiv.org/abs/2102.09672, "learned range". It is trained by
+`variational_bound`.
 """
 
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from vdm_jax.diffusion import process as p
 
 
 def split_output(out, channels):
-  """A network's output as (F, fraction): fraction is None without learned variance.
+  """(F, fraction) of a network's output, [..., C] each; fraction may be None.
 
   Args:
-    out: [..., C] or [..., 2 C]; the second half v gives the fraction (v + 1) / 2.
+    out: [..., C], without a learned variance, or [..., 2 C]; the second half v gives
+      the fraction (v + 1) / 2.
     channels: C, of the latents.
   """
   if out.shape[-1] not in (channels, 2 * channels):
@@ -33,7 +34,7 @@ def split_output(out, channels):
 
 
 def forward_step(process, t, s):
-  """(alpha_t / alpha_s, var) of x_t given x_s, [B, T]: both of the step from s to t."""
+  """(alpha_t / alpha_s, variance) of q(x_t | x_s) for times s < t, all [B, T]."""
   if isinstance(process, p.DDPM):  # a difference of nearly equal numbers otherwise
     log_ratio = process.log_ratio(t, s)
     return jnp.exp(0.5 * log_ratio), -jnp.expm1(log_ratio)
@@ -44,22 +45,22 @@ def forward_step(process, t, s):
 
 
 def posterior_variance(process, t, s):
-  """Variance of q(x_s | x_t, x0), [B, T]."""
+  """Variance [B, T] of q(x_s | x_t, x0) for times s < t [B, T]."""
   _, var = forward_step(process, t, s)
   return var * (process.alpha_sigma(s)[1] / process.alpha_sigma(t)[1]) ** 2
 
 
 def ddim_variance(process, t, s):
-  """The variance [B, T] that DDIM adds in a step of eta = 1, that of the posterior.
+  """The variance [B, T] of DDIM's noise in a step from t to s with eta = 1.
 
-  Any up to sigma_s^2 would do: DDIM's mean keeps q(x_s | x0) as it is. A process with a
-  scale on its signal (signal_scale.py) therefore adds what it would without.
+  That of the posterior; any up to sigma_s^2 would do: DDIM's mean keeps q(x_s | x0).
+  A process with a scaled signal (signal_scale.py) takes the variance without the scale.
   """
   return posterior_variance(getattr(process, "base", process), t, s)
 
 
 def posterior_mean(process, x_t, x0, t, s):
-  """Mean of q(x_s | x_t, x0), [B, T, H, W, C]."""
+  """Mean [B, T, H, W, C] of q(x_s | x_t, x0) for times s < t [B, T]."""
   ratio, var = forward_step(process, t, s)
   _, sigma = process.alpha_sigma(t)
   alpha_s, sigma_s = process.alpha_sigma(s)
@@ -67,9 +68,11 @@ def posterior_mean(process, x_t, x0, t, s):
 
 
 def log_variance(process, fraction, t, s):
-  """Log variance of the step from t to s that the fraction [B, T, H, W, C] stands for.
+  """Log variance of the reverse step from t to s, broadcastable to [B, T, H, W, C].
 
-  Without a fraction (None) it is the posterior's, [B, T, 1, 1, 1].
+  Args:
+    fraction: [B, T, H, W, C], from the posterior's variance (0) to beta (1), in
+      logarithms; None: the posterior's.
   """
   low = jnp.log(jnp.maximum(posterior_variance(process, t, s), 1e-20))
   if fraction is None:
@@ -79,14 +82,14 @@ def log_variance(process, fraction, t, s):
 
 
 def variational_bound(process, x0, x_t, x0_hat, fraction, t):
-  """The variational bound of a whole step, t to t - 1, in bits per element: [B, T].
+  """The variational bound [B, T] of a step from t to t - 1, in bits per element.
 
-  The divergence of the learned step back from the true one; for t = 1 the likelihood
-  of x0, as a picture of 256 values in [-1, 1]. Gradients belong to `fraction` alone if
-  the caller stops those of x0_hat, as https://arxiv.org/abs/2102.09672 does.
+  The KL divergence of the learned reverse step from the true one; for t = 1 the
+  likelihood of x0, quantised to 256 values in [-1, 1]. Only `fraction` gets a gradient
+  if the caller stops that of x0_hat, as https://arxiv.org/abs/2102.09672 does.
 
   Args:
-    x0, x_t, x0_hat, fraction: [B, T, H, W, C].
+    x0, x_t, x0_hat, fraction: [B, T, H, W, C]; x0_hat is the estimate of x0.
     t: [B, T] in 1 .. num_steps, whole steps; DDPM only.
   """
   if not isinstance(process, p.DDPM):
@@ -112,7 +115,7 @@ def variational_bound(process, x0, x_t, x0_hat, fraction, t):
 
 
 def discretized_log_likelihood(x, mean, log_var):
-  """Log probability of x in [-1, 1], read as one of 256 values, under a Gaussian.
+  """Log probability, of x's shape, of x in 256 values of [-1, 1] under a Gaussian.
 
   The mass of the bin of width 2 / 255 around x, the last ones open, as in DDPM's code
   (its tanh in place of the error function included).

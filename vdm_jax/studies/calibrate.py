@@ -60,7 +60,7 @@ def run(
   found = collections.defaultdict(list)
   note = lambda call, ratio: found[int(call)].append(float(ratio))
   watched = functools.partial(
-    d.cached, plan=caching.keep_all, watch=functools.partial(_compare, note)
+    d.cached, plan=caching.keep_all, on_update=functools.partial(_compare, note)
   )
 
   @jax.jit

@@ -124,7 +124,7 @@ def _setting(case, plan, params, batch, key):
   cached, sizes = (), {}
   if plan is not None:
     watch = lambda call, old, new: sizes.update({k: x.nbytes for k, x in old.items()})
-    cached = (functools.partial(d.cached, plan=plan, watch=watch),)
+    cached = (functools.partial(d.cached, plan=plan, on_update=watch),)
   shape = (len(next(iter(batch.values()))), *case.shape)
 
   def draw(params, batch, key):

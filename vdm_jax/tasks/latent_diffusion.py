@@ -116,8 +116,8 @@ class LatentDiffusion:
       t,
       k_noise,
       weight=self.weight,
-      measure=self.measure,
-      offset=self.offset_noise,
+      error_fn=self.measure,
+      offset_noise=self.offset_noise,
       bound_weight=self.bound_weight,
     )
 

@@ -226,7 +226,7 @@ def test_watching_sees_what_was_kept_before_and_now():
     jax.debug.callback(note, call, jnp.abs(a).sum(), jnp.abs(b).sum())
 
   plan = functools.partial(caching.keep_all, names=("spatial",))
-  out = jax.jit(lambda: sample((cached(plan, watch=watch),), heun.heun))()
+  out = jax.jit(lambda: sample((cached(plan, on_update=watch),), heun.heun))()
   jax.effects_barrier()
   np.testing.assert_allclose(out, jax.jit(lambda: sample((), heun.heun))(), atol=1e-6)
   assert sorted(seen) == list(range(12))

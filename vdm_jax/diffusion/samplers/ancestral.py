@@ -14,11 +14,11 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def ancestral(denoise, process, x, ts, cond, key, *, fraction=None):
-  """Returns x0 [B, T, H, W, C], if `ts` ends at 0.
+  """Samples as DDPM: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
   Args:
-    fraction: of the way from the posterior's variance (0, "fixed small") to beta (1,
-      "fixed large"), in place of what the network learned.
+    fraction: of the variance, from the posterior's (0, "fixed small") to beta (1,
+      "fixed large"), in place of the network's.
   """
 
   def step(denoise, x, t, t_next, key):

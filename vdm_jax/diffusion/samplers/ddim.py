@@ -16,7 +16,11 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
-  """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
+  """Samples by DDIM: x0 [B, T, H, W, C], if the times `ts` end at 0.
+
+  Args:
+    eta: 0 is deterministic, 1 has the noise of DDPM.
+  """
 
   def step(denoise, x, t, t_next, key):
     x0 = denoise(x, t, cond).x0
@@ -55,7 +59,7 @@ def euler_ancestral(denoise, process, x, ts, cond, key, *, eta=1.0):
 
 
 def invert(denoise, process, x, ts, cond, key=None, *, iterations=20):
-  """The noise x_t at ts[0] from which `ddim`, eta = 0, on `ts` comes to the video x.
+  """DDIM inversion: the x_t at ts[0] from which `ddim` with eta = 0 samples x.
 
   A step of DDIM from t to s is undone by solving x_t = a x_s + b eps(x_t, t) for x_t,
   by `iterations` of the fixed point. One iteration takes eps at x_s: the inversion of

@@ -27,12 +27,12 @@ RULES = {
 def dpm_solver(
   denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", caps=()
 ):
-  """On the probability flow; returns x0 [B, T, H, W, C], if `ts` ends at 0.
+  """Samples by DPM-Solver++: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
   Args:
     order: 1, 2 or 3.
     rule: of the second order, a name in RULES.
-    caps: the highest orders that the last steps may have, that of the last one first.
+    caps: the highest orders of the last steps, that of the last one first.
   """
 
   def step(x, terms, h, t, t_next, key):
@@ -47,7 +47,7 @@ def dpm_solver(
 def dpm_solver_sde(
   denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", caps=()
 ):
-  """On the reverse SDE; returns x0 [B, T, H, W, C], if `ts` ends at 0.
+  """Samples by SDE-DPM-Solver++: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
   x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (c_0 D_0 + c_1 D_1 + c_2 D_2)
         + sigma_s sqrt(1 - e^-2h) noise,   c as above, of 2 h
@@ -70,12 +70,13 @@ def log_snr(process, t):
 
 
 def order_by_frame(ts, num_frames, order, caps):
-  """A function (t, known) -> the order [B, T] of the step from t.
+  """A function (t, known) -> the order [B, T] of each frame's step from time t.
+
+  `known` [B, T] counts the estimates that a frame has from earlier steps.
 
   Args:
     order: the highest.
     caps: the highest of the last steps, that of the last one first.
-    known: [B, T] estimates that a frame has from steps before.
   """
   if order not in (1, 2, 3):
     raise ValueError(f"order={order}; expected 1, 2 or 3.")
@@ -91,7 +92,7 @@ def order_by_frame(ts, num_frames, order, caps):
 
 
 def phi(x, order):
-  """(e^x - its Taylor polynomial) / x^order: 1 / order! + x / (order + 1)! + ..."""
+  """phi_k(x) of exponential integrators, k = order: 1 / k! + x / (k + 1)! + ..."""
   series, direct = 0.0, 0.0
   factorials = [1.0]
   for k in range(1, order + 10):

@@ -11,7 +11,7 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def euler(denoise, process, x, ts, cond, key):
-  """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
+  """Samples by Euler's method: x0 [B, T, H, W, C], if the times `ts` end at 0."""
 
   def step(denoise, x, t, t_next, key):
     del key  # deterministic
@@ -23,5 +23,5 @@ def euler(denoise, process, x, ts, cond, key):
 
 
 def ode_derivative(process, x, x0, t):
-  """dx/dt at x, if the data is x0."""
+  """dx/dt [B, T, H, W, C] of the probability flow at x, if the data is x0."""
   return p.mix(process.rates(t), x0, p.eps_from_x0(process, x, x0, t))

@@ -11,7 +11,7 @@ from vdm_jax.diffusion.samplers import euler, loop
 
 
 def heun(denoise, process, x, ts, cond, key):
-  """Returns x0 [B, T, H, W, C], if `ts` ends at 0."""
+  """Samples by Heun's method: x0 [B, T, H, W, C], if the times `ts` end at 0."""
 
   def step(denoise, x, t, t_next, key):
     del key  # deterministic

@@ -1,7 +1,6 @@
-"""The one loop that every sampler shares, and the noise that they draw.
+"""The loop that every sampler shares, and the noise that they draw.
 
-Nothing of the trajectory is kept but what a sampler asks for: its memory, a value for
-each frame, which a waiting frame keeps as it is.
+Nothing of the trajectory is kept but a sampler's memory, such as earlier estimates.
 """
 
 import flax
@@ -14,35 +13,32 @@ from vdm_jax.diffusion import caching
 
 @flax.struct.dataclass
 class RecordedNoise:
-  """Noise drawn elsewhere, in place of a key: values[i] is what step i would draw.
+  """Noise in place of a sampler's key: values[i] is used where step i would draw.
 
   Attributes:
-    values: [S, B, T, H, W, C]; inside a step [B, T, H, W, C]. None is no noise at all:
-      a sampler that wants some is refused.
+    values: [S, B, T, H, W, C]; inside a step [B, T, H, W, C]. None: a sampler that
+      draws noise raises a ValueError.
   """
 
   values: jax.Array | None
 
 
 def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
-  """Folds `step(denoise, x, t, t_next, key) -> x` over a falling grid of times.
+  """x [B, T, H, W, C] after `step` for every interval of a falling grid of times.
 
-  Frames whose time does not change in a step are left as they are, to the bit, and so
-  is what is remembered of them.
+  Frames whose time does not change in a step stay the same, to the bit, and so does
+  their memory.
 
   Args:
-    step: x [B, T, H, W, C], t and t_next [B, T], key of this step. With a memory,
-      (denoise, x, t, t_next, key, memory) -> (x, memory). It calls the `denoise` that
-      it is given: with a step cache that is another one in each step.
-    denoise: as the sampler got it.
+    step: (denoise, x, t [B, T], t_next [B, T], key) -> x; with a memory
+      (denoise, x, t, t_next, key, memory) -> (x, memory). It must call the `denoise`
+      that it gets: with a step cache that is another one in each step.
+    denoise: the sampler's denoiser.
     x: [B, T, H, W, C] the start, usually sigma(ts[0]) times noise.
     ts: [S + 1] one time for all frames, or [S + 1, T] one for each.
-    key: PRNG key, each step folds its index into it; or Recorded noise.
-    memory: a tree of arrays [B, T, ...], as the first step shall find them.
+    key: PRNG key, each step folds its index into it; or RecordedNoise.
+    memory: a tree of arrays [B, T, ...], the memory before the first step.
     calls: of the denoiser in a step, the k-th at the time of the k-th step from here.
-
-  Returns:
-    x after the last step.
   """
   shape, grid, modes = x.shape, ts, None
   ts = repeat(time_matrix(ts, shape[1]), "s t -> s b t", b=shape[0])
@@ -93,7 +89,7 @@ def _strides(inputs, start, stop, size):
 
 
 def time_matrix(ts, num_frames):
-  """A grid [S + 1] or a matrix [S + 1, T] as a matrix of floats."""
+  """The schedule matrix [S + 1, T], float, of a grid [S + 1] or a matrix."""
   ts = jnp.asarray(ts, float)
   if ts.ndim not in (1, 2) or len(ts) < 2 or ts.shape[1:] not in ((), (num_frames,)):
     raise ValueError(
@@ -103,7 +99,7 @@ def time_matrix(ts, num_frames):
 
 
 def last_step_times(ts, num_frames, count):
-  """[count, T]: the times from which each frame's last steps start, the last first."""
+  """Times [count, T] at which each frame's last `count` steps start, the last first."""
   ts = time_matrix(ts, num_frames)
   starts, before = [], ts[-1]
   for _ in range(count):
@@ -113,23 +109,23 @@ def last_step_times(ts, num_frames, count):
 
 
 def fold_key(key, i):
-  """The key of step i; of recorded noise, the noise of step i."""
+  """The key of step i, fold_in(key, i); of RecordedNoise, the noise of step i."""
   if _recorded(key):
     return jax.tree.map(lambda x: jnp.asarray(x)[i], key)
   return jax.random.fold_in(key, i)
 
 
 def noise(key, shape, start=0):
-  """Standard normal [B, T, H, W, C]; frame i comes from `key` and start + i alone.
+  """Standard normal [B, T, H, W, C]; frame i depends on `key` and start + i only.
 
-  A long video's noise, cut anywhere, is therefore the noise of the parts. This needs
-  a threefry key, jax's default: under vmap, "rbg" keys draw for all frames at once.
+  So the noise of a long video is that of its parts. This needs a threefry key, jax's
+  default: under vmap, "rbg" keys draw for all frames at once.
   """
   if _recorded(key):
     recorded = getattr(key.values, "shape", None)
     if recorded != tuple(shape):
       raise ValueError(
-        f"The recorded noise is {recorded} and {tuple(shape)} was to be drawn; record "
+        f"The recorded noise is {recorded} and the step draws {tuple(shape)}; record "
         "[S, B, T, H, W, C] for a sampler of S steps."
       )
     return key.values

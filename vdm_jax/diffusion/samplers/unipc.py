@@ -22,12 +22,12 @@ KINDS = {"bh1": lambda h: -0.5 * h / jnp.expm1(-h), "bh2": lambda h: 0.5}
 
 
 def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", caps=()):
-  """Returns x0 [B, T, H, W, C], if `ts` ends at 0.
+  """Samples by UniPC: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
   Args:
     order: of the predictor, 1, 2 or 3.
     kind: a name in KINDS.
-    caps: the highest orders that the last steps may have, that of the last one first.
+    caps: the highest orders of the last steps, that of the last one first.
   """
   if kind not in KINDS:
     raise ValueError(f"kind={kind!r}; expected one of {set(KINDS)}.")
