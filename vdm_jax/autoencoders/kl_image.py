@@ -27,15 +27,15 @@ from vdm_jax.layers.resnet import Downsample, GroupNorm, ResnetBlock, Upsample
 # then learns to do without them.
 INITIAL_LOGVAR = -6.0
 
-# How frames [N, H, W, C] lie on a mesh: spread over the axes of these two rules, and
-# where they do not fill it, cut into strips by the rule "height", if there is one. A
-# convolution then reads its neighbours' edges. Strips are not thinner than this: they
-# would be all edge, and the compiler's convolution of one row on each of two devices
-# was wrong in jax 0.10.2, as it was for two rows with stride 2.
-FRAMES = ("batch", "frames")
-WHOLE = (FRAMES, None, None, None)
-STRIPS = (FRAMES, "height", None, None)
-LEAST = (1, 4, 1, 1)
+# Logical axes of frames [N, H, W, C]: split over the mesh axes of two rules, and where
+# that does not fill the mesh, also along height, where convolutions exchange edges. A
+# shard has at least these sizes: thinner ones would be all edge, and the compiler's
+# convolution of one row on each of two devices was wrong in jax 0.10.2, as it was for
+# two rows with stride 2.
+FRAME_AXES = ("batch", "frames")
+BY_FRAME = (FRAME_AXES, None, None, None)
+BY_FRAME_AND_HEIGHT = (FRAME_AXES, "height", None, None)
+MIN_SHARD = (1, 4, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class KLImage:
       run = lambda x: KLImageNetwork(self).apply(variables, x, method=method)
       if self.tile:
         sides = self.tile * before, self.tile * after
-        whole = lambda tile: placement.constrain(tile, WHOLE)
+        whole = lambda tile: placement.constrain(tile, BY_FRAME)
         one = lambda tile: whole(run(whole(tile)))
         return tiling.map_tiles(one, frames, sides=sides, overlap_share=self.overlap)
       return run(frames)
@@ -162,13 +162,13 @@ class KLImage:
     def chunked(size, variables, frames):
       return _in_chunks(functools.partial(run, variables), frames, size)
 
-    frames = placement.constrain(rearrange(x, "b t h w c -> (b t) h w c"), WHOLE)
+    frames = placement.constrain(rearrange(x, "b t h w c -> (b t) h w c"), BY_FRAME)
     map_frames = functools.partial(chunked, self.chunk)
-    if self.chunk is None and blocking.wanted():
+    if self.chunk is None and blocking.enabled():
       n, height, width, _ = frames.shape
       pixels = height * width * (after // self.patch or 1) ** 2
-      few = blocking.at_a_time(n, 4 * pixels * self.channels[0])
-      map_frames = blocking.unless_differentiated(functools.partial(chunked, few), run)
+      few = blocking.block_size(n, 4 * pixels * self.channels[0])
+      map_frames = blocking.forward_only(functools.partial(chunked, few), run)
     y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
@@ -178,7 +178,7 @@ class KLImage:
 
 def _in_chunks(run, frames, size):
   """run(frames) [N, H, W, C], at most `size` frames of each device at a time."""
-  devices = placement.parts(len(frames), FRAMES)
+  devices = placement.num_shards(len(frames), FRAME_AXES)
   here = len(frames) // devices
   if size is None or size >= here:
     return run(frames)
@@ -245,7 +245,7 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = placement.constrain(x, STRIPS, LEAST)
+    x = placement.constrain(x, BY_FRAME_AND_HEIGHT, MIN_SHARD)
     x = Conv(c.channels[0], **c.dtypes, name="conv_in")(x)
     for i, features in enumerate(c.channels):
       last = i == len(c.channels) - 1
@@ -266,7 +266,7 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, z):
     c = self.config
-    z = placement.constrain(z, STRIPS, LEAST)
+    z = placement.constrain(z, BY_FRAME_AND_HEIGHT, MIN_SHARD)
     x = Conv(c.channels[-1], **c.dtypes, name="conv_in")(z)
     x = Middle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
@@ -289,7 +289,7 @@ class Level(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = placement.constrain(x, STRIPS, LEAST)
+    x = placement.constrain(x, BY_FRAME_AND_HEIGHT, MIN_SHARD)
     for i in range(self.layers):
       x = ResnetBlock(
         self.features,
@@ -312,7 +312,7 @@ class Middle(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = placement.constrain(x, STRIPS, LEAST)
+    x = placement.constrain(x, BY_FRAME_AND_HEIGHT, MIN_SHARD)
     for i in range(c.mid_layers):
       x = ResnetBlock(
         x.shape[-1],

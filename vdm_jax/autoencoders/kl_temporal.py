@@ -21,10 +21,10 @@ from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.resnet import GroupNorm, Upsample
 from vdm_jax.layers.temporal import SpatialTemporalBlock, per_frame
 
-# How a video lies on a mesh, see kl_image.py: where the clips do not fill it, their
-# frames are spread, and where these do not either, each is cut in strips.
-SPREAD = ("batch", ("batch", "frames"), "height", None, None)
-LEAST = (1, 2, 4, 1, 1)
+# Logical axes of a video, see kl_image.py: split by clips, where these do not fill the
+# mesh also by frames, and where these do not either, along height.
+BY_CLIP_FRAME_HEIGHT = ("batch", ("batch", "frames"), "height", None, None)
+MIN_SHARD = (1, 2, 4, 1, 1)
 
 # For `rename` of training/inflate.py: the parameters of a KLImage as those of a
 # KLTemporal. One whose layers along time are as they were initialised, and which has
@@ -150,7 +150,7 @@ class TemporalDecoder(nn.Module):
   @nn.compact
   def __call__(self, z):
     c = self.config
-    z = placement.constrain(z, SPREAD, LEAST)
+    z = placement.constrain(z, BY_CLIP_FRAME_HEIGHT, MIN_SHARD)
     x = per_frame(Conv(c.channels[-1], **c.dtypes, name="conv_in"), z)
     x = TemporalMiddle(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
@@ -178,7 +178,7 @@ class TemporalMiddle(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = placement.constrain(x, SPREAD, LEAST)
+    x = placement.constrain(x, BY_CLIP_FRAME_HEIGHT, MIN_SHARD)
     block = lambda i: SpatialTemporalBlock(
       x.shape[-1], c.groups, **c.dtypes, name=f"resnets_{i}"
     )
@@ -201,7 +201,7 @@ class TemporalLevel(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    x = placement.constrain(x, SPREAD, LEAST)
+    x = placement.constrain(x, BY_CLIP_FRAME_HEIGHT, MIN_SHARD)
     for i in range(c.layers_per_block + 1):
       block = SpatialTemporalBlock(
         self.features, c.groups, **c.dtypes, name=f"resnets_{i}"
