@@ -151,6 +151,21 @@ def test_longer_clips_than_its_positions_are_refused_or_windowed(image):
   assert long < 1.5 * short
 
 
+def test_positions_of_frames_enter_within_the_learnt_ones(image):
+  params = nest(filled(MOTION) | image)
+  at = lambda *places: run(MOTION)(
+    params, clip(), COND.replace(positions=jnp.array([places] * B, jnp.float32))
+  )
+  consecutive = run(MOTION)(params, clip(), COND)
+  np.testing.assert_allclose(at(0, 1, 2), consecutive, atol=1e-5)
+  np.testing.assert_allclose(at(40, 41, 42), consecutive, atol=1e-5)  # a window
+  spread = at(0, 2, 4)
+  assert np.abs(spread - consecutive).max() > 1e-3
+  np.testing.assert_allclose(at(7, 9, 11), spread, atol=1e-5)
+  # Of 8 learnt positions the last is 7: what reaches further is scaled down to it.
+  np.testing.assert_allclose(at(0, 70, 140), at(0, 3.5, 7), atol=1e-5)
+
+
 def test_sizes_that_halve_unevenly_come_back(image):
   x = jnp.zeros((B, 1, 5, 7, C))
   assert run(IMAGE)(nest(image), x, COND).shape == x.shape

@@ -152,7 +152,8 @@ class UNet3D(Module, UNetModule):
       t: [B], [B, 1] or [B, T].
       cond: tokens["text"] for spatial_cross (tokens["image"] if there is no text);
         tokens["image"] besides for image_keys; the vectors that are named; channels,
-        stacked on x in the order of their names; mask; positions;
+        stacked on x in the order of their names; mask; positions, for sinusoids and
+        perceptrons of time (relative attention counts the frames of x);
         vectors["alone"] [B] or [B, T], True for frames that see no others.
       train: nothing depends on it; there is no dropout.
       residuals: (for each skip connection, for the middle) of a control network, added
@@ -208,17 +209,24 @@ class ConditionEmbedding(UNetModule):
     return cond.tokens[name].values.astype(self.dtype), cond.tokens[name].mask
 
   def _places(self, cond, num_frames):
-    for part in (self.config.temporal, self.config.temporal_in):
-      longest = part.max_frames if part and part.position == "sinusoid" else None
-      if longest and num_frames > longest:
-        raise ValueError(
-          f"{num_frames} frames; this network has learnt positions of {longest} "
-          "(max_frames). Sample longer videos with the wrapper denoise.windows(size="
-          f"{longest}), or raise max_frames to let it guess."
-        )
-    places = jnp.arange(num_frames)[None]
-    inside = self.config.temporal is not None and self.config.temporal.max_frames
-    return places if cond.positions is None or inside else cond.positions
+    """[B or 1, T]: positions of the frames, from 0 and within the learnt ones."""
+    parts = (self.config.temporal, self.config.temporal_in)
+    sinusoids = [part for part in parts if part and part.position == "sinusoid"]
+    longest = min((p.max_frames for p in sinusoids if p.max_frames), default=None)
+    if longest and num_frames > longest:
+      raise ValueError(
+        f"{num_frames} frames; this network has learnt positions of {longest} "
+        "(max_frames). Sample longer videos with the wrapper denoise.windows(size="
+        f"{longest}), or raise max_frames to let it guess."
+      )
+    if cond.positions is None:
+      return jnp.arange(num_frames)[None]
+    if not longest:
+      return cond.positions
+    # Further apart than learnt: interpolated, https://arxiv.org/abs/2306.15595.
+    places = cond.positions - cond.positions.min(axis=1, keepdims=True)
+    furthest = jnp.maximum(places.max(axis=1, keepdims=True), longest - 1)
+    return places * ((longest - 1) / furthest)
 
   def _image_only(self, cond, num_frames):
     if "alone" not in cond.vectors:
