@@ -13,7 +13,7 @@ python -m vdm_jax.main --config=configs/animatediff.py:digits --workdir=runs/ani
 python -m vdm_jax.main --config=configs/animatediff.py:tiny --workdir=runs/tiny
 python -m vdm_jax.main --config=configs/animatediff.py:tiny-stages --workdir=runs/tiny
 
-At full size, on captioned clips as configs/stable_diffusion.py says, stage by stage
+At full size, on captioned clips as configs/parts/unets.py says, stage by stage
 (--mode=embed, encode, train, sample), around Stable Diffusion:
 
 python -m vdm_jax.main --config=configs/animatediff.py --workdir=runs/motion \
@@ -22,59 +22,67 @@ python -m vdm_jax.main --config=configs/animatediff.py --workdir=runs/motion \
   --config.pretrained_autoencoder=stable-diffusion-v1-5/vae
 """
 
-from configs import stable_diffusion as sd
+from configs.parts import unets
 from vdm_jax import config as c
 from vdm_jax.models import lora
 from vdm_jax.models.unet import architectures
 from vdm_jax.tasks import latent_diffusion
-from vdm_jax.training import inflate
 
-VERSIONS = {"v1": 1, "v2": 2, "v3": 3}
+VERSIONS = {"v1": 1, "v2": 2, "v3": 3, "digits": 2, "tiny": 2}
+DOMAIN, MOTION = dict(targets="/spatial_(self|cross)"), dict(targets="/temporal_self")
 
 
 def get_config(arg="v2"):
   """`arg`: "v1", "v2", "v3" at full size, "digits" or "tiny"; also with "-stages"."""
-  arg, staged, rest = arg.partition("-stages")
-  if arg not in (*VERSIONS, "digits", "tiny") or rest:
-    raise ValueError(
-      f"animatediff.py:{arg}{staged}{rest} is unknown; there are v1, v2, v3, digits "
-      "and tiny, these also with -stages."
-    )
-  size = "full" if arg in VERSIONS else arg
-  heads = 8 if size == "full" else 2
-  cfg = sd.start(size, "animatediff.py")
-  version = VERSIONS.get(arg, 2)
-  sd.network(cfg, size, architectures.animatediff, version=version, num_heads=heads)
-  sd.betas(cfg, size, "linear", beta_ends=(0.00085, 0.012))
-  sd.text(cfg)
-  small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
-  image = c.call(architectures.stable_diffusion, num_heads=heads, **small)
-  sd.on_images(cfg, image)
-  cfg.train.trainable = "temporal"
-  if staged:
-    stages(cfg, *((128, 64) if size == "full" else (2, 2)))
+  variants = (*VERSIONS, *(f"{name}-stages" for name in VERSIONS))
+  c.check_variant("animatediff.py", arg, variants)
+  name, stages, _ = arg.partition("-stages")
+  size = "full" if name.startswith("v") else name
+  return with_stages(size, VERSIONS[name]) if stages else base(size, VERSIONS[name])
+
+
+def base(size, version, adapter=None, **data):
+  """The image model, then the motion modules.
+
+  Args:
+    adapter: fields of a LoRA in place while motion is trained.
+    data: as `unets.base` takes it.
+  """
+  cfg = unets.base(size, text_width=768, **data)
+  heads = unets.SIZES[size]["num_heads"]
+  fields = dict(version=version, num_heads=heads)
+  network = unets.network(size, architectures.animatediff, **fields)
+  trained = c.call(lora.Lora, network=network, **adapter) if adapter else network
+  task = c.call(
+    latent_diffusion.LatentDiffusion,
+    network=trained,
+    **unets.ddpm("linear", beta_ends=(0.00085, 0.012)),
+    **unets.text(size),
+  )
+  unets.denoiser(cfg, size, network, task, wrappers=(unets.guide(size, 7.5),))
+  unets.train_images_first(cfg, size, architectures.stable_diffusion, num_heads=heads)
   return cfg
 
 
-def stages(cfg, domain_rank, motion_rank):
+def with_stages(size, version):
   """A domain adapter before motion is trained, and a MotionLoRA after it."""
-  domain = dict(targets="/spatial_(self|cross)", rank=domain_rank)
-  adapter = c.call(lora.Lora, network=cfg.image_unet, **domain)
-  single = dict(loader=sd.stills(cfg.train.loader))
-  sd.train_after(cfg, "domain", adapter, "images", parts=("ema",), **single)
-  order = [stage for stage in cfg.stages if stage != "train_domain"]
-  order.insert(order.index("train"), "train_domain")
-  cfg.stages = tuple(order)
-  places = dict(folder="{workdir}/domain/checkpoints", parts=("frozen", "ema"))
-  sd.put(cfg.train, init_from=c.bind(inflate.inflate, **places))
-  adapted = c.call(lora.Lora, network=cfg.unet, **domain)
-  sd.put(cfg.task, network=adapted)
-  motion = dict(targets="/temporal_self", rank=motion_rank)
-  both = c.call(lora.Lora, network=adapted, **motion)
-  sd.train_after(cfg, "motion_lora", both, "denoiser")
+  domain_rank, motion_rank = (128, 64) if size == "full" else (2, 2)
+  domain, motion = DOMAIN | dict(rank=domain_rank), MOTION | dict(rank=motion_rank)
+  cfg = base(size, version, adapter=domain)
+  unets.train_lora(
+    cfg,
+    "domain",
+    c.call(lora.Lora, network=cfg.image_network, **domain),
+    unets.after("images", prefix="base"),
+    before="train",
+    loader=unets.single_frames(cfg.train.loader),
+  )
+  adapter = unets.after("domain", parts=("frozen", "ema"))
+  cfg.train = c.replace(cfg.train, init_from=adapter)
+  both = c.call(lora.Lora, network=cfg.task.network, **motion)
+  unets.train_lora(cfg, "motion_lora", both, unets.after_lora("denoiser"))
   # The domain is that of the training clips: it is left out when sampling.
-  alone = c.call(lora.Lora, network=cfg.unet, scale=0.0, **domain)
-  fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
-  network = c.call(lora.Lora, network=alone, **motion)
-  task = c.call(latent_diffusion.LatentDiffusion, **fields | dict(network=network))
-  sd.put(cfg.sample, task=task, weights="motion_lora")
+  left_out = c.replace(cfg.task.network, scale=0.0)
+  task = c.replace(cfg.task, network=c.replace(both, network=left_out))
+  cfg.sample = c.replace(cfg.sample, task=task, weights="motion_lora")
+  return cfg

@@ -3,7 +3,7 @@
 https://arxiv.org/abs/2211.13221. Its autoencoder, trained against a discriminator that
 sees motion, makes 4 x 32 x 32 latents of 16 x 256 x 256 pixels (`digits` has one of
 single frames). `short` makes clips; `text` is its text to video, on Stable Diffusion's
-latents of 16 frames and on captions (configs/stable_diffusion.py says how). All others
+latents of 16 frames and on captions (configs/parts/unets.py says how). All others
 make long videos with two networks, section 3.3: one is told the first of four latents
 that lie four apart, or none, and predicts; one is told both ends of five neighbours and
 fills in. What is told is shown with noise
@@ -17,9 +17,9 @@ python -m vdm_jax.main --config=configs/lvdm.py:digits --workdir=runs/lvdm
 python -m vdm_jax.main --config=configs/lvdm.py:tiny --workdir=runs/tiny
 """
 
-from configs import stable_diffusion as sd
+from configs.parts import autoencoders, runs, unets
 from vdm_jax import config as c
-from vdm_jax.autoencoders import discriminator, kl_video
+from vdm_jax.autoencoders import kl_video
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader, sources, transforms
 from vdm_jax.diffusion import guidance, long_video, loss, perturbation
@@ -29,103 +29,115 @@ from vdm_jax.tasks import latent_diffusion
 
 WINDOW = 4  # latents that prediction takes
 KEYS = 7  # latents that it makes: two windows that share one
+BETAS = dict(schedule="scaled_linear", beta_ends=(0.0015, 0.0155))
+# Latents between two that are predicted; shape of a window's latents.
+SIZES = {
+  "full": dict(stride=4, shape=(WINDOW, 32, 32, 4)),
+  "digits": dict(stride=4, shape=(8, 4, 4, 8)),
+  "tiny": dict(stride=2, shape=(WINDOW, 4, 4, 8)),
+}
 
 
 def get_config(arg="short"):
   """`arg`: "short", "long" and "text" at full size, "digits" or "tiny"."""
-  if arg not in ("short", "long", "text", "digits", "tiny"):
-    raise ValueError(
-      f"lvdm.py:{arg} is unknown; there are short, long, text, digits and tiny."
-    )
-  size = "full" if arg in ("short", "long", "text") else arg
-  cfg = sd.start(size, "lvdm.py")
+  c.check_variant("lvdm.py", arg, ("short", "long", "text", "digits", "tiny"))
   if arg == "text":
-    sd.network(cfg, size, architectures.lvdm_text)
-    sd.betas(cfg, size, "scaled_linear", beta_ends=(0.0015, 0.0155))
-    sd.text(cfg, scale=15.0)
-    return cfg
-  if arg != "digits":
-    autoencoder(cfg, size)
-  long = arg != "short"
-  fields = dict(max_frames=WINDOW) | ({} if size == "full" else dict(num_heads=2))
-  sd.network(
-    cfg, size, architectures.lvdm_long if long else architectures.lvdm, **fields
-  )
-  sd.betas(cfg, size, "scaled_linear", beta_ends=(0.0015, 0.0155))
-  sd.put(cfg.task, conditioner=c.call(conditioner.Unconditional), drop_rates={})
-  sd.put(cfg.task, measure=c.bind(loss.absolute))
-  sd.guided(cfg)
-  if long:
-    hierarchy(cfg, size, stride=2 if size == "tiny" else 4)
+    return text()
+  size = "full" if arg in ("short", "long") else arg
+  return short() if arg == "short" else long(size)
+
+
+def text():
+  """Captions to clips of 16 frames, on Stable Diffusion's latents."""
+  cfg = unets.base("full", text_width=768)
+  network = unets.network("full", architectures.lvdm_text)
+  told = unets.ddpm(**BETAS) | unets.text("full")
+  task = c.call(latent_diffusion.LatentDiffusion, network=network, **told)
+  unets.denoiser(cfg, "full", network, task, wrappers=(unets.guide("full", 15.0),))
   return cfg
 
 
-def autoencoder(cfg, size):
-  """One of whole clips in the place of that of frames."""
-  small = dict(stride=(2, 4, 4), width=8, groups=4, latent_channels=8)
-  cfg.autoencoder = c.call(kl_video.KLVideo, **(small if size == "tiny" else {}))
-  task = cfg.autoencode.task
-  sd.put(task, autoencoder=cfg.autoencoder, frames_per_clip=None)
-  if size == "full":
-    sd.put(task, discriminator=c.call(discriminator.PatchDiscriminator, time=3))
-  for part in (cfg.encode, cfg.evaluate, *sd.drawn(cfg)):
-    sd.put(part, autoencoder=cfg.autoencoder)
-  _, *sides, channels = cfg.sample.shape
-  for part in sd.drawn(cfg):
-    sd.put(part, shape=(4, *sides, channels))
+def short():
+  """Clips of 16 frames, four latents, of nothing."""
+  cfg = unets.base("full", autoencoder=autoencoder())
+  network = unets.network("full", architectures.lvdm, max_frames=WINDOW)
+  shape = SIZES["full"]["shape"]
+  unets.denoiser(cfg, "full", network, task(network), wrappers=(), shape=shape)
+  return cfg
 
 
-def hierarchy(cfg, size, stride):
-  """Trains both networks, and makes videos with them in the place of samples."""
-  latents = (KEYS - 1) * stride + 1
-  clips(cfg, size, latents)
-  given = c.call(perturbation.KnownFrameNoise)
-  sd.put(cfg.task, mask_rates=dict(first=0.5), perturbation=given)
-  fields = {k: cfg.architecture[k] for k in cfg.architecture if k not in c.VERBS}
-  fields["max_frames"] = stride + 1
-  cfg.filler = sd.beside(cfg, c.call(architectures.lvdm_long, **fields))
-  fields = {k: cfg.task[k] for k in cfg.task if k not in c.VERBS}
-  fields |= dict(network=cfg.filler, mask_rates=dict(ends=0.9))
-  cfg.filling = c.call(latent_diffusion.LatentDiffusion, **fields)
-  between = windows(cfg.train.loader, stride + 1, interval=1)
-  sd.train_also(cfg, "filler", task=cfg.filling, loader=between, init_from=None)
-  sd.put(
-    cfg.train,
-    loader=windows(cfg.train.loader, WINDOW, interval=stride),
-    preview=None,  # it would be of neighbours
+def autoencoder():
+  """(LVDM's autoencoder of whole clips, its task)."""
+  module = c.call(kl_video.KLVideo)
+  return module, autoencoders.task(module, "full", time=3, frames_per_clip=None)
+
+
+def task(network, **fields):
+  """L1 to eps, told nothing."""
+  return c.call(
+    latent_diffusion.LatentDiffusion,
+    network=network,
+    conditioner=c.call(conditioner.Unconditional),
+    measure=c.bind(loss.absolute),
+    **unets.ddpm(**BETAS),
+    **dict(drop_rates={}) | fields,
   )
-  lengthen(cfg, stride, latents)
-  sd.put(cfg.evaluate, samples="long")
-  place = cfg.stages.index("sample")
-  after = cfg.stages[place + 1 :]
-  if size == "full":  # of 100 frames each: few, and too long to measure as clips
-    few, after = c.bind(sample.unconditional, count=16), ()
-    sd.put(cfg.lengthen, signals=few, batch_size=4)
-  cfg.stages = (*cfg.stages[:place], "lengthen", *after)
 
 
-def clips(cfg, size, latents):
+def long(size):
+  """Trains two networks, and makes videos with them in the place of samples."""
+  stride, shape = SIZES[size]["stride"], SIZES[size]["shape"]
+  latents = (KEYS - 1) * stride + 1
+  cfg = data(size, latents)
+  heads = {} if size == "full" else dict(num_heads=2)
+  network, filler = (
+    unets.network(size, architectures.lvdm_long, max_frames=frames, **heads)
+    for frames in (WINDOW, stride + 1)
+  )
+  cfg.filler = filler
+  noise = dict(perturbation=c.call(perturbation.KnownFrameNoise))
+  predicting = task(network, mask_rates=dict(first=0.5), **noise)
+  cfg.filling = c.replace(predicting, network=filler, mask_rates=dict(ends=0.9))
+  settings = dict(shape=(latents, *shape[1:]), wrappers=())
+  if size != "full":
+    settings["preview"] = False  # it would be of neighbours
+  unets.denoiser(cfg, size, network, predicting, **settings)
+  between = windows(cfg.train.loader, stride + 1, interval=1)
+  unets.train_also(cfg, "filler", task=cfg.filling, loader=between, init_from=c.DEFAULT)
+  apart = windows(cfg.train.loader, WINDOW, interval=stride)
+  cfg.train = c.replace(cfg.train, loader=apart)
+  lengthen(cfg, size, stride, latents)
+  return cfg
+
+
+def data(size, latents):
   """Clips long enough for the windows; the autoencoder learns from parts of them."""
   if size == "full":
+    cfg, part = unets.base(size, autoencoder=autoencoder()), 16
     cfg.train_clips.update(num_frames=64, frame_interval=1)
+  elif size == "tiny":
+    fields = dict(stride=(2, 4, 4), width=8, groups=4, latent_channels=8)
+    module = c.call(kl_video.KLVideo, **fields)
+    cfg, part = unets.base(size, module=module, num_frames=2 * latents), 8
   else:
-    cfg.dataset.num_frames = latents * (2 if size == "tiny" else 1)
-  part = c.call(transforms.SampleFrames, num_frames=16 if size == "full" else 8)
-  whole = cfg.autoencode.loader.source
-  parts = c.call(sources.Transformed, source=whole, transforms=(part,))
-  sd.put(cfg.autoencode.loader, source=parts)
+    cfg, part = unets.base(size, num_frames=latents), 8
+  clips = cfg.autoencode.loader
+  cut = c.call(transforms.SampleFrames, num_frames=part)
+  parts = c.call(sources.Transformed, source=clips.source, transforms=(cut,))
+  cfg.autoencode = c.replace(cfg.autoencode, loader=c.replace(clips, source=parts))
+  return cfg
 
 
 def windows(clips, num_frames, interval):
   """The loader `clips`, of windows of latents."""
-  cut = c.call(
-    transforms.RandomFrameRate, num_frames=num_frames, intervals=(interval,), fps=1.0
-  )
+  intervals = (interval,)
+  cut = dict(num_frames=num_frames, intervals=intervals, fps=1.0)
+  cut = c.call(transforms.RandomFrameRate, **cut)
   source = c.call(sources.Transformed, source=clips.source, transforms=(cut,))
   return c.call(loader.Loader, source=source, batch_size=clips.batch_size)
 
 
-def lengthen(cfg, stride, latents):
+def lengthen(cfg, size, stride, latents):
   """Few latents, each window from the last one of the one before; then all between."""
   rolled = lambda plan, **fields: c.bind(
     long_video.rollout,
@@ -152,7 +164,14 @@ def lengthen(cfg, stride, latents):
   )
   names = ("task", "weights", "autoencoder", "autoencoder_weights", "signals", "fps")
   same = {name: cfg.sample[name] for name in (*names, "scale", "batch_size")}
-  _, *size = cfg.sample.shape
-  cfg.lengthen = c.bind(chain.run, passes=(predicted, filled), size=tuple(size), **same)
+  _, *frame = cfg.sample.shape
+  if size == "full":  # of 100 frames each: few, and too long to measure as clips
+    same |= dict(signals=c.bind(sample.unconditional, count=16), batch_size=4)
+  passes = (predicted, filled)
+  cfg.lengthen = c.bind(chain.run, passes=passes, size=tuple(frame), **same)
   # No stage: the same number of latents by prediction alone, four times as fast.
-  sd.put(cfg.sample, shape=(latents, *size), sampler=predicted.sampler)
+  cfg.sample = c.replace(cfg.sample, sampler=predicted.sampler)
+  cfg.evaluate = c.replace(cfg.evaluate, samples="long")
+  stages = runs.insert(cfg.stages, "lengthen", before="sample")
+  left_out = ("sample", "evaluate") if size == "full" else ("sample",)
+  cfg.stages = tuple(stage for stage in stages if stage not in left_out)

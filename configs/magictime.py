@@ -13,7 +13,7 @@ python -m vdm_jax.main --config=configs/magictime.py:tiny --workdir=runs/tiny
 """
 
 from configs import animatediff
-from configs import stable_diffusion as sd
+from configs.parts import unets
 from vdm_jax import config as c
 from vdm_jax.data import folders
 from vdm_jax.models import lora
@@ -23,25 +23,18 @@ ADAPTERS = {"adapter_s": "/spatial_(self|cross)", "adapter_t": "/temporal_self"}
 
 def get_config(arg="full"):
   """`arg`: "full", "digits", or "tiny" to see every stage work in a minute."""
-  if arg not in ("full", "digits", "tiny"):
-    raise ValueError(f"magictime.py:{arg} is unknown; there are full, digits and tiny.")
-  cfg = animatediff.get_config("v3" if arg == "full" else arg)
+  c.check_variant("magictime.py", arg, unets.CONFIGS)
   if arg == "full":
-    whole(cfg.train_clips, "magictime/train")
-    whole(cfg.test_clips, "magictime/test")
-    cfg.encode.source.source.times = 1  # there is one choice of frames in a video
-  network, before, rank = cfg.unet, "denoiser", 16 if arg == "full" else 2
+    # There is one choice of frames in a video.
+    whole = dict(read=folders.uniformly_sampled_videos, windows=1)
+    cfg = animatediff.base(arg, version=3, data="magictime", **whole)
+  else:
+    cfg = animatediff.base(arg, version=2)
+  network, folder, rank = cfg.network, "denoiser", 16 if arg == "full" else 2
   for name, targets in ADAPTERS.items():
     network = c.call(lora.Lora, network=network, targets=targets, rank=rank)
-    sd.train_after(cfg, name, network, before)
-    before = name
-  with cfg.ignore_type():
-    cfg.network = network
-  sd.put(cfg.sample, task=cfg[f"task_{before}"], weights=before)
+    unets.train_lora(cfg, name, network, unets.after_lora(folder))
+    folder = name
+  cfg.network = network
+  cfg.sample = c.replace(cfg.sample, task=cfg[f"task_{folder}"], weights=folder)
   return cfg
-
-
-def whole(clips, path):
-  """Turns clips into whole videos, for all that read them."""
-  del clips["frame_interval"], clips["start"]
-  clips.update(call=c.call(folders.uniformly_sampled_videos)["call"], path=path)

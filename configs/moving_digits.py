@@ -14,107 +14,76 @@ python -m vdm_jax.main --config=configs/moving_digits.py:frames --workdir=runs/f
 python -m vdm_jax.main --config=configs/moving_digits.py:tiny --workdir=runs/tiny
 """
 
-from configs import quickstart
+from configs.parts import digits
 from vdm_jax import config as c
-from vdm_jax.data import loader, sources, transforms
+from vdm_jax.data import sources, transforms
+from vdm_jax.diffusion import times
+from vdm_jax.diffusion.samplers import heun
 from vdm_jax.models.transformer import blocks
-from vdm_jax.programs import encode, export, train
+from vdm_jax.programs import encode, export
 from vdm_jax.tasks import autoencoding
-from vdm_jax.training import optimizer
+
+FRAMES = dict(
+  out_channels=8,
+  patch=2,
+  width=128,
+  depth=8,
+  num_heads=4,
+  unroll=4,
+  modulation="shared",
+  **blocks.VARIANTS[1],
+)
+FULL = dict(peak=1.5e-3, warmup=100, ema_decay=0.999)
+SMALL = dict(width=32, depth=2, num_heads=2, unroll=1)
+# The networks and their trainings, steps of the sampler, samples of each digit.
+SIZES = {
+  "full": dict(
+    tokens={},
+    tokenizing=dict(steps=14_000, warmup=100, measure_batches=50, save_every=1000),
+    network=digits.PACKAGED_NETWORK,
+    training=FULL
+    | dict(steps=8000, batch_size=512, save_every=2000, preview_every=4000),
+    num_steps=20,
+    per_class=25,
+  ),
+  "tiny": dict(
+    tokens=dict(width=32, depths=(1, 1)),
+    tokenizing=dict(steps=20, warmup=5, batch_size=16, measure_batches=4)
+    | dict(save_every=10, log_every=5),
+    network=digits.PACKAGED_NETWORK | SMALL,
+    training=FULL | digits.TINY | dict(steps=20),
+    num_steps=2,
+    per_class=2,
+  ),
+}
+FRAMES_TRAINING = dict(steps=15_000, batch_size=32, save_every=1000, preview_every=5000)
 
 
 def get_config(arg="full"):
   """`arg`: "full", "frames", or "tiny" to see every stage of the full one at work."""
-  if arg not in ("full", "frames", "tiny"):
-    raise ValueError(
-      f"moving_digits.py:{arg} is unknown; there are full, frames and tiny."
-    )
-  cfg = quickstart.get_config()
-  cfg.dataset.train_clips = 20_000
-  cfg.autoencoder.channels = (24, 48)
-  cfg.autoencode.update(steps=2000, save_every=1000)
-  cfg.autoencode.optimizer.learning_rate.steps = 2000
-  cfg.guide.scales = (1.5,)
-  cfg.train.update(ema_decay=0.999, save_every=1000, preview_every=5000)
-  cfg.train.optimizer.learning_rate.warmup = 100
+  c.check_variant("moving_digits.py", arg, ("full", "frames", "tiny"))
   if arg == "frames":
-    return frames(cfg)
-  tokens(quickstart.packaged_networks(cfg))
-  if arg == "tiny":
-    quickstart.tiny(cfg)
-    cfg.tokens.update(width=32, depths=(1, 1))
-    cfg.tokenize.update(steps=20, log_every=5, save_every=10, measure_batches=4)
-    cfg.tokenize.optimizer.learning_rate.update(steps=20, warmup=5)
-    cfg.tokenize.loader.batch_size = 16
-  return cfg
-
-
-def frames(cfg):
-  """Latte, variant 1, on the latents of the frames."""
-  cfg.network.update(
-    patch=2, width=128, modulation="shared", unroll=4, **blocks.VARIANTS[1]
+    return frames("full")
+  size = SIZES[arg]
+  cfg = digits.base(arg, widths=None if arg == "tiny" else digits.PACKAGED)
+  digits.add_tokens(cfg, **size["tokens"])
+  tokenize(cfg, size["tokenizing"])
+  network = digits.transformer(**size["network"])
+  cfg.guide = digits.guide(1.5, "label")
+  cfg.latents = digits.records("{workdir}/clip_latents")
+  digits.denoiser(
+    cfg,
+    network,
+    # More often at low noise, where a tenth of a pixel is decided.
+    digits.flow(network, mean=-0.7, std=1.3),
+    sampler=c.bind(heun.heun),
+    ts=c.bind(times.uniform_grid, num_steps=size["num_steps"]),
+    wrappers=(cfg.guide,),
+    decoder=(cfg.stacked, dict(outer="autoencoder", inner="tokens")),
+    shape=digits.TOKEN_SHAPE,
+    per_class=size["per_class"],
+    **size["training"],
   )
-  # More often at low noise, where a tenth of a pixel is decided.
-  cfg.task.times.update(mean=-0.4, std=1.2)
-  cfg.train.steps = 15_000
-  cfg.train.loader.batch_size = 32
-  cfg.train.optimizer.learning_rate.update(peak=1.5e-3, steps=15_000)
-  return cfg
-
-
-def tokens(cfg):
-  """A second autoencoder between the frames' latents and the denoiser."""
-  latents = c.call(
-    sources.in_memory,
-    source=c.call(
-      sources.Transformed,
-      source=c.call(sources.RecordFolder, path="{workdir}/latents"),
-      transforms=(c.call(transforms.LatentsAsVideo),),
-    ),
-  )
-  cfg.tokenizing = c.call(
-    autoencoding.Autoencoding,
-    autoencoder=cfg.tokens,
-    softness=1.0,  # almost L2, for errors far below 1
-    perceptual_weight=0.0,
-    kl_weight=0.16,
-  )
-  cfg.tokenize = c.bind(
-    train.run,
-    folder="tokens",
-    task=cfg.tokenizing,
-    loader=c.call(loader.Loader, source=latents, batch_size=64),
-    optimizer=c.call(
-      optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=14_000, warmup=100),
-      b2=0.99,
-      weight_decay=0.01,
-    ),
-    steps=14_000,
-    ema_decay=0.998,
-    save_every=1000,
-    measure_batches=50,
-    plot=("loss",),
-  )
-  cfg.encode_tokens = c.bind(
-    encode.run,
-    source=latents,
-    autoencoder=cfg.tokens,
-    weights="tokens",
-    batch_size=500,
-    folder="clip_latents",
-  )
-  cfg.train.loader.source.source.path = "{workdir}/clip_latents"
-  cfg.train.update(steps=8000, save_every=2000, preview_every=4000)
-  cfg.train.loader.batch_size = 512
-  cfg.train.optimizer.learning_rate.update(peak=1.5e-3, steps=8000)
-  # More often at low noise, where a tenth of a pixel is decided.
-  cfg.task.times.update(mean=-0.7, std=1.3)
-  places = dict(outer="autoencoder", inner="tokens")
-  with cfg.ignore_type():
-    for stage in (cfg.train.preview, cfg.sample, cfg.evaluate):
-      stage.autoencoder_weights = places
-
   cfg.export = c.bind(
     export.run,
     parts={
@@ -127,3 +96,53 @@ def tokens(cfg):
   )
   added = ("tokenize", "encode_tokens")
   cfg.stages = (*cfg.stages[:3], *added, *cfg.stages[3:], "export")
+  return cfg
+
+
+def tokenize(cfg, settings):
+  """Adds the training of a second autoencoder, and what it makes of the latents."""
+  latents = c.call(
+    sources.in_memory,
+    source=c.call(
+      sources.Transformed,
+      source=c.call(sources.RecordFolder, path=digits.LATENTS),
+      transforms=(c.call(transforms.LatentsAsVideo),),
+    ),
+  )
+  cfg.tokenizing = c.call(
+    autoencoding.Autoencoding,
+    autoencoder=cfg.tokens,
+    softness=1.0,  # almost L2, for errors far below 1
+    perceptual_weight=0.0,
+    kl_weight=0.16,
+  )
+  fixed = dict(peak=2e-3, ema_decay=0.998, plot=("loss",))
+  cfg.tokenize = digits.training("tokens", cfg.tokenizing, latents, **fixed, **settings)
+  cfg.encode_tokens = c.bind(
+    encode.run,
+    source=latents,
+    autoencoder=cfg.tokens,
+    weights="tokens",
+    batch_size=500,
+    folder="clip_latents",
+  )
+
+
+def frames(size, **fields):
+  """Latte, variant 1, on the latents of the frames; `fields` of the data set."""
+  small = size == "tiny"
+  cfg = digits.base(size, **fields)
+  network = digits.transformer(**FRAMES | (SMALL if small else {}))
+  cfg.guide = digits.guide(1.5, "label")
+  training = digits.TINY | dict(steps=20) if small else FRAMES_TRAINING
+  digits.denoiser(
+    cfg,
+    network,
+    digits.flow(network, mean=-0.4, std=1.2),
+    sampler=c.bind(heun.heun),
+    ts=c.bind(times.uniform_grid, num_steps=2 if small else 20),
+    wrappers=(cfg.guide,),
+    per_class=2 if small else 25,
+    **FULL | training,
+  )
+  return cfg

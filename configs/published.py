@@ -12,19 +12,9 @@ python -m vdm_jax.main --config=configs/published.py --workdir=runs/dog \
 
 from ml_collections import ConfigDict
 
+from configs.parts import runs
 from vdm_jax import config as c
 from vdm_jax.programs import generate
-
-RULES = (
-  ("batch", ("data", "fsdp")),
-  ("frames", "seq"),
-  ("space", "seq"),
-  ("height", ("data", "fsdp", "seq", "tensor")),
-  ("embed", "fsdp"),
-  ("conv_out", "fsdp"),
-  ("heads", "tensor"),
-  ("mlp", "tensor"),
-)
 
 
 def get_config():
@@ -35,8 +25,8 @@ def get_config():
   cfg.pictures = ""
   cfg.motion = ""
   cfg.seed = 3407
-  cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
-  cfg.rules = RULES
+  cfg.mesh = runs.MESH
+  cfg.rules = runs.RULES
   cfg.stages = ("sample",)
   names = ("pretrained", "prompts", "pictures", "motion")
   cfg.sample = c.bind(generate.run, **{name: cfg.get_ref(name) for name in names})

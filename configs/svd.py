@@ -17,51 +17,52 @@ python -m vdm_jax.main --config=configs/svd.py:digits --workdir=runs/svd
 python -m vdm_jax.main --config=configs/svd.py:tiny --workdir=runs/tiny
 """
 
-from configs import stable_diffusion as sd
+from configs.parts import digits, unets
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import pictures, sources
 from vdm_jax.diffusion import guidance, perturbation, process, times
-from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.models.unet import architectures
-from vdm_jax.programs import sample
+from vdm_jax.tasks import latent_diffusion
 
 NUMBERS = dict(fps=6.0, motion=127.0, augmentation=0.02, alone=0.0)
 
 
 def get_config(arg="full"):
   """`arg`: "full", "digits", or "tiny" to see every stage work in a minute."""
-  cfg = sd.start(arg, "svd.py")
-  small = {} if arg == "full" else dict(head_dim=4, joint_frequencies=32)
-  sd.network(cfg, arg, architectures.svd, **small)
-  numbers = c.call(conditioner.Numbers, names=tuple(NUMBERS), values=NUMBERS)
+  c.check_variant("svd.py", arg, unets.CONFIGS)
   full = arg == "full"
+  cfg = unets.base(arg)
+  small = {} if full else dict(head_dim=4, joint_frequencies=32)
+  network = unets.network(arg, architectures.svd, **small)
+  numbers = c.call(conditioner.Numbers, names=tuple(NUMBERS), values=NUMBERS)
   if full:
-    sd.with_image_encoder(cfg, shape=(1, 1024))
+    unets.embed_first_frames(cfg, shape=(1, 1024))
     picture = c.call(conditioner.Image, first=True, scale=1 / 0.18215)
     told = c.call(conditioner.All, parts=(picture, numbers))
-    sd.put(cfg.task, conditioner=told, drop_rates=dict(image=0.1))
+    signals = dict(conditioner=told, drop_rates=dict(image=0.1))
   else:
     picture = c.call(conditioner.Image, form="channels", first=True)
-    sd.text(cfg, picture, numbers)
-    sd.put(cfg.task, drop_rates=dict(text=0.1, image=0.1))
-  sd.put(cfg.task, perturbation=c.call(perturbation.ImageAugmentation))
-  sd.put(
-    cfg.task,
+    signals = unets.text(arg, picture, numbers, image=0.1)
+  task = c.call(
+    latent_diffusion.LatentDiffusion,
+    network=network,
     process=c.call(process.EDM, t_max=700.0, sigma_data=1.0),
     prediction="v",
     times=c.bind(times.lognormal, mean=0.7, std=1.6),
+    perturbation=c.call(perturbation.ImageAugmentation),
+    **signals,
   )
-  grid = c.bind(times.karras_grid, num_steps=2 if arg == "tiny" else 25)
-  sd.sampling(cfg, c.bind(ddim.ddim), grid)
   rising = c.bind(guidance.linear_over_frames, start=1.0, stop=2.5)
-  left_out = tuple(cfg.task.drop_rates)
-  sd.guided(cfg, c.bind(guidance.guide, drop=(left_out,), scales=(rising,)))
-  some = c.call(pictures.ImageOnly, rate=0.1)
-  clips = dict(source=cfg.train.loader.source, transforms=(some,))
-  sd.put(cfg.train.loader, source=c.call(sources.Transformed, **clips))
-  latents = c.call(sources.RecordFolder, path="{workdir}/latents")
-  for part in sd.drawn(cfg):
-    count = 10 if full else 20
-    sd.put(part, signals=c.bind(sample.first_frames, source=latents, count=count))
+  clips = dict(source=cfg.latents, transforms=(c.call(pictures.ImageOnly, rate=0.1),))
+  cfg.latents = c.call(sources.Transformed, **clips)
+  unets.denoiser(
+    cfg,
+    arg,
+    network,
+    task,
+    ts=c.bind(times.karras_grid, num_steps=2 if arg == "tiny" else 25),
+    wrappers=(digits.guide(rising, *signals["drop_rates"]),),
+    signals=unets.first_frames(10 if full else 20),
+  )
   return cfg

@@ -17,90 +17,83 @@ python -m vdm_jax.main --config=configs/text_digits.py:tiny --workdir=runs/tiny
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from configs.parts import digits, runs
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import loader, sources, transforms
-from vdm_jax.diffusion import guidance, process, times
+from vdm_jax.data import sources, transforms
+from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained.formats import native
-from vdm_jax.programs import embed, encode, sample, train
+from vdm_jax.programs import embed, encode, prepare, sample
 from vdm_jax.tasks import latent_diffusion
-from vdm_jax.training import optimizer
 from vdm_jax.worlds.moving_digits import captions
 
-STEPS = 5000
 PROMPTS = (
   "a seven drifting down and to the left",  # a pair that is in no training caption
   "an eight gliding right",  # another one
   "the digit 3 flies upwards",
   "a 0 moving to the upper left",
 )
+# One token: attention to itself is only a linear layer, the text is what it reads.
+NETWORK = digits.PACKAGED_NETWORK | dict(text="cross", layout=("spatial",))
+TRAINING = dict(steps=5000, peak=1.5e-3, warmup=100, batch_size=256, ema_decay=0.999)
+# Clips; the network and its training; steps of the sampler, samples of each prompt.
+SIZES = {
+  "full": dict(
+    clips=dict(train_clips=20_000, test_clips=1_000),
+    network=NETWORK,
+    training=TRAINING | dict(save_every=1000, preview_every=2000),
+    num_steps=20,
+    each=8,
+  ),
+  "tiny": dict(
+    clips=dict(train_clips=300, test_clips=100),
+    network=NETWORK | dict(width=32, depth=2, num_heads=2, unroll=1),
+    training=TRAINING | digits.TINY | dict(steps=20),
+    num_steps=2,
+    each=2,
+  ),
+}
 
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work in a minute."""
-  if arg not in ("full", "tiny"):
-    raise ValueError(f"text_digits.py:{arg} is unknown; there are full and tiny.")
-  base = quickstart.packaged_networks(quickstart.get_config())
-  cfg = ConfigDict({k: base[k] for k in ("seed", "mesh", "rules", "dataset")})
+  c.check_variant("text_digits.py", arg, tuple(SIZES))
+  size = SIZES[arg]
+  cfg = ConfigDict()
+  cfg.seed = 0
+  cfg.mesh = runs.MESH
+  cfg.rules = runs.SMALL_RULES
   cfg.stages = ("prepare", "embed", "encode", "encode_tokens", "train", "sample")
-  cfg.dataset.update(data_dir="{workdir}/data", train_clips=20_000)
-  cfg.prepare = base.prepare
-  cfg.prepare.builder = cfg.dataset
-  clips = c.call(
-    sources.in_memory,
-    source=c.call(
-      sources.Tfds,
-      builder=cfg.dataset,
-      split="train",
-      keys=("video", "label", "velocity"),
-    ),
-  )
+  cfg.data = "{workdir}/data"
+  cfg.dataset = digits.dataset(cfg.get_ref("data"), **size["clips"])
+  cfg.prepare = c.bind(prepare.run, builder=cfg.dataset)
+  clips = digits.split(cfg.dataset, "train", ("video", "label", "velocity"))
 
   # The longest caption has 12 tokens.
   cfg.encoder = c.call(embed.TextEncoder, folder=c.call(embed.packaged), length=16)
-  cfg.embed = c.bind(
-    embed.run, texts=c.bind(captions.all_captions, source=clips), encoder=cfg.encoder
-  )
+  found = c.bind(captions.all_captions, source=clips)
+  cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
 
-  cfg.autoencoder, cfg.tokens, cfg.stacked = base.autoencoder, base.tokens, base.stacked
-  weights = lambda part: c.call(native.packaged, name="moving_digits", part=part)
-  cfg.encode = c.bind(
+  cfg.autoencoder = digits.frame_autoencoder(**digits.PACKAGED)
+  digits.add_tokens(cfg)
+  encoding = lambda source, module, part, **settings: c.bind(
     encode.run,
-    source=clips,
-    autoencoder=cfg.autoencoder,
-    weights=weights("autoencoder"),
+    source=source,
+    autoencoder=module,
+    weights=digits.packaged(part),
     batch_size=500,
+    **settings,
   )
+  cfg.encode = encoding(clips, cfg.autoencoder, "autoencoder")
   latents = c.call(
     sources.Transformed,
-    source=c.call(sources.RecordFolder, path="{workdir}/latents"),
+    source=c.call(sources.RecordFolder, path=digits.LATENTS),
     transforms=(c.call(transforms.LatentsAsVideo),),
   )
-  cfg.encode_tokens = c.bind(
-    encode.run,
-    source=latents,
-    autoencoder=cfg.tokens,
-    weights=weights("tokens"),
-    batch_size=500,
-    folder="clip_latents",
-  )
+  cfg.encode_tokens = encoding(latents, cfg.tokens, "tokens", folder="clip_latents")
 
-  # One token: attention to itself is only a linear layer, the text is what it reads.
-  cfg.network = c.call(
-    video_dit.VideoDiT,
-    out_channels=24,
-    patch=1,
-    width=128,
-    depth=5,
-    num_heads=4,
-    text="cross",
-    modulation="shared",
-    layout=("spatial",),
-    unroll=5,
-  )
+  cfg.network = c.call(video_dit.VideoDiT, **size["network"])
   cfg.task = c.call(
     latent_diffusion.LatentDiffusion,
     network=cfg.network,
@@ -116,58 +109,28 @@ def get_config(arg="full"):
     **{k: cfg.task[k] for k in ("network", "process", "prediction")},
     conditioner=c.call(conditioner.Text, null=cfg.negative),
   )
-  cfg.guide = c.bind(guidance.guide, drop=(("text",),), scales=(2.0,))
+  cfg.guide = digits.guide(2.0, "text")
+  module, weights = digits.packaged_decoder(cfg)
   drawing = dict(
     task=cfg.asking,
-    autoencoder=cfg.stacked,
-    autoencoder_weights=dict(outer=weights("autoencoder"), inner=weights("tokens")),
-    shape=(1, 1, 1, 24),
+    autoencoder=module,
+    autoencoder_weights=weights,
+    signals=c.bind(
+      embed.prompts, encoder=cfg.encoder, texts=PROMPTS, each=size["each"]
+    ),
+    shape=digits.TOKEN_SHAPE,
     sampler=c.bind(heun.heun),
-    ts=c.bind(times.uniform_grid, num_steps=20),
+    ts=c.bind(times.uniform_grid, num_steps=size["num_steps"]),
     wrappers=(cfg.guide,),
   )
-  signals = c.bind(embed.prompts, encoder=cfg.encoder, texts=PROMPTS, each=8)
-  cfg.train = c.bind(
-    train.run,
-    folder="denoiser",
-    task=cfg.task,
-    loader=c.call(
-      loader.Loader,
-      source=c.call(
-        captions.Captioned,
-        source=c.call(
-          sources.in_memory,
-          source=c.call(sources.RecordFolder, path="{workdir}/clip_latents"),
-        ),
-        texts="{workdir}/texts",
-      ),
-      batch_size=256,
-    ),
-    optimizer=c.call(
-      optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=1.5e-3, steps=STEPS, warmup=100),
-      b2=0.99,
-      weight_decay=0.01,
-    ),
-    steps=STEPS,
-    ema_decay=0.999,
-    save_every=1000,
-    preview=c.call(sample.Preview, signals=signals, **drawing),
-    preview_every=2000,
+  captioned = c.call(
+    captions.Captioned,
+    source=digits.records("{workdir}/clip_latents"),
+    texts="{workdir}/texts",
   )
-  cfg.sample = c.bind(
-    sample.run, weights="denoiser", signals=signals, fps=8, scale=4, **drawing
+  preview = c.call(sample.Preview, **drawing)
+  cfg.train = digits.training(
+    "denoiser", cfg.task, captioned, preview=preview, **size["training"]
   )
-  return tiny(cfg) if arg == "tiny" else cfg
-
-
-def tiny(cfg):
-  """The same stages with little data, a small network and few steps."""
-  cfg.dataset.update(train_clips=300, test_clips=100)
-  cfg.network.update(width=32, depth=2, num_heads=2, unroll=1)
-  cfg.sample.ts.num_steps = 2
-  cfg.train.loader.batch_size = 16
-  cfg.train.optimizer.learning_rate.update(steps=20, warmup=5)
-  cfg.train.update(steps=20, log_every=5, save_every=10, preview_every=20)
-  cfg.sample.signals.each = 2
+  cfg.sample = c.bind(sample.run, weights="denoiser", fps=8, scale=4, **drawing)
   return cfg

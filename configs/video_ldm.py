@@ -12,7 +12,7 @@ With "-upsampler" behind it, another model makes large videos of small ones: it 
 small video beside its latents, with noise whose deviation it is told. What it is to
 enlarge comes from held-out clips, or from a folder of samples (sample.made_before).
 
-At full size it reads captions, as configs/stable_diffusion.py says, by CLIP ViT-H/14.
+At full size it reads captions, as configs/parts/unets.py says, by CLIP ViT-H/14.
 
 python -m vdm_jax.main --config=configs/video_ldm.py:digits --workdir=runs/video_ldm
 python -m vdm_jax.main --config=configs/video_ldm.py:tiny --workdir=runs/tiny
@@ -22,9 +22,7 @@ python -m vdm_jax.main --config=configs/video_ldm.py:tiny-upsampler \
 
 import dataclasses
 
-import optax
-
-from configs import stable_diffusion as sd
+from configs.parts import autoencoders, runs, unets, videos
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_temporal
 from vdm_jax.conditioners import conditioner
@@ -33,131 +31,119 @@ from vdm_jax.diffusion import perturbation
 from vdm_jax.models.unet import architectures
 from vdm_jax.models.unet.unet3d import TransformerConfig
 from vdm_jax.pretrained import start
-from vdm_jax.programs import sample, train
-from vdm_jax.tasks import autoencoding
-from vdm_jax.training import inflate, optimizer
+from vdm_jax.programs import sample
+from vdm_jax.tasks import latent_diffusion
+from vdm_jax.training import inflate
 
 
 def get_config(arg="full"):
   """`arg`: "full", "digits", or "tiny" to see stages at work; or with "-upsampler"."""
-  arg, upsampling, rest = arg.partition("-upsampler")
-  cfg = sd.start(arg + rest, "video_ldm.py")
-  head_dim = 64 if arg == "full" else 4
-  sd.network(cfg, arg, architectures.video_ldm, head_dim=head_dim)
-  sd.betas(cfg, arg, "scaled_linear", prediction="v")
-  if upsampling:
-    return upsampler(cfg, arg, head_dim)
-  fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
-  sd.text(cfg, fps, width=1024)
-  small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
-  spatial = c.call(TransformerConfig, head_dim=head_dim)
-  own = dict(spatial=spatial, vectors=("fps",), mask_channel=True)
-  image = c.call(architectures.stable_diffusion, **own, **small)
-  sd.on_images(cfg, image)
-  sd.put(cfg.task, mask_rates=dict(first=0.3, ends=0.2))
-  cfg.train.trainable = "temporal"
-  decoder(cfg, arg)
+  variants = (*unets.CONFIGS, *(f"{size}-upsampler" for size in unets.CONFIGS))
+  c.check_variant("video_ldm.py", arg, variants)
+  size, upsampling, _ = arg.partition("-upsampler")
+  return upsampler(size) if upsampling else video(size)
+
+
+def video(size):
+  """Captions to videos: an image model, then layers along time and a decoder."""
+  cfg = unets.base(size, text_width=1024)
+  drawn = dict(decoder=train_decoder(cfg, size))
+  told = (unets.number("fps", 8.0),)
+  rates = dict(mask_rates=dict(first=0.3, ends=0.2))
+  networks(cfg, size, told, dict(vectors=("fps",), mask_channel=True), drawn, **rates)
   return cfg
 
 
-def decoder(cfg, arg):
-  """Trains the decoder of the images' autoencoder, which then sees all frames."""
-  steps = {"full": 50_000, "digits": 600, "tiny": 4}[arg]
-  images, before = cfg.autoencoder, cfg.autoencode
-  fields = lambda part: {k: part[k] for k in part if k not in c.VERBS}
-  names = {field.name for field in dataclasses.fields(kl_temporal.KLTemporal)}
-  shared = {k: v for k, v in fields(images).items() if k in names}
-  cfg.video_autoencoder = c.call(kl_temporal.KLTemporal, **shared)
-  small = {} if arg == "full" else dict(width=32, depth=1)
-  cfg.decoding = c.call(
-    autoencoding.Autoencoding,
-    **fields(before.task)
-    | dict(
-      autoencoder=cfg.video_autoencoder,
-      frames_per_clip=None,
-      kl_weight=0.0,  # it moves the encoder alone
-      gan_weight=0.1,
-      gan_start=0,
-      discriminator=c.call(discriminator.PatchDiscriminator, time=3, **small),
-    ),
+def upsampler(size):
+  """From videos of a quarter of the height and width, or of half for the small ones.
+
+  An image upsampler (`train_images`) whose layers along time are then trained.
+  """
+  factor = 4 if size == "full" else 2
+  cfg = unets.base(size, text_width=1024)
+  low = c.call(transforms.AddLowResolution, factor=factor)
+  shrunk = c.call(sources.Transformed, source=cfg.encode.source, transforms=(low,))
+  cfg.encode = c.replace(cfg.encode, source=shrunk)
+  side = 32 if size == "full" else 4  # of the latents
+  told = (
+    c.call(conditioner.LowResolution, grid=(side, side)),
+    unets.number("augmentation", 0.05),
   )
-  rate = 4.5e-6 * 8 if arg == "full" else 5e-4
-  players = {
-    name: c.call(optimizer.adamw, learning_rate=rate, b1=0.5, b2=0.9)
-    for name in ("generator", "discriminator")
-  }
-  settings = fields(before) | dict(
+  noise = c.call(perturbation.ImageAugmentation, mean=-2.0, std=1.0, signal="low")
+  source = cfg.test_videos
+  if size == "full":
+    source = videos.captioned(source, negative=True)
+  held_out = dict(source=source, count=20, factor=factor)
+  drawn = dict(signals=c.bind(sample.low_resolution, **held_out))
+  own = dict(vectors=("augmentation",), mask_channel=False)
+  networks(cfg, size, told, own, drawn, perturbation=noise)
+  return cfg
+
+
+def networks(cfg, size, told, own, drawn, **fields):
+  """Adds both networks, and their trainings.
+
+  Args:
+    told: what conditions them beside the text.
+    own: fields of both architectures.
+    drawn: settings of `unets.denoiser` for samples.
+    fields: of the task.
+  """
+  head_dim = unets.SIZES[size]["head_dim"]
+  network = unets.network(size, architectures.video_ldm, head_dim=head_dim, **own)
+  task = c.call(
+    latent_diffusion.LatentDiffusion,
+    network=network,
+    **unets.ddpm("scaled_linear") | dict(prediction="v"),
+    **unets.text(size, *told),
+    **fields,
+  )
+  guide = unets.guide(size, 7.5)
+  unets.denoiser(cfg, size, network, task, wrappers=(guide,), **drawn)
+  spatial = c.call(TransformerConfig, head_dim=head_dim)
+  image = architectures.stable_diffusion
+  unets.train_images_first(cfg, size, image, spatial=spatial, **own)
+
+
+def train_decoder(cfg, size):
+  """Adds a training of the autoencoder's decoder, which then sees all frames.
+
+  Returns:
+    (the autoencoder with it, its weights).
+  """
+  names = {field.name for field in dataclasses.fields(kl_temporal.KLTemporal)}
+  shared = {k: v for k, v in cfg.autoencoder.items() if k in names}
+  cfg.video_autoencoder = c.call(kl_temporal.KLTemporal, **shared)
+  small = {} if size == "full" else dict(width=32, depth=1)
+  cfg.decoding = c.replace(
+    cfg.autoencode.task,
+    autoencoder=cfg.video_autoencoder,
+    frames_per_clip=None,
+    kl_weight=0.0,  # it moves the encoder alone
+    gan_weight=0.1,
+    gan_start=0,
+    discriminator=c.call(discriminator.PatchDiscriminator, time=3, **small),
+  )
+  learnt = "{workdir}/autoencoder/checkpoints"
+  if size == "full":
+    published = cfg.get_ref("pretrained_autoencoder")
+    learnt = c.call(start.weights, path=published, otherwise=learnt)
+  cfg.train_decoder = c.replace(
+    cfg.autoencode,
     folder="decoder",
     task=cfg.decoding,
-    optimizer=c.call(
-      optimizer.partitioned,
-      transforms={**players, "frozen": c.call(optax.set_to_zero)},
-      label_fn=c.bind(autoencoding.param_group),
-    ),
-    steps=steps,
+    optimizer=autoencoders.adversarial(4.5e-6 * 8 if size == "full" else 5e-4),
+    steps={"full": 50_000, "digits": 600, "tiny": 4}[size],
     measure_batches=0,  # the latents stay what they are
-    preview=c.bind(
-      sample.reconstructions, **fields(before.preview) | dict(task=cfg.decoding)
-    ),
+    preview=c.replace(cfg.autoencode.preview, task=cfg.decoding),
     trainable="^(autoencoder/(decoder|post_quant_conv)|discriminator)/",
     init_from=c.bind(
       inflate.inflate,
-      folder=learnt(cfg),
+      folder=learnt,
       parts=("ema/autoencoder",),
       prefix="autoencoder",
       rename=kl_temporal.FROM_IMAGES,
     ),
   )
-  cfg.train_decoder = c.bind(train.run, **settings)
-  for part in (*sd.drawn(cfg), cfg.evaluate):
-    sd.put(part, autoencoder=cfg.video_autoencoder, autoencoder_weights="decoder")
-  place = cfg.stages.index("encode")
-  cfg.stages = (*cfg.stages[:place], "train_decoder", *cfg.stages[place:])
-
-
-def learnt(cfg):
-  """Where the images' autoencoder is: trained here, or published."""
-  trained = "{workdir}/autoencoder/checkpoints"
-  if "pretrained_autoencoder" not in cfg:
-    return trained
-  published = cfg.get_ref("pretrained_autoencoder")
-  return c.call(start.weights, path=published, otherwise=trained)
-
-
-def upsampler(cfg, arg, head_dim):
-  """From videos of a quarter of the height and width, or of half for the small ones.
-
-  An image upsampler (`train_images`) whose layers along time are then trained.
-  """
-  factor = 4 if arg == "full" else 2
-  own = dict(vectors=("augmentation",), mask_channel=False)
-  cfg.architecture.update(own)
-  clips = cfg.encode.source
-  shrunk = dict(
-    source=clips, transforms=(c.call(transforms.AddLowResolution, factor=factor),)
-  )
-  sd.put(cfg.encode, source=c.call(sources.Transformed, **shrunk))
-  grid = tuple(cfg.sample.shape[1:3])
-  told = (
-    c.call(conditioner.LowResolution, grid=grid),
-    c.call(
-      conditioner.Numbers, names=("augmentation",), values=dict(augmentation=0.05)
-    ),
-  )
-  sd.text(cfg, *told, width=1024)
-  noise = c.call(perturbation.ImageAugmentation, mean=-2.0, std=1.0, signal="low")
-  sd.put(cfg.task, perturbation=noise)
-  small = {k: cfg.architecture[k] for k in cfg.architecture if k in sd.DIGITS}
-  spatial = c.call(TransformerConfig, head_dim=head_dim)
-  image = c.call(architectures.stable_diffusion, spatial=spatial, **own, **small)
-  sd.on_images(cfg, image)
-  sd.put(cfg.image_task, perturbation=noise)
-  cfg.train.trainable = "temporal"
-  source = cfg.evaluate.real
-  if arg == "full":
-    source = sd.captioned(source, negative=True)
-  held_out = dict(source=source, count=20, factor=factor)
-  sd.put(cfg.sample, signals=c.bind(sample.low_resolution, **held_out))
-  if "preview" in cfg.train:
-    sd.put(cfg.train.preview, signals=cfg.sample.signals)
-  return cfg
+  cfg.stages = runs.insert(cfg.stages, "train_decoder", "encode")
+  return cfg.video_autoencoder, "decoder"

@@ -13,7 +13,7 @@ sinks to 0.7 of itself (0.3 at 1024; not at t2v-512), DDIM with eta 1.
 python -m vdm_jax.main --config=configs/videocrafter.py:digits --workdir=runs/crafter
 python -m vdm_jax.main --config=configs/videocrafter.py:tiny --workdir=runs/tiny
 
-At full size it reads captions (configs/stable_diffusion.py says how) by CLIP ViT-H/14
+At full size it reads captions (configs/parts/unets.py says how) by CLIP ViT-H/14
 without its last layer, as Stable Diffusion 2 has it, and may start or sample from the
 published checkpoint, of which the network is read:
 
@@ -23,68 +23,90 @@ python -m vdm_jax.main --config=configs/videocrafter.py --workdir=runs/crafter \
   --config.pretrained_autoencoder=stable-diffusion-2-1/vae
 """
 
-from configs import stable_diffusion as sd
+from configs.parts import unets, videos
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
-from vdm_jax.diffusion import guidance, signal_scale
+from vdm_jax.diffusion import signal_scale
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import resampler
 from vdm_jax.models.unet import architectures, resampled
-from vdm_jax.programs import sample
+from vdm_jax.tasks import latent_diffusion
 
-FIRST = {"t2v-512": dict(fps=False), "t2v-1024": {}}
-PICTURE = {"i2v": "full", "i2v-digits": "digits", "i2v-tiny": "tiny"}
+# The size, the network, how much of the signal is left, what the network is told.
+VIDEO = dict(signal=0.7, fps=True, image=False)
+VARIANTS = {
+  "full": dict(VIDEO, size="full"),
+  "t2v-512": dict(size="full", version=1, signal=1.0, fps=False, image=False),
+  "t2v-1024": dict(size="full", version=1, signal=0.3, fps=True, image=False),
+  "digits": dict(VIDEO, size="digits"),
+  "tiny": dict(VIDEO, size="tiny"),
+  "i2v": dict(VIDEO, size="full", image=True),
+  "i2v-digits": dict(VIDEO, size="digits", image=True),
+  "i2v-tiny": dict(VIDEO, size="tiny", image=True),
+}
 
 
 def get_config(arg="full"):
   """`arg`: "full", "t2v-512", "t2v-1024", "digits", "tiny"; "i2v" and its two sizes."""
-  known = (*FIRST, *PICTURE, "full", "digits", "tiny")
-  if arg not in known:
-    raise ValueError(f"videocrafter.py:{arg} is unknown; there are {', '.join(known)}.")
-  size = PICTURE.get(arg, "full" if arg in FIRST else arg)
-  cfg = sd.start(size, "videocrafter.py")
-  head_dim = 64 if size == "full" else 4
-  if arg in FIRST:
-    sd.network(cfg, size, architectures.videocrafter1, **FIRST[arg])
+  c.check_variant("videocrafter.py", arg, tuple(VARIANTS))
+  variant = VARIANTS[arg]
+  size, image = variant["size"], variant["image"]
+  first, full = variant.get("version") == 1, size == "full"
+  cfg = unets.base(size, text_width=1024)
+  if first:
+    unet = unets.network(
+      size, architectures.videocrafter1, **({} if variant["fps"] else dict(fps=False))
+    )
   else:
-    own = dict(head_dim=head_dim, one_frame="image", image_keys=arg in PICTURE)
-    sd.network(cfg, size, architectures.videocrafter2, **own)
-  sd.betas(cfg, size, "scaled_linear")
-  if arg != "t2v-512":
-    scale = 0.3 if arg == "t2v-1024" else 0.7
-    scaled = c.call(signal_scale.SignalScale, base=cfg.task.process, scale=scale)
-    sd.put(cfg.task, process=scaled)
-  sd.sampling(cfg, c.bind(ddim.ddim, eta=1.0), cfg.ts)
-  fps = c.call(conditioner.Numbers, names=("fps",), values=dict(fps=8.0))
-  sd.text(cfg, *([] if arg == "t2v-512" else [fps]), scale=12.0, width=1024)
-  if arg in PICTURE:
-    told_a_picture(cfg, fps, size == "full")
-  elif arg not in FIRST:
-    sd.pictures_after(cfg)
+    fields = dict(head_dim=unets.SIZES[size]["head_dim"], one_frame="image")
+    unet = unets.network(size, architectures.videocrafter2, **fields, image_keys=image)
+  network, told, latents = unet, [], None
+  if image:
+    told.append(c.call(conditioner.Image, form="tokens", first=True))
+    latents = c.call(sources.RecordFolder, path=videos.LATENTS)
+  if image and full:
+    unets.embed_first_frames(cfg, shape=(257, 1280))
+    cfg.resampler = c.call(resampler.Resampler)
+    network = c.call(resampled.Resampled, network=unet, resampler=cfg.resampler)
+    latents = videos.captioned(latents, negative=True)
+  if variant["fps"]:
+    told.append(unets.number("fps", 8.0))
+  settings = unets.ddpm("scaled_linear")
+  if variant["signal"] < 1:
+    settings["process"] = c.call(
+      signal_scale.SignalScale, base=settings["process"], scale=variant["signal"]
+    )
+  task = c.call(
+    latent_diffusion.LatentDiffusion,
+    network=network,
+    **settings,
+    **unets.text(size, *told, **(dict(image=0.1) if image else {})),
+  )
+  drawn = dict(signals=unets.first_frames(20, latents)) if image else {}
+  # Guidance leaves both out.
+  names = ("text", "image") if image else ("text",)
+  unets.denoiser(
+    cfg,
+    size,
+    network,
+    task,
+    sampler=c.bind(ddim.ddim, eta=1.0),
+    wrappers=(unets.guide(size, 12.0, *names),),
+    **drawn,
+  )
+  if not image and not first:
+    train_pictures(cfg, full)
   return cfg
 
 
-def told_a_picture(cfg, fps, full):
+def train_pictures(cfg, full):
+  """Adds a second training, of all but the layers along time, on single frames."""
+  single = unets.single_frames(cfg.train.loader)
+  begin = unets.after("denoiser")
+  spatial = dict(loader=single, trainable=unets.SPATIAL, init_from=begin)
+  unets.train_also(cfg, "pictures", **spatial)
+  weights = "pictures"
   if full:
-    sd.with_image_encoder(cfg, shape=(257, 1280))
-    cfg.resampler = c.call(resampler.Resampler)
-    cfg.resampled = c.call(
-      resampled.Resampled, network=cfg.unet, resampler=cfg.resampler
-    )
-    sd.put(cfg.task, network=cfg.resampled)
-    del cfg["network"]
-    cfg.network = cfg.resampled
-    for part in (cfg.denoiser_weights, cfg.train.init_from):
-      sd.put(part, module=cfg.resampled)
-  picture = c.call(conditioner.Image, form="tokens", first=True)
-  sd.text(cfg, picture, fps)
-  sd.put(cfg.task, drop_rates=dict(cfg.task.drop_rates, image=0.1))
-  # Guidance leaves both out.
-  both = dict(drop=(("text", "image"),), scales=(12.0 if full else 2.0,))
-  sd.guided(cfg, c.bind(guidance.guide, **both))
-  latents = c.call(sources.RecordFolder, path="{workdir}/latents")
-  if full:
-    latents = sd.captioned(latents, negative=True)
-  for part in sd.drawn(cfg):
-    sd.put(part, signals=c.bind(sample.first_frames, source=latents, count=20))
+    weights = c.replace(cfg.denoiser_weights, otherwise=weights)
+  cfg.sample = c.replace(cfg.sample, weights=weights)

@@ -22,7 +22,7 @@ MISTAKES = {
   ),
   "argument": (
     ["--config=configs/quickstart.py:tinny", WORKDIR],
-    "are full, pretrained and tiny",
+    "are full, pretrained, tiny",
   ),
   "word": ([QUICKSTART, WORKDIR, "train"], "'train' is no flag"),
 }

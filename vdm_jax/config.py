@@ -49,6 +49,15 @@ def replace(node, /, **changes):
   return _describe(verb, target, kept)
 
 
+def deferred(node):
+  """A `bind` of what `node` calls, of the same arguments: () -> the result.
+
+  Arguments follow those of `node`.
+  """
+  kwargs = {name: node.get_ref(name) for name in node if name != "call"}
+  return bind(_target(node["call"]), **kwargs)
+
+
 def shared(value):
   """A plain value for several places of a config, all of which follow one flag.
 

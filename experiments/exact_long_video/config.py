@@ -20,8 +20,7 @@ from vdm_jax.studies import rank
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny": fewer steps and two methods, to see it work."""
-  if arg not in ("full", "tiny"):
-    raise ValueError(f"exact_long_video:{arg} is unknown; there are full and tiny.")
+  c.check_variant("exact_long_video", arg, ("full", "tiny"))
   cfg = ConfigDict()
   cfg.seed = 0
   cfg.mesh = dict(data=-1)

@@ -10,19 +10,15 @@ python -m vdm_jax.main --config=experiments/image_to_video_inflation/config.py:t
   --workdir=runs/tiny
 """
 
-import copy
-
-from configs import moving_digits, quickstart
-from configs import stable_diffusion as sd
+from configs import moving_digits
+from configs.parts import digits, unets
 from experiments.image_to_video_inflation import summary
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import loader, pictures, sources
+from vdm_jax.diffusion import times
 from vdm_jax.diffusion.samplers import euler
 from vdm_jax.models.unet import architectures, unet3d
 from vdm_jax.models.unet.unet3d import TransformerConfig
-from vdm_jax.pretrained.formats import native
-from vdm_jax.training import inflate
 
 FRAMES = dict(
   out_channels=8, channels=(32, 64), layers=1, attention=(True, True), groups=8
@@ -87,53 +83,39 @@ ARMS = {
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
-  cfg = moving_digits.get_config("frames")
-  if arg not in ("full", "tiny"):
-    raise ValueError(f"inflation config.py:{arg} is unknown; there are full and tiny.")
-  if arg == "tiny":
-    quickstart.tiny(cfg)
-  image_steps, steps = (IMAGE_STEPS, STEPS) if arg == "full" else (10, 10)
-  cfg.autoencoder.update(channels=(24, 48), groups=8)
-  packaged = c.call(native.packaged, name="moving_digits", part="autoencoder")
-  stages = [cfg.encode, cfg.sample, cfg.evaluate]
-  for stage, name in zip(
-    stages, ("weights", *2 * ("autoencoder_weights",)), strict=True
-  ):
-    sd.put(stage, **{name: packaged})
-  del cfg.train["preview"]
-  told = c.call(conditioner.LabelTokens, num_classes=10)
-  sd.put(cfg.task, conditioner=told, drop_rates=dict(text=0.1))
-  sd.put(cfg.guide, drop=(("text",),), scales=(2.0,))
-  sd.put(cfg.ts, num_steps=30 if arg == "full" else 2)
-  sd.sampling(cfg, c.bind(euler.euler), cfg.ts)
-
-  small = FRAMES if arg == "full" else FRAMES | dict(channels=(16,), attention=(True,))
-  cfg.image = network(small, {})
-  program = lambda suffix, net, steps, peak: arm(cfg, suffix, net, steps, peak)
-  stages = {
-    f"{k}_images": v for k, v in program("images", cfg.image, image_steps, 1e-3)
-  }
-  images = stages["train_images"]
-  images.loader = c.call(
-    loader.Loader,
-    source=c.call(
-      sources.Transformed,
-      source=cfg.train.loader.source,
-      transforms=(c.call(pictures.Still),),
-    ),
-    batch_size=8 * BATCH,
+  c.check_variant("inflation config.py", arg, ("full", "tiny"))
+  full = arg == "full"
+  image_steps, steps = (IMAGE_STEPS, STEPS) if full else (10, 10)
+  small = FRAMES if full else FRAMES | dict(channels=(16,), attention=(True,))
+  cfg = moving_digits.frames(arg, widths=digits.PACKAGED)
+  packaged = digits.packaged("autoencoder")
+  cfg.encode = c.replace(cfg.encode, weights=packaged)
+  cfg.evaluate = c.replace(cfg.evaluate, autoencoder_weights=packaged)
+  cfg.guide = digits.guide(2.0, "text")
+  cfg.sampler = c.bind(euler.euler)
+  cfg.ts = c.bind(times.uniform_grid, num_steps=30 if full else 2)
+  cfg.sample = c.replace(
+    cfg.sample,
+    autoencoder_weights=packaged,
+    sampler=cfg.sampler,
+    ts=cfg.ts,
+    wrappers=(cfg.guide,),
   )
-  networks = {}
-  for label, (suffix, fields) in ARMS.items():
-    cfg[f"{suffix}_network"] = networks[label] = network(small, fields)
-    parts = program(suffix, networks[label], steps, 1e-3)
+  told = c.call(conditioner.LabelTokens, num_classes=10)
+  cfg.task = c.replace(cfg.task, conditioner=told, drop_rates=dict(text=0.1))
+
+  cfg.image = network(small, {})
+  stages = {f"{k}_images": v for k, v in arm(cfg, "images", cfg.image, image_steps)}
+  images = stages["train_images"]
+  single = unets.single_frames(images.loader)
+  single.batch_size = 8 * BATCH
+  stages["train_images"] = c.replace(images, loader=single)
+  for suffix, fields in ARMS.values():
+    cfg[f"{suffix}_network"] = net = network(small, fields)
+    parts = arm(cfg, suffix, net, steps)
     stages |= {f"{stage}_{suffix}": part for stage, part in parts}
-    stages[f"train_{suffix}"].update(trainable="temporal")
-    sd.put(
-      stages[f"train_{suffix}"],
-      init_from=c.bind(
-        inflate.inflate, folder="{workdir}/images/checkpoints", parts=("ema",)
-      ),
+    stages[f"train_{suffix}"] = c.replace(
+      stages[f"train_{suffix}"], trainable="temporal", init_from=unets.after("images")
     )
   for name, stage in stages.items():
     cfg[name] = stage
@@ -161,14 +143,25 @@ def network(small, fields):
   return c.call(unet3d.UNet3D, config=own)
 
 
-def arm(cfg, suffix, net, steps, peak):
-  """(stage, its program) of one network: train, sample and evaluate."""
-  part = copy.deepcopy(cfg)
-  sd.put(part.task, network=net)
-  part.train.update(folder=suffix, steps=steps, save_every=500, ema_decay=0.99)
-  part.train.loader.batch_size = BATCH
-  part.train.optimizer.learning_rate.update(peak=peak, steps=steps, warmup=steps // 30)
-  sd.put(part.train, task=part.task)
-  sd.put(part.sample, task=part.task, weights=suffix, folder=f"samples_{suffix}")
-  part.evaluate.update(samples=f"samples_{suffix}", out=f"metrics_{suffix}.json")
-  return [(stage, part[stage]) for stage in ("train", "sample", "evaluate")]
+def arm(cfg, suffix, net, steps):
+  """[(stage, its program)] of one network: train, sample and evaluate."""
+  task = c.replace(cfg.task, network=net)
+  training = digits.training(
+    suffix,
+    task,
+    cfg.latents,
+    steps=steps,
+    peak=1e-3,
+    warmup=steps // 30,
+    batch_size=BATCH,
+    ema_decay=0.99,
+    save_every=500,
+    log_every=min(50, steps // 2),
+  )
+  drawn = dict(task=task, weights=suffix, folder=f"samples_{suffix}")
+  judged = dict(samples=f"samples_{suffix}", out=f"metrics_{suffix}.json")
+  return [
+    ("train", training),
+    ("sample", c.replace(cfg.sample, **drawn)),
+    ("evaluate", c.replace(cfg.evaluate, **judged)),
+  ]

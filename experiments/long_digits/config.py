@@ -12,16 +12,15 @@ python -m vdm_jax.main --config=experiments/long_digits/config.py:tiny \
   --workdir=runs/tiny
 """
 
-from configs import moving_digits, quickstart
-from configs import stable_diffusion as sd
+from configs import moving_digits
+from configs.parts import digits
 from experiments.long_digits import judge
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import loader, sources, transforms
-from vdm_jax.diffusion import denoise, long_video
+from vdm_jax.data import sources, transforms
+from vdm_jax.diffusion import denoise, long_video, times
 from vdm_jax.diffusion.samplers import euler
 from vdm_jax.models.unet import architectures, unet3d
-from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import chain, sample
 
 WINDOW, STRIDE = 17, 4
@@ -36,33 +35,28 @@ CONTEXT = 8  # frames from one averaged window to the next
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
-  cfg = moving_digits.get_config("frames")
-  if arg not in ("full", "tiny"):
-    raise ValueError(
-      f"long_digits config.py:{arg} is unknown; there are full and tiny."
-    )
+  c.check_variant("long_digits config.py", arg, ("full", "tiny"))
   full = arg == "full"
-  if not full:
-    quickstart.tiny(cfg)
   steps = 3000 if full else 10
   # Slow enough that a digit crosses less than the room between two of 17 key frames.
-  cfg.dataset.update(
+  cfg = moving_digits.frames(
+    arg,
+    widths=digits.PACKAGED,
     num_frames=LONG,
     min_speed=0.1,
     max_speed=0.35,
     train_clips=1200 if full else 20,
     test_clips=200 if full else 20,
   )
-  cfg.autoencoder.update(channels=(24, 48), groups=8)
-  packaged = c.call(native.packaged, name="moving_digits", part="autoencoder")
-  sd.put(cfg.encode, weights=packaged, batch_size=20)
+  packaged = digits.packaged("autoencoder")
+  cfg.encode = c.replace(cfg.encode, weights=packaged, batch_size=20)
 
   small = NETWORK if full else NETWORK | dict(channels=(16,), attention=(True,))
   architecture = c.call(architectures.video_ldm, head_dim=16, **small)
   cfg.network = c.call(unet3d.UNet3D, config=architecture)
   label = c.call(conditioner.LabelTokens, num_classes=10)
   rate = c.call(conditioner.Numbers, names=("fps",))
-  sd.put(
+  cfg.task = c.replace(
     cfg.task,
     network=cfg.network,
     conditioner=c.call(conditioner.All, parts=(label, rate)),
@@ -75,20 +69,20 @@ def get_config(arg="full"):
     intervals=(1, STRIDE, STRIDE**2),
     fps=FPS,
   )
-  cfg.train.update(steps=steps, save_every=500, ema_decay=0.995)
-  cfg.train.optimizer.learning_rate.update(peak=1e-3, steps=steps, warmup=steps // 40)
-  sd.put(
-    cfg.train,
-    preview=None,
-    loader=c.call(
-      loader.Loader,
-      source=c.call(
-        sources.Transformed, source=cfg.train.loader.source, transforms=(windows,)
-      ),
-      batch_size=8,
-    ),
+  source = c.call(sources.Transformed, source=cfg.latents, transforms=(windows,))
+  cfg.train = digits.training(
+    "denoiser",
+    cfg.task,
+    source,
+    steps=steps,
+    peak=1e-3,
+    warmup=steps // 40,
+    batch_size=8,
+    ema_decay=0.995,
+    save_every=500,
+    log_every=50 if full else 5,
   )
-  sd.put(cfg.ts, num_steps=20 if full else 2)
+  cfg.ts = c.bind(times.uniform_grid, num_steps=20 if full else 2)
   cfg.sampler = c.bind(euler.euler)
   stages = chains(cfg, per_class=3 if full else 1)
   for name, stage in stages.items():

@@ -12,7 +12,7 @@ python -m vdm_jax.main --config=experiments/moving_digits/config.py:tiny \
 
 import copy
 
-from configs import moving_digits, quickstart
+from configs import moving_digits
 from vdm_jax import config as c
 from vdm_jax.data import pictures
 from vdm_jax.diffusion import process
@@ -50,8 +50,7 @@ def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
   cfg = moving_digits.get_config(arg)
   cfg.evaluate.metrics = (*cfg.evaluate.metrics, c.bind(nearest.rows))
-  frames = moving_digits.get_config("frames")
-  frames = quickstart.tiny(frames) if arg == "tiny" else frames
+  frames = moving_digits.frames(arg)
   stages = []
   for suffix, changes in ARMS.values():
     for stage, program in arm(frames, arg, suffix, changes).items():

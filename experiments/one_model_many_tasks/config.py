@@ -15,7 +15,7 @@ python -m vdm_jax.main --config=experiments/one_model_many_tasks/config.py:tiny 
 
 import copy
 
-from configs import moving_digits, quickstart
+from configs import moving_digits
 from vdm_jax import checkpoint
 from vdm_jax import config as c
 from vdm_jax.data import sources
@@ -30,13 +30,10 @@ GIVEN = ("first:1", "first:4", "ends:1", "ends:2")
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
-  cfg = moving_digits.get_config("frames")
-  cfg.stages = ("prepare", "autoencode", "encode", "base", "train", "complete")
-  if arg not in ("full", "tiny"):
-    raise ValueError(f"one_model config.py:{arg} is unknown; there are full and tiny.")
+  c.check_variant("one_model config.py", arg, ("full", "tiny"))
   full = arg == "full"
-  if not full:
-    quickstart.tiny(cfg)
+  cfg = moving_digits.frames(arg)
+  cfg.stages = ("prepare", "autoencode", "encode", "base", "train", "complete")
   steps, clips, solver_steps = (4000, 100, 20) if full else (10, 10, 2)
 
   # Flights of the same held-out handwriting, long enough to be compared with.

@@ -2,16 +2,17 @@
 
 Forty clips train a per-frame autoencoder and an unconditional Latte, variant 1; every
 sixth, eight in all, is held out to measure the reconstructions on. The clips are tiles
-of one video, which --config.clips names.
+of one video, which --config.data names.
 
 python -m vdm_jax.main --config=experiments/sky48/config.py \
-  --config.clips=sky_timelapse_48.mp4 --workdir=runs/sky48
+  --config.data=sky_timelapse_48.mp4 --workdir=runs/sky48
 python -m vdm_jax.main --config=experiments/sky48/config.py:tiny \
-  --config.clips=sky_timelapse_48.mp4 --workdir=runs/sky48_tiny
+  --config.data=sky_timelapse_48.mp4 --workdir=runs/sky48_tiny
 """
 
 from ml_collections import ConfigDict
 
+from configs.parts import runs
 from vdm_jax import config as c
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
@@ -31,12 +32,11 @@ TRAIN = tuple(n for n in range(48) if n not in HELD_OUT)
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work in a minute."""
-  if arg not in ("full", "tiny"):
-    raise ValueError(f"sky48 config.py:{arg} is unknown; there are full and tiny.")
+  c.check_variant("sky48 config.py", arg, ("full", "tiny"))
   cfg = ConfigDict()
   cfg.seed = 0
-  cfg.mesh = dict(data=-1, fsdp=1, seq=1, tensor=1)
-  cfg.rules = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
+  cfg.mesh = runs.MESH
+  cfg.rules = runs.SMALL_RULES
   cfg.stages = (
     "autoencode",
     "reconstruct",
@@ -48,11 +48,11 @@ def get_config(arg="full"):
     "evaluate_extended",
   )
 
-  cfg.clips = "sky_timelapse_48.mp4"
+  cfg.data = "sky_timelapse_48.mp4"
   train_split, held_out = (
     c.call(
       tiles.TiledVideo,
-      path=cfg.get_ref("clips"),
+      path=cfg.get_ref("data"),
       rows=6,
       columns=8,
       size=128,

@@ -27,8 +27,7 @@ THRESHOLDS = (0.03, 0.06, 0.12, 0.24)
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
-  if arg not in ("full", "tiny"):
-    raise ValueError(f"step_caching:{arg} is unknown; there are full and tiny.")
+  c.check_variant("step_caching", arg, ("full", "tiny"))
   full = arg == "full"
   cfg = quickstart.get_config("pretrained")
   if not full:

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIGS = sorted(
   ".".join(path.relative_to(ROOT).with_suffix("").parts)
   for path in (ROOT / "configs").rglob("*.py")
-  if path.name not in ("__init__.py", "published.py")
+  if path.name not in ("__init__.py", "published.py") and path.parent.name != "parts"
 )
 # A file of tests each, so that several processes share them.
 ADAPTERS = ("configs.animatediff", "configs.magictime", "configs.stable_diffusion")

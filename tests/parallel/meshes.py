@@ -8,10 +8,10 @@ import flax
 import jax
 import numpy as np
 
-from configs import published
+from configs.parts import runs
 from vdm_jax import sharding
 
-RULES = published.RULES
+RULES = runs.RULES
 ALONE = {}
 AXES = ("data", "fsdp", "seq", "tensor")
 

@@ -48,12 +48,12 @@ def place(tmp_path_factory):
 def small(cfg, place):
   """The config on this data, with networks of these sizes and few steps."""
   network = dict(channels=(64, 64), attention=(True, False), layers=1)
-  for name in ("architecture", "image_unet"):
-    part = cfg[name] if name == "architecture" else cfg[name].config
-    part.update(**network, num_heads=4)
-  for clips, split in ((cfg.train_clips, "train"), (cfg.test_clips, "test")):
-    clips.update(path=f"{place}/videos/{split}", num_frames=4, frame_interval=1)
+  for part in (cfg.network, cfg.image_network):
+    part.config.update(**network, num_heads=4)
+  for clips in (cfg.train_clips, cfg.test_clips):
+    clips.update(num_frames=4, frame_interval=1)
   cfg.update(
+    data=f"{place}/videos",
     text_encoder=f"{place}/sd",
     pretrained=f"{place}/sd/unet",
     pretrained_autoencoder=f"{place}/sd/vae",

@@ -1,0 +1,228 @@
+"""What the systems around Stable Diffusion's U-Net share, at three sizes.
+
+"full" reads a folder of videos, `--config.data`, with sub-folders `train` and `test`. A
+system with texts needs a table metadata.csv in each, of the columns file_name and text,
+and by `--config.text_encoder` a folder with CLIP and its tokenizer, such as Stable
+Diffusion's. It may start from published weights (`--config.pretrained`,
+`--config.pretrained_autoencoder`), and its samples are of `--config.prompts` or,
+without, of the captions in `test`. "digits" and "tiny" read moving digits; a class
+stands for the text, as one word.
+"""
+
+from configs.parts import digits, runs, videos
+from vdm_jax import config as c
+from vdm_jax.conditioners import conditioner
+from vdm_jax.data import folders, loader, pictures, sources
+from vdm_jax.diffusion import process, times
+from vdm_jax.diffusion.samplers import ddim
+from vdm_jax.models.unet import unet3d
+from vdm_jax.pretrained import start
+from vdm_jax.programs import look, sample
+from vdm_jax.training import inflate
+
+SPATIAL = (
+  r"^(?!.*temporal)"  # of the names of parameters: all but the layers along time
+)
+DIGITS = dict(
+  out_channels=8, channels=(64, 128), layers=1, attention=(True, True), groups=16
+)
+# Fields of the network, numbers of heads, steps of the sampler, what else differs.
+SIZES = {
+  "full": dict(network={}, num_heads=8, head_dim=64, num_steps=50),
+  "digits": dict(network=DIGITS, num_heads=2, head_dim=4, num_steps=50),
+  "tiny": dict(
+    network=DIGITS | dict(channels=(8,), attention=(True,), groups=4),
+    num_heads=2,
+    head_dim=4,
+    num_steps=2,
+  ),
+}
+CONFIGS = tuple(SIZES)
+# Of the trainings on moving digits.
+TRAININGS = {
+  "digits": dict(
+    steps=3000,
+    peak=5e-4,
+    warmup=100,
+    batch_size=32,
+    ema_decay=0.999,
+    save_every=1000,
+    preview_every=5000,
+  ),
+  "tiny": digits.TINY | dict(steps=20, peak=1e-3, ema_decay=0.995, preview=False),
+}
+
+
+def base(
+  size, *, text_width=None, drop=0.1, data="videos", read=folders.videos, **more
+):
+  """All of a config that comes before the denoiser.
+
+  Args:
+    text_width: numbers a token of the text encoder at full size; None reads no texts.
+    drop: share of the captions that are left out in training.
+    data, read: the folder of the videos at full size, and how it is read.
+    more: of `videos.base` at full size, of `digits.base` else.
+  """
+  if size != "full":
+    data = {"digits": "full", "tiny": "tiny"}[size]
+    return digits.base(data, **more)
+  data = c.shared(data)
+  frames = (
+    dict(num_frames=16, frame_interval=3)
+    if read is folders.videos
+    else dict(num_frames=16)
+  )
+  table = "metadata.csv" if text_width else False
+  clips = videos.splits(data, read, labelled=table, **frames)
+  cfg = videos.base(data, clips, **dict(windows=4) | more)
+  cfg.signals = c.bind(sample.unconditional, count=2048)
+  if text_width:
+    videos.captions(cfg, text_width, drop)
+  return cfg
+
+
+def network(size, architecture, **fields):
+  """A UNet3D of an architecture, of its published size or small."""
+  return c.call(
+    unet3d.UNet3D,
+    config=c.call(architecture, **SIZES[size]["network"] | fields),
+    remat=c.shared(size == "full"),
+    dtype=c.shared("float32"),
+  )
+
+
+def ddpm(schedule, **fields):
+  """Settings of a task: a process of 1000 steps, all trained equally often."""
+  return dict(
+    process=c.call(process.DDPM, schedule=schedule, **fields),
+    prediction="eps",
+    times=c.bind(times.uniform_steps),
+  )
+
+
+def text(size, *others, drop=0.1, **rates):
+  """Settings of a task: it is told a text, and what `others` tell.
+
+  At full size captions, which are dropped with the data: CLIP has values for the empty
+  one, too. Else a label, as one word, dropped at the rate `drop`.
+  """
+  told = (
+    c.call(conditioner.Text)
+    if size == "full"
+    else c.call(conditioner.LabelTokens, num_classes=10)
+  )
+  parts = c.call(conditioner.All, parts=(told, *others)) if others else told
+  rates = rates if size == "full" else dict(text=drop) | rates
+  return dict(conditioner=parts, drop_rates=rates)
+
+
+def number(name, default):
+  """A conditioner of one number, where a batch has none `default`."""
+  return c.call(conditioner.Numbers, names=(name,), values={name: default})
+
+
+def guide(size, scale, *names):
+  """Guidance by `names`, "text" by itself, of `scale` at full size and 2 else."""
+  return digits.guide(scale if size == "full" else 2.0, *(names or ("text",)))
+
+
+def ddim_steps(size):
+  """Times of 50 steps, or two."""
+  return c.bind(times.leading_grid, num_steps=SIZES[size]["num_steps"], offset=1)
+
+
+def denoiser(cfg, size, network, task, *, sampler=None, ts=None, **settings):
+  """Adds training on `cfg.latents`, samples and their evaluation.
+
+  Args:
+    sampler, ts: DDIM and its steps by default.
+    settings: of `videos.denoiser` and `digits.denoiser`.
+  """
+  settings["sampler"] = sampler or c.bind(ddim.ddim)
+  settings["ts"] = ts or ddim_steps(size)
+  if size == "full":
+    adam = dict(learning_rate=1e-4, clip=1.0, clip_after=0)
+    videos.denoiser(cfg, network, task, **settings, **adam)
+  else:
+    if size == "tiny":
+      settings["per_class"] = 2
+    digits.denoiser(cfg, network, task, **TRAININGS[size] | settings)
+
+
+def train_also(cfg, name, before="sample", **changes):
+  """Adds a stage train_<name> that is as `train`, but for `changes`.
+
+  A stage that trains another task has no previews, which draw with that of `train`.
+  """
+  changes = dict(folder=name) | changes
+  if "task" in changes:
+    changes |= dict(preview=c.DEFAULT, preview_every=c.DEFAULT)
+  cfg[f"train_{name}"] = c.replace(cfg.train, **changes)
+  cfg.stages = runs.insert(cfg.stages, f"train_{name}", before)
+
+
+def train_images_first(cfg, size, architecture, **fields):
+  """Adds a training of the image model, from which `train` begins with what it adds.
+
+  Its parameters are those of the video's without layers along time.
+
+  Args:
+    architecture, fields: of the image model.
+  """
+  config = c.call(architecture, **SIZES[size]["network"] | fields)
+  cfg.image_network = c.replace(cfg.network, config=config)
+  task = c.replace(cfg.task, network=cfg.image_network, mask_rates=c.DEFAULT)
+  cfg.image_task = task
+  train_also(cfg, "images", "train", task=task, init_from=c.DEFAULT)
+  images = "{workdir}/images/checkpoints"
+  if size == "full":
+    published = dict(path=cfg.get_ref("pretrained"), module=cfg.image_network)
+    images = c.call(start.weights, otherwise=images, **published)
+    cfg.sample = c.replace(cfg.sample, weights="denoiser")
+  begin = c.bind(inflate.inflate, folder=images, parts=("ema",))
+  cfg.train = c.replace(cfg.train, init_from=begin, trainable="temporal")
+
+
+def train_lora(cfg, name, network, begin, before="sample", **changes):
+  """Adds a stage train_<name> of the LoRA `network`, around what `begin` reads."""
+  cfg[f"task_{name}"] = task = c.replace(cfg.task, network=network)
+  settings = dict(task=task, trainable="^lora/", init_from=begin)
+  train_also(cfg, name, before, **settings | changes)
+
+
+def after(folder, parts=("ema",), **settings):
+  """Starts a training from what an earlier one left in `folder`."""
+  path = "{workdir}/" + folder + "/checkpoints"
+  return c.bind(inflate.inflate, folder=path, parts=parts, **settings)
+
+
+def after_lora(folder):
+  """Starts a LoRA around all that an earlier training left in `folder`."""
+  return after(folder, parts=("frozen", "ema"), prefix="base")
+
+
+def single_frames(clips):
+  """The loader `clips`, of single frames."""
+  source = c.call(
+    sources.Transformed, source=clips.source, transforms=(c.call(pictures.Still),)
+  )
+  return c.call(loader.Loader, source=source, batch_size=clips.batch_size)
+
+
+def embed_first_frames(cfg, shape):
+  """Stores with the latents what an image encoder makes of first frames.
+
+  Args:
+    shape: [L, D] of its tokens.
+  """
+  cfg.image_encoder = "image_encoder"
+  encoder = c.call(look.ImageEncoder, folder=cfg.get_ref("image_encoder"), shape=shape)
+  cfg.encode = c.replace(cfg.encode, image_encoder=encoder)
+  cfg.needs.encode += ("image_encoder",)
+
+
+def first_frames(count, source=None):
+  """Signals of samples: the first frames of `count` clips of the training data."""
+  source = source or c.call(sources.RecordFolder, path=videos.LATENTS)
+  return c.bind(sample.first_frames, source=source, count=count)

@@ -1,0 +1,185 @@
+"""Folders of videos as latents of 16 frames: clips, autoencoder, training, samples.
+
+What Latte's data sets and the full sizes of the U-Nets share. The autoencoder is Stable
+Diffusion's: --config.pretrained_autoencoder names a published one, without it one is
+trained from scratch. --config.pretrained names published weights of the denoiser.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.parts import autoencoders, runs
+from vdm_jax import config as c
+from vdm_jax.data import folders, loader, sources, texts, transforms
+from vdm_jax.metrics import frames, fvd, temporal
+from vdm_jax.pretrained import start
+from vdm_jax.programs import embed, encode, evaluate, sample, train
+from vdm_jax.training import optimizer
+
+LATENTS = "{workdir}/latents"
+
+
+def splits(data, read=folders.videos, **fields):
+  """Clips of the folders `data`/train and `data`/test.
+
+  Args:
+    data: a shared string.
+    read: a function of data/folders.py, which takes `fields`.
+  """
+  return tuple(
+    c.call(read, path=data + f"/{split}", **fields) for split in ("train", "test")
+  )
+
+
+def base(data, clips, *, size="full", cut=(), flip=0.5, windows=1, autoencoder=None):
+  """All of a config that comes before the denoiser.
+
+  Args:
+    data: the folder of the videos, shared.
+    clips: sources of training and held-out clips.
+    size: of autoencoders.SIZES.
+    cut: transforms before the crop.
+    flip: share of the clips that is mirrored.
+    windows: how many are cut of a training video, each encoded once.
+    autoencoder: (module, its task) in the place of Stable Diffusion's.
+  """
+  cfg = ConfigDict()
+  # Published weights: upstream's files, or folders; "" is none, training from scratch.
+  cfg.pretrained = ""
+  cfg.pretrained_autoencoder = ""
+  cfg.i3d = ""  # weights of I3D for FVD
+  cfg.needs = dict(
+    encode=("pretrained_autoencoder",), train=("pretrained",), evaluate=("i3d",)
+  )
+  cfg.seed = 3407
+  cfg.mesh = runs.MESH
+  cfg.rules = runs.RULES
+  cfg.compiler = "auto"
+  cfg.stages = ("autoencode", "encode", "train", "sample", "evaluate")
+  cfg.data = data
+  cfg.train_clips, cfg.test_clips = clips
+  crop = (*cut, *autoencoders.crop(size))
+  mirrored = (*crop, c.call(transforms.RandomFlip, rate=flip))
+  transformed = lambda source, parts: c.call(
+    sources.Transformed, source=source, transforms=parts
+  )
+  cfg.train_videos = transformed(cfg.train_clips, mirrored)
+  cfg.test_videos = transformed(cfg.test_clips, crop)
+  module = autoencoders.autoencoder(size)
+  module, task = autoencoder or (module, autoencoders.task(module, size))
+  cfg.autoencoder = module
+  cfg.autoencode = autoencoders.training(task, size, cfg.train_videos, cfg.test_videos)
+  cfg.autoencoder_weights = c.call(
+    start.weights, path=cfg.get_ref("pretrained_autoencoder"), otherwise="autoencoder"
+  )
+  repeated = c.call(sources.Repeated, source=cfg.train_clips, times=windows)
+  cfg.encode = c.bind(
+    encode.run,
+    source=transformed(repeated, mirrored),
+    autoencoder=cfg.autoencoder,
+    weights=cfg.autoencoder_weights,
+    batch_size=4,
+  )
+  cfg.latents = c.call(sources.RecordFolder, path=LATENTS)
+  return cfg
+
+
+def captions(cfg, width, drop):
+  """Adds the stage that embeds the clips' texts, for training and for samples.
+
+  Samples are of --config.prompts or, without, of the captions of held-out clips.
+
+  Args:
+    width: numbers a token of the text encoder.
+    drop: share of the clips that are trained with the empty text.
+  """
+  cfg.text_encoder = "text_encoder"
+  cfg.prompts = ""
+  cfg.needs.update(embed=("text_encoder",), sample=("text_encoder",))
+  cfg.encoder = c.call(
+    embed.PipelineTextEncoder, folder=cfg.get_ref("text_encoder"), shape=(77, width)
+  )
+  found = c.bind(texts.unique_captions, clips=(cfg.train_clips, cfg.test_clips))
+  cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
+  cfg.stages = ("embed", *cfg.stages)
+  cfg.latents = captioned(cfg.latents, drop=drop)
+  cfg.signals = c.bind(
+    embed.prompt_signals,
+    encoder=cfg.encoder,
+    texts=cfg.get_ref("prompts"),
+    clips=c.deferred(cfg.test_clips),  # not opened where there are prompts
+    count=2048,
+  )
+
+
+def captioned(source, **settings):
+  """The clips of `source` with what the stage `embed` wrote of their texts."""
+  return c.call(texts.WithTexts, source=source, texts="{workdir}/texts", **settings)
+
+
+def denoiser(
+  cfg,
+  network,
+  task,
+  *,
+  sampler,
+  ts,
+  wrappers=(),
+  signals=None,
+  decoder=None,
+  shape=(16, 32, 32, 4),
+  stride=3,
+  batch_size=40,
+  **adam,
+):
+  """Adds training on `cfg.latents`, samples, and their evaluation.
+
+  Args:
+    signals: what samples are drawn for, where it is not `cfg.signals`.
+    network: whose published weights may be read.
+    decoder: (autoencoder, its weights) of the samples, where it is another one.
+    shape: of the latents.
+    stride: between two real frames in evaluation.
+    adam: settings of the optimizer.
+  """
+  cfg.network = network
+  cfg.task = task
+  published = dict(path=cfg.get_ref("pretrained"), module=network)
+  cfg.denoiser_weights = c.call(start.weights, otherwise="denoiser", **published)
+  cfg.train = c.bind(
+    train.run,
+    folder="denoiser",
+    task=task,
+    loader=c.call(loader.Loader, source=cfg.latents, batch_size=batch_size),
+    optimizer=c.call(optimizer.adamw, **adam),
+    steps=1_000_000,
+    init_from=c.bind(start.start_from, **published),
+    save_every=10_000,
+  )
+  module, weights = decoder or (cfg.autoencoder, cfg.autoencoder_weights)
+  decoding = dict(autoencoder=module, autoencoder_weights=weights, batch_size=4)
+  cfg.sampler, cfg.ts = sampler, ts
+  cfg.sample = c.bind(
+    sample.run,
+    task=task,
+    weights=cfg.denoiser_weights,
+    signals=signals or cfg.signals,
+    shape=shape,
+    sampler=sampler,
+    ts=ts,
+    wrappers=wrappers,
+    **decoding,
+  )
+  # FVD as published: 2,048 clips of each kind. It needs I3D's weights, --config.i3d.
+  cfg.evaluate = c.bind(
+    evaluate.run,
+    real=cfg.test_videos,
+    train=cfg.train_videos,
+    train_clips=2048,
+    metrics=(
+      c.bind(fvd.rows, file=cfg.get_ref("i3d")),
+      c.bind(temporal.rows),
+      c.bind(frames.rows),
+    ),
+    stride=stride,
+    **decoding,
+  )
