@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.configs import tiny
-from tests.parity.pretrained import test_unet_pipelines as published
+from tests.parity import pipelines
 from tests.support import video_files
 from vdm_jax import checkpoint, pretrained
 from vdm_jax.autoencoders import kl_image
@@ -23,18 +23,7 @@ CAPTIONS = ("the bird", "the sea", "a bird", "the bird", "the sea", "a bird")
 def place(tmp_path_factory):
   """(folder of Stable Diffusion with small networks, of captioned clips)."""
   folder = tmp_path_factory.mktemp("place")
-  unet = diffusers.UNet2DConditionModel(
-    **published.SMALL, **published.blocks("2D"), attention_head_dim=4
-  )
-  pipe = diffusers.StableDiffusionPipeline(
-    vae=published.autoencoder(**published.VAE),
-    **published.text_parts(folder),
-    unet=published.fill(unet),
-    scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", **published.DDIM),
-    safety_checker=None,
-    feature_extractor=None,
-    requires_safety_checker=False,
-  )
+  pipe = pipelines.stable_diffusion(folder)
   pipe.save_pretrained(folder / "sd")
   for split in ("train", "test"):
     clips = folder / "videos" / split
@@ -60,7 +49,7 @@ def small(cfg, place):
   )
   resize, crop, _ = cfg.encode.source.transforms
   resize.size = crop.height = 16
-  cfg.encoder.shape = (77, published.WIDTH)
+  cfg.encoder.shape = (77, pipelines.WIDTH)
   fields = pretrained.load(f"{place}/sd/vae")[0]
   names = {field.name for field in dataclasses.fields(kl_image.KLImage)}
   cfg.autoencoder.update({k: getattr(fields, k) for k in names & set(cfg.autoencoder)})

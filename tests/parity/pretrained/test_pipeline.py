@@ -12,12 +12,12 @@ import torch
 from einops import rearrange
 
 import vdm_jax
-from tests.support import golden_files, parity_table
+from tests.parity import pipelines
+from tests.support import parity_table
 from tests.support.published import rows_networks
 
 STEPS = 50
 BOUND = 1e-3  # of a trajectory, times max|ref|
-torch.set_num_threads(1)
 
 
 # A published pipeline has one of these; 50 steps of each.
@@ -36,35 +36,6 @@ SEEDS = range(len(SCHEDULERS))
 OF_PICTURES = list(SCHEDULERS)
 OF_PICTURES[2] = diffusers.DPMSolverMultistepScheduler(
   solver_order=3, use_karras_sigmas=True, **BETAS
-)
-
-
-def fill(module):
-  """Random weights, none of them zero."""
-  with torch.no_grad():
-    for name, x in module.named_parameters():
-      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 5)))
-  return module.eval()
-
-
-def autoencoder(kind=diffusers.AutoencoderKL, **more):
-  # The temporal decoder has groups of 32 channels built in.
-  return fill(
-    kind(
-      block_out_channels=(32, 32),
-      layers_per_block=1,
-      latent_channels=4,
-      sample_size=16,
-      scaling_factor=0.31,
-      **more,
-    )
-  )
-
-
-IMAGE_BLOCKS = dict(
-  norm_num_groups=8,
-  down_block_types=("DownEncoderBlock2D",) * 2,
-  up_block_types=("UpDecoderBlock2D",) * 2,
 )
 
 
@@ -87,8 +58,8 @@ def make_latte(seed, folder):
   theirs = diffusers.LattePipeline(
     tokenizer=None,
     text_encoder=None,
-    vae=autoencoder(**IMAGE_BLOCKS),
-    transformer=fill(network),
+    vae=pipelines.autoencoder(**pipelines.IMAGES),
+    transformer=pipelines.fill(network),
     scheduler=SCHEDULERS[seed],
   )
   return opened(theirs, folder)
@@ -190,9 +161,8 @@ def test_a_prompt_does_not_depend_on_its_neighbours(latte, told):
 
 def test_the_temporal_decoder_takes_the_place_of_the_other(latte, told):
   theirs, folder, _ = latte
-  decoder = autoencoder(
-    diffusers.AutoencoderKLTemporalDecoder,
-    down_block_types=("DownEncoderBlock2D",) * 2,
+  decoder = pipelines.autoencoder(
+    diffusers.AutoencoderKLTemporalDecoder, **pipelines.ENCODER
   )
   decoder.save_pretrained(folder / "vae_temporal_decoder")
   ours = vdm_jax.load(folder, autoencoder="vae_temporal_decoder")
@@ -219,8 +189,8 @@ def dit(request, tmp_path_factory):
     **drawn | fixed | dict(num_embeds_ada_norm=1000)
   )
   theirs = diffusers.DiTPipeline(
-    transformer=fill(network),
-    vae=autoencoder(**IMAGE_BLOCKS),
+    transformer=pipelines.fill(network),
+    vae=pipelines.autoencoder(**pipelines.IMAGES),
     scheduler=OF_PICTURES[request.param],
   )
   labels = {"0": "tench, Tinca tinca", "7": "cock"}

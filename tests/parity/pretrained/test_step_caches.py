@@ -9,6 +9,7 @@ import pytest
 import torch
 from einops import rearrange
 
+from tests.parity import pipelines
 from tests.parity.pretrained import test_pipeline
 from tests.support import parity_table
 from tests.support.published import rows_networks
@@ -27,7 +28,7 @@ def latte(request, tmp_path_factory):
   network = diffusers.LatteTransformer3DModel(
     **drawn | fixed | dict(caption_channels=12, video_length=3)
   )
-  network = test_pipeline.fill(network)
+  network = pipelines.fill(network)
   with torch.no_grad():
     for name, x in network.named_parameters():
       x.mul_(
@@ -36,7 +37,7 @@ def latte(request, tmp_path_factory):
   theirs = diffusers.LattePipeline(
     tokenizer=None,
     text_encoder=None,
-    vae=test_pipeline.autoencoder(**test_pipeline.IMAGE_BLOCKS),
+    vae=pipelines.autoencoder(**pipelines.IMAGES),
     transformer=network,
     scheduler=test_pipeline.SCHEDULERS[request.param],
   )
@@ -101,8 +102,8 @@ def test_magcache_gives_the_latents_of_diffusers(tmp_path, record_property):
   )
   scheduler = test_pipeline.SCHEDULERS[0]
   theirs = diffusers.DiTPipeline(
-    transformer=test_pipeline.fill(network),
-    vae=test_pipeline.autoencoder(**test_pipeline.IMAGE_BLOCKS),
+    transformer=pipelines.fill(network),
+    vae=pipelines.autoencoder(**pipelines.IMAGES),
     scheduler=scheduler,
   )
   _, _, ours = test_pipeline.opened(theirs, tmp_path, id2label={"0": "tench"})

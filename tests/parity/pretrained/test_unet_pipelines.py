@@ -12,39 +12,17 @@ import jax
 import numpy as np
 import pytest
 import torch
-import transformers
-from diffusers.pipelines.deprecated.text_to_video_synthesis import (
-  pipeline_text_to_video_synth as modelscope,
-)
 from einops import rearrange
 from PIL import Image
 
 import vdm_jax
-from tests.parity.pretrained.test_pipeline import autoencoder, fill
+from tests.parity import pipelines
+from tests.parity.pipelines import FRAMES, WIDTH
 from tests.support import parity_table
-from tests.support.tokenizer_files import write_clip
 from vdm_jax.encoders import clip_pixels
 
-STEPS, FRAMES, WIDTH = 10, 3, 12
+STEPS = 10
 BOUND = 1e-3  # of a trajectory, times max|ref|
-BETAS = dict(beta_start=0.00085, beta_end=0.012)
-# With one channel in each of the 32 groups, norms would hide all that time adds.
-SMALL = dict(block_out_channels=(64, 64), layers_per_block=1)
-VAE = dict(
-  norm_num_groups=8,
-  down_block_types=("DownEncoderBlock2D",) * 2,
-  up_block_types=("UpDecoderBlock2D",) * 2,
-)
-torch.set_num_threads(1)
-
-
-def blocks(end):
-  down, up = ("CrossAttnDownBlock", "DownBlock"), ("UpBlock", "CrossAttnUpBlock")
-  return dict(
-    down_block_types=tuple(name + end for name in down),
-    up_block_types=tuple(name + end for name in up),
-    cross_attention_dim=WIDTH,
-  )
 
 
 def normal(seed, *shape):
@@ -111,44 +89,10 @@ def text_pipeline(theirs, ours, video, record_property, row):
   check(record_property, row, out, wanted, other)
 
 
-def text_parts(folder):
-  """A tokenizer and a text encoder of Stable Diffusion's classes."""
-  (folder / "words").mkdir()
-  write_clip(folder / "words")
-  tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "words")
-  config = transformers.CLIPTextConfig(
-    vocab_size=len(tokenizer),
-    hidden_size=WIDTH,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    max_position_embeddings=77,
-    bos_token_id=tokenizer.bos_token_id,
-    eos_token_id=tokenizer.eos_token_id,
-  )
-  return dict(
-    tokenizer=tokenizer, text_encoder=fill(transformers.CLIPTextModel(config))
-  )
-
-
-DDIM = dict(clip_sample=False, steps_offset=1, **BETAS)
-MOTION = dict(motion_num_attention_heads=2, motion_max_seq_length=8)
-
-
 @pytest.fixture(scope="module")
 def animatediff(tmp_path_factory):
   folder = tmp_path_factory.mktemp("animatediff")
-  unet = diffusers.UNetMotionModel(
-    **SMALL, **blocks("Motion"), num_attention_heads=4, **MOTION
-  )
-  pipe = diffusers.AnimateDiffPipeline(
-    vae=autoencoder(**VAE),
-    **text_parts(folder),
-    unet=fill(unet),
-    motion_adapter=None,
-    scheduler=diffusers.DDIMScheduler(beta_schedule="linear", **DDIM),
-  )
-  return opened(pipe, folder / "whole")
+  return opened(pipelines.animatediff(folder), folder / "whole")
 
 
 def test_animatediff_gives_the_latents_of_its_original(
@@ -194,34 +138,12 @@ def test_a_motion_adapter_makes_animatediff_of_stable_diffusion(
   tmp_path, video, record_property
 ):
   """Two downloads: the image model, whose scheduler is not ours to open, and motion."""
-  unet = diffusers.UNet2DConditionModel(**SMALL, **blocks("2D"), attention_head_dim=4)
-  adapter = diffusers.MotionAdapter(
-    block_out_channels=SMALL["block_out_channels"],
-    motion_layers_per_block=1,
-    motion_norm_num_groups=32,
-    **MOTION,
-  )
-  vae, texts = autoencoder(**VAE), text_parts(tmp_path)
-  images = diffusers.StableDiffusionPipeline(
-    vae=vae,
-    **texts,
-    unet=fill(unet),
-    scheduler=diffusers.PNDMScheduler(beta_schedule="scaled_linear", **BETAS),
-    safety_checker=None,
-    feature_extractor=None,
-    requires_safety_checker=False,
-  )
+  scheduler = diffusers.PNDMScheduler(beta_schedule="scaled_linear", **pipelines.BETAS)
+  images = pipelines.stable_diffusion(tmp_path, scheduler)
   images.save_pretrained(tmp_path / "images")
-  fill(adapter).save_pretrained(tmp_path / "motion")
-  theirs = diffusers.AnimateDiffPipeline(
-    vae=vae,
-    **texts,
-    unet=unet,
-    motion_adapter=adapter,
-    scheduler=diffusers.DDIMScheduler(
-      beta_schedule="linear", timestep_spacing="linspace", **DDIM
-    ),
-  )
+  adapter = pipelines.motion_adapter()
+  adapter.save_pretrained(tmp_path / "motion")
+  theirs = pipelines.animatediff_of(images, adapter)
   with pytest.raises(ValueError, match="PNDM"):
     vdm_jax.load(tmp_path / "images")
   with pytest.raises(ValueError, match="wanted a MotionAdapter"):
@@ -235,18 +157,7 @@ def test_stable_diffusion_gives_the_latents_of_its_original(
   tmp_path, video, record_property
 ):
   """Videos of one frame."""
-  unet = diffusers.UNet2DConditionModel(**SMALL, **blocks("2D"), attention_head_dim=4)
-  pipe = diffusers.StableDiffusionPipeline(
-    vae=autoencoder(**VAE),
-    text_encoder=None,
-    tokenizer=None,
-    unet=fill(unet),
-    scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", **DDIM),
-    safety_checker=None,
-    feature_extractor=None,
-    requires_safety_checker=False,
-  )
-  theirs, ours = opened(pipe, tmp_path)
+  theirs, ours = opened(pipelines.stable_diffusion(), tmp_path)
   noise, text, negative = video[0][:, :1], *video[1:]
   wanted = theirs(
     prompt_embeds=torch_of(text),
@@ -268,56 +179,15 @@ def test_stable_diffusion_gives_the_latents_of_its_original(
 def test_text_to_video_gives_the_latents_of_its_original(
   tmp_path, video, record_property
 ):
-  unet = diffusers.UNet3DConditionModel(**SMALL, **blocks("3D"), attention_head_dim=8)
-  pipe = modelscope.TextToVideoSDPipeline(
-    vae=autoencoder(**VAE),
-    text_encoder=None,
-    tokenizer=None,
-    unet=fill(unet),
-    scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", **DDIM),
-  )
   row = "TextToVideoSDPipeline, 10 steps, guidance 7.5"
-  text_pipeline(*opened(pipe, tmp_path), video, record_property, row)
+  text_pipeline(
+    *opened(pipelines.text_to_video(), tmp_path), video, record_property, row
+  )
 
 
 @pytest.fixture(scope="module")
 def svd(tmp_path_factory):
-  unet = diffusers.UNetSpatioTemporalConditionModel(
-    **SMALL,
-    **blocks("SpatioTemporal"),
-    num_attention_heads=(4, 4),
-    num_frames=FRAMES,
-    addition_time_embed_dim=8,
-    projection_class_embeddings_input_dim=24,
-  )
-  eye = transformers.CLIPVisionConfig(
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    image_size=224,
-    patch_size=56,
-    projection_dim=WIDTH,
-  )
-  decoder = diffusers.AutoencoderKLTemporalDecoder
-  pipe = diffusers.StableVideoDiffusionPipeline(
-    vae=autoencoder(decoder, down_block_types=("DownEncoderBlock2D",) * 2),
-    image_encoder=fill(transformers.CLIPVisionModelWithProjection(eye)),
-    unet=fill(unet),
-    scheduler=diffusers.EulerDiscreteScheduler(
-      beta_schedule="scaled_linear",
-      prediction_type="v_prediction",
-      timestep_type="continuous",
-      timestep_spacing="leading",
-      use_karras_sigmas=True,
-      sigma_min=0.002,
-      sigma_max=700.0,
-      steps_offset=1,
-      **BETAS,
-    ),
-    feature_extractor=transformers.CLIPImageProcessor(),
-  )
-  return opened(pipe, tmp_path_factory.mktemp("svd"))
+  return opened(pipelines.svd(), tmp_path_factory.mktemp("svd"))
 
 
 # Higher and wider than what CLIP sees, and smaller.

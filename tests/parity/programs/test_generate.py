@@ -7,85 +7,19 @@ import diffusers
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from tests.support import golden_files
+from tests.parity import pipelines
 from vdm_jax.pipelines import pipeline
 from vdm_jax.programs import generate
 
-PROMPTS = ["a dog in the snow", "two cats"]
-
-
-def fill(module):
-  with torch.no_grad():
-    for name, x in module.named_parameters():
-      x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 5)))
-  return module.eval()
-
-
-def t5_tokenizer():
-  """A small tokenizer of T5's kind: pad 0, end of text 1."""
-  made = Tokenizer(models.Unigram())
-  made.pre_tokenizer = pre_tokenizers.Metaspace()
-  trainer = trainers.UnigramTrainer(
-    vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"
-  )
-  made.train_from_iterator(PROMPTS * 20, trainer)
-  return transformers.T5TokenizerFast(tokenizer_object=made, extra_ids=0)
+PROMPTS = list(pipelines.PROMPTS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """A whole text-to-video folder of the layout of Latte-1, tiny."""
   place = tmp_path_factory.mktemp("Latte-tiny")
-  tokenizer = t5_tokenizer()
-  encoder = transformers.T5EncoderModel(
-    transformers.T5Config(
-      vocab_size=len(tokenizer),
-      d_model=12,
-      d_kv=4,
-      d_ff=16,
-      num_layers=2,
-      num_heads=2,
-      feed_forward_proj="gated-gelu",
-    )
-  )
-  network = diffusers.LatteTransformer3DModel(
-    num_attention_heads=2,
-    attention_head_dim=8,
-    in_channels=4,
-    out_channels=8,
-    num_layers=1,
-    cross_attention_dim=16,
-    attention_bias=True,
-    sample_size=8,
-    patch_size=2,
-    activation_fn="gelu-approximate",
-    norm_type="ada_norm_single",
-    norm_elementwise_affine=False,
-    norm_eps=1e-6,
-    caption_channels=12,
-    video_length=3,
-  )
-  autoencoder = diffusers.AutoencoderKL(
-    block_out_channels=(8, 8),
-    layers_per_block=1,
-    norm_num_groups=2,
-    sample_size=16,
-    down_block_types=("DownEncoderBlock2D",) * 2,
-    up_block_types=("UpDecoderBlock2D",) * 2,
-  )
-  diffusers.LattePipeline(
-    tokenizer=tokenizer,
-    text_encoder=fill(encoder),
-    vae=fill(autoencoder),
-    transformer=fill(network),
-    scheduler=diffusers.DDIMScheduler(
-      beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
-    ),
-  ).save_pretrained(place)
+  pipelines.latte().save_pretrained(place)
   return place
 
 
