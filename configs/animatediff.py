@@ -22,7 +22,7 @@ python -m vdm_jax.main --config=configs/animatediff.py --workdir=runs/motion \
   --config.pretrained_autoencoder=stable-diffusion-v1-5/vae
 """
 
-from configs.parts import unets
+from configs.parts import runs, unets
 from vdm_jax import config as c
 from vdm_jax.models import lora
 from vdm_jax.models.unet import architectures
@@ -84,5 +84,5 @@ def with_stages(size, version):
   # The domain is that of the training clips: it is left out when sampling.
   left_out = c.replace(cfg.task.network, scale=0.0)
   task = c.replace(cfg.task, network=c.replace(both, network=left_out))
-  cfg.sample = c.replace(cfg.sample, task=task, weights="motion_lora")
+  runs.change_generator(cfg, task=task, weights="motion_lora")
   return cfg

@@ -126,7 +126,8 @@ def get_config(arg="sky"):
     clip_after=500_000 if images else recipe["clip_after"],
   )
   if name == "tiny":
-    cfg.train.update(steps=4, log_every=2, save_every=2)
+    cfg.train.steps = 4
+    cfg.train.cadence.update(log=2, save=2)
     cfg.sample.batch_size = 2
     cfg.evaluate.train_clips = 8
   return cfg

@@ -162,15 +162,14 @@ def lengthen(cfg, size, stride, latents):
     task=cfg.filling,
     weights="filler",
   )
-  names = ("task", "weights", "autoencoder", "autoencoder_weights", "signals", "fps")
-  same = {name: cfg.sample[name] for name in (*names, "scale", "batch_size")}
-  _, *frame = cfg.sample.shape
+  names = ("generator", "signals", "fps", "scale", "batch_size")
+  same = {name: cfg.sample[name] for name in names}
   if size == "full":  # of 100 frames each: few, and too long to measure as clips
     same |= dict(signals=c.bind(sample.unconditional, count=16), batch_size=4)
   passes = (predicted, filled)
-  cfg.lengthen = c.bind(chain.run, passes=passes, size=tuple(frame), **same)
+  cfg.lengthen = c.bind(chain.run, passes=passes, **same)
   # No stage: the same number of latents by prediction alone, four times as fast.
-  cfg.sample = c.replace(cfg.sample, sampler=predicted.sampler)
+  runs.change_generator(cfg, sampler=predicted.sampler)
   cfg.evaluate = c.replace(cfg.evaluate, samples="long")
   stages = runs.insert(cfg.stages, "lengthen", before="sample")
   left_out = ("sample", "evaluate") if size == "full" else ("sample",)

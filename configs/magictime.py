@@ -13,7 +13,7 @@ python -m vdm_jax.main --config=configs/magictime.py:tiny --workdir=runs/tiny
 """
 
 from configs import animatediff
-from configs.parts import unets
+from configs.parts import runs, unets
 from vdm_jax import config as c
 from vdm_jax.data import folders
 from vdm_jax.models import lora
@@ -36,5 +36,5 @@ def get_config(arg="full"):
     unets.train_lora(cfg, name, network, unets.after_lora(folder))
     folder = name
   cfg.network = network
-  cfg.sample = c.replace(cfg.sample, task=cfg[f"task_{folder}"], weights=folder)
+  runs.change_generator(cfg, task=cfg[f"task_{folder}"], weights=folder)
   return cfg

@@ -39,24 +39,24 @@ SMALL = dict(width=32, depth=2, num_heads=2, unroll=1)
 SIZES = {
   "full": dict(
     tokens={},
-    tokenizing=dict(steps=14_000, warmup=100, measure_batches=50, save_every=1000),
+    tokenizing=dict(steps=14_000, warmup=100, measure_batches=50),
     network=digits.PACKAGED_NETWORK,
     training=FULL
-    | dict(steps=8000, batch_size=512, save_every=2000, preview_every=4000),
+    | dict(steps=8000, batch_size=512, cadence=dict(save=2000, preview=4000)),
     num_steps=20,
     per_class=25,
   ),
   "tiny": dict(
     tokens=dict(width=32, depths=(1, 1)),
     tokenizing=dict(steps=20, warmup=5, batch_size=16, measure_batches=4)
-    | dict(save_every=10, log_every=5),
+    | dict(cadence=dict(log=5, save=10)),
     network=digits.PACKAGED_NETWORK | SMALL,
     training=FULL | digits.TINY | dict(steps=20),
     num_steps=2,
     per_class=2,
   ),
 }
-FRAMES_TRAINING = dict(steps=15_000, batch_size=32, save_every=1000, preview_every=5000)
+FRAMES_TRAINING = dict(steps=15_000, batch_size=32, cadence=dict(preview=5000))
 
 
 def get_config(arg="full"):

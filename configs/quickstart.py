@@ -22,7 +22,7 @@ SIZES = {
   "full": dict(
     data="quick",
     network=NETWORK | dict(width=256, depth=8, unroll=8),
-    training=FULL | dict(save_every=400, preview_every=400),
+    training=FULL | dict(cadence=dict(save=400, preview=400)),
     num_steps=20,
     per_class=25,
   ),

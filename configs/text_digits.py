@@ -25,7 +25,7 @@ from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import embed, encode, prepare, sample
-from vdm_jax.tasks import latent_diffusion
+from vdm_jax.tasks import generator, latent_diffusion
 from vdm_jax.worlds.moving_digits import captions
 
 PROMPTS = (
@@ -42,7 +42,7 @@ SIZES = {
   "full": dict(
     clips=dict(train_clips=20_000, test_clips=1_000),
     network=NETWORK,
-    training=TRAINING | dict(save_every=1000, preview_every=2000),
+    training=TRAINING | dict(cadence=dict(preview=2000)),
     num_steps=20,
     each=8,
   ),
@@ -111,13 +111,12 @@ def get_config(arg="full"):
   )
   cfg.guide = digits.guide(2.0, "text")
   module, weights = digits.packaged_decoder(cfg)
-  drawing = dict(
+  cfg.generator = c.call(
+    generator.Generator,
     task=cfg.asking,
+    weights="denoiser",
     autoencoder=module,
     autoencoder_weights=weights,
-    signals=c.bind(
-      embed.prompts, encoder=cfg.encoder, texts=PROMPTS, each=size["each"]
-    ),
     shape=digits.TOKEN_SHAPE,
     sampler=c.bind(heun.heun),
     ts=c.bind(times.uniform_grid, num_steps=size["num_steps"]),
@@ -128,9 +127,15 @@ def get_config(arg="full"):
     source=digits.records("{workdir}/clip_latents"),
     texts="{workdir}/texts",
   )
+  drawing = dict(
+    generator=cfg.generator,
+    signals=c.bind(
+      embed.prompts, encoder=cfg.encoder, texts=PROMPTS, each=size["each"]
+    ),
+  )
   preview = c.call(sample.Preview, **drawing)
   cfg.train = digits.training(
     "denoiser", cfg.task, captioned, preview=preview, **size["training"]
   )
-  cfg.sample = c.bind(sample.run, weights="denoiser", fps=8, scale=4, **drawing)
+  cfg.sample = c.bind(sample.run, fps=8, scale=4, **drawing)
   return cfg

@@ -23,7 +23,7 @@ python -m vdm_jax.main --config=configs/videocrafter.py --workdir=runs/crafter \
   --config.pretrained_autoencoder=stable-diffusion-2-1/vae
 """
 
-from configs.parts import unets, videos
+from configs.parts import runs, unets, videos
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
@@ -109,4 +109,4 @@ def train_pictures(cfg, full):
   weights = "pictures"
   if full:
     weights = c.replace(cfg.denoiser_weights, otherwise=weights)
-  cfg.sample = c.replace(cfg.sample, weights=weights)
+  runs.change_generator(cfg, weights=weights)

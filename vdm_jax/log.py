@@ -15,6 +15,8 @@ import time
 import jax
 import tqdm
 
+from vdm_jax import atomic
+
 
 class Logger:
   """Writes scalars and images of one run under `workdir`; process 0 only.
@@ -106,7 +108,8 @@ def loss_plot(jsonl, png, names=("loss",)):
     axes.set_yscale("log")
   axes.grid(alpha=0.3)
   axes.legend()
-  _replace(png, lambda file: figure.savefig(file, format="png"))
+  with atomic.file(png) as file:
+    figure.savefig(file, format="png")
 
 
 def table(rows):
@@ -203,13 +206,5 @@ def _forget_after(path, step):
   lines = [json.dumps(row) for row in read(path) if row["step"] <= step]
   text = "".join(line + "\n" for line in lines)
   if text != path.read_text(encoding="utf-8"):
-    _replace(path, lambda file: file.write(text.encode()))
-
-
-def _replace(path, write):
-  """Writes a file whole or not at all: under another name, then renamed."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.tmp")
-  with open(partial, "wb") as file:
-    write(file)
-  os.replace(partial, path)
+    with atomic.file(path) as file:
+      file.write_text(text, encoding="utf-8")

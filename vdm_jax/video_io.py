@@ -3,16 +3,15 @@
 Every write is atomic: a reader sees the old file or the whole new one.
 """
 
-import contextlib
 import fractions
 import os
-import pathlib
-import uuid
 
 import av
 import numpy as np
 from einops import rearrange, repeat
 from PIL import Image
+
+from vdm_jax import atomic
 
 
 def frames(path):
@@ -33,15 +32,27 @@ def read_mp4(path):
 
 
 def to_uint8(video):
-  """Rounds floats in [-1, 1] to uint8; values outside are clipped, uint8 passes."""
-  video = np.asarray(video)
+  """The video [...] as uint8, rounded from floats in [-1, 1], clipped; uint8 passes.
+
+  numpy arrays must be finite; JAX's stay on their device, inside a jitted function too.
+  """
+  if not hasattr(video, "__array_namespace__"):
+    video = np.asarray(video)
   if video.dtype == np.uint8:
     return video
-  if not np.issubdtype(video.dtype, np.floating):
-    raise TypeError(f"{video.dtype} video: wanted uint8, or floats in [-1, 1].")
-  if not np.isfinite(video).all():
+  xp = video.__array_namespace__()
+  if xp is np and not np.issubdtype(video.dtype, np.floating):
+    raise TypeError(f"{video.dtype} video: expected uint8, or floats in [-1, 1].")
+  if xp is np and not np.isfinite(video).all():
     raise ValueError("The video holds NaN or infinity: nothing sensible to write.")
-  return np.rint((np.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+  return xp.rint((xp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+
+
+def to_float(video):
+  """The video [...] of numpy or JAX as floats in [-1, 1]: uint8 scaled, floats pass."""
+  if video.dtype == np.uint8:
+    return video.astype(np.float32) / 127.5 - 1.0
+  return video
 
 
 def enlarge(video, scale):
@@ -84,7 +95,7 @@ def write_mp4(path, video, fps=8, *, scale=1, crf=18):
   video = enlarge(_checked(video, "T H W 3"), scale)
   height, width = video.shape[1:3]
   video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-  with _atomic(path) as temporary, av.open(temporary, "w", format="mp4") as container:
+  with atomic.file(path) as file, av.open(str(file), "w", format="mp4") as container:
     stream = container.add_stream(
       "libx264", rate=_fps(fps), options={"crf": str(crf), "preset": "veryfast"}
     )
@@ -103,9 +114,9 @@ def write_gif(path, video, fps=8, *, scale=1):
   """
   video = enlarge(_checked(video, "T H W 3"), scale)
   pictures = [Image.fromarray(frame).quantize(256) for frame in video]
-  with _atomic(path) as temporary:
+  with atomic.file(path) as file:
     pictures[0].save(
-      temporary,
+      file,
       format="GIF",
       save_all=True,
       append_images=pictures[1:],
@@ -116,10 +127,8 @@ def write_gif(path, video, fps=8, *, scale=1):
 
 def write_png(path, image, *, scale=1):
   """Writes one image [H, W, 3], losslessly."""
-  with _atomic(path) as temporary:
-    Image.fromarray(enlarge(_checked(image, "H W 3"), scale)).save(
-      temporary, format="PNG"
-    )
+  with atomic.file(path) as file:
+    Image.fromarray(enlarge(_checked(image, "H W 3"), scale)).save(file, format="PNG")
 
 
 def sheet(videos, *, gap=1):
@@ -146,16 +155,3 @@ def _fps(fps):
   if not fps > 0:
     raise ValueError(f"fps={fps}: wanted frames per second above 0.")
   return fractions.Fraction(float(fps)).limit_denominator(1001)
-
-
-@contextlib.contextmanager
-def _atomic(path):
-  """A temporary name beside `path`, moved over it when the block ends well."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-  try:
-    yield os.fspath(temporary)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from vdm_jax.autoencoders import discriminator, kl_image
 from vdm_jax.data import loader, transforms
 from vdm_jax.programs import sample, train
 from vdm_jax.tasks import autoencoding
-from vdm_jax.training import optimizer
+from vdm_jax.training import loop, optimizer
 
 # Pixels a side; fields of the autoencoder, the discriminator and the training.
 SIZES = {
@@ -21,9 +21,8 @@ SIZES = {
     discriminator={},
     gan_start=50_000,
     batch_size=8,
-    training=dict(
-      steps=200_000, measure_batches=100, save_every=5_000, preview_every=5_000
-    ),
+    training=dict(steps=200_000, measure_batches=100),
+    cadence=dict(save=5_000, preview=5_000),
   ),
   "tiny": dict(
     pixels=16,
@@ -33,9 +32,8 @@ SIZES = {
     discriminator=dict(width=8, depth=1),
     gan_start=2,
     batch_size=4,
-    training=dict(
-      steps=4, measure_batches=2, save_every=2, preview_every=4, log_every=2
-    ),
+    training=dict(steps=4, measure_batches=2),
+    cadence=dict(log=2, save=2, preview=4),
   ),
 }
 
@@ -99,5 +97,6 @@ def training(task, size, source, preview_source):
     optimizer=adversarial(4.5e-6 * 8),
     preview=c.bind(sample.reconstructions, task=task, source=preview_source, count=2),
     plot=("l1", "perceptual"),
+    cadence=c.call(loop.Cadence, **SIZES[size]["cadence"]),
     **SIZES[size]["training"],
   )

@@ -15,25 +15,25 @@ from vdm_jax.metrics import frames, temporal, wavelets
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import encode, evaluate, prepare, sample, train
-from vdm_jax.tasks import autoencoding, latent_diffusion
-from vdm_jax.training import optimizer
+from vdm_jax.tasks import autoencoding, generator, latent_diffusion
+from vdm_jax.training import loop, optimizer
 from vdm_jax.worlds.moving_digits import builder, reader
 
 LATENTS = "{workdir}/latents"
 SHAPE = (8, 4, 4, 8)  # of a clip's latents
 # A training of a few steps, whatever is trained.
-TINY = dict(warmup=5, batch_size=16, log_every=5, save_every=10, preview_every=20)
+TINY = dict(warmup=5, batch_size=16, cadence=dict(log=5, save=10, preview=20))
 # Clips; widths of the autoencoder, and its training.
 SIZES = {
   "quick": dict(
     clips=(12_000, 1_000),
     autoencoder=dict(channels=(16, 32), groups=8),
-    training=dict(steps=600, save_every=300, measure_batches=20),
+    training=dict(steps=600, cadence=dict(save=300), measure_batches=20),
   ),
   "full": dict(
     clips=(20_000, 1_000),
     autoencoder=dict(channels=(24, 48), groups=8),
-    training=dict(steps=2000, save_every=1000, measure_batches=20),
+    training=dict(steps=2000, measure_batches=20),
   ),
   "tiny": dict(
     clips=(400, 200),
@@ -195,9 +195,15 @@ def training(
   batch_size=64,
   b2=0.99,
   weight_decay=0.01,
+  cadence=(),
   **settings,
 ):
-  """A stage of training by AdamW and a cosine, of `batch_size` records of `source`."""
+  """A stage of training by AdamW and a cosine, of `batch_size` records of `source`.
+
+  Args:
+    cadence: fields of the loop.Cadence.
+    settings: of `train.run`.
+  """
   rate = c.call(optimizer.cosine, peak=peak, steps=steps, warmup=warmup)
   return c.bind(
     train.run,
@@ -208,6 +214,7 @@ def training(
       optimizer.adamw, learning_rate=rate, b2=b2, weight_decay=weight_decay
     ),
     steps=steps,
+    cadence=c.call(loop.Cadence, **dict(cadence)),
     **settings,
   )
 
@@ -267,24 +274,27 @@ def denoiser(
   cfg.sampler, cfg.ts = sampler, ts
   module, arrays = decoder or (cfg.autoencoder, "autoencoder")
   decoding = dict(autoencoder=module, autoencoder_weights=arrays)
-  drawing = dict(task=task, shape=shape, sampler=sampler, ts=ts, wrappers=wrappers)
+  generating = c.call(
+    generator.Generator,
+    task=task,
+    weights=weights,
+    shape=shape,
+    sampler=sampler,
+    ts=ts,
+    wrappers=wrappers,
+    **decoding,
+  )
   digits = lambda count: (
     signals or c.bind(sample.classes, num_classes=10, per_class=count)
   )
   cfg.signals = digits(per_class)
   if preview:
     settings["preview"] = c.call(
-      sample.Preview, signals=digits(1), **drawing, **decoding
+      sample.Preview, generator=generating, signals=digits(1)
     )
   cfg.train = training("denoiser", task, cfg.latents, **settings)
   cfg.sample = c.bind(
-    sample.run,
-    weights=weights,
-    signals=cfg.signals,
-    fps=8,
-    scale=4,
-    **drawing,
-    **decoding,
+    sample.run, generator=generating, signals=cfg.signals, fps=8, scale=4
   )
   cfg.evaluate = c.bind(
     evaluate.run,

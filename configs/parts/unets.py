@@ -46,8 +46,7 @@ TRAININGS = {
     warmup=100,
     batch_size=32,
     ema_decay=0.999,
-    save_every=1000,
-    preview_every=5000,
+    cadence=dict(preview=5000),
   ),
   "tiny": digits.TINY | dict(steps=20, peak=1e-3, ema_decay=0.995, preview=False),
 }
@@ -157,7 +156,7 @@ def train_also(cfg, name, before="sample", **changes):
   """
   changes = dict(folder=name) | changes
   if "task" in changes:
-    changes |= dict(preview=c.DEFAULT, preview_every=c.DEFAULT)
+    changes |= dict(preview=c.DEFAULT)
   cfg[f"train_{name}"] = c.replace(cfg.train, **changes)
   cfg.stages = runs.insert(cfg.stages, f"train_{name}", before)
 
@@ -179,7 +178,7 @@ def train_images_first(cfg, size, architecture, **fields):
   if size == "full":
     published = dict(path=cfg.get_ref("pretrained"), module=cfg.image_network)
     images = c.call(start.weights, otherwise=images, **published)
-    cfg.sample = c.replace(cfg.sample, weights="denoiser")
+    runs.change_generator(cfg, weights="denoiser")
   begin = c.bind(inflate.inflate, folder=images, parts=("ema",))
   cfg.train = c.replace(cfg.train, init_from=begin, trainable="temporal")
 

@@ -13,7 +13,8 @@ from vdm_jax.data import folders, loader, sources, texts, transforms
 from vdm_jax.metrics import frames, fvd, temporal
 from vdm_jax.pretrained import start
 from vdm_jax.programs import embed, encode, evaluate, sample, train
-from vdm_jax.training import optimizer
+from vdm_jax.tasks import generator
+from vdm_jax.training import loop, optimizer
 
 LATENTS = "{workdir}/latents"
 
@@ -153,21 +154,25 @@ def denoiser(
     optimizer=c.call(optimizer.adamw, **adam),
     steps=1_000_000,
     init_from=c.bind(start.start_from, **published),
-    save_every=10_000,
+    cadence=c.call(loop.Cadence, save=10_000),
   )
   module, weights = decoder or (cfg.autoencoder, cfg.autoencoder_weights)
-  decoding = dict(autoencoder=module, autoencoder_weights=weights, batch_size=4)
+  decoding = dict(autoencoder=module, autoencoder_weights=weights)
   cfg.sampler, cfg.ts = sampler, ts
   cfg.sample = c.bind(
     sample.run,
-    task=task,
-    weights=cfg.denoiser_weights,
+    generator=c.call(
+      generator.Generator,
+      task=task,
+      weights=cfg.denoiser_weights,
+      shape=shape,
+      sampler=sampler,
+      ts=ts,
+      wrappers=wrappers,
+      **decoding,
+    ),
     signals=signals or cfg.signals,
-    shape=shape,
-    sampler=sampler,
-    ts=ts,
-    wrappers=wrappers,
-    **decoding,
+    batch_size=4,
   )
   # FVD as published: 2,048 clips of each kind. It needs I3D's weights, --config.i3d.
   cfg.evaluate = c.bind(
@@ -181,5 +186,6 @@ def denoiser(
       c.bind(frames.rows),
     ),
     stride=stride,
+    batch_size=4,
     **decoding,
   )

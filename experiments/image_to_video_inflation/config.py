@@ -11,7 +11,7 @@ python -m vdm_jax.main --config=experiments/image_to_video_inflation/config.py:t
 """
 
 from configs import moving_digits
-from configs.parts import digits, unets
+from configs.parts import digits, runs, unets
 from experiments.image_to_video_inflation import summary
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
@@ -94,8 +94,8 @@ def get_config(arg="full"):
   cfg.guide = digits.guide(2.0, "text")
   cfg.sampler = c.bind(euler.euler)
   cfg.ts = c.bind(times.uniform_grid, num_steps=30 if full else 2)
-  cfg.sample = c.replace(
-    cfg.sample,
+  runs.change_generator(
+    cfg,
     autoencoder_weights=packaged,
     sampler=cfg.sampler,
     ts=cfg.ts,
@@ -155,10 +155,10 @@ def arm(cfg, suffix, net, steps):
     warmup=steps // 30,
     batch_size=BATCH,
     ema_decay=0.99,
-    save_every=500,
-    log_every=min(50, steps // 2),
+    cadence=dict(log=min(50, steps // 2), save=500),
   )
-  drawn = dict(task=task, weights=suffix, folder=f"samples_{suffix}")
+  generator = c.replace(cfg.sample.generator, task=task, weights=suffix)
+  drawn = dict(generator=generator, folder=f"samples_{suffix}")
   judged = dict(samples=f"samples_{suffix}", out=f"metrics_{suffix}.json")
   return [
     ("train", training),

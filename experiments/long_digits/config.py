@@ -79,8 +79,7 @@ def get_config(arg="full"):
     warmup=steps // 40,
     batch_size=8,
     ema_decay=0.995,
-    save_every=500,
-    log_every=50 if full else 5,
+    cadence=dict(log=50 if full else 5, save=500),
   )
   cfg.ts = c.bind(times.uniform_grid, num_steps=20 if full else 2)
   cfg.sampler = c.bind(euler.euler)
@@ -137,12 +136,10 @@ def chains(cfg, per_class):
     animatediff=(part(LONG, 1, wrappers=(averaged,)),),
   )
   common = dict(
-    task=cfg.task,
-    weights="denoiser",
-    autoencoder=cfg.autoencoder,
-    autoencoder_weights=cfg.encode.weights,
+    generator=c.replace(
+      cfg.sample.generator, task=cfg.task, autoencoder_weights=cfg.encode.weights
+    ),
     signals=c.bind(sample.classes, num_classes=10, per_class=per_class),
-    size=(4, 4, 8),
     batch_size=10,
     fps=16,
     scale=4,

@@ -58,13 +58,8 @@ def get_config(arg="full"):
       stages.append(f"{stage}_{suffix}")
   cfg.renoise = c.bind(
     renoise.run,
-    task=cfg.task,
-    weights="denoiser",
-    autoencoder=cfg.stacked,
-    autoencoder_weights=cfg.sample.autoencoder_weights,
+    generator=c.replace(cfg.sample.generator, wrappers=()),
     source=cfg.evaluate.real,
-    sampler=cfg.sampler,
-    ts=cfg.ts,
     judge=c.call(reader.CompletionScorer, train=cfg.evaluate.train),
   )
   cfg.compare = c.bind(
@@ -91,7 +86,8 @@ def arm(frames, arg, suffix, changes):
   part.train.update(folder=f"denoiser_{suffix}", steps=steps)
   part.train.preview = None
   part.train.optimizer.learning_rate.steps = steps
-  part.sample.update(weights=f"denoiser_{suffix}", folder=f"samples_{suffix}")
+  part.sample.generator.weights = f"denoiser_{suffix}"
+  part.sample.folder = f"samples_{suffix}"
   part.evaluate.update(samples=f"samples_{suffix}", out=f"metrics_{suffix}.json")
   if suffix == "images":
     source = part.train.loader.source

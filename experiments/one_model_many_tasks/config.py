@@ -56,7 +56,7 @@ def get_config(arg="full"):
     mask_rates={"random": 0.1, **dict.fromkeys(GIVEN, 0.1)},
   )
   cfg.task.drop_rates.label = 0.3  # so that it also knows a digit by its frames alone
-  cfg.train.update(steps=steps, save_every=500)
+  cfg.train.steps, cfg.train.cadence.save = steps, 500
   cfg.train.optimizer.learning_rate.update(peak=1e-3, steps=steps, warmup=5)
   cfg.train.init_from = c.bind(
     checkpoint.init_from_checkpoint, folder="{workdir}/base/checkpoints"
@@ -80,10 +80,7 @@ def get_config(arg="full"):
   )
   cfg.complete = c.bind(
     complete.run,
-    task=cfg.task,
-    weights="denoiser",
-    autoencoder=cfg.autoencoder,
-    autoencoder_weights="autoencoder",
+    generator=cfg.sample.generator,
     source=long_split,
     completions={
       "generation": asked("nothing", signals=("label",), wrappers=(cfg.guide,)),

@@ -23,7 +23,8 @@ from vdm_jax.metrics import nearest, temporal
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import encode, evaluate, reconstruct, sample, train
 from vdm_jax.tasks import autoencoding, latent_diffusion
-from vdm_jax.training import optimizer
+from vdm_jax.tasks.generator import Generator
+from vdm_jax.training import loop, optimizer
 
 # No held-out tile shows the scene of another one, as 4 and 9, 11 and 19, 15 and 23 do.
 HELD_OUT = tuple(range(0, 48, 6))
@@ -97,7 +98,7 @@ def get_config(arg="full"):
     ),
     steps=3500,
     ema_decay=0.995,
-    save_every=500,
+    cadence=c.call(loop.Cadence, save=500, preview=1750),
     measure_batches=100,
     preview=c.bind(
       sample.reconstructions,
@@ -109,7 +110,6 @@ def get_config(arg="full"):
       ),
       count=2,
     ),
-    preview_every=1750,
     plot=("l1", "perceptual"),
   )
   cfg.reconstruct = c.bind(
@@ -175,25 +175,26 @@ def get_config(arg="full"):
     ),
     steps=2000,
     ema_decay=0.995,
-    save_every=400,
+    cadence=c.call(loop.Cadence, save=400),
   )
   cfg.sampler = c.bind(heun.heun)
   cfg.ts = c.bind(times.shifted_grid, num_steps=25, shift=6.0)
-  drawing = dict(
+  cfg.generator = c.call(
+    Generator,
     task=cfg.task,
     weights="denoiser",
     autoencoder=cfg.autoencoder,
     autoencoder_weights="autoencoder",
-    ts=cfg.ts,
-    batch_size=4,
-    grid_columns=4,
-  )
-  cfg.sample = c.bind(
-    sample.run,
-    signals=c.bind(sample.unconditional, count=16),
     shape=(8, 16, 16, 6),
     sampler=cfg.sampler,
-    **drawing,
+    ts=cfg.ts,
+  )
+  files = dict(batch_size=4, grid_columns=4)
+  cfg.sample = c.bind(
+    sample.run,
+    generator=cfg.generator,
+    signals=c.bind(sample.unconditional, count=16),
+    **files,
   )
   first = c.call(transforms.SampleFrames, num_frames=8, start="first")
   cfg.evaluate = c.bind(
@@ -206,15 +207,15 @@ def get_config(arg="full"):
 
   # Four times as long: 8 new frames, then 4 at a time behind the last 4.
   plan = dict(window=8, overlap=4)
+  rollout = c.bind(
+    long_video.rollout, sampler=cfg.sampler, plan=c.bind(long_video.extend, **plan)
+  )
   cfg.extend = c.bind(
     sample.run,
+    generator=c.replace(cfg.generator, shape=(32, 16, 16, 6), sampler=rollout),
     signals=c.bind(sample.unconditional, count=8),
-    shape=(32, 16, 16, 6),
-    sampler=c.bind(
-      long_video.rollout, sampler=cfg.sampler, plan=c.bind(long_video.extend, **plan)
-    ),
     folder="extended",
-    **drawing,
+    **files,
   )
   cfg.evaluate_extended = c.bind(
     evaluate.run,
@@ -236,9 +237,10 @@ def tiny(cfg):
   for stage, steps in (("autoencode", 20), ("train", 10)):
     cfg[stage].loader.batch_size = 4
     cfg[stage].optimizer.learning_rate.update(steps=steps, warmup=5)
-    cfg[stage].update(steps=steps, log_every=5, save_every=10, preview_every=20)
+    cfg[stage].steps = steps
+    cfg[stage].cadence.update(log=5, save=10, preview=20)
   cfg.autoencode.measure_batches = 4
   for stage, frames in (("sample", 8), ("extend", 32)):
-    cfg[stage].shape = (frames, 8, 8, 6)
+    cfg[stage].generator.shape = (frames, 8, 8, 6)
     cfg[stage].signals.count = 4
   return cfg

@@ -20,6 +20,7 @@ from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import sample
 from vdm_jax.studies import calibrate, trade_off
 from vdm_jax.tasks import latent_diffusion
+from vdm_jax.tasks.generator import Generator
 from vdm_jax.worlds.moving_digits import reader
 
 THRESHOLDS = (0.03, 0.06, 0.12, 0.24)
@@ -38,13 +39,12 @@ def get_config(arg="full"):
   # The package's model has one token for a clip: of its attentions, only that along
   # time is there, and it costs a third of a block.
   digits_model = dict(
-    task=cfg.task,
-    weights=cfg.sample.weights,
+    generator=c.replace(
+      cfg.sample.generator,
+      sampler=c.bind(euler.euler),
+      ts=c.bind(times.uniform_grid, num_steps=steps),
+    ),
     signals=c.bind(sample.classes, num_classes=10, per_class=10 if full else 1),
-    shape=cfg.sample.shape,
-    sampler=c.bind(euler.euler),
-    ts=c.bind(times.uniform_grid, num_steps=steps),
-    wrappers=(cfg.guide,),
   )
   cfg.latte = c.call(
     video_dit.VideoDiT,
@@ -64,14 +64,17 @@ def get_config(arg="full"):
   shape = (16, 32, 32, 4) if full else (2, 4, 4, 4)
   signals = c.bind(sample.classes, num_classes=1, per_class=1)
   latte_model = dict(
-    task=latte_task,
-    weights=c.call(
-      trade_off.untrained, task=latte_task, signals=signals, shape=shape, scale=0.1
+    generator=c.call(
+      Generator,
+      task=latte_task,
+      weights=c.call(
+        trade_off.untrained, task=latte_task, signals=signals, shape=shape, scale=0.1
+      ),
+      shape=shape,
+      sampler=c.bind(euler.euler),
+      ts=c.bind(times.uniform_grid, num_steps=10 if full else 4),
     ),
     signals=signals,
-    shape=shape,
-    sampler=c.bind(euler.euler),
-    ts=c.bind(times.uniform_grid, num_steps=10 if full else 4),
   )
   cfg.calibrate_digits = c.bind(
     calibrate.run, folder="calibration_digits", **digits_model
@@ -91,8 +94,6 @@ def get_config(arg="full"):
       "moving_digits": c.call(
         trade_off.BenchmarkCase,
         **digits_model,
-        autoencoder=cfg.sample.autoencoder,
-        autoencoder_weights=cfg.sample.autoencoder_weights,
         judge=c.call(
           reader.CompletionScorer,
           train=c.call(sources.Tfds, builder=cfg.dataset, split="train"),

@@ -58,13 +58,11 @@ def get_config(arg="full"):
   real = c.bind(
     captions.clips_with_prompts, source=split("test", ("video", "label", "velocity"))
   )
-  drawing = ("weights", "autoencoder", "autoencoder_weights", "shape", "sampler", "ts")
 
   def ask(prompts, variants, *shares, **rest):
     return c.bind(
       prompt.run,
-      task=cfg.asking,
-      **{k: cfg.sample[k] for k in drawing},
+      generator=cfg.generator,
       encoder=cfg.encoder,
       prompts=prompts,
       variants=variants,

@@ -33,7 +33,7 @@ def test_its_networks_have_shapes_at_full_size(name):
   shapes = jax.eval_shape(autoencoder.init, jax.random.key(0), video)
   assert shapes["latents"]["scale"].shape == (autoencoder.latent_channels,)
   if "task" in cfg and "network" in cfg:
-    latents = np.zeros((1, *cfg.sample.shape), np.float32)
+    latents = np.zeros((1, *cfg.sample.generator.shape), np.float32)
     batch = {"latents": latents} | told(cfg)
     if encoder := cfg.get("encode", {}).get("image_encoder"):
       batch["image"] = np.zeros((1, *encoder.shape), np.float32)
@@ -63,11 +63,11 @@ def told(cfg):
 @pytest.mark.parametrize("arg", ["tiny-stages", "v3-stages"])
 def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
   cfg = tiny.get_config("configs.animatediff", arg)
-  frames = cfg.sample.shape[0]
+  frames = cfg.sample.generator.shape[0]
   trained = {}
   for stage in ("train_domain", "train", "train_motion_lora"):
     length = 1 if stage == "train_domain" else frames
-    latents = np.zeros((1, length, *cfg.sample.shape[1:]), np.float32)
+    latents = np.zeros((1, length, *cfg.sample.generator.shape[1:]), np.float32)
     batch = {"latents": latents} | told(cfg)
     init = c.build(cfg[stage].task).init
     shapes = jax.eval_shape(lambda key: init(key, batch), jax.random.key(0))  # noqa: B023
@@ -81,8 +81,10 @@ def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
   assert motion_lora and all(
     re.match("lora/base/.*/temporal_self_", n) for n in motion_lora
   )
-  assert cfg.sample.task.network.network.scale == 0.0  # the domain is left out
-  assert cfg.sample.task.network.scale == 1.0
+  assert (
+    cfg.sample.generator.task.network.network.scale == 0.0
+  )  # the domain is left out
+  assert cfg.sample.generator.task.network.scale == 1.0
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
 def test_latte_is_whole_on_each_of_its_data_sets(arg):
   """Latte-XL/2 with a learned variance; 101 classes and one row for none."""
   cfg = tiny.get_config("configs.latte", arg)
-  latents = np.zeros((1, *cfg.sample.shape), np.float32)
+  latents = np.zeros((1, *cfg.sample.generator.shape), np.float32)
   batch = {"latents": latents, "label": np.zeros(1, np.int32)}
   task = c.build(cfg.task)
   shapes = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
@@ -100,7 +102,11 @@ def test_latte_is_whole_on_each_of_its_data_sets(arg):
   np.testing.assert_allclose(count, 673.68 + classes, atol=0.01)
   assert ("WithPictures" in str(cfg.train.loader)) == arg.endswith("-images")
   assert cfg.evaluate.stride == (6 if arg == "taichi" else 3)
-  c.build(cfg.train.optimizer), c.build(cfg.sample.sampler), c.build(cfg.sample.ts)
+  (
+    c.build(cfg.train.optimizer),
+    c.build(cfg.sample.generator.sampler),
+    c.build(cfg.sample.generator.ts),
+  )
 
 
 def test_lvdm_makes_long_videos_with_the_two_published_networks():

@@ -102,9 +102,9 @@ def test_latents_of_other_settings_are_refused_and_samples_are_made_anew(
   with pytest.raises(ValueError, match="other settings; delete the folder"):
     job.run(cfg, ("encode",), copy)
   cfg.guide.scales = (1.5,)
-  old = sample.made_with(copy / "samples")
+  old = sample.read_provenance(copy / "samples")
   job.run(cfg, ("sample",), copy)
-  assert sample.made_with(copy / "samples") != old
+  assert sample.read_provenance(copy / "samples") != old
   with np.load(copy / "samples" / sample.VIDEOS) as new:
     with np.load(workdir / "samples" / sample.VIDEOS) as first:
       assert (new["video"] != first["video"]).any()

@@ -10,7 +10,7 @@ from vdm_jax.diffusion import process, times
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import train
 from vdm_jax.tasks import latent_diffusion
-from vdm_jax.training import optimizer
+from vdm_jax.training import loop, optimizer
 
 
 def get_config():
@@ -51,8 +51,6 @@ def get_config():
     loader=c.call(loader.Loader, source=c.call(clips.Clips), batch_size=8),
     optimizer=c.call(optimizer.adamw, learning_rate=1e-3),
     steps=24,
-    log_every=1,
-    save_every=4,
-    keep=2,
+    cadence=c.call(loop.Cadence, log=1, save=4, keep=2),
   )
   return cfg

@@ -23,6 +23,7 @@ from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import embed, encode, evaluate, process_shards, sample
 from vdm_jax.programs import job as job_lib
 from vdm_jax.tasks import latent_diffusion
+from vdm_jax.tasks.generator import Generator
 
 CLIPS, BATCH = 11, 3  # neither fits the other, nor any mesh
 SHAPE = (3, 4, 4, 2)  # of latents, without the batch
@@ -72,14 +73,16 @@ def run(workdir, axes):
   )
   sample.run(
     stage("sample"),
-    task=TASK,
-    weights=network,
-    autoencoder=AUTOENCODER,
-    autoencoder_weights=decoder,
+    generator=Generator(
+      task=TASK,
+      weights=network,
+      autoencoder=AUTOENCODER,
+      autoencoder_weights=decoder,
+      shape=SHAPE,
+      sampler=functools.partial(ddim.ddim, eta=1.0),
+      ts=functools.partial(times.uniform_grid, num_steps=3),
+    ),
     signals=lambda: {"label": np.arange(CLIPS, dtype=np.int32) % 3},
-    shape=SHAPE,
-    sampler=functools.partial(ddim.ddim, eta=1.0),
-    ts=functools.partial(times.uniform_grid, num_steps=3),
     batch_size=BATCH,
   )
   distributed.barrier("sampled")  # as between the stages of a config

@@ -1,7 +1,5 @@
 """The weights in the package fit their config and draw digits that are read."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +7,8 @@ import pytest
 
 from configs import quickstart
 from vdm_jax import config as c
-from vdm_jax import sharding
+from vdm_jax import sharding, video_io
 from vdm_jax.pretrained.formats import native
-from vdm_jax.programs import sample
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 from vdm_jax.worlds.moving_digits import reader as digits
 
@@ -44,7 +41,7 @@ def test_they_are_small_and_fit_the_networks(cfg):
   path = native.PACKAGED / "moving_digits.safetensors"
   assert path.stat().st_size <= 4_000_000
   task, autoencoder = c.build(cfg.task), c.build(cfg.stacked)
-  latents = np.zeros((1, *cfg.sample.shape))
+  latents = np.zeros((1, *cfg.sample.generator.shape))
   batch = {"latents": latents, "label": np.zeros(1, np.int32)}
   init = lambda key: sharding.unbox(task.init(key, batch))
   want = jax.eval_shape(init, jax.random.key(0))
@@ -58,25 +55,26 @@ def test_they_are_small_and_fit_the_networks(cfg):
 
 
 def test_guided_samples_are_read_as_asked(cfg, reader):
-  sampling = c.build(cfg.sample).keywords
-  parts = ("task", "autoencoder", "shape", "sampler", "wrappers")
-  draw = sample.generator(
-    **{part: sampling[part] for part in parts},
-    ts=functools.partial(sampling["ts"], num_steps=10),
+  generator = c.build(
+    c.replace(cfg.sample.generator, ts=c.replace(cfg.ts, num_steps=10))
   )
+  draw = jax.jit(generator.videos)
   labels = np.repeat(np.arange(10, dtype=np.int32), 4)
-  batch = {"label": labels}
-  decoder = sampling["autoencoder_weights"]
-  run = lambda params: np.asarray(draw(params, decoder, batch, jax.random.key(0)))
+  decoder = generator.autoencoder_weights
+
+  def run(weights):
+    params = {"denoiser": weights, "autoencoder": decoder}
+    return np.asarray(draw(params, {"label": labels}, jax.random.key(0)))
+
   right = lambda videos: (reader.read(videos) == labels).mean()
 
-  made = run(sampling["weights"])
+  made = run(generator.weights)
   assert made.shape == (40, 8, 16, 16, 3)
   assert right(made) >= 0.9
   assert (digits.speed(made) > 0.25).all()
   assert np.median(digits.motion_error(made)) < 0.057  # twice that of real clips
   # Negative control: without what the labels say, chance is left.
-  blind = jax.tree.map(np.copy, sampling["weights"])
+  blind = jax.tree.map(np.copy, generator.weights)
   blind["label"]["table"][:] = 0.0
   assert right(run(blind)) < 0.5
 
@@ -95,10 +93,9 @@ def test_the_autoencoders_keep_where_a_digit_is(cfg, name, off_path, off_line):
 
   @jax.jit
   def rebuild(params, video):
-    moments = autoencoder.encode(params, video.astype(jnp.float32) / 127.5 - 1.0)
-    return sample.to_uint8(
-      autoencoder.decode(params, autoencoder.latents(params, moments, None))
-    )
+    moments = autoencoder.encode(params, video_io.to_float(video))
+    latents = autoencoder.latents(params, moments, None)
+    return video_io.to_uint8(autoencoder.decode(params, latents))
 
   again = np.asarray(rebuild(params, video))
   off = np.linalg.norm(

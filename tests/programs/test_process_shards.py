@@ -1,6 +1,5 @@
 """Rows for all devices of a process, and records that are written whole."""
 
-import jax
 import numpy as np
 
 from vdm_jax import sharding
@@ -25,14 +24,6 @@ def test_rows_take_devices_that_the_run_gives_to_something_else(tmp_path):
     == held(process_shards.on_all_processes(run))
     == [[0, 1], [2, 3]]
   )
-
-
-def test_rows_are_rounded_up_to_what_a_mesh_splits():
-  mesh = process_shards.local_mesh()
-  assert mesh.size == len(jax.devices()) == 2
-  assert [
-    process_shards.round_up(n, mesh, process_shards.RULES) for n in (1, 2, 3)
-  ] == [2, 2, 4]
 
 
 def test_a_folder_holds_what_was_written_and_is_told(tmp_path):

@@ -10,15 +10,6 @@ from vdm_jax.metrics import score
 from vdm_jax.programs import evaluate, job, sample
 
 
-def test_a_short_batch_is_padded_with_its_last_row():
-  batch = {"a": np.arange(3), "b": np.eye(3)}
-  padded, real = job.pad(batch, 5)
-  assert real == 3 and padded["a"].tolist() == [0, 1, 2, 2, 2]
-  assert padded["b"].shape == (5, 3)
-  whole, real = job.pad(batch, 3)
-  assert real == 3 and whole is batch
-
-
 def test_a_digest_is_of_the_bits():
   tree = {"a": np.ones(3, np.float32), "b": {"c": np.zeros(2)}}
   same = {"b": {"c": np.zeros(2)}, "a": np.ones(3, np.float32)}
@@ -103,8 +94,8 @@ def test_small_videos_come_from_clips_or_from_samples(tmp_path):
   rows = sample.low_resolution(source=source, count=2, factor=2)
   assert rows["low"].shape == (2, 2, 4, 4, 3) and rows["label"].tolist() == [4, 5]
   np.savez_compressed(tmp_path / sample.VIDEOS, video=video, label=label)
-  made = sample.made_before(path=tmp_path, factor=2)
+  made = sample.low_resolution_samples(path=tmp_path, factor=2)
   assert made["label"].tolist() == [4, 5, 6] and set(made) == {"low", "label"}
   np.testing.assert_array_equal(made["low"][:2], rows["low"])
-  whole = sample.made_before(path=tmp_path)
+  whole = sample.low_resolution_samples(path=tmp_path)
   np.testing.assert_array_equal(whole["low"], video)

@@ -16,6 +16,7 @@ from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion.samplers import euler, heun
 from vdm_jax.programs import job, sample
 from vdm_jax.studies import calibrate
+from vdm_jax.tasks.generator import Generator
 from vdm_jax.tasks.latent_diffusion import LatentDiffusion
 
 WEIGHTS = {"scale": np.float32(0.5)}
@@ -49,13 +50,15 @@ TASK = LatentDiffusion(
 def run(workdir, sampler, **more):
   calibrate.run(
     job.Job(workdir, "calibrate", 0, sharding.make_mesh(dict(data=-1)), (), {}),
-    task=TASK,
-    weights=WEIGHTS,
+    generator=Generator(
+      task=TASK,
+      weights=WEIGHTS,
+      shape=(2, 2, 2, 3),
+      sampler=sampler,
+      ts=GRID,
+      wrappers=(GUIDE,),
+    ),
     signals=functools.partial(sample.classes, num_classes=3, per_class=2),
-    shape=(2, 2, 2, 3),
-    sampler=sampler,
-    ts=GRID,
-    wrappers=(GUIDE,),
     **more,
   )
   return calibrate.read(workdir / "calibration")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import reduce
 from PIL import Image
 
 from vdm_jax import sharding
@@ -16,10 +17,13 @@ from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
 from vdm_jax.programs import job
 from vdm_jax.studies import complete
+from vdm_jax.tasks.generator import Generator
 
 
 class Halves:
   """An autoencoder whose latents are half the pixels."""
+
+  stride = (1, 1, 1)
 
   def encode(self, params, video):
     return base.Moments(video * params["half"], jnp.zeros_like(video))
@@ -51,10 +55,35 @@ def judge(videos, real, labels, mask):
   return {"gap": float(gap[~mask].mean()), "gap by frame": gap.tolist()}
 
 
-def asked(given, num_frames, signals=()):
+def completion(given, num_frames, signals=()):
   return complete.Completion(
     given=given, num_frames=num_frames, signals=signals, sampler=None, ts=None
   )
+
+
+def generator(autoencoder):
+  return Generator(
+    task=Shows(conditioner.Labels(10)),
+    weights={"step": np.float32(20)},
+    autoencoder=autoencoder,
+    autoencoder_weights={"half": np.float32(0.5)},
+    shape=(4, 16, 16, 3),
+    sampler=None,
+    ts=None,
+  )
+
+
+class Pairs(Halves):
+  """An autoencoder whose latents are also means of two frames."""
+
+  stride = (2, 1, 1)
+
+  def encode(self, params, video):
+    pairs = reduce(video, "b (t two) h w c -> b t h w c", "mean", two=2)
+    return super().encode(params, pairs)
+
+  def decode(self, params, latents):
+    return super().decode(params, jnp.repeat(latents, 2, axis=1))
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +95,12 @@ def done(tmp_path_factory):
   place = tmp_path_factory.mktemp("run")
   complete.run(
     job.Job(place, "complete", 0, mesh, (), {}),
-    task=Shows(conditioner.Labels(10)),
-    weights={"step": np.float32(20)},
-    autoencoder=Halves(),
-    autoencoder_weights={"half": np.float32(0.5)},
+    generator=generator(Halves()),
     source=source,
     completions={
-      "named": asked("nothing", 4, signals=("label",)),
-      "continued": asked("first:2", 6),
-      "joined": asked("ends:1", 4, signals=("label",)),
+      "named": completion("nothing", 4, signals=("label",)),
+      "continued": completion("first:2", 6),
+      "joined": completion("ends:1", 4, signals=("label",)),
     },
     judge=judge,
     count=3,
@@ -96,6 +122,28 @@ def test_given_frames_are_the_real_ones_and_the_rest_is_new(done):
   made, mask = videos(folder, "joined")
   np.testing.assert_array_equal(made[:, [0, 3]], real[:, [0, 3]])
   assert (made[:, 1:3] != real[:, 1:3]).any()
+
+
+def test_a_latent_of_two_frames_gives_two_frames_of_video(tmp_path):
+  video = np.arange(2 * 6 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 6, 16, 16, 3)
+  video[:, 1::2] = video[:, ::2]
+  label = np.array([1, 2], np.int32)
+  stage = job.Job(tmp_path, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {})
+  run = lambda **completions: complete.run(
+    stage,
+    generator=generator(Pairs()),
+    source=sources.ArraySource({"video": video, "label": label}),
+    completions=completions,
+    judge=judge,
+    count=2,
+  )
+  run(continued=completion("first:1", 4, signals=("label",)))
+  made, mask = videos(tmp_path / "completions", "continued")
+  assert mask.tolist() == [True, True, False, False]
+  np.testing.assert_array_equal(made[:, :2], video[:, :2])
+  assert made[:, 2:, 0, 0, 0].tolist() == [[20, 20], [40, 40]]
+  with pytest.raises(ValueError, match="num_frames=5 .* multiple of 2 .* 4 and 6"):
+    run(odd=completion("first:1", 5))
 
 
 def test_only_what_is_to_be_told_is_told(done):
@@ -137,12 +185,9 @@ def test_clips_that_are_too_few_or_too_short_are_refused(tmp_path):
   with pytest.raises(ValueError, match="4 frames cannot be judged by real clips of 3"):
     complete.run(
       job.Job(tmp_path, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {}),
-      task=None,
-      weights={},
-      autoencoder=None,
-      autoencoder_weights={},
+      generator=generator(None),
       source=source,
-      completions={"long": asked("nothing", 4)},
+      completions={"long": completion("nothing", 4)},
       judge=judge,
       count=2,
     )
@@ -150,5 +195,5 @@ def test_clips_that_are_too_few_or_too_short_are_refused(tmp_path):
 
 def test_an_unknown_mask_is_refused():
   with pytest.raises(ValueError, match="No mask is called 'frist'"):
-    asked("frist", 4).mask()
-  assert jax.tree.leaves(asked("nothing", 3).mask().tolist()) == [False] * 3
+    completion("frist", 4).mask()
+  assert jax.tree.leaves(completion("nothing", 3).mask().tolist()) == [False] * 3

@@ -13,6 +13,7 @@ from vdm_jax import sharding
 from vdm_jax.conditioners import conditioner
 from vdm_jax.programs import job
 from vdm_jax.studies import prompt
+from vdm_jax.tasks.generator import Generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,15 @@ def ran(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run")
   prompt.run(
     job.Job(workdir, "pairs", 0, sharding.make_mesh(dict(data=-1)), (), {}),
-    task=Paints(),
-    weights={"gain": np.float32(1.0)},
-    autoencoder=Plain(),
-    autoencoder_weights={"none": np.zeros(1, np.float32)},
-    shape=(4, 8, 8, 3),
-    sampler="sampler",
-    ts="ts",
+    generator=Generator(
+      task=Paints(),
+      weights={"gain": np.float32(1.0)},
+      autoencoder=Plain(),
+      autoencoder_weights={"none": np.zeros(1, np.float32)},
+      shape=(4, 8, 8, 3),
+      sampler="sampler",
+      ts="ts",
+    ),
     encoder=encoder,
     prompts=asked,
     variants=(

@@ -17,6 +17,7 @@ from vdm_jax.data import sources
 from vdm_jax.diffusion import process, times
 from vdm_jax.programs import job
 from vdm_jax.studies import renoise
+from vdm_jax.tasks.generator import Generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Fades:
   conditioner: Any
   process: Any = process.Flow()
 
-  def sample(self, params, batch, shape, key, *, sampler, ts, start):
+  def sample(self, params, batch, shape, key, *, sampler, ts, wrappers, start):
     assert start.shape == shape and ts.shape == (5,)
     return start - ts[0] * params["fade"] * jnp.ones(shape)
 
@@ -41,15 +42,18 @@ def test_each_level_is_measured_beside_the_real_clips(tmp_path, capsys):
   video = np.full((3, 4, 16, 16, 3), 200, np.uint8)
   renoise.run(
     job.Job(tmp_path, "renoise", 0, sharding.make_mesh(dict(data=-1)), (), {}),
-    task=Fades(conditioner.Labels(10)),
-    weights={"fade": np.float32(0.5)},
-    autoencoder=test_complete.Halves(),
-    autoencoder_weights={"half": np.float32(0.5)},
+    generator=Generator(
+      task=Fades(conditioner.Labels(10)),
+      weights={"fade": np.float32(0.5)},
+      autoencoder=test_complete.Halves(),
+      autoencoder_weights={"half": np.float32(0.5)},
+      shape=(4, 16, 16, 3),
+      sampler=None,
+      ts=functools.partial(times.uniform_grid, num_steps=4),
+    ),
     source=sources.ArraySource(
       {"video": video, "label": np.array([1, 2, 3], np.int32)}
     ),
-    sampler=None,
-    ts=functools.partial(times.uniform_grid, num_steps=4),
     judge=judge,
     levels=(0.2, 1.0),
     count=3,
@@ -66,15 +70,6 @@ def test_each_level_is_measured_beside_the_real_clips(tmp_path, capsys):
 
 def test_a_run_that_was_not_trained_is_named(tmp_path):
   stage = job.Job(tmp_path, "renoise", 0, sharding.make_mesh(dict(data=-1)), (), {})
+  generator = Generator(task=None, weights="denoiser", shape=(), sampler=None, ts=None)
   with pytest.raises(FileNotFoundError, match="Train first"):
-    renoise.run(
-      stage,
-      task=None,
-      weights="denoiser",
-      autoencoder=None,
-      autoencoder_weights={},
-      source=None,
-      sampler=None,
-      ts=None,
-      judge=None,
-    )
+    renoise.run(stage, generator=generator, source=None, judge=None)

@@ -13,6 +13,7 @@ from vdm_jax.diffusion.samplers import euler
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import job, sample
 from vdm_jax.studies import trade_off
+from vdm_jax.tasks.generator import Generator
 from vdm_jax.tasks.latent_diffusion import LatentDiffusion
 
 SHAPE = (2, 4, 4, 4)
@@ -55,12 +56,16 @@ def test_the_table_has_every_plan_and_its_price(tmp_path):
     job.Job(tmp_path, "trade_off", 0, sharding.make_mesh(dict(data=-1)), (), {}),
     cases={
       "tiny": trade_off.BenchmarkCase(
-        task=TASK,
-        weights=trade_off.untrained(task=TASK, signals=SIGNALS, shape=SHAPE, scale=0.3),
+        generator=Generator(
+          task=TASK,
+          weights=trade_off.untrained(
+            task=TASK, signals=SIGNALS, shape=SHAPE, scale=0.3
+          ),
+          shape=SHAPE,
+          sampler=euler.euler,
+          ts=functools.partial(times.uniform_grid, num_steps=6),
+        ),
         signals=SIGNALS,
-        shape=SHAPE,
-        sampler=euler.euler,
-        ts=functools.partial(times.uniform_grid, num_steps=6),
         plans=plans,
         judge=judge,
       )

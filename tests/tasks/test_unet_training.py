@@ -205,7 +205,8 @@ def fit(step, state, data, folder, steps):
       loader.set_state(restored.data)
     # Placed alike, new or restored: one compilation.
     state, key = jax.device_put((state, key), jax.devices()[0])
-    options = dict(steps=steps, checkpointer=saved, save_every=steps // 2)
+    cadence = loop.Cadence(save=steps // 2)
+    options = dict(steps=steps, checkpointer=saved, cadence=cadence)
     return loop.fit(step, state, loader, key, **options)
 
 

@@ -75,7 +75,7 @@ def fit(steps, folder=None, loader=None, with_data=True, **kwargs):
     if with_data:
       loader.set_state(restored.data)
   with log.Logger(folder.parent / folder.name / "log", step=start) as logger:
-    kwargs = {"save_every": 10, "log_every": 5} | kwargs
+    kwargs = {"cadence": loop.Cadence(log=5, save=10, preview=1)} | kwargs
     try:
       return loop.fit(
         STEP,
@@ -127,7 +127,7 @@ def test_a_signal_ends_the_run_within_a_step_with_a_checkpoint(
       signal.raise_signal(number)
 
   with pytest.raises(SystemExit) as stopped:
-    fit(30, tmp_path, hooks=[loop.PeriodicHook(1, strike)])
+    fit(30, tmp_path, preview=strike)
   assert stopped.value.code == code
   assert checkpoint.saved_steps(tmp_path)[-1] == 13
   assert "after step 13; saved step 13; the same command" in capsys.readouterr().err
@@ -160,7 +160,7 @@ def test_one_process_does_not_end_alone(whole):
   told = []
   agree = lambda number: told.append(number) or 0
   strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
-  state = fit(30, agree=agree, hooks=[loop.PeriodicHook(1, strike)])
+  state = fit(30, agree=agree, preview=strike, cadence=loop.Cadence(preview=1))
   assert bits(state) == whole
   assert told == [0] * 13 + [signal.SIGTERM] * 17
 
@@ -174,7 +174,7 @@ def test_a_second_ctrl_c_aborts_at_once(tmp_path):
       signal.raise_signal(signal.SIGINT)
 
   with pytest.raises(KeyboardInterrupt):
-    fit(30, tmp_path, hooks=[loop.PeriodicHook(1, strike)])
+    fit(30, tmp_path, preview=strike)
   assert checkpoint.saved_steps(tmp_path) == [10]
   assert signal.getsignal(signal.SIGINT) is before
 
@@ -262,11 +262,13 @@ def test_a_step_is_sent_while_the_one_before_still_runs(waits):
   assert ready[0] and all(ready) == waits
 
 
-def test_hooks_run_every_nth_step_with_the_state_of_that_step():
+def test_previews_have_every_nth_step_with_the_state_of_that_step():
   seen = []
   note = lambda n, state: seen.append((n, int(state.step)))
-  fit(10, hooks=[loop.PeriodicHook(4, note), loop.PeriodicHook(5, note)])
-  assert seen == [(4, 4), (5, 5), (8, 8), (10, 10)]
+  fit(10, preview=note, cadence=loop.Cadence(preview=4))
+  assert seen == [(4, 4), (8, 8)]
+  with pytest.raises(ValueError, match="preview=0.* must be at least 1"):
+    loop.Cadence(preview=0)
 
 
 def test_put_is_applied_to_each_batch():
@@ -291,9 +293,9 @@ def test_the_log_holds_means_over_its_lines(tmp_path):
     def flush(self):
       pass
 
-  fit(6, logger=Spy(), log_every=1)
+  fit(6, logger=Spy(), cadence=loop.Cadence(log=1))
   single, losses[:] = [x for _, x in losses], []
-  fit(6, logger=Spy(), log_every=4)
+  fit(6, logger=Spy(), cadence=loop.Cadence(log=4))
   assert [n for n, _ in losses] == [4, 6]
   means = [np.mean(single[:4]), np.mean(single[4:])]
   np.testing.assert_allclose([x for _, x in losses], means, rtol=1e-6)
@@ -320,5 +322,5 @@ def test_a_stopped_run_is_not_finished(tmp_path):
   calls = []
   strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
   with pytest.raises(SystemExit):
-    fit(30, tmp_path, hooks=[loop.PeriodicHook(1, strike)], finish=calls.append)
+    fit(30, tmp_path, preview=strike, finish=calls.append)
   assert not calls

@@ -81,10 +81,9 @@ def main(workdir, steps):
       key,
       steps=steps,
       put=lambda batch: sharding.put_batch(batch, mesh, RULES),
+      cadence=loop.Cadence(log=10, save=10),
       checkpointer=checkpointer,
-      save_every=10,
       logger=logger,
-      log_every=10,
     )
   checkpointer.close()
   (workdir / "digest").write_text(digest(state))

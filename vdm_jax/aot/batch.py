@@ -41,14 +41,15 @@ def spec(cfg, loader, task):
   }
 
 
-def latents(cfg, stage="sample"):
-  """[T, h, w, c] of the latents of a config."""
-  if stage not in cfg or "shape" not in cfg[stage]:
+def latents(cfg):
+  """[T, h, w, c], the shape of the latents of a video of a config."""
+  shape = cfg.get("sample", {}).get("generator", {}).get("shape")
+  if shape is None:
     raise ValueError(
-      f"This config has no {stage}.shape, [T, h, w, c] of its latents; it has "
+      "This config has no sample.generator.shape, [T, h, w, c] of its latents; it has "
       f"{', '.join(cfg)}."
     )
-  return tuple(cfg[stage].shape)
+  return tuple(shape)
 
 
 def signals(batch, task=None):

@@ -15,10 +15,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vdm_jax import compiler, config, sharding
+from vdm_jax import batches, compiler, config, sharding, video_io
 from vdm_jax.aot import batch, flops
-from vdm_jax.programs import process_shards
-from vdm_jax.programs import sample as sample_lib
+from vdm_jax.tasks.generator import Generator
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
 
@@ -86,58 +85,53 @@ def train(cfg, mesh):
 def sample(cfg, mesh):
   """The generator of a config's `sample` stage."""
   stage = _named(cfg, "sample", "sample")
-  if "task" not in stage:
+  if "generator" not in stage:
     raise ValueError(
       "What this config samples with is in a published folder, and known only from "
       "it; compile a config that names its network."
     )
-  parts = {
-    k: config.build(stage[k])
-    for k in ("task", "autoencoder", "sampler", "ts", "wrappers")
-  }
-  of_training = batch.spec(cfg, cfg.train.loader, stage.task)
-  size = process_shards.round_up(stage.batch_size, mesh, cfg.rules)
-  told = _rows(batch.signals(of_training, stage.task), size)
-  told = _placed(told, mesh, cfg.rules)
+  names = ("task", "autoencoder", "shape", "sampler", "ts", "wrappers")
+  parts = {k: config.build(stage.generator[k]) for k in names if k in stage.generator}
+  generator = Generator(**parts)
+  of_training = batch.spec(cfg, cfg.train.loader, stage.generator.task)
+  size = batches.round_up(stage.batch_size, mesh, cfg.rules)
+  signals = _rows(batch.signals(of_training, stage.generator.task), size)
+  signals = _placed(signals, mesh, cfg.rules)
   shape = batch.latents(cfg)
-  denoiser = _replicated(_parameters(parts["task"].init, of_training), mesh)
-  decoder = _decoder(parts["autoencoder"], shape, mesh)
-  draw = sample_lib.generator(
-    parts["task"],
-    parts["autoencoder"],
-    shape,
-    parts["sampler"],
-    parts["ts"],
-    parts["wrappers"],
-  )
-  args = denoiser, decoder, told, _key(mesh)
-  return _called(draw, args, mesh, cfg.rules, ("parameters", "decoder", "batch"), size)
+  params = {
+    "denoiser": _replicated(_parameters(generator.task.init, of_training), mesh),
+    "autoencoder": _decoder(generator.autoencoder, shape, mesh),
+  }
+  args = params, signals, _key(mesh)
+  trees = dict(zip(("parameters", "decoder"), params.values(), strict=True))
+  trees["batch"] = signals
+  return _called(jax.jit(generator.videos), args, mesh, cfg.rules, trees, size)
 
 
 def decode(cfg, mesh):
   """The decoder of a config's autoencoder, to pixels of eight bits."""
   stage = _named(cfg, "sample", "decode")
-  autoencoder = config.build(
-    cfg.autoencoder if "task" not in stage else stage.autoencoder
-  )
-  size = process_shards.round_up(stage.batch_size, mesh, cfg.rules)
+  part = stage.generator if "generator" in stage else cfg
+  autoencoder = config.build(part.autoencoder)
+  size = batches.round_up(stage.batch_size, mesh, cfg.rules)
   shape = batch.latents(cfg)
   rows = {"latents": jax.ShapeDtypeStruct((size, *shape), np.float32)}
   rows = _placed(rows, mesh, cfg.rules)
 
   @jax.jit
   def run(params, rows):
-    return sample_lib.to_uint8(autoencoder.decode(params, rows["latents"]))
+    return video_io.to_uint8(autoencoder.decode(params, rows["latents"]))
 
   args = _decoder(autoencoder, shape, mesh), rows
-  return _called(run, args, mesh, cfg.rules, ("parameters", "batch"), size)
+  trees = dict(zip(("parameters", "batch"), args, strict=True))
+  return _called(run, args, mesh, cfg.rules, trees, size)
 
 
 PROGRAMS = {"train": train, "sample": sample, "decode": decode}
 
 
-def _called(jitted, args, mesh, rules, names, rows):
-  """The LoweredProgram of a jitted function whose first arguments have these names."""
+def _called(jitted, args, mesh, rules, trees, rows):
+  """The LoweredProgram of a jitted function; `trees` names parts of its arguments."""
 
   def lower():
     with sharding.use_mesh(mesh, rules):
@@ -146,11 +140,11 @@ def _called(jitted, args, mesh, rules, names, rows):
   count = lambda: flops.of(jitted, *args)
   return LoweredProgram(
     lower=lower,
-    trees=dict(zip(names, args, strict=False)),
+    trees=trees,
     count=count,
     model=lambda: count().flops,
     rows=rows,
-    parameters=tuple(x.shape for x in jax.tree.leaves(args[0])),
+    parameters=tuple(x.shape for x in jax.tree.leaves(trees["parameters"])),
   )
 
 

@@ -13,16 +13,17 @@ was made with) and array_record shards. It is written under another name and ren
 when complete: a folder with the right name is whole, or says that it is not.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 import struct
 
 import numpy as np
 from array_record.python import array_record_module
+
+from vdm_jax import atomic
 
 FORMAT = "vdm_jax records 1"
 MAGIC = b"VDMR"
@@ -110,10 +111,8 @@ class RecordWriter:
         raise FileExistsError(f"{path} holds no records of ours: not replaced.")
 
   def __enter__(self):
-    # One fixed name: what a killed run left is found and removed.
-    self._partial = self.path.with_name(f".{self.path.name}.partial")
-    shutil.rmtree(self._partial, ignore_errors=True)
-    self._partial.mkdir(parents=True)
+    self._folder = atomic.folder(self.path)
+    self._partial = self._folder.__enter__()
     self._writer, self._spec, self._files = None, None, []
     self._digest = hashlib.sha256()
     return self
@@ -144,13 +143,17 @@ class RecordWriter:
       self._writer.close()
       self._writer = None
 
-  def __exit__(self, kind, error, trace):
+  def __exit__(self, *error):
     self._close()
-    if kind is not None:
-      shutil.rmtree(self._partial, ignore_errors=True)
+    if error[0] is not None:
+      self._folder.__exit__(*error)
       return
+    with contextlib.ExitStack() as stack:
+      stack.push(self._folder)
+      self._write_meta()
+
+  def _write_meta(self):
     if not self._files:
-      shutil.rmtree(self._partial, ignore_errors=True)
       raise ValueError(f"{self.path}: no record was written, so no folder is made.")
     sizes = [(self._partial / name).stat().st_size for name, _ in self._files]
     meta = {
@@ -163,14 +166,6 @@ class RecordWriter:
     }
     text = json.dumps(meta, indent=1, allow_nan=False)
     (self._partial / META).write_text(text)
-    if self.path.exists():
-      old = self.path.with_name(f".{self.path.name}.old")
-      shutil.rmtree(old, ignore_errors=True)
-      os.rename(self.path, old)
-      os.rename(self._partial, self.path)
-      shutil.rmtree(old)
-    else:
-      os.rename(self._partial, self.path)
 
 
 def read_meta(path):

@@ -9,9 +9,9 @@ rises, so the protocol holds that number, and numbers of other sizes do not comp
 import functools
 
 import jax
-import numpy as np
 from absl import logging
 
+from vdm_jax import batches
 from vdm_jax.metrics import frechet, i3d, weights
 
 CLIPS = 2048  # of the published protocol
@@ -32,13 +32,8 @@ class FVD:
 
   def features(self, videos):
     """Logits [N, 400] of uint8 videos [N, T, H, W, 3]."""
-    parts = []
-    for first in range(0, len(videos), self.batch_size):
-      part = videos[first : first + self.batch_size]
-      spare = self.batch_size - len(part)
-      full = np.concatenate([part, np.repeat(part[-1:], spare, 0)])
-      parts.append(np.asarray(self._apply(self.params, full))[: len(part)])
-    return np.concatenate(parts)
+    logits = lambda batch: self._apply(self.params, batch["video"])
+    return batches.map_batches(logits, {"video": videos}, self.batch_size)
 
 
 def rows(evidence, *, file, ddof=0, batch_size=8):

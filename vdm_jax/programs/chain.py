@@ -15,9 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax import config, log, sharding
-from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import process_shards, sample
+from vdm_jax.programs import sample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,11 +23,11 @@ class Pass:
   """One pass over the video.
 
   Attributes:
-    num_frames: of its video.
-    sampler, ts, wrappers: see diffusion/.
-    every: the frames of the pass before stand at 0, every, 2 every ... of this one; 0
+    num_frames: of its video, in frames of latents.
+    sampler, ts, wrappers: see tasks.generator.Generator.
+    every: the frames of the pass before are frames 0, every, 2 every ... of this one; 0
       for the first pass.
-    signals: {name: number}, for all videos, such as the frame rate.
+    signals: {name: number}, of all videos, such as the frame rate.
     task, weights: if they are not those of the whole chain.
   """
 
@@ -46,66 +44,69 @@ class Pass:
 def run(
   job,
   *,
+  generator,
   passes,
-  task,
-  weights,
-  autoencoder,
-  autoencoder_weights,
   signals,
-  size,
   batch_size=50,
   folder="long",
   fps=8,
   scale=1,
   grid_columns=8,
 ):
-  """Writes <workdir>/<folder>, as `sample.run` does, the videos of the last pass.
+  """Writes <workdir>/<folder>, a folder of samples: the videos of the last pass.
 
   Args:
+    generator: a tasks.generator.Generator; a pass has its own length, sampler, times
+      and wrappers.
     passes: [Pass], or a dict of them, whose names are sorted.
-    task, weights: of passes that have none of their own.
-    autoencoder, autoencoder_weights, signals, batch_size, fps, scale, grid_columns: see
-      `sample.run`.
-    size: [h, w, c] of a frame's latents.
+    signals: () -> {name: array [N, ...]}, what the task's conditioner takes.
+    batch_size, fps, scale, grid_columns: see sample.run.
+    folder: under the workdir.
   """
   if isinstance(passes, Mapping):
     passes = [passes[name] for name in sorted(passes)]
   check(passes)
-  tasks = [one.task or task for one in passes]
-  params = [job.weights(one.weights or weights) for one in passes]
-  decoder = job.weights(autoencoder_weights, "ema/autoencoder")
-  made_of = {
-    "weights": [job_lib.digest(p) for p in params],
-    "autoencoder": job_lib.digest(decoder),
-    "settings": config.fingerprint(job.settings, job.seed),
+  parts = [of_pass(generator, one) for one in passes]
+  params = {
+    "autoencoder": job.weights(generator.autoencoder_weights, "ema/autoencoder")
   }
-  place = job.workdir / folder
-  if sample.made_with(place) == made_of:
-    job.print(f"these videos are there already, in {place}")
-    return
-  draws = [jax.jit(drawer(t, one, size)) for t, one in zip(tasks, passes, strict=True)]
-  decode = jax.jit(lambda params, x: sample.to_uint8(autoencoder.decode(params, x)))
-  rows = {k: np.asarray(v) for k, v in signals().items()}
-  count = len(next(iter(rows.values())))
-  whole = process_shards.round_up(batch_size, job.mesh, job.rules)
+  params |= {f"pass {n}": job.weights(part.weights) for n, part in enumerate(parts)}
+  draws = [jax.jit(drawer(part, one)) for part, one in zip(parts, passes, strict=True)]
+  decode = jax.jit(generator.decode)
+
+  def draw(params, batch, key):
+    latents = None
+    for n, draw_pass in enumerate(draws):
+      own = {"denoiser": params[f"pass {n}"]}
+      latents = draw_pass(own, batch, latents, jax.random.fold_in(key, n))
+    return decode(params, latents)
+
   lengths = " -> ".join(str(one.num_frames) for one in passes)
-  job.print(f"{count} videos of {lengths} frames")
-  progress, parts = log.Progress(count, name=job.stage), []
-  for first in range(0, count, batch_size):
-    part = {k: v[first : first + batch_size] for k, v in rows.items()}
-    batch, real = job_lib.pad(part, whole)
-    key, x = jax.random.fold_in(job.key(), first), None
-    with job.use_mesh():
-      batch = job.put_batch(batch)
-      for n, draw in enumerate(draws):
-        x = draw(params[n], batch, x, jax.random.fold_in(key, n))
-      videos = decode(decoder, x)
-    parts.append(sharding.fetch(videos)[:real])
-    progress.update(first + real, {})
-  progress.close()
-  videos = np.concatenate(parts)
-  sample.write(place, videos, rows, made_of, fps, scale, grid_columns)
-  job.print(f"written to {place}")
+  job.print(f"videos of {lengths} frames")
+  sample.write_samples(
+    job,
+    draw,
+    params,
+    signals,
+    batch_size=batch_size,
+    folder=folder,
+    fps=fps,
+    scale=scale,
+    grid_columns=grid_columns,
+  )
+
+
+def of_pass(generator, one):
+  """The Generator of the latents of a Pass."""
+  return dataclasses.replace(
+    generator,
+    task=one.task or generator.task,
+    weights=one.weights or generator.weights,
+    shape=(one.num_frames, *generator.shape[1:]),
+    sampler=one.sampler,
+    ts=one.ts,
+    wrappers=one.wrappers,
+  )
 
 
 def check(passes):
@@ -119,37 +120,32 @@ def check(passes):
         f"Pass {n} has every={one.every}; the first pass has 0, and each other one "
         "says at which of its frames those of the pass before stand."
       )
-    wanted = len(range(0, one.num_frames, one.every)) if n else 0
-    if wanted > before:
+    needed = len(range(0, one.num_frames, one.every)) if n else 0
+    if needed > before:
       raise ValueError(
-        f"Pass {n} of {one.num_frames} frames, every={one.every}, needs {wanted} "
+        f"Pass {n} of {one.num_frames} frames, every={one.every}, needs {needed} "
         f"frames of the pass before, which has {before}."
       )
     before = one.num_frames
 
 
-def drawer(task, one, size):
-  """(params, batch, latents of the pass before, key) -> latents of this pass."""
+def drawer(generator, one):
+  """(params, batch, latents of the pass before, key) -> latents [B, T, h, w, c].
+
+  Args:
+    generator: of the Pass `one`, see `of_pass`.
+  """
 
   def draw(params, batch, before, key):
     count = len(next(iter(batch.values())))
     signals = {k: np.full(count, v, np.float32) for k, v in one.signals.items()}
-    shape = (count, one.num_frames, *size)
     given = {}
     if one.every:
-      places = np.arange(0, one.num_frames, one.every)
-      mask = np.isin(np.arange(one.num_frames), places)
-      known = jnp.zeros(shape).at[:, places].set(before[:, : len(places)])
+      positions = np.arange(0, one.num_frames, one.every)
+      known = jnp.zeros((count, *generator.shape))
+      known = known.at[:, positions].set(before[:, : len(positions)])
+      mask = np.isin(np.arange(one.num_frames), positions)
       given = dict(known=known, mask=mask)
-    return task.sample(
-      params,
-      batch | signals,
-      shape,
-      key,
-      sampler=one.sampler,
-      ts=one.ts,
-      wrappers=one.wrappers,
-      **given,
-    )
+    return generator.latents(params, batch | signals, key, **given)
 
   return draw

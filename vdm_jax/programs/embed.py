@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from vdm_jax import config, log, pretrained, sharding
+from vdm_jax import batches, config, log, pretrained
 from vdm_jax.data import texts as texts_lib
 from vdm_jax.encoders import tokenizer
 from vdm_jax.programs import encode, process_shards
@@ -89,16 +89,14 @@ class TextEncoder:
   def __call__(self, texts):
     apply, params = self.network
     ids, mask = self.tokens(texts)
-    size = process_shards.round_up(self.batch_size, self.mesh, process_shards.RULES)
-    parts = []
-    for first in range(0, len(ids), self.batch_size):
-      rows = slice(first, first + self.batch_size)
-      part, real = job_lib.pad({"ids": ids[rows], "mask": mask[rows]}, size)
-      part = sharding.put_whole_batch(part, self.mesh, process_shards.RULES)
-      with sharding.use_mesh(self.mesh, process_shards.RULES):
-        values = apply(params, part["ids"], part["mask"])
-      parts.append(np.asarray(values, np.float32)[:real])
-    return np.concatenate(parts), mask
+    values = batches.map_batches(
+      lambda batch: apply(params, batch["ids"], batch["mask"]),
+      {"ids": ids, "mask": mask},
+      self.batch_size,
+      mesh=self.mesh,
+      rules=process_shards.RULES,
+    )
+    return np.asarray(values, np.float32), mask
 
 
 class PipelineTextEncoder(TextEncoder):

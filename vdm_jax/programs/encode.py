@@ -67,7 +67,6 @@ def run(
   stats = {k: sharding.fetch(params["latents"][k]).tolist() for k in ("shift", "scale")}
   here = process_shards.local_job(job)
   params = here.to_mesh(sharding.fetch(params))
-  size = process_shards.round_up(batch_size, here.mesh, here.rules)
   start = time.monotonic()
   progress = log.Progress(len(source), name=job.stage)
 
@@ -81,10 +80,12 @@ def run(
       if image_encoder:
         tokens = image_encoder(batch["video"][:, 0])
         rest["image"] = tokens.astype(np.float16)
-      video, real = job_lib.pad({"video": batch["video"]}, size)
-      with here.use_mesh():
-        moments = jax.device_get(encode(params, here.put_batch(video)["video"]))
-      for i in range(real):
+      moments = here.map_batches(
+        lambda batch: encode(params, batch["video"]),
+        {"video": batch["video"]},
+        batch_size,
+      )
+      for i in range(len(moments.mean)):
         writer.write(
           {
             "mean": moments.mean[i].astype(np.float16),
@@ -92,7 +93,7 @@ def run(
             **{k: v[i] for k, v in rest.items()},
           }
         )
-      count += real
+      count += len(moments.mean)
       progress.update(count, {})
     clips.close()
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from vdm_jax import log, sharding
+from vdm_jax import log, video_io
 from vdm_jax.metrics import score
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import process_shards, sample
@@ -106,20 +106,13 @@ def collect(source, indices):
 def _reconstruct(job, autoencoder, params, videos, batch_size):
   @jax.jit
   def reconstruct(params, video):
-    moments = autoencoder.encode(params, video.astype(np.float32) / 127.5 - 1.0)
-    return sample.to_uint8(
-      autoencoder.decode(params, autoencoder.latents(params, moments, None))
-    )
+    moments = autoencoder.encode(params, video_io.to_float(video))
+    latents = autoencoder.latents(params, moments, None)
+    return video_io.to_uint8(autoencoder.decode(params, latents))
 
-  parts, job = [], process_shards.on_all_processes(job)
-  size = process_shards.round_up(batch_size, job.mesh, job.rules)
-  with job.use_mesh():
-    for first in range(0, len(videos), batch_size):
-      part = {"video": videos[first : first + batch_size]}
-      batch, real = job_lib.pad(part, size)
-      made = reconstruct(params, job.put_batch(batch)["video"])
-      parts.append(sharding.fetch(made)[:real])
-  return np.concatenate(parts)
+  return process_shards.on_all_processes(job).map_batches(
+    lambda batch: reconstruct(params, batch["video"]), {"video": videos}, batch_size
+  )
 
 
 def _cells(row):

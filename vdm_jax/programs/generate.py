@@ -57,7 +57,7 @@ def run(
     "settings": config.fingerprint(job.settings, list(map(str, asked)), job.seed),
   }
   place = job.workdir / folder
-  if sample.made_with(place) == made_of:
+  if sample.read_provenance(place) == made_of:
     job.print(f"these samples are there already, in {place}")
     return
   job.print(f"opens {pretrained}")
@@ -93,7 +93,7 @@ def run(
     progress.update(first + len(part), {})
   progress.close()
   rows = {"prompt": np.array([str(text) for text in asked])}
-  sample.write(place, np.concatenate(parts), rows, made_of, fps, 1, grid_columns)
+  sample.write_folder(place, np.concatenate(parts), rows, made_of, fps, 1, grid_columns)
   job.print(f"written to {place}")
 
 

@@ -8,14 +8,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from vdm_jax import checkpoint, config, distributed, sharding
+from vdm_jax import atomic, batches, checkpoint, config, distributed, log, sharding
 from vdm_jax.training import state as state_lib
 
 
@@ -50,6 +49,30 @@ class Job:
   def put_batch(self, batch):
     """A batch that each process holds whole, rows spread over the mesh."""
     return sharding.put_whole_batch(batch, self.mesh, self.rules)
+
+  def map_batches(self, apply, rows, batch_size, *, key=None, progress=False):
+    """Numpy arrays [N, ...] of `apply` on batches of rows, see batches.map_batches.
+
+    Args:
+      progress: whether a bar is shown.
+    """
+    mesh = dict(mesh=self.mesh, rules=self.rules)
+    if not progress:
+      return batches.map_batches(apply, rows, batch_size, key=key, **mesh)
+    shown = log.Progress(len(next(iter(rows.values()))), name=self.stage)
+    update = lambda count: shown.update(count, {})
+    found = batches.map_batches(apply, rows, batch_size, key=key, update=update, **mesh)
+    shown.close()
+    return found
+
+  def provenance(self, params):
+    """{"settings" and each of `params`: a digest}: equal where the results are equal.
+
+    Args:
+      params: {name: tree of arrays}.
+    """
+    digests = {name: digest(tree) for name, tree in params.items()}
+    return {"settings": config.fingerprint(self.settings, self.seed), **digests}
 
   def to_mesh(self, params):
     """Parameters on every device of the mesh."""
@@ -106,19 +129,8 @@ def write_json(path, value):
   """Writes `value` whole or not at all; process 0 only."""
   if jax.process_index():
     return
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.partial")
-  partial.write_text(json.dumps(value, indent=1))
-  os.replace(partial, path)
-
-
-def pad(batch, size):
-  """(batch of `size` rows, how many are real): the last row repeats."""
-  count = len(next(iter(batch.values())))
-  extra = size - count
-  rows = np.minimum(np.arange(size), count - 1)
-  return ({k: v[rows] for k, v in batch.items()} if extra else batch), count
+  with atomic.file(path) as file:
+    file.write_text(json.dumps(value, indent=1))
 
 
 def _number(name):

@@ -10,9 +10,8 @@ import pathlib
 import jax
 import numpy as np
 
-from vdm_jax import pretrained, sharding
+from vdm_jax import batches, pretrained
 from vdm_jax.encoders import clip_pixels
-from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import process_shards
 
 
@@ -63,16 +62,14 @@ class ImageEncoder:
 
   def __call__(self, pictures):
     module, look, params = self.network
-    size = process_shards.round_up(self.batch_size, self.mesh, process_shards.RULES)
-    parts = []
-    for first in range(0, len(pictures), self.batch_size):
-      some = pictures[first : first + self.batch_size]
-      part, real = job_lib.pad({"pixels": clip_pixels.pixels(some, module.size)}, size)
-      part = sharding.put_whole_batch(part, self.mesh, process_shards.RULES)
-      with sharding.use_mesh(self.mesh, process_shards.RULES):
-        tokens = look(params, part["pixels"])
-      parts.append(np.asarray(tokens, np.float32)[:real])
-    found = np.concatenate(parts)
+    found = batches.map_batches(
+      lambda batch: look(params, batch["pixels"]),
+      {"pixels": clip_pixels.pixels(pictures, module.size)},
+      self.batch_size,
+      mesh=self.mesh,
+      rules=process_shards.RULES,
+    )
+    found = np.asarray(found, np.float32)
     if found.shape[1:] != self.shape:
       raise ValueError(
         f"{self.folder} makes tokens {list(found.shape[1:])} of a picture; "

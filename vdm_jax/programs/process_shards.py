@@ -32,12 +32,6 @@ def on_all_processes(job):
   return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
 
 
-def round_up(size, mesh, rules):
-  """The least number of rows from `size` on that the mesh splits evenly."""
-  count = sharding.data_shard(mesh, rules)[1]
-  return -(-size // count) * count
-
-
 def write_records(place, made_of, meta, count, fill):
   """Writes the folder of records `place`, the same with any number of processes.
 

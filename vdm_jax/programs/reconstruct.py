@@ -4,10 +4,9 @@ import jax
 import numpy as np
 from einops import rearrange, reduce
 
-from vdm_jax import log, sharding, video_io
+from vdm_jax import log, video_io
 from vdm_jax.metrics import frames, score
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import sample
 
 PEAK = 255.0
 
@@ -26,16 +25,11 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
     shown: clips in the picture, each above what is made of it.
   """
   params = job.weights(weights)
-  draw = jax.jit(lambda params, video: sample.to_uint8(task.reconstruct(params, video)))
+  draw = jax.jit(lambda params, x: video_io.to_uint8(task.reconstruct(params, x)))
   real = np.stack([source[i]["video"] for i in range(len(source))])
-  made = []
-  with job.use_mesh():
-    for first in range(0, len(real), batch_size):
-      part = {"video": real[first : first + batch_size]}
-      batch, count = job_lib.pad(part, batch_size)
-      video = draw(params, job.put_batch(batch)["video"])
-      made.append(sharding.fetch(video)[:count])
-  made = np.concatenate(made)
+  made = job.map_batches(
+    lambda batch: draw(params, batch["video"]), {"video": real}, batch_size
+  )
 
   values, each = measured(made, real)
   protocol = lambda name: score.Protocol(

@@ -26,13 +26,9 @@ def run(
   trainable=".*",
   accumulate=1,
   init_from=None,
-  log_every=50,
-  save_every=1000,
-  keep=2,
-  keep_every=None,
+  cadence=loop.CADENCE,
   max_skipped=20,
   preview=None,
-  preview_every=1000,
   measure_batches=0,
   plot=("loss",),
 ):
@@ -45,10 +41,10 @@ def run(
     optimizer: an optax transformation.
     steps: counted from the run's beginning; a finished run is left as it is.
     ema_decay, trainable, accumulate, init_from: see training/.
-    keep, keep_every: checkpoints that stay: the newest, and each of these steps.
+    cadence: a loop.Cadence.
     max_skipped: steps in a row that may be not finite.
-    preview: (job, params, key) -> uint8 [N, T, H, W, 3], drawn every `preview_every`
-      steps with the averaged parameters, and at the end.
+    preview: (job, params, key) -> uint8 [N, T, H, W, 3], drawn with the averaged
+      parameters, at the end too.
     measure_batches: batches on which `task.finish` measures at the end, such as an
       autoencoder its latents; 0 for a task that measures nothing.
     plot: names of the log that loss.png shows.
@@ -59,7 +55,7 @@ def run(
     job.print(f"step {done[-1]} of {steps} is done already, in {place}")
     return
   saver = checkpoint.Checkpointer(
-    place / "checkpoints", keep=keep, keep_every=keep_every
+    place / "checkpoints", keep=cadence.keep, keep_every=cadence.keep_every
   )
   k_init, k_steps = jax.random.split(job.key())
   sharding.check_accumulation(loader.spec(), accumulate, job.mesh, job.rules)
@@ -114,11 +110,10 @@ def run(
       k_steps,
       steps=steps,
       put=put,
+      cadence=cadence,
       checkpointer=saver,
-      save_every=save_every,
       logger=logger,
-      log_every=log_every,
-      hooks=[loop.PeriodicHook(preview_every, draw)] if preview else [],
+      preview=draw if preview else None,
       finish=finish,
       max_skipped=max_skipped,
       agree=distributed.agree_on_max(job.mesh) if jax.process_count() > 1 else None,

@@ -13,6 +13,7 @@ with fewer steps the nearest ones count.
 """
 
 import collections
+import dataclasses
 import functools
 import json
 import pathlib
@@ -21,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax import config
 from vdm_jax.diffusion import caching
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.programs import job as job_lib
@@ -32,30 +32,25 @@ FILE = "ratios.json"
 def run(
   job,
   *,
-  task,
-  weights,
+  generator,
   signals,
-  shape,
-  sampler,
-  ts,
-  wrappers=(),
   batch_size=50,
   folder="calibration",
 ):
   """Writes <workdir>/<folder>/ratios.json.
 
   Args:
-    task, weights, signals, shape, sampler, ts, wrappers: see `sample.run`; the wrappers
-      without `cached`. The ratios are the mean over the batches of all signals.
+    generator: a tasks.generator.Generator, whose wrappers have no denoise.cached.
+    signals: () -> {name: array [N, ...]}, what the task's conditioner takes. The ratios
+      are the mean over the batches of all of them.
+    batch_size: videos at a time.
+    folder: under the workdir.
   """
-  params = job.weights(weights)
-  made_of = {
-    "weights": job_lib.digest(params),
-    "settings": config.fingerprint(job.settings, job.seed),
-  }
-  place = job.workdir / folder / FILE
-  if place.is_file() and json.loads(place.read_text()).get("made_of") == made_of:
-    job.print(f"these ratios are there already, in {place}")
+  params = {"denoiser": job.weights(generator.weights)}
+  provenance = job.provenance(params)
+  path = job.workdir / folder / FILE
+  if path.is_file() and json.loads(path.read_text()).get("made_of") == provenance:
+    job.print(f"these ratios are there already, in {path}")
     return
   found = collections.defaultdict(list)
   note = lambda call, ratio: found[int(call)].append(float(ratio))
@@ -63,32 +58,18 @@ def run(
     d.cached, plan=caching.keep_all, on_update=functools.partial(_compare, note)
   )
 
-  @jax.jit
-  def draw(params, batch, key):
-    return task.sample(
-      params,
-      batch,
-      (len(next(iter(batch.values()))), *shape),
-      key,
-      sampler=sampler,
-      ts=ts,
-      wrappers=(watched, *wrappers),
-    )
-
-  rows = {k: np.asarray(v) for k, v in signals().items()}
-  count = len(next(iter(rows.values())))
-  for first in range(0, count, batch_size):
-    part = {k: v[first : first + batch_size] for k, v in rows.items()}
-    batch, _ = job_lib.pad(part, min(batch_size, count))
-    with job.use_mesh():
-      key = jax.random.fold_in(job.key(), first)
-      jax.block_until_ready(draw(params, job.put_batch(batch), key))
+  generator = dataclasses.replace(generator, wrappers=(watched, *generator.wrappers))
+  draw = jax.jit(generator.latents)
+  rows = {name: np.asarray(x) for name, x in signals().items()}
+  batch_size = min(batch_size, len(next(iter(rows.values()))))
+  sample = lambda batch, key: draw(params, batch, key)
+  job.map_batches(sample, rows, batch_size, key=job.key())
   jax.effects_barrier()
   # The first call has nothing before it.
   ratios = [1.0, *(float(np.mean(found[i])) for i in range(1, len(found)))]
-  job_lib.write_json(place, {"ratios": ratios, "made_of": made_of})
+  job_lib.write_json(path, {"ratios": ratios, "made_of": provenance})
   far = max(abs(1.0 - ratio) for ratio in ratios)
-  job.print(f"{len(ratios)} calls, ratios at most {far:.3f} from 1, in {place}")
+  job.print(f"{len(ratios)} calls, ratios at most {far:.3f} from 1, in {path}")
 
 
 def read(folder):

@@ -1,9 +1,8 @@
-"""Completes real clips of which some frames are given, and judges them by the truth.
+"""Completes real clips of which some frames are given, and scores them by the truth.
 
-One model, several things asked of it: which frames are given, how many are wanted, by
-which sampler. Writes, under `folder`, for each of them <name>/videos.npz, grid.gif and
-strips.png (the real clip above what was made of it), and for all of them metrics.json
-and by_frame.png.
+One model, several tasks: which frames are given, how many are made, by which sampler.
+Writes, under `folder`, for each task <name>/videos.npz, grid.gif and strips.png (the
+real clip above the sample), and for all of them metrics.json and by_frame.png.
 """
 
 import dataclasses
@@ -31,13 +30,15 @@ WIDEST = 16  # frames in a row of a picture
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Completion:
-  """One thing that is asked.
+  """One task: which frames are given, and how the others are sampled.
 
   Attributes:
-    given: a mask's name, see diffusion/masks.py, or "nothing".
-    num_frames: of the finished clip, at most those of the real ones.
+    given: a mask's name, see diffusion/masks.py, over frames of latents as in training;
+      or "nothing".
+    num_frames: of the finished clip, in frames of video; at most those of the real
+      ones, and a multiple of the autoencoder's temporal stride.
     signals: names of those that the model gets; the others are null.
-    sampler, ts, wrappers: see diffusion/.
+    sampler, ts, wrappers: see tasks.generator.Generator.
   """
 
   given: str
@@ -47,16 +48,31 @@ class Completion:
   signals: tuple[str, ...] = ()
   wrappers: tuple = ()
 
-  def mask(self):
-    """[T] True for given frames."""
+  def mask(self, stride=1):
+    """bool [num_frames / stride], True for given frames of latents.
+
+    Args:
+      stride: frames of video in one of latents.
+    """
+    if self.num_frames % stride:
+      low = self.num_frames // stride * stride
+      raise ValueError(
+        f"num_frames={self.num_frames} must be a multiple of {stride} (the "
+        f"autoencoder's temporal stride); the nearest are {low} and {low + stride}."
+      )
     if self.given == NOTHING:
-      return np.zeros(self.num_frames, bool)
-    return np.asarray(masks.from_name(self.given, self.num_frames))
+      return np.zeros(self.num_frames // stride, bool)
+    return np.asarray(masks.from_name(self.given, self.num_frames // stride))
 
 
 @dataclasses.dataclass(frozen=True)
 class KeepSignals:
-  """A conditioner that tells some signals of another one, and null for the rest."""
+  """A conditioner, batch -> (cond, null), of which only some signals stay.
+
+  Attributes:
+    conditioner: that gives them all.
+    signals: names of those that stay; the others are null in `cond`, too.
+  """
 
   conditioner: Callable
   signals: tuple[str, ...]
@@ -70,10 +86,7 @@ class KeepSignals:
 def run(
   job,
   *,
-  task,
-  weights,
-  autoencoder,
-  autoencoder_weights,
+  generator,
   source,
   completions,
   judge,
@@ -86,35 +99,41 @@ def run(
   """Runs all completions on the same real clips.
 
   Args:
-    task: a LatentDiffusion.
-    weights, autoencoder_weights: see `sample.run`.
+    generator: a tasks.generator.Generator; a Completion has its own length, sampler,
+      times and wrappers.
     source: of clips, as long as the longest completion.
     completions: {name: Completion}.
-    judge: (videos, real, labels, mask) -> {name: number or list of numbers}.
+    judge: (videos, real, labels, mask) -> {name: number or list of numbers}: uint8
+      videos [N, T, H, W, 3] against the real ones; labels int [N] or None; mask bool
+      [T], True for frames that were given.
     count: clips, the first of the source.
+    folder: under the workdir.
+    fps: frames a second of grid.gif.
+    scale: pixels of the pictures for each of the clips.
     shown: clips in the pictures.
   """
-  params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
+  params = generator.load(job)
   batch, real = clips(source, count)
-  longest = max(wanted.num_frames for wanted in completions.values())
+  longest = max(completion.num_frames for completion in completions.values())
   if longest > real.shape[1]:
     raise ValueError(
       f"A completion of {longest} frames cannot be judged by real clips of "
       f"{real.shape[1]}; give longer clips, or ask for fewer frames."
     )
   with job.use_mesh():
-    truth, rebuilt = jax.jit(functools.partial(encode, autoencoder))(
-      params[1], job.put_batch({"video": real})["video"]
+    truth, rebuilt = jax.jit(functools.partial(reconstruct, generator))(
+      params, job.put_batch({"video": real})["video"]
     )
   rebuilt = sharding.fetch(rebuilt)
 
-  scores = {}
-  for n, (name, wanted) in enumerate(completions.items()):
-    mask, length = wanted.mask(), wanted.num_frames
-    draw = jax.jit(functools.partial(_complete, task, autoencoder, wanted, mask))
+  scores, stride = {}, generator.autoencoder.stride[0]
+  for n, (name, completion) in enumerate(completions.items()):
+    known, length = completion.mask(stride), completion.num_frames
+    mask = np.repeat(known, stride)  # of frames of video
+    draw = jax.jit(functools.partial(_complete, generator, completion, known))
     with job.use_mesh():
       key = jax.random.fold_in(job.key(), n)
-      videos = draw(*params, job.put_batch(batch), truth[:, :length], key)
+      videos = draw(params, job.put_batch(batch), truth[:, : len(known)], key)
     videos, true = sharding.fetch(videos), real[:, :length]
     sides = {"samples": videos, "autoencoder": rebuilt[:, :length], "real": true}
     scores[name] = {
@@ -123,11 +142,11 @@ def run(
       "clips": count,
       **{k: judge(made, true, batch.get("label"), mask) for k, made in sides.items()},
     }
-    place = job.workdir / folder / name
-    _pictures(place, true[:shown], mark(videos[:shown], mask), fps, scale)
-    np.savez_compressed(place / sample.VIDEOS, video=videos, mask=mask)
-    said = ", ".join(f"{k} {v:.3g}" for k, v in numbers(scores[name]["samples"]))
-    job.print(f"{name}: {said}")
+    path = job.workdir / folder / name
+    _pictures(path, true[:shown], mark(videos[:shown], mask), fps, scale)
+    np.savez_compressed(path / sample.VIDEOS, video=videos, mask=mask)
+    text = ", ".join(f"{k} {v:.3g}" for k, v in numbers(scores[name]["samples"]))
+    job.print(f"{name}: {text}")
   job_lib.write_json(job.workdir / folder / "metrics.json", scores)
   draw_by_frame(job.workdir / folder / "by_frame.png", scores)
   if jax.process_index() == 0:
@@ -145,38 +164,34 @@ def clips(source, count):
   return batch, batch.pop("video")
 
 
-def encode(autoencoder, params, video):
-  """(latents, what they decode to) of uint8 videos."""
-  moments = autoencoder.encode(params, video.astype(np.float32) / 127.5 - 1.0)
-  latents = autoencoder.latents(params, moments, None)
-  return latents, sample.to_uint8(autoencoder.decode(params, latents))
+def reconstruct(generator, params, video):
+  """(latents [N, t, h, w, c], uint8 [N, T, H, W, 3] that they decode to) of videos."""
+  latents = generator.encode(params, video)
+  return latents, generator.decode(params, latents)
 
 
-def _complete(task, autoencoder, wanted, mask, denoiser, decoder, batch, known, key):
-  """uint8 videos, like `known` where the mask [T] says so."""
-  told = dataclasses.replace(
-    task, conditioner=KeepSignals(task.conditioner, wanted.signals)
+def _complete(generator, completion, mask, params, batch, known, key):
+  """uint8 videos, like the latents `known` where the mask [t] is True."""
+  task, given = generator.task, mask.any()
+  conditioner = KeepSignals(task.conditioner, completion.signals)
+  generator = dataclasses.replace(
+    generator,
+    task=dataclasses.replace(task, conditioner=conditioner),
+    shape=known.shape[1:],
+    sampler=completion.sampler,
+    ts=completion.ts,
+    wrappers=completion.wrappers,
   )
-  latents = told.sample(
-    denoiser,
-    batch,
-    known.shape,
-    key,
-    sampler=wanted.sampler,
-    ts=wanted.ts,
-    wrappers=wanted.wrappers,
-    known=known if mask.any() else None,
-    mask=mask if mask.any() else None,
-  )
-  return sample.to_uint8(autoencoder.decode(decoder, latents))
+  frames = dict(known=known, mask=mask) if given else dict(known=None, mask=None)
+  return generator.videos(params, batch, key, **frames)
 
 
-def _pictures(place, real, videos, fps, scale):
+def _pictures(path, real, videos, fps, scale):
   """The real clips above the completed ones: in motion, and frame by frame."""
   pairs = rearrange([real, videos], "two n t h w c -> (n two) t h w c")
-  video_io.write_gif(place / "grid.gif", video_io.grid(pairs, 2), fps, scale=scale)
+  video_io.write_gif(path / "grid.gif", video_io.grid(pairs, 2), fps, scale=scale)
   strip = pairs[:, :: -(-pairs.shape[1] // WIDEST)]
-  video_io.write_png(place / "strips.png", video_io.sheet(strip), scale=scale)
+  video_io.write_png(path / "strips.png", video_io.sheet(strip), scale=scale)
 
 
 def draw_by_frame(path, scores):

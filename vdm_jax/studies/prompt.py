@@ -16,7 +16,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from vdm_jax import log, sharding, video_io
+from vdm_jax import log, video_io
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import sample
 
@@ -42,13 +42,7 @@ class Variant:
 def run(
   job,
   *,
-  task,
-  weights,
-  autoencoder,
-  autoencoder_weights,
-  shape,
-  sampler,
-  ts,
+  generator,
   encoder,
   prompts,
   variants,
@@ -64,83 +58,82 @@ def run(
   """Samples a clip for each prompt in each variant, and writes means of their scores.
 
   Args:
-    task, weights, autoencoder, autoencoder_weights, shape, sampler, ts: see
-      `sample.run`; the task's conditioner is a conditioner.Text.
-    encoder: an embed.TextEncoder.
+    generator: a tasks.generator.Generator whose task has a conditioner.Text; a Variant
+      has its own wrappers.
+    encoder: list of str -> (values [N, L, D], mask [N, L]), of the texts.
     prompts: () -> list of dicts with "text" and whatever else the judge reads.
     variants: a list of Variant.
-    judge: (videos, prompts) -> {figure: [N]}; NaN where it has nothing to say.
-    group: prompts -> a name; its figures are given by themselves, too.
+    judge: (uint8 videos [N, T, H, W, 3], prompts) -> {figure: [N]}, NaN where a figure
+      is not defined.
+    group: prompt -> a name; means are given for each of these groups, too.
     real: () -> (videos, prompts) of real clips, judged like the samples.
+    batch_size: videos at a time.
+    folder: under the workdir.
+    fps: frames a second of grid.gif.
+    scale: pixels of the pictures for each of the clips.
     shown: (rows, columns) of the pictures: texts, evenly spaced, and clips of each.
   """
-  params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
-  wants = prompts()
-  values, mask = encoder([want["text"] for want in wants])
-  signals = {"text": values, "text_mask": mask}
-  place, scores, kept = job.workdir / folder, {}, {}
+  params, task = generator.load(job), generator.task
+  prompts = prompts()
+  texts = [prompt["text"] for prompt in prompts]
+  signals = dict(zip(("text", "text_mask"), encoder(texts), strict=True))
+  path, scores, samples = job.workdir / folder, {}, {}
   for variant in variants:
-    told = dataclasses.replace(task.conditioner, null=variant.negative)
-    draw = sample.generator(
-      dataclasses.replace(task, conditioner=told),
-      autoencoder,
-      shape,
-      sampler,
-      ts,
-      variant.wrappers,
+    conditioner = dataclasses.replace(task.conditioner, null=variant.negative)
+    task = dataclasses.replace(task, conditioner=conditioner)
+    own = dataclasses.replace(generator, task=task, wrappers=variant.wrappers)
+    draw = jax.jit(own.videos)
+    samples[variant.name] = videos = job.map_batches(
+      lambda batch, key, draw=draw: draw(params, batch, key),
+      signals,
+      batch_size,
+      key=job.key(),
     )
-    videos = _draw_all(job, draw, params, signals, batch_size)
-    scores[variant.name] = means(judge(videos, wants), wants, group)
-    kept[variant.name] = videos
-    job.print(f"{variant.name}: " + _said(scores[variant.name]["all"]))
+    scores[variant.name] = means(judge(videos, prompts), prompts, group)
+    figures = scores[variant.name]["all"].items()
+    job.print(f"{variant.name}: " + ", ".join(f"{k} {v:.3g}" for k, v in figures))
   if real is not None:
-    scores["real clips"] = means(judge(*(found := real())), found[1], group)
-  for name, videos in kept.items():
-    here = place / re.sub(r"\W+", "_", name).strip("_")
-    here.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-      here / sample.VIDEOS, video=videos, text=np.array([w["text"] for w in wants])
-    )
-    pictures(here, videos, [w["text"] for w in wants], shown, fps, scale)
-  job_lib.write_json(place / "metrics.json", scores)
+    videos, of_real = real()
+    scores["real clips"] = means(judge(videos, of_real), of_real, group)
+  for name, videos in samples.items():
+    own = path / re.sub(r"\W+", "_", name).strip("_")
+    own.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(own / sample.VIDEOS, video=videos, text=np.array(texts))
+    pictures(own, videos, texts, shown, fps, scale)
+  job_lib.write_json(path / "metrics.json", scores)
   if jax.process_index() == 0:
     print("\n" + log.table(table(scores)) + "\n", flush=True)
 
 
-def _draw_all(job, draw, params, signals, batch_size):
-  count, parts = len(signals["text"]), []
-  for first in range(0, count, batch_size):
-    part = {k: v[first : first + batch_size] for k, v in signals.items()}
-    batch, real = job_lib.pad(part, batch_size)
-    with job.use_mesh():
-      videos = draw(*params, job.put_batch(batch), jax.random.fold_in(job.key(), first))
-    parts.append(sharding.fetch(videos)[:real])
-  return np.concatenate(parts)
-
-
 def means(figures, prompts, group=None):
-  """{"all" and each group: {"count": clips, figure: its mean over their prompts}}."""
+  """{"all" and each group: {"count": clips, figure: its mean over their prompts}}.
+
+  Args:
+    figures: {figure: [N]}; NaN is left out of the means.
+    prompts: [N], dicts.
+    group: prompt -> name of its group.
+  """
   rows = collections.defaultdict(list)
-  for i, want in enumerate(prompts):
+  for i, prompt in enumerate(prompts):
     rows["all"].append(i)
     if group is not None:
-      rows[group(want)].append(i)
+      rows[group(prompt)].append(i)
   found = {}
   for name, chosen in rows.items():
     parts = {k: np.asarray(v, float)[chosen] for k, v in figures.items()}
-    told = {k: v[~np.isnan(v)] for k, v in parts.items()}
-    numbers = {k: float(v.mean()) for k, v in told.items() if len(v)}
+    defined = {k: v[~np.isnan(v)] for k, v in parts.items()}
+    numbers = {k: float(v.mean()) for k, v in defined.items() if len(v)}
     found[name] = {"count": len(chosen), **numbers}
   return found
 
 
-def text_of(want):
-  """A group for each text."""
-  return want["text"]
+def text_of(prompt):
+  """The "text" of a prompt: as `group` of `run`, a group for each text."""
+  return prompt["text"]
 
 
 def table(scores):
-  """Rows for `log.table`: each variant, and in it each group."""
+  """Rows [{"": name, figure: number}] for log.table: each group of each variant."""
   return [
     {"": variant if name == "all" else f"{variant}, {name}", **figures}
     for variant, groups in scores.items()
@@ -148,8 +141,14 @@ def table(scores):
   ]
 
 
-def pictures(place, videos, texts, shown, fps, scale):
-  """grid.gif, each text beside its clips; grid.png, beside the first one's frames."""
+def pictures(path, videos, texts, shown, fps, scale):
+  """Writes grid.gif, texts left of their clips, and grid.png, left of frames of one.
+
+  Args:
+    path: a folder.
+    videos: uint8 [N, T, H, W, 3], of the texts [N].
+    shown, fps, scale: as `run` takes them.
+  """
   firsts = list(dict.fromkeys(texts))  # each text once, in their order
   rows, columns = min(shown[0], len(firsts)), shown[1]
   chosen = [firsts[i * len(firsts) // rows] for i in range(rows)]
@@ -160,15 +159,15 @@ def pictures(place, videos, texts, shown, fps, scale):
   strips, sheets = [], []
   for text, found in zip(chosen, clips, strict=True):
     drawn = video_io.grid(videos[found[:columns]], columns)
-    sheets.append(beside(text, video_io.enlarge(drawn, scale)))
+    sheets.append(caption(text, video_io.enlarge(drawn, scale)))
     frames = video_io.sheet(videos[found[:1]])
-    strips.append(beside(text, video_io.enlarge(frames[None], scale)))
+    strips.append(caption(text, video_io.enlarge(frames[None], scale)))
   stack = lambda parts: rearrange(parts, "r t h w c -> t (r h) w c")
-  video_io.write_gif(place / "grid.gif", stack(sheets), fps)
-  video_io.write_png(place / "grid.png", stack(strips)[0])
+  video_io.write_gif(path / "grid.gif", stack(sheets), fps)
+  video_io.write_png(path / "grid.png", stack(strips)[0])
 
 
-def beside(text, video, *, width=300, size=17, gap=6):
+def caption(text, video, *, width=300, size=17, gap=6):
   """uint8 [T, H + gap, width + W, 3]: the text, white on black, left of a video."""
   frames, height = video.shape[:2]
   label = Image.new("RGB", (width, height + gap))
@@ -178,7 +177,3 @@ def beside(text, video, *, width=300, size=17, gap=6):
   label = np.broadcast_to(np.asarray(label), (frames, height + gap, width, 3))
   video = np.pad(video, ((0, 0), (0, gap), (0, 0), (0, 0)))
   return np.concatenate([label, video], axis=2)
-
-
-def _said(figures):
-  return ", ".join(f"{name} {value:.3g}" for name, value in figures.items())

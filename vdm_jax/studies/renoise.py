@@ -5,6 +5,7 @@ has little to do; the level from which a figure leaves that of the real clips is
 to train more. Writes `folder`/{metrics.json, renoise.png}.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -13,7 +14,6 @@ import numpy as np
 
 from vdm_jax import log, sharding
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import sample
 from vdm_jax.studies import complete
 
 matplotlib.use("Agg")
@@ -23,13 +23,8 @@ from matplotlib import pyplot as plt  # noqa: E402
 def run(
   job,
   *,
-  task,
-  weights,
-  autoencoder,
-  autoencoder_weights,
+  generator,
   source,
-  sampler,
-  ts,
   judge,
   levels=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
   count=100,
@@ -38,26 +33,28 @@ def run(
   """Measures the clips from each level, and the autoencoder's as level 0.
 
   Args:
-    task, weights, autoencoder, autoencoder_weights, sampler: see `sample.run`.
-    source: of real clips; the first `count` serve. All of their signals are told.
-    ts: grid; from level u on it is u times as high.
-    judge: (videos, real, labels, mask) -> {name: number or list}, no frame given.
+    generator: a tasks.generator.Generator; from level u on, its times are u times as
+      high. Its shape is that of the encoded clips.
+    source: of real clips, whose first `count` are used, with all of their signals.
+    judge: (videos, real, labels, mask) -> {name: number or list}, uint8 videos [N, T,
+      H, W, 3] against the clips; labels int [N] or None; mask [T], no frame is given.
     levels: fractions of the grid's first time.
+    count: clips.
+    folder: under the workdir.
   """
-  params = job.weights(weights), job.weights(autoencoder_weights, "ema/autoencoder")
+  params = generator.load(job)
   batch, real = complete.clips(source, count)
   labels, mask = batch.get("label"), np.zeros(real.shape[1], bool)
-  grid = np.asarray(ts(task.process))
-  draw = jax.jit(functools.partial(_from_level, task, autoencoder, sampler))
+  grid = np.asarray(generator.ts(generator.task.process))
+  draw = jax.jit(functools.partial(_from_level, generator))
   measured = lambda made: dict(complete.numbers(judge(made, real, labels, mask)))
   with job.use_mesh():
-    encode = jax.jit(functools.partial(complete.encode, autoencoder))
-    truth, rebuilt = encode(params[1], job.put_batch({"video": real})["video"])
+    encode = jax.jit(functools.partial(complete.reconstruct, generator))
+    truth, rebuilt = encode(params, job.put_batch({"video": real})["video"])
     scores = {0.0: measured(sharding.fetch(rebuilt))}
     for level in levels:
-      made = draw(
-        *params, job.put_batch(batch), truth, grid * np.float32(level), job.key()
-      )
+      ts = grid * np.float32(level)
+      made = draw(params, job.put_batch(batch), truth, ts, job.key())
       scores[float(level)] = measured(sharding.fetch(made))
   place = job.workdir / folder
   clean = measured(real)
@@ -69,11 +66,9 @@ def run(
     print("\n" + log.table(rows) + "\n", flush=True)
 
 
-def _from_level(task, autoencoder, sampler, denoiser, decoder, batch, start, ts, key):
-  latents = task.sample(
-    denoiser, batch, start.shape, key, sampler=sampler, ts=ts, start=start
-  )
-  return sample.to_uint8(autoencoder.decode(decoder, latents))
+def _from_level(generator, params, batch, start, ts, key):
+  generator = dataclasses.replace(generator, ts=ts, shape=start.shape[1:])
+  return generator.videos(params, batch, key, start=start)
 
 
 def draw_scores(path, scores, clean):

@@ -22,7 +22,6 @@ from vdm_jax.aot import flops
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.metrics import frames
 from vdm_jax.programs import job as job_lib
-from vdm_jax.programs import sample
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -32,26 +31,20 @@ PLAIN = "no cache"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkCase:
-  """A model to sample, and the plans to sample it with.
+  """A model to sample, and the plans of a step cache to sample it with.
 
   Attributes:
+    generator: a tasks.generator.Generator. PSNR is of the decoded videos; without an
+      autoencoder, of the latents, whose peak is the range of the uncached ones.
+    signals: () -> {name: array [N, ...]}, what the task's conditioner takes.
     plans: {setting: plan}, see diffusion/caching.py.
-    task, weights, signals, shape, sampler, ts, wrappers: see `sample.run`.
-    autoencoder, autoencoder_weights: PSNR is of the decoded videos; without them, of
-      the latents, whose peak is the range of the uncached ones.
-    judge: (videos, uncached videos, labels, mask) -> {name: number}, of the decoded.
+    judge: (videos, uncached videos, labels, mask) -> {name: number}, of uint8 videos
+      [N, T, H, W, 3].
   """
 
-  task: Any
-  weights: Any
+  generator: Any
   signals: Callable
-  shape: tuple[int, ...]
-  sampler: Callable
-  ts: Callable
   plans: dict[str, Callable]
-  wrappers: tuple = ()
-  autoencoder: Any = None
-  autoencoder_weights: Any = None
   judge: Callable | None = None
 
 
@@ -86,12 +79,12 @@ def measure(job, case, rounds):
   """{setting: {figure: number}} of a case."""
   rows = {k: np.asarray(v) for k, v in case.signals().items()}
   with job.use_mesh():
-    params, batch = job.weights(case.weights), job.put_batch(rows)
-    decode, settings, made = _decoder(job, case), {}, {}
+    params, batch = case.generator.load(job), job.put_batch(rows)
+    decode, settings, made = _decoder(case.generator), {}, {}
     for name, plan in ({PLAIN: None} | dict(case.plans)).items():
       settings[name] = _setting(case, plan, params, batch, job.key())
       latents = settings[name].program(params, batch, job.key())
-      made[name] = np.asarray(decode(latents))
+      made[name] = np.asarray(decode(params, latents))
       job.print(f"{name}: compiled")
     for _ in range(rounds):
       for setting in settings.values():
@@ -99,7 +92,7 @@ def measure(job, case, rounds):
         jax.block_until_ready(setting.program(params, batch, job.key()))
         setting.seconds.append(time.perf_counter() - start)
   plain = settings[PLAIN]
-  peak = frames.PEAK if case.autoencoder else float(np.ptp(made[PLAIN]))
+  peak = frames.PEAK if case.generator.autoencoder else float(np.ptp(made[PLAIN]))
   scores = {}
   for name, setting in settings.items():
     seconds = float(np.median(setting.seconds))
@@ -125,31 +118,18 @@ def _setting(case, plan, params, batch, key):
   if plan is not None:
     watch = lambda call, old, new: sizes.update({k: x.nbytes for k, x in old.items()})
     cached = (functools.partial(d.cached, plan=plan, on_update=watch),)
-  shape = (len(next(iter(batch.values()))), *case.shape)
-
-  def draw(params, batch, key):
-    return case.task.sample(
-      params,
-      batch,
-      shape,
-      key,
-      sampler=case.sampler,
-      ts=case.ts,
-      wrappers=(*cached, *case.wrappers),
-    )
-
+  wrappers = (*cached, *case.generator.wrappers)
+  draw = dataclasses.replace(case.generator, wrappers=wrappers).latents
   operations = flops.of(draw, params, batch, key).flops
   program = jax.jit(draw).lower(params, batch, key).compile()
   return Setting(program, operations, sum(sizes.values()))
 
 
-def _decoder(job, case):
-  """latents -> uint8 videos, or the latents themselves."""
-  if case.autoencoder is None:
-    return lambda latents: latents
-  weights = job.weights(case.autoencoder_weights, "ema/autoencoder")
-  decode = jax.jit(lambda w, x: sample.to_uint8(case.autoencoder.decode(w, x)))
-  return functools.partial(decode, weights)
+def _decoder(generator):
+  """(params, latents) -> uint8 videos, or the latents where nothing decodes them."""
+  if generator.autoencoder is None:
+    return lambda params, latents: latents
+  return jax.jit(generator.decode)
 
 
 def untrained(*, task, signals, shape, seed=0, scale=0.1):

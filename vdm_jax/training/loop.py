@@ -13,22 +13,36 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import jax
 
 from vdm_jax import log
 
 
-@dataclasses.dataclass(frozen=True)
-class PeriodicHook:
-  """A hook: `run(n, state)` after each step n that is a multiple of `steps`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cadence:
+  """How often a training run writes, in steps, and how many checkpoints stay.
 
-  The next step overwrites the state's memory: `run` must not keep it.
+  Attributes:
+    log: steps of which a line of the log has the means.
+    save: steps from one checkpoint to the next.
+    preview: steps from one preview to the next.
+    keep: so many of the newest checkpoints stay.
+    keep_every: checkpoints of every so many steps stay, too; None: no others.
   """
 
-  steps: int
-  run: Callable
+  log: int = 50
+  save: int = 1000
+  preview: int = 1000
+  keep: int = 2
+  keep_every: int | None = None
+
+  def __post_init__(self):
+    if min(self.log, self.save, self.preview) < 1:
+      raise ValueError(f"{self}: log, save and preview must be at least 1.")
+
+
+CADENCE = Cadence()
 
 
 def fit(
@@ -38,18 +52,16 @@ def fit(
   key,
   *,
   steps,
+  cadence=CADENCE,
   put=None,
   checkpointer=None,
-  save_every=1000,
   logger=None,
-  log_every=50,
-  hooks=(),
+  preview=None,
   finish=None,
   max_skipped=20,
   in_flight=2,
   agree=None,
   name="train",
-  stream=None,
 ):
   """The state after `steps` steps, counted from the run's beginning.
 
@@ -63,25 +75,26 @@ def fit(
     loader: endless iterator of batches; with a checkpointer, `get_state()` gives its
       position after the batch drawn last.
     key: the run's base key; the same at every start.
+    cadence: see Cadence.
     put: batch -> batch on the devices, a `sharding.put_batch` of mesh and rules.
-    checkpointer: a `checkpoint.Checkpointer`; saves every `save_every` steps and last.
-    logger: a `log.Logger`; gets means over `log_every` steps.
-    hooks: `Every`s.
+    checkpointer: a `checkpoint.Checkpointer`; saves the last step, too.
+    logger: a `log.Logger`.
+    preview: (step, state) -> None; must not keep the state, whose memory the next step
+      overwrites.
     finish: state -> state, called once after the last step and before it is saved.
     max_skipped: steps in a row that may be skipped as not finite before it is an error.
+    in_flight: steps that may be under way before the metrics of the first are read.
     agree: `distributed.agree_on_max(mesh)` where there are many processes.
+    name: of the run, for messages.
 
   Raises:
     FloatingPointError: for more skipped steps than that.
   """
-  if in_flight < 1 or log_every < 1 or save_every < 1:
-    raise ValueError(
-      f"in_flight={in_flight}, log_every={log_every} and save_every={save_every} must "
-      "be at least 1."
-    )
+  if in_flight < 1:
+    raise ValueError(f"in_flight={in_flight} must be at least 1.")
   n = first = int(state.step)
-  progress = log.Progress(steps, start=n, name=name, stream=stream)
-  meter = _Meter(logger, log_every, max_skipped, progress)
+  progress = log.Progress(steps, start=n, name=name)
+  meter = _Meter(logger, cadence.log, max_skipped, progress)
   pending, agreed = collections.deque(), []
 
   def read(most):
@@ -114,10 +127,9 @@ def fit(
       number = agree(max(told, default=0)) if agree else None
       pending.append((n, metrics, number))
       read(in_flight)
-      for hook in hooks:
-        if n % hook.steps == 0:
-          hook.run(n, state)
-      if n % save_every == 0 and n < steps:
+      if preview is not None and n % cadence.preview == 0:
+        preview(n, state)
+      if n % cadence.save == 0 and n < steps:
         save()
     if finish is not None and first < steps <= n:
       read(0)
@@ -131,7 +143,7 @@ def fit(
     print(
       f"{name}: stopped by {stop[0].name} after step {n}; {saved}"
       "the same command goes on from there.",
-      file=stream or sys.stderr,
+      file=sys.stderr,
       flush=True,
     )
     raise SystemExit(0 if stop[0] == signal.SIGTERM else 128 + signal.SIGINT)

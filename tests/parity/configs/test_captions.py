@@ -53,12 +53,13 @@ def small(cfg, place):
   fields = pretrained.load(f"{place}/sd/vae")[0]
   names = {field.name for field in dataclasses.fields(kl_image.KLImage)}
   cfg.autoencoder.update({k: getattr(fields, k) for k in names & set(cfg.autoencoder)})
-  cfg.train.update(steps=2, save_every=2, log_every=1)
+  cfg.train.steps = 2
+  cfg.train.cadence.update(save=2, log=1)
   cfg.train.loader.batch_size = 2
   cfg.ts.num_steps = 2
-  sd = cfg.sample
-  sd.update(shape=(4, 8, 8, 4), batch_size=2)
-  sd.signals.count = 4
+  cfg.sample.generator.shape = (4, 8, 8, 4)
+  cfg.sample.batch_size = 2
+  cfg.sample.signals.count = 4
   return cfg
 
 

@@ -5,7 +5,6 @@ A file holds several parts, such as "autoencoder" and "denoiser"; a parameter is
 with a scale for each output channel beside them. What is read back is float32.
 """
 
-import os
 import pathlib
 import re
 
@@ -13,6 +12,8 @@ import flax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
+
+from vdm_jax import atomic
 
 SCALE = "#scale"  # behind the name of a tensor of integers: what they count
 PACKAGED = pathlib.Path(__file__).parents[1] / "weights"
@@ -46,10 +47,8 @@ def save(path, parts, dtype=np.float16, eight_bits=None):
       "wider type, or find out why the training diverged."
     )
   data = safetensors_numpy.save(arrays)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.partial")
-  partial.write_bytes(data)
-  os.replace(partial, path)
+  with atomic.file(path) as file:
+    file.write_bytes(data)
   return len(data)
 
 

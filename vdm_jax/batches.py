@@ -1,0 +1,52 @@
+"""The loop over batches: a function of many rows, computed a few rows at a time."""
+
+import contextlib
+
+import jax
+import numpy as np
+
+from vdm_jax import sharding
+
+
+def pad_rows(rows, size):
+  """({name: array [size, ...]}, count): the last of the `count` rows is repeated."""
+  count = len(next(iter(rows.values())))
+  if count == size:
+    return rows, count
+  index = np.minimum(np.arange(size), count - 1)
+  return {name: x[index] for name, x in rows.items()}, count
+
+
+def round_up(size, mesh, rules):
+  """The least number of rows, at least `size`, that the mesh splits evenly."""
+  count = sharding.data_shard(mesh, rules)[1]
+  return -(-size // count) * count
+
+
+def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, update=None):
+  """What `apply` gives for all rows: a tree of numpy arrays [N, ...], on all processes.
+
+  Every batch has the same shape, `batch_size` rounded up to what the mesh splits
+  evenly: the last row is repeated, and what is made of the repetitions is left out.
+
+  Args:
+    apply: batch -> tree of arrays [B, ...]; (batch, key) -> tree where a key is given.
+    rows: {name: array [N, ...]}, the same on every process; a batch lies on the mesh.
+    mesh, rules: see sharding.py; without a mesh, the default device computes all.
+    key: folded with the index of a batch's first row.
+    update: called with the number of rows done after each batch.
+  """
+  total = len(next(iter(rows.values())))
+  size = batch_size if mesh is None else round_up(batch_size, mesh, rules)
+  parts = []
+  for first in range(0, total, batch_size):
+    part = {name: x[first : first + batch_size] for name, x in rows.items()}
+    batch, count = pad_rows(part, size)
+    args = () if key is None else (jax.random.fold_in(key, first),)
+    with contextlib.nullcontext() if mesh is None else sharding.use_mesh(mesh, rules):
+      batch = batch if mesh is None else sharding.put_whole_batch(batch, mesh, rules)
+      out = apply(batch, *args)
+    parts.append(jax.tree.map(lambda x, n=count: x[:n], sharding.fetch(out)))
+    if update is not None:
+      update(first + count)
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -1,0 +1,74 @@
+"""A trained video model as one argument: its parts, weights, and how it is sampled."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from vdm_jax import video_io
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Generator:
+  """Makes videos of signals; holds the names of its weights, and no arrays by itself.
+
+  Parameters are a dict, {"denoiser": ..., "autoencoder": ...}, as `load` gives it.
+
+  Attributes:
+    task: a LatentDiffusion.
+    shape: [T, h, w, c] of one video's latents.
+    sampler: (denoise, process, x, ts, cond, key) -> x0, see diffusion/samplers.
+    ts: times [S + 1] or [S + 1, T], or process -> times.
+    wrappers: around the denoiser, innermost first: guidance, windows, caches.
+    weights: of the denoiser: the folder of a training stage under the workdir, or a
+      nested dict of arrays.
+    autoencoder: see autoencoders/base.py; None for latents that stay latents.
+    autoencoder_weights: as `weights`.
+  """
+
+  task: Any
+  shape: tuple[int, ...]
+  sampler: Callable
+  ts: Any
+  wrappers: tuple[Callable, ...] = ()
+  weights: Any = None
+  autoencoder: Any = None
+  autoencoder_weights: Any = None
+
+  def load(self, job):
+    """The parameters on the mesh of a programs.job.Job, averaged where training did."""
+    params = {"denoiser": job.weights(self.weights)}
+    if self.autoencoder is not None:
+      part = "ema/autoencoder"
+      params["autoencoder"] = job.weights(self.autoencoder_weights, part)
+    return params
+
+  def latents(self, params, batch, key, **options):
+    """Latents [B, T, h, w, c] for the signals {name: [B, ...]} of a batch.
+
+    Args:
+      options: of LatentDiffusion.sample: `start`, or `known` and `mask`.
+    """
+    return self.task.sample(
+      params["denoiser"],
+      batch,
+      (len(next(iter(batch.values()))), *self.shape),
+      key,
+      sampler=self.sampler,
+      ts=self.ts,
+      wrappers=self.wrappers,
+      **options,
+    )
+
+  def encode(self, params, video):
+    """Latents [B, t, h, w, c], the means, of uint8 videos [B, T, H, W, 3]."""
+    weights = params["autoencoder"]
+    moments = self.autoencoder.encode(weights, video_io.to_float(video))
+    return self.autoencoder.latents(weights, moments, None)
+
+  def decode(self, params, latents):
+    """uint8 videos [B, T, H, W, 3] of latents [B, t, h, w, c]."""
+    return video_io.to_uint8(self.autoencoder.decode(params["autoencoder"], latents))
+
+  def videos(self, params, batch, key, **options):
+    """uint8 videos [B, T, H, W, 3] for the signals of a batch; see `latents`."""
+    return self.decode(params, self.latents(params, batch, key, **options))
