@@ -316,7 +316,7 @@ def test_a_tpu_alone_asks_its_metadata_server(monkeypatch):
 def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
   for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
     monkeypatch.delenv(name, raising=False)
-  monkeypatch.setattr(distributed, "cluster", lambda environment: None)
+  monkeypatch.setattr(distributed, "detect_cluster", lambda environment: None)
   assert distributed.initialize() is False
   assert distributed.initialize(free_address(), 1, 0) is False
   distributed.barrier("nobody")
@@ -326,17 +326,17 @@ def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
 @pytest.mark.parametrize(
   "wrong, message",
   [
-    (dict(process_id=1), "process_id=1: the environment tells of no cluster"),
+    (dict(process_id=1), "process_id=1: the environment has no cluster"),
     (dict(num_processes=2, process_id=0), "give --coordinator=host:port too"),
     (dict(coordinator="a:1", process_id=1), "comes without num_processes"),
     (dict(coordinator="a:1", num_processes=2), "comes without process_id"),
     (dict(coordinator="a:1", num_processes=2, process_id=2), "process_id=2 of num_pro"),
-    (dict(coordinator="a", num_processes=2, process_id=1), "wanted host:port"),
+    (dict(coordinator="a", num_processes=2, process_id=1), "expected host:port"),
     (dict(coordinator="a:1", num_processes="two"), "num_processes='two' is no number"),
   ],
 )
 def test_half_a_coordinator_is_refused_by_name(wrong, message, monkeypatch):
-  monkeypatch.setattr(distributed, "cluster", lambda environment: None)
+  monkeypatch.setattr(distributed, "detect_cluster", lambda environment: None)
   with pytest.raises(distributed.DistributedError, match=message):
     distributed.initialize(**wrong)
 
@@ -345,7 +345,7 @@ def test_a_coordinator_that_does_not_answer_is_named():
   address = free_address()
   message = f"no coordinator answers at {address} within 1 s"
   with pytest.raises(distributed.DistributedError, match=message):
-    distributed.initialize(address, 2, 1, patience=1)
+    distributed.initialize(address, 2, 1, timeout=1)
 
 
 def test_a_port_that_is_taken_is_named():
@@ -358,7 +358,7 @@ def test_a_port_that_is_taken_is_named():
 def test_processes_that_do_not_come_are_named():
   program = (
     "from vdm_jax import distributed\n"
-    f"distributed.initialize('{free_address()}', 2, 0, patience=2)"
+    f"distributed.initialize('{free_address()}', 2, 0, timeout=2)"
   )
   done = subprocess.run(
     [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE

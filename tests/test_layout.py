@@ -38,7 +38,7 @@ MAY_IMPORT = {
   "encoders": {"layers"},
   "models": {"layers", "conditioning"},
   "autoencoders": {"layers"},
-  "metrics": {"layers", "batches"},
+  "metrics": {"layers", "batches", "video_io"},
   "worlds": {"data", "metrics", "video_io"},
   "layers": set(),
   "pretrained": {

@@ -1,10 +1,10 @@
-"""Checkpoints with orbax: saved asynchronously, committed by a rename, restored whole.
+"""Checkpoints with orbax: saved asynchronously, committed by a rename.
 
 A folder `<step>` holds `state` (the arrays) and `meta` (JSON: format, version, every
 array's name, shape and dtype, the base key, the position in the data). A save that was
 killed is not a checkpoint: its leftovers are removed at the next start. A checkpoint
-is verified before and after its arrays are read: other names, shapes, formats, missing
-files and changed bits are refused by name.
+is verified before and after its arrays are read: other names, shapes or formats,
+missing files and changed bits are errors that name them.
 """
 
 import dataclasses
@@ -18,27 +18,36 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 FORMAT, VERSION = "vdm_jax checkpoint", 1
-SUMS = "checksums"  # beside the state's own fields
+SUMS = "checksums"  # an entry next to the state's fields
 
 
 class CheckpointError(ValueError):
-  """A checkpoint that must not be used: torn, foreign, or of another state."""
+  """A checkpoint that is incomplete, changed, or of another format or state."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
+  """A checkpoint that was read.
+
+  Attributes:
+    step: of the training.
+    state: the saved pytree of arrays.
+    key: the run's base key.
+    data: the position in the data, for `loader.set_state`.
+  """
+
   step: int
   state: Any
-  key: jax.Array  # the base key that was saved
-  data: Any  # what `loader.set_state` takes
+  key: jax.Array
+  data: Any
 
 
 class Checkpointer:
-  """Writes and restores a run's whole state under `folder`.
+  """Saves and restores the states of a run under `folder`.
 
   Args:
-    keep: newest checkpoints to keep.
-    keep_every: also keep every checkpoint whose step is a multiple; None: none.
+    keep: number of newest checkpoints to keep.
+    keep_every: checkpoints at multiples of this step are kept too; None: no others.
   """
 
   def __init__(self, folder, *, keep=2, keep_every=None):
@@ -57,13 +66,14 @@ class Checkpointer:
     )
 
   def save(self, step, state, *, key, data=None):
-    """Starts to save; returns once `state` may be donated.
+    """Saves asynchronously; returns once `state` may be donated.
 
-    Waits for the save before it. A step that is saved already is left as it is.
+    Waits for the last save. Does nothing for a step that is saved already.
 
     Args:
+      state: a pytree of arrays.
       key: the run's base key.
-      data: the position in the data after the batch of this step; JSON.
+      data: the position in the data after the batch of this step, JSON-serialisable.
     """
     if step in self._manager.all_steps():
       return
@@ -91,17 +101,18 @@ class Checkpointer:
     )
 
   def latest_step(self):
+    """The step of the newest checkpoint, an int, or None."""
     return self._manager.latest_step()
 
   def restore_latest(self, like):
     """The newest checkpoint as `Restored`, or None where there is none.
 
     Args:
-      like: a pytree of arrays, or of ShapeDtypeStructs with shardings: the structure
-        to fill and the places to put it, on any mesh.
+      like: a pytree of arrays, or of ShapeDtypeStructs with shardings on any mesh: the
+        structure and shardings of the result.
 
     Raises:
-      CheckpointError: naming the folder and all that is wrong with it.
+      CheckpointError: with the folder and all that is wrong with it.
     """
     step = self.latest_step()
     if step is None:
@@ -115,31 +126,33 @@ class Checkpointer:
     return Restored(step, state, _read_key(folder, meta), meta["data"])
 
   def wait(self):
-    """Returns when everything is on disk; raises what a save raised."""
+    """Returns when all saves are on disk; raises their errors."""
     self._manager.wait_until_finished()
 
   def close(self):
+    """Waits for all saves and frees orbax's threads."""
     self._manager.close()
 
 
 def saved_steps(folder):
-  """Steps of the finished checkpoints in `folder`, oldest first."""
+  """Steps, a sorted list of ints, of the finished checkpoints in `folder`."""
   folder = pathlib.Path(folder)
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   return sorted(int(name) for name in names if name.isdigit())
 
 
 def restore_part(folder, part, *, step=None, sharding=None):
-  """A part of a checkpoint as a nested dict (or one array), and nothing else read.
+  """A part of a checkpoint, a nested dict of arrays or one array; only it is read.
 
   Args:
-    part: "ema", "frozen", "params/denoiser/...": a path of the saved State.
+    folder: of a Checkpointer.
+    part: a path of the saved State: "ema", "frozen", "params/denoiser/...".
     step: the newest by default.
     sharding: of every array; by default one device of this process.
 
   Raises:
-    FileNotFoundError: where there is no checkpoint, KeyError: no such part,
-    CheckpointError: torn or foreign.
+    FileNotFoundError: without a checkpoint. KeyError: without this part.
+    CheckpointError: for a checkpoint that must not be used.
   """
   found = saved_steps(folder)
   if not found or (step is not None and step not in found):
@@ -164,12 +177,12 @@ def restore_part(folder, part, *, step=None, sharding=None):
 
 
 def init_from_checkpoint(params, *, folder, part="ema"):
-  """For `init_from`: what another training left, in the place of initial `params`."""
+  """For `init_from`: a part of another run's newest checkpoint in place of `params`."""
   del params
   return restore_part(folder, part)
 
 
-# Reading, each door with its own refusal.
+# Reading and its errors.
 
 
 def _read_meta(folder):

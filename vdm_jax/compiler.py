@@ -1,18 +1,18 @@
-"""Options for XLA, by platform: `cfg.compiler` names one of PRESETS, "auto" or "none".
+"""XLA options by platform: `cfg.compiler` is "auto" or a name in PRESETS.
 
 tpu
   A product of sharded weights is not cut into a loop of permutes ("windowed einsum"):
   with fsdp over 16 v5e, Latte-XL/2 then moves 206 GB through a device's HBM in a step
   instead of 550, and needs 0.7 GB less (read from the compiled programs,
-  experiments/tpu_scaling). Asynchronous all-to-alls, which MaxDiffusion asks for, are
-  not asked for here: on v5e:16x16 they end the compilation of Latte-L/2 with
+  experiments/tpu_scaling). Asynchronous all-to-alls, which MaxDiffusion sets, are not
+  set here: on v5e:16x16 they end the compilation of Latte-L/2 with
   "UNIMPLEMENTED: Async all-to-all not supported on limited ICI".
 gpu
   Collectives are combined up to 128 MB, moved across iterations of a scan, and hidden
   behind products: https://docs.jax.dev/en/latest/gpu_performance_tips.html.
 
-An option that a compiler does not know ends the compilation with its name, so that no
-preset can be silently without effect.
+A compiler's error names an option that it does not know, so that no preset is
+silently without effect.
 """
 
 import jax
@@ -39,11 +39,11 @@ PRESETS = {
 
 
 def options(preset, platform=None):
-  """{option: value} for jax.jit's `compiler_options`.
+  """A dict {option: value} for jax.jit's `compiler_options`.
 
   Args:
-    preset: a key of PRESETS, or "auto": that of the platform.
-    platform: "tpu", "gpu" or "cpu"; the one that JAX runs on by default.
+    preset: a name in PRESETS, or "auto": that of the platform.
+    platform: "tpu", "gpu" or "cpu"; JAX's default backend by default.
   """
   if preset == "auto":
     preset = jax.default_backend() if platform is None else platform

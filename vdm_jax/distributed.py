@@ -1,9 +1,9 @@
-"""Many processes as one run: joined before a device is touched, and ended together.
+"""Runs of many processes: joined before a device is used, and ended together.
 
-The cluster tells who takes part: TPU pods and GKE, Slurm, Open MPI and Kubernetes by
-their environment (https://docs.jax.dev/en/latest/multi_process.html), anything else by
-a coordinator: flags, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-A machine with none of these is alone, and nothing here does anything.
+Which processes belong to a run: on TPU pods and GKE, Slurm, Open MPI and Kubernetes the
+environment says it (https://docs.jax.dev/en/latest/multi_process.html), elsewhere a
+coordinator: flags, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+With none of these a run is a single process, and nothing here does anything.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-HEARTBEAT = 60  # seconds of silence after which a process counts as dead
-PATIENCE = 300  # seconds in which all processes must have come
+HEARTBEAT = 60  # seconds without a heartbeat after which a process counts as dead
+TIMEOUT = 300  # seconds within which all processes must have connected
 SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
 GOOGLE = "0x1ae0"  # the PCI vendor of a TPU
 
 
 class DistributedError(RuntimeError):
-  """Processes that cannot be joined into one run."""
+  """The processes of a run cannot be connected."""
 
 
 def initialize(
@@ -38,15 +38,15 @@ def initialize(
   process_id=None,
   *,
   heartbeat=HEARTBEAT,
-  patience=PATIENCE,
+  timeout=TIMEOUT,
 ):
-  """Joins the processes of this run; whether there are others.
+  """Connects the processes of this run: True if there are several.
 
   Args:
     coordinator: "host:port" of process 0, with `num_processes` and `process_id` 0, 1,
-      ... by default what the environment says. num_processes=1 stays alone anyway.
-    heartbeat: a process that is silent for so many seconds ends all the others.
-    patience: seconds to wait for the others.
+      ... By default what the environment says; num_processes=1 overrides it.
+    heartbeat: seconds without a heartbeat of a process after which all others end.
+    timeout: seconds to wait for the others.
 
   Raises:
     DistributedError: naming what is missing, wrong, or does not answer.
@@ -59,28 +59,28 @@ def initialize(
     if coordinator is None and (process_id or (num_processes or 1) > 1):
       raise DistributedError(
         f"num_processes={num_processes}, process_id={process_id}: the environment "
-        "tells of no cluster; give --coordinator=host:port too."
+        "has no cluster; give --coordinator=host:port too."
       )
     return False
   if coordinator is not None and (found is None or process_id is not None):
     _check(coordinator, num_processes, process_id)
     found, how = f"coordinator {coordinator}", "deactivate"
-    _meet(coordinator, process_id, patience)
+    _meet(coordinator, process_id, timeout)
   else:
     how = None
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   # The loop agrees on the end of a run by itself, see `agreement`.
   jax.config.update("jax_enable_preemption_service", False)
-  with _deadline(patience, found, num_processes):
+  with _deadline(timeout, found, num_processes):
     try:
       jax.distributed.initialize(
         coordinator,
         num_processes,
         process_id,
         cluster_detection_method=how,
-        initialization_timeout=patience + HEARTBEAT,  # ours comes first, with names
+        initialization_timeout=timeout + HEARTBEAT,  # ours comes first, with names
         heartbeat_timeout_seconds=heartbeat,
-        shutdown_timeout_seconds=max(patience, heartbeat),
+        shutdown_timeout_seconds=max(timeout, heartbeat),
       )
     except Exception as error:
       raise DistributedError(
@@ -93,7 +93,11 @@ def initialize(
 
 
 def detect_cluster(environment):
-  """The name of the cluster that these variables tell of, or None."""
+  """The kind of cluster of these environment variables, a str such as "Slurm", or None.
+
+  Args:
+    environment: {name: value}, such as os.environ.
+  """
   many = lambda name: int(environment.get(name) or 1) > 1
   hosts = lambda name: "," in environment.get(name, "")
   if all(f"SLURM_{name}" in environment for name in SLURM) and many("SLURM_NTASKS"):
@@ -108,23 +112,23 @@ def detect_cluster(environment):
       return "TPU slices"
   if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment):
     return "Kubernetes"
-  told = {"TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"}
-  if not platforms and not told & set(environment) and _has_tpu():
+  hints = {"TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"}
+  if not platforms and not hints & set(environment) and _has_tpu():
     return "TPU VM"  # its metadata server knows the others
   return None
 
 
 def barrier(name):
-  """Returns when all processes have come here; at once in a run of one."""
+  """Returns when all processes have called it with this name; at once if only one."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def agree_on_max(mesh):
-  """agree(number) -> the largest of all processes, an array to be read later.
+  """A function agree(number) -> the maximum over all processes, an int32 array.
 
-  All processes must call it equally often; nobody waits before the number is read. In
-  a run of one it is the number itself.
+  All processes must call it equally often; it does not wait, the array is fetched
+  later. In a run of one process it returns the number.
   """
   if jax.process_count() == 1:
     return lambda number: number
@@ -140,10 +144,10 @@ def agree_on_max(mesh):
 
 @contextlib.contextmanager
 def exit_together():
-  """An error inside ends this process at once, so that the others cannot wait for it.
+  """A context in which an error ends this process at once, and so the other ones.
 
-  Python would first wait, for minutes, for all to arrive at its end. A run of one, and
-  a SystemExit, on which all have agreed, end as always.
+  At exit jax would wait, for minutes, for all processes. A run of one process, and a
+  SystemExit, on which all have agreed, end as usual.
   """
   try:
     yield
@@ -186,15 +190,15 @@ def _check(coordinator, num_processes, process_id):
     )
   if not 0 <= process_id < num_processes:
     raise DistributedError(
-      f"process_id={process_id} of num_processes={num_processes}: wanted 0 <= "
+      f"process_id={process_id} of num_processes={num_processes}: expected 0 <= "
       "process_id < num_processes, another one in each process."
     )
   host, _, port = coordinator.rpartition(":")
   if not host or not port.isdigit():
-    raise DistributedError(f"coordinator={coordinator!r}: wanted host:port.")
+    raise DistributedError(f"coordinator={coordinator!r}: expected host:port.")
 
 
-def _meet(coordinator, process_id, patience):
+def _meet(coordinator, process_id, timeout):
   """Returns when process 0 may listen at the address, or answers there."""
   host, _, port = coordinator.rpartition(":")
   if process_id == 0:
@@ -208,7 +212,7 @@ def _meet(coordinator, process_id, patience):
           "or another process 0 is there; choose another port in --coordinator."
         ) from None
     return
-  end, why = time.monotonic() + patience, ""
+  end, why = time.monotonic() + timeout, ""
   while time.monotonic() < end:
     try:
       socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -217,23 +221,23 @@ def _meet(coordinator, process_id, patience):
       why = error.strerror or str(error)
     time.sleep(0.2)
   raise DistributedError(
-    f"no coordinator answers at {coordinator} within {patience} s ({why}): start "
+    f"no coordinator answers at {coordinator} within {timeout} s ({why}): start "
     "process 0 on that host, or correct --coordinator."
   )
 
 
 @contextlib.contextmanager
-def _deadline(patience, found, num_processes):
+def _deadline(timeout, found, num_processes):
   """Ends the process by name if what is inside takes longer; jax would abort it."""
 
   def late():
     _end(
-      f"{found}: not all of {num_processes or 'its'} processes came within {patience} "
+      f"{found}: not all of {num_processes or 'its'} processes came within {timeout} "
       "s. Start all of them, each with its own --process_id, and give all the same "
       "--num_processes."
     )
 
-  timer = threading.Timer(patience, late)
+  timer = threading.Timer(timeout, late)
   timer.daemon = True
   timer.start()
   try:

@@ -1,9 +1,9 @@
-"""Mesh and logical axis rules: the only place that knows what a device is.
+"""Device meshes, and rules from logical axes to mesh axes.
 
 A config names the mesh, `dict(data=-1, fsdp=1, seq=1, tensor=1)`, and the rules from
 logical axis to mesh axis, `(("batch", ("data", "fsdp")), ("embed", "fsdp"), ...)`.
-Layers name their axes (`nn.with_logical_partitioning`); a parameter without names
-falls to one rule: its largest divisible axis over `fsdp` if it is over 4 MiB.
+Layers name their axes (`nn.with_logical_partitioning`); of a parameter without names
+the largest divisible axis is split over `fsdp`, if it is over 4 MiB.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ MIN_BYTES = 4 * 2**20  # smaller parameters without names are replicated
 
 
 def make_mesh(axes, devices=None, dcn=None):
-  """A mesh of `devices` (all of them by default).
+  """A jax.sharding.Mesh of `devices` (all by default) with these axes.
 
   Devices of one slice share a fast network (ICI, NVLink); between slices is a slow one
-  (DCN). A slice is a TPU slice, or a host of GPUs or CPUs. Each axis is made of `dcn`
-  parts in different slices, and the rest of it lies within one.
+  (DCN). A slice is a TPU slice, or a host of GPUs or CPUs. Each axis has `dcn` parts in
+  different slices, and the rest of it is within one.
 
   Args:
-    axes: {name: size}, slowest first. One size may be -1: it takes what is left.
+    axes: {name: size}, slowest first. One size may be -1: the rest of the devices.
     dcn: {name: slices}, which axes cross slices; -1 as above. By default all slices
-      of TPUs and of GPUs go on `data`, and an axis over CPU hosts is as it comes.
+      of TPUs and of GPUs are on `data`, and CPU hosts are not considered.
 
   Raises:
     ValueError: if the sizes do not multiply to the number of devices, or the slices.
@@ -117,14 +117,14 @@ def _crossing(axes, slices, dcn):
 
 @contextlib.contextmanager
 def use_mesh(mesh, rules):
-  """The context in which layers' `with_logical_constraint` mean this mesh."""
+  """A context in which layers' logical axes are those of this mesh, by the rules."""
   rules = check_rules(rules, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
     yield
 
 
 def check_rules(rules, mesh):
-  """Rules as ((name, (mesh axis, ...)), ...); refuses axes that the mesh lacks."""
+  """Rules as ((name, (mesh axis, ...)), ...); ValueError for axes not in the mesh."""
   pairs = rules.items() if hasattr(rules, "items") else rules
   out = []
   for name, axes in pairs:
@@ -142,11 +142,12 @@ def check_rules(rules, mesh):
 
 
 def replicated(mesh):
+  """The NamedSharding of an array that every device of the mesh holds whole."""
   return NamedSharding(mesh, P())
 
 
 def unbox(tree):
-  """The tree without flax's axis names."""
+  """A tree of arrays from one with flax's boxes of axis names."""
   return jax.tree.map(
     lambda leaf: leaf.value if _is_boxed(leaf) else leaf, tree, is_leaf=_is_boxed
   )
@@ -158,7 +159,8 @@ def shard_tree(shapes, mesh, rules, min_bytes=MIN_BYTES):
   Args:
     shapes: the abstract pytree that `jax.eval_shape` gives; leaves may be boxed by
       `nn.with_logical_partitioning`. A name takes its first rule whose mesh axes are
-      still free in this array and divide its size; else that axis is whole.
+      still free in this array and divide its size; else that axis is not split.
+    mesh, rules: as of `use_mesh`.
     min_bytes: from this size on, a parameter without names is split over `fsdp`.
   """
   rules = check_rules(rules, mesh)
@@ -172,10 +174,10 @@ def shard_tree(shapes, mesh, rules, min_bytes=MIN_BYTES):
 
 
 def shard_like(tree, params, shardings):
-  """Shardings for a tree of slots that mirror `params` (optimizer state).
+  """A tree of NamedShardings for `tree`, such as an optimizer state of `params`.
 
-  A leaf whose path ends in a parameter's path, with its shape, lies as the parameter
-  does; everything else is replicated.
+  A leaf whose path ends in a parameter's path, with its shape, has the parameter's
+  sharding; everything else is replicated.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
   placed = zip(leaves, jax.tree.leaves(shardings), strict=True)
@@ -194,19 +196,19 @@ def shard_like(tree, params, shardings):
 
 
 def batch_axes(mesh, rules):
-  """The mesh axes over which the rows of a batch are spread, by the rule `batch`."""
+  """Names of the mesh axes that split the rows of a batch, by the rule `batch`."""
   return dict(check_rules(rules, mesh)).get("batch", ())
 
 
 def data_shard(mesh, rules, process=None):
-  """(parts, count): a batch is cut in `count` equal parts; this process needs `parts`.
+  """(parts, count): the indices, of `count` equal parts of a batch, of a process.
 
-  By the batch coordinate of its devices, not by the number of the process: hosts that
+  By the batch coordinate of its devices, not by the index of the process: hosts that
   share a sequence (`seq` or `tensor` across them) need, and load, the same rows. On a
   torus the parts of a host need not be neighbours.
 
   Args:
-    process: this one by default.
+    process: index of the process; this one by default.
   """
   process = jax.process_index() if process is None else process
   axes = batch_axes(mesh, rules)
@@ -223,10 +225,11 @@ def data_shard(mesh, rules, process=None):
 
 
 def check_accumulation(batch, parts, mesh, rules):
-  """Refuses a batch cut in `parts` whose rows the mesh could not share evenly.
+  """Raises a ValueError if micro-batches cannot be split evenly over the mesh.
 
-  Some devices would compute nothing, or what others compute. `batch` is a dict of
-  arrays, or of their shapes.
+  Args:
+    batch: {name: array or ShapeDtypeStruct [B, ...]}.
+    parts: number of micro-batches.
   """
   rows, shards = next(iter(batch.values())).shape[0], data_shard(mesh, rules)[1]
   if parts > 1 and rows % parts == 0 and rows // parts % shards:
@@ -238,9 +241,10 @@ def check_accumulation(batch, parts, mesh, rules):
 
 
 def put_batch(batch, mesh, rules):
-  """A batch of numpy arrays, rows spread over the mesh axes of the rule `batch`.
+  """A batch as jax arrays [B, ...] on the mesh, rows split by the rule `batch`.
 
-  Each process passes the rows of its `data_shard` in order; scalars are replicated.
+  Each process passes numpy arrays of the rows of its `data_shard`, in order; scalars
+  are replicated.
 
   Raises:
     ValueError: for rows that do not divide, TypeError: for what is not a number.
@@ -249,15 +253,16 @@ def put_batch(batch, mesh, rules):
 
 
 def put_whole_batch(batch, mesh, rules):
-  """As `put`, where each process passes the whole batch."""
+  """As `put_batch`, where each process passes the whole batch of numpy arrays."""
   count = data_shard(mesh, rules)[1]
   return _place_rows(batch, mesh, rules, range(count), count)
 
 
 def device_put(tree, shardings):
-  """Arrays laid out as `shardings`, a tree like it or one for all.
+  """A tree of jax arrays with `shardings`, a tree like it or one for all.
 
-  What lies on this process alone, numpy or not, must be the same on every process.
+  As jax.device_put, without its comparison of all processes: an array that only this
+  process holds, numpy or jax, must be the same on every process.
   """
 
   def place_one(x, to):
@@ -304,9 +309,9 @@ def _place_rows(batch, mesh, rules, parts, count):
 
 
 def fetch(tree):
-  """Arrays on devices, of other processes too, as numpy on every process.
+  """The tree as whole numpy arrays on every process, from arrays on any devices.
 
-  All processes must ask for it together.
+  All processes must call it together.
   """
 
   def fetch_one(x):

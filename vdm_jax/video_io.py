@@ -8,7 +8,7 @@ import os
 
 import av
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from PIL import Image
 
 from vdm_jax import atomic
@@ -53,6 +53,19 @@ def to_float(video):
   if video.dtype == np.uint8:
     return video.astype(np.float32) / 127.5 - 1.0
   return video
+
+
+def average_pool(video, factors):
+  """[..., H, W, C] -> [..., H / p, W / q, C] float32: means of (p, q) = factors pixels.
+
+  Raises:
+    ValueError: unless the factors divide the sizes.
+  """
+  (p, q), (height, width) = factors, video.shape[-3:-1]
+  if min(factors) < 1 or height % p or width % q:
+    raise ValueError(f"{p} x {q} does not divide videos of {height} x {width} pixels.")
+  pixels = "... (h p) (w q) c -> ... h w c"
+  return reduce(np.asarray(video, np.float32), pixels, "mean", p=p, q=q)
 
 
 def enlarge(video, scale):

@@ -75,7 +75,7 @@ def test_a_small_copy_holds_the_means():
   np.testing.assert_array_equal(out["video"], whole["video"])
   block = whole["video"][1, 4:8, 8:12, 2].astype(float)
   assert abs(out["low"][1, 1, 2, 2] - block.mean()) <= 0.5
-  with pytest.raises(ValueError, match="factor=3 does not divide videos of 8 x 12"):
+  with pytest.raises(ValueError, match="3 x 3 does not divide videos of 8 x 12"):
     transforms.AddLowResolution(3)(whole, None)
 
 

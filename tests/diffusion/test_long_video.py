@@ -257,7 +257,7 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
   assert {shape[1] for shape in calls} == {4}
   with pytest.raises(ValueError, match="in flight do not fit"):
     wrap(alone, None)(x[:, :7], jnp.ones((2, 7)), None)
-  with pytest.raises(ValueError, match="multiple of size=4"):
+  with pytest.raises(ValueError, match="multiple of window=4"):
     d.fifo_windows(alone, None, window=4, in_flight=10)
 
 

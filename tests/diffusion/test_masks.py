@@ -61,7 +61,7 @@ def test_unknown_masks_are_refused(name):
 
 @pytest.mark.parametrize("name", ["first:6", "first:0", "ends:3", "every:1", "last:7"])
 def test_masks_must_leave_something_to_generate_and_something_given(name):
-  with pytest.raises(ValueError, match="leaves nothing"):
+  with pytest.raises(ValueError, match="leaves no known frame"):
     masks.from_name(name, T)
 
 

@@ -115,7 +115,7 @@ def test_another_scale_and_another_variance_are_seen(
     name = "VideoCrafter, scale of the signal"
     parity_table.note(record_property, name, control=float(min(found)))
   # The posterior of the scaled process itself is not what DDIM adds.
-  monkeypatch.setattr(variance, "of_ddim", variance.posterior_variance)
+  monkeypatch.setattr(variance, "ddim_variance", variance.posterior_variance)
   x_prev, x0 = steps(PROCESS, meta, z)
   assert error(x_prev, z["out_x_prev"]) > 10 and error(x0, z["out_pred_x0"]) <= 1
 

@@ -135,7 +135,7 @@ def test_missing_and_misshapen_weights_are_all_named():
   for part in (
     "missing features.3.bias",
     "missing lin4.model.1.weight",
-    "features.0.weight has shape (64, 3, 3, 3), wanted (64, 3, 11, 11)",
+    "features.0.weight has shape (64, 3, 3, 3), expected (64, 3, 11, 11)",
   ):
     assert part in str(error.value)
 

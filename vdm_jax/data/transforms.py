@@ -8,9 +8,9 @@ floats begin where a step turns them into [-1, 1], or at `ToFloat`, last in the 
 import dataclasses
 
 import numpy as np
-from einops import reduce
 from PIL import Image
 
+from vdm_jax import video_io
 from vdm_jax.data import decode
 
 TIME_KEYS = ("video", "mean", "logvar", "latents")  # keys whose first axis is time
@@ -113,14 +113,7 @@ class AddLowResolution:
 
 def shrink(video, factor):
   """[..., H, W, C] uint8 -> [..., H / factor, W / factor, C], means, rounded."""
-  height, width = video.shape[-3:-1]
-  if factor < 1 or height % factor or width % factor:
-    raise ValueError(
-      f"factor={factor} does not divide videos of {height} x {width} pixels."
-    )
-  mean = "... (h p) (w q) c -> ... h w c"
-  means = reduce(video.astype(np.float32), mean, "mean", p=factor, q=factor)
-  return np.rint(means).astype(np.uint8)
+  return np.rint(video_io.average_pool(video, (factor, factor))).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

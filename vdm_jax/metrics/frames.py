@@ -1,4 +1,4 @@
-"""PSNR and SSIM: how near one video is to another, frame by frame, in float64."""
+"""PSNR and SSIM between videos, frame by frame, in float64."""
 
 import numpy as np
 from einops import reduce
@@ -10,18 +10,27 @@ PEAK = 255.0  # of uint8 frames
 K1, K2 = 0.01, 0.03
 
 
-def psnr(x, y, *, peak=PEAK):
-  """Peak signal to noise ratio [N] in dB of videos [N, T, H, W, C].
+def decibels(error, *, peak=PEAK, xp=np):
+  """Peak signal to noise ratio in dB of mean squared errors, of their shape.
 
-  The mean of the frames' ratios. Equal frames count as 100 dB.
+  At most 100, which is that of equal images.
+
+  Args:
+    peak: the range of values of the images.
+    xp: numpy, or jax.numpy for traced arrays.
   """
+  return 10.0 * xp.log10(peak**2 / xp.maximum(error, peak**2 * 1e-10))
+
+
+def psnr(x, y, *, peak=PEAK):
+  """Peak signal to noise ratio [N] in dB of videos [N, T, H, W, C], mean of frames."""
   x, y = _checked(x, y)
   error = reduce(np.square(x - y), "n t h w c -> n t", "mean")
-  return (10.0 * np.log10(peak**2 / np.maximum(error, peak**2 * 1e-10))).mean(1)
+  return decibels(error, peak=peak).mean(1)
 
 
 def ssim(x, y, *, peak=PEAK):
-  """Structural similarity [N] of videos [N, T, H, W, C]: the mean over frames.
+  """Structural similarity [N] of videos [N, T, H, W, C], mean over frames.
 
   Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861: an 11 x 11 Gaussian window
   of deviation 1.5, only where it fits, each channel by itself.
@@ -30,7 +39,7 @@ def ssim(x, y, *, peak=PEAK):
   if min(x.shape[2:4]) < WINDOW:
     raise ValueError(
       f"Frames of {x.shape[2]} x {x.shape[3]} are smaller than SSIM's window of "
-      f"{WINDOW} pixels; enlarge them, and say so in the protocol."
+      f"{WINDOW} pixels; resize them, and name that in the protocol."
     )
   mean_x, mean_y = _blur(x), _blur(y)
   var_x = _blur(x * x) - mean_x**2
@@ -62,14 +71,14 @@ def _checked(x, y):
   return x, y
 
 
-def rows(evidence):
-  """PSNR and SSIM of what the autoencoder makes of real clips."""
-  if evidence.reconstructed is None:
+def rows(data):
+  """Two Rows: PSNR and SSIM of the reconstructions in an EvaluationData."""
+  if data.reconstructed is None:
     raise ValueError("PSNR and SSIM need the reconstructions of an autoencoder.")
   made = []
   for name, measure in (("psnr (dB)", psnr), ("ssim", ssim)):
-    value = measure(evidence.reconstructed, evidence.real.videos).mean()
-    protocol = evidence.protocol(f"reconstruction {name}", settings={"peak": 255})
+    value = measure(data.reconstructed, data.real.videos).mean()
+    protocol = data.protocol(f"reconstruction {name}", settings={"peak": 255})
     made.append(
       score.Row(name=protocol.metric, samples=score.Score(float(value), protocol))
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def distance(x, y, *, ddof=1):
-  """The squared distance of the Gaussians fitted to two feature sets.
+  """The squared Frechet distance, a float, of Gaussians fitted to two feature sets.
 
   Args:
     x, y: [N, D] and [M, D], of any float type; finite.
@@ -25,13 +25,13 @@ def distance(x, y, *, ddof=1):
 
 
 def moments(x, *, ddof=1):
-  """(mean [D], covariance [D, D]) in float64."""
+  """(mean [D], covariance [D, D]) of features x [N, D], in float64."""
   x = np.asarray(x, np.float64)
   return x.mean(0), np.atleast_2d(np.cov(x, rowvar=False, ddof=ddof))
 
 
 def gaussian_distance(mean_x, cov_x, mean_y, cov_y):
-  """The squared distance of N(mean_x, cov_x) and N(mean_y, cov_y)."""
+  """The squared Frechet distance, a float, of two Gaussians: means [D], covs [D, D]."""
   root = _sqrt(np.asarray(cov_x, np.float64))
   cross = np.linalg.eigvalsh(root @ cov_y @ root)
   shared = np.sqrt(np.clip(cross, 0.0, None)).sum()

@@ -1,8 +1,8 @@
-"""The Frechet video distance, with all of its protocol written beside the number.
+"""The Frechet video distance (FVD).
 
 The distance of I3D's 400 logits, https://arxiv.org/abs/1812.01717, as StyleGAN-V fixed
 it (https://arxiv.org/abs/2112.14683) and Latte uses it: 2,048 clips of each kind,
-frames squashed to 224 x 224, covariances divided by N. It falls as the number of clips
+frames resized to 224 x 224, covariances divided by N. It falls as the number of clips
 rises, so the protocol holds that number, and numbers of other sizes do not compare.
 """
 
@@ -18,11 +18,11 @@ CLIPS = 2048  # of the published protocol
 
 
 class FVD:
-  """(clips) -> features [N, 400], by weights that the user has.
+  """I3D as a feature extractor: `features(videos)` -> logits [N, 400].
 
   Args:
     file: I3D's weights with pytorch_i3d's names, .safetensors or .npz.
-    batch_size: clips at a time.
+    batch_size: clips of one call of the network.
   """
 
   def __init__(self, file, batch_size=8):
@@ -36,25 +36,27 @@ class FVD:
     return batches.map_batches(logits, {"video": videos}, self.batch_size)
 
 
-def rows(evidence, *, file, ddof=0, batch_size=8):
-  """The distance from the training split: of the samples, and of held-out real clips.
+def rows(data, *, file, ddof=0, batch_size=8):
+  """One Row: FVD to the training split, of the samples and of real clips.
 
   Args:
-    file: see `FVD`; "" leaves the metric out, and says so in the log.
+    data: an EvaluationData.
+    file: I3D's weights, see `FVD`; "" leaves the metric out, with a warning.
     ddof: see `frechet.distance`.
+    batch_size: see `FVD`.
   """
   if not file:
     logging.warning("FVD is left out: it needs a file of I3D's weights.")
     return []
   extractor = FVD(file, batch_size)
-  reference = extractor.features(evidence.train.videos)
+  reference = extractor.features(data.train.videos)
   fields = dict(
     extractor="I3D logits, Kinetics-400",
     resize=f"bilinear to {i3d.SIZE} x {i3d.SIZE}, no antialiasing",
     settings={"ddof": ddof, "reference": len(reference), "published": CLIPS},
   )
   measure = functools.partial(_distance, extractor, reference, ddof)
-  return [evidence.row("FVD", measure, **fields)]
+  return [data.row("FVD", measure, **fields)]
 
 
 def _distance(extractor, reference, ddof, clips):

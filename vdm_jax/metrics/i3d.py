@@ -1,4 +1,4 @@
-"""I3D, the video classifier whose logits the Frechet video distance is taken on.
+"""I3D, the video classifier on whose logits FVD is defined.
 
 Inception-v1 inflated to three dimensions and trained on Kinetics-400,
 https://arxiv.org/abs/1705.07750. Names of weights as in pytorch_i3d, which the public
@@ -12,7 +12,7 @@ from einops import rearrange
 
 from vdm_jax.metrics import weights
 
-SIZE = 224  # pixels a side that it was trained on
+SIZE = 224  # pixels a side of the training data
 CLASSES = 400
 EPSILON = 1e-5  # of the batch norms
 
@@ -36,7 +36,7 @@ LAYERS = (
   ("Mixed_5b", (256, 160, 320, 32, 128, 128)),
   ("Mixed_5c", (384, 192, 384, 48, 128, 128)),
 )
-# Branch -> (the branch that it reads or None for the layer's input, kernel).
+# Branch -> (the branch that is its input, None for the layer's input; kernel).
 BRANCHES = {
   "b0": (None, 1),
   "b1a": (None, 1),
@@ -48,10 +48,10 @@ BRANCHES = {
 
 
 def preprocess(videos, size=(SIZE, SIZE)):
-  """uint8 [N, T, H, W, 3] -> float32 [N, T, *size, 3] in [-1, 1].
+  """Videos [N, T, H, W, 3] uint8 as I3D's input: float32 [N, T, *size, 3] in [-1, 1].
 
-  Bilinear, whatever the shape was, without antialiasing: as cd-fvd and, but for its
-  corners, the original do it.
+  Resized bilinearly without antialiasing, as in cd-fvd and, but for the corners, in the
+  original.
   """
   shape = (*videos.shape[:2], *size, videos.shape[-1])
   x = jnp.asarray(videos, jnp.float32)
@@ -60,7 +60,7 @@ def preprocess(videos, size=(SIZE, SIZE)):
 
 
 def logits(params, x):
-  """[N, CLASSES], the mean over time, of x [N, T, H, W, 3] in [-1, 1].
+  """Logits [N, 400], the mean over time, of x [N, T, H, W, 3] in [-1, 1].
 
   T is at least 10, H and W at least 193 pixels: the last pool is 2 x 7 x 7 cells.
   """
@@ -68,7 +68,7 @@ def logits(params, x):
   cells = 2 * 7 * 7
   if x.shape[1] < 2 or min(x.shape[2:4]) < 7:
     raise ValueError(
-      f"I3D is left with {x.shape[1:4]} cells of this clip and its last pool takes "
+      f"I3D's last feature map of this clip is {x.shape[1:4]} and its pool takes "
       f"(2, 7, 7); give at least 10 frames, resized to {SIZE} pixels."
     )
   pool = jax.lax.reduce_window(
@@ -79,7 +79,7 @@ def logits(params, x):
 
 
 def last_feature_map(params, x):
-  """[N, t, h, w, 1024], what the last pool reads."""
+  """The feature map before the last pool, [N, t, h, w, 1024], of x [N, T, H, W, 3]."""
   for layer in LAYERS:
     if len(layer) == 4:
       name, _, _, stride = layer
@@ -91,37 +91,37 @@ def last_feature_map(params, x):
   return x
 
 
-def from_state_dict(found):
-  """Parameters from {name: array} as pytorch_i3d names and shapes them.
+def from_state_dict(state_dict):
+  """Parameters {name: {...: array}} from {name: array} of pytorch_i3d.
 
   Raises:
-    ValueError: one for all names that are missing or of a wrong shape.
+    ValueError: with all names that are missing or of a wrong shape.
   """
   convolutions = dict(_convolutions())
-  wanted = {
+  shapes = {
     "logits.conv3d.weight": (CLASSES, 1024, 1, 1, 1),
     "logits.conv3d.bias": (CLASSES,),
   }
   norms = ("weight", "bias", "running_mean", "running_var")
   for name, (inputs, outputs, kernel) in convolutions.items():
-    wanted[f"{name}.conv3d.weight"] = (outputs, inputs, *kernel)
-    wanted |= {f"{name}.bn.{part}": (outputs,) for part in norms}
-  weights.check_shapes(found, wanted, "I3D")
-  params = {name: _norm_folded(found, name) for name in convolutions}
-  last = weights.float32(found["logits.conv3d.weight"])
+    shapes[f"{name}.conv3d.weight"] = (outputs, inputs, *kernel)
+    shapes |= {f"{name}.bn.{part}": (outputs,) for part in norms}
+  weights.check_shapes(state_dict, shapes, "I3D")
+  params = {name: _norm_folded(state_dict, name) for name in convolutions}
+  last = weights.float32(state_dict["logits.conv3d.weight"])
   params["logits"] = {
     "kernel": rearrange(last, "o i 1 1 1 -> i o"),
-    "bias": weights.float32(found["logits.conv3d.bias"]),
+    "bias": weights.float32(state_dict["logits.conv3d.bias"]),
   }
   return params
 
 
-def _norm_folded(found, name):
+def _norm_folded(state_dict, name):
   """A convolution, and its batch norm as gain and bias of each channel."""
-  part = lambda end: np.asarray(found[f"{name}.bn.{end}"], np.float64)
+  part = lambda end: np.asarray(state_dict[f"{name}.bn.{end}"], np.float64)
   gain = part("weight") / np.sqrt(part("running_var") + EPSILON)
   bias = part("bias") - part("running_mean") * gain
-  kernel = weights.float32(found[f"{name}.conv3d.weight"])
+  kernel = weights.float32(state_dict[f"{name}.conv3d.weight"])
   return {
     "kernel": rearrange(kernel, "o i t h w -> t h w i o"),
     "gain": weights.float32(gain),

@@ -1,4 +1,4 @@
-"""LPIPS: a perceptual distance of images from a classifier's features, version 0.1.
+"""LPIPS 0.1: a perceptual distance of images from a classifier's features.
 
 https://arxiv.org/abs/1801.03924. The weights are the user's: torchvision's trunk
 ("features.N.weight", "features.N.bias") and the distance's linear heads
@@ -29,7 +29,7 @@ class Layer:
   channels: int
   stride: int = 1
   pool: int = 0  # side of the pooled squares, which lie 2 apart; 0: none
-  tap: bool = False  # whether the distance reads this layer
+  tap: bool = False  # whether its output is in the distance
 
 
 def _vgg16():
@@ -59,10 +59,10 @@ TRUNKS = {
 
 @dataclasses.dataclass(frozen=True)
 class LPIPS:
-  """The distance as a perceptual loss or a metric: `lpips(lpips.init(), x, y)`.
+  """LPIPS as a perceptual loss or metric: lpips(lpips.init(), x, y) -> [N].
 
   Attributes:
-    files: weights, .safetensors or .npz; together they hold the trunk and the heads.
+    files: .safetensors or .npz files of weights: of the trunk and of the heads.
     trunk: a name in TRUNKS.
   """
 
@@ -76,11 +76,11 @@ class LPIPS:
       raise ValueError(f"trunk={self.trunk!r} must be one of {sorted(TRUNKS)}.")
 
   def init(self):
-    """The parameters, read from the files; they are never trained."""
-    found = {}
+    """The parameters from the files, a nested dict; they are never trained."""
+    state_dict = {}
     for file in self.files:
-      found |= weights.read_arrays(file)
-    return from_state_dict(found, self.trunk)
+      state_dict |= weights.read_arrays(file)
+    return from_state_dict(state_dict, self.trunk)
 
   def __call__(self, params, x, y):
     return distance(params, x, y, trunk=self.trunk)
@@ -101,7 +101,7 @@ def distance(params, x, y, *, trunk):
 
 
 def features(params, x, trunk):
-  """The layers that the distance reads, each [N, h, w, channels]."""
+  """Yields the feature maps [N, h, w, channels] of the distance, of images x."""
   x = placement.constrain((x - SHIFT) / SCALE, (("batch", "frames"), None, None, None))
   for layer in TRUNKS[trunk]:
     if layer.pool:
@@ -123,34 +123,34 @@ def features(params, x, trunk):
       yield x
 
 
-def from_state_dict(found, trunk):
-  """Parameters from {name: array} as PyTorch names and shapes them.
+def from_state_dict(state_dict, trunk):
+  """Parameters {name: {...: array}} from {name: array} of PyTorch.
 
   Raises:
-    ValueError: one for all names that are missing or of a wrong shape.
+    ValueError: with all names that are missing or of a wrong shape.
   """
-  wanted, channels = {}, 3
+  shapes, channels = {}, 3
   for layer in TRUNKS[trunk]:
     name = f"features.{layer.index}"
     size = (layer.channels, channels, layer.kernel, layer.kernel)
-    wanted |= {f"{name}.weight": size, f"{name}.bias": (layer.channels,)}
+    shapes |= {f"{name}.weight": size, f"{name}.bias": (layer.channels,)}
     channels = layer.channels
   taps = [layer.channels for layer in TRUNKS[trunk] if layer.tap]
   heads = {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate(taps)}
-  wanted |= heads
-  weights.check_shapes(found, wanted, f"LPIPS with {trunk}")
+  shapes |= heads
+  weights.check_shapes(state_dict, shapes, f"LPIPS with {trunk}")
+  array = lambda name: weights.float32(state_dict[name])
   params = {
     f"conv_{layer.index}": {
       "kernel": rearrange(
-        weights.float32(found[f"features.{layer.index}.weight"]), "o i h w -> h w i o"
+        array(f"features.{layer.index}.weight"),
+        "o i h w -> h w i o",
       ),
-      "bias": weights.float32(found[f"features.{layer.index}.bias"]),
+      "bias": array(f"features.{layer.index}.bias"),
     }
     for layer in TRUNKS[trunk]
   }
-  return params | {
-    f"head_{i}": weights.float32(found[k]).reshape(taps[i]) for i, k in enumerate(heads)
-  }
+  return params | {f"head_{i}": array(k).reshape(taps[i]) for i, k in enumerate(heads)}
 
 
 def _unit(x):

@@ -1,25 +1,28 @@
-"""How near samples are to the nearest training clip: are they new, or copies?
+"""PSNR of samples to the nearest training clip: are they new, or copies?
 
-A model of few clips repeats them. Held-out clips beside the samples say how near a clip
-may be without having been copied.
+A model of few clips repeats them. The same figure of held-out clips is that of clips
+which are not copies.
 """
 
 import numpy as np
 
+from vdm_jax import video_io
 from vdm_jax.metrics import frames
 
 
 def psnr_to_nearest(videos, train, *, size=16):
-  """PSNR [N] in dB to the nearest of the training clips, any stretch of each.
+  """PSNR [N] in dB of videos to the nearest T successive frames of training clips.
 
-  Videos [N, T, H, W, 3] uint8 and clips of at least T frames are compared as means of
-  squares of pixels, `size` a side, which forgives small shifts.
+  Args:
+    videos: [N, T, H, W, 3] uint8.
+    train: [M, T' >= T, H, W, 3] uint8.
+    size: videos are compared at size x size pixels, which allows small shifts.
   """
-  videos, train = shrink(videos, size), shrink(train, size)
+  videos, train = _downsampled(videos, size), _downsampled(train, size)
   length, total = videos.shape[1], train.shape[1]
   if total < length:
     raise ValueError(
-      f"Training clips of {total} frames cannot hold a stretch of {length}; take "
+      f"Training clips of {total} frames are shorter than videos of {length}; take "
       "longer ones."
     )
   flat = lambda x: x.reshape(len(x), -1)
@@ -29,30 +32,26 @@ def psnr_to_nearest(videos, train, *, size=16):
     # One video at a time: all of them beside all clips would be gigabytes.
     error = [np.square(part - video).mean(-1).min() for video in flat(videos)]
     best = np.minimum(best, error)
-  return 10.0 * np.log10(frames.PEAK**2 / np.maximum(best, frames.PEAK**2 * 1e-10))
+  return frames.decibels(best)
 
 
-def shrink(videos, size):
-  """[N, T, H, W, C] -> [N, T, size, size, C] float32: means of squares of pixels."""
-  n, t, height, width, c = videos.shape
+def _downsampled(videos, size):
+  height, width = videos.shape[2:4]
   if height % size or width % size:
     raise ValueError(
-      f"Frames of {height} x {width} pixels are no {size} x {size} squares; give a "
+      f"Frames of {height} x {width} pixels do not divide into {size} x {size}; give a "
       "divisor of both."
     )
-  x = np.asarray(videos, np.float32)
-  return x.reshape(n, t, size, height // size, size, width // size, c).mean((3, 5))
+  return video_io.average_pool(videos, (height // size, width // size))
 
 
-def rows(evidence, *, size=16):
-  """PSNR to the nearest training clip: the median and the nearest of all."""
-  measure = lambda clips: psnr_to_nearest(
-    clips.videos, evidence.train.videos, size=size
-  )
+def rows(data, *, size=16):
+  """Two Rows: PSNR to the nearest training clip, the median and the largest."""
+  measure = lambda clips: psnr_to_nearest(clips.videos, data.train.videos, size=size)
   median = lambda clips: np.median(measure(clips))
   largest = lambda clips: measure(clips).max()
-  fields = dict(settings={"size": size, "train": len(evidence.train)})
+  fields = dict(settings={"size": size, "train": len(data.train)})
   return [
-    evidence.row("psnr to the nearest training clip (dB)", median, **fields),
-    evidence.row("the nearest of all (dB)", largest, **fields),
+    data.row("psnr to the nearest training clip (dB)", median, **fields),
+    data.row("the nearest of all (dB)", largest, **fields),
   ]

@@ -1,7 +1,7 @@
-"""A number with how it was measured; numbers measured otherwise do not compare.
+"""Scores with their protocols: numbers of different protocols do not compare.
 
 Published video metrics differ by factors with the extractor, the frames, the stride
-and the resize, so a bare number says nothing.
+and the resize.
 """
 
 import dataclasses
@@ -9,21 +9,21 @@ from typing import Any
 
 
 class ProtocolMismatch(ValueError):
-  """Two numbers that were not measured alike."""
+  """Two scores with different protocols were compared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How a number was measured.
+  """How a score was measured.
 
   Attributes:
-    metric: what it is, with its unit: "psnr (dB)".
-    extractor: what turned videos into features; "pixels" if nothing did.
+    metric: name with unit: "psnr (dB)".
+    extractor: network that gives features of videos; "pixels" without one.
     frames: frames per clip.
-    stride: data frames between two of them.
-    resize: what was done to the frames' size; "none".
+    stride: data frames from one frame of a clip to the next.
+    resize: how frames were resized; "none".
     count: number of clips.
-    seed: of whatever was drawn; None if nothing was.
+    seed: of all random choices; None without any.
     settings: everything else that changes the number, {name: value}.
   """
 
@@ -39,24 +39,26 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
+  """A number and how it was measured."""
+
   value: float
   protocol: Protocol
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One line of a table: generated clips beside real, held-out ones."""
+  """A row of a table: the score of samples and, if any, of real, held-out clips."""
 
   name: str
   samples: Score
-  real: Score | None = None  # the same figure for real clips: what is possible
+  real: Score | None = None
 
 
 def difference(a, b):
-  """a.value - b.value.
+  """a.value - b.value of two Scores with the same protocol, a float.
 
   Raises:
-    ProtocolMismatch: naming every field in which the protocols differ.
+    ProtocolMismatch: with every field in which the protocols differ.
   """
   ours, theirs = dataclasses.asdict(a.protocol), dataclasses.asdict(b.protocol)
   wrong = [f"{k}: {ours[k]!r} and {theirs[k]!r}" for k in ours if ours[k] != theirs[k]]
@@ -70,12 +72,12 @@ def difference(a, b):
 
 
 def to_json(score):
-  """{"value": ..., "protocol": {...}}"""
+  """{"value": float, "protocol": {field: value}} of a Score; None of None."""
   return None if score is None else dataclasses.asdict(score)
 
 
 def from_json(entry):
-  """The inverse of `to_json`; ValueError names unknown or missing protocol fields."""
+  """The Score of a dict that `to_json` made; ValueError for other fields."""
   if entry is None:
     return None
   try:
@@ -86,7 +88,7 @@ def from_json(entry):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledVideos:
-  """uint8 [N, T, H, W, 3], and labels [N] where there are any."""
+  """`videos` [N, T, H, W, 3] uint8 and their `labels` [N], or None."""
 
   videos: Any
   labels: Any = None
@@ -97,15 +99,15 @@ class LabelledVideos:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-  """What an evaluation looks at; metrics are functions of it that give Rows.
+  """The clips of an evaluation; a metric is a function of it -> [Row].
 
   Attributes:
     samples: generated clips.
     real: as many held-out clips, of the same classes in the same order.
     train: clips of the training split.
-    reconstructed: videos that the autoencoder makes of `real`.
-    stride: data frames between two frames of the real clips.
-    seed: with which the real clips were chosen.
+    reconstructed: the autoencoder's reconstructions of `real`, [N, T, H, W, 3] uint8.
+    stride: data frames from one frame of the real clips to the next.
+    seed: of the choice of real clips.
   """
 
   samples: LabelledVideos
@@ -116,13 +118,13 @@ class EvaluationData:
   seed: int = 0
 
   def protocol(self, metric, **fields):
-    """The Protocol of a number taken over all samples, or as many real clips."""
+    """The Protocol of a score of all samples; `fields` replace its defaults."""
     frames = self.samples.videos.shape[1]
     fields = {"frames": frames, "stride": self.stride, "seed": self.seed} | fields
     return Protocol(metric=metric, count=len(self.samples), **fields)
 
   def row(self, name, measure, **fields):
-    """`measure(clips)` of samples and of real clips, under one protocol."""
+    """The Row of measure(LabelledVideos) -> float, of samples and of real clips."""
     protocol = self.protocol(name, **fields)
     return Row(
       name=name,

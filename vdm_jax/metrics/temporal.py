@@ -1,16 +1,16 @@
-"""What happens between frames: flicker, and whether a clip moves at all."""
+"""Changes between frames: flicker, motion, seams and drift."""
 
 import numpy as np
 from einops import rearrange, reduce
 
 from vdm_jax.metrics import score
 
-LARGEST = 0.05  # share of the pixels that speak for a clip's motion
-MOVING = 6.0  # grey levels that they must change, of 255
+LARGEST = 0.05  # share of the pixels whose change is a clip's motion
+MOVING = 6.0  # their mean change in a clip that moves, in grey levels of 255
 
 
 def flicker(videos):
-  """Mean absolute change [N] from frame to frame of videos [N, T, H, W, C] uint8.
+  """Mean absolute change [N] between frames of videos [N, T, H, W, C] uint8.
 
   In grey levels. VBench's "temporal flickering" (https://arxiv.org/abs/2311.17982) is
   (255 - flicker) / 255 on clips that should be static.
@@ -19,7 +19,10 @@ def flicker(videos):
 
 
 def motion(videos):
-  """Mean change [N] of the 5 % of pixels that change most, in grey levels."""
+  """Mean change [N], in grey levels, of the 5 % of pixels that change most.
+
+  Of videos [N, T, H, W, C] uint8, between successive frames.
+  """
   changes = reduce(_changes(videos), "n t h w c -> n t h w", "mean")
   changes = np.sort(rearrange(changes, "n t h w -> n t (h w)"), axis=-1)
   most = max(1, round(LARGEST * changes.shape[-1]))
@@ -27,7 +30,7 @@ def motion(videos):
 
 
 def dynamic_degree(videos, *, threshold=MOVING):
-  """Share of the videos [N, T, H, W, C] uint8 that move: `motion` above a threshold.
+  """Share, a float, of videos [N, T, H, W, C] uint8 with `motion` above a threshold.
 
   VBench's dimension of this name thresholds the largest 5 % of an optical flow; this
   one thresholds the largest 5 % of the changes themselves, and needs no network.
@@ -36,10 +39,11 @@ def dynamic_degree(videos, *, threshold=MOVING):
 
 
 def seam_ratio(videos, *, window, overlap):
-  """Change [N] across the seams of an extended video over the change elsewhere.
+  """Change [N] at the seams of windows over the change elsewhere; 1 is seamless.
 
-  1 where the eye cannot tell where one window ended and the next went on, as
-  `long_video.extend` does with these numbers.
+  Args:
+    videos: [N, T, H, W, C] uint8, as `long_video.extend` makes with these numbers.
+    window, overlap: of the windows, in frames.
   """
   changes = reduce(_changes(videos), "n t h w c -> n t", "mean")
   i = np.arange(changes.shape[1])
@@ -53,9 +57,9 @@ def seam_ratio(videos, *, window, overlap):
 
 
 def drift(videos, *, window):
-  """Mean absolute difference [N] between the first and last `window` frames, averaged.
+  """Change [N] of the mean colour, in grey levels, over videos [N, T, H, W, C].
 
-  In grey levels: what an extension gains or loses in brightness and colour.
+  From the mean of the first `window` frames to that of the last.
   """
   x = np.asarray(videos, np.float32)
   first, last = (
@@ -64,9 +68,9 @@ def drift(videos, *, window):
   return np.abs(last - first).mean(-1)
 
 
-def extension_rows(evidence, *, window, overlap):
-  """Seam, drift and flicker of long samples; `seam` and `drift` have no real twin."""
-  videos = evidence.samples.videos
+def extension_rows(data, *, window, overlap):
+  """Rows of seam, drift and flicker of long samples, without those of real clips."""
+  videos = data.samples.videos
   plan = {"window": window, "overlap": overlap}
   figures = {
     "seam (1 is none)": seam_ratio(videos, window=window, overlap=overlap),
@@ -76,9 +80,7 @@ def extension_rows(evidence, *, window, overlap):
   return [
     score.Row(
       name=name,
-      samples=score.Score(
-        float(np.median(each)), evidence.protocol(name, settings=plan)
-      ),
+      samples=score.Score(float(np.median(each)), data.protocol(name, settings=plan)),
     )
     for name, each in figures.items()
   ]
@@ -94,12 +96,12 @@ def _changes(videos):
   return np.abs(np.diff(videos.astype(np.float32), axis=1))
 
 
-def rows(evidence, *, threshold=MOVING):
-  """Flicker and dynamic degree of samples and of real clips."""
+def rows(data, *, threshold=MOVING):
+  """Two Rows: flicker and dynamic degree of an EvaluationData."""
   degree = lambda clips: dynamic_degree(clips.videos, threshold=threshold)
   return [
-    evidence.row("flicker (grey levels)", lambda clips: flicker(clips.videos).mean()),
-    evidence.row(
+    data.row("flicker (grey levels)", lambda clips: flicker(clips.videos).mean()),
+    data.row(
       "dynamic degree",
       degree,
       settings={"threshold": threshold, "largest": LARGEST},

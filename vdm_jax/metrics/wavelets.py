@@ -1,7 +1,7 @@
-"""The orthonormal Haar wavelet of images, and a perceptual distance made of it.
+"""The orthonormal Haar wavelet of images, and a perceptual distance based on it.
 
-The distance weighs edges beside grey levels without a pretrained network, as WF-VAE's
-loss does, https://arxiv.org/abs/2411.17459.
+The distance is of edges and of grey levels, without a pretrained network, as in
+WF-VAE's loss, https://arxiv.org/abs/2411.17459.
 """
 
 import jax.numpy as jnp
@@ -11,11 +11,12 @@ LEVELS = 3
 
 
 def haar(x):
-  """(low, details): one level of images [..., H, W, C], H and W even.
+  """(low, details): one level of the Haar wavelet of images [..., H, W, C].
 
   Returns:
-    low [..., H/2, W/2, C], twice the mean of each 2 x 2 square, and details
-    [..., H/2, W/2, 3, C]: differences along width, along height, and diagonal.
+    low [..., H/2, W/2, C], twice the mean of each 2 x 2 block, and details
+    [..., H/2, W/2, 3, C]: differences along width, along height, and diagonal. H and W
+    are even.
   """
   h, w = x.shape[-3:-1]
   if h % 2 or w % 2:
@@ -27,7 +28,10 @@ def haar(x):
 
 
 def inverse(low, details):
-  """The images of `haar`, [..., H, W, C]."""
+  """Images [..., H, W, C] of low [..., h, w, C] and details [..., h, w, 3, C].
+
+  The inverse of `haar`.
+  """
   x, y, z = (details[..., i, :] for i in range(3))
   a, b, c, d = low + x + y + z, low - x + y - z, low + x - y - z, low - x - y + z
   squares = jnp.stack([a, b, c, d], axis=-2) / 2
@@ -35,10 +39,10 @@ def inverse(low, details):
 
 
 def charbonnier(x, softness):
-  """sqrt(x^2 + s^2) - s: |x| where it is large, x^2 / 2s where it is small.
+  """sqrt(x^2 + s^2) - s of x's shape, s = softness: |x| above s, x^2 / 2s below.
 
-  Plain |x| at softness 0. Its slope does not vanish with the error, so a large flat
-  background that is almost right drowns the gradient of the few pixels that are not.
+  |x| at softness 0, whose slope does not vanish with the error: the gradient of a large
+  background that is almost right then exceeds that of the few pixels that are not.
   """
   return jnp.sqrt(jnp.square(x) + softness**2) - softness if softness else jnp.abs(x)
 
@@ -47,8 +51,8 @@ def distance(params, x, y, *, levels=LEVELS, softness=0.0):
   """L1 distance [N] between the wavelet coefficients of images [N, H, W, C].
 
   The mean of |coefficient / 2^level| of each level, and of the last low image, summed:
-  a flat difference d is the distance |d|. `params` is not used, this is the signature
-  of every perceptual distance.
+  a constant difference d has the distance |d|. `params` is not used; it is in the
+  signature of every perceptual distance.
 
   Args:
     softness: of |.|, see `charbonnier`.

@@ -1,4 +1,4 @@
-"""Weights of published extractors: files that are read without unpickling anything."""
+"""Weights of published feature extractors, from files without pickles."""
 
 import pathlib
 
@@ -20,17 +20,18 @@ def read_arrays(file):
   )
 
 
-def check_shapes(found, wanted, of):
-  """Refuses {name: array} that lacks one of {name: shape}, naming all that is wrong."""
-  wrong = [f"missing {k}" for k in wanted if k not in found]
+def check_shapes(state_dict, shapes, model):
+  """Raises a ValueError unless {name: array} has all names and shapes {name: shape}."""
+  wrong = [f"missing {k}" for k in shapes if k not in state_dict]
   wrong += [
-    f"{k} has shape {np.shape(found[k])}, wanted {shape}"
-    for k, shape in wanted.items()
-    if k in found and np.shape(found[k]) != shape
+    f"{k} has shape {np.shape(state_dict[k])}, expected {shape}"
+    for k, shape in shapes.items()
+    if k in state_dict and np.shape(state_dict[k]) != shape
   ]
   if wrong:
-    raise ValueError(f"These are no weights of {of}: {'; '.join(wrong)}.")
+    raise ValueError(f"These are no weights of {model}: {'; '.join(wrong)}.")
 
 
 def float32(x):
+  """x as a numpy array of float32."""
   return np.asarray(x, np.float32)

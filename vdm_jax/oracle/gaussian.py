@@ -6,9 +6,9 @@ S = diag(sigma^2),
 
   x_t = A x + noise,    E[x | x_t] = mean + C A (A C A + S)^-1 (x_t - A mean)
 
-Fewer frames, or frames far apart (`cond.positions`), are the same formula: so this is
-also the exact denoiser of a window, and, with frames at time 0, the exact conditional
-one. A sampler's error is then the sampler's alone.
+The formula holds for any positions of the frames (`cond.positions`): so this is also
+the exact denoiser of a window and, with frames at time 0, the exact conditional one. A
+sampler's error is then due to the sampler only.
 """
 
 import dataclasses
@@ -24,31 +24,34 @@ from vdm_jax.diffusion import process as p
 
 
 def ornstein_uhlenbeck(i, j, *, correlation, variance=1.0):
-  """Ornstein-Uhlenbeck, or AR(1): correlation^|i - j|. Rough motion, no memory."""
+  """Ornstein-Uhlenbeck (AR(1)) covariance of frames i and j: rough, Markov motion.
+
+  variance correlation^|i - j|, of the broadcast shape of positions i and j.
+  """
   return variance * correlation ** jnp.abs(i - j)
 
 
 def rbf(i, j, *, length, variance=1.0):
-  """exp(-(i - j)^2 / (2 length^2)). Smooth motion."""
+  """Squared-exponential covariance of frames at positions i and j: smooth motion."""
   return variance * jnp.exp(-0.5 * ((i - j) / length) ** 2)
 
 
 def constant(i, j, *, variance):
-  """A constant that all frames have in common: the identity of the scene."""
+  """Covariance of frames i and j of a value that all frames share: the scene."""
   return variance * jnp.ones_like(i * j)
 
 
 def kernel_sum(i, j, *, kernels):
-  """The sum of independent processes."""
+  """Covariance of frames i and j of a sum of independent processes, one a kernel."""
   return sum(kernel(i, j) for kernel in kernels)
 
 
 @dataclasses.dataclass(frozen=True)
 class GaussianVideo:
-  """The distribution of a video [T, H, W, C] of any size.
+  """A Gaussian process over the frames of a video [T, H, W, C] of any size.
 
   Attributes:
-    kernel: (i, j) -> covariance of the frames at positions i and j, arrays alike.
+    kernel: (i, j) -> covariance of the frames at positions i and j, broadcast arrays.
     mean: of every value.
   """
 
@@ -56,19 +59,23 @@ class GaussianVideo:
   mean: float = 0.0
 
   def covariance(self, positions):
-    """C [..., T, T] of the frames at `positions` [..., T]; or of the first T frames."""
+    """Covariance [..., T, T] of the frames at `positions` [..., T], or 0 .. T - 1.
+
+    Args:
+      positions: an array, or the number T.
+    """
     if isinstance(positions, int):
       positions = jnp.arange(positions)
     i = jnp.asarray(positions, float)
     return self.kernel(i[..., :, None], i[..., None, :])
 
   def sample(self, key, shape, positions=None):
-    """Videos [B, T, H, W, C]."""
+    """Videos [B, T, H, W, C] = `shape`, at `positions` [T], by default 0 .. T - 1."""
     root = _root(self.covariance(shape[1] if positions is None else positions))
     return self.mean + _over_time(root, jax.random.normal(key, shape, float))
 
   def denoiser(self, process):
-    """The best denoiser, for any times [B, T]; reads cond.positions."""
+    """The exact denoise(x_t, t [B, T], cond) -> Denoised; uses cond.positions."""
 
     def denoise(x_t, t, cond):
       alpha, sigma = process.alpha_sigma(t)
@@ -80,11 +87,10 @@ class GaussianVideo:
     return denoise
 
   def causal_denoiser(self, process):
-    """The best denoiser of each frame that sees only the frames up to it.
+    """The denoiser, (x_t, t, cond) -> Denoised, exact given the frames up to each.
 
-    What attention with a causal mask can do at most. It is the best answer to the
-    question of each frame alone, but the answers belong to no one video: see
-    `experiments/exact_long_video`.
+    The bound of attention with a causal mask. It is optimal for each frame, but the
+    estimates are not consistent as a video: see `experiments/exact_long_video`.
     """
 
     def denoise(x_t, t, cond):
@@ -101,7 +107,7 @@ class GaussianVideo:
     return denoise
 
   def log_density(self, process, x_t, t, cond=None):
-    """log p(x_t) of noisy videos at times t [B, T]: [B]."""
+    """log p(x_t) [B] of noisy videos x_t [B, T, H, W, C] at times t [B, T]."""
     alpha, sigma = process.alpha_sigma(t)
     _, both, n = _system(self._covariance(t, cond), alpha, sigma)
     root = jnp.linalg.cholesky(both)
@@ -112,9 +118,9 @@ class GaussianVideo:
     return -0.5 * jnp.sum(white**2, axis=(1, 2)) - rest.shape[-1] * size.sum(axis=1)
 
   def bayes_loss(self, process, prediction, t, positions=None):
-    """The least mean squared error of F for frames at times t [B, T]: [B, T].
+    """The least mean squared error [B, T] of the prediction F at times t [B, T].
 
-    What the training loss of `prediction` falls to and never below.
+    The lower bound of the training loss of `prediction`.
     """
     alpha, sigma = process.alpha_sigma(t)
     c = self._covariance(t, None, positions)
@@ -127,20 +133,20 @@ class GaussianVideo:
     return det**2 * jnp.where(sigma < alpha, eps / alpha**2, x0 / sigma**2)
 
   def flow(self, process, x, t, s):
-    """Where the probability flow carries x [B, T, H, W, C] from time t to time s.
+    """x_s [B, T, H, W, C]: the probability flow ODE solved from x at time t to time s.
 
       x_s = alpha_s mean + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t mean)
 
-    with C_t = alpha_t^2 C + sigma_t^2, which all share their eigenvectors. Two numbers:
-    all frames share their time.
+    with C_t = alpha_t^2 C + sigma_t^2, which all share their eigenvectors. t and s are
+    numbers: all frames have the same time.
     """
     values, vectors = jnp.linalg.eigh(self.covariance(x.shape[1]))
 
-    def standing(t):
+    def scaled_variances(t):
       alpha, sigma = process.alpha_sigma(jnp.full((1, 1), t, float))
       return alpha[0, 0], alpha[0, 0] ** 2 * values + sigma[0, 0] ** 2
 
-    (alpha, before), (alpha_s, after) = standing(t), standing(s)
+    (alpha, before), (alpha_s, after) = scaled_variances(t), scaled_variances(s)
     root = vectors * jnp.sqrt(after / before)
     map_ = jnp.matmul(root, vectors.T, precision="highest")
     return alpha_s * self.mean + _over_time(map_, x - alpha * self.mean)

@@ -1,11 +1,11 @@
-"""Linear dynamics: videos whose next frame is a linear map of this one, plus noise.
+"""Linear-Gaussian dynamics: the next frame is a linear map of this one, plus noise.
 
   x_{k+1} = M x_k + w_k,   w_k ~ N(0, Q),   x_0 ~ N(0, P)
 
-A frame is a vector of D = H W C numbers that move together: position and speed, say, or
-a picture that is rotated. Covariances follow from the dynamics and the best denoiser
-is a regression over all T D numbers; `smoother` comes to it frame by frame. Both read
-`cond.positions`, whole numbers: frames that are k apart are linked by M^k.
+A frame is a vector of D = H W C numbers: position and speed, say, or an image that is
+rotated. Covariances follow from the dynamics and the exact denoiser is a regression
+over all T D numbers; `smoother` computes it frame by frame. Both use `cond.positions`,
+whole numbers: frames that are k apart are related by M^k.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ NUM_BITS = 16  # positions are below 2^16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearDynamics:
-  """The distribution of a video of D numbers a frame, D = H W C.
+  """A linear-Gaussian state space over frames of D = H W C numbers.
 
   Attributes:
     transition: M [D, D].
-    noise: Q [D, D], covariance of what is new in each frame.
-    initial: P [D, D], covariance of frame 0; `stationary` gives the lasting one.
+    noise: Q [D, D], covariance of the noise of each step.
+    initial: P [D, D], covariance of frame 0, see `stationary_covariance`.
   """
 
   transition: np.ndarray
@@ -35,7 +35,7 @@ class LinearDynamics:
   initial: np.ndarray
 
   def covariance(self, positions):
-    """[..., T D, T D] of the frames at `positions` [..., T]; or of the first T frames.
+    """Covariance [..., T D, T D] of the frames at `positions` [..., T], or 0 .. T - 1.
 
     Cov(x_i, x_j) = M^(i - j) Cov(x_j) for i >= j.
     """
@@ -49,7 +49,7 @@ class LinearDynamics:
     return rearrange(block, "... i j d e -> ... (i d) (j e)")
 
   def sample(self, key, shape):
-    """Videos [B, T, H, W, C]."""
+    """Videos [B, T, H, W, C] = `shape`."""
     size = int(np.prod(shape[2:]))
     k_first, k_rest = jax.random.split(key)
     draw = lambda key, cov: jax.random.multivariate_normal(
@@ -67,7 +67,7 @@ class LinearDynamics:
     return rearrange(video, "t b d -> b t d").reshape(shape)
 
   def denoiser(self, process):
-    """The best denoiser, for any times [B, T], by one regression over all frames."""
+    """The exact denoise(x_t, t [B, T], cond) -> Denoised, from all frames at once."""
 
     def denoise(x_t, t, cond):
       size = self._size(x_t)
@@ -84,10 +84,10 @@ class LinearDynamics:
     return denoise
 
   def smoother(self, process):
-    """The same denoiser by a Kalman filter and the Rauch-Tung-Striebel way back.
+    """The exact denoiser, (x_t, t, cond) -> Denoised, by a Kalman smoother.
 
-    Its cost grows with T, not with T^3; positions must rise. A frame's noise
-    sigma / alpha is what its measurement is worth; https://doi.org/10.2514/3.3166.
+    A filter and the backward pass of Rauch, Tung and Striebel, of cost T, not T^3;
+    positions must rise. https://doi.org/10.2514/3.3166.
     """
     eye = jnp.eye(len(self.transition))
 
@@ -131,7 +131,7 @@ class LinearDynamics:
     return denoise
 
   def _ahead(self, k):
-    """(M^k, covariance of what k frames add), [..., D, D] for whole k [...] >= 0.
+    """(M^k, noise covariance of k steps), [..., D, D] each, for whole k [...] >= 0.
 
     By squaring, so that k may be traced.
     """
@@ -178,16 +178,22 @@ def _positions(t, cond):
 
 
 def stationary_covariance(transition, noise):
-  """The covariance that M and Q keep: P = M P M' + Q; all eigenvalues of M inside 1."""
+  """The stationary covariance P [D, D] of M and Q [D, D]: P = M P M' + Q.
+
+  Raises:
+    ValueError: if an eigenvalue of M is not inside the unit circle.
+  """
   m = np.asarray(transition, np.float64)
   if np.abs(np.linalg.eigvals(m)).max() >= 1.0:
-    raise ValueError("The dynamics grow for ever: an eigenvalue of M is not inside 1.")
+    raise ValueError(
+      "The dynamics are not stable: an eigenvalue of M is not inside the unit circle."
+    )
   size = len(m)
   p = np.linalg.solve(np.eye(size**2) - np.kron(m, m), np.ravel(noise))
   return p.reshape(size, size)
 
 
 def damped_rotation(angle, damping):
-  """M [2, 2]: an oscillation that turns by `angle` a frame and shrinks by `damping`."""
+  """A transition M [2, 2]: a rotation by `angle` a frame, times `damping`."""
   c, s = np.cos(angle), np.sin(angle)
   return damping * np.array([[c, -s], [s, c]])

@@ -1,8 +1,8 @@
-"""How far a sampler's videos are from the truth, exactly.
+"""Exact errors of samplers on Gaussian data, without sampling.
 
-With Gaussian data every sampler is an affine map of the noises that it draws. `push`
-sends the identity through it; the covariance of its videos is J J', and W2, seams and
-correlations are numbers of linear algebra: no samples, no error bars.
+With Gaussian data every sampler is an affine map of the noises that it draws.
+`affine_map` finds its matrix J; the covariance of its videos is J J', and Wasserstein
+distances, seams and correlations follow by linear algebra.
 """
 
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def affine_map(run, num_frames, *, num_steps=0):
-  """(J [T, K], mean [T]) of an affine sampler; column k answers noise k.
+  """(J [T, K], mean [T]) of a sampler's videos J noise + mean, float64.
 
   Args:
     run: (noise [1, T, K, 1, 1], key) -> videos of that shape; pixels must not mix.
-    num_steps: of a sampler that draws noise in each step; its key is then Recorded.
-      K = T (num_steps + 1): the first T noises are those at the start.
+    num_steps: of a sampler that draws noise in each step; its key is RecordedNoise.
+      K = T (num_steps + 1): the first T noises are the initial ones.
   """
   count = num_frames * (num_steps + 1)
   basis = np.eye(count).reshape(num_steps + 1, num_frames, count)
@@ -30,12 +30,12 @@ def affine_map(run, num_frames, *, num_steps=0):
 
 
 def covariance(jacobian):
-  """[T, T] of the videos whose answer to the noises is J [T, K]."""
+  """J J' [T, T]: the covariance of a sampler's videos, J [T, K] of `affine_map`."""
   return jacobian @ jacobian.T
 
 
 def gaussian_wasserstein(a, b, mean_a=0.0, mean_b=0.0):
-  """W2^2 / T between N(mean_a, a) and N(mean_b, b), covariances [T, T].
+  """Squared 2-Wasserstein distance / T, a float, of Gaussians, covariances [T, T].
 
   |m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2).
   """
@@ -47,13 +47,16 @@ def gaussian_wasserstein(a, b, mean_a=0.0, mean_b=0.0):
 
 
 def mean_squared_jumps(cov):
-  """E (x_{i+1} - x_i)^2 for each pair of neighbours, [T - 1]."""
+  """E (x_{i+1} - x_i)^2 [T - 1] of successive frames with covariance [T, T]."""
   var = np.diag(cov)
   return var[1:] + var[:-1] - 2.0 * np.diag(cov, 1)
 
 
 def seam_ratio(cov, truth, at):
-  """The mean squared jump into the frames `at`, over the truth's: 1 is seamless."""
+  """Mean squared jump into the frames `at`, over the true one; 1 is seamless.
+
+  Of covariances [T, T] of a sampler's videos and of the data; a float.
+  """
   at = np.asarray(at) - 1
   return float(
     mean_squared_jumps(cov)[at].mean() / mean_squared_jumps(truth)[at].mean()
@@ -61,22 +64,22 @@ def seam_ratio(cov, truth, at):
 
 
 def motion_ratio(cov, truth):
-  """The mean squared jump over the truth's: below 1 is too still."""
+  """Mean squared jump, over the true one, of covariances [T, T]; a float."""
   return float(mean_squared_jumps(cov).mean() / mean_squared_jumps(truth).mean())
 
 
 def end_correlation(cov):
-  """Correlation of the first frame with the last: what is remembered of the scene."""
+  """Correlation of the first frame with the last, of a covariance [T, T]; a float."""
   return float(cov[0, -1] / np.sqrt(cov[0, 0] * cov[-1, -1]))
 
 
 def mean_variance(cov):
-  """The mean variance of a frame."""
+  """The mean variance of a frame, of a covariance [T, T]; a float."""
   return float(np.diag(cov).mean())
 
 
 def convergence_order(errors, steps):
-  """The order of convergence: the slope of log error over log(1 / steps)."""
+  """Order of convergence, a float: the slope of log error over log(1 / steps)."""
   return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 

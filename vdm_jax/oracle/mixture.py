@@ -1,9 +1,9 @@
-"""Mixtures of Gaussian-process videos: several kinds of scene, exact denoiser.
+"""Mixtures of Gaussian-process videos: several kinds of scene, an exact denoiser.
 
   E[x | x_t] = sum_k r_k(x_t) E_k[x | x_t],   r_k ~ w_k N(x_t; A mean_k, A C_k A + S)
 
-With the vector `label`, the id of a component, the denoiser knows which it is; the id
-K, one beyond the last, means "not told". Guidance is then measured without a network.
+The vector `label` conditions on a component's index; the index K, one beyond the last,
+is the null label. So guidance is measured without a network.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from vdm_jax.diffusion import denoise as d
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture:
-  """Whole videos of one kind or another.
+  """A mixture distribution of videos.
 
   Attributes:
     components: GaussianVideos.
-    weights: as many, their probabilities.
+    weights: their probabilities.
   """
 
   components: tuple
@@ -34,7 +34,7 @@ class GaussianMixture:
       )
 
   def sample(self, key, shape):
-    """(videos [B, T, H, W, C], labels [B])."""
+    """(videos [B, T, H, W, C] = `shape`, labels [B], indices of components)."""
     k_label, k_video = jax.random.split(key)
     weights = jnp.log(jnp.asarray(self.weights))
     label = jax.random.categorical(k_label, weights, shape=shape[:1])
@@ -42,7 +42,7 @@ class GaussianMixture:
     return videos[label, jnp.arange(shape[0])], label
 
   def log_density(self, process, x_t, t, cond=None):
-    """log p(x_t) and its components' log (weight p), [B] and [K, B]."""
+    """(log p(x_t) [B], log (weight p_k(x_t)) [K, B]), given cond.vectors["label"]."""
     logs = jnp.stack(
       [
         jnp.log(w) + c.log_density(process, x_t, t, cond)
@@ -56,7 +56,7 @@ class GaussianMixture:
     return jax.nn.logsumexp(logs, axis=0), logs
 
   def denoiser(self, process):
-    """The best denoiser, for any times [B, T]; reads the vector label and positions."""
+    """The exact denoise(x_t, t [B, T], cond) -> Denoised, given label and positions."""
     each = [c.denoiser(process) for c in self.components]
 
     def denoise(x_t, t, cond):

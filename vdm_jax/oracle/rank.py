@@ -1,8 +1,8 @@
-"""Methods for long videos, scored exactly against the truth.
+"""Methods for long videos, compared exactly with the true distribution.
 
-A method is a sampler with what surrounds it. `score` sends the identity through it with
-the exact denoiser of a Gaussian video and measures the covariance that comes out, in
-double precision: a new method is ranked among the known ones without a network.
+A method is a sampler with its wrappers, schedule and initial noise. `score` computes
+the covariance of its videos with the exact denoiser of a Gaussian video, in double
+precision: methods are ranked without a network.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from vdm_jax.oracle import measure
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongVideoMethod:
-  """How a long video is made.
+  """How long videos are sampled.
 
   Attributes:
     sampler: (denoise, process, x, ts, cond, key) -> x0, of the whole video.
     wrappers: around the exact denoiser, innermost first.
-    schedule: (grid, num_frames) -> matrix; None is the grid itself.
-    start: noise [B, T, H, W, C] -> the noise to start from; None leaves it.
+    schedule: (grid, num_frames) -> schedule matrix; None is the grid itself.
+    start: noise [B, T, H, W, C] -> the initial noise; None is the identity.
     denoiser: (world, process) -> denoise; None is the exact one.
     seams: (first, every): the frames at which windows meet.
-    draws: sets of noise that the sampler draws: steps, or windows.
-    margin: frames made at both ends and not judged, for methods that start and end
-      differently from how they go on.
+    draws: number of times that the sampler draws noise: steps, or windows.
+    margin: frames at both ends that are sampled and not scored, for methods whose ends
+      differ from the rest.
   """
 
   sampler: Callable
@@ -43,14 +43,17 @@ class LongVideoMethod:
 
 
 def score(method, world, process, grid, num_frames):
-  """({measure: number}, covariance [T, T]) of a method's videos.
+  """(scores, covariance [T, T]) of a LongVideoMethod's videos.
+
+  Args:
+    world: the distribution of videos, an oracle.gaussian.GaussianVideo.
+    grid: times [S + 1].
 
   Returns:
-    distance: W2^2 / T to the truth.
-    seam: the mean squared jump where windows meet, over the truth's.
-    memory: the correlation of the first frame with the last.
-    variance: of a frame, over the truth's.
-    motion: the mean squared jump everywhere, over the truth's.
+    {name: float}: "distance", W2^2 / T to the truth; "seam", the mean squared jump
+    where windows meet, over the true one; "memory", the correlation of the first frame
+    with the last; "variance" of a frame and "motion", the mean squared jump of all
+    frames, both over the true one.
   """
   with jax.enable_x64(True):
     length = num_frames + 2 * method.margin
@@ -65,10 +68,10 @@ def score(method, world, process, grid, num_frames):
       return method.sampler(denoise, process, x, ts, None, key)
 
     jacobian, mean = measure.affine_map(run, length, num_steps=method.draws)
-    judged = slice(method.margin, method.margin + num_frames)
-    cov = measure.covariance(jacobian[judged])
+    scored = slice(method.margin, method.margin + num_frames)
+    cov = measure.covariance(jacobian[scored])
     truth = np.asarray(world.covariance(num_frames))
-    distance = measure.gaussian_wasserstein(cov, truth, mean[judged], world.mean)
+    distance = measure.gaussian_wasserstein(cov, truth, mean[scored], world.mean)
   first, every = method.seams
   return {
     "distance": distance,
@@ -80,11 +83,11 @@ def score(method, world, process, grid, num_frames):
 
 
 def free_noise(x, *, window, stride, seed=0):
-  """`noise.free_noise` of noise that is there: a `start`."""
+  """A LongVideoMethod's `start`: noise x [B, T, H, W, C] as FreeNoise repeats it."""
   key = jax.random.key(seed)
   return x[:, noise.free_noise_order(key, x.shape[1], window, stride)]
 
 
 def causal_denoiser(world, process):
-  """The exact denoiser that sees no later frame: a `denoiser`."""
+  """A LongVideoMethod's `denoiser`: the exact one without later frames."""
   return world.causal_denoiser(process)

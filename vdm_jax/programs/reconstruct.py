@@ -64,7 +64,7 @@ def measured(made, real):
   each = frames.psnr(made, real, peak=PEAK)
   error = np.square(np.asarray(made, np.float64) - real)
   error = reduce(error, "n t h w c -> n t", "mean")
-  ratio = lambda error: float(10 * np.log10(PEAK**2 / max(error, PEAK**2 * 1e-10)))
+  ratio = lambda error: float(frames.decibels(error, peak=PEAK))
   return {
     "psnr (dB)": float(each.mean()),
     "psnr of the worst clip (dB)": float(each.min()),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange, reduce
 
 from vdm_jax.autoencoders import base, discriminator
-from vdm_jax.metrics import wavelets
+from vdm_jax.metrics import frames, wavelets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,10 +101,11 @@ class Autoencoding:
     kl = base.kl(moments)
     loss = wavelets.charbonnier(real - fake, self.softness).mean()
     loss += self.kl_weight * kl.sum() / video.size
+    error = reduce(jnp.square(real - fake), "n h w c -> n", "mean")
     metrics = {
       "l1": jnp.abs(real - fake).mean(),
       "kl": kl.mean(),
-      "psnr": psnr(real, fake).mean(),
+      "psnr": frames.decibels(error, peak=2.0, xp=jnp).mean(),
     }
     if self.perceptual_weight:
       frozen = jax.lax.stop_gradient(params.get("perceptual"))
@@ -197,12 +198,6 @@ def draw_frames(key, video, count):
   rank = jnp.argsort(jax.random.uniform(key, (clips, frames)), axis=1)
   chosen = jnp.sort(rank[:, :count], axis=1)
   return jax.vmap(functools.partial(jnp.take, axis=0))(video, chosen)
-
-
-def psnr(x, y):
-  """Peak signal to noise ratio [N] in dB of images in [-1, 1], [N, H, W, C]."""
-  error = reduce(jnp.square(x - y), "n h w c -> n", "mean")
-  return 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
 
 
 def check_mesh():

@@ -1,7 +1,7 @@
-"""Starts a larger network from what a smaller one has learnt: a video from an image's.
+"""Initialises a larger network from a smaller one: a video U-Net from an image U-Net.
 
-For `init_from` of a training: a U-Net of video has the parameters of its image U-Net
-under the same names, and more.
+For `init_from` of a training: a video U-Net has the parameters of its image U-Net under
+the same names, and more.
 """
 
 import re
@@ -13,34 +13,34 @@ from vdm_jax import checkpoint
 
 
 def inflate(params, *, folder, parts=("ema",), prefix="", rename=()):
-  """`params`, with those of a checkpoint in the place of their namesakes.
+  """`params`, a nested dict, with the arrays of a checkpoint under the same names.
 
-  Where only the next to last axis of an array differs, its inputs, new ones come last
-  and start at zero: a first convolution that sees more channels.
+  Where only the next to last axis of an array differs, its inputs, new inputs come last
+  and are zero: a first convolution with more channels.
 
   Args:
-    folder: of checkpoints, "<workdir>/images/checkpoints"; or a nested dict of arrays
-      in the place of its parts.
-    parts: of its State, one after the other; ("frozen", "ema") where some was frozen.
-    prefix: the path below which they stand, such as "base" of a Lora.
+    folder: of checkpoints, "<workdir>/images/checkpoints"; or a nested dict of arrays.
+    parts: fields of its State, the later ones over the earlier; ("frozen", "ema") where
+      some was frozen.
+    prefix: path in `params` of the checkpoint's names, such as "base" of a Lora.
     rename: pairs (pattern, replacement) of `re.sub`, for names that differ.
 
   Raises:
-    ValueError: for all of its names and shapes that `params` have no place for.
+    ValueError: with all names and shapes that do not fit `params`.
   """
   flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
-  learnt = {}
+  loaded = {}
   if isinstance(folder, dict):
-    learnt, folder = flat(folder), "What was given"
+    loaded, folder = flat(folder), "The dict"
   else:
     for part in parts:
-      learnt |= flat(checkpoint.restore_part(folder, part))
+      loaded |= flat(checkpoint.restore_part(folder, part))
   for pattern, new in rename:
-    learnt = {re.sub(pattern, new, name): x for name, x in learnt.items()}
+    loaded = {re.sub(pattern, new, name): x for name, x in loaded.items()}
   if prefix:
-    learnt = {f"{prefix}/{name}": x for name, x in learnt.items()}
+    loaded = {f"{prefix}/{name}": x for name, x in loaded.items()}
   out, problems = flat(params), []
-  for name, x in learnt.items():
+  for name, x in loaded.items():
     if name not in out:
       problems.append(f"{name} is not in the larger network")
     elif (grown := _grown(x, out[name].shape)) is None:

@@ -1,8 +1,8 @@
-"""The loop: batches in, steps out, never waiting for the device.
+"""The training loop, which never waits for the device.
 
-Metrics of a step are read when later steps are already under way; at most `in_flight`
-steps are, so that memory stays bounded. Everything slow (log, checkpoint, samples) is
-called every n steps from here and nowhere else.
+Metrics of a step are fetched while later steps run; at most `in_flight` steps do, so
+that memory stays bounded. Everything slow (log, checkpoint, samples) is called every n
+steps from here and nowhere else.
 """
 
 import collections
@@ -63,7 +63,7 @@ def fit(
   agree=None,
   name="train",
 ):
-  """The state after `steps` steps, counted from the run's beginning.
+  """Trains: the State after `steps` steps, counted from the run's first start.
 
   SIGTERM and Ctrl-C end the run after the step at hand: a checkpoint is saved and
   SystemExit raised, with code 0 for SIGTERM and 130 for Ctrl-C. A second Ctrl-C is a

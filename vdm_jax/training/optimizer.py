@@ -15,7 +15,7 @@ NEVER_DECAYED = ("bias", "scale")  # by name: a scan over blocks stacks 1-D to 2
 
 
 def cosine(peak, *, steps, warmup=0, final=0.0):
-  """Learning rate that rises for `warmup` steps, then falls to `final` at `steps`.
+  """A schedule n -> learning rate: linear warmup, then a cosine to `final` at `steps`.
 
   Step n counts from 0: peak (n + 1) / warmup, then
   final + (peak - final) (1 + cos(pi (n - warmup) / (steps - warmup))) / 2.
@@ -32,7 +32,7 @@ def cosine(peak, *, steps, warmup=0, final=0.0):
 
 
 def constant(peak, *, warmup=0):
-  """Learning rate that rises for `warmup` steps, then stays at `peak`."""
+  """A schedule n -> learning rate: linear warmup, then `peak`."""
   return lambda n: peak * jnp.minimum((n + 1) / max(warmup, 1), 1.0)
 
 
@@ -47,11 +47,12 @@ def adamw(
   clip_after=0,
   mu_dtype=None,
 ):
-  """AdamW, https://arxiv.org/abs/1711.05101.
+  """AdamW, https://arxiv.org/abs/1711.05101, as an optax transformation.
 
   Args:
     learning_rate: a number, or a schedule (`cosine`, `constant`).
-    weight_decay: times the learning rate; see `decays` for what is left out.
+    b1, b2, eps: Adam's.
+    weight_decay: times the learning rate, for parameters of `weight_decay_mask`.
     clip: largest global norm of the gradient; None does not clip.
     clip_after: updates before clipping begins (Latte's `start_clip_iter`).
     mu_dtype: dtype of the first moment, "bfloat16" saves memory.
@@ -70,17 +71,21 @@ def lion(
   clip_after=0,
   mu_dtype=None,
 ):
-  """Lion, https://arxiv.org/abs/2302.06675; arguments as in `adamw`."""
+  """Lion, https://arxiv.org/abs/2302.06675, as an optax transformation.
+
+  The arguments are those of `adamw`.
+  """
   direction = optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=mu_dtype)
   return _chain(direction, learning_rate, weight_decay, clip, clip_after)
 
 
 def partitioned(transforms, label_fn=None):
-  """One transformation a group of parameters: {"generator": tx, "discriminator": tx}.
+  """An optax transformation that applies one of several to each parameter.
 
   Args:
-    label_fn: "a/b/c" -> a name in `transforms`. By default a name that is a part of
-      the path ("discriminator/conv/kernel"), else the first name.
+    transforms: {"generator": tx, "discriminator": tx}.
+    label_fn: "a/b/c", a parameter's path -> a name in `transforms`. By default the name
+      that is a part of the path ("discriminator/conv/kernel"), else the first.
   """
   names = list(transforms)
 
@@ -100,7 +105,7 @@ def partitioned(transforms, label_fn=None):
 
 
 def learning_rates(opt_state):
-  """{"lr": the rate of the last update}, or {"lr/generator": ...} when partitioned."""
+  """{"lr": scalar} of the last update; {"lr/generator": scalar ..} if partitioned."""
   found = {}
   is_rate = lambda x: isinstance(x, RateState)
   for path, node in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_rate):
@@ -111,25 +116,29 @@ def learning_rates(opt_state):
 
 
 def weight_decay_mask(params):
-  """Tree of booleans: which parameters weight decay pulls towards zero.
+  """A tree of booleans like `params`: True where weight decay applies.
 
-  Not those of one axis or none (biases, norms), nor named "bias" or "scale", nor the
-  measured statistics under "latents".
+  Not for parameters of one axis or none (biases, norms), nor those named "bias" or
+  "scale", nor the measured statistics under "latents".
   """
 
-  def decays_one(path, x):
+  def decayed(path, x):
     parts = _path(path).split("/")
     return x.ndim > 1 and parts[-1] not in NEVER_DECAYED and "latents" not in parts
 
-  return jax.tree_util.tree_map_with_path(decays_one, params)
+  return jax.tree_util.tree_map_with_path(decayed, params)
 
 
 class RateState(NamedTuple):
+  """Number of updates, and the learning rate of the last one."""
+
   count: jax.Array
   learning_rate: jax.Array
 
 
 class ClipState(NamedTuple):
+  """Number of updates."""
+
   count: jax.Array
 
 

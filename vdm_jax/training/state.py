@@ -1,4 +1,4 @@
-"""Everything a step reads and writes, as one pytree."""
+"""The training state: everything that a step reads and writes, as one pytree."""
 
 import difflib
 import re
@@ -15,19 +15,32 @@ from vdm_jax.layers.cpu import batched_init
 
 @flax.struct.dataclass
 class State:
-  step: jax.Array  # steps taken, skipped ones too
-  params: Any  # trained
-  frozen: Any  # read only: no gradients, no optimizer slots
-  ema: Any  # of params
+  """The state of a training run.
+
+  Attributes:
+    step: number of steps, skipped ones included.
+    params: trained parameters, a nested dict.
+    frozen: the other parameters: no gradients, no optimizer slots.
+    ema: exponential moving average of `params`.
+    opt_state: of the optax transformation.
+    skipped: number of steps whose loss or gradient was not finite.
+    skipped_in_a_row: the same, since the last finite step.
+  """
+
+  step: jax.Array
+  params: Any
+  frozen: Any
+  ema: Any
   opt_state: optax.OptState
-  skipped: jax.Array  # steps whose loss or gradient was not finite
+  skipped: jax.Array
   skipped_in_a_row: jax.Array
 
 
 def split_trainable(params, trainable):
-  """(trained, frozen): two nested dicts, by `re.search(trainable, "a/b/c")`.
+  """(trained, frozen), two nested dicts: a path "a/b/c" that matches is trained.
 
-  An empty sub-dict stays in `frozen`, so that `merge` gives `params` back whole.
+  By `re.search(trainable, path)`. Empty sub-dicts are in `frozen`, so that `merge`
+  restores `params`.
 
   Raises:
     ValueError: if the pattern matches no parameter, or is no pattern.
@@ -52,7 +65,7 @@ def split_trainable(params, trainable):
 
 
 def merge(params, frozen):
-  """The whole parameters again, from `split`'s two parts."""
+  """One nested dict of the two that `split_trainable` gives."""
   flat = {}
   for part in (frozen, params):
     flat |= flax.traverse_util.flatten_dict(part, keep_empty_nodes=True)
@@ -60,9 +73,9 @@ def merge(params, frozen):
 
 
 def abstract_state(task, tx, spec, mesh, rules, trainable=".*"):
-  """The State that `create` makes, as ShapeDtypeStructs with shardings; no arrays.
+  """A State of ShapeDtypeStructs with shardings, as `create_state` would make.
 
-  A checkpoint restores onto this without initialising anything.
+  For restoring a checkpoint without initialising. Arguments as of `create_state`.
   """
   shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
   return jax.tree.map(
@@ -73,16 +86,17 @@ def abstract_state(task, tx, spec, mesh, rules, trainable=".*"):
 def create_state(
   task, tx, spec, key, mesh, rules, trainable=".*", init_from=None
 ) -> tuple[State, State]:
-  """(state, shardings): a new State on the mesh.
+  """(state, shardings): a new State on the mesh, and a State of its NamedShardings.
 
   Args:
     task: has `init(key, batch) -> params`, a nested dict; leaves may be boxed with
       logical axis names.
     tx: an optax transformation; sees only the trained parameters.
     spec: {name: ShapeDtypeStruct}, one batch (`loader.spec()`).
-    trainable: regex over "a/b/c"; what it leaves out is frozen.
-    init_from: params -> params, or several in a row: pretrained weights, a merge.
-      Must keep names and shapes.
+    mesh, rules: see sharding.py.
+    trainable: regex over paths "a/b/c"; parameters that do not match are frozen.
+    init_from: params -> params, or a list of such: pretrained weights, a merge. Must
+      keep names and shapes.
   """
   shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
   init = lambda key: sharding.unbox(task.init(key, _zeros(spec)))

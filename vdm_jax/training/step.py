@@ -1,4 +1,4 @@
-"""One training step: loss -> gradients -> optimizer -> EMA, guarded against NaN."""
+"""The training step: loss -> gradients -> optimizer -> EMA, skipped if not finite."""
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,19 @@ from vdm_jax.training import state as state_lib
 
 
 def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
-  """step(state, batch, key) -> (state, metrics), a pure function to be compiled.
+  """A pure function step(state, batch, key) -> (State, {name: scalar}), to be compiled.
 
-  The key of step n is fold_in(key, n), and the loss finds n in `batch["step"]`. A step
-  whose loss or gradient is not finite changes nothing but the counters.
+  The key of step n is fold_in(key, n), and the loss gets n as `batch["step"]`. A step
+  whose loss or gradient is not finite changes only the counters.
 
   Args:
     loss_fn: (params, batch, key) -> (loss, metrics), scalars both; knows no mesh.
     tx: an optax transformation over the trained parameters.
     ema_decay: of the parameters' average; update n uses min(ema_decay,
-      (1 + n) / (10 + n)), so that the first weights are soon forgotten.
-    accumulate: parts to cut a batch in, one after the other; each has its own key.
-      Saves memory: the mean of the parts' gradients is the batch's gradient.
-    shardings: State of shardings; gradients then lie as the parameters do.
+      (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
+    accumulate: number of micro-batches of a step, each with its own key; the mean of
+      their gradients is the batch's gradient, in less memory.
+    shardings: State of NamedShardings; gradients get those of the parameters.
   """
   grad_fn = jax.value_and_grad(_of_trained(loss_fn), has_aux=True)
 
@@ -63,14 +63,15 @@ def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
 
 
 def compile_step(step, shardings, mesh, rules, compiler_options=None):
-  """`step` under jit on the mesh: donates the state, and lays it out as `shardings`.
+  """`step` under jit on the mesh: run(state, batch, key) -> (state, metrics).
+
+  The state is donated. `run.lower` takes the same arguments, or ShapeDtypeStructs with
+  shardings, and returns the lowered program.
 
   Args:
+    step: of `make_step`.
+    shardings: State of NamedShardings.
     compiler_options: {name: value} for XLA.
-
-  Returns:
-    run(state, batch, key) -> (state, metrics); `run.lower` takes the same, or
-    ShapeDtypeStructs with shardings, and lowers the program without running it.
   """
   jitted = jax.jit(
     step,

@@ -245,7 +245,7 @@ def test_what_cannot_be_cached_is_refused_by_name():
     sample((first,), ts=matrix)
   with refused("this grid is traced"):
     jax.jit(lambda ts: sample((first,), ts=ts))(GRID)
-  with refused("shown 2; leave out `cached`, or the wrappers `windows`"):
+  with refused("called with 2; leave out `cached`, or the wrappers `windows`"):
     sample((first, functools.partial(d.windows, size=2, stride=1)))
   with refused("without `cached`"):
     sample((first,), ddim.invert)

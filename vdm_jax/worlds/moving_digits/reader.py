@@ -194,43 +194,43 @@ def _off_path(track, room, digit, fastest):
   return found.min(1)
 
 
-def rows(evidence, *, seed=0, still=0.25):
+def rows(data, *, seed=0, still=0.25):
   """How well samples are read and move, beside the same figures of real clips.
 
   Args:
     seed: of the frames that the reader is fitted to.
     still: pixels a frame below which a clip counts as static.
   """
-  reader = DigitReader(evidence.train.videos, evidence.train.labels, seed=seed)
+  reader = DigitReader(data.train.videos, data.train.labels, seed=seed)
   fitted = {"extractor": f"support vector machine, {CROP} x {CROP} centred frames"}
-  settings = {"fitted_to": len(evidence.train), "reader_seed": seed}
+  settings = {"fitted_to": len(data.train), "reader_seed": seed}
 
   def right(clips):
     return (reader.read(clips.videos) == clips.labels).mean()
 
   features = {
     name: reader.features(clips.videos)
-    for name, clips in (("samples", evidence.samples), ("real", evidence.real))
+    for name, clips in (("samples", data.samples), ("real", data.real))
   }
   # The reference is the training split; real clips are at some distance from it, too.
-  reference = reader.features(evidence.train.videos)
+  reference = reader.features(data.train.videos)
 
   def from_train(clips):
-    name = "samples" if clips is evidence.samples else "real"
+    name = "samples" if clips is data.samples else "real"
     return frechet.distance(features[name], reference)
 
   static = lambda clips: (speed(clips.videos) < still).mean()
   return [
-    evidence.row("read as the asked digit", right, settings=settings, **fitted),
-    evidence.row(
+    data.row("read as the asked digit", right, settings=settings, **fitted),
+    data.row(
       "frechet distance of votes",
       from_train,
       settings={**settings, "ddof": 1},
       **fitted,
     ),
-    evidence.row("static clips", static, settings={"still": still}),
-    evidence.row("speed (pixels a frame)", lambda clips: speed(clips.videos).mean()),
-    evidence.row(
+    data.row("static clips", static, settings={"still": still}),
+    data.row("speed (pixels a frame)", lambda clips: speed(clips.videos).mean()),
+    data.row(
       "motion error (pixels)", lambda clips: np.median(motion_error(clips.videos))
     ),
   ]
