@@ -24,6 +24,7 @@ from vdm_jax.data import sources, transforms
 from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.models.transformer import video_dit
+from vdm_jax.pipelines import text_encoder
 from vdm_jax.programs import embed, encode, prepare, sample
 from vdm_jax.tasks import generator, latent_diffusion
 from vdm_jax.worlds.moving_digits import captions
@@ -71,7 +72,8 @@ def get_config(arg="full"):
   clips = digits.split(cfg.dataset, "train", ("video", "label", "velocity"))
 
   # The longest caption has 12 tokens.
-  cfg.encoder = c.call(embed.TextEncoder, folder=c.call(embed.packaged), length=16)
+  folder = c.call(text_encoder.packaged)
+  cfg.encoder = c.call(text_encoder.TextEncoder, folder=folder, length=16)
   found = c.bind(captions.all_captions, source=clips)
   cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
 

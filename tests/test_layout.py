@@ -30,8 +30,8 @@ MAY_IMPORT = {
   "programs": PARTS,
   "studies": PARTS | {"programs"},
   "pipelines": {
-    *("pretrained", "conditioning", "conditioners", "diffusion", "encoders"),
-    "tasks",
+    *("pretrained", "conditioners", "diffusion", "encoders", "tasks"),
+    *("sharding", "batches"),
   },
   "tasks": {"conditioning", "diffusion", "autoencoders", "metrics", "video_io"},
   "conditioners": {"conditioning", "encoders"},

@@ -8,6 +8,7 @@ missing files and changed bits are errors that name them.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -48,10 +49,13 @@ class Checkpointer:
   Args:
     keep: number of newest checkpoints to keep.
     keep_every: checkpoints at multiples of this step are kept too; None: no others.
+    frozen_parts: {name: {"path", "digest"}} of networks that are not saved; a
+      checkpoint that was saved with others is refused.
   """
 
-  def __init__(self, folder, *, keep=2, keep_every=None):
+  def __init__(self, folder, *, keep=2, keep_every=None, frozen_parts=None):
     self.folder = pathlib.Path(folder).absolute()
+    self.frozen_parts = frozen_parts or {}
     policies = ocp.checkpoint_managers
     kept = [policies.LatestN(keep)]
     if keep_every:
@@ -89,6 +93,7 @@ class Checkpointer:
         "data": jax.random.key_data(key).tolist(),
       },
       "data": _json(data),
+      "frozen_parts": self.frozen_parts,
     }
     # Orbax refuses empty arrays.
     filled = {k: flat[k] for k in sorted(flat) if flat[k].size}
@@ -119,11 +124,21 @@ class Checkpointer:
       return None
     folder = self.folder / str(step)
     meta = _read_meta(folder)
+    self._compare_parts(folder, meta.get("frozen_parts", {}))
     want = _flatten(like)
     _compare(folder, meta["arrays"], {k: _describe(x) for k, x in want.items()})
     got = _read_arrays(folder, meta, {k: _sharding(x) for k, x in want.items()})
     state = jax.tree.unflatten(jax.tree.structure(like), [got[k] for k in want])
     return Restored(step, state, _read_key(folder, meta), meta["data"])
+
+  def _compare_parts(self, folder, saved):
+    wrong = [
+      f"the frozen {name} of {here['path']} is not the one of {saved[name]['path']}"
+      for name, here in self.frozen_parts.items()
+      if name in saved and saved[name]["digest"] != here["digest"]
+    ]
+    if wrong:
+      raise _refusal(folder, wrong, " It was trained with other frozen networks:")
 
   def wait(self):
     """Returns when all saves are on disk; raises their errors."""
@@ -174,6 +189,19 @@ def restore_part(folder, part, *, step=None, sharding=None):
   for name in part.split("/"):
     tree = tree[name]
   return tree
+
+
+def digest(tree):
+  """Sixteen hex digits of names, shapes, types and bits of a tree of arrays.
+
+  Computed where the arrays lie; the same on every mesh.
+  """
+  flat = _flatten(tree)
+  filled = {k: x for k, x in flat.items() if x.size}
+  sums = np.asarray(jax.device_get(_summed(list(filled.values())))).tolist()
+  described = {k: _describe(x) for k, x in flat.items()}
+  text = json.dumps([described, dict(zip(filled, sums, strict=True))], sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def init_from_checkpoint(params, *, folder, part="ema"):

@@ -1,12 +1,12 @@
-"""What a network is told besides x_t and t: named signals, grouped by how they enter.
+"""What a network is conditioned on besides x_t and t: named signals, in four groups.
 
 A signal keeps its name ("text", "image", "fps", "pose") from the config to the
-network and to guidance. Its group says how it enters:
+network and to guidance. Its group says how it enters the network:
 
-  tokens     attended to             text, image tokens
-  vectors    added to time           label ids, fps, motion bucket; pooled text
-  channels   stacked on x_t          first frame, region mask, low resolution
-  hints      read by a control net   pose, depth, edges
+  tokens     cross-attention             text, image tokens
+  vectors    added to the time embedding label ids, fps, motion bucket; pooled text
+  channels   concatenated with x_t       first frame, region mask, low resolution
+  hints      inputs of a control network pose, depth, edges
 
 A name may stand in two groups (an image as tokens and as channels) and is then one
 signal: it is dropped and swapped in both at once. `known` and `mask` say which
@@ -25,7 +25,12 @@ GROUPS = ("tokens", "vectors", "channels", "hints")
 
 @flax.struct.dataclass
 class Tokens:
-  """A sequence to attend to: values [B, L, D], mask [B, L], True where it counts."""
+  """A sequence for cross-attention.
+
+  Attributes:
+    values: [B, L, D].
+    mask: [B, L] bool, True for the tokens that are attended to.
+  """
 
   values: jax.Array
   mask: jax.Array
@@ -39,8 +44,9 @@ class Conditioning:
     tokens: {name: Tokens}.
     vectors: {name: [B] or [B, D]}; integer ids or floats, embedded by the network.
     channels: {name: [B, T, H, W, C]}; T may be 1: the same for all frames.
-    hints: {name: [B, T, 8 H, 8 W, C]}; T may be 1 as well.
-    known: [B, T, H, W, C] clean latents, read where `mask` is True.
+    hints: {name: [B, T, h, w, C]}, of the size that the control network takes, such as
+      pixels; T may be 1 as well.
+    known: [B, T, H, W, C] clean latents of given frames, used where `mask` is True.
     mask: [B, T, 1, 1, 1] bool, True for given frames.
     known_noise: [B, T, H, W, C] noise of unit variance, added to `known` before the
       network sees it, see diffusion/perturbation.py; None: `known` is clean.
@@ -60,26 +66,34 @@ class Conditioning:
 
 
 def names(cond):
-  """The names of all signals, sorted."""
+  """A sorted list of the names of all signals, from all groups."""
   return sorted({name for group in GROUPS for name in getattr(cond, group)})
 
 
 def swap(cond, null, signals):
-  """`cond` with the named signals taken from `null`, which is broadcast to its shape.
+  """A Conditioning: `cond` with the named signals replaced by those of `null`.
 
-  Guidance is made of these. Raises a KeyError for a name that is no signal.
+  Guidance is made of these.
+
+  Args:
+    cond, null: Conditioning; arrays of `null` are broadcast to the shapes of `cond`'s.
+    signals: names, such as ("text",).
+
+  Raises:
+    KeyError: a name that is no signal, or has no value in `null`.
   """
   take = lambda name, x, empty: jnp.broadcast_to(empty, x.shape).astype(x.dtype)
   return _replace(cond, null, signals, take)
 
 
 def drop(key, cond, null, rates):
-  """`cond` with each signal replaced by `null`'s at random, example by example.
+  """A Conditioning: `cond` with signals replaced by `null`'s at random, per example.
 
-  Signals are dropped independently of one another: the coin of a signal depends on
-  `key` and its name only, so another signal more or less changes nothing.
+  Signals are dropped independently of one another: the random numbers of a signal
+  depend on `key` and its name only.
 
   Args:
+    cond, null: Conditioning of the same shapes.
     rates: {name: probability}; a signal without a rate is never dropped.
   """
   for name, rate in rates.items():
@@ -98,7 +112,7 @@ def drop(key, cond, null, rates):
 
 
 def take(cond, index):
-  """The part of `cond` that belongs to the frames `index` [w], which may be traced.
+  """A Conditioning: the part of `cond` for the frames `index`, [w] integers.
 
   Channels, hints, known, mask, known_noise and positions are gathered along T; what
   has one frame is shared by all and stays. Tokens and vectors belong to the whole

@@ -231,7 +231,7 @@ def check_accumulation(batch, parts, mesh, rules):
     batch: {name: array or ShapeDtypeStruct [B, ...]}.
     parts: number of micro-batches.
   """
-  rows, shards = next(iter(batch.values())).shape[0], data_shard(mesh, rules)[1]
+  rows, shards = jax.tree.leaves(batch)[0].shape[0], data_shard(mesh, rules)[1]
   if parts > 1 and rows % parts == 0 and rows // parts % shards:
     raise ValueError(
       f"accumulate={parts} cuts a batch of {rows} rows in parts of {rows // parts}, "

@@ -16,8 +16,9 @@ from vdm_jax.data import folders, loader, pictures, sources
 from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.models.unet import unet3d
+from vdm_jax.pipelines import image_encoder
 from vdm_jax.pretrained import start
-from vdm_jax.programs import look, sample
+from vdm_jax.programs import sample
 from vdm_jax.training import inflate
 
 SPATIAL = (
@@ -216,7 +217,8 @@ def embed_first_frames(cfg, shape):
     shape: [L, D] of its tokens.
   """
   cfg.image_encoder = "image_encoder"
-  encoder = c.call(look.ImageEncoder, folder=cfg.get_ref("image_encoder"), shape=shape)
+  folder = cfg.get_ref("image_encoder")
+  encoder = c.call(image_encoder.ImageEncoder, folder=folder, shape=shape)
   cfg.encode = c.replace(cfg.encode, image_encoder=encoder)
   cfg.needs.encode += ("image_encoder",)
 

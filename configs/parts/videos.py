@@ -11,6 +11,7 @@ from configs.parts import autoencoders, runs
 from vdm_jax import config as c
 from vdm_jax.data import folders, loader, sources, texts, transforms
 from vdm_jax.metrics import frames, fvd, temporal
+from vdm_jax.pipelines import text_encoder
 from vdm_jax.pretrained import start
 from vdm_jax.programs import embed, encode, evaluate, sample, train
 from vdm_jax.tasks import generator
@@ -97,7 +98,12 @@ def captions(cfg, width, drop):
   cfg.prompts = ""
   cfg.needs.update(embed=("text_encoder",), sample=("text_encoder",))
   cfg.encoder = c.call(
-    embed.PipelineTextEncoder, folder=cfg.get_ref("text_encoder"), shape=(77, width)
+    text_encoder.TextEncoder,
+    folder=cfg.get_ref("text_encoder"),
+    length=77,
+    width=width,
+    masked=False,
+    truncate=True,
   )
   found = c.bind(texts.unique_captions, clips=(cfg.train_clips, cfg.test_clips))
   cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)

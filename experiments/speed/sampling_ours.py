@@ -28,4 +28,5 @@ def sample_flops(settings, folder):
   pipeline = vdm_jax.load(folder)
   shape = (2, *inputs.latents(settings).shape[1:])
   text = settings["tokens"], settings["text_width"]
-  return settings["steps"] * analytic.video_dit(pipeline.task.network, shape, text=text)
+  network = pipeline.components.task.network
+  return settings["steps"] * analytic.video_dit(network, shape, text=text)

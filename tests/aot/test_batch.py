@@ -35,7 +35,7 @@ def spec(cfg, stage="train"):
 
 
 def shapes(found):
-  return {name: (x.shape, np.dtype(x.dtype)) for name, x in found.items()}
+  return jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), found)
 
 
 @pytest.fixture(scope="module")

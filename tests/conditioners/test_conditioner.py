@@ -110,7 +110,7 @@ def test_labels_and_texts_are_told_together():
 
 def test_one_signal_from_two_conditioners_is_refused():
   twice = conditioner.All((conditioner.Text(), conditioner.Text(form="mean")))
-  with pytest.raises(ValueError, match=r"Two conditioners tell \['text'\]"):
+  with pytest.raises(ValueError, match=r"Two conditioners make \['text'\]"):
     twice(TEXT)
 
 

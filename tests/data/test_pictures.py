@@ -22,21 +22,23 @@ def test_pictures_are_frames_of_other_clips():
   for i in range(CLIPS):
     for seed in range(8):
       record = data.load(i, np.random.default_rng(seed))
-      assert record["image_mean"].shape == (3, 2, 2, 3)
-      np.testing.assert_array_equal(record["image_logvar"], -record["image_mean"])
-      clip, frame = np.divmod(record["image_mean"][:, 0, 0, 0], 10)
-      np.testing.assert_array_equal(record["image_label"], clip)
+      assert record["pictures"]["mean"].shape == (3, 2, 2, 3)
+      np.testing.assert_array_equal(
+        record["pictures"]["logvar"], -record["pictures"]["mean"]
+      )
+      clip, frame = np.divmod(record["pictures"]["mean"][:, 0, 0, 0], 10)
+      np.testing.assert_array_equal(record["pictures"]["label"], clip)
       assert i not in clip
       seen |= set(zip(clip, frame, strict=True))
   assert len(seen) == CLIPS * T
-  again = [data.load(2, np.random.default_rng(5))["image_mean"] for _ in range(2)]
+  again = [data.load(2, np.random.default_rng(5))["pictures"]["mean"] for _ in range(2)]
   np.testing.assert_array_equal(*again)
 
 
 def test_they_come_through_the_loader_anew_in_each_epoch():
   data = loader.Loader(pictures.WithPictures(source(), 2), 3, shuffle=False)
   batches = iter(data)
-  epochs = [[next(batches)["image_mean"] for _ in range(2)] for _ in range(2)]
+  epochs = [[next(batches)["pictures"]["mean"] for _ in range(2)] for _ in range(2)]
   assert epochs[0][0].shape == (3, 2, 2, 2, 3)
   assert not np.array_equal(epochs[0], epochs[1])
 

@@ -20,6 +20,7 @@ from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.metrics import score
 from vdm_jax.models.transformer import video_dit
+from vdm_jax.pipelines import text_encoder
 from vdm_jax.programs import embed, encode, evaluate, process_shards, sample
 from vdm_jax.programs import job as job_lib
 from vdm_jax.tasks import latent_diffusion
@@ -95,7 +96,7 @@ def run(workdir, axes):
     autoencoder_weights=decoder,
     batch_size=BATCH,
   )
-  encoder = embed.TextEncoder(embed.packaged(), LENGTH, batch_size=2)
+  encoder = text_encoder.TextEncoder(text_encoder.packaged(), LENGTH, batch_size=2)
   embed.run(stage("embed"), texts=lambda: list(TEXTS), encoder=encoder)
   here = process_shards.local_job(stage("encode"))
   rows = here.put_batch({"row": np.arange(here.mesh.size)})["row"]

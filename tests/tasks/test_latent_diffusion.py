@@ -241,7 +241,7 @@ def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
   params = task.init(KEY, BATCH)
   pictures = np.random.default_rng(1).standard_normal((B, 2, 2, 2, 3))
   labels = np.array([[0, 1], [2, 0], [1, 1], [2, 2]])
-  joint = BATCH | {"image_latents": pictures, "image_label": labels}
+  joint = BATCH | {"pictures": {"latents": pictures, "label": labels}}
 
   @jax.jit
   def losses_of(batch):
@@ -256,8 +256,23 @@ def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
   (loss, metrics), clips, alone = losses_of(joint)
   np.testing.assert_allclose(loss, (T * clips + 2 * alone) / (T + 2), rtol=1e-5)
   np.testing.assert_allclose(metrics["image_mse"], alone, rtol=1e-5)
-  (other, _), *_ = losses_of(joint | {"image_label": (labels + 1) % 3})
+  others = joint["pictures"] | {"label": (labels + 1) % 3}
+  (other, _), *_ = losses_of(joint | {"pictures": others})
   assert abs(other - loss) > 1e-4
+
+
+def test_a_batch_keeps_the_latents_of_a_first_frame():
+  """`conditioner.Image` reads "image_latents": no picture of joint training."""
+  read = []
+
+  def reads(batch):
+    read.append(sorted(batch))
+    return conditioner(batch)
+
+  task = small(process=p.Flow(), prediction="velocity", conditioner=reads)
+  batch = BATCH | {"image_latents": X0[:, :1]}
+  jax.eval_shape(lambda: task.loss(task.init(KEY, batch), batch, KEY))
+  assert read == [sorted(batch)] * 2
 
 
 @pytest.mark.parametrize("process", [p.Flow(), p.DDPM()], ids=["flow", "ddpm"])

@@ -20,6 +20,8 @@ UNCUT = 1024
 def spec(cfg, loader, task):
   """{name: ShapeDtypeStruct} of one batch, as `loader.spec()` of real data gives it.
 
+  A dict of these for "pictures", those of joint training.
+
   Args:
     cfg: the whole config.
     loader, task: its parts that describe a data.loader.Loader, and the task.
@@ -35,10 +37,8 @@ def spec(cfg, loader, task):
       "transforms.Resize and a transforms.CentreCrop, or compile with --what=decode."
     )
   rows = loader.batch_size
-  return {
-    name: jax.ShapeDtypeStruct((rows, *x.shape), _held(x.dtype))
-    for name, x in record.items()
-  }
+  batched = lambda x: jax.ShapeDtypeStruct((rows, *x.shape), _held(x.dtype))
+  return jax.tree.map(batched, record)
 
 
 def latents(cfg):
@@ -61,13 +61,12 @@ def signals(batch, task=None):
   told = {
     name: x
     for name, x in batch.items()
-    if name not in ("mean", "logvar", "latents", "video")
-    and not name.startswith("image_")
+    if name not in ("mean", "logvar", "latents", "video", "pictures")
   }
   if "mean" in batch and "Image" in _told(task):
     rows, _, *frame = batch["mean"].shape
     told["image_latents"] = jax.ShapeDtypeStruct((rows, 1, *frame), np.float32)
-  rows = next(iter(batch.values())).shape[0]
+  rows = jax.tree.leaves(batch)[0].shape[0]
   return told or {"index": jax.ShapeDtypeStruct((rows,), np.int32)}
 
 
@@ -140,8 +139,9 @@ def _cut(cfg, source, task):
 def _pictures(cfg, source, task):
   record = _record(cfg, source.source, task)
   first = {k: x[0] if np.ndim(x) else x for k, x in record.items()}
-  extra = {f"image_{k}": np.stack([x] * source.count) for k, x in first.items()}
-  return record | extra
+  return record | {
+    "pictures": {k: np.stack([x] * source.count) for k, x in first.items()}
+  }
 
 
 def _captioned(cfg, source, task):
@@ -159,9 +159,9 @@ def _with_texts(cfg, source, task):
 def _text(cfg):
   """(tokens, width) of the texts that cfg.encoder makes."""
   if "encoder" not in cfg:
-    raise ValueError("A captioned source needs cfg.encoder, an embed.TextEncoder.")
-  if "shape" in cfg.encoder:
-    return cfg.encoder.shape
+    raise ValueError("A captioned source needs cfg.encoder, a TextEncoder.")
+  if cfg.encoder.get("width"):
+    return cfg.encoder.length, cfg.encoder.width
   folder = pathlib.Path(config.build(cfg.encoder.folder))
   sizes = json.loads((folder / "config.json").read_text())
   return cfg.encoder.length, sizes.get("hidden_size") or sizes["d_model"]

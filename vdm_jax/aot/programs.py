@@ -213,19 +213,19 @@ def _placed(spec, mesh, rules):
   """A batch's spec with its rows spread as `sharding.put_batch` spreads them."""
   axes = sharding.batch_axes(mesh, rules)
   parts = math.prod(mesh.shape[a] for a in axes)
-  for name, x in spec.items():
+  for path, x in jax.tree_util.tree_leaves_with_path(spec):
     if x.shape[0] % parts:
       low = x.shape[0] // parts * parts
       near = f"{low} or {low + parts}" if low else f"{parts}"
       raise ValueError(
-        f"batch[{name!r}] has {x.shape[0]} rows, which the mesh axes {axes} cannot "
-        f"split in {parts}; the nearest batch sizes are {near}: "
+        f"batch{jax.tree_util.keystr(path)} has {x.shape[0]} rows, which the mesh axes "
+        f"{axes} cannot split in {parts}; the nearest batch sizes are {near}: "
         f"--config.train.loader.batch_size={low + parts}."
       )
   place = NamedSharding(mesh, P(axes))
-  return {
-    k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for k, x in spec.items()
-  }
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), spec
+  )
 
 
 def _rows(spec, size):

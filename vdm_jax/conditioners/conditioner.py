@@ -1,7 +1,9 @@
-"""Conditioners: a batch in, what the network is told out.
+"""Conditioners: a batch in, the network's Conditioning out.
 
-A conditioner is a callable `batch -> (cond, null)`; `null` holds, for each signal, the
-value that means "not told", which training drops to and guidance compares with.
+A conditioner is a callable `batch -> (cond, null)`, two `Conditioning`s of the same
+shapes. `null` holds, for each signal, the unconditional value, which training drops to
+and guidance compares with. The batch is encoded already: texts and pictures stand in it
+as tokens, see `LatentDiffusion.encode`. Training and pipelines use the same ones.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ from vdm_jax.conditioning import GROUPS, Conditioning, Tokens, names
 
 @dataclasses.dataclass(frozen=True)
 class Unconditional:
-  """No signals at all."""
+  """Two empty Conditionings, whatever the batch: an unconditional model."""
 
   def __call__(self, batch):
     return Conditioning(), Conditioning()
@@ -26,9 +28,9 @@ class Unconditional:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """batch["label"], ids [B] in 0 .. num_classes - 1, as the vector `label`.
+  """Class ids: batch["label"] [B] in 0 .. num_classes - 1, as the vector `label` [B].
 
-  The id num_classes means "no class"; networks keep a row of their table for it.
+  The null is the id num_classes, "no class"; networks have an embedding for it.
   """
 
   num_classes: int
@@ -62,26 +64,30 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class LabelTokens:
-  """batch["label"] as a text of one word, for networks that read texts.
+  """Class ids as a text of one word, for networks with cross-attention to a text.
 
-  Tokens [B, 1, num_classes + 1], one of them 1: the last stands for "no class".
+  batch["label"] [B] becomes the tokens `text`, one-hot [B, 1, num_classes + 1]; the
+  last place is the null, "no class".
   """
 
   num_classes: int
 
   def __call__(self, batch):
-    told = [cond.vectors["label"] for cond in Labels(self.num_classes)(batch)]
-    values = [jax.nn.one_hot(label, self.num_classes + 1)[:, None] for label in told]
+    labels = [cond.vectors["label"] for cond in Labels(self.num_classes)(batch)]
+    values = [jax.nn.one_hot(label, self.num_classes + 1)[:, None] for label in labels]
     mask = jnp.ones(values[0].shape[:2], bool)
     return tuple(Conditioning(tokens={"text": Tokens(x, mask)}) for x in values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-  """batch[name] [B], as vectors of these names: fps, motion, augmentation.
+  """Numbers: batch[name] [B] as the vector `name` [B], such as fps or motion.
 
-  There is no "not told": guidance keeps them, and to drop one is an error that says so.
-  `values` stand for those that the batch does not have.
+  They have no null: guidance keeps them, and to drop one is an error that says so.
+
+  Attributes:
+    names: of the numbers.
+    values: {name: number}, used for all examples of a batch without that entry.
   """
 
   names: tuple[str, ...]
@@ -103,12 +109,12 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class LowResolution:
-  """batch["low"] [B, T, h, w, 3] uint8, the video in fewer pixels, as channels `low`.
+  """A video in fewer pixels, as channels `low` [B, T, H, W, C] for an upsampler.
 
-  For upsamplers (https://arxiv.org/abs/2106.15282; of video latents,
-  https://arxiv.org/abs/2304.08818). It lies on the grid of the latents: what has more
-  pixels is folded, p x p of them into the channels of one place; what has fewer is
-  repeated. It is always told; there is no "not told".
+  batch["low"] is [B, T, h, w, 3] uint8. Upsamplers: https://arxiv.org/abs/2106.15282;
+  of video latents, https://arxiv.org/abs/2304.08818. Where it has more pixels than the
+  latents, p x p of them become channels (space to depth); where it has fewer, they are
+  repeated. The null equals the condition: it is never dropped.
 
   Attributes:
     grid: (height, width) of the latents.
@@ -138,18 +144,17 @@ class LowResolution:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-  """A picture that a clip starts from, as the one signal `image`: SVD, VideoCrafter.
+  """A picture that the video begins with, as the signal `image`: SVD, VideoCrafter.
 
-  batch["image"] [B, L, D] of an image encoder are tokens; batch["image_latents"]
-  [B, 1, h, w, c] stand beside every frame. Not told is 0 in both.
+  batch["image"] [B, L, D], of an image encoder, are its tokens; batch["image_latents"]
+  [B, 1, h, w, c] its channels, the same for every frame. The null is 0 in both.
 
   Attributes:
-    form: which there are: "both", "tokens", "channels".
-    first: the latents are those of the clip's first frame where the batch has none, and
-      where it has no tokens, these latents are them: one for each place.
-    scale: by which the latents, of unit variance, are multiplied before they stand
-      beside the frames. Stable Video Diffusion's are not scaled to unit variance:
-      1 / 0.18215 with its autoencoder.
+    form: the groups it enters: "both", "tokens" or "channels".
+    first: where the batch has no image_latents, those of the clip's first frame are
+      used; where it has no tokens, these latents are the tokens [B, h w, c].
+    scale: the latents, of unit variance, are multiplied by it. Stable Video Diffusion's
+      are not scaled to unit variance: 1 / 0.18215 with its autoencoder.
   """
 
   form: str = "both"
@@ -191,13 +196,13 @@ class Image:
     return x
 
 
-# How a text (values [B, L, D], mask [B, L]) is told.
+# How a text (values [B, L, D], mask [B, L]) enters the network.
 TEXT_FORMS = {
-  # To attend to.
+  # For cross-attention.
   "tokens": lambda x, mask: Conditioning(tokens={"text": Tokens(x, mask)}),
-  # [B, L D]: all values in a row, as Latte's first text model reads them; masked, 0.
+  # A vector [B, L D]: all values in one, as in Latte's first text model; masked, 0.
   "flat": lambda x, mask: _vector(_masked(x, mask).reshape(len(x), -1)),
-  # [B, D]: the mean over the mask, 0 if there is nothing.
+  # A vector [B, D]: the mean over the mask, 0 for an empty mask.
   "mean": lambda x, mask: _vector(
     _masked(x, mask).sum(axis=1) / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
   ),
@@ -206,15 +211,14 @@ TEXT_FORMS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-  """batch["text"] [B, L, D] from a text encoder, and "text_mask" [B, L], as `text`.
+  """A text, as `text`: batch["text"] [B, L, D] of an encoder, "text_mask" [B, L].
 
-  A batch's "negative" and "negative_mask", of the same shapes, stand for "no text".
+  The null is batch["negative"] and "negative_mask", of the same shapes, if it has them.
 
   Attributes:
     form: a key of TEXT_FORMS.
-    null: [M, D], M <= L, the encoder's values of what stands for "no text" in batches
-      that do not say so, such as the empty text; None is nothing at all: values 0, no
-      token to look at.
+    null: [M, D], M <= L, the encoder's values that are the null of other batches, such
+      as those of the empty text; None: values 0 and a mask that is False everywhere.
   """
 
   form: str = "tokens"
@@ -244,11 +248,11 @@ class Text:
             f"as batch['text{name}'] is."
           )
       null = jnp.asarray(found[0]), jnp.asarray(found[1], bool)
-    tell = TEXT_FORMS[self.form]
-    return tell(values, mask), tell(*null)
+    condition = TEXT_FORMS[self.form]
+    return condition(values, mask), condition(*null)
 
   def _null(self, values):
-    """(values, mask) of "no text", of the shape of the batch's texts."""
+    """(values, mask) of the null, of the shape of the batch's texts."""
     b, length, width = values.shape
     null = np.zeros((0, width)) if self.null is None else self.null
     if null.ndim != 2 or null.shape[1] != width or len(null) > length:
@@ -263,13 +267,17 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class All:
-  """What several conditioners tell, together: All((Labels(101), Text()))."""
+  """The signals of several conditioners in one: All((Labels(101), Text())).
+
+  Attributes:
+    parts: conditioners; no two may have a signal of the same name.
+  """
 
   parts: tuple[Callable, ...]
 
   def __call__(self, batch):
-    told = [part(batch) for part in self.parts]
-    return _merge([cond for cond, _ in told]), _merge([null for _, null in told])
+    pairs = [part(batch) for part in self.parts]
+    return _merge([cond for cond, _ in pairs]), _merge([null for _, null in pairs])
 
 
 def _merge(conds):
@@ -278,7 +286,7 @@ def _merge(conds):
   twice = sorted({name for name in found if found.count(name) > 1})
   if twice:
     raise ValueError(
-      f"Two conditioners tell {twice}; give each signal to one of them, or rename one."
+      f"Two conditioners make {twice}; give each signal to one of them, or rename one."
     )
   groups = {}
   for group in GROUPS:

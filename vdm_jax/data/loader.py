@@ -10,6 +10,7 @@ one number.
 import functools
 import threading
 
+import flax
 import grain
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ class NoGoodClips(ValueError):
 
 
 class Loader:
-  """An iterator of batches: dicts of numpy arrays [B, ...].
+  """An iterator of batches: dicts, nested as the records, of numpy arrays [B, ...].
 
   With `repeat` it never ends; each epoch is a permutation of the source. A bad clip is
   replaced by another, drawn from the seed and its position. Without `repeat` it passes
@@ -194,15 +195,18 @@ class Loader:
     self._taken, self._gave = taken, taken > 0
 
   def spec(self):
-    """{key: jax.ShapeDtypeStruct} of a whole batch; decodes one good record.
+    """{key: jax.ShapeDtypeStruct} of a whole batch, nested as the records are.
+
+    Decodes a few good records.
 
     Raises:
       NoGoodClips: every clip that was tried is bad.
     """
-    return {
+    batched = {
       key: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
       for key, (shape, dtype) in self._fetch.layout().items()
     }
+    return flax.traverse_util.unflatten_dict(batched, sep="/")
 
 
 class _Fetch:
@@ -230,9 +234,7 @@ class _Fetch:
       rows = self._rows(number * self.batch_size, wanted, skipped)
     except NoGoodClips as error:
       rows, failed = [], str(error)
-    batch = (
-      {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}
-    )
+    batch = _stacked(rows) if rows else {}
     return {"batch": batch, "skipped": list(skipped.items()), "failed": failed}
 
   def _rows(self, first, wanted, skipped):
@@ -299,7 +301,10 @@ class _Fetch:
     return record
 
   def layout(self, skipped=None):
-    """{key: (shape, dtype)} that all records share: what most of a few probes have."""
+    """{key: (shape, dtype)} that all records share: what most of a few probes have.
+
+    Of a dict in a record, "key/inner key".
+    """
     skipped = {} if skipped is None else skipped
     with self._lock:
       if self._layout is None:
@@ -343,9 +348,21 @@ class _Fetch:
 
 
 def _layout(record):
-  return {
-    key: (np.shape(value), np.asarray(value).dtype) for key, value in record.items()
-  }
+  """{key: (shape, dtype)}; of a dict in the record, "key/inner key"."""
+  found = {}
+  for key, value in record.items():
+    if isinstance(value, dict):
+      found |= {f"{key}/{inner}": x for inner, x in _layout(value).items()}
+    else:
+      found[key] = np.shape(value), np.asarray(value).dtype
+  return found
+
+
+def _stacked(rows):
+  """One record [N, ...] of N of them."""
+  columns = {key: [row[key] for row in rows] for key in rows[0]}
+  nested = lambda column: isinstance(column[0], dict)
+  return {k: _stacked(x) if nested(x) else np.stack(x) for k, x in columns.items()}
 
 
 def _told(layout, keys):

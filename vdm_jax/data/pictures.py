@@ -5,13 +5,12 @@ clips, with their own labels, which the network sees as clips of one frame.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from vdm_jax.data import sources
 from vdm_jax.data.transforms import TIME_KEYS
-
-PREFIX = "image_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +42,28 @@ class ImageOnly:
     return record | {"alone": np.float32(rng.uniform() < self.rate)}
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstFramePixels:
+  """A transform: a record gains "image_pixels" [S, S, 3] of its first frame, float32.
+
+  For an image encoder in the training step.
+
+  Attributes:
+    pixels: (uint8 [1, H, W, 3]) -> [1, S, S, 3], such as encoders/clip_pixels.pixels.
+  """
+
+  pixels: Callable
+
+  def __call__(self, record, rng):
+    return record | {"image_pixels": self.pixels(record["video"][:1])[0]}
+
+
 class WithPictures:
   """Each record of a source, and `count` single frames of random other ones.
 
-  A record gains image_<key> [I, H, W, C] for each key of frames, image_label [I] if
-  there are labels. The frames are drawn by the record's rng: anew in each epoch.
+  A record gains "pictures", a dict of the frames [I, H, W, C] under the keys that they
+  have in a clip ("video", or "mean" and "logvar") and of "label" [I] if there are
+  labels. The frames are drawn by the record's rng: anew in each epoch.
   """
 
   def __init__(self, source, count):
@@ -69,9 +85,8 @@ class WithPictures:
   def load(self, i, rng):
     record = sources.load_record(self.source, i, rng)
     frames = [self._frame(i, rng) for _ in range(self.count)]
-    return record | {
-      PREFIX + key: np.stack([f[key] for f in frames]) for key in frames[0]
-    }
+    stacked = {key: np.stack([f[key] for f in frames]) for key in frames[0]}
+    return record | {"pictures": stacked}
 
   def _frame(self, i, rng):
     """{key: [H, W, C], "label": []} of a random frame of another clip."""

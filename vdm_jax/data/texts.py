@@ -68,38 +68,88 @@ def unique_captions(clips):
   return sorted({"", *(text for source in clips for text in source.classes or ())})
 
 
-class WithTexts:
-  """A source of clips, or of their latents, with the embedded text of each.
+class EmbeddedTexts:
+  """Texts from disk: text -> {"text": [L, D] float16, "text_mask": [L]}.
 
-  A record has "text" [L, D] and "text_mask" [L] in the place of "label".
+  Args:
+    path: a folder that programs/embed.py wrote.
+  """
+
+  def __init__(self, path):
+    self.path, self._records = path, sources.RecordFolder(path)
+    self._rows = {text: row for row, text in enumerate(self._records.meta["texts"])}
+
+  def check(self, texts):
+    """Raises a ValueError if one of the texts is not embedded."""
+    lost = [text for text in texts if text not in self._rows]
+    if lost:
+      raise ValueError(
+        f"{self.path} lacks {len(lost)} texts, such as {lost[0]!r}; were the clips "
+        "encoded with the table that was embedded? Delete both folders, and run both "
+        "stages again."
+      )
+
+  def __call__(self, text):
+    return self._records[self._rows[text]]
+
+
+class EncodedTexts:
+  """Texts as the loader encodes them: text -> {"text": [L, D], "text_mask": [L]}.
+
+  Args:
+    encoder: a TextEncoder of pipelines/text_encoder.py.
+  """
+
+  def __init__(self, encoder):
+    self._encoder = encoder
+
+  def __call__(self, text):
+    values, mask = self._encoder([text])
+    return {"text": values[0], "text_mask": mask[0]}
+
+
+class TokenizedTexts:
+  """Token ids, for an encoder in the step: {"text_ids": [L] int32, "text_mask": [L]}.
+
+  Args:
+    encoder: a TextEncoder of pipelines/text_encoder.py; its network is not opened.
+  """
+
+  def __init__(self, encoder):
+    self._encoder = encoder
+
+  def __call__(self, text):
+    ids, mask = self._encoder.tokenize([text])
+    return {"text_ids": ids[0], "text_mask": mask[0]}
+
+
+class WithTexts:
+  """A source of clips, or of their latents, with the text of each for a conditioner.
+
+  A record has, in place of "label", what `texts` makes of the text that it names.
 
   Args:
     source: of records with "label", which has `classes`.
-    texts: a folder that programs/embed.py wrote, of at least these classes.
-    drop: the share of texts, drawn in each epoch, that are told as the empty one.
-    negative: whether a record has the empty text beside its own, as "negative" and
-      "negative_mask": for drawing samples.
+    texts: a folder that programs/embed.py wrote, EncodedTexts or TokenizedTexts.
+    drop: the share of texts, drawn in each epoch, that the empty one replaces.
+    negative: whether a record has the empty text too, as "negative" (or
+      "negative_ids") and "negative_mask": for drawing samples.
   """
 
   def __init__(self, source, texts, drop=0.0, negative=False):
     if not 0.0 <= drop <= 1.0:
       raise ValueError(f"drop={drop} must be a share, from 0 to 1.")
+    if not source.classes:
+      raise ValueError("The clips have no texts: give their source a table of texts.")
     self.source, self.drop = source, drop
-    self._texts = sources.RecordFolder(texts)
-    place = {text: row for row, text in enumerate(self._texts.meta["texts"])}
-    lost = [text for text in ("", *(source.classes or ())) if text not in place]
-    if lost or not source.classes:
-      what = f"{len(lost)} texts, such as {lost[0]!r}" if lost else "the clips' texts"
-      raise ValueError(
-        f"{texts} lacks {what}; were the clips encoded with the table that was "
-        "embedded? Delete both folders, and run both stages again."
-      )
-    self._rows = [place[text] for text in source.classes]
-    self._empty = self._texts[place[""]]
+    if isinstance(texts, str | pathlib.Path):
+      texts = EmbeddedTexts(texts)
+      texts.check(("", *source.classes))
+    self._texts = texts
     self._negative = {}
     if negative:
-      named = {key.replace("text", "negative"): x for key, x in self._empty.items()}
-      self._negative = named
+      empty = self._texts("")
+      self._negative = {k.replace("text", "negative"): x for k, x in empty.items()}
     self.skipped, self.classes = getattr(source, "skipped", []), source.classes
 
   def __len__(self):
@@ -110,10 +160,10 @@ class WithTexts:
 
   def load(self, i, rng):
     record = dict(sources.load_record(self.source, i, rng))
-    text = self._texts[self._rows[int(record.pop("label"))]]
+    text = self.classes[int(record.pop("label"))]
     if self.drop and rng.uniform() < self.drop:
-      text = self._empty
-    return record | text | self._negative
+      text = ""
+    return record | self._texts(text) | self._negative
 
   def name(self, i):
     return sources.record_name(self.source, i)

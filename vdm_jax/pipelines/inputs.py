@@ -1,10 +1,16 @@
-"""Stable Video Diffusion as a whole: pictures in, videos out.
+"""What a published model makes videos of: texts, classes, pictures.
 
-  pipeline = vdm_jax.load("stable-video-diffusion-img2vid")
-  video = pipeline(["dog.jpg"], key=key)
+An input turns what its user gives into entries of a batch, those that training reads,
+and has the conditioner of training that reads them:
 
-Computes what diffusers' StableVideoDiffusionPipeline does; https://arxiv.org/abs/
-2311.15127.
+  name         of its value among the arguments of the pipeline's call
+  signals      names of its signals, which guidance may leave out
+  random       whether `encode` draws noise from the frame's key
+  conditioner  batch -> (cond, null), see conditioners/conditioner.py
+  encode(frame, value, *, ...) -> {name: array [B, ...]}
+
+`value` is the list that the pipeline's caller gives, or None, and the keyword arguments
+are those of the pipeline's call. `frame` is a Frame.
 """
 
 import dataclasses
@@ -16,217 +22,199 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.diffusion import denoise
-from vdm_jax.diffusion import guidance as guidance_lib
-from vdm_jax.diffusion.samplers import loop
-from vdm_jax.encoders import clip_pixels
+from vdm_jax.conditioners import conditioner
 
-SIZE = (576, 1024)  # pixels, of the published models
+NUMBERS = ("fps", "motion", "augmentation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+  """The frames that will be made: height and width in pixels, and a random key."""
+
+  height: int
+  width: int
+  key: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImagePipeline:
-  """The components of a published model, and what is done with them.
+class Prompts:
+  """Texts, by the signal `text`.
 
   Attributes:
-    task: a LatentDiffusion, told as `told` says.
-    params: of its network.
-    scheduler: see pretrained/schedulers/schedulers.py.
-    autoencoder, autoencoder_params: from pictures to latents, from latents to videos.
-    image_encoder, image_encoder_params: CLIP's image encoder.
-    num_frames: by default.
+    encoder: a TextEncoder, or None: embeddings then take the place of prompts.
   """
 
-  task: Any
-  params: Any
-  scheduler: Any
+  encoder: Any
+
+  name = "prompts"
+  signals = ("text",)
+  random = False
+  conditioner = conditioner.Text()
+
+  def encode(
+    self,
+    frame,
+    prompts=None,
+    *,
+    negative="",
+    embeddings=None,
+    negative_embeddings=None,
+  ):
+    """{"text", "negative": [B, L, D], "text_mask", "negative_mask": [B, L] bool}.
+
+    Args:
+      prompts: a list of B texts.
+      negative: a text, or one for each prompt, that guidance leads away from.
+      embeddings, negative_embeddings: (values [B, L, D], mask [B, L]) of a text
+        encoder, in place of prompts; a mask of None is all True.
+    """
+    del frame
+    if (prompts is None) == (embeddings is None):
+      raise ValueError("Give prompts, or embeddings in their place: one of them.")
+    if isinstance(prompts, str):
+      raise TypeError(f"prompts is one text, {prompts!r}; give a list of them.")
+    values, mask = _with_mask(embeddings or self.embed(prompts))
+    if negative_embeddings is None:
+      texts = [negative] * len(values) if isinstance(negative, str) else list(negative)
+      negative_embeddings = self.embed(texts)
+    null, null_mask = _with_mask(negative_embeddings)
+    length = max(values.shape[1], null.shape[1])
+    values, mask = _pad(values, length), _pad(mask, length)
+    null, null_mask = _pad(null, length), _pad(null_mask, length)
+    return {
+      "text": values,
+      "text_mask": mask,
+      "negative": jnp.broadcast_to(null, values.shape),
+      "negative_mask": jnp.broadcast_to(null_mask, mask.shape),
+    }
+
+  def embed(self, texts):
+    """(values [N, L, D] float32, mask [N, L] bool) of a list of texts."""
+    if self.encoder is None:
+      raise ValueError(
+        "This pipeline has no text encoder or no tokenizer; give embeddings and "
+        "negative_embeddings in place of prompts."
+      )
+    return self.encoder(texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+  """Classes, by the signal `label`.
+
+  Attributes:
+    num_classes: ids are 0 .. num_classes - 1.
+    labels: {name: id} of the classes, if the folder names them.
+  """
+
+  num_classes: int
+  labels: dict = dataclasses.field(default_factory=dict)
+
+  name = "prompts"
+  signals = ("label",)
+  random = False
+
+  @property
+  def conditioner(self):
+    return conditioner.Labels(self.num_classes)
+
+  def encode(self, frame, prompts=None):
+    """{"label": [B] int32}; `prompts` is a list of B class ids or names."""
+    del frame
+    if prompts is None:
+      raise ValueError("This pipeline makes classes: give prompts, a list of them.")
+    ids = []
+    for prompt in prompts:
+      if isinstance(prompt, str) and prompt not in self.labels:
+        some = ", ".join(sorted(self.labels)[:5])
+        raise ValueError(f"There is no class {prompt!r}; there are {some} ...")
+      ids.append(self.labels[prompt] if isinstance(prompt, str) else int(prompt))
+    if any(not 0 <= i < self.num_classes for i in ids):
+      raise ValueError(f"Class ids {ids} must lie in 0 .. {self.num_classes - 1}.")
+    return {"label": np.asarray(ids, np.int32)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FirstFrames:
+  """Pictures that videos begin with, by the signal `image`, and their numbers.
+
+  By default as Stable Video Diffusion has it, https://arxiv.org/abs/2311.15127: tokens
+  of an image encoder, and latents of the picture with noise on it, which are not scaled
+  to unit variance.
+
+  Attributes:
+    encoder: an ImageEncoder, or None for no tokens.
+    autoencoder, autoencoder_params: see autoencoders/base.py; None for no latents.
+    numbers: those of fps, motion and augmentation that are signals too.
+    fps_offset: what is added to the frames a second that a user gives.
+  """
+
+  encoder: Any
   autoencoder: Any
   autoencoder_params: Any
-  image_encoder: Any
-  image_encoder_params: Any
-  num_frames: int
+  numbers: tuple[str, ...] = NUMBERS
+  fps_offset: int = -1
 
-  def __call__(
+  name = "pictures"
+  signals = ("image",)
+  random = True
+
+  @property
+  def conditioner(self):
+    forms = {(True, True): "both", (True, False): "tokens", (False, True): "channels"}
+    parts = self.encoder is not None, self.autoencoder is not None
+    image = conditioner.Image(form=forms[parts])
+    return conditioner.All((image, conditioner.Numbers(self.numbers)))
+
+  def encode(
     self,
-    pictures,
+    frame,
+    pictures=None,
     *,
-    key,
-    num_frames=None,
-    steps=25,
-    guidance=(1.0, 3.0),
     fps=7,
     motion=127,
     augmentation=0.02,
-    height=SIZE[0],
-    width=SIZE[1],
-    decode_chunk=None,
-    latents=None,
     noise=None,
   ):
-    """Videos, uint8 [B, T, H, W, 3], that begin with the pictures.
+    """{"image": [B, L, D], "image_latents": [B, 1, h, w, c]} and the numbers, [B].
 
     Args:
-      pictures: a list of paths, or of uint8 arrays [h, w, 3] of any size; of another
+      pictures: a list of B paths, or of uint8 arrays [h, w, 3] of any size; of another
         shape than height : width, they are stretched.
-      key: of all that is random.
-      num_frames: T; what the model was trained with by default.
-      steps: calls of the network for each video.
-      guidance: at the first frame and at the last, linear between.
-      fps: frames a second; the network is told one less.
+      fps: frames a second.
       motion: how much moves, the motion bucket, 0 to 255.
       augmentation: deviation of the noise on the pictures, whose range is [-1, 1].
-      height, width: in pixels.
-      decode_chunk: frames that are decoded together, to save memory; where two chunks
-        meet, the decoder sees no motion. None: all.
-      latents: [B, T, h, w, C], the initial noise of unit variance, in place of key's.
-      noise: [B, H, W, 3] on the pictures, in place of key's.
+      noise: [B, H, W, 3] on the pictures, in place of the key's.
     """
-    signals, noise_key, step_key = self.signals(
-      pictures, key, fps, motion, augmentation, height, width, noise
-    )
-    count, _, *sides, channels = signals["latent"].shape
-    shape = (count, num_frames or self.num_frames, *sides, channels)
-    if latents is None:
-      latents = loop.noise(noise_key, shape)
-    elif np.shape(latents) != shape:
-      raise ValueError(f"latents has shape {np.shape(latents)}; it must be {shape}.")
-    out = self.latents(signals, latents, step_key, steps=steps, guidance=guidance)
-    return np.asarray(self._decode(decode_chunk)(self.autoencoder_params, out))
-
-  def signals(
-    self, pictures, key, fps, motion, augmentation, height, width, noise=None
-  ):
-    """(what the network is told, two keys)."""
-    height, width = (
-      side * stride
-      for side, stride in zip(
-        sides(self.autoencoder, 1, height, width, SIZE),
-        self.autoencoder.stride[1:],
-        strict=True,
-      )
-    )
-    opened = [_opened(picture) for picture in pictures]
+    opened = [_opened(picture) for picture in pictures or ()]
     if not opened:
       raise ValueError("There is no picture; give a list of paths or of arrays.")
-    seen = [clip_pixels.pixels(x[None], self.image_encoder.size)[0] for x in opened]
-    scaled = np.stack([_resized(x, height, width) for x in opened])
-    k_picture, k_noise, k_steps = jax.random.split(key, 3)
-    if noise is None:
-      noise = jax.random.normal(k_picture, scaled.shape)
-    scaled = jnp.asarray(scaled) / 127.5 - 1.0 + augmentation * jnp.asarray(noise)
-    numbers = dict(fps=fps - 1, motion=motion, augmentation=augmentation)
-    told = {k: jnp.full(len(opened), v, jnp.float32) for k, v in numbers.items()}
-    token, latent = self._look(
-      self.image_encoder_params, self.autoencoder_params, np.stack(seen), scaled
-    )
-    return {"token": token, "latent": latent, **told}, k_noise, k_steps
-
-  def latents(self, signals, noise, key, *, steps, guidance):
-    """Latents [B, T, h, w, C] of unit variance, from noise of that shape."""
-    settings = steps, tuple(map(float, guidance))
-    if settings not in self._compiled:
-      self._compiled[settings] = self._drawer(*settings)
-    noise = jnp.asarray(noise, jnp.float32)
-    return self._compiled[settings](self.params, signals, noise, key)
-
-  def _drawer(self, steps, guidance):
-    scale = functools.partial(
-      guidance_lib.linear_over_frames, start=guidance[0], stop=guidance[1]
-    )
-    wrap = functools.partial(
-      guidance_lib.guide,
-      drop=(("image",),),
-      scales=(1.0 if max(guidance) <= 1 else scale,),
-    )
-
-    return drawer(self.task, self.scheduler, steps, wrap)
+    numbers = dict(fps=fps + self.fps_offset, motion=motion, augmentation=augmentation)
+    entries = {k: jnp.full(len(opened), numbers[k], jnp.float32) for k in self.numbers}
+    if self.encoder is not None:
+      entries["image"] = self.encoder(opened)
+    if self.autoencoder is not None:
+      scaled = np.stack([_resized(x, frame.height, frame.width) for x in opened])
+      if noise is None:
+        noise = jax.random.normal(frame.key, scaled.shape)
+      scaled = jnp.asarray(scaled) / 127.5 - 1.0 + augmentation * jnp.asarray(noise)
+      entries["image_latents"] = self._latents(self.autoencoder_params, scaled)
+    return entries
 
   @functools.cached_property
-  def _compiled(self):
-    return {}
-
-  @functools.cached_property
-  def _look(self):
-    def look(image_encoder_params, params, seen, pictures):
-      token = self.image_encoder.apply({"params": image_encoder_params}, seen)
-      moments = self.autoencoder.encode(params, pictures[:, None])
-      return token[:, None], moments.mean
-
-    return jax.jit(look)
-
-  def _decode(self, chunk):
-    if ("decode", chunk) not in self._compiled:
-      autoencoder = dataclasses.replace(self.autoencoder, decode_chunk=chunk)
-      self._compiled["decode", chunk] = jax.jit(decoder(autoencoder))
-    return self._compiled["decode", chunk]
+  def _latents(self):
+    encode = self.autoencoder.encode
+    return jax.jit(lambda params, pictures: encode(params, pictures[:, None]).mean)
 
 
-def image_condition(batch):
-  """(cond, null): the picture's token and its latents, which are not scaled."""
-  vectors = {k: batch[k] for k in ("fps", "motion", "augmentation")}
-
-  def tell(token, latent):
-    mask = jnp.ones(token.shape[:2], bool)
-    tokens = {"image": Tokens(token, mask)}
-    return Conditioning(tokens=tokens, channels={"image": latent}, vectors=vectors)
-
-  token, latent = batch["token"], batch["latent"]
-  return tell(token, latent), tell(0 * token, 0 * latent)
+def _with_mask(embeddings):
+  values, mask = embeddings
+  mask = np.ones(np.shape(values)[:2], bool) if mask is None else mask
+  return jnp.asarray(values, jnp.float32), jnp.asarray(mask, bool)
 
 
-def drawer(task, scheduler, steps, guide, cache=None):
-  """Compiled (params, signals, noise of unit variance, key) -> latents.
-
-  Args:
-    cache: the plan of a step cache around the network, see diffusion/caching.py.
-  """
-  ts = scheduler.ts(steps)
-  cached = (functools.partial(denoise.cached, plan=cache),) if cache else ()
-
-  @jax.jit
-  def draw(params, signals, noise, key):
-    given = lambda _, shape: jnp.broadcast_to(noise, shape)
-    return task.sample(
-      params,
-      signals,
-      noise.shape,
-      key,
-      sampler=scheduler.sampler,
-      ts=ts,
-      wrappers=(*cached, guide, *scheduler.wrappers),
-      noise=scheduler.noise(ts, given),
-    )
-
-  return draw
-
-
-def decoder(autoencoder):
-  """(params, latents) -> uint8 [B, T, H, W, 3]."""
-
-  def decode(params, latents):
-    video = autoencoder.decode(params, latents)
-    scaled = jnp.clip(video / 2 + 0.5, 0.0, 1.0) * 255.0
-    return jnp.rint(scaled).astype(jnp.uint8)
-
-  return decode
-
-
-def sides(autoencoder, patch, height, width, size):
-  """[h, w] of the latents of so many pixels; `size` where they are None."""
-  found = []
-  for name, pixels, usual, stride in zip(
-    ("height", "width"), (height, width), size, autoencoder.stride[1:], strict=True
-  ):
-    multiple = stride * patch
-    if pixels is not None and (pixels % multiple or pixels < 1):
-      low = pixels // multiple * multiple
-      raise ValueError(
-        f"{name}={pixels} must be a multiple of {multiple}; the nearest are "
-        f"{max(low, multiple)} and {low + multiple}."
-      )
-    found.append(usual if pixels is None else pixels // stride)
-  return found
+def _pad(x, length):
+  return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
 
 
 def _opened(picture):

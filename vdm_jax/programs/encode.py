@@ -36,8 +36,8 @@ def run(
     autoencoder: see autoencoders/base.py.
     weights: the folder, under the workdir, of the stage that trained it.
     batch_size: clips at a time in each process.
-    image_encoder: an ImageEncoder of programs/look.py; its tokens of the first frames
-      become "image" [L, D] of the records, float16. None: records have no "image".
+    image_encoder: an ImageEncoder of pipelines/image_encoder.py; its tokens of the
+      first frames become "image" [L, D] of the records, float16. None: no "image".
   """
   params = job.weights(weights, "ema/autoencoder")
   made_of = {
@@ -46,7 +46,7 @@ def run(
     "clips": len(source),
   }
   if image_encoder:
-    made_of["image_encoder"] = job_lib.digest(image_encoder.params)
+    made_of["image_encoder"] = job_lib.digest(image_encoder.network.params)
   place = job.workdir / folder
   if made_already(job, place, made_of, "clips are encoded"):
     return

@@ -1,15 +1,14 @@
 """Videos of a published model, from its folder and prompts or pictures."""
 
 import json
-import math
 import pathlib
 
 import jax
 import numpy as np
 
-from vdm_jax import config, log, sharding
+from vdm_jax import batches, config, log
 from vdm_jax.data import texts
-from vdm_jax.pipelines import pipeline
+from vdm_jax.pipelines import load
 from vdm_jax.programs import sample
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -35,33 +34,38 @@ def run(
   fps=8,
   grid_columns=4,
 ):
-  """Writes <workdir>/<folder>, as `sample.run` does: a video for each prompt.
+  """Writes <workdir>/<folder>: an mp4 for each prompt or picture, and videos.npz.
+
+  The folder has grids of the videos too (grid.gif, grid.png). One that was made of the
+  same weights and settings is left as it is.
 
   Args:
     pretrained: the folder, with model_index.json.
     prompts: a text or several, or the path of a text file with one in each line; class
       ids or names for a model of classes.
-    pictures: in place of prompts, for a model of pictures: a path or several, or a
-      folder of them.
-    motion, autoencoder: see pipeline.load.
-    num_frames, height, width, steps, negative: see pipeline.Pipeline and
-      image_pipeline.ImagePipeline, whose own are used for 0 and "".
-    guidance: a number; for pictures two, at the first frame and at the last; () for the
-      pipeline's own.
+    pictures: for a model of pictures: a path or several, or a folder of them; a model
+      of both has one picture for each prompt.
+    motion, autoencoder: see pipelines/load.py.
+    num_frames, height, width, steps, negative: see the call of pipeline.Pipeline, whose
+      defaults are used for 0 and "".
+    guidance: a number, or two, at the first frame and at the last; () for the
+      pipeline's default.
     dtype: of weights and computation.
     batch_size: videos at a time, at least; as many more as the mesh splits evenly.
   """
-  asked = inputs(prompts, pictures)
+  values = inputs(prompts, pictures)
   made_of = {
     "weights": [_digest(name) for name in (pretrained, *([motion] if motion else []))],
-    "settings": config.fingerprint(job.settings, list(map(str, asked)), job.seed),
+    "settings": config.fingerprint(
+      job.settings, *([str(x) for x in value] for value in values.values()), job.seed
+    ),
   }
   place = job.workdir / folder
   if sample.read_provenance(place) == made_of:
     job.print(f"these samples are there already, in {place}")
     return
   job.print(f"opens {pretrained}")
-  model = pipeline.load(
+  model = load.load(
     pretrained,
     autoencoder=autoencoder,
     motion=motion or None,
@@ -69,50 +73,57 @@ def run(
     mesh=job.mesh,
     rules=job.rules,
   )
-  other = "prompts" if pictures else "pictures"
-  if bool(pictures) != isinstance(model, pipeline.ImagePipeline):
+  names = [x.name for x in model.inputs]
+  if set(names) != set(values):
+    wanted = " and ".join(f"--config.{name}" for name in names)
     raise ValueError(
-      f"{pretrained} makes videos of {other}: give --config.{other}, and nothing else."
+      f"{pretrained} makes videos of {' and '.join(names)}: give {wanted}, and nothing "
+      "else."
     )
-  job.print(f"{len(asked)} videos")
+  count = len(values[names[0]])
+  job.print(f"{count} videos")
   settings = dict(num_frames=num_frames, height=height, width=width)
   settings |= dict(steps=steps, negative=negative)
   settings = {name: value for name, value in settings.items() if value}
-  settings |= strength(guidance, pictures)
-  axes = sharding.batch_axes(job.mesh, job.rules)
-  devices = math.prod(job.mesh.shape[axis] for axis in axes)
-  batch_size = math.ceil(batch_size / devices) * devices
-  progress, parts = log.Progress(len(asked), name=job.stage), []
-  for first in range(0, len(asked), batch_size):
-    part = asked[first : first + batch_size]
-    padded = part + part[-1:] * (batch_size - len(part))  # one shape to compile
+  settings |= guidance_scale(guidance)
+  batch_size = batches.round_up(batch_size, job.mesh, job.rules)
+  progress, parts = log.Progress(count, name=job.stage), []
+  for first in range(0, count, batch_size):
+    part = {name: value[first : first + batch_size] for name, value in values.items()}
+    real = len(part[names[0]])
+    # One shape to compile.
+    padded = {name: x + x[-1:] * (batch_size - real) for name, x in part.items()}
     with job.use_mesh():
       key = jax.random.fold_in(job.key(), first)
-      videos = model(padded, key=key, **settings)
-    parts.append(videos[: len(part)])
-    progress.update(first + len(part), {})
+      videos = model(**padded, key=key, **settings)
+    parts.append(videos[:real])
+    progress.update(first + real, {})
   progress.close()
-  rows = {"prompt": np.array([str(text) for text in asked])}
+  rows = {"prompt": np.array([str(x) for x in values[names[0]]])}
   sample.write_folder(place, np.concatenate(parts), rows, made_of, fps, 1, grid_columns)
   job.print(f"written to {place}")
 
 
-def strength(guidance, pictures):
-  """{"guidance": what the pipeline takes: one number, or two}, or {} for its own."""
-  told = guidance if isinstance(guidance, tuple | list) else (guidance,)
-  if len(told) > 1 + bool(pictures):
-    raise ValueError(f"guidance={guidance}; give one number, or two for pictures.")
-  if not told:
-    return {}
-  return {"guidance": (told[0], told[-1]) if pictures else told[0]}
+def guidance_scale(guidance):
+  """{"guidance": one number, or those of the first and last frame}; {} for ()."""
+  scales = guidance if isinstance(guidance, tuple | list) else (guidance,)
+  if len(scales) > 2:
+    raise ValueError(
+      f"guidance={guidance}; give one number, or two, of the first frame and the last."
+    )
+  return {"guidance": scales if len(scales) > 1 else scales[0]} if scales else {}
 
 
 def inputs(prompts, pictures):
-  """The list of prompts, or of paths of pictures; exactly one of them is given."""
+  """{"prompts": a list of texts, "pictures": a list of paths}: those that are given."""
   if not pictures:
-    return read(prompts)
-  if prompts:
-    raise ValueError("Give prompts or pictures, not both.")
+    return {"prompts": read(prompts)}
+  given = {"prompts": read(prompts)} if prompts else {}
+  return given | {"pictures": _paths(pictures)}
+
+
+def _paths(pictures):
+  """Paths of one picture, of several, or of all in a folder."""
   if not isinstance(pictures, str):
     return [pathlib.Path(path) for path in pictures]
   path = pathlib.Path(pictures)

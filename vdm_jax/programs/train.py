@@ -9,6 +9,7 @@ import itertools
 import jax
 
 from vdm_jax import checkpoint, compiler, distributed, log, sharding, video_io
+from vdm_jax.programs import frozen as frozen_lib
 from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
@@ -31,6 +32,7 @@ def run(
   preview=None,
   measure_batches=0,
   plot=("loss",),
+  autoencoder="",
 ):
   """Trains `task` and leaves its newest checkpoint in <workdir>/<folder>/checkpoints.
 
@@ -48,14 +50,21 @@ def run(
     measure_batches: batches on which `task.finish` measures at the end, such as an
       autoencoder its latents; 0 for a task that measures nothing.
     plot: names of the log that loss.png shows.
+    autoencoder: of batches that hold videos for a task with an autoencoder: a published
+      folder, or that of the stage that trained it.
   """
   place = job.workdir / folder
   done = checkpoint.saved_steps(place / "checkpoints")
   if done and done[-1] >= steps:
     job.print(f"step {done[-1]} of {steps} is done already, in {place}")
     return
+  frozen = frozen_lib.open_parts(job, task, loader.spec(), autoencoder)
+  task = frozen.task
   saver = checkpoint.Checkpointer(
-    place / "checkpoints", keep=cadence.keep, keep_every=cadence.keep_every
+    place / "checkpoints",
+    keep=cadence.keep,
+    keep_every=cadence.keep_every,
+    frozen_parts=frozen.records,
   )
   k_init, k_steps = jax.random.split(job.key())
   sharding.check_accumulation(loader.spec(), accumulate, job.mesh, job.rules)
@@ -64,12 +73,12 @@ def run(
     loader = loader.shard(*sharding.data_shard(job.mesh, job.rules))
   put = functools.partial(sharding.put_batch, mesh=job.mesh, rules=job.rules)
   like = state_lib.abstract_state(
-    task, optimizer, loader.spec(), job.mesh, job.rules, trainable
+    task, optimizer, frozen.spec, job.mesh, job.rules, trainable
   )
   restored = saver.restore_latest(like)
   if restored is None:
     state, shardings = state_lib.create_state(
-      task, optimizer, loader.spec(), k_init, job.mesh, job.rules, trainable, init_from
+      task, optimizer, frozen.spec, k_init, job.mesh, job.rules, trainable, init_from
     )
   else:
     state, k_steps = restored.state, restored.key
@@ -104,7 +113,9 @@ def run(
   options = compiler.options(job.compiler, job.mesh.devices.flat[0].platform)
   with log.Logger(place, step=int(state.step)) as logger:
     loop.fit(
-      step_lib.compile_step(step, shardings, job.mesh, job.rules, options),
+      step_lib.compile_step(
+        step, shardings, job.mesh, job.rules, options, frozen.arguments
+      ),
       state,
       loader,
       k_steps,

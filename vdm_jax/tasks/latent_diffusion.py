@@ -3,11 +3,11 @@
 A batch is a dict of arrays with a leading axis B. The latents in it are either drawn
 already, "latents" [B, T, H, W, C], or stand as moments of unit variance, "mean" and
 "logvar" of that shape, from which a new sample is drawn at every step. The rest of
-the batch is the conditioner's to read.
+the batch is read by the conditioner. What a frozen part encodes may stand in it raw:
+"video" for the autoencoder, token ids or pixels for the encoders.
 
-Pictures beside the clips (joint training) stand under the same keys with "image_"
-before them, [B, I, ...]: each is a clip of one frame to the network, with a condition
-of its own.
+Joint training on images and videos: batch["pictures"] holds the same keys, of pictures
+[B, I, ...]. Each is a clip of one frame to the network, with a condition of its own.
 """
 
 import dataclasses
@@ -21,12 +21,14 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax import conditioning
+from vdm_jax.autoencoders import base
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import loss as losses
 from vdm_jax.diffusion import masks
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import times as times_lib
 from vdm_jax.diffusion.samplers import loop
+from vdm_jax.tasks import autoencoding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,12 @@ class LatentDiffusion:
     network: linen module, (x, t, cond, *, train) -> F, of x's shape.
     process: alpha and sigma, see diffusion/process.py.
     prediction: what F is, a name in process.PREDICTIONS.
-    conditioner: batch -> (cond, null), both Conditioning.
+    conditioner: batch -> (cond, null), both Conditioning; reads what is encoded.
+    autoencoder: frozen, for batches with "video", see autoencoders/base.py; None:
+      batches hold latents.
+    encoders: {name: encoder}, frozen, such as pipelines/text_encoder.py's. `inputs`
+      names the entries of a batch that an encoder reads; `encode_batch(params, batch)`
+      is the batch with what it makes of them.
     times: (process, key, shape) -> t, the training distribution.
     weight: (process, prediction, t) -> weight of the loss.
     drop_rates: {signal: probability} of training without it, for guidance.
@@ -54,6 +61,8 @@ class LatentDiffusion:
   process: Any
   prediction: str
   conditioner: Callable
+  autoencoder: Any = None
+  encoders: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   times: Callable = times_lib.uniform
   weight: Callable = losses.constant
   drop_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -77,15 +86,45 @@ class LatentDiffusion:
     x, t = self.process.network_inputs(x0, jnp.ones(x0.shape[:2]))
     return self.network.init(k_params, x, t, cond)["params"]
 
-  def loss(self, params, batch, key):
-    """(scalar, metrics) of one batch: the mean over all frames, pictures included."""
-    clips, pictures = split(batch)
+  def frozen_parts(self, batch):
+    """Names of the frozen parts that `batch` needs: "autoencoder", and of encoders."""
+    entries = set(batch) | set(batch.get("pictures", {}))
+    names = [k for k, x in self.encoders.items() if entries & set(x.inputs)]
+    if self.autoencoder is not None and "video" in entries:
+      names.append("autoencoder")
+    return names
+
+  def encode(self, batch, frozen_params):
+    """The batch with latents and tokens in place of videos, token ids and pixels.
+
+    Pictures of joint training stay as they are.
+
+    Args:
+      frozen_params: {name: parameters} of `frozen_parts`.
+    """
+    for name, encoder in self.encoders.items():
+      if set(batch) & set(encoder.inputs):
+        batch = encoder.encode_batch(frozen_params[name], batch)
+    if self.autoencoder is not None and "video" in batch:
+      moments = encode_video(self.autoencoder, frozen_params["autoencoder"], batch)
+      batch = {k: x for k, x in batch.items() if k != "video"} | moments
+    return batch
+
+  def loss(self, params, batch, key, frozen_params=None):
+    """(scalar, metrics) of one batch: the mean over all frames, pictures included.
+
+    Args:
+      frozen_params: {name: parameters} of `frozen_parts`, for batches that need some;
+        no gradient reaches them.
+    """
+    frozen_params = jax.lax.stop_gradient(frozen_params)
+    clips, pictures = (self.encode(part, frozen_params) for part in split(batch))
     loss, metrics = self._loss(params, clips, key, self.mask_rates)
     if not pictures:
       return loss, metrics
-    num_frames = clips["latents" if "latents" in clips else "mean"].shape[1]
-    count = len(jax.tree.leaves(pictures)[0]) / len(jax.tree.leaves(clips)[0])
-    part = count / (num_frames + count)
+    frames = lambda batch: batch["latents" if "latents" in batch else "mean"].shape[:2]
+    (rows, num_frames), (count, _) = frames(clips), frames(pictures)
+    part = count / (rows * num_frames + count)
     k_pictures = jax.random.fold_in(key, 1)
     of_pictures, more = self._loss(params, pictures, k_pictures, {})
     both = lambda a, b: (1.0 - part) * a + part * b
@@ -231,16 +270,24 @@ def _held(wrappers, hold):
 
 
 def split(batch):
-  """(clips, pictures): pictures [B, I, ...] become B I clips of one frame."""
-  clips, pictures = {}, {}
-  for name, x in batch.items():
-    if not name.startswith("image_"):
-      clips[name] = x
-    elif x.ndim == 5:
-      pictures[name[len("image_") :]] = rearrange(x, "b i h w c -> (b i) 1 h w c")
-    else:
-      pictures[name[len("image_") :]] = rearrange(x, "b i ... -> (b i) ...")
+  """(clips, pictures): two batches; of pictures [B, I, ...], B I clips of one frame."""
+  clips = {name: x for name, x in batch.items() if name != "pictures"}
+  layouts = {5: "b i h w c -> (b i) 1 h w c"}
+  pictures = {
+    name: rearrange(x, layouts.get(x.ndim, "b i ... -> (b i) ..."))
+    for name, x in batch.get("pictures", {}).items()
+  }
   return clips, pictures
+
+
+def encode_video(autoencoder, params, batch):
+  """{"mean", "logvar"} [B, t, h, w, c] of unit variance, of batch["video"]."""
+  moments = autoencoder.encode(params, autoencoding.to_float(batch))
+  unit = lambda z: autoencoder.latents(params, base.Moments(z, z), None)
+  zero = jnp.zeros((1, 1, 1, 1, moments.mean.shape[-1]))
+  slope = unit(zero + 1.0) - unit(zero)  # the latents are affine in the raw ones
+  logvar = moments.logvar + 2.0 * jnp.log(slope)
+  return jax.lax.stop_gradient({"mean": unit(moments.mean), "logvar": logvar})
 
 
 def latents(batch, key):
@@ -250,7 +297,7 @@ def latents(batch, key):
   if "mean" not in batch or "logvar" not in batch:
     raise KeyError(
       f"The batch has {sorted(batch)}; expected 'latents', or 'mean' and 'logvar'. "
-      "Encode the videos first."
+      "Encode the videos first, or give the task an autoencoder."
     )
   mean, logvar = (jnp.asarray(batch[k], jnp.float32) for k in ("mean", "logvar"))
   return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)

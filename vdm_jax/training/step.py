@@ -11,13 +11,15 @@ from vdm_jax.training import state as state_lib
 
 
 def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
-  """A pure function step(state, batch, key) -> (State, {name: scalar}), to be compiled.
+  """A pure function step(state, batch, key, *frozen_params) -> (State, metrics).
 
   The key of step n is fold_in(key, n), and the loss gets n as `batch["step"]`. A step
   whose loss or gradient is not finite changes only the counters.
 
   Args:
-    loss_fn: (params, batch, key) -> (loss, metrics), scalars both; knows no mesh.
+    loss_fn: (params, batch, key, *frozen_params) -> (loss, metrics), scalars both;
+      knows no mesh. `frozen_params`, if it takes any, are of published networks: no
+      part of the state, so of no checkpoint, gradient or average.
     tx: an optax transformation over the trained parameters.
     ema_decay: of the parameters' average; update n uses min(ema_decay,
       (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
@@ -27,9 +29,12 @@ def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
   """
   grad_fn = jax.value_and_grad(_of_trained(loss_fn), has_aux=True)
 
-  def step(state, batch, key):
+  def step(state, batch, key, *frozen_params):
     key = jax.random.fold_in(key, state.step)
-    (loss, aux), grads = _accumulated(grad_fn, accumulate, state, batch, key)
+    of_part = lambda params, frozen, part, key: grad_fn(
+      params, frozen, part, key, *frozen_params
+    )
+    (loss, aux), grads = _accumulated(of_part, accumulate, state, batch, key)
     if shardings is not None:
       grads = jax.lax.with_sharding_constraint(grads, shardings.params)
     grad_norm = optax.tree.norm(grads)
@@ -62,7 +67,7 @@ def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
   return step
 
 
-def compile_step(step, shardings, mesh, rules, compiler_options=None):
+def compile_step(step, shardings, mesh, rules, compiler_options=None, frozen_params=()):
   """`step` under jit on the mesh: run(state, batch, key) -> (state, metrics).
 
   The state is donated. `run.lower` takes the same arguments, or ShapeDtypeStructs with
@@ -72,6 +77,7 @@ def compile_step(step, shardings, mesh, rules, compiler_options=None):
     step: of `make_step`.
     shardings: State of NamedShardings.
     compiler_options: {name: value} for XLA.
+    frozen_params: further arguments of `step`, the same at every call.
   """
   jitted = jax.jit(
     step,
@@ -82,21 +88,22 @@ def compile_step(step, shardings, mesh, rules, compiler_options=None):
 
   def run(state, batch, key):
     with sharding.use_mesh(mesh, rules):
-      return jitted(state, batch, key)
+      return jitted(state, batch, key, *frozen_params)
 
   def lower(state, batch, key):
     with sharding.use_mesh(mesh, rules):
-      return jitted.lower(state, batch, key)
+      return jitted.lower(state, batch, key, *frozen_params)
 
   run.lower = lower
   return run
 
 
 def _of_trained(loss_fn):
-  """(trained, frozen, batch, key) -> (loss, metrics): differentiable in the first."""
+  """loss_fn of (trained, frozen) in place of params: differentiable in the first."""
 
-  def loss(trained, frozen, batch, key):
-    value, metrics = loss_fn(state_lib.merge(trained, frozen), batch, key)
+  def loss(trained, frozen, batch, key, *frozen_params):
+    params = state_lib.merge(trained, frozen)
+    value, metrics = loss_fn(params, batch, key, *frozen_params)
     for name, x in {"loss": value, **metrics}.items():
       if jnp.ndim(x):
         raise ValueError(

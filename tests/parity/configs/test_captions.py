@@ -14,7 +14,8 @@ from tests.support import video_files
 from vdm_jax import checkpoint, pretrained
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import sources
-from vdm_jax.programs import embed, job
+from vdm_jax.pipelines import text_encoder
+from vdm_jax.programs import job
 
 CAPTIONS = ("the bird", "the sea", "a bird", "the bird", "the sea", "a bird")
 
@@ -90,9 +91,9 @@ def test_texts_are_embedded_as_stable_diffusion_reads_them(run, place):
   assert all(source[i]["text_mask"].all() for i in range(4))  # padding is read
 
   with pytest.raises(
-    ValueError, match=r"makes tokens \[77, 12\] of a text; shape=\(77, 13\)"
+    ValueError, match=r"encodes a text as \[77, 12\]; width=13 was asked"
   ):
-    embed.PipelineTextEncoder(place / "sd", (77, 13))(["the sea"])
+    text_encoder.TextEncoder(place / "sd", 77, width=13)(["the sea"])
 
 
 def test_motion_is_trained_around_the_published_image_model(run, place):

@@ -79,7 +79,7 @@ def test_broadcast_attention_gives_the_latents_of_diffusers(
   )
   wanted = test_pipeline.by_diffusers(theirs, told, "latent").numpy()
   wanted = rearrange(wanted, "b c t h w -> b t h w c")
-  signals = ours._signals(None, "", (told["text"], None), (told["negative"], None))
+  signals = test_pipeline.encoded(ours, (told["text"], None), (told["negative"], None))
   of = functools.partial(error, ours, signals, told["latents"], wanted)
   plan = functools.partial(
     caching.pyramid_attention_broadcast, spatial=2, temporal=4, cross=6

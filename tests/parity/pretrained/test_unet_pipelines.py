@@ -42,7 +42,8 @@ def opened(pipe, folder):
 
 def drawn(ours, noise, text, negative):
   """Our latents, guided, from the same noise."""
-  signals = ours._signals(None, "", (text, None), (negative, None))
+  given = dict(embeddings=(text, None), negative_embeddings=(negative, None))
+  signals = ours.encode(size=(16, 24), **given)
   with jax.default_matmul_precision("highest"):
     key = jax.random.key(0)
     return np.asarray(ours.latents(signals, noise, key, steps=STEPS, guidance=7.5))
@@ -220,9 +221,8 @@ def test_svd_makes_of_a_picture_what_its_original_does(
   )
 
   def latents(motion):
-    signals, _, key = ours.signals(
-      [picture], jax.random.key(0), 7, motion, 0.02, 16, 24, grain
-    )
+    key, given = jax.random.key(0), dict(motion=motion, noise=grain)
+    signals = ours.encode([picture], size=(16, 24), **given)
     with jax.default_matmul_precision("highest"):
       return np.asarray(
         ours.latents(signals, video[0], key, steps=STEPS, guidance=(1.0, 3.0))

@@ -8,6 +8,7 @@ import torch
 from vdm_jax import sharding
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import records, sources
+from vdm_jax.pipelines import text_encoder
 from vdm_jax.programs import embed, job
 
 LENGTH = 14
@@ -20,7 +21,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def encoder():
-  return embed.TextEncoder(embed.packaged(), LENGTH, batch_size=2)
+  return text_encoder.TextEncoder(text_encoder.packaged(), LENGTH, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_values_and_masks_are_the_originals(encoder, embedded):
 
 
 def test_the_length_of_the_padding_changes_nothing(encoder, embedded):
-  shorter = embed.TextEncoder(encoder.folder, 12, batch_size=3)
+  shorter = text_encoder.TextEncoder(encoder.folder, 12, batch_size=3)
   with jax.default_matmul_precision("highest"):
     values, mask = shorter(TEXTS)
   assert mask.sum(1).tolist() == embedded[1].sum(1).tolist()
@@ -62,7 +63,7 @@ def test_the_length_of_the_padding_changes_nothing(encoder, embedded):
 
 def test_a_text_that_is_too_long_is_refused_and_not_cut_off(encoder):
   with pytest.raises(ValueError, match="tokens; length=14 are read"):
-    encoder.tokens(["one", "a seven " * 10])
+    encoder.tokenize(["one", "a seven " * 10])
 
 
 def test_texts_are_embedded_once(encoder, embedded, tmp_path, capsys):
@@ -110,6 +111,6 @@ def test_a_negative_prompt_stands_in_the_place_of_no_text(encoder, embedded):
 
 def test_what_is_not_there_is_named(tmp_path):
   with pytest.raises(ModuleNotFoundError, match=r"vdm_jax\[text\]"):
-    embed.packaged("no_such_package_of_weights")
-  with pytest.raises(FileNotFoundError, match="tokenizer.json"):
-    embed.TextEncoder(tmp_path, 8).tokens(["a"])
+    text_encoder.packaged("no_such_package_of_weights")
+  with pytest.raises(FileNotFoundError, match="vocabulary"):
+    text_encoder.TextEncoder(tmp_path, 8).tokenize(["a"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.parity import pipelines
-from vdm_jax.pipelines import pipeline
+from vdm_jax.pipelines import load
 from vdm_jax.programs import generate
 
 PROMPTS = list(pipelines.PROMPTS)
@@ -41,7 +41,7 @@ def test_the_command_of_the_readme_makes_a_video(folder, tmp_path):
 
 
 def test_prompts_make_what_their_embeddings_make(folder):
-  model = pipeline.load(folder)
+  model = load.load(folder)
   call = lambda **what: model(key=jax.random.key(1), steps=3, **what)
   by_texts = call(prompts=PROMPTS)
   assert by_texts.shape == (2, 3, 16, 16, 3)
@@ -56,7 +56,7 @@ def test_prompts_make_what_their_embeddings_make(folder):
 
 def test_a_prompts_embedding_is_the_originals(folder):
   theirs = diffusers.LattePipeline.from_pretrained(folder)
-  values, mask = pipeline.load(folder).embed(["A dog in the SNOW "])
+  values, mask = load.load(folder).embed(["A dog in the SNOW "])
   wanted, _ = theirs.encode_prompt(
     "A dog in the SNOW ", do_classifier_free_guidance=False
   )
@@ -75,16 +75,16 @@ def test_prompts_are_read_in_each_form(tmp_path):
     generate.read(" ")
 
 
-def test_pictures_take_the_place_of_prompts(tmp_path):
+def test_pictures_stand_in_place_of_prompts_or_beside_them(tmp_path):
   for name in ("b.png", "a.JPG", "notes.txt"):
     (tmp_path / name).touch()
   found = [tmp_path / "a.JPG", tmp_path / "b.png"]
-  assert generate.inputs("", str(tmp_path)) == found
-  assert generate.inputs("", str(found[0])) == found[:1]
-  assert generate.inputs("", [str(path) for path in found]) == found
-  assert generate.inputs("a dog", "") == ["a dog"]
-  with pytest.raises(ValueError, match="not both"):
-    generate.inputs("a dog", str(tmp_path))
+  assert generate.inputs("", str(tmp_path)) == {"pictures": found}
+  assert generate.inputs("", str(found[0])) == {"pictures": found[:1]}
+  assert generate.inputs("", [str(path) for path in found]) == {"pictures": found}
+  assert generate.inputs("a dog", "") == {"prompts": ["a dog"]}
+  both = dict(prompts=["a dog"], pictures=found[:1])
+  assert generate.inputs("a dog", str(found[0])) == both
   with pytest.raises(FileNotFoundError, match="c.png"):
     generate.inputs("", str(tmp_path / "c.png"))
   (tmp_path / "empty").mkdir()
@@ -92,13 +92,13 @@ def test_pictures_take_the_place_of_prompts(tmp_path):
     generate.inputs("", str(tmp_path / "empty"))
 
 
-def test_guidance_is_one_number_or_two_for_pictures():
-  assert generate.strength((), "") == generate.strength((), "a.png") == {}
-  assert generate.strength(0.0, "") == generate.strength((0.0,), "") == {"guidance": 0}
-  assert generate.strength((1.0, 3.0), "a.png") == {"guidance": (1.0, 3.0)}
-  assert generate.strength(2.0, "a.png") == {"guidance": (2.0, 2.0)}
-  with pytest.raises(ValueError, match="two for pictures"):
-    generate.strength((1.0, 3.0), "")
+def test_guidance_is_one_number_or_two():
+  scale = generate.guidance_scale
+  assert scale(()) == {}
+  assert scale(0.0) == scale((0.0,)) == {"guidance": 0}
+  assert scale((1.0, 3.0)) == {"guidance": (1.0, 3.0)}
+  with pytest.raises(ValueError, match="one number, or two"):
+    scale((1.0, 2.0, 3.0))
 
 
 def test_a_folder_that_is_not_there_is_named():

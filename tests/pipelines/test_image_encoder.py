@@ -11,7 +11,8 @@ from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
 from vdm_jax.encoders import clip_image, clip_pixels
-from vdm_jax.programs import encode, look, sample
+from vdm_jax.pipelines import image_encoder
+from vdm_jax.programs import encode, sample
 from vdm_jax.programs import job as job_lib
 
 ENCODER = clip_image.ClipImage(
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
 def test_tokens_are_the_encoders(folder, shape, method):
   """A batch of 2 and a rest of 1, on two devices; of the whole, or of the patches."""
   path, params = folder
-  seen = look.ImageEncoder(path, shape, batch_size=2)(PICTURES)
+  seen = image_encoder.ImageEncoder(path, shape, batch_size=2)(PICTURES)
   pixels = clip_pixels.pixels(PICTURES, 32)
   wanted = ENCODER.apply(params, pixels, method=method)
   assert seen.shape == (5, *shape) and seen.dtype == np.float32
@@ -46,10 +47,10 @@ def test_tokens_are_the_encoders(folder, shape, method):
 
 
 def test_what_is_no_encoder_or_another_is_refused(folder, tmp_path):
-  with pytest.raises(FileNotFoundError, match="no image encoder in .*give the path"):
-    look.ImageEncoder(tmp_path / "none")(PICTURES)
+  with pytest.raises(FileNotFoundError, match="no network in .*give the path"):
+    image_encoder.ImageEncoder(tmp_path / "none")(PICTURES)
   with pytest.raises(ValueError, match=r"\[1, 8\] of a picture; shape=\(1, 1024\)"):
-    look.ImageEncoder(folder[0])(PICTURES)
+    image_encoder.ImageEncoder(folder[0])(PICTURES)
 
 
 def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
@@ -59,14 +60,14 @@ def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
   params = flax.linen.unbox(autoencoder.init(jax.random.key(0), video / 255.0))
   mesh = sharding.make_mesh(dict(data=-1))
   job = job_lib.Job(tmp_path, "encode", 0, mesh, (("batch", "data"),), {})
-  encoder = look.ImageEncoder(folder[0], (1, 8), batch_size=2)
-  run = lambda image_encoder: encode.run(
+  encoder = image_encoder.ImageEncoder(folder[0], (1, 8), batch_size=2)
+  run = lambda encoder: encode.run(
     job,
     source=source,
     autoencoder=autoencoder,
     weights=params,
     batch_size=3,
-    image_encoder=image_encoder,
+    image_encoder=encoder,
   )
   run(encoder)
   made = sources.RecordFolder(tmp_path / "latents")

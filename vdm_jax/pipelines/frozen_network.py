@@ -1,0 +1,82 @@
+"""A published network that is used and never trained, opened on its first use."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm_jax import batches, pretrained, sharding
+
+
+def rows_of(devices):
+  """(mesh, rules) that spread rows over `devices` and repeat all parameters."""
+  return sharding.make_mesh({"rows": -1}, devices), (("batch", "rows"),)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenNetwork:
+  """A component's folder, as `module` and `params`; nothing is read before their use.
+
+  Attributes:
+    folder: with config.json and weights, see `pretrained.load`.
+    dtype: of the parameters and of the computation.
+    devices: (mesh, rules) that the parameters are laid out by, see sharding.py; None:
+      on each device of this process, over which `map_rows` spreads its rows.
+  """
+
+  folder: Any
+  dtype: Any = jnp.float32
+  devices: tuple | None = None
+
+  @functools.cached_property
+  def _devices(self):
+    return self.devices or rows_of(jax.local_devices())
+
+  @functools.cached_property
+  def _opened(self):
+    if not (pathlib.Path(self.folder) / "config.json").is_file():
+      raise FileNotFoundError(
+        f"There is no network in {self.folder}, a folder of config.json and weights; "
+        "give the path of one."
+      )
+    mesh, rules = self._devices
+    return pretrained.load(self.folder, dtype=self.dtype, mesh=mesh, rules=rules)
+
+  def opened(self):
+    """Itself, read now: what is wrong with the folder is an error here."""
+    return self._opened and self
+
+  @property
+  def module(self):
+    """The linen module, as config.json describes it."""
+    return self._opened[0]
+
+  @property
+  def params(self):
+    """Its parameters, a nested dict of arrays, laid out as `devices` says."""
+    return self._opened[1]
+
+  def map_rows(self, function, arrays, batch_size):
+    """float32 [N, ...]: function(params, *rows of the arrays), batch by batch.
+
+    A batch has `batch_size` rows, or the next power of two of fewer: few sizes are
+    compiled.
+
+    Args:
+      function: compiled; (params, *arrays [B, ...]) -> array [B, ...].
+      arrays: a list of numpy arrays [N, ...].
+    """
+    mesh, rules = self._devices
+    rows = {f"{i}": x for i, x in enumerate(arrays)}
+    out = batches.map_batches(
+      lambda batch: function(self.params, *(batch[name] for name in rows)),
+      rows,
+      min(batch_size, 1 << (len(arrays[0]) - 1).bit_length()),
+      mesh=mesh,
+      rules=rules,
+    )
+    return np.asarray(out, np.float32)

@@ -1,0 +1,227 @@
+"""Opens a published model from its folder, as diffusers writes it.
+
+  pipeline = load("Latte-1")  # or AnimateDiff's, ModelScope's, DiT's
+  video = pipeline(["a dog in the snow"], steps=50, guidance=7.5, key=key)
+  pipeline = load("stable-video-diffusion-img2vid")
+  video = pipeline(["dog.jpg"], key=key)
+
+model_index.json names the components, each in a folder of its own. Every component is
+one of ours: the task is a LatentDiffusion like those that are trained here.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vdm_jax import pretrained
+from vdm_jax.conditioners import conditioner
+from vdm_jax.pipelines import (
+  frozen_network,
+  image_encoder,
+  inputs,
+  pipeline,
+  text_encoder,
+)
+from vdm_jax.pretrained.tables.unet import motion_adapter
+from vdm_jax.tasks import latent_diffusion
+
+INDEX = "model_index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """What there is to know of a published pipeline besides its files.
+
+  Attributes:
+    inputs: functions (Folder) -> an input of pipelines/inputs.py.
+    drop: names of the signals that guidance leaves out, all together.
+    network: the folder of its denoising network.
+    num_frames: by default; None: as the network's config says.
+    size: (height, width) in pixels by default; None: as the network's config says.
+    steps, guidance: by default.
+  """
+
+  inputs: tuple[Callable, ...]
+  drop: tuple[str, ...]
+  network: str = "unet"
+  num_frames: int | None = None
+  size: tuple[int, int] | None = None
+  steps: int = 50
+  guidance: float | tuple[float, float] = 7.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """A published folder and its opened parts, for inputs to be made of.
+
+  Attributes:
+    path: with model_index.json.
+    index: what stands in it.
+    layout: dtype, mesh and rules of all components, see pretrained.load.
+    network: the denoising module.
+    autoencoder, autoencoder_params: see autoencoders/base.py.
+  """
+
+  path: pathlib.Path
+  index: dict
+  layout: dict
+  network: Any
+  autoencoder: Any
+  autoencoder_params: Any
+
+  def has(self, part):
+    """Whether the component `part` is named in the index and has a folder."""
+    named = self.index.get(part) or [None]
+    return named[0] is not None and (self.path / part).is_dir()
+
+  def encoder_layout(self):
+    """{"dtype", "devices"} of an encoder that lies with the other components."""
+    mesh, rules = self.layout["mesh"], self.layout["rules"]
+    one = frozen_network.rows_of(jax.local_devices()[:1])
+    devices = one if mesh is None else (mesh, rules)
+    return dict(dtype=self.layout["dtype"], devices=devices)
+
+
+def prompts(folder, **settings):
+  """The input of texts; without an encoder or tokenizer, of embeddings alone."""
+  if not all(map(folder.has, ("text_encoder", "tokenizer"))):
+    return inputs.Prompts(None)
+  encoder = text_encoder.TextEncoder(
+    folder.path, **settings, truncate=True, **folder.encoder_layout()
+  )
+  encoder.network.opened()
+  return inputs.Prompts(encoder)
+
+
+def classes(folder):
+  """The input of classes, with the names that the index has for them."""
+  names = folder.index.get("id2label") or {}
+  labels = {
+    name.strip(): int(i) for i, many in names.items() for name in many.split(",")
+  }
+  return inputs.Classes(folder.network.num_classes, labels)
+
+
+def first_frames(folder, numbers=inputs.NUMBERS):
+  """The input of pictures, seen by the folder's image encoder if it has one."""
+  encoder = None
+  if folder.has("image_encoder"):
+    encoder = image_encoder.ImageEncoder(
+      folder.path / "image_encoder", shape=None, **folder.encoder_layout()
+    )
+    encoder.network.opened()
+  parts = folder.autoencoder, folder.autoencoder_params
+  return inputs.FirstFrames(encoder, *parts, numbers)
+
+
+CLIP = functools.partial(prompts, length=77, masked=False)
+T5 = functools.partial(prompts, length=120, lower=True)
+ANIMATEDIFF = Published((CLIP,), ("text",), num_frames=16)
+PUBLISHED = {
+  "LattePipeline": Published((T5,), ("text",), "transformer"),
+  "DiTPipeline": Published((classes,), ("label",), "transformer"),
+  "StableDiffusionPipeline": Published((CLIP,), ("text",), num_frames=1),
+  "AnimateDiffPipeline": ANIMATEDIFF,
+  "TextToVideoSDPipeline": Published((CLIP,), ("text",), num_frames=16),
+  "StableVideoDiffusionPipeline": Published(
+    (first_frames,), ("image",), size=(576, 1024), steps=25, guidance=(1.0, 3.0)
+  ),
+}
+
+
+def load(
+  path, *, autoencoder="vae", motion=None, dtype=jnp.float32, mesh=None, rules=()
+):
+  """The Pipeline of a folder with model_index.json.
+
+  Args:
+    autoencoder: the folder of the decoder; Latte's other one, which takes the flicker
+      from the frames, is "vae_temporal_decoder".
+    motion: the folder of a MotionAdapter, which makes AnimateDiff of a folder of Stable
+      Diffusion 1; the scheduler is then DDIM with AnimateDiff's betas.
+    dtype, mesh, rules: of all components, see pretrained.load.
+
+  Raises:
+    FileNotFoundError, ValueError: what is missing or not supported, all of it.
+  """
+  folder = pathlib.Path(path)
+  index, layout = _read_index(folder), dict(dtype=dtype, mesh=mesh, rules=rules)
+  name = index["_class_name"]
+  published = PUBLISHED[name]
+  if motion is None:
+    scheduler = pretrained.load_scheduler(folder / "scheduler")
+    network, params = pretrained.load(folder / published.network, **layout)
+  elif name == "StableDiffusionPipeline":
+    published = ANIMATEDIFF
+    scheduler = pretrained.load_scheduler(motion_adapter.SCHEDULER)
+    network, params = motion_adapter.load(folder / published.network, motion, **layout)
+  else:
+    raise ValueError(
+      f"motion={str(motion)!r} is for a StableDiffusionPipeline; {folder} is a {name}."
+    )
+  decoder, decoder_params = pretrained.load(folder / autoencoder, **layout)
+  opened = Folder(folder, index, layout, network, decoder, decoder_params)
+  made = tuple(make(opened) for make in published.inputs)
+  task = latent_diffusion.LatentDiffusion(
+    network=network,
+    process=scheduler.process,
+    prediction=scheduler.prediction,
+    conditioner=conditioner.All(tuple(x.conditioner for x in made)),
+  )
+  config = json.loads((folder / published.network / "config.json").read_text())
+  return pipeline.Pipeline(
+    pipeline.Components(task, params, scheduler, decoder, decoder_params),
+    made,
+    published.drop,
+    published.size or _size(config, decoder),
+    published.num_frames or _num_frames(config, network),
+    published.steps,
+    published.guidance,
+  )
+
+
+def _size(config, autoencoder):
+  """(height, width) in pixels that the network's config names, or the autoencoder's."""
+  size = config.get("sample_size") or autoencoder.sample_size // autoencoder.stride[1]
+  sides = (size, size) if isinstance(size, int) else size
+  return tuple(n * s for n, s in zip(sides, autoencoder.stride[1:], strict=True))
+
+
+def _num_frames(config, network):
+  """Frames that a transformer has, or a U-Net's config names; None for neither."""
+  return config.get("num_frames") or getattr(network, "num_frames", None)
+
+
+def _read_index(folder):
+  if not (folder / INDEX).is_file():
+    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "nothing"
+    raise FileNotFoundError(
+      f"{folder} has no {INDEX}, it has {there}. A single component opens with "
+      "pretrained.load."
+    )
+  try:
+    index = json.loads((folder / INDEX).read_text())
+    name = index["_class_name"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{folder / INDEX} is no index of a pipeline: {error!r}"
+    ) from error
+  if name not in PUBLISHED:
+    raise ValueError(
+      f"{folder} is a {name}; what opens whole is {', '.join(PUBLISHED)}. Its "
+      "components may open alone, with pretrained.load."
+    )
+  missing = [
+    part
+    for part in (PUBLISHED[name].network, "vae", "scheduler")
+    if not (folder / part).is_dir() and part in index
+  ]
+  if missing:
+    raise FileNotFoundError(f"{folder} lacks the folders {missing}.")
+  return index
