@@ -1,18 +1,17 @@
-"""Transforms that draw a part of a record anew each time: of its frames, of its time.
-
-See `transforms.py` for what a transform is, and for the cuts that draw nothing.
-"""
+"""Random crops in space and time: transforms, see transforms.py."""
 
 import dataclasses
 
 from vdm_jax.data import decode
-
-TIMED = ("video", "latents", "mean", "logvar")  # keys whose first axis is time
+from vdm_jax.data.transforms import TIME_KEYS
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-  """Cuts a square of `size` pixels anywhere, the same in all frames of the clip."""
+  """(record, rng) -> record with a random `size` x `size` part of its "video".
+
+  The place is the same in all frames of a clip.
+  """
 
   size: int
 
@@ -35,7 +34,10 @@ class RandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class TemporalRandomCrop:
-  """Cuts `num_frames` frames on end anywhere, out of pixels and of latents alike."""
+  """(record, rng) -> record with `num_frames` consecutive frames, from a random start.
+
+  All keys with a time axis are cut alike: "video", "latents", "mean", "logvar".
+  """
 
   num_frames: int
 
@@ -44,12 +46,12 @@ class TemporalRandomCrop:
       raise ValueError(f"num_frames={self.num_frames}: wanted at least 1.")
 
   def __call__(self, record, rng):
-    keys = [key for key in TIMED if key in record]
+    keys = [key for key in TIME_KEYS if key in record]
     lengths = {len(record[key]) for key in keys}
     if len(lengths) != 1:
       raise KeyError(
         f"The record has {sorted(record)} with lengths {sorted(lengths)}; wanted one "
-        f"length, of one or more of {TIMED}."
+        f"length, of one or more of {TIME_KEYS}."
       )
     slack = lengths.pop() - self.num_frames
     if slack < 0:

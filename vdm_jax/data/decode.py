@@ -36,14 +36,18 @@ STARTS = {
 
 
 def start_chooser(name, rng):
-  """Where a clip begins: a function of the slack, the largest start there is."""
+  """A function, largest start -> the frame at which a clip begins.
+
+  Args:
+    name: "first", "centre" or "random", which draws from the generator `rng`.
+  """
   if name not in STARTS:
     raise ValueError(f"start={name!r}: wanted one of {sorted(STARTS)}.")
   return lambda slack: STARTS[name](slack, rng)
 
 
 def frames_spanned(num_frames, interval):
-  """How many frames of a video a clip covers."""
+  """Frames of a video from the first to the last of `num_frames` at an interval."""
   if num_frames < 1 or interval < 1:
     raise ValueError(
       f"num_frames={num_frames}, frame_interval={interval}: wanted at least 1 of each."
@@ -52,18 +56,15 @@ def frames_spanned(num_frames, interval):
 
 
 def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
-  """Every `interval`-th frame of a video file, `num_frames` of them.
+  """uint8 [num_frames, H, W, 3]: every `interval`-th frame of a video file.
 
-  Frames are told apart by their presentation times, read from the packets before
+  Frames are known by their presentation times, read from the packets before
   anything is decoded, so seeking is exact with B-frames and variable rates. Grey and
   RGBA videos become RGB (alpha is dropped), rotated ones are turned upright.
 
   Args:
     path: the file.
-    choose_start: slack -> first frame, from 0 to slack; see `start_chooser`.
-
-  Returns:
-    uint8 [num_frames, H, W, 3].
+    choose_start: largest start -> first frame; see `start_chooser`.
 
   Raises:
     BadClip: the file is absent, empty, torn, no video, broken inside or too short.
@@ -84,9 +85,13 @@ def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
 
 
 def read_frames(path, choose_frames):
-  """The frames choose_frames(count) of a video file: indices, rising or repeated.
+  """uint8 [N, H, W, 3]: chosen frames of a video file.
 
-  Returns, raises: as `read_clip`.
+  Args:
+    choose_frames: number of frames in the file -> [N] indices, which rise or repeat.
+
+  Raises:
+    BadClip: the file is absent, empty, torn, no video or broken inside.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -108,7 +113,7 @@ def read_frames(path, choose_frames):
   except av.FFmpegError as error:
     raise BadClip(path, f"cannot be decoded ({error.strerror})") from error
   if len(pictures) != len(chosen):
-    raise BadClip(path, f"gave {len(pictures)} of the {len(chosen)} frames asked")
+    raise BadClip(path, f"gave {len(pictures)} of the {len(chosen)} chosen frames")
   if any(picture.shape != pictures[0].shape for picture in pictures):
     raise BadClip(path, "changes its size in the middle")
   place = {frame: i for i, frame in enumerate(chosen)}
@@ -173,7 +178,11 @@ def _collect(path, stamped, wanted):
 
 
 def read_image(path, data=None):
-  """One picture file, or its bytes `data`, as uint8 [H, W, 3]; alpha is dropped."""
+  """uint8 [H, W, 3] of an image file, or of its bytes `data`; alpha is dropped.
+
+  Raises:
+    BadClip: it is no image, or has more than 8 bits a channel.
+  """
   try:
     with Image.open(path if data is None else io.BytesIO(data)) as image:
       if image.mode in DEEP_MODES:
@@ -185,11 +194,19 @@ def read_image(path, data=None):
     raise BadClip(path, f"is no readable picture ({error})") from error
 
 
-def read_images(path, pictures):
-  """Picture files or bytes of one clip as uint8 [T, H, W, 3]; sizes must agree."""
+def read_images(path, images):
+  """uint8 [T, H, W, 3] of the images of one clip.
+
+  Args:
+    path: names the clip in errors.
+    images: a file or the bytes of each frame.
+
+  Raises:
+    BadClip: one of them is no image, or sizes differ.
+  """
   frames = [
     read_image(f"{path}, frame {i}", p) if isinstance(p, bytes) else read_image(p)
-    for i, p in enumerate(pictures)
+    for i, p in enumerate(images)
   ]
   sizes = sorted({frame.shape[:2] for frame in frames})
   if len(sizes) != 1:

@@ -1,7 +1,7 @@
 """Sources over plain files: a tree of videos, or a tree of folders of frames.
 
-The tree is read once, at construction: what cannot be a clip is left out and named in
-`skipped`, an empty class or a missing folder is refused. Files are decoded when asked.
+The tree is listed once, at construction: what cannot be a clip is left out and named in
+`skipped`, an empty class or a missing folder is refused. Files are decoded at access.
 """
 
 import functools
@@ -18,13 +18,13 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False):
-  """`ClipFolder` of every video file below a folder.
+  """A `ClipFolder` of every video file below a folder, windows of consecutive frames.
 
   Args:
     path: the folder.
-    labelled: True, and its sub-folders are the classes, sorted by name; or the name of
-      a table in it, "metadata.csv", and the texts are, see texts.py. Clips that are
-      not in the table are skipped.
+    labelled: True: its sub-folders are the classes, sorted by name. The name of a
+      table in it, such as "metadata.csv": the texts are, see texts.py, and clips that
+      are not in the table are skipped. False: there are no labels.
     num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
     start: "random" (drawn for each record and epoch), "first" or "centre".
   """
@@ -34,9 +34,10 @@ def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False
 
 
 def uniformly_sampled_videos(path, num_frames, *, labelled=False):
-  """`ClipFolder` of every video file below a folder, each of frames from all of it.
+  """A `ClipFolder` of every video file below a folder, frames evenly from all of each.
 
-  For what happens slowly, see frame_sampling.py; a short video shows frames twice.
+  For what happens slowly, see frame_sampling.py; a short video repeats frames. `path`
+  and `labelled` are those of `videos`.
   """
   decode.frames_spanned(num_frames, 1)
   read = functools.partial(_read_whole, num_frames)
@@ -74,14 +75,18 @@ def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False
 
 
 class ClipFolder:
-  """A source of {"video", "label" when labelled}; see `videos` and `frames`.
+  """Clips of files below a folder: {"video": uint8 [T, H, W, 3], "label": int32}.
 
-  `labels` is [N] int32, or None; no clip need be opened for it.
+  There is a "label" where `labelled` is not False; `labels` [N] has them all, and
+  `classes` their names, so that no clip need be opened for it.
 
   Args:
-    root: the folder they lie in.
-    clips: [(path, what `read` takes)].
-    read: (what, choose) -> uint8 [T, H, W, 3]; `choose` gives the start, see decode.
+    root: the folder that the clips are in.
+    clips: [(path, argument of `read`)].
+    read: (argument, choose_start) -> uint8 [T, H, W, 3].
+    start: "random", "first" or "centre", see decode.start_chooser.
+    labelled: as `videos` takes it.
+    skipped: [(path, reason)] of what was left out.
 
   Raises:
     ValueError: there are no clips, or a class holds none.
@@ -93,28 +98,30 @@ class ClipFolder:
     self._start, self._read = start, read
     self._clips = sorted(clips, key=lambda clip: natural_sort_key(clip[0]))
     if not clips:
-      raise ValueError(f"{root} holds no clip{self._told()}.")
+      raise ValueError(f"{root} holds no clip{self._first_skipped()}.")
     if labelled:
-      self._tell(root, labelled) if isinstance(labelled, str) else self._label(root)
+      self._label_by_table(root, labelled) if isinstance(
+        labelled, str
+      ) else self._label_by_folder(root)
 
-  def _tell(self, root, table):
-    told = texts.read(root / table)
+  def _label_by_table(self, root, table):
+    captions = texts.read(root / table)
     clips = {clip[0].relative_to(root).as_posix(): clip for clip in self._clips}
     self.skipped = [entry for entry in self.skipped if entry[0] != root / table]
     for names, reason in (
-      (told.keys() - clips.keys(), f"is in {table}, and there is no such clip"),
-      (clips.keys() - told.keys(), f"is not in {table}"),
+      (captions.keys() - clips.keys(), f"is in {table}, and there is no such clip"),
+      (clips.keys() - captions.keys(), f"is not in {table}"),
     ):
       self.skipped += [(root / name, reason) for name in sorted(names)]
-    self._clips = [clip for name, clip in clips.items() if name in told]
+    self._clips = [clip for name, clip in clips.items() if name in captions]
     if not self._clips:
-      raise ValueError(f"{root} holds no clip with a text{self._told()}.")
-    found = [told[name] for name in clips if name in told]
+      raise ValueError(f"{root} holds no clip with a text{self._first_skipped()}.")
+    found = [captions[name] for name in clips if name in captions]
     self.classes = sorted(set(found))
     places = {text: place for place, text in enumerate(self.classes)}
     self.labels = np.array([places[text] for text in found], np.int32)
 
-  def _label(self, root):
+  def _label_by_folder(self, root):
     inside = [path.relative_to(root).parts for path, _ in self._clips]
     for parts in inside:
       if len(parts) < 2:
@@ -128,12 +135,12 @@ class ClipFolder:
     if empty:
       raise ValueError(
         f"{root}: class {empty[0]!r} ({len(empty)} of {len(folders)} classes) holds no "
-        f"clip; fill or delete the folder{self._told()}."
+        f"clip; fill or delete the folder{self._first_skipped()}."
       )
     self.classes = folders
     self.labels = np.array([folders.index(parts[0]) for parts in inside], np.int32)
 
-  def _told(self):
+  def _first_skipped(self):
     return "".join(f"; skipped {path}: {reason}" for path, reason in self.skipped[:3])
 
   def __len__(self):
@@ -169,9 +176,9 @@ def _read_frames(num_frames, interval, paths, choose):
 
 
 def find_frame_folders(path, skipped):
-  """Yields (folder, names of its pictures, ordered by the last number in each name).
+  """Yields (folder, [file names in the order of the last number in each]) below `path`.
 
-  Stray files and folders without frames are added to the list `skipped`.
+  Stray files and folders without frames are appended to the list `skipped`.
   """
   for folder, names in _walk(path):
     numbered = {}
@@ -190,7 +197,7 @@ def find_frame_folders(path, skipped):
 
 
 def natural_sort_key(path):
-  """A sort key by which clip_2 stands before clip_10."""
+  """A key for `sorted` by which the path clip_2 comes before clip_10."""
   parts = re.split(r"(\d+)", os.fspath(path))
   return [int(p) if p.isdecimal() else p for p in parts], os.fspath(path)
 

@@ -2,16 +2,17 @@
 
 MagicTime's dynamic frame extraction, https://arxiv.org/abs/2404.05014: a flower opens
 over all of a video, so a clip of it is taken from all of it; other videos give a window
-of a few seconds. Of what has too few frames, the first are shown twice.
+of a few seconds. In a video with too few frames, the first ones occur twice.
 """
 
 import numpy as np
 
 
 def uniform_indices(length, num_frames):
-  """[num_frames] indices from 0 to length - 1, evenly, both ends among them.
+  """int [num_frames]: evenly spaced indices from 0 to length - 1, both ends included.
 
-  Rounded to the nearest frame, halves to the even one.
+  Rounded to the nearest frame, halves to the even one; a video with fewer frames
+  repeats its first ones.
   """
   if length <= num_frames:
     return repeat_to_length(length, num_frames)
@@ -22,10 +23,10 @@ def uniform_indices(length, num_frames):
 
 
 def window_indices(length, num_frames, stride, start):
-  """[num_frames] indices from `start` on, `stride` apart, nearer in a short video.
+  """int [num_frames]: indices `stride` apart from frame `start` on.
 
-  `start` is 0 to length - window_span(length, num_frames, stride); nothing is left to
-  choose where there are too few frames.
+  They are closer in a video too short for that, and a video with fewer frames than
+  num_frames repeats its first ones. `start` is at most length - window_span(...).
   """
   if length <= num_frames:
     return repeat_to_length(length, num_frames)
@@ -38,12 +39,12 @@ def window_indices(length, num_frames, stride, start):
 
 
 def window_span(length, num_frames, stride):
-  """How many frames of the video a window spans."""
+  """How many of a video's `length` frames `window_indices` spans, ends included."""
   return min(length, (num_frames - 1) * stride + 1)
 
 
 def repeat_to_length(length, num_frames):
-  """[num_frames] indices of all frames, the first of them again, in order."""
+  """int [num_frames], rising: all `length` indices, the first ones more than once."""
   if length < 1:
     raise ValueError("A video without frames has no clip.")
   return np.sort(np.arange(num_frames) % length)

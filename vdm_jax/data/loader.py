@@ -23,7 +23,7 @@ PROBES = 5  # good records that decide what all records must look like
 
 
 class NoGoodClips(ValueError):
-  """The source gave nothing that could be used."""
+  """No record of a source could be used."""
 
 
 class Loader:
@@ -119,7 +119,7 @@ class Loader:
     return len(self._batches)
 
   def shard(self, parts, count):
-    """A new loader of these parts of the same batches, `sharding.data_shard`'s.
+    """A new Loader of these parts of the same batches, see `sharding.data_shard`.
 
     Processes that hold parts of the same rows are given the same parts. Without
     `repeat`, the last batch may hold fewer rows of one process, or none.
@@ -168,17 +168,22 @@ class Loader:
     )
 
   def close(self):
-    """Drops what was read ahead and goes back to the first batch."""
+    """Drops what was read ahead; the next batch is the first one again."""
     if self._iterator is not None and hasattr(self._iterator, "close"):
       self._iterator.close()
     self._taken, self._iterator, self._gave = 0, None, False
 
   def get_state(self):
-    """Where the next batch begins, in records of all processes; JSON can hold it."""
+    """A JSON-ready dict: the position of the next batch, counted in records, and the
+    source's length and settings, by which `set_state` knows the same data.
+    """
     return {"position": self._taken * self.batch_size, **self._identity}
 
   def set_state(self, state):
-    """Goes on exactly where `get_state` was taken, with any workers and processes."""
+    """Continues where the dict `state` of `get_state` was taken, bit for bit.
+
+    The numbers of workers and processes may differ.
+    """
     came = {key: state.get(key) for key in self._identity}
     if "position" not in state or came != self._identity:
       raise ValueError(

@@ -36,7 +36,7 @@ SHARD_RECORDS = 16384
 
 
 def pack(record):
-  """Bytes of a record: magic, header length, JSON header, the arrays one by one."""
+  """The bytes of a record {key: array}: magic, header length, JSON header, arrays."""
   arrays = {key: np.asarray(record[key]) for key in sorted(record)}
   for key, array in arrays.items():
     if array.dtype.name not in DTYPES:
@@ -49,7 +49,7 @@ def pack(record):
 
 
 def unpack(data):
-  """The record in `data`; arrays are read-only views of it."""
+  """The record {key: array} in the bytes `data`; arrays are read-only views of them."""
   if data[:4] != MAGIC or len(data) < 8:
     raise ValueError(f"These bytes are no record: they begin with {bytes(data[:8])!r}.")
   (length,) = struct.unpack_from("<I", data, 4)
@@ -79,13 +79,13 @@ def _layout(header):
 
 
 def record_spec(record):
-  """{key: [dtype, shape]} as meta.json keeps it."""
+  """{key: [name of the dtype, shape]} of a record, as meta.json has it."""
   arrays = {key: np.asarray(record[key]) for key in sorted(record)}
   return {key: [a.dtype.name, list(a.shape)] for key, a in arrays.items()}
 
 
 class RecordWriter:
-  """Writes a folder of records; it appears under its name when the block ends well.
+  """A context that writes a folder of records, which appears when the block ends well.
 
   with RecordWriter(path, settings={...}) as writer:
     writer.write({"mean": mean, "logvar": logvar, "label": label})
@@ -118,7 +118,7 @@ class RecordWriter:
     return self
 
   def write(self, record):
-    """Appends one record."""
+    """Appends one record {key: array}."""
     got = record_spec(record)
     self._spec = self._spec or got
     if got != self._spec:
@@ -169,7 +169,10 @@ class RecordWriter:
 
 
 def read_meta(path):
-  """The meta.json of a folder of records, after checking that the folder is whole.
+  """The dict in meta.json of a folder of records, once the folder is known to be whole.
+
+  Keys: format, count, spec, files, fingerprint, settings, and what its writer added,
+  such as classes, shift, scale, texts.
 
   Raises:
     FileNotFoundError: there is no such folder.

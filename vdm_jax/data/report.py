@@ -9,9 +9,11 @@ SHOWN = 5  # reasons named in a summary or an error
 
 
 class SkipReport:
-  """Counts skipped clips by path; appends each new one to the JSONL file `path`.
+  """Skipped clips, {path: reason} in `reasons`; each is also a line of a JSONL file.
 
-  A file that is there already is continued, so a restarted run names nothing twice.
+  Args:
+    path: the file, or None. An existing one is continued, so a restarted run names
+      nothing twice.
   """
 
   def __init__(self, path=None):
@@ -32,7 +34,7 @@ class SkipReport:
     return len(self.reasons)
 
   def add(self, path, reason):
-    """Notes one skipped clip; the same path again changes nothing."""
+    """Adds a skipped clip; the same path again changes nothing."""
     path = str(path)
     if path in self.reasons:
       return
@@ -46,7 +48,7 @@ class SkipReport:
         file.write(json.dumps({"path": path, "reason": reason}) + "\n")
 
   def summary(self):
-    """One line: how many were skipped, and the first of them."""
+    """A line of text: how many clips were skipped, and the first of them."""
     if not self.reasons:
       return "nothing skipped"
     where = f"; all in {self.path}" if self.path else ""
@@ -54,7 +56,7 @@ class SkipReport:
 
 
 def first_reasons(pairs):
-  """The first few (path, reason) pairs as text."""
+  """The first five of [(path, reason)] as text, and how many more there are."""
   pairs = list(pairs)
   text = "; ".join(f"{path}: {reason}" for path, reason in pairs[:SHOWN])
   return text + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")

@@ -20,7 +20,7 @@ from vdm_jax.data import decode, records
 
 
 class ArraySource:
-  """Records held in memory: {key: array with leading N}."""
+  """A source of N records in memory, given as {key: array [N, ...]}."""
 
   def __init__(self, arrays):
     sizes = {key: len(array) for key, array in arrays.items()}
@@ -37,7 +37,7 @@ class ArraySource:
 
 
 def in_memory(source):
-  """All records of a source as an `ArraySource`, read once: for data that fits.
+  """An `ArraySource` of all records of `source`, each read once: for data that fits.
 
   Bad clips are left out and named in `skipped`; a random start is drawn only once.
   """
@@ -55,7 +55,7 @@ def in_memory(source):
 
 
 class Subset:
-  """Records `start` to `stop` of another source."""
+  """A source of the records `start` to `stop`, exclusive, of another source."""
 
   def __init__(self, source, start=0, stop=None):
     self.source, self.indices = source, range(len(source))[start:stop]
@@ -78,9 +78,9 @@ class Subset:
 
 
 class Repeated:
-  """Each record of another source `times` times, one epoch after the other.
+  """A source of each record of another one `times` times, one epoch after the other.
 
-  With a random start each time is another window of a long video: for encoding once
+  With a random start each time gives another window of a long video: for encoding once
   what training would otherwise cut anew.
   """
 
@@ -105,10 +105,11 @@ class Repeated:
 
 
 class Transformed:
-  """Another source through transforms, whose random part is fixed for each record.
+  """A source of another one's records after transforms, the same at each access.
 
-  For one pass over the data, such as encoding and evaluation; training draws anew in
-  each epoch if the transforms are given to the loader instead.
+  Random parts come from (seed, index). For one pass over the data, such as encoding
+  and evaluation; training draws anew in each epoch if the transforms are given to the
+  loader instead.
   """
 
   def __init__(self, source, transforms, seed=0):
@@ -131,22 +132,23 @@ class Transformed:
 
 
 def load_record(source, i, rng):
-  """Record i of any source, with its random part where it has one."""
+  """Record i, {key: array}, of any source, with its random parts, if any, from rng."""
   return source.load(i, rng) if hasattr(source, "load") else source[i]
 
 
 def record_name(source, i):
-  """What a report calls record i of any source."""
+  """The text by which a report names record i of any source: its path, or an index."""
   if hasattr(source, "name"):
     return source.name(i)
   return f"{type(source).__name__}[{i}]"
 
 
 class RecordFolder:
-  """A folder that `records.RecordWriter` made.
+  """A source of the records in a folder that `records.RecordWriter` made.
 
-  Latents whose meta.json gives `shift` and `scale` (lists per channel) come normalised
-  as float32: mean -> (mean - shift) / scale, logvar -> logvar - 2 log(scale).
+  `meta` is the dict of its meta.json. Latents whose meta.json gives `shift` and
+  `scale` (lists per channel) come normalised as float32: mean -> (mean - shift) /
+  scale, logvar -> logvar - 2 log(scale).
   """
 
   def __init__(self, path):
@@ -206,7 +208,7 @@ class RecordFolder:
 
 
 class Tfds:
-  """A split of a prepared TFDS data set in array_record format, without TensorFlow.
+  """A source of a split of a prepared TFDS data set (array_record, no TensorFlow).
 
   Args:
     builder: a builder, or the folder of a prepared data set (`.../1.0.0`).

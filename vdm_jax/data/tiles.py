@@ -1,4 +1,4 @@
-"""Clips that one video shows side by side, in rows and columns, as previews are made.
+"""Clips side by side in one video, in rows and columns, as previews are made.
 
 A whole small data set in one file: it is decoded once and held in memory.
 """

@@ -1,7 +1,8 @@
-"""Record -> record, one small function object each: (record, rng) -> record.
+"""Transforms of records: small callables, (record, rng) -> record.
 
-Videos stay uint8 all the way (a quarter of the memory and of the way to the device);
-floats begin where a step turns them into [-1, 1], or at `ToFloat`, last in the list.
+A record is a dict of numpy arrays, see records.py. Videos stay uint8 all the way (a
+quarter of the memory and of the way to the device); floats begin where a step turns
+them into [-1, 1], or at `ToFloat`, last in the list.
 `rng` is the record's own numpy Generator, the same on every worker and restart.
 """
 
@@ -18,7 +19,13 @@ TIME_KEYS = ("video", "mean", "logvar", "latents")  # keys whose first axis is t
 
 @dataclasses.dataclass(frozen=True)
 class SampleFrames:
-  """Cuts `num_frames` frames, `interval` apart; start: "random", "first", "centre"."""
+  """(record, rng) -> record whose "video" has every `interval`-th frame of a window.
+
+  Attributes:
+    num_frames: frames that the result has.
+    interval: frames of the video from one of the result to the next.
+    start: where the window begins, "random", "first" or "centre".
+  """
 
   num_frames: int
   interval: int = 1
@@ -45,14 +52,15 @@ class SampleFrames:
 
 @dataclasses.dataclass(frozen=True)
 class RandomFrameRate:
-  """A random window at one of several intervals, whose frame rate the record tells.
+  """(record, rng) -> record with frames of a random window, at a random interval.
 
-  Of clips or their latents. One network then makes key frames and what lies between
-  them (AlignYourLatents, https://arxiv.org/abs/2304.08818, section 3.2).
+  All keys with a time axis are cut alike, and the record gains "fps", a float32 number.
+  One network then makes key frames and what lies between them (AlignYourLatents,
+  https://arxiv.org/abs/2304.08818, section 3.2).
 
   Attributes:
-    num_frames: of the window.
-    intervals: frames from one of the window's to the next, equally likely.
+    num_frames: frames that the result has.
+    intervals: frames of the source from one of the result to the next, equally likely.
     fps: frames a second of the source; "fps" of the record is fps / interval.
   """
 
@@ -78,7 +86,10 @@ class RandomFrameRate:
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-  """Scales the short side to `size` pixels: bilinear, antialiased when it shrinks."""
+  """(record, rng) -> record whose "video" has a short side of `size` pixels.
+
+  Bilinear, antialiased when it shrinks; the aspect ratio is kept.
+  """
 
   size: int
 
@@ -100,25 +111,31 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class AddLowResolution:
-  """Adds "low" [T, H / factor, W / factor, 3] uint8: means of factor x factor pixels.
+  """(record, rng) -> record with "low", a small copy of its "video", for upsamplers.
 
-  What an upsampler of the video is told.
+  "low" is uint8 [T, H / factor, W / factor, 3], means of factor x factor pixels.
   """
 
   factor: int
 
   def __call__(self, record, rng):
-    return {**record, "low": shrink(record["video"], self.factor)}
+    return {**record, "low": downsample(record["video"], self.factor)}
 
 
-def shrink(video, factor):
-  """[..., H, W, C] uint8 -> [..., H / factor, W / factor, C], means, rounded."""
+def downsample(video, factor):
+  """uint8 [..., H / factor, W / factor, C] of a uint8 video [..., H, W, C].
+
+  Means of squares of factor x factor pixels, rounded.
+  """
   return np.rint(video_io.average_pool(video, (factor, factor))).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class CentreCrop:
-  """Cuts the middle, `height` x `width` pixels (a square when width is left out)."""
+  """(record, rng) -> record with the middle `height` x `width` pixels of its "video".
+
+  A square where `width` is None.
+  """
 
   height: int
   width: int | None = None
@@ -139,7 +156,10 @@ class CentreCrop:
 
 @dataclasses.dataclass(frozen=True)
 class RandomFlip:
-  """Mirrors left and right, all frames of a clip alike, in `rate` of the clips."""
+  """(record, rng) -> record, its "video" mirrored sideways with probability `rate`.
+
+  All frames of a clip are mirrored, or none.
+  """
 
   rate: float = 0.5
 
@@ -151,7 +171,7 @@ class RandomFlip:
 
 @dataclasses.dataclass(frozen=True)
 class SelectKeys:
-  """Drops every key but `keys`."""
+  """(record, rng) -> record of these `keys` alone; a KeyError if one is absent."""
 
   keys: tuple
 
@@ -164,7 +184,7 @@ class SelectKeys:
 
 @dataclasses.dataclass(frozen=True)
 class ToFloat:
-  """uint8 0..255 -> float32 [-1, 1]."""
+  """(record, rng) -> record, its "video" of uint8 0..255 as float32 in [-1, 1]."""
 
   def __call__(self, record, rng):
     video = record["video"].astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -173,7 +193,10 @@ class ToFloat:
 
 @dataclasses.dataclass(frozen=True)
 class LatentsAsVideo:
-  """The mean of stored latents as the video, for an autoencoder of latents."""
+  """(record, rng) -> record with its "mean" as "video", for autoencoders of latents.
+
+  "video" is float32 [t, h, w, c]; "mean" and "logvar" are left out.
+  """
 
   def __call__(self, record, rng):
     rest = {k: v for k, v in record.items() if k not in ("mean", "logvar")}

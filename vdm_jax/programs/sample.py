@@ -188,7 +188,7 @@ def low_resolution(*, source, count, factor):
     clips have.
   """
   records = [source[i] for i in range(min(count, len(source)))]
-  low = np.stack([transforms.shrink(record["video"], factor) for record in records])
+  low = np.stack([transforms.downsample(record["video"], factor) for record in records])
   return stack_signals(records) | {"low": low}
 
 
@@ -207,7 +207,7 @@ def low_resolution_samples(*, path, factor=1):
   """
   with np.load(pathlib.Path(path) / VIDEOS, allow_pickle=False) as file:
     rows = dict(file)
-  return {"low": transforms.shrink(rows.pop("video"), factor), **rows}
+  return {"low": transforms.downsample(rows.pop("video"), factor), **rows}
 
 
 def one_row_a_class(videos, labels, columns):
