@@ -61,20 +61,20 @@ def run(job, *, arms, seams, real, train, train_clips=1200, folder="judgement"):
 def judged(reader, videos, labels, seam):
   """({figure: number}, {curve: one number for each 16 frames})."""
   starts = range(0, videos.shape[1] - PART + 1, PART)
-  right = reader.read_frames(videos) == labels[:, None]
+  right = reader.classify_frames(videos) == labels[:, None]
   parts = [slice(start, start + PART + 1) for start in starts]
   apart = digits.handwriting_change(videos, PART)
   near = [
-    float(np.median(digits.motion_error(videos[:, part], fastest=FASTEST)))
+    float(np.median(digits.motion_error(videos[:, part], max_speed=FASTEST)))
     for part in parts
   ]
   speeds = [digits.speed(videos[:, part]) for part in parts]
   part_mean = lambda x: [float(x[:, part].mean()) for part in parts]
-  whole = digits.motion_error(videos, fastest=FASTEST)
+  whole = digits.motion_error(videos, max_speed=FASTEST)
   last_over_first = np.mean(speeds[-4:], axis=0) / np.mean(speeds[:4], axis=0)
   figures = dict.fromkeys(SHOWN) | {
-    SHOWN[0]: float((reader.read(videos) == labels).mean()),
-    SHOWN[1]: float((reader.read(videos[:, -PART:]) == labels).mean()),
+    SHOWN[0]: float((reader.classify(videos) == labels).mean()),
+    SHOWN[1]: float((reader.classify(videos[:, -PART:]) == labels).mean()),
     SHOWN[2]: float(apart[:, -PART:].mean()),
     SHOWN[3]: float(np.median(seams(videos, seam))),
     SHOWN[4]: float(np.mean(near)),

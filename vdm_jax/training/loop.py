@@ -21,14 +21,14 @@ from vdm_jax import log
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cadence:
-  """How often a training run writes, in steps, and how many checkpoints stay.
+  """How often a training run writes, in steps, and how many checkpoints it keeps.
 
   Attributes:
-    log: steps of which a line of the log has the means.
-    save: steps from one checkpoint to the next.
-    preview: steps from one preview to the next.
-    keep: so many of the newest checkpoints stay.
-    keep_every: checkpoints of every so many steps stay, too; None: no others.
+    log: steps between lines of the log, which hold their means.
+    save: steps between checkpoints.
+    preview: steps between previews.
+    keep: number of newest checkpoints to keep.
+    keep_every: checkpoints at multiples of this step are kept too; None: no others.
   """
 
   log: int = 50
@@ -83,7 +83,7 @@ def fit(
       overwrites.
     finish: state -> state, called once after the last step and before it is saved.
     max_skipped: steps in a row that may be skipped as not finite before it is an error.
-    in_flight: steps that may be under way before the metrics of the first are read.
+    in_flight: steps that may run before the metrics of the first are fetched.
     agree: `distributed.agree_on_max(mesh)` where there are many processes.
     name: of the run, for messages.
 

@@ -35,11 +35,11 @@ def test_the_centre_of_mass_moves_as_the_box_does(clips):
 
 def test_held_out_digits_are_read(clips):
   reader = digits.DigitReader(clips["train"]["video"], clips["train"]["label"])
-  right = reader.read(clips["test"]["video"]) == clips["test"]["label"]
+  right = reader.classify(clips["test"]["video"]) == clips["test"]["label"]
   assert right.mean() > 0.95
   # Negative control: the reader does not know what it was not shown.
   noise = np.random.default_rng(1).integers(0, 256, clips["test"]["video"].shape)
-  right = reader.read(noise.astype(np.uint8)) == clips["test"]["label"]
+  right = reader.classify(noise.astype(np.uint8)) == clips["test"]["label"]
   assert right.mean() < 0.3
 
 

@@ -1,10 +1,10 @@
-"""Moving digits: real handwriting on a small canvas, with its truth written beside it.
+"""Moving digits: clips of real handwriting on a small canvas, with their ground truth.
 
-An 8 x 8 digit of scikit-learn's `load_digits` (1,797 scans from 43 writers) flies with
+An 8 x 8 digit of scikit-learn's `load_digits` (1,797 scans from 43 writers) moves with
 constant velocity and bounces off the walls, like Moving MNIST
 (https://arxiv.org/abs/1502.04681), but small enough to learn on a CPU. The *digit
 images* are split, not the clips, so test clips show handwriting that was never trained
-on. Label, position and velocity are known, so generated clips can be judged.
+on. Label, position and velocity are known, so generated clips can be scored.
 """
 
 import contextlib
@@ -19,15 +19,19 @@ from einops import repeat
 from sklearn import datasets, model_selection
 
 BOX = 8  # pixels a side of a digit
-BLOCK = 512  # clips drawn at once
+BLOCK = 512  # clips rendered at once
 TEST_FRACTION = 0.2  # of the digit images
 
 
 @dataclasses.dataclass(kw_only=True)
 class Config(tfds.core.BuilderConfig):
-  """What the clips look like; the name says all of it, so no two data sets share one.
+  """Settings of a data set of moving digits; its `name` is made of all of them.
 
-  Sizes are in pixels, speeds in pixels a frame; the speed is never 0.
+  Attributes:
+    canvas: side of the frames in pixels.
+    num_frames, train_clips, test_clips: sizes of the clips and splits.
+    min_speed, max_speed: in pixels a frame.
+    seed: of the splits and the clips.
   """
 
   canvas: int = 16
@@ -57,7 +61,7 @@ class Config(tfds.core.BuilderConfig):
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
-  """TFDS builder; `build` is the way in."""
+  """The TFDS builder; see `build`."""
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}
@@ -111,10 +115,9 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def build(data_dir, **settings):
-  """Builds the data set under `data_dir` unless it stands there; returns the builder.
+  """The TFDS builder of a data set under `data_dir`, which is made if it is not there.
 
-  `settings` are the fields of `Config`. A build that was interrupted leaves nothing
-  that looks like a data set.
+  `settings` are the fields of `Config`. An interrupted build leaves no data set.
   """
   tfds.disable_progress_bar()
   config = Config(**settings)
@@ -132,7 +135,7 @@ def build(data_dir, **settings):
 
 @contextlib.contextmanager
 def quiet_logging():
-  """No warnings from absl's log."""
+  """A context without absl's warnings."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -142,7 +145,7 @@ def quiet_logging():
 
 
 def split_digits(seed=0):
-  """Indices of the digit images of train and test: disjoint, each class in both."""
+  """(train, test): sorted indices of digit images, disjoint, all classes in both."""
   labels = datasets.load_digits().target
   train, test = model_selection.train_test_split(
     np.arange(len(labels)),
@@ -154,12 +157,16 @@ def split_digits(seed=0):
 
 
 def sample_flights(rng, digits, num_clips, config):
-  """What `num_clips` clips show, of the digit images `digits` (indices).
+  """The ground truth of random clips, {name: array}, N = num_clips.
 
-  Returns:
-    label int64 [N]; digit int32 [N], the image's index in `load_digits`;
-    position float32 [N, T, 2], the box's upper left corner (y, x) in pixels;
-    velocity float32 [N, 2], at the start, in pixels a frame.
+  "label" int64 [N]; "digit" int32 [N], the image's index in `load_digits`; "position"
+  float32 [N, T, 2], the box's upper left corner (y, x) in pixels; "velocity" float32
+  [N, 2], at the first frame, in pixels a frame.
+
+  Args:
+    rng: numpy Generator.
+    digits: indices of the digit images to choose from.
+    config: see Config.
   """
   # Every image serves equally often, give or take one.
   digit = rng.permutation(np.resize(rng.permutation(digits), num_clips))
@@ -179,17 +186,17 @@ def sample_flights(rng, digits, num_clips, config):
 
 
 def bounce_positions(start, velocity, num_frames, room):
-  """Positions [N, T, 2] of a flight between walls at 0 and `room`, elastic, exact."""
+  """Positions [N, T, 2] in [0, room] of elastic bounces; start, velocity: [N, 2]."""
   i = np.arange(num_frames)[None, :, None]
   free = np.mod(start[:, None] + velocity[:, None] * i, 2 * room)
   return room - np.abs(room - free)
 
 
 def render(digit, position, canvas):
-  """Videos uint8 [N, T, H, W, 3] of digit images [N] at real corners [N, T, 2].
+  """Videos [N, T, canvas, canvas, 3] uint8 of digit images [N] at `position` [N, T, 2].
 
-  Bilinear: every pixel is shared by its four neighbours, so the centre of mass moves by
-  exactly the fraction; rounding to uint8 comes last.
+  Positions are of the upper left corner, in fractions of pixels: bilinear weights move
+  the centre of mass exactly; rounding to uint8 comes last.
   """
   ink = datasets.load_digits().images[digit] * (255 / 16)  # 0..16 on paper -> 0..255
   num_clips, num_frames = position.shape[:2]

@@ -1,9 +1,9 @@
-"""Captions of moving digits: which digit it is, and which way it sets out.
+"""Captions of moving digits: the digit, and the direction at the first frame.
 
 "a seven drifting down and to the left", "the digit 3 flies upwards". A clip bounces off
-the walls, so its direction is that of its velocity at the first frame, in eight sectors
-of 45 degrees, as one sees them: 0 is right, 1 up and to the right, and so on against
-the clock. One caption in eight does not say the digit, one in eight not the direction.
+the walls, so its direction is that of its velocity at the first frame, one of eight
+sectors of 45 degrees: 0 is right, 1 up and to the right, and so on counter-clockwise.
+One caption in eight does not name the digit, one in eight not the direction.
 """
 
 import functools
@@ -38,7 +38,7 @@ UNSEEN = tuple((digit, 3 * digit % len(DIRECTIONS)) for digit in range(len(DIGIT
 
 
 def direction_index(velocity):
-  """The row [...] of DIRECTIONS of velocities [..., 2], (y, x) with y downwards."""
+  """Indices [...] in DIRECTIONS of velocities [..., 2], (y, x) with y downwards."""
   angle = np.arctan2(-velocity[..., 0], velocity[..., 1])
   return np.rint(angle / (2 * np.pi) * len(DIRECTIONS)).astype(int) % len(DIRECTIONS)
 
@@ -59,10 +59,10 @@ def wordings(digit=None, direction=None):
 
 
 def caption(record):
-  """The caption of a clip with "label" and "velocity", always the same one.
+  """The caption, a str, of a record with "label" and "velocity"; always the same.
 
-  Bits of the velocity choose the wording, not the clip's place in its source: a source
-  from which a bad clip is missing has the same captions.
+  Bits of the velocity choose the wording, not the clip's index in its source: a source
+  that skips a bad clip has the same captions.
   """
   velocity = np.asarray(record["velocity"], np.float32)
   drawn = zlib.crc32(velocity.tobytes())
@@ -79,7 +79,7 @@ def digit_direction(record):
 
 
 def all_captions(source, unseen=UNSEEN):
-  """The captions of a source's clips, but of `unseen` pairs: sorted, each once."""
+  """The distinct captions of a source's clips, sorted, without `unseen` pairs."""
   left_out = set(map(tuple, unseen))
   records = (source[i] for i in range(len(source)))
   return sorted({caption(r) for r in records if digit_direction(r) not in left_out})
@@ -129,32 +129,32 @@ def seen_or_unseen(prompt, unseen=UNSEEN):
 
 
 class Captioned:
-  """A source's clips with the embedded caption of each, without those of unseen pairs.
+  """A source of clips with their embedded captions, without those of unseen pairs.
 
-  A record gains "text" [L, D] and "text_mask" [L] and loses "velocity".
+  Records have "text" [L, D] and "text_mask" [L] in place of "velocity".
 
   Args:
     source: of records with "label" and "velocity".
-    texts: a folder that programs/embed.py wrote.
-    unseen: pairs (digit, direction) that are left out.
+    texts: a folder of embedded texts that programs/embed.py wrote.
+    unseen: pairs (digit, direction) to leave out.
   """
 
   def __init__(self, source, texts, unseen=UNSEEN):
     embedded = sources.RecordFolder(texts)
-    place = {text: row for row, text in enumerate(embedded.meta["texts"])}
+    rows = {text: row for row, text in enumerate(embedded.meta["texts"])}
     left_out = set(map(tuple, unseen))
     self.source, self.indices, self._rows = source, [], []
     for i in range(len(source)):
       if digit_direction(record := source[i]) in left_out:
         continue
-      if (text := caption(record)) not in place:
+      if (text := caption(record)) not in rows:
         name = sources.record_name(source, i)
         raise KeyError(
           f"{text!r}, the caption of {name}, is not in {texts}; delete that folder and "
           "embed again."
         )
       self.indices.append(i)
-      self._rows.append(place[text])
+      self._rows.append(rows[text])
     self._texts = sources.in_memory(embedded).arrays
     self.skipped = getattr(source, "skipped", [])
     self.classes = getattr(source, "classes", None)

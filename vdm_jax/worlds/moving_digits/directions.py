@@ -1,8 +1,8 @@
-"""Does a clip show what its caption says: which digit it is, which way it goes?
+"""Scores whether a clip shows its caption: the digit and the direction.
 
-The digit is read as reader.py reads it. The direction is that of the first frame, on
-the nearest path of constant speed that bounces off two walls: a clip that meets a wall
-at once is then not mistaken for one that set out the other way.
+The digit is classified by reader.py. The direction is that of the first frame, on the
+nearest path of constant speed that bounces off two walls: a clip that meets a wall at
+once is then not mistaken for one of the opposite direction.
 """
 
 import numpy as np
@@ -11,29 +11,32 @@ from einops import rearrange
 from vdm_jax.worlds.moving_digits import captions
 from vdm_jax.worlds.moving_digits import reader as digits
 
-# How far, in pixels, a track is off its path, and a digit's centre of mass off the
-# middle of its box (0.4 over load_digits). A digit that leaves a wall and one that
-# meets it at once differ in the second alone.
+# Deviations in pixels of a track from its path, and of a digit's centre of mass from
+# the middle of its box (0.4 over load_digits). A digit that leaves a wall and one that
+# meets it at once differ only in the second.
 NOISE, SPREAD = 0.1, 0.4
 
 
-def first_velocity(videos, *, digit=8, fastest=2.5):
-  """Velocities [N, 2], (y, x) in pixels a frame, at the first frame of uint8 videos.
+def first_velocity(videos, *, digit=8, max_speed=2.5):
+  """Velocities [N, 2], (y, x) in pixels a frame, at the first frame of videos.
 
   Args:
-    digit: pixels a side of the box that bounces.
-    fastest: the search ends here, in pixels a frame along an axis.
+    videos: [N, T, H, W, 3] uint8.
+    digit: side in pixels of the box that bounces.
+    max_speed: limit of the search along an axis, in pixels a frame.
   """
   track = digits.centres_of_mass(videos)
   found = []
   for axis, size in enumerate(np.shape(videos)[2:4]):
     rows = np.array_split(track[..., axis], -(-len(track) // 32))  # bounds the memory
-    parts = [_velocity(r - (digit - 1) / 2, size - digit, digit, fastest) for r in rows]
+    parts = [
+      _velocity(r - (digit - 1) / 2, size - digit, digit, max_speed) for r in rows
+    ]
     found.append(np.concatenate(parts))
   return np.stack(found, axis=-1)
 
 
-def _velocity(track, room, digit, fastest):
+def _velocity(track, room, digit, max_speed):
   """The first velocity [N] along one axis of corners [N, T] between 0 and `room`.
 
   The likeliest start and velocity, with the mean offset of the centre of mass: a grid,
@@ -41,7 +44,7 @@ def _velocity(track, room, digit, fastest):
   """
   i = np.arange(track.shape[1])
   slack = digit / 4
-  starts, velocities = np.linspace(0, room, 33), np.linspace(-fastest, fastest, 101)
+  starts, velocities = np.linspace(0, room, 33), np.linspace(-max_speed, max_speed, 101)
   at = rearrange(
     np.stack(np.meshgrid(starts, velocities), -1), "v s two -> 1 (v s) two"
   )
@@ -62,14 +65,17 @@ def _velocity(track, room, digit, fastest):
 
 
 class PromptScorer:
-  """(videos, asked) -> {name: [N], 1 where a clip is as asked}; NaN what was not asked.
+  """(videos, prompts) -> {score: [N]}: does each clip show its prompt?
 
-  Besides, how far a clip is off a legal path, and its speed, as reader.py says.
+  "digit right", "direction right" and "both right" are 1 or 0, NaN where the prompt
+  leaves it open; also "motion error (pixels)" and "speed (pixels a frame)", see
+  reader.py.
 
   Args:
-    train: a source of clips that the reader of digits is fitted to.
-    train_clips: how many of them.
-    shares: (("digit", 7), ...): is this shown, whatever was asked? A figure each.
+    train: a source of clips to which the digit classifier is fitted.
+    train_clips: number of these clips.
+    seed: of the classifier's frames.
+    shares: (("digit", 7), ...): adds "digit is 7", 1 where it is, for any prompt.
   """
 
   def __init__(self, train, train_clips=4000, seed=0, shares=()):
@@ -78,30 +84,30 @@ class PromptScorer:
     videos, labels = (np.stack([r[k] for r in records]) for k in ("video", "label"))
     self.reader = digits.DigitReader(videos, labels, seed=seed)
 
-  def read(self, videos):
-    """{"digit": [N], "direction": [N]} that clips show."""
+  def classify(self, videos):
+    """{"digit": [N], "direction": [N]} of videos [N, T, H, W, 3] uint8."""
     return {
-      "digit": self.reader.read(videos),
+      "digit": self.reader.classify(videos),
       "direction": captions.direction_index(first_velocity(videos)),
     }
 
-  def __call__(self, videos, asked):
-    """`asked` has {"digit", "direction"} for each clip; None is nothing asked."""
-    shown = self.read(videos)
+  def __call__(self, videos, prompts):
+    """{score: [N]} of prompts [{"digit": int or None, "direction": int or None}]."""
+    found = self.classify(videos)
     right = {
       f"{name} right": np.array(
         [
-          np.nan if want[name] is None else float(want[name] == is_)
-          for want, is_ in zip(asked, found, strict=True)
+          np.nan if prompt[name] is None else float(prompt[name] == value)
+          for prompt, value in zip(prompts, values, strict=True)
         ]
       )
-      for name, found in shown.items()
+      for name, values in found.items()
     }
     right["both right"] = right["digit right"] * right["direction right"]
-    shares = {f"{name} is {x}": shown[name] == x for name, x in self.shares}
+    shares = {f"{name} is {x}": found[name] == x for name, x in self.shares}
     return {
       **right,
-      **{name: found.astype(float) for name, found in shares.items()},
+      **{name: values.astype(float) for name, values in shares.items()},
       "motion error (pixels)": digits.motion_error(videos),
       "speed (pixels a frame)": digits.speed(videos),
     }

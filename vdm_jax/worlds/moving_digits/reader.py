@@ -1,9 +1,9 @@
-"""Judges clips of moving digits: which digit is it, and does it move as it should?
+"""Scores of moving digits: which digit is it, and is its motion a legal path?
 
-The data knows its truth, so a sample can be read. The reader is a support vector
-machine that sees single frames, moved so that their centre of mass is in the middle;
-a clip is read by the sum of its frames' votes. Motion is the track of the centre of
-mass, compared with the nearest path of constant speed that bounces off two walls.
+Digits are classified by a support vector machine on single frames with their centre of
+mass in the middle; a clip's class is by the sum of its frames' decision values. Motion
+is the track of the centre of mass, compared with the nearest path of constant speed
+that bounces off two walls.
 """
 
 import numpy as np
@@ -12,12 +12,12 @@ from sklearn import svm
 
 from vdm_jax.metrics import frames, frechet
 
-DARK = 0.1  # what is fainter than this counts as background
-CROP = 12  # pixels of the square around the centre that the reader sees
+DARK = 0.1  # values below this are background
+CROP = 12  # side in pixels of the classifier's input
 
 
 def brightness(videos):
-  """[N, T, H, W, 3] uint8 -> [N, T, H, W] in [0, 1], the background at 0."""
+  """Brightness [N, T, H, W] in [0, 1] of videos [N, T, H, W, 3] uint8; background 0."""
   videos = np.asarray(videos)
   if videos.ndim != 5 or videos.dtype != np.uint8:
     raise ValueError(
@@ -29,7 +29,7 @@ def brightness(videos):
 
 
 def centres_of_mass(videos):
-  """Centres of mass [N, T, 2], (y, x) in pixels; an empty frame has the middle."""
+  """Centres of mass [N, T, 2], (y, x) in pixels; the middle for an empty frame."""
   light = brightness(videos)
   mass = light.sum((2, 3))
   height, width = light.shape[2:]
@@ -41,7 +41,7 @@ def centres_of_mass(videos):
 
 
 def centred_frames(videos):
-  """Frames [N, T, CROP, CROP] around their centre of mass, moved bilinearly."""
+  """Frames [N, T, CROP, CROP] cropped bilinearly at their centre of mass."""
   light, at = brightness(videos), centres_of_mass(videos)
   n = light.shape[0]
   frames = rearrange(light, "n t h w -> (n t) h w")
@@ -60,18 +60,23 @@ def centred_frames(videos):
 
 
 def handwriting_change(videos, first=None):
-  """Distance [N, T] in grey levels of each frame's digit from the clip's usual one.
+  """Mean absolute difference [N, T], in grey levels, of frames and their clip's mean.
 
-  Frames are moved so that their centres of mass lie in the middle; the usual one is the
-  mean of the `first` frames, or of all.
+  Of `centred_frames`; the mean is that of the `first` frames, or of all.
   """
-  cut = 255.0 * centred_frames(videos)
-  usual = reduce(cut[:, :first], "n t h w -> n 1 h w", "mean")
-  return reduce(np.abs(cut - usual), "n t h w -> n t", "mean")
+  crops = 255.0 * centred_frames(videos)
+  mean = reduce(crops[:, :first], "n t h w -> n 1 h w", "mean")
+  return reduce(np.abs(crops - mean), "n t h w -> n t", "mean")
 
 
 class DigitReader:
-  """Reads digits; fitted to clips of the training split, one random frame of each."""
+  """A classifier of digits, a support vector machine on one random frame of each clip.
+
+  Args:
+    videos: [N, T, H, W, 3] uint8, the training clips.
+    labels: [N], the digits.
+    seed: of the random frames.
+  """
 
   def __init__(self, videos, labels, *, seed=0):
     labels = np.asarray(labels)
@@ -81,61 +86,62 @@ class DigitReader:
     self.machine = svm.SVC(C=10.0, decision_function_shape="ovr").fit(chosen, labels)
 
   def features(self, videos):
-    """Mean votes [N, 10] of a clip's frames, one column a digit."""
+    """Decision values [N, 10], one a digit, mean over the frames of each clip."""
     frames = centred_frames(videos)
-    votes = self.machine.decision_function(rearrange(frames, "n t h w -> (n t) (h w)"))
-    return reduce(votes, "(n t) k -> n k", "mean", n=len(frames))
+    values = self.machine.decision_function(rearrange(frames, "n t h w -> (n t) (h w)"))
+    return reduce(values, "(n t) k -> n k", "mean", n=len(frames))
 
-  def read_frames(self, videos):
-    """The digit [N, T] in each frame by itself."""
+  def classify_frames(self, videos):
+    """The digit [N, T] of each frame separately."""
     cut = centred_frames(videos)
     found = self.machine.predict(rearrange(cut, "n t h w -> (n t) (h w)"))
     return rearrange(found, "(n t) -> n t", n=len(cut))
 
-  def read(self, videos):
-    """The digit [N] in each clip."""
+  def classify(self, videos):
+    """The digit [N] of each clip."""
     return self.machine.classes_[self.features(videos).argmax(-1)]
 
 
 def speed(videos):
-  """Mean distance [N] in pixels that the centre of mass moves from frame to frame."""
+  """Mean speed [N] of the centre of mass, in pixels a frame, of videos."""
   return np.linalg.norm(np.diff(centres_of_mass(videos), axis=1), axis=-1).mean(-1)
 
 
-def motion_error(videos, *, digit=8, fastest=3.0):
-  """Distance [N] in pixels, root mean square over frames, from the nearest legal path.
+def motion_error(videos, *, digit=8, max_speed=3.0):
+  """Root mean square distance [N], in pixels, of tracks from the nearest legal path.
 
-  A legal path moves with constant velocity and bounces off the walls. Both axes are
-  searched by themselves: start, velocity up to `fastest` pixels a frame, and where in
-  its box of `digit` pixels the digit has its centre of mass.
+  A legal path has constant velocity and bounces off the walls. The search is separate
+  for both axes: start, velocity up to `max_speed` pixels a frame, and the position of
+  the centre of mass in the digit's box of `digit` pixels.
   """
   track = centres_of_mass(videos)
   parts = []
   chunk = max(1, 64 * 8**2 // track.shape[1] ** 2)  # bounds the memory
   for rows in np.array_split(track, -(-len(track) // chunk)):
     axes = zip(rearrange(rows, "n t i -> i n t"), np.shape(videos)[2:4], strict=True)
-    parts.append(sum(_off_path(r, size - digit, digit, fastest) for r, size in axes))
+    parts.append(sum(_off_path(r, size - digit, digit, max_speed) for r, size in axes))
   return np.sqrt(np.concatenate(parts))
 
 
 def path_error(videos, real, mask):
-  """Distance [N, T] in pixels between the centres of mass; 0 where `mask` [T] is True.
+  """Distance [N, T], in pixels, of the centres of mass of two sets of videos.
 
-  Where the given frames leave no choice but one path, it is an error; where they do
-  (nothing given, or one frame), it is only how far another clip is.
+  0 where `mask` [T] is True. An error only where the known frames determine the path.
   """
   gap = np.linalg.norm(centres_of_mass(videos) - centres_of_mass(real), axis=-1)
   return np.where(mask, 0.0, gap)
 
 
 class CompletionScorer:
-  """(videos, real, labels, mask [T]) -> figures of completed clips, by their truth.
+  """(videos, real, labels [N], mask [T]) -> {name: float or list} of completed clips.
 
-  Reads and compares the frames that were not given; the motion is the whole clip's.
+  Of the frames that were not known: classification against `labels`, and distance and
+  PSNR to the `real` clips; motion is that of the whole clip.
 
   Args:
-    train: a source of clips that the reader is fitted to.
-    train_clips: how many of them.
+    train: a source of clips to which the digit classifier is fitted.
+    train_clips: number of these clips.
+    seed: of the classifier's frames.
   """
 
   def __init__(self, train, train_clips=4000, seed=0):
@@ -145,25 +151,25 @@ class CompletionScorer:
 
   def __call__(self, videos, real, labels, mask):
     new = ~np.asarray(mask)
-    off = path_error(videos, real, mask)
-    read = self.reader.read_frames(videos) == labels[:, None]
+    distance = path_error(videos, real, mask)
+    right = self.reader.classify_frames(videos) == labels[:, None]
     return {
-      "read right": float((self.reader.read(videos[:, new]) == labels).mean()),
+      "read right": float((self.reader.classify(videos[:, new]) == labels).mean()),
       "motion error (pixels)": float(np.median(motion_error(videos))),
-      "path error (pixels)": float(np.median(off[:, new].mean(1))),
+      "path error (pixels)": float(np.median(distance[:, new].mean(1))),
       "psnr (dB)": float(np.median(frames.psnr(videos[:, new], real[:, new]))),
-      "path error by frame": np.median(off, axis=0).tolist(),
-      "read right by frame": read.mean(0).tolist(),
+      "path error by frame": np.median(distance, axis=0).tolist(),
+      "read right by frame": right.mean(0).tolist(),
     }
 
 
 def reflect(path, room):
-  """Positions on an endless line -> positions between two walls, 0 and `room`."""
+  """Positions on a line, reflected at two walls to positions in [0, room]."""
   inside = np.mod(path, 2.0 * room)
   return np.where(inside > room, 2.0 * room - inside, inside)
 
 
-def _off_path(track, room, digit, fastest):
+def _off_path(track, room, digit, max_speed):
   """Mean squared distance [N] of tracks [N, T] from the nearest bouncing path.
 
   A coarse grid over start and velocity, each with its best offset in closed form, then
@@ -181,7 +187,7 @@ def _off_path(track, room, digit, fastest):
 
   # A wrong velocity is a wrong place later: the longer, the finer.
   count = 1 + 30 * max(1, track.shape[1] // 8)
-  starts, velocities = np.linspace(0, 2 * room, 65), np.linspace(0, fastest, count)
+  starts, velocities = np.linspace(0, 2 * room, 65), np.linspace(0, max_speed, count)
   at = np.stack(np.meshgrid(starts, velocities), -1).reshape(1, -1, 2)
   step = np.array([starts[1] - starts[0], velocities[1] - velocities[0]])
   near = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 9)]), -1).reshape(-1, 2)
@@ -195,18 +201,19 @@ def _off_path(track, room, digit, fastest):
 
 
 def rows(data, *, seed=0, still=0.25):
-  """How well samples are read and move, beside the same figures of real clips.
+  """Rows of classification and motion, of samples and of real clips.
 
   Args:
-    seed: of the frames that the reader is fitted to.
-    still: pixels a frame below which a clip counts as static.
+    data: an EvaluationData.
+    seed: of the frames to which the classifier is fitted.
+    still: speed in pixels a frame below which a clip is static.
   """
   reader = DigitReader(data.train.videos, data.train.labels, seed=seed)
   fitted = {"extractor": f"support vector machine, {CROP} x {CROP} centred frames"}
   settings = {"fitted_to": len(data.train), "reader_seed": seed}
 
   def right(clips):
-    return (reader.read(clips.videos) == clips.labels).mean()
+    return (reader.classify(clips.videos) == clips.labels).mean()
 
   features = {
     name: reader.features(clips.videos)
