@@ -13,6 +13,7 @@ import json
 import pathlib
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -311,14 +312,7 @@ def _flatten(tree):
 
 
 def _nest(flat):
-  tree = {}
-  for name, x in flat.items():
-    *parents, last = name.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = x
-  return tree
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _fields(state):

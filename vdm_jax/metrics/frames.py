@@ -3,8 +3,6 @@
 import numpy as np
 from einops import reduce
 
-from vdm_jax.metrics import score
-
 WINDOW, WIDTH = 11, 1.5  # of SSIM's Gaussian window, in pixels
 PEAK = 255.0  # of uint8 frames
 K1, K2 = 0.01, 0.03
@@ -75,11 +73,12 @@ def rows(data):
   """Two Rows: PSNR and SSIM of the reconstructions in an EvaluationData."""
   if data.reconstructed is None:
     raise ValueError("PSNR and SSIM need the reconstructions of an autoencoder.")
-  made = []
-  for name, measure in (("psnr (dB)", psnr), ("ssim", ssim)):
-    value = measure(data.reconstructed, data.real.videos).mean()
-    protocol = data.protocol(f"reconstruction {name}", settings={"peak": 255})
-    made.append(
-      score.Row(name=protocol.metric, samples=score.Score(float(value), protocol))
+  measures = {"reconstruction psnr (dB)": psnr, "reconstruction ssim": ssim}
+  return [
+    data.sample_row(
+      name,
+      measure(data.reconstructed, data.real.videos).mean(),
+      settings={"peak": 255},
     )
-  return made
+    for name, measure in measures.items()
+  ]

@@ -123,6 +123,10 @@ class EvaluationData:
     fields = {"frames": frames, "stride": self.stride, "seed": self.seed} | fields
     return Protocol(metric=metric, count=len(self.samples), **fields)
 
+  def sample_row(self, name, value, **fields):
+    """The Row of a number of the samples only."""
+    return Row(name=name, samples=Score(float(value), self.protocol(name, **fields)))
+
   def row(self, name, measure, **fields):
     """The Row of measure(LabelledVideos) -> float, of samples and of real clips."""
     protocol = self.protocol(name, **fields)

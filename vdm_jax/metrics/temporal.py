@@ -3,8 +3,6 @@
 import numpy as np
 from einops import rearrange, reduce
 
-from vdm_jax.metrics import score
-
 LARGEST = 0.05  # share of the pixels whose change is a clip's motion
 MOVING = 6.0  # their mean change in a clip that moves, in grey levels of 255
 
@@ -78,10 +76,7 @@ def extension_rows(data, *, window, overlap):
     "flicker (grey levels)": flicker(videos),
   }
   return [
-    score.Row(
-      name=name,
-      samples=score.Score(float(np.median(each)), data.protocol(name, settings=plan)),
-    )
+    data.sample_row(name, np.median(each), settings=plan)
     for name, each in figures.items()
   ]
 

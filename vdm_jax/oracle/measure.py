@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.diffusion.samplers import loop
+from vdm_jax.metrics import frechet
 
 
 def affine_map(run, num_frames, *, num_steps=0):
@@ -39,11 +40,8 @@ def gaussian_wasserstein(a, b, mean_a=0.0, mean_b=0.0):
 
   |m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2).
   """
-  a, b = (np.asarray(x, np.float64) for x in (a, b))
-  root = _root(a)
-  cross = np.trace(_root(root @ b @ root))
-  gap = np.broadcast_to(np.subtract(mean_a, mean_b), len(a))
-  return float((np.trace(a) + np.trace(b) - 2.0 * cross + gap @ gap) / len(a))
+  mean_a, mean_b = (np.broadcast_to(m, len(a)) for m in (mean_a, mean_b))
+  return frechet.gaussian_distance(mean_a, a, mean_b, b) / len(a)
 
 
 def mean_squared_jumps(cov):
@@ -81,8 +79,3 @@ def mean_variance(cov):
 def convergence_order(errors, steps):
   """Order of convergence, a float: the slope of log error over log(1 / steps)."""
   return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
-
-
-def _root(x):
-  values, vectors = np.linalg.eigh(x)
-  return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

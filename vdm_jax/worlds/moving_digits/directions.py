@@ -6,7 +6,6 @@ once is then not mistaken for one of the opposite direction.
 """
 
 import numpy as np
-from einops import rearrange
 
 from vdm_jax.worlds.moving_digits import captions
 from vdm_jax.worlds.moving_digits import reader as digits
@@ -44,24 +43,16 @@ def _velocity(track, room, digit, max_speed):
   """
   i = np.arange(track.shape[1])
   slack = digit / 4
-  starts, velocities = np.linspace(0, room, 33), np.linspace(-max_speed, max_speed, 101)
-  at = rearrange(
-    np.stack(np.meshgrid(starts, velocities), -1), "v s two -> 1 (v s) two"
-  )
-  step = np.array([starts[1] - starts[0], velocities[1] - velocities[0]])
-  near = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 9)]), -1)
-  near = rearrange(near, "v s two -> 1 (v s) two") * step
-  for scale in (1, 1 / 4, 1 / 16):
-    start = np.clip(at[..., :1], 0, room)  # [N or 1, K, 1]
-    gap = track[:, None] - digits.reflect(start + at[..., 1:] * i, room)  # [N, K, T]
+
+  def errors(start, velocity):
+    path = np.clip(start, 0, room)[..., None] + velocity[..., None] * i
+    gap = track[:, None] - digits.reflect(path, room)  # [N, K, T]
     offset = np.clip(gap.mean(-1), -slack, slack)
     off_path = np.square(gap - offset[..., None]).sum(-1) / NOISE**2
-    best = (off_path + np.square(offset) / SPREAD**2).argmin(1)
-    chosen = np.broadcast_to(at, (len(track), *at.shape[1:]))[
-      np.arange(len(track)), best
-    ]
-    at = chosen[:, None] + near * scale
-  return chosen[:, 1]
+    return off_path + np.square(offset) / SPREAD**2
+
+  starts, velocities = np.linspace(0, room, 33), np.linspace(-max_speed, max_speed, 101)
+  return digits.grid_search(errors, starts, velocities, levels=3)[0][:, 1]
 
 
 class PromptScorer:

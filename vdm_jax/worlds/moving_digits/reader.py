@@ -188,16 +188,26 @@ def _off_path(track, room, digit, max_speed):
   # A wrong velocity is a wrong place later: the longer, the finer.
   count = 1 + 30 * max(1, track.shape[1] // 8)
   starts, velocities = np.linspace(0, 2 * room, 65), np.linspace(0, max_speed, count)
+  return grid_search(errors, starts, velocities, levels=4)[1]
+
+
+def grid_search(errors, starts, velocities, levels):
+  """((start, velocity) [N, 2] of the least error, that error [N]), on finer grids.
+
+  Args:
+    errors: (starts, velocities), each [N or 1, K] -> [N, K].
+    starts, velocities: evenly spaced values of the first grid.
+    levels: number of grids; each next one is 4 times finer, around the best point.
+  """
   at = np.stack(np.meshgrid(starts, velocities), -1).reshape(1, -1, 2)
   step = np.array([starts[1] - starts[0], velocities[1] - velocities[0]])
   near = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 9)]), -1).reshape(-1, 2)
-  for _ in range(4):
+  for _ in range(levels):
     found = errors(at[..., 0], at[..., 1])
-    rows = np.arange(len(track))
-    best = np.broadcast_to(at, (len(track), *at.shape[1:]))[rows, found.argmin(1)]
-    at = best[:, None] + near * step
-    step = step / 4
-  return found.min(1)
+    candidates = np.broadcast_to(at, (len(found), *at.shape[1:]))
+    best = candidates[np.arange(len(found)), found.argmin(1)]
+    at, step = best[:, None] + near * step, step / 4
+  return best, found.min(1)
 
 
 def rows(data, *, seed=0, still=0.25):
