@@ -13,7 +13,7 @@ from vdm_jax.data import folders, loader, sources, texts, transforms
 from vdm_jax.metrics import frames, fvd, temporal
 from vdm_jax.pipelines import text_encoder
 from vdm_jax.pretrained import start
-from vdm_jax.programs import embed, encode, evaluate, sample, train
+from vdm_jax.programs import embed, encode, evaluate, frozen, sample, train
 from vdm_jax.tasks import generator
 from vdm_jax.training import loop, optimizer
 
@@ -116,6 +116,30 @@ def captions(cfg, width, drop):
     clips=c.deferred(cfg.test_clips),  # not opened where there are prompts
     count=2048,
   )
+
+
+def encode_in_step(cfg):
+  """Trains on clips and captions as they are, in place of the stages encode and embed.
+
+  The autoencoder and the text encoder stand frozen in the training step.
+  """
+  cfg.task = c.replace(
+    cfg.task, autoencoder=cfg.autoencoder, encoders=dict(text=cfg.encoder)
+  )
+  cfg.latents = c.replace(
+    cfg.latents,
+    source=cfg.train_videos,
+    texts=c.call(texts.TokenizedTexts, encoder=cfg.encoder),
+  )
+  weights = c.call(
+    frozen.published_or_trained,
+    published=cfg.get_ref("pretrained_autoencoder"),
+    trained="autoencoder",
+  )
+  clips = c.replace(cfg.train.loader, source=cfg.latents)
+  cfg.train = c.replace(cfg.train, task=cfg.task, loader=clips, autoencoder=weights)
+  cfg.stages = tuple(name for name in cfg.stages if name not in ("encode", "embed"))
+  cfg.needs.train += ("text_encoder", "pretrained_autoencoder")
 
 
 def captioned(source, **settings):

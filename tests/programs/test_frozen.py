@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support import tokenizer_files
-from vdm_jax import checkpoint, pretrained, sharding
+from tests.support import text_encoders
+from vdm_jax import checkpoint, sharding
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader, sources, texts
 from vdm_jax.diffusion import process
-from vdm_jax.encoders import clip_text
 from vdm_jax.pipelines import text_encoder
 from vdm_jax.programs import embed, encode, frozen, train
 from vdm_jax.programs import job as job_lib
@@ -29,38 +27,20 @@ RULES = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("conv_out", "fsdp"))
 AUTOENCODER = kl_image.KLImage(channels=(4, 8), groups=2, layers_per_block=1)
 
 
-def drawn(spec, seed):
-  """Random parameters of these shapes."""
-  rng = np.random.default_rng(seed)
-  draw = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)
-  return jax.tree.map(draw, flax.linen.unbox(spec))
-
-
 def autoencoder_params():
   video = np.zeros((1, 1, 8, 8, 3), np.float32)
-  params = drawn(jax.eval_shape(AUTOENCODER.init, jax.random.key(0), video), 1)
+  params = text_encoders.drawn(
+    jax.eval_shape(AUTOENCODER.init, jax.random.key(0), video), 1
+  )
   scale = np.linspace(0.5, 2.0, 4, dtype=np.float32)
   return params | {"latents": {"shift": scale - 1.0, "scale": scale}}
 
 
-def write_encoder(folder, seed):
-  """A small CLIP text encoder with its tokenizer, as a pipeline's folder holds them."""
-  ids = np.zeros((1, LENGTH), np.int32)
-  (folder / "tokenizer").mkdir(parents=True)
-  tokenizer_files.write_clip(folder / "tokenizer")
-  vocabulary = len(json.loads((folder / "tokenizer" / "vocab.json").read_text()))
-  module = clip_text.ClipText(
-    depth=1, width=WIDTH, num_heads=2, hidden=16, length=LENGTH, vocabulary=vocabulary
-  )
-  module = module.clone(end=vocabulary - 1)
-  spec = jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
-  pretrained.save(folder / "text_encoder", module, drawn(spec, seed))
-  return folder
-
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-  folder = write_encoder(tmp_path_factory.mktemp("published"), 2)
+  folder = text_encoders.write(
+    tmp_path_factory.mktemp("published"), LENGTH, WIDTH, seed=2
+  )
   return text_encoder.TextEncoder(folder, LENGTH, WIDTH, masked=False, truncate=True)
 
 
@@ -186,7 +166,9 @@ def test_no_checkpoint_holds_frozen_networks_and_resuming_is_exact(encoder, tmp_
 
 def test_a_run_does_not_go_on_with_another_frozen_network(encoder, tmp_path):
   run(tmp_path, encoder, 1)
-  other = dataclasses.replace(encoder, folder=write_encoder(tmp_path / "other", 5))
+  other = dataclasses.replace(
+    encoder, folder=text_encoders.write(tmp_path / "other", LENGTH, WIDTH, seed=5)
+  )
   with pytest.raises(checkpoint.CheckpointError, match="frozen text of .*other"):
     run(tmp_path, other, 2)
 
@@ -201,7 +183,9 @@ def test_frozen_networks_lie_on_the_mesh_by_its_rules(encoder, tmp_path):
       job, task_of(encoder), batches.spec(), autoencoder_params()
     )
     place = lambda batch, job=job: sharding.put_batch(batch, job.mesh, job.rules)
-    params = drawn(jax.eval_shape(parts.task.init, jax.random.key(0), parts.spec), 6)
+    params = text_encoders.drawn(
+      jax.eval_shape(parts.task.init, jax.random.key(0), parts.spec), 6
+    )
     if axes:
       for name in ("text", "autoencoder"):
         shardings = [x.sharding for x in jax.tree.leaves(parts.params[name])]

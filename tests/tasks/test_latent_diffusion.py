@@ -145,14 +145,16 @@ def test_moments_are_sampled_anew():
     "mean": np.full((64, *SHAPE[1:]), mean, np.float16),
     "logvar": np.full((64, *SHAPE[1:]), 2 * np.log(std), np.float16),
   }
-  x0 = latent_diffusion.latents(moments, KEY)
+  x0 = latent_diffusion.sample_latents(moments, KEY)
   assert x0.dtype == jnp.float32
   np.testing.assert_allclose(x0.mean(), mean, atol=0.05)
   np.testing.assert_allclose(x0.std(), std, rtol=0.05)
-  assert not np.array_equal(x0, latent_diffusion.latents(moments, jax.random.key(1)))
-  np.testing.assert_array_equal(latent_diffusion.latents(BATCH, KEY), X0)
+  assert not np.array_equal(
+    x0, latent_diffusion.sample_latents(moments, jax.random.key(1))
+  )
+  np.testing.assert_array_equal(latent_diffusion.sample_latents(BATCH, KEY), X0)
   with pytest.raises(KeyError, match="Encode the videos first"):
-    latent_diffusion.latents({"video": X0}, KEY)
+    latent_diffusion.sample_latents({"video": X0}, KEY)
 
 
 @pytest.fixture(scope="module")

@@ -151,8 +151,11 @@ def _captioned(cfg, source, task):
 
 def _with_texts(cfg, source, task):
   record = _record(cfg, source.source, task)
+  record.pop("label", None)
   length, width = _text(cfg)
   text = {"text": np.zeros((length, width), np.float16)}
+  if "TokenizedTexts" in str(getattr(source.texts, "call", "")):
+    text = {"text_ids": np.zeros(length, np.int32)}
   return record | text | {"text_mask": np.zeros(length, bool)}
 
 

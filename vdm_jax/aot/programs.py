@@ -54,14 +54,16 @@ def train(cfg, mesh):
   rows = batch.spec(cfg, stage.loader, stage.task)
   sharding.check_accumulation(rows, stage.accumulate, mesh, cfg.rules)
   rows = _placed(rows, mesh, cfg.rules)
-  state = state_lib.abstract_state(task, tx, rows, mesh, cfg.rules, stage.trainable)
+  frozen = _frozen(task, rows, mesh, cfg.rules)
+  encoded = jax.eval_shape(task.encode, rows, *frozen) if frozen else rows
+  state = state_lib.abstract_state(task, tx, encoded, mesh, cfg.rules, stage.trainable)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_step(
     task.loss, tx, stage.ema_decay, accumulate=stage.accumulate, shardings=shardings
   )
   key, shards = _key(mesh), sharding.data_shard(mesh, cfg.rules)[1]
   run = step_lib.compile_step(
-    step, shardings, mesh, cfg.rules, compiler_options=_options(cfg, mesh)
+    step, shardings, mesh, cfg.rules, _options(cfg, mesh), frozen
   )
   whole = state_lib.merge(state.params, state.frozen)
   return LoweredProgram(
@@ -71,13 +73,14 @@ def train(cfg, mesh):
       "ema": state.ema,
       "optimizer": state.opt_state,
       "batch": rows,
+      **({"frozen networks": frozen} if frozen else {}),
     },
-    count=lambda: flops.of(step, state, rows, key),
+    count=lambda: flops.of(step, state, rows, key, *frozen),
     # A backward pass is two forward ones.
-    model=lambda: 3 * flops.of(task.loss, whole, _with_step(rows), key).flops,
+    model=lambda: 3 * flops.of(task.loss, whole, _with_step(encoded), key).flops,
     rows=stage.loader.batch_size,
     parameters=tuple(x.shape for x in jax.tree.leaves(whole)),
-    kept=lambda: _kept(task, whole, rows, key, mesh, cfg.rules) // stage.accumulate,
+    kept=lambda: _kept(task, whole, encoded, key, mesh, cfg.rules) // stage.accumulate,
     at_a_time=stage.loader.batch_size / shards / stage.accumulate,
   )
 
@@ -171,6 +174,17 @@ def _options(cfg, mesh):
   """The compiler's options on the platform of the mesh."""
   platform = mesh.devices.flat[0].platform
   return compiler.options(cfg.get("compiler", "none"), platform)
+
+
+def _frozen(task, rows, mesh, rules):
+  """() or (ShapeDtypeStructs with shardings,) of the frozen networks of a task."""
+  names = task.frozen_parts(rows) if hasattr(task, "frozen_parts") else ()
+  if not names:
+    return ()
+  boxed = task.abstract_frozen(rows)
+  shardings = sharding.shard_tree(boxed, mesh, rules)
+  struct = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
+  return (jax.tree.map(struct, sharding.unbox(boxed), shardings),)
 
 
 def _kept(task, params, rows, key, mesh, rules):

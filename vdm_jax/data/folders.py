@@ -105,7 +105,7 @@ class ClipFolder:
       ) else self._label_by_folder(root)
 
   def _label_by_table(self, root, table):
-    captions = texts.read(root / table)
+    captions = texts.read_captions(root / table)
     clips = {clip[0].relative_to(root).as_posix(): clip for clip in self._clips}
     self.skipped = [entry for entry in self.skipped if entry[0] != root / table]
     for names, reason in (

@@ -14,8 +14,8 @@ from vdm_jax.data.transforms import TIME_KEYS
 
 
 @dataclasses.dataclass(frozen=True)
-class Still:
-  """A transform: one frame of the clip, drawn anew in each epoch, in its place."""
+class SingleFrame:
+  """A transform: one random frame of the clip, [1, H, W, C], in place of all."""
 
   def __call__(self, record, rng):
     keys = [key for key in TIME_KEYS if key in record]
@@ -25,7 +25,7 @@ class Still:
 
 @dataclasses.dataclass(frozen=True)
 class ImageOnly:
-  """A transform: a share `rate` of the clips, drawn in each epoch, become T pictures.
+  """A transform: marks a random share of the clips as T single pictures.
 
   A record gains `alone`, 1 for these and 0 for videos. A U-Net that is told it, by
   `conditioner.Numbers(("alone",), values={"alone": 0})`, mixes nothing over
@@ -59,7 +59,7 @@ class FirstFramePixels:
 
 
 class WithPictures:
-  """Each record of a source, and `count` single frames of random other ones.
+  """A source of clips with pictures: single frames of `count` random other clips.
 
   A record gains "pictures", a dict of the frames [I, H, W, C] under the keys that they
   have in a clip ("video", or "mean" and "logvar") and of "label" [I] if there are

@@ -1,7 +1,7 @@
-"""Texts of clips: a table beside the files, and what an encoder made of its texts.
+"""Captions of clips: a table of them, and records with their encoded texts.
 
-A captioned source has its texts as classes: sorted, each once, and `label` in a record
-is a place among them. So nothing on the way to encoded latents need know of texts.
+A captioned source has its texts as classes, sorted and unique, and the `label` of a
+record is an index into them. So the way to encoded latents knows nothing of texts.
 """
 
 import csv
@@ -15,14 +15,15 @@ from vdm_jax.data import sources
 FILE, TEXT = "file_name", "text"
 
 
-def read(path):
-  """{file name: text} of metadata.csv or metadata.jsonl.
+def read_captions(path):
+  """{file name: text}, both str, of metadata.csv or metadata.jsonl.
 
-  Columns, or fields, "file_name", relative to the table's folder, and "text", as the
-  package datasets reads them; others are passed over.
+  It has columns, or fields, "file_name", relative to the table's folder, and "text", as
+  in the package datasets; others are ignored.
 
   Raises:
-    FileNotFoundError: no table. ValueError: for the first row that is none.
+    FileNotFoundError: no table.
+    ValueError: for the first row without the two, or with a file name twice.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -45,16 +46,20 @@ def read(path):
       except ValueError as error:
         raise ValueError(f"{path}, row {number}: {error}.") from error
       fields = row if isinstance(row, dict) else {}
-      told = fields.get(FILE), fields.get(TEXT)
-      if not all(isinstance(value, str) for value in told):
+      name, text = fields.get(FILE), fields.get(TEXT)
+      if not isinstance(name, str) or not isinstance(text, str):
         raise ValueError(f"{path}, row {number} lacks {FILE} or {TEXT}: {row}.")
-      if told[0] in found:
-        raise ValueError(f"{path}, row {number}: {told[0]} had a text before.")
-      found[told[0]] = told[1]
+      if name in found:
+        raise ValueError(f"{path}, row {number}: {name} had a text before.")
+      found[name] = text
 
 
 def parse_prompts(prompts):
-  """The list of texts that a flag means: one, several, or the lines of a .txt file."""
+  """A list of texts: of one text, of several, or the lines of a .txt file.
+
+  Args:
+    prompts: a text, a sequence of texts, or the path of a .txt file; "" gives [].
+  """
   if not isinstance(prompts, str):
     return list(prompts)
   if not prompts.endswith(".txt"):
@@ -64,7 +69,11 @@ def parse_prompts(prompts):
 
 
 def unique_captions(clips):
-  """The classes of several sources, as texts: sorted, each once, and the empty one."""
+  """A sorted list of the unique captions of several sources, and the empty text.
+
+  Args:
+    clips: sources whose `classes` are their captions.
+  """
   return sorted({"", *(text for source in clips for text in source.classes or ())})
 
 

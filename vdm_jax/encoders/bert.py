@@ -1,4 +1,4 @@
-"""BERT: a text's tokens, each read in both directions (https://arxiv.org/abs/1810.04805).
+"""BERT, a bidirectional text encoder (https://arxiv.org/abs/1810.04805).
 
 With the fields of all-MiniLM-L6-v2 it is a small sentence encoder: the mean of its
 outputs where the mask is True, divided by its length, is the text's vector.
@@ -16,11 +16,17 @@ from vdm_jax.layers.module import Module
 
 
 class Bert(Module):
-  """Ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
+  """Token ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
 
-  The mask is True where a token may be looked at; what comes out where it is False
-  means nothing. All tokens are of the first type, "sentence A". The published pooler,
-  a layer on the first token, is not part of it.
+  The mask is True for tokens that are attended to; outputs where it is False have no
+  meaning. All tokens are of the first type, "sentence A". The published pooler, a layer
+  on the first token, is not part of it. The defaults are BERT-base's.
+
+  Attributes:
+    hidden: width of the MLPs.
+    vocabulary: number of token ids.
+    length: number of position embeddings, the longest text.
+    types: number of token types.
   """
 
   depth: int = 12

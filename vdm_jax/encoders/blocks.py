@@ -1,4 +1,4 @@
-"""Blocks of the encoders that read texts and images, and the scan that repeats them.
+"""Transformer blocks of the text and image encoders, and the scan that repeats them.
 
 The same block serves BERT (https://arxiv.org/abs/1810.04805), which normalises after
 each branch, and CLIP (https://arxiv.org/abs/2103.00020), which does so before it.
@@ -17,7 +17,7 @@ normal = nn.initializers.normal(0.02)
 
 
 class Embedding(nn.Module):
-  """Integers [...] below `rows` -> [..., width]; any larger one gives NaN."""
+  """Token ids [...] below `rows` -> embeddings [..., width]; a larger id gives NaN."""
 
   rows: int
   width: int
@@ -37,13 +37,13 @@ class Embedding(nn.Module):
 
 
 class Block(nn.Module):
-  """Self-attention and a perceptron on tokens [B, L, D], with biases.
+  """A transformer block, self-attention and MLP with biases, on tokens [B, L, D].
 
-  Returns the tokens twice: what the next block gets, and what `repeat` collects.
+  Returns (tokens, tokens): the carry of the scan in `repeat` and what it stacks.
   """
 
   num_heads: int
-  hidden: int  # width of the perceptron
+  hidden: int  # width of the MLP
   norm: str  # "before" or "after" each branch
   activation: str  # a key of activations.ACTIVATIONS
   epsilon: float
@@ -70,11 +70,14 @@ class Block(nn.Module):
 
 
 def repeat(block, depth):
-  """The class `block` `depth` times, over a leading axis of its parameters.
+  """A module class that applies `block` `depth` times; parameters have a leading axis.
 
-  Its call gives the last tokens and those after each block, [depth, B, L, D], which
-  cost nothing where nobody reads them; all arguments but the first are the same for
-  every block.
+  Its call returns (tokens [B, L, D] after the last block, tokens [depth, B, L, D] after
+  each); the second costs nothing if it is not used. All arguments but the first are the
+  same for every block.
+
+  Args:
+    block: a module class, (x, *args) -> (x, what is stacked).
   """
   return nn.scan(
     block,
@@ -87,7 +90,14 @@ def repeat(block, depth):
 
 
 def positions(ids, length):
-  """0 .. L - 1 for ids [B, L]; raises a ValueError if there are fewer positions."""
+  """The positions [L], 0 .. L - 1, of token ids [B, L].
+
+  Args:
+    length: number of position embeddings.
+
+  Raises:
+    ValueError: a longer text.
+  """
   if ids.shape[1] > length:
     raise ValueError(
       f"A text of {ids.shape[1]} tokens, but this encoder has length={length} "

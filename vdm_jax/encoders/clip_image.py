@@ -20,7 +20,8 @@ class ClipImage(Module):
   ViT-L/14's.
 
   Attributes:
-    size: H and W; what is left over behind the last whole patch is not looked at.
+    hidden: width of the MLPs.
+    size: H and W; pixels behind the last whole patch are left out.
     projection: P.
     skip: the hidden states are those before so many of the last blocks; 1 takes the
       penultimate ones. It does not change the embeddings.
@@ -29,7 +30,7 @@ class ClipImage(Module):
   depth: int = 24
   width: int = 1024
   num_heads: int = 16
-  hidden: int = 4096  # width of the perceptron
+  hidden: int = 4096
   size: int = 224
   patch: int = 14
   channels: int = 3
@@ -41,14 +42,18 @@ class ClipImage(Module):
   param_dtype: Any = jnp.float32
 
   def __call__(self, pixels):
-    return self._look(pixels)[0]
+    """Image embeddings [B, P], or [B, D] without a projection."""
+    return self._encode(pixels)[0]
 
   def tokens(self, pixels):
-    """[B, 1 + N, D], the class token first; no norm follows the last block."""
-    return self._look(pixels)[1]
+    """Hidden states [B, 1 + N, D] of pixels, the class token first.
+
+    No norm follows the last block.
+    """
+    return self._encode(pixels)[1]
 
   @nn.compact
-  def _look(self, pixels):
+  def _encode(self, pixels):
     """(image embeddings, hidden states)."""
     wanted = (self.size, self.size, self.channels)
     if pixels.shape[1:] != wanted:

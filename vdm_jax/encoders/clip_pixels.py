@@ -1,4 +1,4 @@
-"""Pictures of any size to the pixels that CLIP's image encoder takes.
+"""Pictures of any size to the normalised pixels that CLIP's image encoder takes.
 
 As Stable Video Diffusion does it: a Gaussian against aliasing, then cubic interpolation
 from corner to corner. Along one axis both together are one matrix.
@@ -12,7 +12,13 @@ SHARPNESS = -0.75  # of the cubic; PyTorch's
 
 
 def pixels(pictures, size=224, mean=MEAN, deviation=DEVIATION):
-  """[B, size, size, 3] float32 of pictures [B, H, W, 3] uint8, sides of at least 2."""
+  """Resized and normalised pictures, float32 [B, size, size, 3], a numpy array.
+
+  Args:
+    pictures: uint8 [B, H, W, 3], sides of at least 2 pixels.
+    size: of the encoder's input.
+    mean, deviation: of the RGB values in [0, 1], subtracted and divided by.
+  """
   pictures = np.asarray(pictures)
   if pictures.ndim != 4 or pictures.dtype != np.uint8 or min(pictures.shape[1:3]) < 2:
     raise ValueError(
@@ -27,7 +33,10 @@ def pixels(pictures, size=224, mean=MEAN, deviation=DEVIATION):
 
 
 def resizing(old, new):
-  """[new, old] a matrix that resizes an axis; where it shrinks, a Gaussian is first."""
+  """The matrix [new, old] that resizes an axis from `old` to `new` pixels.
+
+  Cubic interpolation; where the axis shrinks, after a Gaussian blur.
+  """
   sigma = max((old / new - 1.0) / 2.0, 0.001)
   taps = int(max(4.0 * sigma, 3))
   taps += taps % 2 == 0

@@ -1,6 +1,6 @@
-"""CLIP's text encoder (https://arxiv.org/abs/2103.00020).
+"""CLIP's text encoder (https://arxiv.org/abs/2103.00020), a causal transformer.
 
-A token reads those before it and itself, so the end token has read the whole text.
+A token attends to itself and to those before it: only the end token to the whole text.
 """
 
 from typing import Any
@@ -18,16 +18,20 @@ HIGHEST = 2  # old configs name this as the end token: the end is at the highest
 
 
 class ClipText(Module):
-  """Ids [B, L], and a mask [B, L] if there is one -> hidden states [B, L, D].
+  """Token ids [B, L] and an optional mask [B, L] -> hidden states [B, L, D].
 
   With `method="pooled"`: the last block's, normalised, at the end token, [B, D], and
   projected to [B, P] if there is a projection.
 
-  The mask is True where a token may be looked at; Stable Diffusion gives none and
-  reads the padding too. The defaults are ViT-L/14's.
+  The mask is True for tokens that are attended to; Stable Diffusion gives none and
+  attends to the padding too. The defaults are ViT-L/14's.
 
   Attributes:
-    end: the id of the end token, whose first place is pooled; 2 means the highest id.
+    hidden: width of the MLPs.
+    vocabulary: number of token ids.
+    length: number of position embeddings, the longest text.
+    end: the id of the end token, at whose first position the text is pooled; 2 means
+      the highest id.
     projection: P.
     skip: the hidden states are those before so many of the last blocks; 1 takes the
       penultimate ones. It does not change what is pooled.
@@ -38,9 +42,9 @@ class ClipText(Module):
   depth: int = 12
   width: int = 768
   num_heads: int = 12
-  hidden: int = 3072  # width of the perceptron
+  hidden: int = 3072
   vocabulary: int = 49408
-  length: int = 77  # positions
+  length: int = 77
   activation: str = "quick_gelu"  # a key of activations.ACTIVATIONS
   epsilon: float = 1e-5
   end: int = 49407
@@ -51,14 +55,15 @@ class ClipText(Module):
   param_dtype: Any = jnp.float32
 
   def __call__(self, ids, mask=None):
-    return self._read(ids, mask)[0]
+    """Hidden states [B, L, D] of token ids [B, L]."""
+    return self._encode(ids, mask)[0]
 
   def pooled(self, ids, mask=None):
-    """[B, D], or [B, P] with a projection."""
-    return self._read(ids, mask)[1]
+    """The pooled text [B, D], or [B, P] with a projection, of token ids [B, L]."""
+    return self._encode(ids, mask)[1]
 
   @nn.compact
-  def _read(self, ids, mask):
+  def _encode(self, ids, mask):
     """(hidden states, pooled)."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     places = blocks.positions(ids, self.length)

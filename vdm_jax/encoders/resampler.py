@@ -1,6 +1,6 @@
 """The resampler: a few tokens for the U-Net from the many of an image encoder.
 
-Learned queries look, layer by layer, at the image's tokens and at themselves: the
+Learned queries attend, layer by layer, to the image's tokens and to themselves: the
 perceiver of https://arxiv.org/abs/2204.14198, as IP-Adapter
 (https://arxiv.org/abs/2308.06721) and VideoCrafter 1 (https://arxiv.org/abs/2310.19512)
 have it.
@@ -22,7 +22,7 @@ EPSILON = 1e-5  # of the norms, PyTorch's
 
 
 class Resampler(Module):
-  """Image tokens [B, N, E] -> [B, Q, P]. The defaults are VideoCrafter 1's.
+  """Image tokens [B, N, E] -> tokens [B, Q, P]. The defaults are VideoCrafter 1's.
 
   Attributes:
     embedding: E, of the image encoder (ViT-H/14's last tokens).
@@ -37,7 +37,7 @@ class Resampler(Module):
   embedding: int = 1280
   queries: int = 16
   features: int = 1024
-  expansion: int = 4  # of the perceptrons
+  expansion: int = 4  # of the MLPs
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -71,11 +71,11 @@ class Resampler(Module):
 
 
 class _Block(nn.Module):
-  """Queries [B, Q, D] that look at tokens [B, N, D]; a perceptron. No biases."""
+  """Cross-attention of queries [B, Q, D] to tokens [B, N, D], and an MLP; no biases."""
 
   num_heads: int
   head_dim: int
-  hidden: int  # width of the perceptron
+  hidden: int  # width of the MLP
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -93,10 +93,10 @@ class _Block(nn.Module):
     width, inner = x.shape[-1], self.num_heads * self.head_dim
 
     h = norm("query_norm")(x)
-    seen = jnp.concatenate([norm("token_norm")(tokens), h], axis=1)  # [B, N + Q, D]
+    context = jnp.concatenate([norm("token_norm")(tokens), h], axis=1)  # [B, N + Q, D]
     q = linear(inner, ("embed", "heads"), "q")(h)
     q = rearrange(q, "b l (n d) -> b l n d", n=self.num_heads)
-    kv = linear(2 * inner, ("embed", "heads"), "kv")(seen)
+    kv = linear(2 * inner, ("embed", "heads"), "kv")(context)
     kv = rearrange(kv, "b m (n two d) -> b m n two d", n=self.num_heads, two=2)
     out = attention.attend(q, kv[..., 0, :], kv[..., 1, :])
     out = rearrange(out, "b l n d -> b l (n d)")

@@ -1,9 +1,9 @@
 """The encoder of T5 (https://arxiv.org/abs/1910.10683), v1.1, and UMT5.
 
-Tokens know their places only through a bias of the attention, one number for each
-head and bucket of distances: T5 has one table of them for all blocks, UMT5
+Positions enter only as a relative bias of the attention, one number for each head and
+bucket of distances: T5 has one table of them for all blocks, UMT5
 (https://arxiv.org/abs/2304.09151) one in each. There are no other biases, the norms
-only scale, and q k is not divided by anything.
+only scale, and q k is not divided by sqrt(head_dim).
 """
 
 import math
@@ -39,8 +39,8 @@ class RMSNorm(nn.Module):
     return (x * scale.astype(jnp.float32)).astype(self.dtype)
 
 
-class Attention(nn.Module):
-  """softmax(q k' + bias) v for all heads, whose width does not follow from D."""
+class BiasedAttention(nn.Module):
+  """Self-attention softmax(q k' + bias) v; its width does not follow from D."""
 
   num_heads: int
   head_dim: int
@@ -49,7 +49,12 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x, bias, mask):
-    """[B, L, D]; bias [L, L, N] in float32; mask [B, 1, 1, L], or None."""
+    """Tokens [B, L, D] of tokens x [B, L, D].
+
+    Args:
+      bias: [L, L, N] in float32.
+      mask: [B, 1, 1, L], True for tokens that are attended to; or None.
+    """
     rest = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
     inner = self.num_heads * self.head_dim
     qkv = Linear(3 * inner, ("embed", "heads"), **rest, name="qkv")(x)
@@ -65,8 +70,8 @@ class Attention(nn.Module):
     return Linear(x.shape[-1], ("heads", "embed"), **rest, name="out")(out)
 
 
-class Block(nn.Module):
-  """Attention and a perceptron, each on normalised tokens [B, L, D]."""
+class T5Block(nn.Module):
+  """Attention and an MLP after a norm each; returns (tokens [B, L, D], None)."""
 
   num_heads: int
   head_dim: int
@@ -89,7 +94,7 @@ class Block(nn.Module):
 
     if self.buckets:
       places = position_bias(self.buckets, self.num_heads, self.param_dtype)(places)
-    attend = Attention(self.num_heads, self.head_dim, **dtypes, name="attention")
+    attend = BiasedAttention(self.num_heads, self.head_dim, **dtypes, name="attention")
     x = x + attend(norm("attention_norm")(x), places, mask)
 
     h = norm("mlp_norm")(x)
@@ -104,24 +109,32 @@ class Block(nn.Module):
 
 
 class T5Encoder(Module):
-  """Ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
+  """Token ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
 
-  The mask is True where a token may be looked at; what comes out where it is False
-  means nothing. The defaults are t5-v1_1-xxl's; use bfloat16 or float32: its hidden
-  states are too large for float16.
+  The mask is True for tokens that are attended to; outputs where it is False have no
+  meaning. The defaults are t5-v1_1-xxl's; use bfloat16 or float32: its hidden states
+  are too large for float16.
+
+  Attributes:
+    hidden: width of the MLPs.
+    vocabulary: number of token ids.
+    gated: whether the MLP is activation(x U) (x V), or activation(x V).
+    bias: one of BIASES.
+    buckets: of distances; half of them for each direction.
+    max_distance: all that is farther has one bucket.
   """
 
   depth: int = 24
   width: int = 4096
   num_heads: int = 64
   head_dim: int = 64
-  hidden: int = 10240  # width of the perceptron
+  hidden: int = 10240
   vocabulary: int = 32128
   activation: str = "gelu_new"  # a key of activations.ACTIVATIONS
-  gated: bool = True  # the perceptron: activation(x U) (x V), or activation(x V)
-  bias: str = "shared"  # one of BIASES
-  buckets: int = 32  # of distances; half of them for each direction
-  max_distance: int = 128  # all that is farther has one bucket
+  gated: bool = True
+  bias: str = "shared"
+  buckets: int = 32
+  max_distance: int = 128
   epsilon: float = 1e-6
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -138,7 +151,7 @@ class T5Encoder(Module):
     places = distance_buckets(ids.shape[1], self.buckets, self.max_distance)
     if shared:
       places = position_bias(self.buckets, self.num_heads, self.param_dtype)(places)
-    stack = blocks.repeat(Block, self.depth)(
+    stack = blocks.repeat(T5Block, self.depth)(
       num_heads=self.num_heads,
       head_dim=self.head_dim,
       hidden=self.hidden,
@@ -155,17 +168,22 @@ class T5Encoder(Module):
 
 
 def position_bias(buckets, num_heads, param_dtype):
-  """The table of T5's distances: [L, L] buckets -> [L, L, N], in float32."""
+  """The table of T5's relative bias: a module, buckets [L, L] -> float32 [L, L, N]."""
   return blocks.Embedding(
     buckets, num_heads, axis="heads", param_dtype=param_dtype, name="position"
   )
 
 
 def distance_buckets(length, buckets, max_distance):
-  """The bucket of (key - query) [query, key], a numpy array.
+  """The buckets [L, L] of the distances key - query, integers, a numpy array.
 
-  Half of the buckets are for keys behind the query. In each half, half stand for one
+  Half of the buckets are for keys after the query. In each half, half stand for one
   distance each, and the rest widen, geometrically, up to `max_distance`.
+
+  Args:
+    length: L, tokens of the text.
+    buckets: number of buckets.
+    max_distance: from which on all distances share the last bucket.
   """
   i = np.arange(length)
   distance = rearrange(i, "m -> 1 m") - rearrange(i, "l -> l 1")

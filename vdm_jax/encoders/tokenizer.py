@@ -1,4 +1,4 @@
-"""Texts to ids, by the tokenizer files that come with a published text encoder."""
+"""Texts to token ids, by the tokenizer files of a published text encoder."""
 
 import functools
 import pathlib
@@ -18,11 +18,11 @@ LONGEST = 512  # tokens, where a tokenizer names no length or a greater one
 
 
 class Tokenizer:
-  """(texts, length) -> (ids [N, length] int32, mask [N, length] bool).
+  """(texts, length) -> (ids [N, length] int32, mask [N, length] bool), numpy.
 
-  Tokenizers of transformers read the files: from the folder, never from the network,
-  and without code that a folder brings along. What is padded with, and on which side,
-  is theirs to say; the mask is False there.
+  The package transformers opens the files: from the folder, never from the network, and
+  without code that a folder brings along. The files say which token pads a text, and on
+  which side; the mask is False there.
 
   Args:
     folder: of the files; nothing is read before the first call.
@@ -67,7 +67,9 @@ class Tokenizer:
     return found
 
   def __call__(self, texts, length=None):
-    """What is longer than `length` is cut, with a warning; its end token is kept.
+    """(token ids [N, length], mask [N, length]); longer texts are cut, with a warning.
+
+    The end token of a text that is cut is kept.
 
     Args:
       texts: N of them; "" has its special tokens only.
@@ -85,11 +87,11 @@ class Tokenizer:
       )
     if not texts:
       return np.zeros((0, length), np.int32), np.zeros((0, length), bool)
-    told = self.original(
+    encoded = self.original(
       texts, padding="max_length", max_length=length, truncation=True
     )
-    ids = np.asarray(told["input_ids"], np.int32)
-    mask = np.asarray(told["attention_mask"], bool)
+    ids = np.asarray(encoded["input_ids"], np.int32)
+    mask = np.asarray(encoded["attention_mask"], bool)
     for text in (text for text, row in zip(texts, mask, strict=True) if row.all()):
       count = len(self.original(text, verbose=False)["input_ids"])
       if count > length:

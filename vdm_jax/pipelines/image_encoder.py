@@ -65,6 +65,12 @@ class ImageEncoder:
       )
     return tokens
 
+  def abstract_params(self):
+    """Its parameters as ShapeDtypeStructs, boxed with their logical axis names."""
+    module = self.network.module
+    pixels = jax.ShapeDtypeStruct((1, module.size, module.size, 3), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), pixels)["params"]
+
   def encode_batch(self, params, batch):
     """The batch with "image" [B, L, D] in place of "image_pixels" [B, S, S, 3]."""
     batch = dict(batch)

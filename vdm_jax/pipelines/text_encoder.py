@@ -102,6 +102,11 @@ class TextEncoder:
       )
     return out
 
+  def abstract_params(self):
+    """Its parameters as ShapeDtypeStructs, boxed with their logical axis names."""
+    ids = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
+    return jax.eval_shape(self.network.module.init, jax.random.key(0), ids)["params"]
+
   def encode_batch(self, params, batch):
     """The batch with "text" and "text_mask" in place of "text_ids" and its mask.
 

@@ -9,7 +9,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vdm_jax import checkpoint, pretrained, sharding
 
@@ -55,7 +54,7 @@ def open_parts(job, task, spec, autoencoder=""):
   params, paths = {}, {}
   for name in names:
     if name == "autoencoder":
-      params[name] = _autoencoder(job, task.autoencoder, spec, autoencoder)
+      params[name] = _autoencoder(job, task, spec, autoencoder)
       paths[name] = autoencoder if isinstance(autoencoder, str) else "the config"
     else:
       params[name] = task.encoders[name].network.params
@@ -69,16 +68,21 @@ def open_parts(job, task, spec, autoencoder=""):
   return FrozenParts(task, params, spec, records)
 
 
-def _autoencoder(job, autoencoder, spec, weights):
+def _autoencoder(job, task, spec, weights):
   """Its parameters on the mesh, laid out by the rules."""
   if isinstance(weights, str) and (pathlib.Path(weights) / "config.json").is_file():
-    return pretrained.load(weights, mesh=job.mesh, rules=job.rules)[1]
+    layout = dict(module=task.autoencoder, mesh=job.mesh, rules=job.rules)
+    return pretrained.load(weights, **layout)[1]
   if not weights:
     raise ValueError(
       "Batches hold videos: name the autoencoder's weights, a published folder or that "
       "of the stage that trained it."
     )
-  shape = spec["video"].shape
-  init = lambda: autoencoder.init(jax.random.key(0), jnp.zeros((1, *shape[1:])))
-  shardings = sharding.shard_tree(jax.eval_shape(init), job.mesh, job.rules)
+  boxed = task.abstract_frozen({"video": spec["video"]})["autoencoder"]
+  shardings = sharding.shard_tree(boxed, job.mesh, job.rules)
   return sharding.device_put(job.weights(weights, "ema/autoencoder"), shardings)
+
+
+def published_or_trained(*, published, trained):
+  """For `autoencoder` of a training: a published folder, or "" and a stage's folder."""
+  return published or trained

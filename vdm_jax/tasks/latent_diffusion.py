@@ -33,7 +33,9 @@ from vdm_jax.tasks import autoencoding
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentDiffusion:
-  """Holds no arrays; the network's parameters are always passed in.
+  """A latent diffusion model as a task: initialises, trains and samples a network.
+
+  Holds no arrays; the network's parameters are always passed in.
 
   Attributes:
     network: linen module, (x, t, cond, *, train) -> F, of x's shape.
@@ -44,16 +46,17 @@ class LatentDiffusion:
       batches hold latents.
     encoders: {name: encoder}, frozen, such as pipelines/text_encoder.py's. `inputs`
       names the entries of a batch that an encoder reads; `encode_batch(params, batch)`
-      is the batch with what it makes of them.
+      is the batch with what it makes of them; `abstract_params()` are its parameters
+      as boxed ShapeDtypeStructs.
     times: (process, key, shape) -> t, the training distribution.
     weight: (process, prediction, t) -> weight of the loss.
-    drop_rates: {signal: probability} of training without it, for guidance.
+    drop_rates: {signal: probability} of training with its null, for guidance.
     mask_rates: {mask: probability} of training with given frames, see
-      diffusion/masks.py. If there are any, the network is told `known` and `mask`.
-    perturbation: the noise in what is given, see diffusion/perturbation.py; None for
-      none.
-    per_frame_times: each frame of a training clip has its own time (diffusion forcing,
-      https://arxiv.org/abs/2407.01392); False, one for the clip.
+      diffusion/masks.py. If there are any, the network reads `known` and `mask`.
+    perturbation: the noise on given frames or pictures, see diffusion/perturbation.py;
+      None: no noise.
+    per_frame_times: whether each frame of a training clip has its own time (diffusion
+      forcing, https://arxiv.org/abs/2407.01392), or all share one.
     measure, offset_noise, bound_weight: see denoising_loss.
   """
 
@@ -79,25 +82,47 @@ class LatentDiffusion:
       raise ValueError("perturbation is of given frames: mask_rates must give some.")
 
   def init(self, key, batch):
-    """The network's parameters, for latents and signals like those of the batch."""
+    """The network's parameters, a nested dict, boxed with logical axis names.
+
+    Args:
+      batch: encoded, of the shapes that `loss` will get.
+    """
     k_latents, k_mask, k_params = jax.random.split(key, 3)
-    x0 = latents(batch, k_latents)
+    x0 = sample_latents(batch, k_latents)
     cond, _ = self._condition(k_mask, batch, x0, self.mask_rates)
     x, t = self.process.network_inputs(x0, jnp.ones(x0.shape[:2]))
     return self.network.init(k_params, x, t, cond)["params"]
 
   def frozen_parts(self, batch):
-    """Names of the frozen parts that `batch` needs: "autoencoder", and of encoders."""
+    """A list of names, "autoencoder" or of `encoders`: who encodes entries of `batch`.
+
+    Args:
+      batch: {name: array or ShapeDtypeStruct}.
+    """
     entries = set(batch) | set(batch.get("pictures", {}))
     names = [k for k, x in self.encoders.items() if entries & set(x.inputs)]
     if self.autoencoder is not None and "video" in entries:
       names.append("autoencoder")
     return names
 
-  def encode(self, batch, frozen_params):
-    """The batch with latents and tokens in place of videos, token ids and pixels.
+  def abstract_frozen(self, batch):
+    """{name: parameters} of `frozen_parts`, as boxed ShapeDtypeStructs."""
+    found = {}
+    for name in self.frozen_parts(batch):
+      if name == "autoencoder":
+        init = lambda: self.autoencoder.init(
+          jax.random.key(0), jnp.zeros((1, *batch["video"].shape[1:]))
+        )
+        found[name] = jax.eval_shape(init)
+      else:
+        found[name] = self.encoders[name].abstract_params()
+    return found
 
-    Pictures of joint training stay as they are.
+  def encode(self, batch, frozen_params):
+    """A batch (dict) with latents and tokens in place of videos, token ids and pixels.
+
+    "video" becomes "mean" and "logvar", [B, t, h, w, c] of unit variance. Pictures of
+    joint training stay as they are.
 
     Args:
       frozen_params: {name: parameters} of `frozen_parts`.
@@ -111,14 +136,17 @@ class LatentDiffusion:
     return batch
 
   def loss(self, params, batch, key, frozen_params=None):
-    """(scalar, metrics) of one batch: the mean over all frames, pictures included.
+    """(loss, {name: scalar}) of one batch: means over all frames, pictures included.
 
     Args:
+      batch: see the module's docstring.
       frozen_params: {name: parameters} of `frozen_parts`, for batches that need some;
         no gradient reaches them.
     """
     frozen_params = jax.lax.stop_gradient(frozen_params)
-    clips, pictures = (self.encode(part, frozen_params) for part in split(batch))
+    clips, pictures = (
+      self.encode(part, frozen_params) for part in split_pictures(batch)
+    )
     loss, metrics = self._loss(params, clips, key, self.mask_rates)
     if not pictures:
       return loss, metrics
@@ -133,7 +161,7 @@ class LatentDiffusion:
 
   def _loss(self, params, batch, key, mask_rates):
     k_latents, k_mask, k_drop, k_time, k_noise, k_network = jax.random.split(key, 6)
-    x0 = latents(batch, k_latents)
+    x0 = sample_latents(batch, k_latents)
     cond, null = self._condition(k_mask, batch, x0, mask_rates)
     cond = conditioning.drop(k_drop, cond, null, self.drop_rates)
     each = x0.shape[1] if self.per_frame_times else 1
@@ -161,10 +189,13 @@ class LatentDiffusion:
     )
 
   def denoiser(self, params, null, wrappers=(), *, one_time=False):
-    """The network as denoise(x_t, t, cond), in its wrappers, innermost first.
+    """The function denoise(x_t, t, cond) -> Denoised of the network, with wrappers.
 
-    `one_time` promises that all frames of a clip share their time unless some are
-    given: less to compute.
+    Args:
+      null: the Conditioning that guidance compares with.
+      wrappers: (denoise, null) -> denoise, innermost first, see diffusion/denoise.py.
+      one_time: promises that all frames of a clip share their time unless some are
+        given: less to compute.
     """
 
     def apply(x, t, cond, cache=None, keep=()):
@@ -197,9 +228,11 @@ class LatentDiffusion:
     known=None,
     mask=None,
   ):
-    """Latents for the signals in `batch`.
+    """Latents [B, T, H, W, C] of unit variance for the signals in `batch`.
 
     Args:
+      params: of the network.
+      batch: encoded, as the conditioner reads it.
       shape: [B, T, H, W, C].
       sampler: (denoise, process, x, ts, cond, key) -> x0.
       ts: [S + 1], [S + 1, T], or a function of the process that gives them.
@@ -261,7 +294,7 @@ class LatentDiffusion:
 
 
 def _held(wrappers, hold):
-  """The wrappers with `hold` in the place of `given`, or behind them all."""
+  """The wrappers with `hold` in the place of `hold_known`, or behind them all."""
   places = [getattr(wrap, "func", wrap) is d.hold_known for wrap in wrappers]
   if not any(places):
     return (*wrappers, *hold)
@@ -269,8 +302,11 @@ def _held(wrappers, hold):
   return (*wrappers[:first], *hold, *wrappers[first + 1 :])
 
 
-def split(batch):
-  """(clips, pictures): two batches; of pictures [B, I, ...], B I clips of one frame."""
+def split_pictures(batch):
+  """(clips, pictures), two batches: of pictures [B, I, ...], B I clips of one frame.
+
+  The second is {} for a batch without "pictures".
+  """
   clips = {name: x for name, x in batch.items() if name != "pictures"}
   layouts = {5: "b i h w c -> (b i) 1 h w c"}
   pictures = {
@@ -290,7 +326,7 @@ def encode_video(autoencoder, params, batch):
   return jax.lax.stop_gradient({"mean": unit(moments.mean), "logvar": logvar})
 
 
-def latents(batch, key):
+def sample_latents(batch, key):
   """x0 [B, T, H, W, C] float32: batch["latents"], or a sample of its moments."""
   if "latents" in batch:
     return jnp.asarray(batch["latents"], jnp.float32)

@@ -50,7 +50,7 @@ def small(cfg, place):
   )
   resize, crop, _ = cfg.encode.source.transforms
   resize.size = crop.height = 16
-  cfg.encoder.shape = (77, pipelines.WIDTH)
+  cfg.encoder.width = pipelines.WIDTH
   fields = pretrained.load(f"{place}/sd/vae")[0]
   names = {field.name for field in dataclasses.fields(kl_image.KLImage)}
   cfg.autoencoder.update({k: getattr(fields, k) for k in names & set(cfg.autoencoder)})
