@@ -13,7 +13,7 @@ from vdm_jax.programs import job as job_lib
 def run(job, *, texts, encoder, folder="texts"):
   """Writes <workdir>/<folder>: records of "text" [L, D] float16 and "text_mask" [L].
 
-  The texts themselves, in their order, stand in its meta.json. A folder that was made
+  The texts, in their order, stand in its meta.json as "texts". A folder that was made
   of the same texts by the same encoder is left as it is; another one is refused.
 
   Args:
@@ -46,34 +46,44 @@ def run(job, *, texts, encoder, folder="texts"):
 
 
 def prompt_signals(*, encoder, texts, clips, count, negative=""):
-  """Signals of these texts; if there are none, of those of the first `count` clips.
+  """Signals of prompts or, without any, of the captions of the first `count` clips.
 
   Args:
-    texts: as texts.parse_prompts takes them.
+    encoder: a TextEncoder of pipelines/text_encoder.py.
+    texts: a text, several, or a .txt file, see texts.parse_prompts.
     clips: () -> `folders.ClipFolder` with a table of texts.
-    negative: what guidance leads away from.
+    negative: a negative prompt, the same for all.
+
+  Returns:
+    {"text", "negative": [N, L, D] float32, "text_mask", "negative_mask": [N, L] bool}.
   """
   texts = texts_lib.parse_prompts(texts)
   if not texts:
     found = clips()
     texts = [found.classes[label] for label in found.labels[:count]]
   values, mask = encoder([negative, *texts])
-  beside = lambda x: np.repeat(x[:1], len(texts), axis=0)
+  repeated = lambda x: np.repeat(x[:1], len(texts), axis=0)
   signals = {"text": values[1:], "text_mask": mask[1:]}
-  return signals | {"negative": beside(values), "negative_mask": beside(mask)}
+  return signals | {"negative": repeated(values), "negative_mask": repeated(mask)}
 
 
 def prompts(*, encoder, texts, each=1):
-  """Signals of every text `each` times, in order; "label" [N] says which text it is."""
+  """Signals of every text `each` times, in order.
+
+  Returns:
+    {"text": [N, L, D] float32, "text_mask": [N, L] bool, "label": [N] int32}; a label
+    is the index of the text.
+  """
   values, mask = encoder(texts)
   row = np.repeat(np.arange(len(texts), dtype=np.int32), each)
   return {"text": values[row], "text_mask": mask[row], "label": row}
 
 
 def negative(*, encoder, text=""):
-  """What stands for "no text", [M, D], for conditioner.Text; None for no words at all.
+  """The tokens [M, D] of a negative prompt, as conditioner.Text's null; None for "".
 
-  In sampling it is what guidance leads away from: a negative prompt.
+  Args:
+    encoder: a TextEncoder of pipelines/text_encoder.py.
   """
   if not text:
     return None

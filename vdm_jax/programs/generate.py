@@ -117,8 +117,8 @@ def guidance_scale(guidance):
 def inputs(prompts, pictures):
   """{"prompts": a list of texts, "pictures": a list of paths}: those that are given."""
   if not pictures:
-    return {"prompts": read(prompts)}
-  given = {"prompts": read(prompts)} if prompts else {}
+    return {"prompts": read_prompts(prompts)}
+  given = {"prompts": read_prompts(prompts)} if prompts else {}
   return given | {"pictures": _paths(pictures)}
 
 
@@ -137,8 +137,8 @@ def _paths(pictures):
   return found
 
 
-def read(prompts):
-  """The list of prompts that a config means."""
+def read_prompts(prompts):
+  """A list of texts, at least one, of `prompts` as `run` takes them."""
   prompts = texts.parse_prompts(prompts)
   if not prompts:
     raise ValueError(

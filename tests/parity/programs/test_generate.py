@@ -67,12 +67,12 @@ def test_a_prompts_embedding_is_the_originals(folder):
 
 
 def test_prompts_are_read_in_each_form(tmp_path):
-  assert generate.read("a dog") == ["a dog"]
-  assert generate.read(("a dog", "a cat")) == ["a dog", "a cat"]
+  assert generate.read_prompts("a dog") == ["a dog"]
+  assert generate.read_prompts(("a dog", "a cat")) == ["a dog", "a cat"]
   (tmp_path / "p.txt").write_text("a dog\n\n a cat \n")
-  assert generate.read(str(tmp_path / "p.txt")) == ["a dog", "a cat"]
+  assert generate.read_prompts(str(tmp_path / "p.txt")) == ["a dog", "a cat"]
   with pytest.raises(ValueError, match="config.prompts"):
-    generate.read(" ")
+    generate.read_prompts(" ")
 
 
 def test_pictures_stand_in_place_of_prompts_or_beside_them(tmp_path):
