@@ -70,10 +70,10 @@ class FrozenNetwork:
       function: compiled; (params, *arrays [B, ...]) -> array [B, ...].
       arrays: a list of numpy arrays [N, ...].
     """
-    mesh, rules = self._devices
+    (mesh, rules), params = self._devices, self.params  # opened outside of the mesh
     rows = {f"{i}": x for i, x in enumerate(arrays)}
     out = batches.map_batches(
-      lambda batch: function(self.params, *(batch[name] for name in rows)),
+      lambda batch: function(params, *(batch[name] for name in rows)),
       rows,
       min(batch_size, 1 << (len(arrays[0]) - 1).bit_length()),
       mesh=mesh,
