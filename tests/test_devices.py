@@ -10,7 +10,7 @@ import pytest
 
 from vdm_jax.programs import sample
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.mesh]
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,7 @@ def whole(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.mesh
 def test_one_wrong_batch_would_be_seen(whole):
   """The control: a curve whose batches are one step late is another curve."""
   curve = losses(whole)
@@ -189,12 +190,14 @@ def killed(tmp_path_factory):
   return workdir, ends
 
 
+@pytest.mark.mesh
 def test_when_one_process_is_killed_the_other_ends_in_time(killed):
   code, took, text = killed[1]["one"]
   assert code not in (0, -signal.SIGKILL) and took < 3 * HEARTBEAT, text
   assert any(reason in text for reason in REASONS), text
 
 
+@pytest.mark.mesh
 def test_when_the_coordinator_is_killed_the_other_ends_in_time(tmp_path):
   with pair(tmp_path, "tests.distributed.adding", tmp_path) as run:
     end = time.monotonic() + PATIENCE
@@ -209,6 +212,7 @@ def test_when_the_coordinator_is_killed_the_other_ends_in_time(tmp_path):
     assert any(reason in run[1].text() for reason in REASONS), run[1].text()
 
 
+@pytest.mark.mesh
 def test_a_killed_run_resumes_on_one_host_and_on_two_again(killed, whole):
   workdir, ends = killed
   starts = {k: re.search(r"from step (\d+) to", ends[k])[1] for k in ends if k != "one"}
@@ -218,6 +222,7 @@ def test_a_killed_run_resumes_on_one_host_and_on_two_again(killed, whole):
   assert_same_weights(workdir, whole)
 
 
+@pytest.mark.mesh
 def test_a_signal_to_one_process_ends_both_after_the_same_step(tmp_path, whole):
   """On a mesh whose fsdp axis crosses the hosts: each has every second row."""
   flags = ("--config.mesh.fsdp=2", "--config.dcn.data=1", "--config.dcn.fsdp=2")
@@ -231,6 +236,7 @@ def test_a_signal_to_one_process_ends_both_after_the_same_step(tmp_path, whole):
   assert_same_curve(losses(tmp_path), losses(whole), 8)
 
 
+@pytest.mark.mesh
 def test_hosts_that_share_a_sequence_train_as_one(tmp_path, whole):
   flags = ("--config.mesh.seq=2", "--config.dcn.data=1", "--config.dcn.seq=2")
   with train(tmp_path, "--config.train.steps=6", *flags) as run:
@@ -238,6 +244,7 @@ def test_hosts_that_share_a_sequence_train_as_one(tmp_path, whole):
   assert_same_curve(losses(tmp_path), losses(whole), 6)
 
 
+@pytest.mark.mesh
 def test_eight_devices_resume_on_four_two_and_one(tmp_path, whole):
   with running(tmp_path, [("tests.distributed.shrink", tmp_path)], 8) as child:
     finish(child)
@@ -254,6 +261,7 @@ def looks(tmp_path_factory):
     return [json.loads(process.text().splitlines()[-1]) for process in run]
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize(
   "mesh, parts, count",
   [
@@ -275,6 +283,7 @@ def test_each_host_loads_the_rows_of_its_devices(looks, mesh, parts, count):
     assert look["agreed"] == [0, signal.SIGTERM]
 
 
+@pytest.mark.mesh
 def test_slices_that_do_not_fit_the_mesh_are_refused_by_name(looks):
   number, axis, name = looks[0]["refused"]
   assert "dcn={'data': 3} needs 3 slices, there are 2" in number
@@ -355,6 +364,7 @@ def test_a_port_that_is_taken_is_named():
       distributed.initialize(f"localhost:{port}", 2, 0)
 
 
+@pytest.mark.mesh
 def test_processes_that_do_not_come_are_named():
   program = (
     "from vdm_jax import distributed\n"

@@ -32,7 +32,7 @@ SIZES = {
   "full": dict(network={}, num_heads=8, head_dim=64, num_steps=50),
   "digits": dict(network=DIGITS, num_heads=2, head_dim=4, num_steps=50),
   "tiny": dict(
-    network=DIGITS | dict(channels=(8,), attention=(True,), groups=4),
+    network=DIGITS | dict(channels=(8,), attention=(False,), groups=4),
     num_heads=2,
     head_dim=4,
     num_steps=2,

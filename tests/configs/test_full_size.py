@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.configs import tiny
+from tests.support import suite
 from vdm_jax import config as c
 from vdm_jax import sharding
 
@@ -60,7 +61,7 @@ def told(cfg):
   return {"label": np.zeros(1, np.int32), **text}
 
 
-@pytest.mark.parametrize("arg", ["tiny-stages", "v3-stages"])
+@pytest.mark.parametrize("arg", ["tiny-stages", *suite.only_complete("v3-stages")])
 def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
   cfg = tiny.get_config("configs.animatediff", arg)
   frames = cfg.sample.generator.shape[0]
@@ -88,7 +89,11 @@ def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
 
 
 @pytest.mark.parametrize(
-  "arg", ["sky", "ffs", "ucf101", "taichi", "ucf101-images", "sky-images"]
+  "arg",
+  [
+    "ucf101-images",
+    *suite.only_complete("sky", "ffs", "ucf101", "taichi", "sky-images"),
+  ],
 )
 def test_latte_is_whole_on_each_of_its_data_sets(arg):
   """Latte-XL/2 with a learned variance; 101 classes and one row for none."""

@@ -28,24 +28,24 @@ MESHES = (
 DECODER = kl_image.KLImage(
   channels=(8, 8), layers_per_block=1, latent_channels=2, groups=2
 )
-GUIDE = functools.partial(guidance.guide, drop=(("label", "text"),), scales=(3.0,))
 
 
 def draw(task, params, decoder, batch, key):
   """(latents by ddim, their video, latents by ancestral), all guided."""
   shape = batch.pop("latents").shape
+  signals = ("label", "text") if task.network.text != "none" else ("label",)
+  guide = functools.partial(guidance.guide, drop=(signals,), scales=(3.0,))
   grid = times.uniform_grid(task.process, num_steps=NUM_STEPS)
   of = lambda sampler: task.sample(
-    params, batch, shape, key, sampler=sampler, ts=grid, wrappers=(GUIDE,)
+    params, batch, shape, key, sampler=sampler, ts=grid, wrappers=(guide,)
   )
   latents = of(ddim.ddim)
   noisy = of(functools.partial(ancestral.ancestral, fraction=1.0))
   return latents, DECODER.decode(decoder, latents), noisy
 
 
-def sample(axes, seed=1):
-  case = train_cases.Case()
-  task, mesh, batch = train_cases.task(case, **FIELDS), meshes.mesh(axes), case.batch()
+def sample(axes, seed=1, case=train_cases.Case(), fields=FIELDS):  # noqa: B008
+  task, mesh, batch = train_cases.task(case, **fields), meshes.mesh(axes), case.batch()
   boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), batch))
   params = jax.device_put(
     meshes.randomised(sharding.unbox(boxed)),

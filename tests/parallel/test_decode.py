@@ -9,6 +9,7 @@ import pytest
 
 from tests.parallel import child, decode_cases
 
+pytestmark = pytest.mark.mesh
 TOLERANCE = 1e-5
 STRIPS = ("one frame", "two frames", "three frames", "pixels")
 # Strips would be too thin; each device takes two frames at a time, as one alone does.

@@ -9,6 +9,7 @@ from tests.parallel import child, program_cases
 from vdm_jax.data import records, sources
 from vdm_jax.programs import sample
 
+pytestmark = pytest.mark.mesh
 MANY = ("eight devices", "two processes")
 TEXT_MASK = "text_mask"
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.parallel import child, meshes, sample_cases
 
+pytestmark = pytest.mark.mesh
 TOLERANCE = 1e-5
 
 

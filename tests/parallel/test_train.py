@@ -6,6 +6,8 @@ import pytest
 
 from tests.parallel import child, meshes, train_cases
 
+pytestmark = pytest.mark.mesh
+
 # Sums in another order: float32 rounds at 6e-8, and some sums have thousands of terms.
 TOLERANCE = 1e-5
 LABELS = {

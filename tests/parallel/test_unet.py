@@ -4,6 +4,7 @@ import pytest
 
 from tests.parallel import child, meshes, unet_cases
 
+pytestmark = pytest.mark.mesh
 TOLERANCE = 1e-5
 
 

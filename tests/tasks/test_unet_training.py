@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.support import suite
 from vdm_jax import checkpoint
 from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import loss, perturbation, process, times
@@ -210,7 +211,14 @@ def fit(step, state, data, folder, steps):
     return loop.fit(step, state, loader, key, **options)
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
+# At :tiny, tests/configs/ trains a network of each; that they learn is more work.
+QUICK = ("animatediff",)
+
+
+@pytest.fixture(
+  scope="module",
+  params=[*QUICK, *suite.only_complete(*(k for k in SYSTEMS if k not in QUICK))],
+)
 def trained(request, tmp_path_factory):
   """(system, state before, after, after a resume from half-way, losses)."""
   system = SYSTEMS[request.param]
