@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
+from tests.support import suite
 from vdm_jax.autoencoders import kl_image
 
 key = jax.random.key(0)
@@ -124,7 +125,8 @@ def test_a_frame_changes_only_itself(tiny):
     np.testing.assert_allclose(changed, 0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 100])  # 4 leaves a remainder of 6 frames
+# 4 leaves a remainder of 6 frames.
+@pytest.mark.parametrize("chunk", suite.choose((1, 4, 100), 4))
 def test_chunks_equal_the_whole(tiny, chunk):
   autoencoder, params, video = tiny
   chunked = kl_image.KLImage(**TINY, chunk=chunk)

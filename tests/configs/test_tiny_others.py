@@ -24,6 +24,7 @@ def test_tiny_runs_to_the_end(name, runs):
   tiny.check(*runs(name))
 
 
+@pytest.mark.complete
 def test_latte_trains_on_pictures_too(tmp_path):
   cfg = tiny.get_config("configs.latte", "tiny-images")
   job.run(cfg, cfg.stages[: cfg.stages.index("train") + 1], tmp_path)

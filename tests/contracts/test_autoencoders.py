@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax.autoencoders import (
   clip_tokens,
   kl_image,
@@ -72,7 +73,10 @@ def measured_as(params, shift, scale):
   return {**params, "inner": new} if "inner" in params else new
 
 
-@pytest.fixture(scope="module", params=AUTOENCODERS)
+QUICK = ("kl_image", "kl_temporal", "kl_video", "clip_tokens, four windows")
+
+
+@pytest.fixture(scope="module", params=suite.choose(AUTOENCODERS, *QUICK))
 def case(request):
   """(autoencoder, parameters without zeros, video, moments), compiled once."""
   autoencoder, rng = AUTOENCODERS[request.param], np.random.default_rng(0)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.transformer import blocks, video_dit
 from vdm_jax.models.unet import architectures, unet3d
@@ -60,17 +61,17 @@ NETWORKS = {
 }
 
 
-# A class, and a dtype, of networks that are in the list already.
-VARIANTS = ("latte with classes", "dit", "late, images", "latte in bfloat16")
-
-
-@pytest.fixture(
-  scope="module",
-  params=[
-    pytest.param(name, marks=[pytest.mark.complete] if name in VARIANTS else [])
-    for name in NETWORKS
-  ],
+QUICK = (
+  "latte",
+  "serial, adaLN-single, text, rotary",
+  "parallel, all tokens",
+  "svd",
+  "videocrafter, image",
+  "lvdm, levels, remat",
 )
+
+
+@pytest.fixture(scope="module", params=suite.choose(NETWORKS, *QUICK))
 def network(request):
   """(params, boxed shapes, apply, gradient of a loss), parameters random and not 0."""
   module, cond = NETWORKS[request.param]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import long_video, masks, schedules, times
@@ -30,9 +31,6 @@ PLANS = {
     long_video.hierarchical, window=8, stride=7
   ),
 }
-
-
-BY_KEYS = (long_video.hierarchical, long_video.fill_between_keyframes)
 
 
 def normal(seed, shape):
@@ -62,7 +60,7 @@ def test_a_plan_covers_a_video_of_any_length_and_knows_only_the_past(name):
       assert index.shape[1] <= 8
 
 
-@pytest.mark.parametrize("name", ["extend", "hierarchical"])
+@pytest.mark.parametrize("name", suite.choose(("extend", "hierarchical"), "extend"))
 def test_a_thousand_frames_take_the_memory_of_a_hundred(name):
   """But for the video itself; the denoiser's inside is 256 numbers a pixel."""
   weights = normal(0, (256, 256)) / 16
@@ -107,10 +105,11 @@ def test_plans_give_what_they_say():
 SAMPLERS = [euler.euler, dpm_solver.dpm_solver, unipc.unipc, ancestral.ancestral]
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(
+  "name", suite.choose(("extend", "remember", "remember_far"), "remember")
+)
 def test_a_video_of_one_window_is_the_base_samplers_to_the_bit(name):
-  plan = PLANS[name] if PLANS[name].func not in BY_KEYS else long_video.extend
-  plan = functools.partial(PLANS["extend"]) if plan is long_video.extend else plan
+  plan = PLANS[name]
   x = normal(1, (2, 8, 2, 2, 1))
 
   @jax.jit
@@ -135,7 +134,7 @@ def test_the_other_methods_with_one_window_are_the_base_sampler_too():
     np.testing.assert_array_equal(out, base)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", suite.choose(PLANS, "extend", "hierarchical"))
 def test_a_rollout_is_its_windows_one_by_one(name):
   """Written out, window by window, with `given` and numpy."""
   x = normal(2, (2, 19, 2, 2, 1))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax.layers import convs
 
 CASES = {
@@ -41,7 +42,15 @@ def taps(x, kernel, stride, padding):
   return total
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = (
+  "same",
+  "stride 2, zeros below and right",
+  "one pixel, stride 2",
+  "three axes, stride 2",
+)
+
+
+@pytest.mark.parametrize("name", suite.choose(CASES, *QUICK))
 def test_convolution_and_its_gradients_are_the_sum_over_taps(name):
   size, stride, padding = CASES[name]
   k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
@@ -75,7 +84,9 @@ GATHERED = {
 }
 
 
-@pytest.mark.parametrize("name", GATHERED)
+@pytest.mark.parametrize(
+  "name", suite.choose(GATHERED, "along time, causal", "2 x 2 pixels, zeros below")
+)
 def test_one_product_over_the_neighbours_is_the_sum_over_taps(name):
   shape, size, padding = GATHERED[name]
   assert convs.gathering_pays(shape[1:-1], size)

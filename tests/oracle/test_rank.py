@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax import config
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import schedules, times
@@ -59,10 +60,21 @@ def parts():
   return config.build(cfg.rank, workdir=".").keywords
 
 
-@pytest.mark.parametrize(
-  ("world", "table"), [("motion alone", MOTION), ("motion and a scene", SCENE)]
+TABLES = {"motion alone": MOTION, "motion and a scene": SCENE}
+QUICK = (
+  "the whole video at once",
+  "windows, uniform",
+  "FreeNoise",
+  "replacement, new noise",
+  "extension, first 4 and last 8",
+  "FIFO",
+  "hierarchical",
 )
-def test_the_table_of_methods(parts, world, table):
+
+
+@pytest.mark.parametrize("world", suite.choose(TABLES, "motion and a scene"))
+def test_the_table_of_methods(parts, world):
+  table = {name: TABLES[world][name] for name in suite.choose(TABLES[world], *QUICK)}
   out = {}
   for name, (distance, seam, memory) in table.items():
     ts = parts["grid"](parts["process"])

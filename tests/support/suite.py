@@ -25,3 +25,11 @@ def seeds(count):
 def only_complete(*cases):
   """The cases, a tuple, in the complete suite; none in the quick one."""
   return cases if is_complete() else ()
+
+
+def choose(cases, *quick):
+  """List of the names in `cases`; in the quick suite of those in `quick` alone."""
+  missing = set(quick) - set(cases)
+  if missing:
+    raise ValueError(f"quick={quick} has {sorted(missing)}, not among {list(cases)}.")
+  return list(cases) if is_complete() else list(quick)

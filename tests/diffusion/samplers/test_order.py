@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import ddim, dpm_solver, euler, heun, unipc
@@ -51,7 +52,7 @@ def errors(sampler, process, start, stop, steps=(8, 16, 32)):
   return np.abs(run(x) - (center + spread * u)).max((1, 2, 3, 4, 5))
 
 
-@pytest.mark.parametrize("name", SPANS)
+@pytest.mark.parametrize("name", suite.choose(SPANS, "flow"))
 @pytest.mark.parametrize(
   ("sampler", "order"),
   [
@@ -67,7 +68,7 @@ def test_solvers_have_their_order(sampler, order, name):
   assert error[-1] < 0.1
 
 
-@pytest.mark.parametrize("name", SPANS)
+@pytest.mark.parametrize("name", suite.choose(SPANS, "flow"))
 @pytest.mark.parametrize(
   ("sampler", "low", "high"),
   [
@@ -90,7 +91,7 @@ def test_multistep_solvers_have_their_order(sampler, low, high, name):
 
 def test_the_third_order_has_less_error_though_it_starts_as_the_first():
   with jax.enable_x64(True):
-    for name in SPANS:
+    for name in suite.choose(SPANS, "flow"):
       second, third = (
         errors(functools.partial(dpm_solver.dpm_solver, order=n), *SPANS[name], (128,))
         for n in (2, 3)

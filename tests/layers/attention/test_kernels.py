@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from tests.support import suite
 from vdm_jax.layers.attention import (
   attention,
   chunked,
@@ -93,7 +94,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", suite.choose(CASES, "rows", "pairs"))
 @pytest.mark.parametrize("attend", [chunked.attend, chunked.attend_all_rows])
 def test_chunked_equals_xla(case, attend, small_chunks):
   q_shape, num_keys, mask = CASES[case]
@@ -174,7 +175,7 @@ def test_rows_take_turns_where_their_logits_are_many(monkeypatch):
   assert memory(kernels.xla, shape, True) > logits
 
 
-@pytest.mark.parametrize("length", [256, 200, 130])
+@pytest.mark.parametrize("length", suite.choose((256, 200, 130), 200))
 def test_splash_equals_xla(length, monkeypatch):
   """In blocks of 128, with padded queries and keys; in Python, not on a TPU."""
   monkeypatch.setattr(splash, "DEFAULT_BLOCKS", (128, 128))

@@ -41,17 +41,20 @@ def measured():
   return json.loads(run.stdout)
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("case", CASES)
 def test_eight_devices_equal_one(case, measured):
   errors = measured[case]["errors"]
   assert len(errors) == 5 and max(errors) < BOUND, errors
 
 
+@pytest.mark.mesh
 def test_the_bound_sees_a_ring_without_correction_and_devices_on_their_own(measured):
   for case in ("wrong: ring", "wrong: alone"):
     assert min(measured[case]["errors"]) > 100 * BOUND, case
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("case", ["seq 8", "data 2, seq 4", "fsdp 2, seq 2, tensor 2"])
 def test_tokens_are_exchanged_and_never_gathered(case, measured):
   """Of q, k and v, and back, for the output, its jvp and the gradients."""
@@ -65,8 +68,20 @@ def test_tokens_are_exchanged_and_never_gathered(case, measured):
     assert not any(rest.values()), (split, rest)
 
 
+@pytest.mark.mesh
 def test_rows_that_one_device_holds_whole_need_no_collective(measured):
   assert not any(measured["ulysses: rows"]["collectives"].values())
+
+
+@pytest.mark.parametrize(
+  "split, collective", [("ulysses", "all-to-all"), ("ring", "collective-permute")]
+)
+def test_two_devices_equal_one(split, collective):
+  """Tokens and heads that do not divide by two, and keys that are hidden."""
+  options = {"sequence_split": split, "mask": (2, 1, 1, 13)}
+  names = eight_sequence.SEQUENCE
+  found = eight_sequence.compare((1, 1, 2, 1), (2, 13, 3, 8), names, options)
+  assert max(found["errors"]) < BOUND and found["collectives"][collective]
 
 
 def test_what_one_device_needs_falls_with_the_devices():

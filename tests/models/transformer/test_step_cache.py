@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax import sharding
 from vdm_jax.aot import flops
 from vdm_jax.conditioning import Conditioning, Tokens
@@ -65,7 +66,7 @@ def select(kept, names):
   return flax.traverse_util.unflatten_dict(chosen)
 
 
-@each_kind
+@pytest.mark.parametrize("kind", suite.choose(KINDS, "text", "variant 4"))
 def test_what_is_taken_back_is_what_was_computed(kind):
   fields, cond, names = KINDS[kind]
   module = tiny(**fields)
@@ -100,7 +101,9 @@ def test_what_is_taken_back_is_what_was_computed(kind):
     assert np.abs(y - plain_other).max() > 1e-2, name
 
 
-@pytest.mark.parametrize("kind", ["variant 1", "variant 3", "text"])
+@pytest.mark.parametrize(
+  "kind", suite.choose(("variant 1", "variant 3", "text"), "text")
+)
 def test_parts_of_a_block_remember_for_themselves(kind, monkeypatch):
   """On one CPU a block is computed in parts, each of which has its own memory."""
   fields, cond, names = KINDS[kind]
@@ -155,6 +158,7 @@ PLANS = {
   "both": cached(caching.pyramid_attention_broadcast, spatial=2, temporal=4),
   "stack": cached(caching.mag_cache, ratios=[1.01], threshold=0.05, retain=0.1),
 }
+PLANS = {name: PLANS[name] for name in suite.choose(PLANS, "both", "stack")}
 STEPS = 12
 KEY = jax.random.key(5)
 
