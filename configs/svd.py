@@ -25,7 +25,7 @@ from vdm_jax.diffusion import guidance, perturbation, process, times
 from vdm_jax.models.unet import architectures
 from vdm_jax.tasks import latent_diffusion
 
-NUMBERS = dict(fps=6.0, motion=127.0, augmentation=0.02, alone=0.0)
+NUMBERS = dict(fps=6.0, motion=127.0, augmentation=0.02, image_only=0.0)
 
 
 def get_config(arg="full"):

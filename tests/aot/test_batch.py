@@ -83,7 +83,7 @@ def test_videos_are_those_that_were_cut(tmp_path):
     (lambda: latte.get_config("sky"), "autoencode", {"video": (8, 16, 256, 256, 3)}),
     (animatediff.get_config, "train_images", {"text": (40, 77, 768)}),
     (lambda: video_ldm.get_config("tiny"), "train", {"label": (16,)}),
-    (svd.get_config, "train", {"image": (40, 1, 1024), "alone": (40,)}),
+    (svd.get_config, "train", {"image": (40, 1, 1024), "image_only": (40,)}),
     (
       lambda: videocrafter.get_config("i2v"),
       "train",
@@ -125,7 +125,7 @@ def test_a_sampler_is_told_all_but_the_videos():
   told = batch.signals(spec(cfg), cfg.task)
   assert {name: x.shape for name, x in told.items()} == {
     "image": (40, 1, 1024),
-    "alone": (40,),
+    "image_only": (40,),
     "image_latents": (40, 1, 32, 32, 4),
   }
 

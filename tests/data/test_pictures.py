@@ -53,10 +53,10 @@ def test_a_share_of_clips_is_told_to_be_pictures():
   flag = pictures.ImageOnly(rate=0.25)
   rng = np.random.default_rng(0)
   record = {"latents": np.zeros((3, 2, 2, 1))}
-  flags = np.array([flag(record, rng)["alone"] for _ in range(4000)])
+  flags = np.array([flag(record, rng)["image_only"] for _ in range(4000)])
   assert flags.dtype == np.float32 and set(flags) == {0.0, 1.0}
   assert abs(flags.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4000)
-  assert "alone" not in record
+  assert "image_only" not in record
   for rate in (-0.1, 1.1):
     with pytest.raises(ValueError, match=f"rate={rate} must be a share"):
       pictures.ImageOnly(rate=rate)

@@ -61,7 +61,7 @@ def frames(forward, z):
   for name, flag in flags.items():
     cond = Conditioning(
       tokens={"image": told(z["in_context"][::t])},
-      vectors=numbers | {"alone": flag},
+      vectors=numbers | {"image_only": flag},
     )
     out = forward(x, z["in_timesteps"][::t], cond)
     yield rearrange(out, "b t h w c -> (b t) c h w"), z[f"out_{name}"]

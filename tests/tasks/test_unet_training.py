@@ -291,7 +291,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trained):
 
 def test_clips_that_are_pictures_teach_nothing_along_time():
   """Stable Video Diffusion's image-only clips; videos teach all of it."""
-  numbers = conditioner.Numbers((*NUMBERS, "alone"), values={"alone": 0.0})
+  numbers = conditioner.Numbers((*NUMBERS, "image_only"), values={"image_only": 0.0})
   system = SYSTEMS["svd"]
   task = latent_diffusion.LatentDiffusion(
     network=unet3d.UNet3D(system.architecture),
@@ -300,13 +300,13 @@ def test_clips_that_are_pictures_teach_nothing_along_time():
     conditioner=conditioner.All((conditioner.Image(first=True), numbers)),
     times=times.lognormal,
   )
-  data = batch(2) | {"alone": np.ones(2, np.float32)}
+  data = batch(2) | {"image_only": np.ones(2, np.float32)}
   params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
   loss = lambda params, data: task.loss(params, data, jax.random.key(1))[0]
   gradient = jax.jit(jax.grad(loss))
 
   def moved(flag):
-    taught = gradient(params, data | {"alone": np.full(2, flag, np.float32)})
+    taught = gradient(params, data | {"image_only": np.full(2, flag, np.float32)})
     flat = flax.traverse_util.flatten_dict(taught, sep="/")
     return {name for name, x in flat.items() if np.any(x)}, set(flat)
 

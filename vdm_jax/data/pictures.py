@@ -27,8 +27,8 @@ class SingleFrame:
 class ImageOnly:
   """A transform: marks a random share of the clips as T single pictures.
 
-  A record gains `alone`, 1 for these and 0 for videos. A U-Net that is told it, by
-  `conditioner.Numbers(("alone",), values={"alone": 0})`, mixes nothing over
+  A record gains `image_only`, 1 for these and 0 for videos. A U-Net that is told it, by
+  `conditioner.Numbers(("image_only",), values={"image_only": 0})`, mixes nothing over
   the frames of pictures: what they teach is the image model (Stable Video Diffusion).
   """
 
@@ -39,7 +39,7 @@ class ImageOnly:
       raise ValueError(f"rate={self.rate} must be a share, from 0 to 1.")
 
   def __call__(self, record, rng):
-    return record | {"alone": np.float32(rng.uniform() < self.rate)}
+    return record | {"image_only": np.float32(rng.uniform() < self.rate)}
 
 
 @dataclasses.dataclass(frozen=True)

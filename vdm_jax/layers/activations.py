@@ -1,7 +1,7 @@
-"""Pointwise functions, and what stands between the two layers of a perceptron.
+"""Activation functions: pointwise ones, and gated ones of a perceptron.
 
 Gated ones take a first layer twice as wide and multiply its halves,
-https://arxiv.org/abs/2002.05202; which half is the gate is the name's, as in diffusers.
+https://arxiv.org/abs/2002.05202; the second half is the gate.
 """
 
 import flax.linen as nn
@@ -10,10 +10,12 @@ import jax.numpy as jnp
 
 
 def gelu(x):
+  """x Phi(x), exact; Phi is the normal distribution function."""
   return nn.gelu(x, approximate=False)
 
 
 def gelu_tanh(x):
+  """The tanh approximation of `gelu`."""
   return nn.gelu(x, approximate=True)
 
 
@@ -23,11 +25,13 @@ def quick_gelu(x):
 
 
 def geglu(x):
+  """[..., 2 D] -> [..., D]: the first half times gelu of the second."""
   x, gate = jnp.split(x, 2, axis=-1)
   return x * gelu(gate)
 
 
 def swiglu(x):
+  """[..., 2 D] -> [..., D]: the first half times silu of the second."""
   x, gate = jnp.split(x, 2, axis=-1)
   return x * nn.silu(gate)
 

@@ -6,20 +6,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 
-from vdm_jax.layers.cpu import blocking, kernel_gradient
+from vdm_jax.layers.cpu import convolution, kernel_gradient
+from vdm_jax.layers.module import Layer
 
 # U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the published networks started from.
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class Conv(nn.Module):
+class Conv(Layer):
   """Cross-correlation of [N, ..., C_in] with a kernel over the axes between.
 
-  A kernel of one pixel is a matrix product; all others are XLA's convolution. On one
-  CPU the gradient of a large one is ours, see kernel_gradient.py.
+  A kernel of one pixel is a matrix product; others are XLA's convolution, or on a CPU
+  one of layers/cpu/convolution.py.
 
   Attributes:
     kernel: its size along each axis, (height, width) or (time, height, width).
@@ -34,11 +34,10 @@ class Conv(nn.Module):
   padding: tuple[tuple[int, int], ...] | None = None
   kernel_init: Any = fan_in_uniform
   bias_init: Any = nn.initializers.zeros
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
+    """[N, ..., features] of x [N, ..., C_in]."""
     rank = len(self.kernel)
     if x.ndim != rank + 2:
       raise ValueError(
@@ -64,18 +63,18 @@ class Conv(nn.Module):
 
 
 def convolve(x, kernel, stride, padding):
-  """[N, ..., C_in] by [..., C_in, C_out] -> [N, ..., C_out]."""
+  """Cross-correlation of x [N, ..., C_in] by [..., C_in, C_out] -> [N, ..., C_out].
+
+  Args:
+    stride: along all axes, or one along each.
+    padding: (before, after) zeros along each axis.
+  """
   spatial = kernel.shape[:-2]
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
-    return kernel_gradient.product(x, kernel.reshape(kernel.shape[-2:]))
-  # On several CPUs frames may lie apart: whole neighbours would travel, not edges.
-  if stride == 1 and blocking.enabled() and gathering_pays(x.shape[1:-1], spatial):
-    return gathered(x, kernel, padding)
-  over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
-  if over_time and blocking.on_cpu():
-    return frame_by_frame(x, kernel, stride, padding)
-  if stride == 1 and blocking.enabled() and kernel_gradient.pays(x, kernel):
-    return kernel_gradient.convolve(tuple(map(tuple, padding)), x, kernel)
+    return kernel_gradient.matmul(x, kernel.reshape(kernel.shape[-2:]))
+  on_cpu = convolution.choose(x, kernel, stride)
+  if on_cpu is not None:
+    return on_cpu(convolve, x, kernel, stride, padding)
   axes = "DHW"[-len(spatial) :]
   return jax.lax.conv_general_dilated(
     x,
@@ -86,31 +85,15 @@ def convolve(x, kernel, stride, padding):
   )
 
 
-def frame_by_frame(x, kernel, stride, padding):
-  """`convolve` of [N, T, H, W, C] as that of images, neighbours in time as channels.
-
-  On one core XLA's convolution over three axes takes, forward and backward, 2.4 (2 x 8
-  x 32 x 32 x 64, kernel 3 x 3 x 3) to 100 times as long, the most where it strides.
-  """
-  taps, (step, *within) = kernel.shape[0], np.broadcast_to(stride, 3).tolist()
-  x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
-  reach = (x.shape[1] - taps) // step * step + 1
-  seen = jnp.concatenate([x[:, i : i + reach : step] for i in range(taps)], axis=-1)
-  images = rearrange(seen, "n t h w c -> (n t) h w c")
-  flat = rearrange(kernel, "t h w i o -> h w (t i) o")
-  across = within[0] if within[0] == within[1] else tuple(within)
-  out = convolve(images, flat, across, padding[1:])
-  return rearrange(out, "(n t) h w c -> n t h w c", n=len(x))
-
-
 def transposed_convolution(x, kernel, stride):
-  """A transposed convolution without padding of its output, by smaller convolutions.
+  """Transposed convolution of x [N, T, H, W, C_in] -> [N, T', H', W', C_out].
 
-  With zeros inserted between the places of x, it is a convolution by the kernel turned
-  round; each phase of a stride meets a part of the kernel only. [N, T, H, W, C_in] ->
-  stride * (size - 1) + 2 - side along an axis of a kernel with that side.
+  Of size stride * (size - 1) + 2 - side along an axis of a kernel with that side: the
+  output has no padding. With zeros inserted between the places of x, it is a
+  convolution by the flipped kernel, of which each phase of a stride meets a part only.
 
   Args:
+    x: [N, T, H, W, C_in].
     kernel: [t, h, w, C_in, C_out], as PyTorch's ConvTranspose3d applies it; each side a
       multiple of its stride.
   """
@@ -130,25 +113,3 @@ def transposed_convolution(x, kernel, stride):
   a, b, c = stride
   pattern = "(a b c) n t h w d -> n (t a) (h b) (w c) d"
   return rearrange(jnp.stack(parts), pattern, a=a, b=b, c=c)
-
-
-def gathering_pays(size, kernel):
-  """Whether, on one CPU, `gathered` beats XLA's convolution of images of that size.
-
-  Measured on one core, forward and backward: kernels (3, 1, 1) take from 0.3 (4 x 4
-  pixels, 32 channels) to 0.95 (32 x 32, 320) of XLA's time, images of 2 x 2 pixels a
-  tenth. With larger kernels on larger images the gathered input costs too much.
-  """
-  along_one_axis = sum(k > 1 for k in kernel) == 1 and len(kernel) > 2
-  return along_one_axis or tuple(size[-2:]) == (2, 2)
-
-
-def gathered(x, kernel, padding):
-  """`convolve` with stride 1 as one product: the neighbours of a pixel side by side."""
-  spatial = kernel.shape[:-2]
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  size = [n - k + 1 for n, k in zip(x.shape[1:-1], spatial, strict=True)]
-  places = itertools.product(*map(range, spatial))
-  inside = lambda at: tuple(slice(i, i + n) for i, n in zip(at, size, strict=True))
-  x = jnp.concatenate([x[(slice(None), *inside(at))] for at in places], axis=-1)
-  return x @ kernel.reshape(-1, kernel.shape[-1])

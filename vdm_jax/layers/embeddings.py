@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Layer
 
 normal = nn.initializers.normal(0.02)
 
 
 def sinusoid(t, dim, *, max_period=10_000.0, shift=0):
-  """[...] -> [..., dim]: the cosines, then the sines, of dim / 2 frequencies.
+  """Sinusoidal embedding of t: [...] -> [..., dim], the cosines, then the sines.
 
-  They fall from 1 to max_period^-1 with shift 1, and nearly so far with shift 0.
+  The dim / 2 frequencies fall from 1 to max_period^-1 with shift 1, and nearly so far
+  with shift 0 (diffusers' downscale_freq_shift).
   """
   exponents = np.arange(dim // 2, dtype=np.float32) / (dim // 2 - shift)
   frequencies = np.exp(-np.log(max_period) * exponents).astype(np.float32)
@@ -23,26 +25,27 @@ def sinusoid(t, dim, *, max_period=10_000.0, shift=0):
 
 
 class TimeEmbedding(nn.Module):
-  """[...] -> [..., features]: a sinusoid through a two-layer perceptron, in float32."""
+  """Embedding of diffusion time or another number: a sinusoid through a perceptron."""
 
   width: int
-  num_frequencies: int = 256  # 0: the input [..., D] takes the place of the sinusoid
+  num_frequencies: int = 256  # 0: the input [..., D] replaces the sinusoid
   shift: int = 0  # see `sinusoid`
   features: int | None = None  # of the second layer; None: width
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, t):
+    """[..., features] in float32 of numbers t [...]."""
     rest = dict(kernel_init=normal, param_dtype=self.param_dtype)
-    told = self.num_frequencies
-    h = sinusoid(t, told, shift=self.shift) if told else jnp.asarray(t, jnp.float32)
+    dim = self.num_frequencies
+    h = sinusoid(t, dim, shift=self.shift) if dim else jnp.asarray(t, jnp.float32)
     h = nn.silu(Linear(self.width, (None, "embed"), **rest, name="in")(h))
     features = self.features or self.width
     return Linear(features, ("embed", None), **rest, name="out")(h)
 
 
 class LabelEmbedding(nn.Module):
-  """[B] ids -> [B, width]; the row after the last class stands for "no class"."""
+  """Table of class embeddings; the row after the last class is the null class."""
 
   num_classes: int
   width: int
@@ -50,6 +53,7 @@ class LabelEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, label):
+    """[B, width] in float32 of class ids [B]."""
     table = self.param(
       "table",
       nn.with_logical_partitioning(normal, (None, "embed")),
@@ -60,16 +64,15 @@ class LabelEmbedding(nn.Module):
     return jnp.take(table, label, axis=0, mode="fill").astype(jnp.float32)
 
 
-class TextProjection(nn.Module):
-  """[B, L, D] of a text encoder -> [B, L, width]: a two-layer perceptron."""
+class TextProjection(Layer):
+  """A two-layer perceptron on the tokens of a text encoder."""
 
   width: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, values):
-    rest = dict(kernel_init=normal, dtype=self.dtype, param_dtype=self.param_dtype)
+    """[B, L, width] of tokens [B, L, D]."""
+    rest = dict(kernel_init=normal, **self.dtypes)
     h = Linear(self.width, (None, "embed"), **rest, name="in")(values)
     h = nn.gelu(h, approximate=True)
     return Linear(self.width, ("embed", None), **rest, name="out")(h)

@@ -6,13 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers.cpu import kernel_gradient
+from vdm_jax.layers.module import Layer
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
 
-class Linear(nn.Module):
-  """x W + b over the last axis of x, computed in `dtype`, stored in `param_dtype`.
+class Linear(Layer):
+  """Dense layer x W + b, [..., I] -> [..., features].
 
   `axes` are the logical names of the kernel's two axes (input, output); None is an
   axis that no mesh splits. The bias has the second one.
@@ -22,8 +23,6 @@ class Linear(nn.Module):
   axes: tuple[str | None, str | None]
   kernel_init: Any = xavier
   use_bias: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
@@ -36,8 +35,8 @@ class Linear(nn.Module):
     )
     x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
     if not self.use_bias:
-      return kernel_gradient.product(x, kernel)
+      return kernel_gradient.matmul(x, kernel)
     bias = self.param(
       "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
     )
-    return kernel_gradient.product(x, kernel) + jnp.asarray(bias, self.dtype)
+    return kernel_gradient.matmul(x, kernel) + jnp.asarray(bias, self.dtype)

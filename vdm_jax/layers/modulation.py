@@ -1,14 +1,14 @@
-"""How a condition changes a block: shifts, scales and gates from its embedding.
+"""Adaptive layer norm: shifts, scales and gates of a block from the condition.
 
 Each function is called inside a linen module, to which it adds one child called
-`modulation`, and gives `num` arrays that broadcast to tokens [B, T, N, D]: shift,
-scale and gate of each branch in turn.
+`modulation`, and returns a list of `num` arrays that broadcast to tokens [B, T, N, D]:
+shift, scale and gate of each branch in turn. By their names in MODULATIONS:
 
-  block   a linear layer of its own; all are 0 at first (adaLN-Zero of
+  block   a linear layer in each block; all are 0 at first (adaLN-Zero of
           https://arxiv.org/abs/2212.09748, S-AdaLN of https://arxiv.org/abs/2401.03048)
   shared  one linear layer for all blocks, and a table for each
           (adaLN-single of https://arxiv.org/abs/2310.00426)
-  tokens  nothing: the condition comes as tokens, the norms are learned, the gates 1
+  tokens  none: the condition is given as tokens, the norms are learned, the gates 1
 """
 
 import flax.linen as nn
@@ -19,7 +19,7 @@ from vdm_jax.layers.linear import Linear, zeros
 
 
 class ModulationTable(nn.Module):
-  """A parameter [rows, width]."""
+  """A parameter [rows, width] of learned shifts and scales."""
 
   rows: int
   width: int
@@ -32,16 +32,21 @@ class ModulationTable(nn.Module):
     return self.param("table", init, (self.rows, self.width), self.param_dtype)
 
 
-def block(emb, width, num, **dtypes):
-  """From emb [B, T or 1, D], the embedding after its nonlinearity."""
+def adaln_zero(emb, width, num, **dtypes):
+  """[num] arrays [B, T or 1, 1, width], a linear layer of emb [B, T or 1, D]."""
   linear = Linear(
     num * width, ("embed", None), kernel_init=zeros, **dtypes, name="modulation"
   )
   return _split(linear(emb), num)
 
 
-def shared(emb, width, num, *, dtype, param_dtype):
-  """From emb [B, T or 1, num D], made once for all; or D, then for each of them."""
+def adaln_single(emb, width, num, *, dtype, param_dtype):
+  """[num] arrays [B, T or 1, 1, width], a table plus emb.
+
+  Args:
+    emb: [B, T or 1, num * width], computed once for all blocks; or [B, T or 1, width],
+      added to each of the num rows.
+  """
   init = nn.initializers.normal(width**-0.5)
   table = ModulationTable(num, width, init, param_dtype, name="modulation")().astype(
     dtype
@@ -52,8 +57,8 @@ def shared(emb, width, num, *, dtype, param_dtype):
   return [row + part for row, part in zip(rows, _split(emb, num), strict=True)]
 
 
-def tokens(emb, width, num, *, dtype, param_dtype):
-  """Shifts and scales from a table, whatever emb is; gates are 1."""
+def learned_norm(emb, width, num, *, dtype, param_dtype):
+  """[num] shifts and scales [width] of a table, and gates 1.0; emb is not used."""
   del emb
   names = [("shift", "scale", "gate")[i % 3] for i in range(num)]
   learned = [i for i, name in enumerate(names) if name != "gate"]
@@ -62,7 +67,7 @@ def tokens(emb, width, num, *, dtype, param_dtype):
   return [found.get(i, 1.0) for i in range(num)]
 
 
-MODULATIONS = {"block": block, "shared": shared, "tokens": tokens}
+MODULATIONS = {"block": adaln_zero, "shared": adaln_single, "tokens": learned_norm}
 
 
 def _split(mod, num):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def layer_norm(x, *, epsilon=1e-6):
-  """x with mean 0 and variance 1 over its last axis, in float32."""
+  """x [..., D] with mean 0 and variance 1 over its last axis, in float32."""
   x = x.astype(jnp.float32)
   x = x - x.mean(axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + epsilon)
@@ -17,10 +17,11 @@ def layer_norm(x, *, epsilon=1e-6):
 # Checkpointed: the backward pass keeps x and not the normalised x, in float32, too.
 @jax.checkpoint
 def modulated_norm(x, shift, scale, affine=None, epsilon=1e-6):
-  """layer_norm(x) (1 + scale) + shift, in the dtype of x.
+  """layer_norm(x) (1 + scale) + shift, of the shape and dtype of x [..., D].
 
   Args:
-    affine: (gain [D], bias [D]) of the norm itself, or None.
+    shift, scale: broadcastable to x.
+    affine: (scale [D], bias [D]) of the norm itself, before the modulation, or None.
   """
   h = layer_norm(x, epsilon=epsilon)
   if affine is not None:
@@ -36,17 +37,19 @@ class AffineParameters(nn.Module):
 
   @nn.compact
   def __call__(self):
+    """(scale, bias), [width] each."""
     return _affine(self, self.width)
 
 
 class LayerNorm(nn.Module):
-  """layer_norm(x) scale + bias, in float32, returned in the dtype of x."""
+  """Layer norm with learned scale and bias, computed in float32."""
 
   epsilon: float
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
+    """layer_norm(x) scale + bias, of the shape and dtype of x [..., D]."""
     scale, bias = _affine(self, x.shape[-1])
     h = layer_norm(x, epsilon=self.epsilon)
     return (h * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)

@@ -7,14 +7,17 @@ from einops import rearrange
 
 
 def patchify(x, size):
-  """[B, T, H, W, C] -> [B, T / s, (H / p) (W / q), s p q C] for size (s, p, q)."""
+  """Patches of a video: [B, T, H, W, C] -> [B, T / s, (H / p) (W / q), s p q C].
+
+  `size` is (s, p, q): frames, height and width of a patch.
+  """
   s, p, q = size
   layout = "b (t s) (h p) (w q) c -> b t (h w) (s p q c)"
   return rearrange(x, layout, s=s, p=p, q=q)
 
 
 def unpatchify(x, size, rows):
-  """The inverse of `patchify`, for a grid of so many rows."""
+  """Video [B, T, H, W, C] of patches: the inverse of `patchify`; rows = H / p."""
   s, p, q = size
   layout = "b t (h w) (s p q c) -> b (t s) (h p) (w q) c"
   return rearrange(x, layout, s=s, p=p, q=q, h=rows)

@@ -1,4 +1,4 @@
-"""Where activations lie on a mesh: logical names of their axes, where they divide.
+"""Sharding constraints of activations, by the logical names of their axes.
 
 `constrain` is flax's `with_logical_constraint`, but splits an axis evenly or
 not at all.
@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 
 def constrain(x, names, least=None):
-  """x, laid out over the mesh in use; without mesh or rules, as it came.
+  """x with a sharding constraint; x itself without a mesh or rules.
 
   Args:
     names: for each axis of x a logical name, several of them, or None, which is whole.

@@ -5,27 +5,27 @@ import numpy as np
 
 
 def frequencies(width, *, max_period=10_000.0):
-  """[width / 2] angles per place, from 1 down to nearly 1 / max_period."""
+  """[width / 2] angular frequencies, from 1 down to nearly 1 / max_period."""
   if width % 2:
     raise ValueError(f"sin-cos positions need an even width, not {width}.")
   return max_period ** -(np.arange(width // 2) / (width // 2))
 
 
 def sincos(positions, width, *, max_period=10_000.0):
-  """Table [L, width] for positions [L]: the sines, then the cosines."""
+  """Constant table [L, width] for positions [L]: the sines, then the cosines."""
   angles = np.asarray(positions, np.float64)[:, None]
   angles = angles * frequencies(width, max_period=max_period)
   return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
 def sincos_at(positions, width):
-  """[...] -> [..., width]: `sincos` of positions that may be traced."""
+  """`sincos` of positions that may be traced, [...] -> [..., width]."""
   angles = jnp.asarray(positions, float)[..., None] * frequencies(width)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def sincos_interleaved(positions, width):
-  """[...] -> [..., width]: `sincos_at`, sine and cosine of each frequency together.
+  """Sinusoidal positions [...] -> [..., width], sine and cosine in turn.
 
   The positions of https://arxiv.org/abs/1706.03762, and AnimateDiff's of frames.
   """
@@ -34,8 +34,8 @@ def sincos_interleaved(positions, width):
   return pairs.reshape(*angles.shape[:-1], width)
 
 
-def sincos_grid(height, width_of_grid, width, *, span=0):
-  """Table [H * W, width] for a grid in row order.
+def sincos_grid(rows, columns, width, *, span=0):
+  """Constant table [rows * columns, width] for a grid in row order.
 
   The first half of the features encodes the column, the second half the row, as in
   the positions of https://arxiv.org/abs/2111.06377 that DiT and Latte use.
@@ -46,19 +46,17 @@ def sincos_grid(height, width_of_grid, width, *, span=0):
   """
   if width % 4:
     raise ValueError(f"positions of a grid need a width divisible by 4, not {width}.")
-  places = [
-    np.arange(size) * (span / size if span else 1) for size in (height, width_of_grid)
-  ]
+  places = [np.arange(size) * (span / size if span else 1) for size in (rows, columns)]
   rows, columns = (axis.ravel() for axis in np.meshgrid(*places, indexing="ij"))
   halves = [sincos(axis, width // 2) for axis in (columns, rows)]
   return np.concatenate(halves, axis=1)
 
 
 def apply_rotary(x, positions):
-  """x [..., L, N, D] with features 2i, 2i + 1 turned by position times frequency i.
+  """Rotary embedding, [..., L, N, D]: features 2i, 2i + 1 rotated by position * freq_i.
 
-  Rotary positions, https://arxiv.org/abs/2104.09864: products of a query and a key
-  then depend on the distance of their positions only. Angles are in float32.
+  https://arxiv.org/abs/2104.09864: products of a query and a key then depend on the
+  distance of their positions only. Angles are in float32.
 
   Args:
     positions: [..., L].

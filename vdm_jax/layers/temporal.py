@@ -1,4 +1,4 @@
-"""Residual blocks of a video: within the frames, along time, and their mixture.
+"""Residual blocks of videos: within frames, along time, and a learned mixture of both.
 
 All work on videos [B, T, H, W, C]. Names of parameters are diffusers', as in resnet.py.
 https://arxiv.org/abs/2311.15127.
@@ -13,10 +13,11 @@ from einops import rearrange
 
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Layer
 from vdm_jax.layers.resnet import GroupNorm, ResnetBlock
 
-# Over what a group norm takes its statistics: how the video lies for it. In the names
-# of the axes of GroupNorm: those of (n) have their own.
+# Over what a group norm takes its statistics: the layout [n, h, w, c] for GroupNorm.
+# Each n has its own statistics.
 STATISTICS = {
   "frame": "(b t) h w c",
   "clip": "b t (h w) c",
@@ -25,16 +26,16 @@ STATISTICS = {
 
 
 def per_frame(layer, x):
-  """layer(x) for a layer of images [N, H, W, C]; every frame is one."""
+  """layer(x) on each frame: x [B, T, H, W, C], layer of images [N, H, W, C]."""
   y = layer(rearrange(x, "b t h w c -> (b t) h w c"))
   return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
 
 def group_norm(x, over, **fields):
-  """GroupNorm(**fields)(x) [B, T, H, W, C], with the statistics of STATISTICS[over].
+  """GroupNorm(**fields)(x) [B, T, H, W, C], with statistics over a key of STATISTICS.
 
-  This is where the published video networks differ most quietly: the same weights
-  under other statistics are another network.
+  Published video networks differ in it: the same weights under other statistics are
+  another network.
   """
   b, t, h, w, _ = x.shape
   flat = rearrange(x, f"b t h w c -> {STATISTICS[over]}")
@@ -43,12 +44,12 @@ def group_norm(x, over, **fields):
 
 
 def convolution(x, features, kernel, **fields):
-  """A convolution of each frame, kernel (h, w), or of the video, kernel (t, h, w)."""
+  """Conv of x [B, T, H, W, C]: of each frame, kernel (h, w); or the clip, (t, h, w)."""
   conv = Conv(features, kernel, **fields)
   return per_frame(conv, x) if len(kernel) == 2 else conv(x)
 
 
-class VideoResnetBlock(nn.Module):
+class VideoResnetBlock(Layer):
   """x + conv(silu(norm(conv(silu(norm(x))) + embedding))).
 
   x first passes a convolution of one pixel where the number of channels changes. The
@@ -68,40 +69,37 @@ class VideoResnetBlock(nn.Module):
   groups: int = 32
   epsilon: float = 1e-5
   scale_shift: bool = False
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, emb=None):
     """[B, T, H, W, features]; emb [B, T or 1, E] float32 or None."""
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    rest = dict(groups=self.groups, epsilon=self.epsilon, **dtypes)
+    rest = dict(groups=self.groups, epsilon=self.epsilon, **self.dtypes)
     norm = lambda name, x: group_norm(x, self.norm_over, **rest, name=name)
     features, zeros = self.features or x.shape[-1], nn.initializers.zeros
 
     h = nn.silu(norm("norm1", x))
-    h = convolution(h, features, self.kernel, **dtypes, name="conv1")
+    h = convolution(h, features, self.kernel, **self.dtypes, name="conv1")
     shift, scale = None, None
     if emb is not None:
       width = features * (2 if self.scale_shift else 1)
-      linear = Linear(width, ("embed", None), **dtypes, name="time_emb_proj")
-      told = rearrange(linear(nn.silu(emb)), "b t c -> b t 1 1 c")
+      linear = Linear(width, ("embed", None), **self.dtypes, name="time_emb_proj")
+      mod = rearrange(linear(nn.silu(emb)), "b t c -> b t 1 1 c")
       if self.scale_shift:
-        scale, shift = jnp.split(told, 2, axis=-1)
+        scale, shift = jnp.split(mod, 2, axis=-1)
       else:
-        h = h + told
+        h = h + mod
     h = norm("norm2", h)
     h = h if scale is None else h * (1 + scale) + shift
     h = convolution(
-      nn.silu(h), features, self.kernel, kernel_init=zeros, **dtypes, name="conv2"
+      nn.silu(h), features, self.kernel, kernel_init=zeros, **self.dtypes, name="conv2"
     )
     if x.shape[-1] != features:
-      x = convolution(x, features, (1, 1), **dtypes, name="conv_shortcut")
+      x = convolution(x, features, (1, 1), **self.dtypes, name="conv_shortcut")
     return x + h
 
 
-class TemporalConvolutions(nn.Module):
-  """x + convolution(silu(norm(x))), `count` times over, of 3 frames by one pixel.
+class TemporalConvolutions(Layer):
+  """x + h, where h is x after `count` times convolution(silu(norm(h))) along time.
 
   The norms take their statistics over the clip; the last convolution starts at zero.
   Of ModelScope's text-to-video and of VideoCrafter, https://arxiv.org/abs/2308.06571.
@@ -111,39 +109,33 @@ class TemporalConvolutions(nn.Module):
   count: int = 4
   groups: int = 32
   epsilon: float = 1e-5
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    rest = dict(groups=self.groups, epsilon=self.epsilon, **dtypes)
+    rest = dict(groups=self.groups, epsilon=self.epsilon, **self.dtypes)
     h = x
     for i in range(1, self.count + 1):
       init = {"kernel_init": nn.initializers.zeros} if i == self.count else {}
       h = nn.silu(group_norm(h, "clip", **rest, name=f"norm{i}"))
-      h = Conv(x.shape[-1], self.kernel, **init, **dtypes, name=f"conv{i}")(h)
+      h = Conv(x.shape[-1], self.kernel, **init, **self.dtypes, name=f"conv{i}")(h)
     return x + h
 
 
-class SpatialTemporalBlock(nn.Module):
-  """(1 - a) s + a t: s of a ResnetBlock on each frame, t of a temporal one on s.
+class SpatialTemporalBlock(Layer):
+  """(1 - a) s + a t: s = ResnetBlock of each frame, t = temporal residual block of s.
 
-  a = sigmoid(mix_factor) is learnt, one number, 1/2 at first.
+  a = sigmoid(mix_factor) is learned, one number, 1/2 at first.
   """
 
   features: int
   groups: int = 32
   epsilons: tuple[float, float] = (1e-6, 1e-5)  # of the block of frames, of time
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     within, along = self.epsilons
     frames = ResnetBlock(
-      self.features, self.groups, within, **dtypes, name="spatial_res_block"
+      self.features, self.groups, within, **self.dtypes, name="spatial_res_block"
     )
     spatial = per_frame(frames, x)
     temporal = VideoResnetBlock(
@@ -151,7 +143,7 @@ class SpatialTemporalBlock(nn.Module):
       norm_over="clip",
       groups=self.groups,
       epsilon=along,
-      **dtypes,
+      **self.dtypes,
       name="temporal_res_block",
     )(spatial)
     return Mixer(self.param_dtype, name="time_mixer")(spatial, temporal)

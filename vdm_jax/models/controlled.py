@@ -1,18 +1,16 @@
-"""Control networks: a U-Net's encoder that reads a picture and speaks to another U-Net.
+"""Control networks: a copy of a U-Net's encoder, conditioned on an image-like hint.
 
-What it says is added to the skip connections and the middle of the other, and is 0 at
-first. ControlNet, https://arxiv.org/abs/2302.05543, sees the noisy video too;
-SparseCtrl, https://arxiv.org/abs/2311.16933, sees nothing but pictures for some frames,
-and has layers along time that carry them to the others.
+Its outputs are residuals, 0 at first, that are added to the skip connections and the
+middle of a U-Net. ControlNet, https://arxiv.org/abs/2302.05543, also has the noisy
+video as input; SparseCtrl, https://arxiv.org/abs/2311.16933, has the hints of some
+frames only, and layers along time that carry them to the other frames.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers import temporal
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Layer, Module
 from vdm_jax.models import inputs
 from vdm_jax.models.unet import unet3d
 from vdm_jax.models.unet.unet3d import Architecture, UNet3D
@@ -21,15 +19,17 @@ zeros = nn.initializers.zeros
 
 
 class ControlNet(Module, unet3d.UNetModule):
-  """(x, t, cond) -> residuals for UNet3D: (one for each skip connection, the middle's).
+  """Control network: (x, t, cond) -> residuals for UNet3D.
 
   Attributes:
+    config: Architecture of the U-Net that it is a copy of.
     hint: the name in cond.hints, [B, T, h, w, C]; of the size of x, or, with `widths`,
       larger by 2^(len(widths) - 1). SparseCtrl's last channel is 1 where a frame has a
-      picture; others are 0 there.
-    widths: of the convolutions that make it small; () for one convolution.
-    ignores_x: x is not read (it is taken to be 0).
-    scale: of what it says.
+      hint; frames without one are 0.
+    widths: channels of the convolutions that downsample the hint; () for one
+      convolution without downsampling.
+    ignores_x: the noisy video is replaced by zeros.
+    scale: of the residuals.
   """
 
   hint: str = "edges"
@@ -39,6 +39,10 @@ class ControlNet(Module, unet3d.UNetModule):
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False):
+    """([one residual for each skip connection], the middle's), [B, T, h, w, c] each.
+
+    Arguments as UNet3D has them, and cond.hints[hint].
+    """
     del train
     c = self.config
     if self.hint not in cond.hints:
@@ -65,13 +69,13 @@ class ControlNet(Module, unet3d.UNetModule):
 
   def _zero_conv(self, x, name):
     out = temporal.convolution(
-      x, x.shape[-1], (1, 1), kernel_init=zeros, **self.dtypes(), name=name
+      x, x.shape[-1], (1, 1), kernel_init=zeros, **self.dtypes, name=name
     )
     return self.scale * out
 
   def _shrink(self, x):
-    """The picture in the size of x and with the width of its first features."""
-    features, rest = self.config.channels[0], self.dtypes()
+    """The hint in the size of x and with the channels of its first features."""
+    features, rest = self.config.channels[0], self.dtypes
     if not self.widths:
       return temporal.convolution(x, features, (3, 3), **rest, name="hint")
     conv = lambda x, width, name, **fields: nn.silu(
@@ -87,10 +91,11 @@ class ControlNet(Module, unet3d.UNetModule):
     )
 
 
-class Controlled(Module):
-  """A U-Net that hears a control network: (x, t, cond) -> F.
+class Controlled(Module, Layer):
+  """A U-Net with a control network: (x, t, cond) -> F [B, T, H, W, out_channels].
 
-  Parameters lie under base and control.
+  Parameters are {"base": the U-Net's, "control": the control network's}. `base` and
+  `control` are their Architectures; the other fields are ControlNet's.
   """
 
   base: Architecture
@@ -100,12 +105,11 @@ class Controlled(Module):
   ignores_x: bool = False
   scale: float = 1.0
   remat: bool = False
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False):
-    rest = dict(remat=self.remat, dtype=self.dtype, param_dtype=self.param_dtype)
+    """The U-Net's output in float32; arguments as UNet3D's, and cond.hints[hint]."""
+    rest = dict(remat=self.remat, **self.dtypes)
     own = dict(
       hint=self.hint, widths=self.widths, ignores_x=self.ignores_x, scale=self.scale
     )

@@ -1,8 +1,8 @@
-"""LoRA: a network whose kernels are W + scale * down @ up, with a small rank between.
+"""LoRA: a network whose kernels are W + scale * down @ up, of low rank.
 
-No layer knows of it: `Lora` wraps a network, adds the products to its parameters and
+Layers do not change: `Lora` wraps a network, adds the products to its parameters and
 calls it. That costs, for each kernel, the product of two thin matrices a step, which
-is little beside what a video does with the kernel.
+is little compared to the products of a video's tokens with the kernel.
 
 https://arxiv.org/abs/2106.09685
 """
@@ -23,8 +23,8 @@ class Lora:
   """A network with a LoRA, called as the network is, and itself a network.
 
   Its parameters are {"base": the network's, "lora": {"a": {"kernel": {"down": [i, r],
-  "up": [r, o]}}}} for a kernel a/kernel [i, o], so `trainable="^lora/"` trains these
-  alone. `up` starts at zero: at first the network is the base.
+  "up": [r, o]}}}} for a kernel a/kernel [i, o], so `trainable="^lora/"` trains
+  only these. `up` starts at zero: at first the network is the base.
 
   Of a UNet3D, AnimateDiff's domain adapter is "/spatial_(self|cross)" with rank 128,
   its MotionLoRA "/temporal_self" with rank 64 (by the size of the published files).
@@ -44,7 +44,10 @@ class Lora:
   param_dtype: Any = jnp.float32
 
   def init(self, key, *args, **kwargs):
-    """As linen's: {"params": ...}, leaves boxed with their axis names."""
+    """{"params": {"base", "lora"}}, nested dicts; leaves boxed with axis names.
+
+    Arguments are those of the network's `init`.
+    """
     k_base, k_lora = jax.random.split(key)
     variables = dict(self.network.init(k_base, *args, **kwargs))
     base = variables["params"]
@@ -52,7 +55,7 @@ class Lora:
     return variables | {"params": {"base": base, "lora": added}}
 
   def apply(self, variables, *args, **kwargs):
-    """As the network's; `variables` may be the parameters alone."""
+    """The network's output; variables are {"params": ...} or bare parameters."""
     variables = variables if "params" in variables else {"params": variables}
     params = variables["params"]
     merged = merge(params["base"], params["lora"], self.scale)
@@ -60,14 +63,16 @@ class Lora:
 
 
 def create(key, base, targets, rank, dtype=jnp.float32):
-  """A new LoRA, nested and boxed with axis names; down is N(0, 1 / r^2), up is zero.
+  """Initial LoRA: {"a": {"kernel": {"down", "up"}}}, leaves boxed with axis names.
 
-  As diffusers' LoRALinearLayer starts. Layers that lie stacked have one each. Of a
-  convolution's kernel, `down` has the pixels, and `up` is a convolution of one pixel.
+  down is N(0, 1 / r^2) and up zero, as in diffusers' LoRALinearLayer. Each of stacked
+  layers has its own. Of a convolution's kernel, `down` has the pixels, and `up` is a
+  convolution of one pixel.
 
   Args:
-    base: parameters; leaves may be boxed.
-    targets, rank: see Lora.
+    base: nested dict of parameters; leaves may be boxed.
+    targets: regex, searched in the paths of the base's kernels, "a/b/kernel".
+    rank: inner size of the product.
 
   Raises:
     ValueError: if `targets` finds no kernel, or is no regex.
@@ -104,7 +109,7 @@ def create(key, base, targets, rank, dtype=jnp.float32):
 
 
 def merge(base, lora, scale=1.0):
-  """The base's parameters with W + scale * down @ up for each kernel of the LoRA.
+  """Parameters of the base, a nested dict, with W + scale * down @ up for W.
 
   The sum is rounded once, to the dtype of W.
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import suite
 from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks as dit_blocks
 from vdm_jax.models.transformer import video_dit
 
@@ -148,7 +149,7 @@ def test_blocks_of_variants_3_and_4_compute_the_papers_formula(kind, other):
   )
 
   def run(method, first):
-    signals = dit_blocks.Signals(emb=emb)
+    signals = inputs.Signals(emb=emb)
     return method(first, x, signals, ("spatial", "temporal"), time)
 
   shapes = jax.eval_shape(functools.partial(run, block.init), jax.random.key(0))
@@ -167,7 +168,7 @@ def test_places_in_time_are_added_once(layout, fusion):
   """With closed gates nothing else happens; and to images not even that."""
   block = dict(num_heads=2, mlp_ratio=1.0, modulation="block", **FLOAT32)
   rest = dict(num_layers=2, remat=False, unroll=1, block=block)
-  stack = dit_blocks.Stack(layout, fusion, **rest)
+  stack = dit_blocks.BlockStack(layout, fusion, **rest)
   rng = np.random.default_rng(0)
   x, emb, time = (
     rng.standard_normal(shape).astype(np.float32)
@@ -175,7 +176,7 @@ def test_places_in_time_are_added_once(layout, fusion):
   )
 
   def run(method, first, axes=("spatial", "temporal")):
-    return method(first, x, dit_blocks.Signals(emb=emb), time, axes)
+    return method(first, x, inputs.Signals(emb=emb), time, axes)
 
   shapes = jax.eval_shape(functools.partial(run, stack.init), jax.random.key(0))
   closed = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -193,7 +194,7 @@ ORDERS = {
 def test_late_fusion_is_the_same_blocks_in_another_order():
   """The blocks one by one, by hand; places in time before the first temporal one."""
   stacks = {
-    fusion: dit_blocks.Stack(
+    fusion: dit_blocks.BlockStack(
       ("spatial", "temporal"),
       fusion,
       num_layers=2,
@@ -207,7 +208,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
     RNG.standard_normal(shape).astype(np.float32)
     for shape in ((2, 3, 4, 16), (2, 3, 16), (1, 3, 1, 16))
   )
-  signals = dit_blocks.Signals(emb=emb)
+  signals = inputs.Signals(emb=emb)
   rest = (x, signals, time, ("spatial", "temporal"))
   trees = {
     fusion: nn.meta.unbox(

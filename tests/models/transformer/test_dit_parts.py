@@ -85,7 +85,7 @@ def test_parts_that_cut_what_is_attended_are_seen(monkeypatch):
     ]
     return jnp.concatenate(parts, axis)
 
-  monkeypatch.setattr(blocks, "_cpu_tiled", cut)
+  monkeypatch.setattr(blocks, "_tiled", cut)
   assert distance(whole, run(network, params, inputs)[0]) > 1e-3
 
 

@@ -108,7 +108,7 @@ def test_a_share_of_one_is_the_image_model():
   out = run(video)(nest(params | shares), clip(), COND)
   wanted = by_frame(nest(image), clip(), still)
   np.testing.assert_allclose(out, wanted, atol=1e-5)
-  flags = COND.replace(vectors={"alone": jnp.ones((B, T))})
+  flags = COND.replace(vectors={"image_only": jnp.ones((B, T))})
   flagged = run(video)(nest(params), clip(), flags)
   np.testing.assert_allclose(flagged, out, atol=1e-5)
   assert np.abs(run(video)(nest(params), clip(), COND) - out).max() > 1e-2

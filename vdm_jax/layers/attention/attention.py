@@ -1,12 +1,9 @@
 """Attention: queries, keys and values in, a weighted mean of the values out.
 
-`attend` is the one door: it chooses a kernel by platform and size, sees to it that a
-kernel which the compiler cannot split runs on each device's part, and that a sequence
-over several devices is attended to as one. `Attention` is the self-attention of a
-transformer block, `CrossAttention` its look at another sequence, such as a text.
+`attend` is the one door: it chooses a kernel by platform and size, runs a kernel that
+the compiler cannot split on each device's shard, and attends over a sequence that is
+split over devices. `Attention` and `CrossAttention` are layers of a transformer block.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +11,7 @@ from einops import rearrange
 
 from vdm_jax.layers.attention import kernels, sequence, shard_map
 from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Layer
 from vdm_jax.layers.positions import apply_rotary
 
 KERNELS = ("auto", *kernels.KERNELS)
@@ -29,13 +27,13 @@ def attend(q, k, v, *, mask=None, kernel="auto", names=None, sequence_split="uly
     q: [B, L, N, D].
     k: [B, M, N, D].
     v: [B, M, N, D].
-    mask: boolean, broadcastable to [B, N, L, M]; True where a query may look. A
-      query that may look nowhere gets the mean of all values.
+    mask: boolean, broadcastable to [B, N, L, M]; True where a query may attend. A
+      query that may attend nowhere gets the mean of all values.
     kernel: one of KERNELS. "auto" is never wrong, but on a TPU or a GPU it may be a
       kernel without `jax.jvp`; for that choose "xla" or "chunked".
     names: the logical names of the axes of q, k and v, for a mesh of several devices;
       without them the compiler splits, and "auto" takes a kernel that it can split.
-    sequence_split: how a sequence is attended to that several devices share, a key of
+    sequence_split: the method for a sequence that is split over devices, a key of
       sequence.SPLITS.
   """
   layout = shard_map.layout_of(q.shape, names)
@@ -51,7 +49,7 @@ def attend(q, k, v, *, mask=None, kernel="auto", names=None, sequence_split="uly
   return shard_map.run_sharded(kernels.KERNELS[name], layout, q, k, v)
 
 
-class Attention(nn.Module):
+class Attention(Layer):
   """Self-attention over the next-to-last axis of [..., L, D].
 
   One product makes q, k and v. Its output is ordered (head, q k v, head_dim), so a
@@ -64,21 +62,20 @@ class Attention(nn.Module):
   sequence_split: str = (
     "ulysses"  # over devices that share a sequence, a key of sequence.SPLITS
   )
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, *, mask=None, positions=None, names=None):
-    """[..., L, D]; with rotary positions [..., L] if there are any.
+    """Attention output [..., L, D] of x [..., L, D].
 
     Args:
+      mask: see `attend`.
+      positions: [..., L] for rotary positions, or None.
       names: the logical names of the axes of x, see `attend`.
     """
     width = x.shape[-1]
     check_heads(width, self.num_heads)
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     bias = dict(use_bias=self.use_bias)
-    qkv = Linear(3 * width, ("embed", "heads"), **bias, **dtypes, name="qkv")(x)
+    qkv = Linear(3 * width, ("embed", "heads"), **bias, **self.dtypes, name="qkv")(x)
     qkv = rearrange(qkv, "... (n three d) -> ... n three d", n=self.num_heads, three=3)
     q, k, v = (qkv[..., i, :] for i in range(3))  # [..., L, N, D / N]
     if positions is not None:
@@ -86,40 +83,39 @@ class Attention(nn.Module):
     names = None if names is None else (*names[:-1], "heads", None)
     rest = dict(kernel=self.kernel, names=names, sequence_split=self.sequence_split)
     out = rearrange(attend(q, k, v, mask=mask, **rest), "... n d -> ... (n d)")
-    return Linear(width, ("heads", "embed"), **dtypes, name="out")(out)
+    return Linear(width, ("heads", "embed"), **self.dtypes, name="out")(out)
 
 
-class CrossAttention(nn.Module):
-  """What the queries x [B, L, D] find in a sequence [B, M, E].
+class CrossAttention(Layer):
+  """Attention of x [B, L, D] to another sequence [B, M, E].
 
-  Where an example's mask is False everywhere, there is nothing to find: its values do
-  not matter and only the last bias is left.
+  Where an example's mask is False everywhere, its output is the last bias, whatever the
+  sequence holds.
   """
 
   num_heads: int
   use_bias: bool = True  # of q, k and v; the output always has one
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, sequence, mask):
-    """[B, L, D]; `mask` [B, M] is True where the sequence may be looked at."""
+    """[B, L, D]; `mask` [B, M] is True where the sequence may be attended to."""
     width = x.shape[-1]
     check_heads(width, self.num_heads)
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     bias = dict(use_bias=self.use_bias)
-    q = Linear(width, ("embed", "heads"), **bias, **dtypes, name="q")(x)
+    q = Linear(width, ("embed", "heads"), **bias, **self.dtypes, name="q")(x)
     q = rearrange(q, "b l (n d) -> b l n d", n=self.num_heads)
-    kv = Linear(2 * width, ("embed", "heads"), **bias, **dtypes, name="kv")(sequence)
+    kv = Linear(2 * width, ("embed", "heads"), **bias, **self.dtypes, name="kv")(
+      sequence
+    )
     kv = rearrange(kv, "b m (n two d) -> b m n two d", n=self.num_heads, two=2)
     k, v = kv[..., 0, :], kv[..., 1, :]
     out = attend(q, k, v, mask=rearrange(mask, "b m -> b 1 1 m"))
     out = jnp.where(rearrange(mask.any(axis=1), "b -> b 1 1 1"), out, 0)
     out = rearrange(out, "b l n d -> b l (n d)")
-    # 0 at first, so that a text can be told to a network that has learned without.
+    # 0 at first, so that a trained network can be given a text.
     axes = ("heads", "embed")
     zeros = nn.initializers.zeros
-    return Linear(width, axes, kernel_init=zeros, **dtypes, name="out")(out)
+    return Linear(width, axes, kernel_init=zeros, **self.dtypes, name="out")(out)
 
 
 def check_heads(width, num_heads):

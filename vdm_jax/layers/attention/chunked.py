@@ -22,11 +22,14 @@ CHUNK_BYTES = 2**24  # of the float32 logits of one chunk of queries and keys
 KEYS = 1024  # in a chunk, at most
 MIN_QUERIES = 16  # in a chunk, if there are as many
 
-MASK_VALUE = jnp.finfo(jnp.float32).min  # a logit that counts only if all are as low
+MASK_VALUE = jnp.finfo(jnp.float32).min  # the logit of a masked key
 
 
 class SoftmaxState(NamedTuple):
-  """What keys say: (sum_j e^(x_j - top) v_j, sum_j e^(x_j - top), top), float32."""
+  """An unfinished softmax over keys j with logits x_j, all in float32.
+
+  total = sum_j e^(x_j - top) v_j, weight = sum_j e^(x_j - top), top = max_j x_j.
+  """
 
   total: jax.Array  # [..., N, L, D]
   weight: jax.Array  # [..., N, L]
@@ -34,10 +37,10 @@ class SoftmaxState(NamedTuple):
 
 
 def attend(q, k, v, mask=None):
-  """What kernels.xla gives, [..., L, N, D], in bounded memory, forward and backward.
+  """Attention [..., L, N, D], as kernels.xla computes it, in bounded memory.
 
-  As many rows at a time as have logits of CHUNK_BYTES together; where one row has
-  more, a part of its queries and keys at a time.
+  Forward and backward: as many rows at a time as have logits of CHUNK_BYTES together;
+  where one row has more, a chunk of its queries and keys at a time.
   """
   *rows, length, heads, _ = q.shape
   group = max(1, CHUNK_BYTES // (4 * length * heads * k.shape[-3]))
@@ -60,25 +63,25 @@ def attend(q, k, v, mask=None):
 
 
 def attend_all_rows(q, k, v, mask=None):
-  """The same with all rows in every chunk, so that a mesh may split them."""
+  """Attention [..., L, N, D] in chunks of all rows, so that a mesh may split them."""
   limit = None if mask is None else logit_limits(mask, k.shape[-3])
   return normalize(attend_chunks(q, k, v, limit), v.dtype)
 
 
 def logit_limits(mask, num_keys):
-  """The highest that each logit may be, [..., M]: infinity where `mask` is True."""
+  """Upper bounds of logits [..., M]: infinity where `mask` is True, or MASK_VALUE."""
   limit = jnp.where(mask, jnp.inf, MASK_VALUE)
   return jnp.broadcast_to(limit, (*limit.shape[:-1], num_keys))
 
 
 def normalize(part, dtype):
-  """[..., L, N, D]: the weighted mean of the values of a part."""
+  """Attention output [..., L, N, D] of a SoftmaxState over all keys."""
   out = part.total / part.weight[..., None]
   return rearrange(out, "... n l d -> ... l n d").astype(dtype)
 
 
 def merge(one, other):
-  """The SoftmaxState of the keys of both."""
+  """The SoftmaxState over the keys of both states."""
   top = jnp.maximum(one.top, other.top)
   scales = [jnp.exp(part.top - top) for part in (one, other)]
   weight = sum(s * part.weight for s, part in zip(scales, (one, other), strict=True))
@@ -89,7 +92,7 @@ def merge(one, other):
 
 
 def attend_block(q, k, v, limit=None):
-  """The SoftmaxState of all keys [..., M, N, D], whose logits are made at once."""
+  """The SoftmaxState of queries [..., L, N, D] over keys [..., M, N, D], at once."""
   scale = q.shape[-1] ** -0.5
   logits = jnp.einsum(
     "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
@@ -109,13 +112,13 @@ def attend_block(q, k, v, limit=None):
 
 
 def attend_chunks(q, k, v, limit=None):
-  """The SoftmaxState of all keys for all queries, a chunk of either at a time.
+  """The SoftmaxState of all queries over all keys, a chunk of either at a time.
 
   Args:
     q: [..., L, N, D].
     k, v: [..., M, N, D].
-    limit: broadcastable to [..., N, L, M], but for its last axis; what logits are at
-      most: infinity, MASK_VALUE, or -infinity for a key that is not there.
+    limit: upper bounds of the logits, broadcastable to [..., N, L, M] with its last
+      axis whole: infinity, MASK_VALUE, or -infinity for padded keys; or None.
   """
   length, num_keys = q.shape[-3], k.shape[-3]
   queries, keys = chunk_sizes(q.shape, num_keys)
@@ -155,7 +158,7 @@ def attend_chunks(q, k, v, limit=None):
 
 
 def empty_state(q):
-  """The SoftmaxState of no keys for queries [..., L, N, D]."""
+  """The SoftmaxState of queries [..., L, N, D] over no keys."""
   q = rearrange(q, "... l n d -> ... n l d").astype(jnp.float32)
   total = jnp.zeros_like(q)
   weight = jnp.zeros_like(q[..., 0])
@@ -163,7 +166,7 @@ def empty_state(q):
 
 
 def chunk_sizes(q_shape, num_keys):
-  """(queries, keys) in a chunk, for queries [..., L, N, D]."""
+  """(number of queries, of keys) in a chunk, for queries of shape [..., L, N, D]."""
   *rows, length, heads, _ = q_shape
   keys = _even(num_keys, KEYS)
   fits = CHUNK_BYTES // (4 * math.prod(rows) * heads * keys)

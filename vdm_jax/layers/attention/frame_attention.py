@@ -5,8 +5,6 @@ to Stable Diffusion's attention is one of these: keys from other frames, positio
 relative in time, or a second set of keys for an image.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,17 +12,19 @@ from einops import rearrange
 
 from vdm_jax.layers.attention.attention import attend
 from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Layer
 
-# Positions in time that attention itself knows. "transposed" is what LVDM's networks
-# without a text were trained with: the term of query i and key j is that of query j
-# and key i, and q is scaled by D^-1/4 in it.
+# Relative positions in time. "transposed" is what LVDM's networks without a text were
+# trained with: the term of query i and key j is that of query j and key i, and q is
+# scaled by D^-1/4 in it.
 RELATIVE = ("none", "relative", "transposed")
 
 
 def select_frames(h, frames):
-  """(queries, keys) [B, T', N', D] of tokens [B, T, N, D]: which frames a frame sees.
+  """(queries, keys) [B, T', N', D]: tokens [B, T, N, D] of the frames attended to.
 
   Args:
+    h: tokens [B, T, N, D].
     frames: "self"; "all", the frames as one big picture (ControlVideo,
       https://arxiv.org/abs/2305.13077); "first_previous" (Tune-A-Video,
       https://arxiv.org/abs/2212.11565); "first_last".
@@ -58,16 +58,16 @@ FRAMES = {
 }
 
 
-class SplitAttention(nn.Module):
-  """Attention of [..., L, D] to [..., M, E], each of q, k and v a layer of its own.
+class SplitAttention(Layer):
+  """Attention of [..., L, D] to [..., M, E] with separate layers for q, k and v.
 
   Attributes:
     head_dim: num_heads * head_dim may differ from D.
     use_bias: of q, k and v; the output always has one.
     fused_qkv: one layer makes q, k and v of x.
-    relative: a name in RELATIVE; L = M are then frames.
-    max_distance: the furthest distance that relative positions tell apart.
-    zero_init: the output starts at zero.
+    relative: relative positions, a name in RELATIVE; L = M are then frames.
+    max_distance: larger relative distances are clipped to it.
+    zero_init: the output layer starts at zero.
   """
 
   num_heads: int
@@ -77,39 +77,38 @@ class SplitAttention(nn.Module):
   relative: str = "none"
   max_distance: int = 0
   zero_init: bool = False
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, keys=None, mask=None, image=None):
-    """[..., L, D].
+    """Attention output [..., L, D] of x [..., L, D].
 
     Args:
-      keys: [..., M, E], x itself if None.
-      mask: boolean [..., M], True where it may be looked at.
-      image: [..., I, E], attended to with keys and values of its own; what is found
-        there is added (IP-Adapter, https://arxiv.org/abs/2308.06721).
+      keys: the sequence attended to, [..., M, E]; x itself if None.
+      mask: boolean [..., M], True for keys that may be attended to.
+      image: [..., I, E], attended to with keys and values of its own; its output is
+        added (IP-Adapter, https://arxiv.org/abs/2308.06721).
     """
     keys = x if keys is None else keys
     if self.fused_qkv:
       qkv = jnp.split(self._linear(x, "qkv", 3), 3, axis=-1)
       q, k, v = (self._heads(part) for part in qkv)
     else:
-      read = (("q", x), ("k", keys), ("v", keys))
-      q, k, v = (self._heads(self._linear(h, name)) for name, h in read)
+      inputs = (("q", x), ("k", keys), ("v", keys))
+      q, k, v = (self._heads(self._linear(h, name)) for name, h in inputs)
     if self.relative != "none":
       out = self._attend_relative(q, k, v)
     else:
       out = attend(q, k, v, mask=_expand(mask))
-      if mask is not None:  # a text that says nothing
+      if mask is not None:  # no key at all: 0
         out = jnp.where(_expand(mask.any(axis=-1, keepdims=True)), out, 0)
     if image is not None:
-      read = ("k_image", "v_image")
-      out += attend(q, *(self._heads(self._linear(image, name)) for name in read))
+      names = ("k_image", "v_image")
+      out += attend(q, *(self._heads(self._linear(image, name)) for name in names))
     out = rearrange(out, "... l n d -> ... l (n d)")
     init = {"kernel_init": nn.initializers.zeros} if self.zero_init else {}
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    return Linear(x.shape[-1], ("heads", "embed"), **init, **dtypes, name="out")(out)
+    return Linear(x.shape[-1], ("heads", "embed"), **init, **self.dtypes, name="out")(
+      out
+    )
 
   def _linear(self, x, name, times=1):
     return Linear(
@@ -133,10 +132,10 @@ class SplitAttention(nn.Module):
     scale = self.head_dim**-0.5
     scores = jnp.einsum("...lnd,...mnd->...nlm", q, k) * scale
     if self.relative == "transposed":
-      told = jnp.einsum("...mnd,mld->...nlm", q, near) * self.head_dim**-0.25
+      bias = jnp.einsum("...mnd,mld->...nlm", q, near) * self.head_dim**-0.25
     else:
-      told = jnp.einsum("...lnd,lmd->...nlm", q, near) * scale
-    weights = jax.nn.softmax((scores + told).astype(jnp.float32), axis=-1)
+      bias = jnp.einsum("...lnd,lmd->...nlm", q, near) * scale
+    weights = jax.nn.softmax((scores + bias).astype(jnp.float32), axis=-1)
     weights = weights.astype(v.dtype)
     out = jnp.einsum("...nlm,...mnd->...lnd", weights, v)
     return out + jnp.einsum("...nlm,lmd->...lnd", weights, far)

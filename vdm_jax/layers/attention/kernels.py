@@ -1,6 +1,6 @@
 """The kernels of attention, and which of them serves where.
 
-Each takes q [..., L, N, D], k and v [..., M, N, D] and a mask, and gives the same
+Each takes q [..., L, N, D], k and v [..., M, N, D] and a mask, and returns attention
 [..., L, N, D] in the dtype of v. `xla` is the one that all others are tested against.
 
 | kernel | logits | where | derivatives |
@@ -34,9 +34,10 @@ LOGITS_BYTES = 2**28
 
 
 def xla(q, k, v, mask=None):
-  """softmax(q k' / sqrt(D)) v, the softmax in float32; the backward pass repeats it.
+  """Attention [..., L, N, D], softmax(q k' / sqrt(D)) v, the softmax in float32.
 
-  A query that may look nowhere gets the mean of all values.
+  The backward pass computes the logits again. `mask` is boolean, broadcastable to
+  [..., N, L, M]; a query that may attend nowhere gets the mean of all values.
   """
   return _xla(q, k, v, mask)
 
@@ -64,15 +65,15 @@ def _xla(q, k, v, mask):
 
 
 def cudnn(q, k, v, mask=None):
-  """cuDNN's flash attention, on an NVIDIA GPU."""
-  assert mask is None, "check refuses it"
+  """cuDNN's flash attention [..., L, N, D], on an NVIDIA GPU; `mask` must be None."""
+  assert mask is None, "resolve refuses it"
   flat = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
   out = jax.nn.dot_product_attention(*flat, implementation="cudnn")
   return out.reshape(q.shape)
 
 
 def splash_attention(q, k, v, mask=None):
-  """layers.splash, in blocks for the TPU in use."""
+  """The splash kernel's attention [..., L, N, D], in blocks for the TPU in use."""
   return splash.attend(q, k, v, mask, device_kind=target_device()[1])
 
 
@@ -86,7 +87,10 @@ FUSED = ("splash", "cudnn")  # the compiler cannot split them over a mesh
 
 
 def attend(q, k, v, mask=None, kernel="auto"):
-  """Attention by `kernel`, "auto" or one of KERNELS, of all that this trace sees."""
+  """Attention [..., L, N, D] by `kernel`, "auto" or a key of KERNELS.
+
+  The arrays are whole, or, within `jax.shard_map`, one device's shard.
+  """
   name = resolve(
     kernel, q.shape, k.shape, q.dtype, mask, single_device=shard_map.is_single_device()
   )
@@ -96,7 +100,7 @@ def attend(q, k, v, mask=None, kernel="auto"):
 
 
 def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
-  """The name in KERNELS that `kernel` means here.
+  """The key of KERNELS for a choice, which may be "auto"; arguments as `resolve_auto`.
 
   Raises:
     ValueError: if it is none, or one that cannot serve; it says which could.
@@ -125,7 +129,7 @@ def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
 
 
 def resolve_auto(platform, q_shape, k_shape, dtype, mask=None, *, single_device=True):
-  """The name in KERNELS that "auto" is.
+  """The key of KERNELS that "auto" chooses.
 
   Args:
     platform: the first of `target_device()`.
@@ -150,7 +154,10 @@ def resolve_auto(platform, q_shape, k_shape, dtype, mask=None, *, single_device=
 
 
 def why_unsupported(kernel, platform, q_shape, dtype, mask, *, single_device):
-  """Why a kernel of FUSED cannot serve, as the end of a sentence, or None."""
+  """Why a kernel of FUSED cannot run, as the end of a sentence, or None if it can.
+
+  Arguments as `resolve_auto` has them.
+  """
   needed = {"splash": "tpu", "cudnn": "cuda"}[kernel]
   head_dim = q_shape[-1]
   if platform != needed:
@@ -172,7 +179,7 @@ def why_unsupported(kernel, platform, q_shape, dtype, mask, *, single_device):
 
 
 def target_device():
-  """(platform, kind) of the devices that are computed for: the mesh's, or this one's.
+  """(platform, device kind), strings, of the devices in use: the mesh's or the default.
 
   The platform is "tpu", "cpu", "cuda" or "gpu". "cuda" is a GPU of this machine; one
   that is only compiled for is a "gpu", since cuDNN's kernels are built on the GPU, and

@@ -1,10 +1,10 @@
-"""Self-attention over a sequence that the devices of a mesh share.
+"""Self-attention over a sequence that is split over the devices of a mesh.
 
 Each has some of the tokens, in order. With "ulysses" (https://arxiv.org/abs/2309.14509)
 they exchange tokens for heads, attend to the whole sequence with a few heads each, and
 exchange back. With "ring" (https://arxiv.org/abs/2310.01889) queries stay where they
-are, the keys and values of one device after the other come by, and what they say is
-merged. Ulysses moves less and may use any kernel; the ring needs no heads to share.
+are, keys and values are passed round the devices, and the partial softmaxes are merged.
+Ulysses moves less and may use any kernel; the ring needs no heads to share.
 """
 
 import difflib
@@ -17,13 +17,14 @@ from vdm_jax.layers.attention import chunked, kernels, shard_map
 
 
 def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses"):
-  """What `kernels.attend` gives, [..., L, N, D], laid out as `layout` says.
+  """Attention [..., L, N, D], laid out as `layout` says.
 
-  A length that the devices do not divide is padded with tokens that nobody looks at.
+  A length that the devices do not divide is padded with tokens that are masked.
 
   Args:
     q, k, v: [..., L, N, D].
-    layout: an `shard_map.Layout` with a sequence that is split.
+    layout: a shard_map.Layout whose sequence is split.
+    kernel: "auto" or a key of kernels.KERNELS.
     mask: of keys, broadcastable to [..., 1, 1, L].
     sequence_split: a key of SPLITS.
   """
@@ -67,11 +68,20 @@ def check(q, k, mask, kernel, sequence_split):
 
 
 def ulysses(q, k, v, mask, *, axes, length, kernel):
-  """Each device attends with a share of the heads; missing ones are padded with 0."""
+  """One device's [..., L / n, N, D], by attention of a share of the heads to all.
+
+  Runs within `jax.shard_map`; heads that n devices do not divide are padded with 0.
+
+  Args:
+    q, k, v: this device's tokens [..., L / n, N, D].
+    mask: [..., 1, 1, L] or None.
+    axes: the mesh axes of the sequence.
+    length: L without padding.
+  """
   share, heads = shard_map.num_devices(axes), q.shape[-2]
 
   def swap(x, to, of):
-    """`to` becomes whole, `of` a share."""
+    """All-to-all: axis `to` becomes whole, axis `of` is split."""
     x = _pad(x, of, -x.shape[of] % share)
     place = dict(split_axis=x.ndim + of, concat_axis=x.ndim + to)
     return jax.lax.all_to_all(x, axes, **place, tiled=True)
@@ -82,10 +92,10 @@ def ulysses(q, k, v, mask, *, axes, length, kernel):
 
 
 def ring(q, k, v, mask, *, axes, length, kernel):
-  """Each device's queries look at the keys and values of all, which go round once.
+  """One device's [..., L / n, N, D]: keys and values of all are passed round once.
 
-  A step looks at one block and hands it on meanwhile. The backward pass does not keep
-  logits, but it keeps the blocks that came by: the whole sequence's k and v.
+  Arguments as `ulysses` has them. A step attends to one block while passing it on. The
+  backward pass keeps no logits, but all blocks: the whole sequence's k and v.
   """
   del kernel  # "auto", "xla" and "chunked" are one here: logits in chunks, if large.
   count, here = shard_map.num_devices(axes), k.shape[-3]

@@ -1,7 +1,7 @@
-"""Attention on what each device holds: islands of `jax.shard_map` in a program.
+"""Attention on each device's shard, by `jax.shard_map`.
 
 The compiler splits the rest of a network over a mesh by itself; a kernel that it cannot
-split, or a sequence that travels between devices, needs to see one device's part.
+split, or a sequence that is passed between devices, works on one device's shard.
 """
 
 import math
@@ -22,13 +22,17 @@ class Layout(NamedTuple):
 
 
 def is_single_device():
-  """Whether one device holds all that this trace sees."""
+  """Whether the arrays of this trace are on one device, or a shard of one."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh.empty or mesh.size == 1 or set(mesh.manual_axes) == set(mesh.axis_names)
 
 
 def layout_of(shape, names):
-  """The Layout of an array [..., L, N, D], or None where there is nothing to split.
+  """The Layout of an array [..., L, N, D], or None where nothing is split.
+
+  Args:
+    shape: of the array.
+    names: logical names of its axes, or None.
 
   Rows and heads are split as `placement.constrain` splits them, evenly or not at all;
   the sequence over all mesh axes of its name, whatever its length.
@@ -45,13 +49,13 @@ def layout_of(shape, names):
 
 
 def num_devices(axes):
-  """How many devices these mesh axes count."""
+  """The number of devices along these mesh axes, the product of their sizes."""
   sizes = jax.sharding.get_abstract_mesh().shape
   return math.prod(sizes[axis] for axis in axes)
 
 
 def local_shape(shape, layout):
-  """The part of [..., L, N, D] that one device holds."""
+  """The shape of one device's shard of an array [..., L, N, D], rounded up."""
   split = (*layout.rows, layout.sequence, layout.heads, ())
   return tuple(
     -(-size // num_devices(axes)) for size, axes in zip(shape, split, strict=True)
@@ -59,7 +63,13 @@ def local_shape(shape, layout):
 
 
 def run_sharded(fn, layout, q, k, v, mask=None):
-  """fn(q, k, v, mask) of each device's part; `mask` [..., 1, 1, M] is whole in M."""
+  """fn(q, k, v, mask) [..., L, N, D], computed on each device's shard.
+
+  Args:
+    fn: attention of one shard, of the shape of its q.
+    layout: of q, k, v and the output.
+    mask: [..., 1, 1, M], not split along M, or None.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   named = {*sum(layout.rows, ()), *layout.sequence, *layout.heads}
   # Over an axis that is not named a backward pass sums, even if its size is 1.

@@ -28,15 +28,16 @@ LANES = 128  # blocks are multiples of the width of a vector register
 
 
 def attend(q, k, v, mask=None, *, device_kind="", interpret=False):
-  """What kernels.xla gives, [..., L, N, D], on a TPU; `mask` must be None.
+  """Attention [..., L, N, D], as kernels.xla computes it, on a TPU.
 
   Args:
     q: [..., L, N, D].
     k, v: [..., M, N, D].
+    mask: must be None.
     device_kind: a key of BLOCKS, or any other name.
     interpret: whether to run the kernel in Python, on any device, for tests.
   """
-  assert mask is None, "kernels.check refuses it"
+  assert mask is None, "kernels.resolve refuses it"
   length, num_keys, heads = q.shape[-3], k.shape[-3], q.shape[-2]
   most = BLOCKS.get(device_kind, DEFAULT_BLOCKS)
   block, padded = _blocks(length, most[0])

@@ -1,4 +1,4 @@
-"""Initial parameters drawn together: one piece of program for all draws of a kind."""
+"""Batched initialisation: equal random draws of parameters are compiled as one."""
 
 import collections
 
@@ -8,13 +8,13 @@ from jax.extend import core
 
 
 def batched_init(init):
-  """`init`, a function of a key, whose equal draws are one, each still from its key.
+  """A function key -> pytree, like `init`, in which equal draws are one vmapped draw.
 
   A network folds its key into each of its parameters and draws it, and XLA compiles
   every fold and every draw anew: for 20 seconds of a small U-Net, on one CPU core. Here
-  those of one shape and distribution become one `jax.vmap`. The values are the same but
-  for the rounding of what is fused with them. A kind's draws are in memory twice, and
-  whole on every device: for programs on CPUs only.
+  those of one shape and distribution become one `jax.vmap`, each still with its key.
+  The values are the same but for rounding. The draws of a shape are in memory twice,
+  and whole on every device: for programs on CPUs only.
   """
 
   def initialised(key):

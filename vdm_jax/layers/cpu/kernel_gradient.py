@@ -1,17 +1,14 @@
 """Products and convolutions whose kernel's gradient is fast on a CPU.
 
-y = x K is linear in K. XLA multiplies matrices at their full speed when they lie as
-they are summed; the gradient of K, x' dy, is not so. Said of the transpose of x, it is:
-on one core with AVX-512 from 68 to 123 GF/s for 1024 rows, 384 inputs, 1536 outputs,
-and the transpose takes 0.8 ms of 11.
+y = x K is linear in K. XLA multiplies matrices at full speed when the summed axis is
+contiguous; in the gradient of K, x' dy, it is not. With x transposed first, it is.
 
   y[h, w] = sum over i, j of x[h + i, w + j] K[i, j]
 
-is linear in K. `by_kernel` says so in bands of rows, one product of matrices for each
-place of the kernel, and its transpose, which is what a backward pass runs, finds a band
-of x and of dy in the cache for all of them. Measured on one core with AVX-512 for
-3 x 3 kernels, XLA's gradient and this one: 60 and 29 ms for 128 channels at 128 x 128,
-610 and 158 ms at 256 x 256, 35 and 26 ms for 512 channels at 32 x 32.
+is linear in K. `by_kernel` computes it in bands of rows, one product of matrices for
+each place of the kernel; its transpose, which is what a backward pass runs, finds a
+band of x and of dy in the cache for all of them. What both gain:
+experiments/speed/README.md.
 """
 
 import functools
@@ -27,23 +24,23 @@ CHANNELS = 64  # with fewer the products are too small: XLA's gradient is as fas
 
 
 def pays(x, kernel):
-  """Whether `convolve` beats XLA's own gradient for x [N, H, W, C] and this kernel."""
+  """Whether `convolve` beats XLA's gradient for x [N, H, W, C], kernel [h, w, C, O]."""
   if x.ndim != 4 or min(kernel.shape[-2:]) < CHANNELS:
     return False
   return kernel.shape[0] <= _band(x) < x.shape[1]
 
 
-def product(x, kernel):
-  """x [..., I] by kernel [I, O].
+def matmul(x, kernel):
+  """x @ kernel [..., O] of x [..., I], kernel [I, O], with a fast gradient on a CPU.
 
   With more inputs than outputs the transpose costs what it saves.
   """
   fast = blocking.enabled() and x.shape[-1] <= kernel.shape[-1]
-  return _product(x, kernel) if fast else x @ kernel
+  return _matmul(x, kernel) if fast else x @ kernel
 
 
 @jax.custom_jvp
-def _product(x, kernel):
+def _matmul(x, kernel):
   return x @ kernel
 
 
@@ -53,14 +50,22 @@ def _across(x, kernel):
   return jnp.einsum("ip,io->po", across, kernel).reshape(*x.shape[:-1], -1)
 
 
-_product.defjvp(lambda *args: _tangent(jnp.matmul, _across, *args), symbolic_zeros=True)
+_matmul.defjvp(lambda *args: _tangent(jnp.matmul, _across, *args), symbolic_zeros=True)
+
+
+def banded(convolve_xla, x, kernel, stride, padding):
+  """`convolve` with the arguments that layers/cpu/convolution.py gives."""
+  del convolve_xla, stride
+  return convolve(tuple(map(tuple, padding)), x, kernel)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def convolve(padding, x, kernel):
-  """[N, H, W, C_in] by [h, w, C_in, C_out], stride 1 -> [N, H', W', C_out].
+  """Convolution of stride 1, [N, H', W', C_out], whose gradient is fast on a CPU.
 
   Args:
+    x: [N, H, W, C_in].
+    kernel: [h, w, C_in, C_out].
     padding: ((top, bottom), (left, right)) zeros, smaller than the kernel.
   """
   return jax.lax.conv_general_dilated(
@@ -90,7 +95,7 @@ convolve.defjvp(_jvp, symbolic_zeros=True)
 
 
 def by_kernel(padding, x, kernel):
-  """`convolve`, in the form whose transpose in the kernel is fast."""
+  """The output of `convolve`, in the form whose transpose in the kernel is fast."""
   (rows, columns), (top, bottom), (left, right) = kernel.shape[:2], *padding
   n, height, width, _ = x.shape
   band = _band(x)

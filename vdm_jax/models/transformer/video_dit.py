@@ -2,7 +2,7 @@
 
 Each frame is cut into patches, or each few frames into tubelets. Blocks attend inside
 a frame (spatial) and along time at one position (temporal), in one of the four ways of
-Latte, `dit_blocks.VARIANTS`. Time and class enter frame by frame, by modulation or as
+Latte, `blocks.VARIANTS`. Time and class enter frame by frame, by modulation or as
 tokens; a text as a pooled vector or by cross-attention. With `layout=("spatial",)` all
 blocks are spatial: DiT, on frames; with `layout=("full",)` all see the whole clip.
 
@@ -18,7 +18,7 @@ from einops import reduce
 from vdm_jax.layers import embeddings, modulation, norms, patches, placement, positions
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear, zeros
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Layer, Module
 from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks as dit_blocks
 
@@ -33,12 +33,12 @@ SIZES = {
 CHOICES = {
   "fusion": tuple(dit_blocks.FUSIONS),
   "modulation": tuple(modulation.MODULATIONS),
-  # Added once as sin-cos, rotary in each temporal attention, or not told.
+  # Sin-cos, added once; rotary, in each attention along time; or none.
   "time_positions": ("absolute", "rotary", "none"),
   # vectors["text"], added to time; or tokens["text"], for cross-attention.
   "text": ("none", "pooled", "cross"),
-  # A clip of one frame passes the temporal blocks alone, with its place in time or
-  # without one ("still"), or it passes them by.
+  # A clip of one frame: temporal blocks attend to it, with its position in time or
+  # without one ("still"), or are skipped.
   "one_frame": ("clip", "still", "image"),
   "activation": tuple(PERCEPTRONS),
   # The embeddings of time and class, for all blocks or one in each (diffusers' DiT).
@@ -47,15 +47,20 @@ CHOICES = {
 
 
 def position_tables(frames, rows, columns, width, span=0):
-  """(space [N, width], time [T, width]): the constants that mark a token's place."""
+  """(spatial [N, width], temporal [T, width]): constant sin-cos positions.
+
+  Args:
+    frames, rows, columns: the grid of patches; N = rows * columns.
+    span: see positions.sincos_grid.
+  """
   space = positions.sincos_grid(rows, columns, width, span=span)
   return space, positions.sincos(range(frames), width)
 
 
-class VideoDiT(Module):
-  """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T, H and W in patches.
+class VideoDiT(Module, Layer):
+  """Video transformer: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels].
 
-  Parameters of the repeated blocks lie stacked under blocks/spatial, blocks/temporal.
+  Parameters of the repeated blocks are stacked under blocks/spatial, blocks/temporal.
   """
 
   out_channels: int
@@ -71,31 +76,29 @@ class VideoDiT(Module):
   fusion: str = "interleaved"
   modulation: str = "block"
   time_positions: str = "absolute"
-  space_span: float = 0  # places over which any grid spreads; 0: one for each patch
+  space_span: float = 0  # positions spread over so many places; 0: one for each patch
   one_frame: str = "clip"
-  mask_channel: bool = False  # the network sees which frames are given
+  mask_channel: bool = False  # the mask of known frames is a channel of the input
   attention_bias: bool = True  # of q, k and v
   activation: str = "gelu-approximate"
   norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
   norm_affine: tuple[bool, bool] = (False, False)
   embedders: str = "shared"
-  num_frames: int = 16  # of the clips it is meant for; it takes any number
-  time_shift: int = 0  # of the sinusoid's frequencies: 1 in diffusers' DiT
+  num_frames: int = 16  # of the training clips; it takes any number
+  time_shift: int = 0  # downscale_freq_shift of the time sinusoid: 1 in diffusers' DiT
   attention: str = "auto"  # the kernel, a key of layers.attention.KERNELS
   sequence_split: str = (
     "ulysses"  # of "full" over the devices that share a clip, SPLITS
   )
   remat: bool | str = False  # True is "full", False "none"; a key of dit_blocks.REMAT
   unroll: int = 1  # layers per iteration of the scan over layers
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False, keep_outputs=()):
-    """The network's output F in float32; exactly 0 with initial parameters.
+    """The network's output F [B, T, H, W, out_channels] in float32, 0 at first.
 
     Args:
-      x: [B, T, H, W, C]; H and W are multiples of `patch`, T of `patch_time`.
+      x: noisy video [B, T, H, W, C]; H, W are multiples of `patch`, T of `patch_time`.
       t: [B, T], the time of each frame; or [B, 1] or [B], one for the clip. [B, 1] is
         the cheapest: the modulation is then computed once for a clip. Frames of one
         tubelet share the mean of their embeddings.
@@ -104,8 +107,9 @@ class VideoDiT(Module):
         stacked on x in the order of their names; mask; positions.
       train: whether a backward pass follows; only speed depends on it. There is no
         dropout; a class is dropped by its id.
-      keep_outputs: parts whose outputs go into the collection "cache_out", see
-        diffusion/caching.py; where "cache" holds some, they are not computed.
+      keep_outputs: names of parts, see diffusion/caching.py, whose outputs are put into
+        the collection "cache_out". Outputs that the collection "cache" holds are taken
+        from there and not computed.
     """
     self._check_fields()
     self._check_inputs(x, t, cond)
@@ -118,7 +122,7 @@ class VideoDiT(Module):
 
     x = inputs.stack_channels(x, cond, mask_channel=self.mask_channel, dtype=self.dtype)
     x = patches.patchify(x, size)
-    rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    rest = self.dtypes
     x = Linear(self.width, (None, "embed"), **rest, name="patchify")(x)
     places, time = self._places(cond, num_frames)
     still = frames == 1 and self.one_frame == "still"
@@ -127,10 +131,10 @@ class VideoDiT(Module):
     x = x + space.astype(x.dtype)
 
     emb, last_emb, tokens = self._embed(t, cond, num_frames)
-    signals = dit_blocks.Signals(emb=emb, places=places, text=self._text_tokens(cond))
+    signals = inputs.Signals(emb=emb, positions=places, text=self._text_tokens(cond))
     num_places = x.shape[2]
     x = jnp.concatenate([x, *tokens], axis=2)  # [B, T, N + tokens, D]
-    stack = dit_blocks.Stack(
+    stack = dit_blocks.BlockStack(
       self.layout,
       self.fusion,
       num_layers=self.depth // len(self.layout),
@@ -166,7 +170,7 @@ class VideoDiT(Module):
     return patches.unpatchify(x, size, rows).astype(jnp.float32)
 
   def _places(self, cond, num_frames):
-    """(places [B or 1, T] to rotate by, table [B or 1, T, 1, D] to add), or None."""
+    """(rotary positions [B or 1, T], table [B or 1, T, 1, D] to add), each or None."""
     places = jnp.arange(num_frames)[None]
     if cond.positions is not None:
       first = cond.positions[:, :: self.patch_time]  # of each tubelet
@@ -181,7 +185,7 @@ class VideoDiT(Module):
     return None, positions.sincos_at(places, self.width)[:, :, None]
 
   def _embed(self, t, cond, num_frames):
-    """What is told besides x: (to the blocks, to the last layer, as tokens).
+    """Time and condition: (emb of the blocks, emb of the last layer, [tokens]).
 
     Embeddings are [B, T or 1, D], or 6 D for the blocks if they share one projection;
     tokens are [B, T, 1, D] each. The pooled text does not reach the last layer, as in
@@ -244,7 +248,7 @@ class VideoDiT(Module):
     if self.text != "cross":
       return None
     text = cond.tokens["text"]
-    rest = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    rest = self.dtypes
     values = embeddings.TextProjection(self.width, **rest, name="text")(text.values)
     return values, text.mask.astype(bool)
 
@@ -286,7 +290,7 @@ class VideoDiT(Module):
     in_frames = self.layout != ("temporal",)
     if not in_frames and (self.text == "cross" or self.modulation == "tokens"):
       raise ValueError(
-        f"layout={self.layout} attends along time only, where nothing reads "
+        f"layout={self.layout} attends along time only, where nothing uses "
         f"text={self.text!r} and modulation={self.modulation!r}; add spatial blocks."
       )
 
@@ -311,7 +315,7 @@ class VideoDiT(Module):
     if (set(cond.vectors), set(cond.tokens)) != (vectors, tokens):
       raise ValueError(
         f"The condition has vectors {sorted(cond.vectors)} and tokens "
-        f"{sorted(cond.tokens)}; VideoDiT with num_classes={self.num_classes} reads "
+        f"{sorted(cond.tokens)}; VideoDiT with num_classes={self.num_classes} takes "
         f"the vectors {sorted(vectors)} and, with text={self.text!r}, the tokens "
         f"{sorted(tokens)}. Change the conditioner, num_classes or text."
       )
@@ -324,7 +328,7 @@ class VideoDiT(Module):
 
 
 class TimeLabelEmbedding(nn.Module):
-  """(t [B, T], label [B] or None) -> [B, T, width]: the sum of their embeddings."""
+  """Embedding of time plus that of a class label."""
 
   width: int
   num_classes: int
@@ -333,6 +337,7 @@ class TimeLabelEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, t, label):
+    """[B, T, width] of t [B, T] and label [B], which is None without classes."""
     rest = dict(param_dtype=self.param_dtype)
     emb = embeddings.TimeEmbedding(
       self.width, shift=self.time_shift, **rest, name="time"

@@ -1,4 +1,6 @@
-"""The U-Nets of published systems, as Architectures; arguments replace their fields.
+"""U-Nets of published systems: each function returns its Architecture.
+
+Keyword arguments beyond the named ones replace fields of the Architecture.
 
   UNet3D(architectures.svd())                        # 1,524,623,082 parameters
   UNet3D(architectures.svd(channels=(32, 64), attention=(True, False), head_dim=16))
@@ -50,7 +52,7 @@ def animatediff(*, version=2, num_heads=8, max_frames=None, norm="frame", **fiel
 def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
   """SparseCtrl's network, for AnimateDiff version 3, without its decoder.
 
-  One attention in each motion module; use it in a ControlNet that is `ignores_x`.
+  One attention in each motion module; for a ControlNet with `ignores_x`.
   """
   own = animatediff(version=3, num_heads=num_heads, max_frames=max_frames, norm=norm)
   motion = dataclasses.replace(own.temporal, block=("temporal_self", "feed_forward"))
@@ -58,7 +60,7 @@ def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
 
 
 def svd(*, head_dim=64, num_heads=None, **fields):
-  """Stable Video Diffusion; text is one token of the image, see UNet3D.
+  """Stable Video Diffusion; its text is one image token, see UNet3D's `cond`.
 
   `epsilon` is the original's 1e-5; diffusers has a `level_epsilon` of 1e-6 beside it.
   `num_heads` takes the place of `head_dim`.
@@ -80,10 +82,10 @@ def svd(*, head_dim=64, num_heads=None, **fields):
 
 
 def video_ldm(*, head_dim=64, **fields):
-  """AlignYourLatents: SVD's slots, and no number but the frame rate.
+  """AlignYourLatents: SVD's layers along time, and no vector but the frame rate.
 
-  The paper has no code; these are the layers that its authors published with SVD. What
-  is given enters as the mask, and as latents where it is set.
+  The paper has no code; these are the layers that its authors published with SVD. Known
+  frames enter as the mask channel, and as latents where it is 1.
   """
   own = dict(joint=(), vectors=("fps",), mask_channel=True)
   return svd(head_dim=head_dim, **own | fields)
@@ -110,7 +112,7 @@ def videocrafter2(*, head_dim=64, image_keys=False, **fields):
 
 
 def videocrafter1(*, head_dim=64, max_frames=16, fps=True, **fields):
-  """VideoCrafter 1's text-to-video, 1024 wide; 512 wide it is not told `fps`."""
+  """VideoCrafter 1's text-to-video, 1024 pixels wide; the 512 wide one has no `fps`."""
   along = dict(
     block=MOTION_SUBLAYERS,
     head_dim=head_dim,
@@ -149,9 +151,9 @@ def lvdm(*, num_heads=4, max_frames=4, **fields):
 
 
 def lvdm_long(*, max_frames=4, **fields):
-  """LVDM's prediction (4 latents) and interpolation (5): given frames and their noise.
+  """LVDM's prediction (4 latents) and interpolation (5) of known, noised frames.
 
-  vectors["augmentation"] is the level of the noise in the given frames, 0 .. 250.
+  vectors["augmentation"] is the integer level of noise in the known frames, 0 .. 250.
   """
   own = dict(tables=(("augmentation", 251),), mask_channel=True)
   return lvdm(max_frames=max_frames, **own | fields)

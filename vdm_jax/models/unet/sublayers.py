@@ -1,23 +1,19 @@
 """The transformer of the U-Net line: a tuple of named sublayers is an architecture.
 
-Each sublayer adds to its input what it makes of the normalised input:
+Each sublayer is residual, x + sublayer(norm(x)):
 
   spatial_self    attention within a frame, or to the frames that `frames` names
   temporal_self   attention along time at one place
-  spatial_cross   attention to the text, perhaps to an image besides
-  temporal_cross  the same, in a block along time (no place sees another there either)
+  spatial_cross   cross-attention to the text, and to an image if `image_keys`
+  temporal_cross  the same, in a block along time
   feed_forward    a gated perceptron of four times the width
 
 https://arxiv.org/abs/2112.10752 (the first), and the systems named in unet3d.py.
 """
 
 import dataclasses
-from typing import Any
 
-import flax
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers import (
@@ -30,6 +26,7 @@ from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.attention import frame_attention
 from vdm_jax.layers.embeddings import TimeEmbedding
 from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import Layer
 
 SUBLAYERS = (
   "spatial_self",
@@ -38,54 +35,35 @@ SUBLAYERS = (
   "temporal_cross",
   "feed_forward",
 )
-# How a place in time is told: not at all, by a sinusoid added before each attention
-# along time, by one through a perceptron added to a block's input, or within attention.
+# Positions in time: none, a sinusoid added before each attention along time, one
+# through a perceptron added to a block's input, or relative ones within attention.
 POSITIONS = ("none", "sinusoid", "perceptron", *frame_attention.RELATIVE[1:])
 
-# How tokens [B, T, N, D] lie on a mesh between and in attention along time.
+# Logical names of tokens on a mesh: [B, T, N, D], and [B, N, T, D] along time.
 TOKEN_LAYOUT = ("batch", "frames", None, None)
 TEMPORAL_LAYOUT = ("batch", "space", None, None)
 
 
-@flax.struct.dataclass
-class Signals:
-  """What the blocks are told.
-
-  Attributes:
-    emb: [B, T or 1, E] float32, of time and all vectors.
-    text: (values [B, L, D], mask [B, L]) or None.
-    image: (values [B, I, D], mask) or None, for keys of its own.
-    places: [B or 1, T], the place of each frame in its video.
-    image_only: [B, T] bool or None, True for frames that see no others.
-  """
-
-  emb: jax.Array
-  text: tuple | None
-  image: tuple | None
-  places: jax.Array
-  image_only: jax.Array | None = None
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-  """Hyper-parameters of one kind of transformer.
+  """Hyper-parameters of a transformer in the U-Net, spatial or along time.
 
   Attributes:
-    block: names in SUBLAYERS, in their order.
-    depth: blocks, one after the other.
+    block: names in SUBLAYERS: the sublayers of one block, in order.
+    depth: number of blocks.
     num_heads, head_dim: of the attentions; one may be left out, then they share the
       width. With both, the width inside is num_heads * head_dim.
     norm_over: the statistics of the group norm before, a key of temporal.STATISTICS.
-    projection: before, with a group norm, and after; "linear", or "convolution" of one
-      pixel, which only published files tell apart. "none": the sublayers stand alone,
-      with group norms in place of layer norms, and with biases of q, k and v.
-    frames: whose keys spatial_self sees, a key of frame_attention.FRAMES.
+    projection: into and out of the transformer; "linear", or "convolution" of one
+      pixel, which differ in published files only. "none": there are only the
+      sublayers, with group norms in place of layer norms and with biases of q, k, v.
+    frames: the frames that give keys to spatial_self, a key of frame_attention.FRAMES.
     position: of frames, a name in POSITIONS.
-    max_frames: the longest clip that "sinusoid" allows; the distance to which relative
-      positions reach.
-    image_keys: spatial_cross has keys of its own for image tokens.
-    merge: "residual", or "alpha": a learnt share of what was there before.
-    zero_init: the projection after starts at zero.
+    max_frames: the longest clip that "sinusoid" allows; the largest distance that
+      relative positions distinguish.
+    image_keys: whether spatial_cross has keys and values of its own for image tokens.
+    merge: "residual", or "alpha": a learnt mixture of the output and the input.
+    zero_init: whether the projection out of the transformer starts at zero.
   """
 
   block: tuple[str, ...] = ("spatial_self", "spatial_cross", "feed_forward")
@@ -120,6 +98,7 @@ class TransformerConfig:
 
   @property
   def projected(self):
+    """Whether there are projections, and layer norms inside."""
     return self.projection != "none"
 
   def heads(self, width):
@@ -136,38 +115,39 @@ class TransformerConfig:
     return (given, other) if self.num_heads else (other, given)
 
 
-class SpatialTransformer(nn.Module):
-  """[B, T, H, W, C] through the transformers of one place of the network.
+class SpatialTransformer(Layer):
+  """Transformer on features [B, T, H, W, C]: projection in, blocks, projection out.
 
-  With `inner`, a transformer along time works on the tokens of the first, after each
-  of its blocks, within the same projections (Stable Video Diffusion).
+  Attributes:
+    config: TransformerConfig, spatial or along time.
+    inner: of blocks along time after each of its blocks, within the same projections,
+      mixed by a learnt share (Stable Video Diffusion); or None.
+    groups: of the group norm.
   """
 
   config: TransformerConfig
   inner: TransformerConfig | None = None
   groups: int = 32
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, signals):
+    """[B, T, H, W, C] of x of that shape and inputs.Signals."""
     c = self.config
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     height = x.shape[2]
     tokens = lambda x: rearrange(x, "b t h w c -> b t (h w) c")
     image = lambda x: rearrange(x, "b t (h w) c -> b t h w c", h=height)
     before = x
     if c.projected:
-      norm = dict(groups=self.groups, epsilon=1e-6, **dtypes, name="norm")
+      norm = dict(groups=self.groups, epsilon=1e-6, **self.dtypes, name="norm")
       x = temporal.group_norm(x, c.norm_over, **norm)
       width = c.num_heads * c.head_dim if c.num_heads and c.head_dim else x.shape[-1]
-      x = Linear(width, ("embed", None), **dtypes, name="proj_in")(x)
+      x = Linear(width, ("embed", None), **self.dtypes, name="proj_in")(x)
     x = placement.constrain(tokens(x), TOKEN_LAYOUT)
     for i in range(c.depth):
-      x = SublayerStack(c, self.groups, **dtypes, name=f"block_{i}")(x, signals)
+      x = SublayerStack(c, self.groups, **self.dtypes, name=f"block_{i}")(x, signals)
       if self.inner is not None:
         along = SublayerStack(
-          self.inner, self.groups, **dtypes, name=f"temporal_block_{i}"
+          self.inner, self.groups, **self.dtypes, name=f"temporal_block_{i}"
         )
         h = along(x, signals)
         mixer = temporal.Mixer(self.param_dtype, name="temporal_mix")
@@ -176,7 +156,7 @@ class SpatialTransformer(nn.Module):
     if c.projected:
       init = {"kernel_init": nn.initializers.zeros} if c.zero_init else {}
       width = before.shape[-1]
-      x = Linear(width, (None, "embed"), **init, **dtypes, name="proj_out")(x)
+      x = Linear(width, (None, "embed"), **init, **self.dtypes, name="proj_out")(x)
       x = before + x
     if c.merge == "alpha":
       mixer = temporal.Mixer(self.param_dtype, name="mix")
@@ -184,40 +164,37 @@ class SpatialTransformer(nn.Module):
     return x
 
 
-class SublayerStack(nn.Module):
-  """Tokens [B, T, N, D] through the sublayers, one after the other."""
+class SublayerStack(Layer):
+  """The sublayers of one block, in order, on tokens [B, T, N, D]."""
 
   config: TransformerConfig
   groups: int = 32
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, signals):
+    """Tokens [B, T, N, D] of x of that shape and inputs.Signals."""
     c = self.config
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     if c.position == "perceptron":
       width = x.shape[-1]
-      told = TimeEmbedding(
+      emb = TimeEmbedding(
         4 * width, width, features=width, param_dtype=self.param_dtype, name="position"
-      )(signals.places)
-      x = x + rearrange(told, "b t d -> b t 1 d").astype(x.dtype)
+      )(signals.positions)
+      x = x + rearrange(emb, "b t d -> b t 1 d").astype(x.dtype)
     for i, kind in enumerate(c.block):
-      x = Sublayer(c, kind, self.groups, **dtypes, name=f"{kind}_{i}")(x, signals)
+      x = Sublayer(c, kind, self.groups, **self.dtypes, name=f"{kind}_{i}")(x, signals)
     return x
 
 
-class Sublayer(nn.Module):
-  """x + sublayer(norm(x)), on tokens [B, T, N, D]."""
+class Sublayer(Layer):
+  """x + sublayer(norm(x)), on tokens [B, T, N, D]; `kind` is a name in SUBLAYERS."""
 
   config: TransformerConfig
   kind: str
   groups: int = 32
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, signals):
+    """Tokens [B, T, N, D] of x of that shape and inputs.Signals."""
     h = self._norm(x)
     if self.kind == "feed_forward":
       return x + self._feed_forward(h)
@@ -234,8 +211,7 @@ class Sublayer(nn.Module):
       return norms.LayerNorm(1e-5, self.param_dtype, name="norm")(x)
     over = "frame" if self.kind == "spatial_self" else "pixel"
     h = rearrange(x, "b t n c -> b t n 1 c")
-    rest = dict(groups=self.groups, epsilon=1e-5)
-    rest |= dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    rest = dict(groups=self.groups, epsilon=1e-5, **self.dtypes)
     h = temporal.group_norm(h, over, **rest, name="norm")
     return rearrange(h, "b t n 1 c -> b t n c")
 
@@ -256,8 +232,8 @@ class Sublayer(nn.Module):
     """Attention between the frames, at each place."""
     c = self.config
     if c.position == "sinusoid":
-      told = positions.sincos_interleaved(signals.places, h.shape[-1])
-      h = h + rearrange(told, "b t d -> b t 1 d").astype(h.dtype)
+      table = positions.sincos_interleaved(signals.positions, h.shape[-1])
+      h = h + rearrange(table, "b t d -> b t 1 d").astype(h.dtype)
     h = placement.constrain(rearrange(h, "b t n d -> b n t d"), TEMPORAL_LAYOUT)
     fields = {}
     if c.position in frame_attention.RELATIVE[1:]:
@@ -283,14 +259,13 @@ class Sublayer(nn.Module):
     return rearrange(out, "b (t n) d -> b t n d", n=h.shape[2])
 
   def _feed_forward(self, h):
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     factor, activate = PERCEPTRONS["geglu"]
     width = h.shape[-1]
-    h = Linear(factor * 4 * width, ("embed", "mlp"), **dtypes, name="in")(h)
-    return Linear(width, ("mlp", "embed"), **dtypes, name="out")(activate(h))
+    h = Linear(factor * 4 * width, ("embed", "mlp"), **self.dtypes, name="in")(h)
+    return Linear(width, ("mlp", "embed"), **self.dtypes, name="out")(activate(h))
 
 
 def image_only(signals, rank):
-  """[B, T, 1 ...] of that rank, or None."""
+  """signals.image_only [B, T, 1, ...] with `rank` axes, or None without it."""
   flags = signals.image_only
   return None if flags is None else flags.reshape(flags.shape + (1,) * (rank - 2))

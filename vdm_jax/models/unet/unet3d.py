@@ -1,7 +1,7 @@
 """The U-Net of video: Stable Diffusion's, with layers along time, as data.
 
 Systems differ in what follows a residual block in a cell of this network (see `Cell`),
-over what the norms take their statistics, and in how a frame's place is told:
+over what the norms take their statistics, and in how a frame's position enters:
 
   AlignYourLatents  https://arxiv.org/abs/2304.08818
   LVDM              https://arxiv.org/abs/2211.13221
@@ -15,14 +15,13 @@ over what the norms take their statistics, and in how a frame's place is told:
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers import embeddings, placement, temporal
 from vdm_jax.layers.convs import Conv
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Layer, Module
 from vdm_jax.models import inputs
 from vdm_jax.models.unet import sublayers
 from vdm_jax.models.unet.sublayers import TransformerConfig
@@ -38,8 +37,8 @@ CHOICES = {
   "temporal_at": ("attention", "levels", "levels and middle", "inside"),
   # A clip of one frame passes the layers along time, or passes them by.
   "one_frame": ("clip", "image"),
-  # Each frame has its own time, or the clip has the latest of its frames' times: where
-  # frames are given, theirs is 0, and networks of one time were not told so.
+  # Each frame has its own time, or the clip has the latest of its frames' times: known
+  # frames have time 0, and networks of one time never saw that.
   "times": ("frame", "clip"),
 }
 
@@ -52,24 +51,24 @@ TEMPORAL_LAYOUT = ("batch", None, "space", None, None)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-  """What a U-Net of video is; the defaults are Stable Diffusion 1's.
+  """Hyper-parameters of a video U-Net; the defaults are Stable Diffusion 1's.
 
   Attributes:
-    channels: of each level; the size is halved from one to the next.
+    channels: of each level; height and width are halved from one to the next.
     layers: cells of a level on the way down; one more on the way up.
-    attention: which levels have transformers.
-    spatial: the transformers.
-    temporal: those along time, or None.
+    attention: which levels have spatial transformers.
+    spatial: TransformerConfig of the spatial transformers.
+    temporal: TransformerConfig of those along time, or None.
     temporal_at, temporal_resnet, norm_over, one_frame, times: see CHOICES.
-    temporal_in: a transformer along time behind the first convolution.
+    temporal_in: of a transformer along time behind the first convolution, or None.
     scale_shift: how time enters a residual block, see VideoResnetBlock.
-    vectors: names of numbers [B], each added to time through a perceptron of its own.
-    joint: names of numbers [B] that share a perceptron; [B, joint_frequencies] takes
-      the place of a number's sinusoid.
-    joint_frequencies: of each number's sinusoid there.
-    tables: (name, size) of whole numbers [B] below that size, each added to time
-      through a table of its own.
-    mask_channel: the network sees which frames are given.
+    vectors: names of cond.vectors [B], each embedded by a perceptron of its own and
+      added to the embedding of time.
+    joint: names of cond.vectors that share one perceptron: numbers [B], embedded as
+      sinusoids, or features [B, joint_frequencies] in the place of a sinusoid.
+    joint_frequencies: features of each number's sinusoid there.
+    tables: (name, size) of integers [B] below that size, each embedded by a table.
+    mask_channel: the mask of known frames is a channel of the input.
     groups: of all group norms.
     epsilon: of the norms in residual blocks, and the last.
     level_epsilon: of the residual blocks of the decoder, and of the encoder's levels
@@ -111,7 +110,11 @@ class Architecture:
       )
 
   def has_temporal(self, level):
-    """Whether cells of a level (None: the middle) have a transformer along time."""
+    """Whether cells of a level have a transformer along time of their own.
+
+    Args:
+      level: index into `channels`; None is the middle.
+    """
     if self.temporal is None or self.temporal_at == "inside":
       return False
     if self.temporal_at == "attention":
@@ -119,45 +122,40 @@ class Architecture:
     return level is not None or self.temporal_at == "levels and middle"
 
 
-class UNetModule(nn.Module):
-  """A part of the network: its architecture, and how it is computed."""
+class UNetModule(Layer):
+  """Base of the U-Net's modules: the fields that all of them share."""
 
   config: Architecture
   remat: bool = False  # the backward pass computes the inside of each cell again
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
-
-  def dtypes(self):
-    return dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
   def fields(self):
-    """Fields for the parts of this part."""
-    return dict(config=self.config, remat=self.remat, **self.dtypes())
+    """The shared fields as keyword arguments, for a module inside this one."""
+    return dict(config=self.config, remat=self.remat, **self.dtypes)
 
   def skips_temporal(self, x):
-    """Whether this clip passes the layers along time by."""
+    """Whether the layers along time are skipped for a clip x [B, T, H, W, C]."""
     image = x.shape[1] == 1 and self.config.one_frame == "image"
     return image and not self.is_initializing()  # all parameters are made
 
 
 class UNet3D(Module, UNetModule):
-  """[B, T, H, W, C] -> [B, T, H, W, out_channels], for any T, H and W."""
+  """Video U-Net: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels]."""
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False, residuals=None):
-    """The network's output F in float32.
+    """The network's output F [B, T, H, W, out_channels] in float32.
 
     Args:
-      x: [B, T, H, W, C], for any T, H and W.
-      t: [B], [B, 1] or [B, T].
+      x: noisy video [B, T, H, W, C], for any T, H and W.
+      t: diffusion time in the network's units, [B], [B, 1] or [B, T].
       cond: tokens["text"] for spatial_cross (tokens["image"] if there is no text);
-        tokens["image"] besides for image_keys; the vectors that are named; channels,
+        tokens["image"] also for image_keys; the vectors that `config` names; channels,
         stacked on x in the order of their names; mask; positions, for sinusoids and
         perceptrons of time (relative attention counts the frames of x);
-        vectors["alone"] [B] or [B, T], True for frames that see no others.
-      train: nothing depends on it; there is no dropout.
-      residuals: (for each skip connection, for the middle) of a control network, added
-        to them: [B, T, h, w, c] each.
+        vectors["image_only"] [B] or [B, T], True for frames that are images.
+      train: ignored; there is no dropout.
+      residuals: of a control network, ([one for each skip connection], the middle's),
+        [B, T, h, w, c] each, added to them; or None.
     """
     del train
     frames, mask = x.shape[1], self.config.mask_channel
@@ -173,10 +171,11 @@ class UNet3D(Module, UNetModule):
 
 
 class ConditionEmbedding(UNetModule):
-  """What the cells are told: Signals of (t, cond)."""
+  """Embeds time and condition for the cells."""
 
   @nn.compact
   def __call__(self, t, cond, num_frames):
+    """inputs.Signals of (t, cond) for clips of `num_frames`; `emb` is float32."""
     c = self.config
     width, rest = 4 * c.channels[0], dict(param_dtype=self.param_dtype)
     t = t[:, None] if t.ndim == 1 else t
@@ -195,11 +194,11 @@ class ConditionEmbedding(UNetModule):
     for name, size in c.tables:
       table = embeddings.LabelEmbedding(size - 1, width, **rest, name=name)
       emb += table(cond.vectors[name])[:, None]
-    return sublayers.Signals(
+    return inputs.Signals(
       emb=emb,
       text=self._tokens(cond, "text") or self._tokens(cond, "image"),
       image=self._tokens(cond, "image"),
-      places=self._places(cond, num_frames),
+      positions=self._places(cond, num_frames),
       image_only=self._image_only(cond, num_frames),
     )
 
@@ -229,29 +228,34 @@ class ConditionEmbedding(UNetModule):
     return places * ((longest - 1) / furthest)
 
   def _image_only(self, cond, num_frames):
-    if "alone" not in cond.vectors:
+    if "image_only" not in cond.vectors:
       return None
-    flags = jnp.asarray(cond.vectors["alone"], bool)
+    flags = jnp.asarray(cond.vectors["image_only"], bool)
     flags = flags[:, None] if flags.ndim == 1 else flags
     return jnp.broadcast_to(flags, (flags.shape[0], num_frames))
 
 
 class UNetEncoder(UNetModule):
-  """(skip connections, middle): all that a control network shares with a U-Net."""
+  """The way down and the middle: what a control network shares with a U-Net."""
 
   @nn.compact
   def __call__(self, x, signals, extra=None):
-    """`extra` [B, T, H, W, channels[0]] is added behind the first convolution."""
+    """([skip connections], middle), features [B, T, h, w, c] each.
+
+    Args:
+      x: [B, T, H, W, C] with all that is stacked on it.
+      signals: inputs.Signals.
+      extra: [B, T, H, W, channels[0]], added behind the first convolution, or None.
+    """
     c = self.config
-    dtypes = self.dtypes()
     skip_temporal = self.skips_temporal(x)
     cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.fields())
     x = placement.constrain(x, SPATIAL_LAYOUT)
-    x = temporal.convolution(x, c.channels[0], (3, 3), **dtypes, name="conv_in")
+    x = temporal.convolution(x, c.channels[0], (3, 3), **self.dtypes, name="conv_in")
     x = x if extra is None else x + extra
     if c.temporal_in is not None and not skip_temporal:
       x = sublayers.SpatialTransformer(
-        c.temporal_in, groups=c.groups, **dtypes, name="temporal_in"
+        c.temporal_in, groups=c.groups, **self.dtypes, name="temporal_in"
       )(x, signals)
     skips = [x]
     for i, features in enumerate(c.channels):
@@ -264,7 +268,11 @@ class UNetEncoder(UNetModule):
         skips.append(x)
       if i < len(c.channels) - 1:
         half = Conv(
-          features, stride=2, padding=((1, 1),) * 2, **dtypes, name=f"downsample_{i}"
+          features,
+          stride=2,
+          padding=((1, 1),) * 2,
+          **self.dtypes,
+          name=f"downsample_{i}",
         )
         x = temporal.per_frame(half, x)
         skips.append(x)
@@ -277,12 +285,12 @@ class UNetEncoder(UNetModule):
 
 
 class UNetDecoder(UNetModule):
-  """From the middle, with the skip connections, back to the size of the input."""
+  """The way up: from the middle back to the size of the input."""
 
   @nn.compact
   def __call__(self, x, skips, signals):
+    """[B, T, H, W, out_channels] of the middle x, the skip connections, the Signals."""
     c = self.config
-    dtypes = self.dtypes()
     skip_temporal = self.skips_temporal(x)
     cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.fields())
     skips = list(skips)
@@ -297,37 +305,49 @@ class UNetDecoder(UNetModule):
         )(x, signals)
       if i > 0:
         x = resize_nearest(x, skips[-1].shape[2:4])
-        x = temporal.convolution(x, features, (3, 3), **dtypes, name=f"upsample_{i}")
-    norm = dict(groups=c.groups, epsilon=c.epsilon, **dtypes, name="norm_out")
+        x = temporal.convolution(
+          x, features, (3, 3), **self.dtypes, name=f"upsample_{i}"
+        )
+    norm = dict(groups=c.groups, epsilon=c.epsilon, **self.dtypes, name="norm_out")
     x = nn.silu(temporal.group_norm(x, c.norm_over, **norm))
     zeros = nn.initializers.zeros
     return temporal.convolution(
-      x, c.out_channels, (3, 3), kernel_init=zeros, **dtypes, name="conv_out"
+      x, c.out_channels, (3, 3), kernel_init=zeros, **self.dtypes, name="conv_out"
     )
 
 
 class Cell(UNetModule):
-  """A residual block, and what follows it: along time, within frames, along time."""
+  """A residual block, and the layers along time and transformers that follow it.
+
+  Attributes:
+    features: channels of the output.
+    attention: whether there is a spatial transformer.
+    temporal: whether there is a transformer along time behind it.
+    skip_temporal: whether layers along time are skipped.
+    in_level: whether norms have the `level_epsilon`.
+  """
 
   features: int = 0
   attention: bool = False
   temporal: bool = False
-  skip_temporal: bool = False  # the layers along time are passed by
-  in_level: bool = False  # has the `level_epsilon`
+  skip_temporal: bool = False
+  in_level: bool = False
 
   @nn.compact
   def __call__(self, x, signals):
+    """[B, T, H, W, features] of x [B, T, H, W, C] and inputs.Signals."""
     c, emb = self.config, signals.emb
-    dtypes = self.dtypes()
     epsilon = (self.in_level and c.level_epsilon) or c.epsilon
-    block = dict(groups=c.groups, epsilon=epsilon, scale_shift=c.scale_shift, **dtypes)
+    block = dict(
+      groups=c.groups, epsilon=epsilon, scale_shift=c.scale_shift, **self.dtypes
+    )
     x = placement.constrain(x, SPATIAL_LAYOUT)
     x = temporal.VideoResnetBlock(
       self.features, norm_over=c.norm_over, **block, name="resnet"
     )(x, emb)
     if c.temporal_resnet in ("four", "volume") and not self.skip_temporal:
       kind = dict(count=1, kernel=(3, 3, 3)) if c.temporal_resnet == "volume" else {}
-      rest = dict(groups=c.groups, epsilon=c.epsilon, **dtypes)
+      rest = dict(groups=c.groups, epsilon=c.epsilon, **self.dtypes)
       convolve = temporal.TemporalConvolutions(
         **kind, **rest, name="temporal_convolutions"
       )
@@ -345,18 +365,18 @@ class Cell(UNetModule):
         c.spatial,
         c.temporal if inside else None,
         c.groups,
-        **dtypes,
+        **self.dtypes,
         name="transformer",
       )(x, signals)
     if self.temporal and not self.skip_temporal:
       x = sublayers.SpatialTransformer(
-        c.temporal, groups=c.groups, **dtypes, name="temporal_transformer"
+        c.temporal, groups=c.groups, **self.dtypes, name="temporal_transformer"
       )(x, signals)
     return x
 
 
 def apply_along_time(layer, x):
-  """layer(x), which lies on the mesh as layers along time want it."""
+  """layer(x) for a layer along time of videos [B, T, H, W, C], rows split on a mesh."""
   x = placement.constrain(placement.constrain(x, SPATIAL_LAYOUT), TEMPORAL_LAYOUT)
   return placement.constrain(
     placement.constrain(layer(x), TEMPORAL_LAYOUT), SPATIAL_LAYOUT
@@ -364,7 +384,7 @@ def apply_along_time(layer, x):
 
 
 def resize_nearest(x, size):
-  """[B, T, h, w, C] -> [B, T, *size, C]: each pixel is the nearest one's copy."""
+  """Nearest-neighbour upsampling: x [B, T, h, w, C] -> [B, T, *size, C]."""
   for axis, wanted in zip((2, 3), size, strict=True):
     here = x.shape[axis]
     if wanted == 2 * here:

@@ -1,0 +1,73 @@
+"""Convolutions that XLA computes slowly on a CPU, written as products of matrices.
+
+What each gains: experiments/speed/README.md.
+"""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from vdm_jax.layers.cpu import blocking, kernel_gradient
+
+
+def choose(x, kernel, stride):
+  """A function (convolve, x, kernel, stride, padding) -> y for a CPU, or None.
+
+  `convolve` is what it may call for a smaller convolution.
+
+  Args:
+    x: [N, ..., C_in].
+    kernel: [..., C_in, C_out].
+    stride: along all axes, or one along each.
+  """
+  spatial = kernel.shape[:-2]
+  one_cpu = stride == 1 and blocking.enabled()
+  # On several CPUs a gathered input moves whole neighbours between them, not edges.
+  if one_cpu and gathering_pays(x.shape[1:-1], spatial):
+    return gathered
+  over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
+  if over_time and blocking.on_cpu():
+    return frame_by_frame
+  if one_cpu and kernel_gradient.pays(x, kernel):
+    return kernel_gradient.banded
+  return None
+
+
+def gathering_pays(size, kernel):
+  """Whether, on one CPU, `gathered` beats XLA's convolution.
+
+  It does for kernels along one axis of several, and for images of 2 x 2 pixels. With
+  larger kernels on larger images the gathered input costs too much.
+
+  Args:
+    size, kernel: lengths of x and of the kernel along the axes convolved over.
+  """
+  along_one_axis = sum(k > 1 for k in kernel) == 1 and len(kernel) > 2
+  return along_one_axis or tuple(size[-2:]) == (2, 2)
+
+
+def gathered(convolve, x, kernel, stride, padding):
+  """A convolution of stride 1 as one product with each pixel's neighbours (im2col)."""
+  del convolve, stride
+  spatial = kernel.shape[:-2]
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  size = [n - k + 1 for n, k in zip(x.shape[1:-1], spatial, strict=True)]
+  places = itertools.product(*map(range, spatial))
+  inside = lambda at: tuple(slice(i, i + n) for i, n in zip(at, size, strict=True))
+  x = jnp.concatenate([x[(slice(None), *inside(at))] for at in places], axis=-1)
+  return x @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def frame_by_frame(convolve, x, kernel, stride, padding):
+  """A convolution of [N, T, H, W, C] as one of images, taps in time being channels."""
+  taps, (step, *within) = kernel.shape[0], np.broadcast_to(stride, 3).tolist()
+  x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
+  reach = (x.shape[1] - taps) // step * step + 1
+  stacked = jnp.concatenate([x[:, i : i + reach : step] for i in range(taps)], axis=-1)
+  images = rearrange(stacked, "n t h w c -> (n t) h w c")
+  flat = rearrange(kernel, "t h w i o -> h w (t i) o")
+  across = within[0] if within[0] == within[1] else tuple(within)
+  out = convolve(images, flat, across, padding[1:])
+  return rearrange(out, "(n t) h w c -> n t h w c", n=len(x))
