@@ -23,7 +23,7 @@ python -m vdm_jax.main --config=configs/latte.py:ucf101 --mode=sample \
 """
 
 from configs import published
-from configs.parts import videos
+from configs.parts import autoencoders, videos
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import pictures, sources, transforms
@@ -49,25 +49,21 @@ RECIPES = {
   ),
   "tiny": dict(clip_after=1, flip=0.5, stride=1, windows=2, classes=10, scale=2.0),
 }
-# Frames of a clip and the interval between them; the network, its latents and training.
-FULL = dict(
-  frames=dict(num_frames=16, interval=3),
-  autoencoder="full",
-  network=dict(video_dit.SIZES["XL"], out_channels=8),  # eps, variance of a step back
-  shape=(16, 32, 32, 4),
-  batch_size=40,
-  num_steps=250,
-  per_class=20,
-)
-TINY = dict(
-  frames=dict(num_frames=4, interval=1),
-  autoencoder="tiny",
-  network=dict(width=16, depth=2, num_heads=2, out_channels=4),
-  shape=(4, 8, 8, 2),
-  batch_size=4,
-  num_steps=3,
-  per_class=1,
-)
+TINY = autoencoders.TINY | {
+  "network.width": 16,
+  "network.depth": 2,
+  "network.num_heads": 2,
+  "network.out_channels": 4,
+  "train.loader.batch_size": 4,
+  "train.steps": 4,
+  "train.cadence.log": 2,
+  "train.cadence.save": 2,
+  "ts.num_steps": 3,
+  "generator.shape": (4, 8, 8, 2),
+  "sample.batch_size": 2,
+  "sample.signals.per_class": 1,
+  "evaluate.train_clips": 8,
+}
 
 
 def get_config(arg="sky"):
@@ -80,19 +76,20 @@ def get_config(arg="sky"):
   if arg == "t2v":
     return t2v()
   name, images, _ = arg.partition("-images")
-  recipe, size = RECIPES[name], TINY if name == "tiny" else FULL
+  recipe = RECIPES[name]
   classes = recipe["classes"]
-  cfg = base(name, recipe, size)
+  cfg = base(name, recipe)
   if images:
     cfg.latents = c.call(pictures.WithPictures, source=cfg.latents, count=8)
   network = c.call(
     video_dit.VideoDiT,
+    out_channels=8,  # eps and the variance of the step back
     patch=2,
     num_classes=classes,
     one_frame="image",
     remat=True,
     dtype="float32",
-    **size["network"],
+    **video_dit.SIZES["XL"],
   )
   labels = c.call(conditioner.Labels, num_classes=classes)
   task = c.call(
@@ -107,9 +104,7 @@ def get_config(arg="sky"):
   cfg.signals = c.bind(sample.unconditional, count=2048)
   wrappers = ()
   if classes:
-    cfg.signals = c.bind(
-      sample.classes, num_classes=classes, per_class=size["per_class"]
-    )
+    cfg.signals = c.bind(sample.classes, num_classes=classes, per_class=20)
     cfg.guide = c.bind(guidance.guide, drop=("label",), scales=(recipe["scale"],))
     wrappers = (cfg.guide,)
   videos.denoiser(
@@ -117,28 +112,21 @@ def get_config(arg="sky"):
     network,
     task,
     sampler=c.bind(ancestral.ancestral),
-    ts=c.bind(times.respaced_grid, num_steps=size["num_steps"]),
+    ts=c.bind(times.respaced_grid, num_steps=250),
     wrappers=wrappers,
-    shape=size["shape"],
     stride=recipe["stride"],
-    batch_size=32 if images and name != "tiny" else size["batch_size"],
-    clip=0.1,
-    clip_after=500_000 if images else recipe["clip_after"],
+    batch_size=32 if images else 40,
+    adam=dict(clip=0.1, clip_after=500_000 if images else recipe["clip_after"]),
   )
   if name == "tiny":
-    cfg.train.steps = 4
-    cfg.train.cadence.update(log=2, save=2)
-    cfg.sample.batch_size = 2
-    cfg.evaluate.train_clips = 8
+    cfg.update_from_flattened_dict(TINY)
   return cfg
 
 
-def base(name, recipe, size):
+def base(name, recipe):
   """The data set and all that comes before the denoiser."""
-  settings = dict(
-    size=size["autoencoder"], flip=recipe["flip"], windows=recipe["windows"]
-  )
-  num_frames, interval = size["frames"]["num_frames"], size["frames"]["interval"]
+  settings = dict(flip=recipe["flip"], windows=recipe["windows"])
+  num_frames, interval = (4, 1) if name == "tiny" else (16, 3)
   if name not in ("sky", "tiny"):
     data = c.shared(name)
     frames = dict(num_frames=num_frames, frame_interval=interval)
@@ -158,8 +146,9 @@ def base(name, recipe, size):
     c.call(sources.Tfds, builder=dataset, split=split, keys=keys)
     for split in ("train", "test")
   )
-  cut = (c.call(transforms.SampleFrames, **size["frames"]),)
-  cfg = videos.base(data, clips, cut=cut, **settings)
+  cut = c.call(transforms.SampleFrames, num_frames=num_frames, interval=interval)
+  pixels = 16 if name == "tiny" else 256
+  cfg = videos.base(data, clips, pixels=pixels, cut=(cut,), **settings)
   cfg.dataset = dataset
   cfg.prepare = c.bind(prepare.run, builder=dataset)
   cfg.stages = ("prepare", *cfg.stages)

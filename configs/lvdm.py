@@ -69,7 +69,7 @@ def short():
 def autoencoder():
   """(LVDM's autoencoder of whole clips, its task)."""
   module = c.call(kl_video.KLVideo)
-  return module, autoencoders.task(module, "full", time=3, frames_per_clip=None)
+  return module, autoencoders.task(module, time=3, frames_per_clip=None)
 
 
 def task(network, **fields):

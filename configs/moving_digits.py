@@ -17,72 +17,39 @@ python -m vdm_jax.main --config=configs/moving_digits.py:tiny --workdir=runs/tin
 from configs.parts import digits
 from vdm_jax import config as c
 from vdm_jax.data import sources, transforms
-from vdm_jax.diffusion import times
-from vdm_jax.diffusion.samplers import heun
 from vdm_jax.models.transformer import blocks
-from vdm_jax.programs import encode, export
+from vdm_jax.programs import export
 from vdm_jax.tasks import autoencoding
 
-FRAMES = dict(
-  out_channels=8,
-  patch=2,
-  width=128,
-  depth=8,
-  num_heads=4,
-  unroll=4,
-  modulation="shared",
-  **blocks.VARIANTS[1],
-)
-FULL = dict(peak=1.5e-3, warmup=100, ema_decay=0.999)
-SMALL = dict(width=32, depth=2, num_heads=2, unroll=1)
-# The networks and their trainings, steps of the sampler, samples of each digit.
-SIZES = {
-  "full": dict(
-    tokens={},
-    tokenizing=dict(steps=14_000, warmup=100, measure_batches=50),
-    network=digits.PACKAGED_NETWORK,
-    training=FULL
-    | dict(steps=8000, batch_size=512, cadence=dict(save=2000, preview=4000)),
-    num_steps=20,
-    per_class=25,
-  ),
-  "tiny": dict(
-    tokens=dict(width=32, depths=(1, 1)),
-    tokenizing=dict(steps=20, warmup=5, batch_size=16, measure_batches=4)
-    | dict(cadence=dict(log=5, save=10)),
-    network=digits.PACKAGED_NETWORK | SMALL,
-    training=FULL | digits.TINY | dict(steps=20),
-    num_steps=2,
-    per_class=2,
-  ),
+FRAMES = digits.NETWORK | blocks.VARIANTS[1]
+FRAMES |= dict(patch=2, width=128, modulation="shared", unroll=4)
+TRAINING = dict(peak=1.5e-3, warmup=100, ema_decay=0.999)
+TINY = digits.TINY_SYSTEM | {
+  "tokens.width": 32,
+  "tokens.depths": (1, 1),
+  "tokenize.measure_batches": 4,
+  "tokenize.cadence.preview": 1000,  # there is none
 }
-FRAMES_TRAINING = dict(steps=15_000, batch_size=32, cadence=dict(preview=5000))
 
 
 def get_config(arg="full"):
   """`arg`: "full", "frames", or "tiny" to see every stage of the full one at work."""
   c.check_variant("moving_digits.py", arg, ("full", "frames", "tiny"))
   if arg == "frames":
-    return frames("full")
-  size = SIZES[arg]
-  cfg = digits.base(arg, widths=None if arg == "tiny" else digits.PACKAGED)
-  digits.add_tokens(cfg, **size["tokens"])
-  tokenize(cfg, size["tokenizing"])
-  network = digits.transformer(**size["network"])
-  cfg.guide = digits.guide(1.5, "label")
-  cfg.latents = digits.records("{workdir}/clip_latents")
-  digits.denoiser(
+    return frames()
+  cfg = digits.base(**digits.CAREFUL)
+  digits.add_tokens(cfg)
+  tokenize(cfg)
+  digits.transformer(
     cfg,
-    network,
+    digits.PACKAGED_NETWORK,
+    scale=1.5,
     # More often at low noise, where a tenth of a pixel is decided.
-    digits.flow(network, mean=-0.7, std=1.3),
-    sampler=c.bind(heun.heun),
-    ts=c.bind(times.uniform_grid, num_steps=size["num_steps"]),
-    wrappers=(cfg.guide,),
+    times_fields=dict(mean=-0.7, std=1.3),
+    settings=TRAINING
+    | dict(steps=8000, batch_size=512, cadence=dict(save=2000, preview=4000)),
     decoder=(cfg.stacked, dict(outer="autoencoder", inner="tokens")),
     shape=digits.TOKEN_SHAPE,
-    per_class=size["per_class"],
-    **size["training"],
   )
   cfg.export = c.bind(
     export.run,
@@ -96,10 +63,10 @@ def get_config(arg="full"):
   )
   added = ("tokenize", "encode_tokens")
   cfg.stages = (*cfg.stages[:3], *added, *cfg.stages[3:], "export")
-  return cfg
+  return digits.tiny(cfg, TINY, tokenize=20) if arg == "tiny" else cfg
 
 
-def tokenize(cfg, settings):
+def tokenize(cfg):
   """Adds the training of a second autoencoder, and what it makes of the latents."""
   latents = c.call(
     sources.in_memory,
@@ -116,33 +83,27 @@ def tokenize(cfg, settings):
     perceptual_weight=0.0,
     kl_weight=0.16,
   )
-  fixed = dict(peak=2e-3, ema_decay=0.998, plot=("loss",))
-  cfg.tokenize = digits.training("tokens", cfg.tokenizing, latents, **fixed, **settings)
-  cfg.encode_tokens = c.bind(
-    encode.run,
-    source=latents,
-    autoencoder=cfg.tokens,
-    weights="tokens",
-    batch_size=500,
-    folder="clip_latents",
+  cfg.tokenize = digits.training(
+    "tokens",
+    cfg.tokenizing,
+    latents,
+    steps=14_000,
+    peak=2e-3,
+    warmup=100,
+    ema_decay=0.998,
+    measure_batches=50,
   )
+  folder = "clip_latents"
+  cfg.encode_tokens = digits.encoding(latents, cfg.tokens, "tokens", folder=folder)
+  cfg.latents = digits.records("{workdir}/" + folder)
 
 
-def frames(size, **fields):
-  """Latte, variant 1, on the latents of the frames; `fields` of the data set."""
-  small = size == "tiny"
-  cfg = digits.base(size, **fields)
-  network = digits.transformer(**FRAMES | (SMALL if small else {}))
-  cfg.guide = digits.guide(1.5, "label")
-  training = digits.TINY | dict(steps=20) if small else FRAMES_TRAINING
-  digits.denoiser(
-    cfg,
-    network,
-    digits.flow(network, mean=-0.4, std=1.2),
-    sampler=c.bind(heun.heun),
-    ts=c.bind(times.uniform_grid, num_steps=2 if small else 20),
-    wrappers=(cfg.guide,),
-    per_class=2 if small else 25,
-    **FULL | training,
+def frames(size="full"):
+  """Latte, variant 1, on the latents of the frames."""
+  cfg = digits.base(**digits.CAREFUL)
+  settings = dict(steps=15_000, batch_size=32, cadence=dict(preview=5000))
+  times_fields = dict(mean=-0.4, std=1.2)  # as above
+  digits.transformer(
+    cfg, FRAMES, scale=1.5, times_fields=times_fields, settings=TRAINING | settings
   )
-  return cfg
+  return digits.tiny(cfg, digits.TINY_SYSTEM) if size == "tiny" else cfg

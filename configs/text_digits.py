@@ -17,7 +17,7 @@ python -m vdm_jax.main --config=configs/text_digits.py:tiny --workdir=runs/tiny
 
 from ml_collections import ConfigDict
 
-from configs.parts import digits, runs
+from configs.parts import digits
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources, transforms
@@ -25,7 +25,7 @@ from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.pipelines import text_encoder
-from vdm_jax.programs import embed, encode, prepare, sample
+from vdm_jax.programs import embed, sample
 from vdm_jax.tasks import generator, latent_diffusion
 from vdm_jax.worlds.moving_digits import captions
 
@@ -38,37 +38,14 @@ PROMPTS = (
 # One token: attention to itself is only a linear layer, the text is what it reads.
 NETWORK = digits.PACKAGED_NETWORK | dict(text="cross", layout=("spatial",))
 TRAINING = dict(steps=5000, peak=1.5e-3, warmup=100, batch_size=256, ema_decay=0.999)
-# Clips; the network and its training; steps of the sampler, samples of each prompt.
-SIZES = {
-  "full": dict(
-    clips=dict(train_clips=20_000, test_clips=1_000),
-    network=NETWORK,
-    training=TRAINING | dict(cadence=dict(preview=2000)),
-    num_steps=20,
-    each=8,
-  ),
-  "tiny": dict(
-    clips=dict(train_clips=300, test_clips=100),
-    network=NETWORK | dict(width=32, depth=2, num_heads=2, unroll=1),
-    training=TRAINING | digits.TINY | dict(steps=20),
-    num_steps=2,
-    each=2,
-  ),
-}
 
 
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work in a minute."""
-  c.check_variant("text_digits.py", arg, tuple(SIZES))
-  size = SIZES[arg]
+  c.check_variant("text_digits.py", arg, ("full", "tiny"))
   cfg = ConfigDict()
-  cfg.seed = 0
-  cfg.mesh = runs.MESH
-  cfg.rules = runs.SMALL_RULES
+  digits.data(cfg, train_clips=20_000)
   cfg.stages = ("prepare", "embed", "encode", "encode_tokens", "train", "sample")
-  cfg.data = "{workdir}/data"
-  cfg.dataset = digits.dataset(cfg.get_ref("data"), **size["clips"])
-  cfg.prepare = c.bind(prepare.run, builder=cfg.dataset)
   clips = digits.split(cfg.dataset, "train", ("video", "label", "velocity"))
 
   # The longest caption has 12 tokens.
@@ -77,25 +54,21 @@ def get_config(arg="full"):
   found = c.bind(captions.all_captions, source=clips)
   cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
 
-  cfg.autoencoder = digits.frame_autoencoder(**digits.PACKAGED)
+  cfg.autoencoder = digits.frame_autoencoder()
   digits.add_tokens(cfg)
-  encoding = lambda source, module, part, **settings: c.bind(
-    encode.run,
-    source=source,
-    autoencoder=module,
-    weights=digits.packaged(part),
-    batch_size=500,
-    **settings,
-  )
-  cfg.encode = encoding(clips, cfg.autoencoder, "autoencoder")
+  packaged = digits.packaged
+  cfg.encode = digits.encoding(clips, cfg.autoencoder, packaged("autoencoder"))
   latents = c.call(
     sources.Transformed,
     source=c.call(sources.RecordFolder, path=digits.LATENTS),
     transforms=(c.call(transforms.LatentsAsVideo),),
   )
-  cfg.encode_tokens = encoding(latents, cfg.tokens, "tokens", folder="clip_latents")
+  folder = "clip_latents"
+  cfg.encode_tokens = digits.encoding(
+    latents, cfg.tokens, packaged("tokens"), folder=folder
+  )
 
-  cfg.network = c.call(video_dit.VideoDiT, **size["network"])
+  cfg.network = c.call(video_dit.VideoDiT, **NETWORK)
   cfg.task = c.call(
     latent_diffusion.LatentDiffusion,
     network=cfg.network,
@@ -121,23 +94,24 @@ def get_config(arg="full"):
     autoencoder_weights=weights,
     shape=digits.TOKEN_SHAPE,
     sampler=c.bind(heun.heun),
-    ts=c.bind(times.uniform_grid, num_steps=size["num_steps"]),
+    ts=c.bind(times.uniform_grid, num_steps=20),
     wrappers=(cfg.guide,),
   )
-  captioned = c.call(
-    captions.Captioned,
-    source=digits.records("{workdir}/clip_latents"),
-    texts="{workdir}/texts",
-  )
-  drawing = dict(
-    generator=cfg.generator,
-    signals=c.bind(
-      embed.prompts, encoder=cfg.encoder, texts=PROMPTS, each=size["each"]
-    ),
-  )
-  preview = c.call(sample.Preview, **drawing)
+  prompts = c.bind(embed.prompts, encoder=cfg.encoder, texts=PROMPTS, each=8)
+  drawing = dict(generator=cfg.generator, signals=prompts)
+  latents = digits.records("{workdir}/" + folder)
+  captioned = c.call(captions.Captioned, source=latents, texts="{workdir}/texts")
   cfg.train = digits.training(
-    "denoiser", cfg.task, captioned, preview=preview, **size["training"]
+    "denoiser",
+    cfg.task,
+    captioned,
+    cadence=dict(preview=2000),
+    preview=c.call(sample.Preview, **drawing),
+    **TRAINING,
   )
   cfg.sample = c.bind(sample.run, fps=8, scale=4, **drawing)
+  if arg == "tiny":
+    cfg.update_from_flattened_dict(digits.TINY_NETWORK | digits.few_steps(train=20))
+    cfg.dataset.update(train_clips=300, test_clips=100)
+    cfg.sample.generator.ts.num_steps = cfg.sample.signals.each = 2
   return cfg

@@ -7,62 +7,44 @@ https://arxiv.org/abs/2112.10752.
 import optax
 
 from vdm_jax import config as c
-from vdm_jax.autoencoders import discriminator, kl_image
+from vdm_jax.autoencoders import discriminator
 from vdm_jax.data import loader, transforms
 from vdm_jax.programs import sample, train
 from vdm_jax.tasks import autoencoding
 from vdm_jax.training import loop, optimizer
 
-# Pixels a side; fields of the autoencoder, the discriminator and the training.
-SIZES = {
-  "full": dict(
-    pixels=256,
-    autoencoder={},
-    discriminator={},
-    gan_start=50_000,
-    batch_size=8,
-    training=dict(steps=200_000, measure_batches=100),
-    cadence=dict(save=5_000, preview=5_000),
-  ),
-  "tiny": dict(
-    pixels=16,
-    autoencoder=dict(
-      channels=(16, 16), latent_channels=2, layers_per_block=1, groups=4
-    ),
-    discriminator=dict(width=8, depth=1),
-    gan_start=2,
-    batch_size=4,
-    training=dict(steps=4, measure_batches=2),
-    cadence=dict(log=2, save=2, preview=4),
-  ),
+TINY = {
+  "autoencoder.channels": (16, 16),
+  "autoencoder.latent_channels": 2,
+  "autoencoder.layers_per_block": 1,
+  "autoencoder.groups": 4,
+  "autoencode.task.gan_start": 2,
+  "autoencode.task.discriminator.width": 8,
+  "autoencode.task.discriminator.depth": 1,
+  "autoencode.loader.batch_size": 4,
+  "autoencode.steps": 4,
+  "autoencode.measure_batches": 2,
+  "autoencode.cadence.log": 2,
+  "autoencode.cadence.save": 2,
+  "autoencode.cadence.preview": 4,
 }
 
 
-def autoencoder(size):
-  """A KLImage of 8 x 8 pixels a latent, small at "tiny"."""
-  return c.call(kl_image.KLImage, **SIZES[size]["autoencoder"])
+def crop(pixels):
+  """Transforms to squares of `pixels` a side."""
+  resized = c.call(transforms.Resize, size=pixels)
+  return resized, c.call(transforms.CentreCrop, height=pixels)
 
 
-def crop(size):
-  """Transforms to squares of the size's pixels."""
-  pixels = SIZES[size]["pixels"]
-  return (
-    c.call(transforms.Resize, size=pixels),
-    c.call(transforms.CentreCrop, height=pixels),
-  )
-
-
-def task(module, size, *, time=1, **fields):
+def task(module, *, time=1, **fields):
   """Autoencoding by `module` against a discriminator of `time` frames at once."""
   return c.call(
     autoencoding.Autoencoding,
     autoencoder=module,
     kl_weight=1e-6,
     gan_weight=0.1,
-    gan_start=SIZES[size]["gan_start"],
-    discriminator=c.call(
-      discriminator.PatchDiscriminator, time=time, **SIZES[size]["discriminator"]
-    ),
+    gan_start=50_000,
+    discriminator=c.call(discriminator.PatchDiscriminator, time=time),
     **fields,
   )
 
@@ -81,7 +63,7 @@ def adversarial(learning_rate):
   )
 
 
-def training(task, size, source, preview_source):
+def training(task, source, preview_source, crop):
   """The stage that trains `task` on crops of `source`, mirrored at random."""
   return c.bind(
     train.run,
@@ -90,13 +72,14 @@ def training(task, size, source, preview_source):
     loader=c.call(
       loader.Loader,
       source=source,
-      batch_size=SIZES[size]["batch_size"],
-      transforms=(*crop(size), c.call(transforms.RandomFlip)),
+      batch_size=8,
+      transforms=(*crop, c.call(transforms.RandomFlip)),
       skipped_file="{workdir}/skipped.jsonl",
     ),
     optimizer=adversarial(4.5e-6 * 8),
+    steps=200_000,
+    measure_batches=100,
+    cadence=c.call(loop.Cadence, save=5_000, preview=5_000),
     preview=c.bind(sample.reconstructions, task=task, source=preview_source, count=2),
     plot=("l1", "perceptual"),
-    cadence=c.call(loop.Cadence, **SIZES[size]["cadence"]),
-    **SIZES[size]["training"],
   )

@@ -1,4 +1,4 @@
-"""Moving digits as latents: data, autoencoders, training, samples, at several sizes.
+"""Moving digits as latents: data, autoencoders, training, samples; and all of it tiny.
 
 Handwritten digits fly over a small canvas; 16 x 16 x 3 pixels become 4 x 4 x 8 latents.
 """
@@ -11,108 +11,117 @@ from vdm_jax.autoencoders import clip_tokens, kl_image, stacked
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import loader, sources
 from vdm_jax.diffusion import guidance, process, times
+from vdm_jax.diffusion.samplers import heun
 from vdm_jax.metrics import frames, temporal, wavelets
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.pretrained.formats import native
-from vdm_jax.programs import encode, evaluate, prepare, sample, train
-from vdm_jax.tasks import autoencoding, generator, latent_diffusion
+from vdm_jax.programs import encode, prepare, sample, train
+from vdm_jax.tasks import autoencoding, latent_diffusion
 from vdm_jax.training import loop, optimizer
 from vdm_jax.worlds.moving_digits import builder, reader
 
 LATENTS = "{workdir}/latents"
-SHAPE = (8, 4, 4, 8)  # of a clip's latents
-# A training of a few steps, whatever is trained.
-TINY = dict(warmup=5, batch_size=16, cadence=dict(log=5, save=10, preview=20))
-# Clips; widths of the autoencoder, and its training.
-SIZES = {
-  "quick": dict(
-    clips=(12_000, 1_000),
-    autoencoder=dict(channels=(16, 32), groups=8),
-    training=dict(steps=600, cadence=dict(save=300), measure_batches=20),
-  ),
-  "full": dict(
-    clips=(20_000, 1_000),
-    autoencoder=dict(channels=(24, 48), groups=8),
-    training=dict(steps=2000, measure_batches=20),
-  ),
-  "tiny": dict(
-    clips=(400, 200),
-    autoencoder=dict(channels=(8, 8), groups=4),
-    training=TINY | dict(steps=30, measure_batches=4),
-  ),
+ADAM = dict(b2=0.99, weight_decay=0.01)
+# Fields of a tiny run.
+TINY = {
+  "dataset.train_clips": 400,
+  "dataset.test_clips": 200,
+  "autoencode.measure_batches": 4,
+  "ts.num_steps": 2,
 }
-# The networks whose weights come with the package.
-PACKAGED = dict(channels=(24, 48), groups=8)
-PACKAGED_NETWORK = dict(
-  out_channels=24,
-  patch=1,
-  width=128,
-  depth=5,
+TINY_NETWORK = {
+  "network.width": 32,
+  "network.depth": 2,
+  "network.num_heads": 2,
+  "network.unroll": 1,
+}
+TINY_SYSTEM = TINY_NETWORK | {
+  "autoencoder.channels": (8, 8),
+  "autoencoder.groups": 4,
+  "sample.signals.per_class": 2,
+}
+NETWORK = dict(
+  out_channels=8,
+  patch=4,
+  width=256,
+  depth=8,
   num_heads=4,
   layout=("temporal",),
-  modulation="shared",
-  unroll=5,
+  unroll=8,
+)
+# The networks whose weights come with the package.
+CHANNELS = (24, 48)  # of the autoencoder of frames
+CAREFUL = dict(train_clips=20_000, channels=CHANNELS, steps=2000, save=1000)
+PACKAGED_NETWORK = NETWORK | dict(
+  out_channels=24, patch=1, width=128, depth=5, modulation="shared", unroll=5
 )
 TOKEN_SHAPE = (1, 1, 1, 24)  # of a clip's one token
 
 
-def base(size, module=None, widths=None, **fields):
+def base(*, channels=(16, 32), groups=8, module=None, steps=600, save=300, **fields):
   """All of a config that comes before the denoiser.
 
   Args:
-    size: of SIZES.
-    module: an autoencoder of whole clips in the place of that of frames.
-    widths: of the autoencoder, such as PACKAGED, where they are not the size's.
+    channels, groups: of the autoencoder of frames, which is trained for `steps`.
+    module: an autoencoder of whole clips in its place.
     fields: of the data set, see worlds/moving_digits/builder.py.
   """
-  sizes = SIZES[size]
   cfg = ConfigDict()
-  cfg.seed = 0
-  cfg.mesh = runs.MESH
-  cfg.rules = runs.SMALL_RULES
+  data(cfg, **fields)
   cfg.stages = ("prepare", "autoencode", "encode", "train", "sample", "evaluate")
-  cfg.data = "{workdir}/data"
-  train_clips, test_clips = sizes["clips"]
-  counts = dict(train_clips=train_clips, test_clips=test_clips)
-  cfg.dataset = dataset(cfg.get_ref("data"), **counts | fields)
-  cfg.prepare = c.bind(prepare.run, builder=cfg.dataset)
   cfg.train_videos, cfg.test_videos = (
     split(cfg.dataset, name) for name in ("train", "test")
   )
-  cfg.autoencoder = module or frame_autoencoder(**widths or sizes["autoencoder"])
-  cfg.autoencoding = frame_autoencoding(cfg.autoencoder, 2 if module is None else None)
+  cfg.autoencoder = module or frame_autoencoder(channels, groups)
+  # A soft L1: the plain one is content with the black that most of a frame is.
+  cfg.autoencoding = c.call(
+    autoencoding.Autoencoding,
+    autoencoder=cfg.autoencoder,
+    softness=0.3,
+    perceptual=c.bind(wavelets.distance, softness=0.3),
+    kl_weight=1e-5,
+    frames_per_clip=2 if module is None else None,
+  )
   preview = dict(task=cfg.autoencoding, source=cfg.test_videos)
-  settings = dict(peak=4e-3, warmup=20, b2=0.95, weight_decay=0.0, ema_decay=0.98)
   cfg.autoencode = training(
     "autoencoder",
     cfg.autoencoding,
     cfg.train_videos,
+    steps=steps,
+    adam=dict(b2=0.95),
+    peak=4e-3,
+    warmup=20,
+    ema_decay=0.98,
+    cadence=dict(save=save),
+    measure_batches=20,
     preview=c.bind(sample.reconstructions, **preview),
     plot=("l1", "perceptual"),
-    **settings | sizes["training"],
   )
-  cfg.encode = c.bind(
-    encode.run,
-    source=cfg.train_videos,
-    autoencoder=cfg.autoencoder,
-    weights="autoencoder",
-    batch_size=500,
-  )
+  cfg.encode = encoding(cfg.train_videos, cfg.autoencoder, "autoencoder")
   cfg.latents = records(LATENTS)
   return cfg
 
 
-def dataset(data, *, train_clips, test_clips, num_frames=8, **fields):
-  """Clips of 16 x 16 pixels, built in the folder `data`."""
-  return c.call(
+def data(cfg, *, train_clips=12_000, test_clips=1_000, num_frames=8, **fields):
+  """Adds the settings of a small run, and the data set with its stage."""
+  cfg.seed, cfg.mesh, cfg.rules = 0, runs.MESH, runs.SMALL_RULES
+  cfg.data = "{workdir}/data"
+  cfg.dataset = c.call(
     builder.build,
-    data_dir=data,
+    data_dir=cfg.get_ref("data"),
     canvas=16,
     num_frames=num_frames,
     train_clips=train_clips,
     test_clips=test_clips,
     **fields,
   )
+  cfg.prepare = c.bind(prepare.run, builder=cfg.dataset)
+
+
+def encoding(source, module, weights, **settings):
+  """The stage that encodes the clips of `source`."""
+  parts = dict(source=source, autoencoder=module, weights=weights)
+  return c.bind(encode.run, **parts, batch_size=500, **settings)
 
 
 def split(dataset, name, keys=("video", "label")):
@@ -126,37 +135,28 @@ def records(path):
   return c.call(sources.in_memory, source=c.call(sources.RecordFolder, path=path))
 
 
-def frame_autoencoder(**widths):
+def frame_autoencoder(channels=CHANNELS, groups=8):
   """Few and narrow convolutions: 16 x 16 x 3 pixels become 4 x 4 x 8 latents."""
   return c.call(
     kl_image.KLImage,
+    channels=channels,
+    groups=groups,
     patch=2,
     layers_per_block=1,
     latent_channels=8,
     mid_layers=1,
     mid_attention=False,
-    **widths,
   )
 
 
-def frame_autoencoding(module, frames_per_clip):
-  """Its task: a soft L1, for the plain one is content with the black of most frames."""
-  return c.call(
-    autoencoding.Autoencoding,
-    autoencoder=module,
-    softness=0.3,
-    perceptual=c.bind(wavelets.distance, softness=0.3),
-    kl_weight=1e-5,
-    frames_per_clip=frames_per_clip,
-  )
+def add_tokens(cfg):
+  """Adds an autoencoder of the latents of `cfg.autoencoder`, and the two as one.
 
-
-def token_autoencoder(**fields):
-  """Makes one token of the eight frames' latents.
-
-  24 numbers for a clip: few enough that almost all are a digit and a straight flight.
+  It makes one token of eight frames' latents, 24 numbers for a clip: few enough that
+  almost all of them are a digit and a straight flight.
   """
-  settings = dict(
+  cfg.tokens = c.call(
+    clip_tokens.ClipTokens,
     window=(8, 4, 4),
     patch=(1, 4, 4),
     num_tokens=1,
@@ -165,12 +165,6 @@ def token_autoencoder(**fields):
     width=160,
     depths=(3, 4),
   )
-  return c.call(clip_tokens.ClipTokens, **settings | fields)
-
-
-def add_tokens(cfg, **fields):
-  """Adds an autoencoder of the latents of `cfg.autoencoder`, and the two as one."""
-  cfg.tokens = token_autoencoder(**fields)
   cfg.stacked = c.call(stacked.Stacked, outer=cfg.autoencoder, inner=cfg.tokens)
 
 
@@ -193,16 +187,15 @@ def training(
   peak,
   warmup,
   batch_size=64,
-  b2=0.99,
-  weight_decay=0.01,
+  adam=ADAM,
   cadence=(),
-  **settings,
+  **rest,
 ):
   """A stage of training by AdamW and a cosine, of `batch_size` records of `source`.
 
   Args:
     cadence: fields of the loop.Cadence.
-    settings: of `train.run`.
+    rest: settings of `train.run`.
   """
   rate = c.call(optimizer.cosine, peak=peak, steps=steps, warmup=warmup)
   return c.bind(
@@ -210,31 +203,35 @@ def training(
     folder=folder,
     task=task,
     loader=c.call(loader.Loader, source=source, batch_size=batch_size),
-    optimizer=c.call(
-      optimizer.adamw, learning_rate=rate, b2=b2, weight_decay=weight_decay
-    ),
+    optimizer=c.call(optimizer.adamw, learning_rate=rate, **adam),
     steps=steps,
     cadence=c.call(loop.Cadence, **dict(cadence)),
-    **settings,
+    **rest,
   )
 
 
-def transformer(**fields):
-  """A VideoDiT of a clip's latents, told the digit."""
-  return c.call(video_dit.VideoDiT, num_classes=10, **fields)
+def transformer(cfg, network, *, scale, times_fields=(), **settings):
+  """Adds a VideoDiT of the latents that is told the digit, by `denoiser`.
 
-
-def flow(network, **times_fields):
-  """The task of a class-conditional network that predicts a velocity."""
-  return c.call(
+  Args:
+    network: its fields.
+    scale: of guidance.
+    times_fields: of the times that are trained.
+  """
+  network = c.call(video_dit.VideoDiT, num_classes=10, **network)
+  cfg.guide = guide(scale, "label")
+  task = c.call(
     latent_diffusion.LatentDiffusion,
     network=network,
     process=c.call(process.Flow),
     prediction="velocity",
     conditioner=c.call(conditioner.Labels, num_classes=10),
-    times=c.bind(times.logit_normal, **times_fields),
+    times=c.bind(times.logit_normal, **dict(times_fields)),
     drop_rates=dict(label=0.1),
   )
+  drawn = dict(sampler=c.bind(heun.heun), wrappers=(cfg.guide,))
+  drawn["ts"] = c.bind(times.uniform_grid, num_steps=20)
+  denoiser(cfg, network, task, **drawn, **settings)
 
 
 def guide(scale, *names):
@@ -242,64 +239,53 @@ def guide(scale, *names):
   return c.bind(guidance.guide, drop=(names,), scales=(scale,))
 
 
-def denoiser(
-  cfg,
-  network,
-  task,
-  *,
-  sampler,
-  ts,
-  wrappers,
-  weights="denoiser",
-  decoder=None,
-  shape=SHAPE,
-  per_class=25,
-  signals=None,
-  preview=True,
-  **settings,
-):
-  """Adds training on `cfg.latents`, samples, and their evaluation.
+def denoiser(cfg, network, task, settings, *, signals=None, preview=True, **drawn):
+  """Adds training on `cfg.latents`, samples of digits, and their evaluation.
 
   Args:
-    weights: of the samples, where they are not trained here.
-    decoder: (autoencoder, its weights) of the samples, where it is another one.
-    shape: of the latents.
-    per_class: samples of each digit.
+    settings: of `training`.
     signals: what samples are drawn for, instead of digits.
     preview: whether training draws some.
-    settings: of `training`.
+    drawn: settings of `runs.samples`.
   """
-  cfg.network = network
-  cfg.task = task
-  cfg.sampler, cfg.ts = sampler, ts
-  module, arrays = decoder or (cfg.autoencoder, "autoencoder")
-  decoding = dict(autoencoder=module, autoencoder_weights=arrays)
-  generating = c.call(
-    generator.Generator,
-    task=task,
-    weights=weights,
-    shape=shape,
-    sampler=sampler,
-    ts=ts,
-    wrappers=wrappers,
-    **decoding,
-  )
   digits = lambda count: (
     signals or c.bind(sample.classes, num_classes=10, per_class=count)
   )
-  cfg.signals = digits(per_class)
+  metrics = (c.bind(reader.rows), c.bind(temporal.rows), c.bind(frames.rows))
+  rest = dict(
+    weights="denoiser",
+    decoder=(cfg.autoencoder, "autoencoder"),
+    shape=(8, 4, 4, 8),
+    signals=digits(25),
+    files=dict(fps=8, scale=4),
+    evaluation=dict(metrics=metrics),
+  )
+  runs.samples(cfg, network, task, **rest | drawn)
   if preview:
-    settings["preview"] = c.call(
-      sample.Preview, generator=generating, signals=digits(1)
-    )
+    drawing = dict(generator=cfg.generator, signals=digits(1))
+    settings = settings | dict(preview=c.call(sample.Preview, **drawing))
   cfg.train = training("denoiser", task, cfg.latents, **settings)
-  cfg.sample = c.bind(
-    sample.run, generator=generating, signals=cfg.signals, fps=8, scale=4
-  )
-  cfg.evaluate = c.bind(
-    evaluate.run,
-    real=cfg.test_videos,
-    train=cfg.train_videos,
-    metrics=(c.bind(reader.rows), c.bind(temporal.rows), c.bind(frames.rows)),
-    **decoding,
-  )
+
+
+def tiny(cfg, changes=None, **steps):
+  """The config with little data, small networks and few steps.
+
+  Args:
+    changes: {path: value} of further fields.
+    steps: of further trainings.
+  """
+  trainings = few_steps(autoencode=30, train=20, **steps)
+  cfg.update_from_flattened_dict(TINY | trainings | (changes or {}))
+  return cfg
+
+
+def few_steps(**steps):
+  """{path: value} of short trainings; `steps` of each."""
+  few = {"loader.batch_size": 16, "optimizer.learning_rate.warmup": 5}
+  few |= {"cadence.log": 5, "cadence.save": 10, "cadence.preview": 20}
+  counted = lambda count: {"steps": count, "optimizer.learning_rate.steps": count}
+  return {
+    f"{stage}.{name}": value
+    for stage, count in steps.items()
+    for name, value in (few | counted(count)).items()
+  }

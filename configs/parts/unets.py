@@ -21,36 +21,24 @@ from vdm_jax.pretrained import start
 from vdm_jax.programs import sample
 from vdm_jax.training import inflate
 
-SPATIAL = (
-  r"^(?!.*temporal)"  # of the names of parameters: all but the layers along time
-)
+# Of the names of parameters: all but the layers along time.
+SPATIAL = r"^(?!.*temporal)"
 DIGITS = dict(
   out_channels=8, channels=(64, 128), layers=1, attention=(True, True), groups=16
 )
-# Fields of the network, numbers of heads, steps of the sampler, what else differs.
+# Fields of the network, and of its attentions; the training on moving digits.
+SMALL = dict(num_heads=2, head_dim=4)
 SIZES = {
-  "full": dict(network={}, num_heads=8, head_dim=64, num_steps=50),
-  "digits": dict(network=DIGITS, num_heads=2, head_dim=4, num_steps=50),
+  "full": dict(network={}, num_heads=8, head_dim=64),
+  "digits": dict(network=DIGITS, peak=5e-4, ema_decay=0.999, **SMALL),
   "tiny": dict(
     network=DIGITS | dict(channels=(8,), attention=(False,), groups=4),
-    num_heads=2,
-    head_dim=4,
-    num_steps=2,
+    peak=1e-3,
+    ema_decay=0.995,
+    **SMALL,
   ),
 }
 CONFIGS = tuple(SIZES)
-# Of the trainings on moving digits.
-TRAININGS = {
-  "digits": dict(
-    steps=3000,
-    peak=5e-4,
-    warmup=100,
-    batch_size=32,
-    ema_decay=0.999,
-    cadence=dict(preview=5000),
-  ),
-  "tiny": digits.TINY | dict(steps=20, peak=1e-3, ema_decay=0.995, preview=False),
-}
 
 
 def base(
@@ -65,14 +53,12 @@ def base(
     more: of `videos.base` at full size, of `digits.base` else.
   """
   if size != "full":
-    data = {"digits": "full", "tiny": "tiny"}[size]
-    return digits.base(data, **more)
+    small = dict(channels=(8, 8), groups=4) if size == "tiny" else {}
+    return digits.base(**digits.CAREFUL | small | more)
   data = c.shared(data)
-  frames = (
-    dict(num_frames=16, frame_interval=3)
-    if read is folders.videos
-    else dict(num_frames=16)
-  )
+  frames = dict(num_frames=16)
+  if read is folders.videos:
+    frames["frame_interval"] = 3
   table = "metadata.csv" if text_width else False
   clips = videos.splits(data, read, labelled=table, **frames)
   cfg = videos.base(data, clips, **dict(windows=4) | more)
@@ -127,27 +113,24 @@ def guide(size, scale, *names):
   return digits.guide(scale if size == "full" else 2.0, *(names or ("text",)))
 
 
-def ddim_steps(size):
-  """Times of 50 steps, or two."""
-  return c.bind(times.leading_grid, num_steps=SIZES[size]["num_steps"], offset=1)
-
-
-def denoiser(cfg, size, network, task, *, sampler=None, ts=None, **settings):
+def denoiser(cfg, size, network, task, **drawn):
   """Adds training on `cfg.latents`, samples and their evaluation.
 
   Args:
-    sampler, ts: DDIM and its steps by default.
-    settings: of `videos.denoiser` and `digits.denoiser`.
+    drawn: settings of `runs.samples`, by default DDIM of 50 steps.
   """
-  settings["sampler"] = sampler or c.bind(ddim.ddim)
-  settings["ts"] = ts or ddim_steps(size)
+  steps = c.bind(times.leading_grid, num_steps=50, offset=1)
+  drawn = dict(sampler=c.bind(ddim.ddim), ts=steps) | drawn
   if size == "full":
     adam = dict(learning_rate=1e-4, clip=1.0, clip_after=0)
-    videos.denoiser(cfg, network, task, **settings, **adam)
-  else:
-    if size == "tiny":
-      settings["per_class"] = 2
-    digits.denoiser(cfg, network, task, **TRAININGS[size] | settings)
+    return videos.denoiser(cfg, network, task, adam=adam, **drawn)
+  settings = dict(steps=3000, warmup=100, batch_size=32, cadence=dict(preview=5000))
+  settings |= {name: SIZES[size][name] for name in ("peak", "ema_decay")}
+  if size == "tiny":
+    drawn["preview"] = False  # a sampler more to compile
+  digits.denoiser(cfg, network, task, settings, **drawn)
+  if size == "tiny":
+    digits.tiny(cfg, {} if "signals" in drawn else {"sample.signals.per_class": 2})
 
 
 def train_also(cfg, name, before="sample", **changes):

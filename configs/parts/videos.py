@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 
 from configs.parts import autoencoders, runs
 from vdm_jax import config as c
+from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import folders, loader, sources, texts, transforms
 from vdm_jax.metrics import frames, fvd, temporal
 from vdm_jax.pipelines import text_encoder
 from vdm_jax.pretrained import start
-from vdm_jax.programs import embed, encode, evaluate, frozen, sample, train
-from vdm_jax.tasks import generator
+from vdm_jax.programs import embed, encode, frozen, train
 from vdm_jax.training import loop, optimizer
 
 LATENTS = "{workdir}/latents"
@@ -32,13 +32,13 @@ def splits(data, read=folders.videos, **fields):
   )
 
 
-def base(data, clips, *, size="full", cut=(), flip=0.5, windows=1, autoencoder=None):
+def base(data, clips, *, pixels=256, cut=(), flip=0.5, windows=1, autoencoder=None):
   """All of a config that comes before the denoiser.
 
   Args:
     data: the folder of the videos, shared.
     clips: sources of training and held-out clips.
-    size: of autoencoders.SIZES.
+    pixels: of the videos' sides.
     cut: transforms before the crop.
     flip: share of the clips that is mirrored.
     windows: how many are cut of a training video, each encoded once.
@@ -59,17 +59,17 @@ def base(data, clips, *, size="full", cut=(), flip=0.5, windows=1, autoencoder=N
   cfg.stages = ("autoencode", "encode", "train", "sample", "evaluate")
   cfg.data = data
   cfg.train_clips, cfg.test_clips = clips
-  crop = (*cut, *autoencoders.crop(size))
+  square = autoencoders.crop(pixels)
+  crop = (*cut, *square)
   mirrored = (*crop, c.call(transforms.RandomFlip, rate=flip))
   transformed = lambda source, parts: c.call(
     sources.Transformed, source=source, transforms=parts
   )
   cfg.train_videos = transformed(cfg.train_clips, mirrored)
   cfg.test_videos = transformed(cfg.test_clips, crop)
-  module = autoencoders.autoencoder(size)
-  module, task = autoencoder or (module, autoencoders.task(module, size))
-  cfg.autoencoder = module
-  cfg.autoencode = autoencoders.training(task, size, cfg.train_videos, cfg.test_videos)
+  cfg.autoencoder, task = autoencoder or frame_autoencoder()
+  clips = (cfg.train_videos, cfg.test_videos)
+  cfg.autoencode = autoencoders.training(task, *clips, square)
   cfg.autoencoder_weights = c.call(
     start.weights, path=cfg.get_ref("pretrained_autoencoder"), otherwise="autoencoder"
   )
@@ -83,6 +83,12 @@ def base(data, clips, *, size="full", cut=(), flip=0.5, windows=1, autoencoder=N
   )
   cfg.latents = c.call(sources.RecordFolder, path=LATENTS)
   return cfg
+
+
+def frame_autoencoder():
+  """(Stable Diffusion's autoencoder, its task)."""
+  module = c.call(kl_image.KLImage)
+  return module, autoencoders.task(module)
 
 
 def captions(cfg, width, drop):
@@ -147,33 +153,15 @@ def captioned(source, **settings):
   return c.call(texts.WithTexts, source=source, texts="{workdir}/texts", **settings)
 
 
-def denoiser(
-  cfg,
-  network,
-  task,
-  *,
-  sampler,
-  ts,
-  wrappers=(),
-  signals=None,
-  decoder=None,
-  shape=(16, 32, 32, 4),
-  stride=3,
-  batch_size=40,
-  **adam,
-):
+def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
   """Adds training on `cfg.latents`, samples, and their evaluation.
 
   Args:
-    signals: what samples are drawn for, where it is not `cfg.signals`.
     network: whose published weights may be read.
-    decoder: (autoencoder, its weights) of the samples, where it is another one.
-    shape: of the latents.
-    stride: between two real frames in evaluation.
+    stride: frames between two real ones in evaluation.
     adam: settings of the optimizer.
+    drawn: settings of `runs.samples`; by default samples of `cfg.signals`.
   """
-  cfg.network = network
-  cfg.task = task
   published = dict(path=cfg.get_ref("pretrained"), module=network)
   cfg.denoiser_weights = c.call(start.weights, otherwise="denoiser", **published)
   cfg.train = c.bind(
@@ -186,36 +174,15 @@ def denoiser(
     init_from=c.bind(start.start_from, **published),
     cadence=c.call(loop.Cadence, save=10_000),
   )
-  module, weights = decoder or (cfg.autoencoder, cfg.autoencoder_weights)
-  decoding = dict(autoencoder=module, autoencoder_weights=weights)
-  cfg.sampler, cfg.ts = sampler, ts
-  cfg.sample = c.bind(
-    sample.run,
-    generator=c.call(
-      generator.Generator,
-      task=task,
-      weights=cfg.denoiser_weights,
-      shape=shape,
-      sampler=sampler,
-      ts=ts,
-      wrappers=wrappers,
-      **decoding,
-    ),
-    signals=signals or cfg.signals,
-    batch_size=4,
-  )
   # FVD as published: 2,048 clips of each kind. It needs I3D's weights, --config.i3d.
-  cfg.evaluate = c.bind(
-    evaluate.run,
-    real=cfg.test_videos,
-    train=cfg.train_videos,
-    train_clips=2048,
-    metrics=(
-      c.bind(fvd.rows, file=cfg.get_ref("i3d")),
-      c.bind(temporal.rows),
-      c.bind(frames.rows),
-    ),
-    stride=stride,
-    batch_size=4,
-    **decoding,
+  fvd_rows = c.bind(fvd.rows, file=cfg.get_ref("i3d"))
+  metrics = (fvd_rows, c.bind(temporal.rows), c.bind(frames.rows))
+  rest = dict(
+    weights=cfg.denoiser_weights,
+    decoder=(cfg.autoencoder, cfg.autoencoder_weights),
+    shape=(16, 32, 32, 4),
+    signals=cfg.get("signals"),
+    files=dict(batch_size=4),
+    evaluation=dict(train_clips=2048, metrics=metrics, stride=stride, batch_size=4),
   )
+  runs.samples(cfg, network, task, **rest | drawn)

@@ -87,7 +87,8 @@ def get_config(arg="full"):
   full = arg == "full"
   image_steps, steps = (IMAGE_STEPS, STEPS) if full else (10, 10)
   small = FRAMES if full else FRAMES | dict(channels=(16,), attention=(True,))
-  cfg = moving_digits.frames(arg, widths=digits.PACKAGED)
+  cfg = moving_digits.frames(arg)
+  cfg.autoencoder.update(channels=digits.CHANNELS, groups=8)
   packaged = digits.packaged("autoencoder")
   cfg.encode = c.replace(cfg.encode, weights=packaged)
   cfg.evaluate = c.replace(cfg.evaluate, autoencoder_weights=packaged)

@@ -38,16 +38,16 @@ def get_config(arg="full"):
   c.check_variant("long_digits config.py", arg, ("full", "tiny"))
   full = arg == "full"
   steps = 3000 if full else 10
+  cfg = moving_digits.frames(arg)
   # Slow enough that a digit crosses less than the room between two of 17 key frames.
-  cfg = moving_digits.frames(
-    arg,
-    widths=digits.PACKAGED,
+  cfg.dataset.update(
     num_frames=LONG,
     min_speed=0.1,
     max_speed=0.35,
     train_clips=1200 if full else 20,
     test_clips=200 if full else 20,
   )
+  cfg.autoencoder.update(channels=digits.CHANNELS, groups=8)
   packaged = digits.packaged("autoencoder")
   cfg.encode = c.replace(cfg.encode, weights=packaged, batch_size=20)
 
