@@ -1,13 +1,13 @@
 """Stable Video Diffusion: a clip from its first frame.
 
-https://arxiv.org/abs/2311.15127. The first frame is told twice, as one token of CLIP's
-image encoder and as its latent beside every frame, which at full size is not scaled to
-unit variance; `fps`, `motion` (the bucket, 127 in
-its demos: larger moves more) and `augmentation` (noise in the first frame, 0.02) are
-numbers. EDM with noise up to 700, v, guidance that rises over the frames. The
-published model was told fps - 1: give it 6 for 7 frames a second. A tenth of the
-training clips are told to be pictures, over which nothing is mixed. Its last training,
-on larger clips, had more noise: --config.task.times.mean=1.0.
+https://arxiv.org/abs/2311.15127. The first frame enters twice, as one token of CLIP's
+image encoder and as its latent, stacked on every frame, which at full size is not
+scaled to unit variance; `fps`, `motion` (the bucket, 127 in its demos: larger moves
+more) and `augmentation` (noise in the first frame, 0.02) are numbers. EDM with noise up
+to 700, v, guidance that rises over the frames. The published model was trained with
+fps - 1: give it 6 for 7 frames a second. A tenth of the training clips are marked as
+images, over which nothing is mixed. Its last training, on larger clips, had more noise:
+--config.task.times.mean=1.0.
 
 At full size give CLIP's image encoder (ViT-H/14) by --config.image_encoder=FOLDER: it
 looks at the clips while they are encoded. In the small ones the token is the class. The
@@ -38,7 +38,8 @@ def get_config(arg="full"):
   numbers = c.call(conditioner.Numbers, names=tuple(NUMBERS), values=NUMBERS)
   if full:
     unets.embed_first_frames(cfg, shape=(1, 1024))
-    picture = c.call(conditioner.Image, first=True, scale=1 / 0.18215)
+    cfg.latents = raw = c.replace(cfg.latents, raw_first_frame=True)
+    picture = c.call(conditioner.Image, first=True)
     told = c.call(conditioner.All, parts=(picture, numbers))
     signals = dict(conditioner=told, drop_rates=dict(image=0.1))
   else:
@@ -63,6 +64,6 @@ def get_config(arg="full"):
     task,
     ts=c.bind(times.karras_grid, num_steps=2 if arg == "tiny" else 25),
     wrappers=(digits.guide(rising, *signals["drop_rates"]),),
-    signals=unets.first_frames(10 if full else 20),
+    signals=unets.first_frames(10, raw) if full else unets.first_frames(20),
   )
   return cfg

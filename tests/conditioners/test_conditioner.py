@@ -161,12 +161,13 @@ def test_an_image_is_one_signal_in_two_groups():
   assert not np.any(empty.tokens["image"].values)
   assert not np.any(empty.channels["image"])
   clip = np.arange(2 * 3 * 4 * 4 * 3.0).reshape(2, 3, 4, 4, 3)
-  first, _ = conditioner.Image("channels", first=True)({"latents": clip})
-  np.testing.assert_array_equal(first.channels["image"], clip[:, :1])
-  scaled = conditioner.Image("channels", first=True, scale=4.0)
-  for given in {"latents": clip}, {"image_latents": clip[:, :1]}:
-    told, null = scaled(given)
-    np.testing.assert_array_equal(told.channels["image"], 4.0 * clip[:, :1])
+  first = conditioner.Image("channels", first=True)
+  for given, wanted in (
+    ({"latents": clip}, clip[:, :1]),
+    ({"latents": clip, "image_latents": 4.0 * clip[:, :1]}, 4.0 * clip[:, :1]),
+  ):
+    cond, null = first(given)
+    np.testing.assert_array_equal(cond.channels["image"], wanted)
     assert not np.any(null.channels["image"])
   with pytest.raises(ValueError, match="must be \\[B, 1, h, w, c\\]"):
     both({"image": image, "image_latents": clip})

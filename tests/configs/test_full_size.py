@@ -13,6 +13,7 @@ from tests.configs import tiny
 from tests.support import suite
 from vdm_jax import config as c
 from vdm_jax import sharding
+from vdm_jax.data import records
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
@@ -129,3 +130,19 @@ def test_lvdm_makes_long_videos_with_the_two_published_networks():
   (windows, given), *more = filled.sampler.keywords["plan"](25)
   assert windows.tolist() == [list(range(k, k + 5)) for k in range(0, 24, 4)]
   assert not more
+
+
+def test_svd_reads_the_first_frame_as_its_own_autoencoder_gives_it(tmp_path):
+  """Not scaled to unit variance, whatever the scale of the autoencoder is."""
+  rng = np.random.default_rng(0)
+  mean = rng.normal(1.0, 3.0, (2, 4, 4, 4)).astype(np.float16)
+  record = {"mean": mean, "logvar": mean, "image": np.ones((1, 1024), np.float16)}
+  with records.RecordWriter(tmp_path / "latents") as writer:
+    writer.write(record)
+    writer.meta |= {"shift": [1.0] * 4, "scale": [3.0, 2.0, 1.0, 0.5]}
+  cfg = tiny.get_config("configs.svd")
+  batch = {k: np.asarray(x)[None] for k, x in c.build(cfg.latents, tmp_path)[0].items()}
+  conditioner = c.build(cfg.task.conditioner)
+  for signals in (batch, c.build(cfg.sample.signals, tmp_path)()):
+    cond, _ = conditioner(signals)
+    np.testing.assert_allclose(cond.channels["image"][0], mean[:1], rtol=1e-3)

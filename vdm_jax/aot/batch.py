@@ -87,13 +87,14 @@ def _inner(cfg, source, task):
 
 def _records(cfg, source, task):
   """Latents that `encode` wrote, with what the conditioner reads beside them."""
-  del source
   shape, encoder = latents(cfg), cfg.get("encode", {}).get("image_encoder")
   moments = {k: np.zeros(shape, np.float32) for k in ("mean", "logvar")}
   seen = {"image": np.zeros(encoder.shape, np.float16)} if encoder else {}
   read = _told(task)
   if read & {"Labels", "LabelTokens"}:
     seen["label"] = np.int32(0)
+  if source.get("raw_first_frame"):
+    seen["image_latents"] = moments["mean"][:1]
   if "LowResolution" in read:
     seen["low"] = _record(cfg, cfg.encode.source, task)["low"]
   return moments | seen

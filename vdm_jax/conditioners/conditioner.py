@@ -153,13 +153,10 @@ class Image:
     form: the groups it enters: "both", "tokens" or "channels".
     first: where the batch has no image_latents, those of the clip's first frame are
       used; where it has no tokens, these latents are the tokens [B, h w, c].
-    scale: the latents, of unit variance, are multiplied by it. Stable Video Diffusion's
-      are not scaled to unit variance: 1 / 0.18215 with its autoencoder.
   """
 
   form: str = "both"
   first: bool = False
-  scale: float = 1.0
 
   def __post_init__(self):
     if self.form not in ("both", "tokens", "channels"):
@@ -171,7 +168,7 @@ class Image:
       values = self._values(batch)
       tokens["image"] = Tokens(values, jnp.ones(values.shape[:2], bool))
     if self.form != "tokens":
-      channels["image"] = self.scale * self._latents(batch)
+      channels["image"] = self._latents(batch)
     cond = Conditioning(tokens=tokens, channels=channels)
     empty = {k: Tokens(jnp.zeros_like(x.values), x.mask) for k, x in tokens.items()}
     zeros = {k: jnp.zeros_like(x) for k, x in channels.items()}

@@ -149,10 +149,16 @@ class RecordFolder:
   `meta` is the dict of its meta.json. Latents whose meta.json gives `shift` and
   `scale` (lists per channel) come normalised as float32: mean -> (mean - shift) /
   scale, logvar -> logvar - 2 log(scale).
+
+  Args:
+    path: the folder.
+    raw_first_frame: whether a record has "image_latents" float32 [1, h, w, c], too:
+      the mean of its first frame, not normalised.
   """
 
-  def __init__(self, path):
+  def __init__(self, path, raw_first_frame=False):
     self.path, self.meta = pathlib.Path(path), records.read_meta(path)
+    self._raw_first_frame = raw_first_frame
     self._data = grain_sources.ArrayRecordDataSource(
       [str(self.path / file[0]) for file in self.meta["files"]]
     )
@@ -193,6 +199,10 @@ class RecordFolder:
     return self._normalised(many)
 
   def _normalised(self, many):
+    if self._raw_first_frame:
+      raw = [record["mean"][:1].astype(np.float32) for record in many]
+      pairs = zip(many, raw, strict=True)
+      many = [{**record, "image_latents": x} for record, x in pairs]
     if self._affine is None:
       return many
     shift, scale = self._affine

@@ -171,13 +171,13 @@ def first_frames(*, source, count):
   """Signals of the first frames of the first `count` records of encoded clips.
 
   Returns:
-    {"image_latents": float32 [N, 1, h, w, c], the mean of the stored latents}, and
-    those of SIGNALS that the records have, such as "image" [N, L, D], the tokens of an
-    image encoder.
+    {"image_latents": float32 [N, 1, h, w, c], those of the records or, where they have
+    none, the mean of their first frame}, and those of SIGNALS that the records have,
+    such as "image" [N, L, D], the tokens of an image encoder.
   """
   records = [source[i] for i in range(min(count, len(source)))]
-  latents = np.stack([record["mean"][:1] for record in records]).astype(np.float32)
-  return stack_signals(records) | {"image_latents": latents}
+  latents = [record.get("image_latents", record["mean"][:1]) for record in records]
+  return stack_signals(records) | {"image_latents": np.float32(np.stack(latents))}
 
 
 def low_resolution(*, source, count, factor):
