@@ -7,7 +7,6 @@ the largest divisible axis is split over `fsdp`, if it is over 4 MiB.
 """
 
 import contextlib
-import difflib
 import functools
 import math
 
@@ -17,6 +16,8 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from vdm_jax import config
 
 MIN_BYTES = 4 * 2**20  # smaller parameters without names are replicated
 
@@ -131,11 +132,9 @@ def check_rules(rules, mesh):
     axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
     for axis in axes:
       if axis not in mesh.shape:
-        near = difflib.get_close_matches(axis, mesh.axis_names, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
           f"rule ({name!r}, {axes}) names the mesh axis {axis!r}; the mesh has "
-          f"{mesh.axis_names}.{hint}"
+          f"{mesh.axis_names}.{config.nearest(axis, mesh.axis_names)}"
         )
     out.append((name, axes))
   return tuple(out)

@@ -11,7 +11,6 @@ Each takes q [..., L, N, D], k and v [..., M, N, D] and a mask, and returns atte
 | cudnn | in the core | CUDA GPU; no mask, 16 bits | reverse mode, once |
 """
 
-import difflib
 import math
 
 import jax
@@ -19,6 +18,7 @@ import jax.extend
 import jax.numpy as jnp
 from einops import rearrange
 
+from vdm_jax import config
 from vdm_jax.layers.attention import chunked, shard_map, splash
 
 # From here on "auto" takes a kernel that keeps the logits in the core. Not measured on
@@ -111,11 +111,9 @@ def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
       platform, q_shape, k_shape, dtype, mask, single_device=single_device
     )
   if kernel not in KERNELS:
-    near = difflib.get_close_matches(str(kernel), KERNELS, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
       f"kernel={kernel!r} of attention is unknown; choose 'auto' or one of "
-      f"{tuple(KERNELS)}.{hint}"
+      f"{tuple(KERNELS)}.{config.nearest(str(kernel), KERNELS)}"
     )
   if kernel in FUSED:
     found = why_unsupported(

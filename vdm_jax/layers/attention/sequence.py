@@ -7,12 +7,12 @@ are, keys and values are passed round the devices, and the partial softmaxes are
 Ulysses moves less and may use any kernel; the ring needs no heads to share.
 """
 
-import difflib
 import functools
 
 import jax
 import jax.numpy as jnp
 
+from vdm_jax import config
 from vdm_jax.layers.attention import chunked, kernels, shard_map
 
 
@@ -44,11 +44,9 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
 def check(q, k, mask, kernel, sequence_split):
   """Raises a ValueError for what cannot be split over a sequence."""
   if sequence_split not in SPLITS:
-    near = difflib.get_close_matches(str(sequence_split), SPLITS, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
       f"sequence_split={sequence_split!r} is unknown; choose one of {tuple(SPLITS)}."
-      f"{hint}"
+      f"{config.nearest(str(sequence_split), SPLITS)}"
     )
   if q.shape != k.shape:
     raise ValueError(
