@@ -288,7 +288,7 @@ def test_slices_that_do_not_fit_the_mesh_are_refused_by_name(looks):
   number, axis, name = looks[0]["refused"]
   assert "dcn={'data': 3} needs 3 slices, there are 2" in number
   assert "mesh axis data=1 cannot cross 2 slices" in axis
-  assert "cannot lie on 'fsdp', the mesh has only ('data',)" in name
+  assert "cannot be on 'fsdp', the mesh has only ('data',)" in name
 
 
 SLURM = {f"SLURM_{name}": "1" for name in distributed.SLURM}

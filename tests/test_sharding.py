@@ -103,8 +103,8 @@ def test_hosts_without_slices_are_slices_where_the_config_speaks_of_them():
   "axes, dcn, message",
   [
     (dict(data=1, fsdp=16), None, "data=1 cannot cross 4 slices.*cfg.dcn"),
-    (dict(fsdp=16), None, r"cannot lie on 'data'.*\('fsdp',\).*dict\(fsdp=4\)"),
-    (dict(data=16), dict(dta=4), "cannot lie on 'dta'"),
+    (dict(fsdp=16), None, r"cannot be on 'data'.*\('fsdp',\).*dict\(fsdp=4\)"),
+    (dict(data=16), dict(dta=4), "cannot be on 'dta'"),
     (dict(data=16), dict(data=3), "needs 3 slices, there are 4"),
     (dict(data=8, fsdp=2), dict(fsdp=4), "fsdp=2 cannot cross 4 slices"),
     (dict(data=8, fsdp=2), dict(data=-1, fsdp=-1), "at most one may be -1"),

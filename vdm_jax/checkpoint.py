@@ -195,7 +195,7 @@ def restore_part(folder, part, *, step=None, sharding=None):
 def digest(tree):
   """Sixteen hex digits of names, shapes, types and bits of a tree of arrays.
 
-  Computed where the arrays lie; the same on every mesh.
+  Computed on the devices of the arrays; the same on every mesh.
   """
   flat = _flatten(tree)
   filled = {k: x for k, x in flat.items() if x.size}
@@ -224,9 +224,9 @@ def _read_meta(folder):
     raise _refusal(folder, [f"meta/metadata is no JSON ({error}): torn"]) from None
   got = (meta.get("format"), meta.get("version")) if isinstance(meta, dict) else meta
   if got != (FORMAT, VERSION):
-    raise _refusal(folder, [f"its format is {got}, wanted {(FORMAT, VERSION)}"])
-  wanted = {"step", "fields", "arrays", "key", "data"}
-  if wanted - meta.keys() or str(meta["step"]) != folder.name:
+    raise _refusal(folder, [f"its format is {got}, expected {(FORMAT, VERSION)}"])
+  entries = {"step", "fields", "arrays", "key", "data"}
+  if entries - meta.keys() or str(meta["step"]) != folder.name:
     raise _refusal(
       folder, [f"meta/metadata has step {meta.get('step')} and entries {sorted(meta)}"]
     )

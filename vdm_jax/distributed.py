@@ -86,7 +86,7 @@ def initialize(
       raise DistributedError(
         f"{found}: the processes cannot be joined ({type(error).__name__}: {error}). "
         "Give --coordinator=host:port --num_processes=N --process_id=0..N-1, or "
-        "--num_processes=1 to stay alone."
+        "--num_processes=1 for a single process."
       ) from error
   barrier("joined")
   return jax.process_count() > 1

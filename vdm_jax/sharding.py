@@ -76,9 +76,9 @@ def _fit(name, axes, total, of):
   fixed = math.prod(v for v in axes.values() if v != -1)
   shape = tuple(total // fixed if v == -1 else v for v in axes.values())
   if math.prod(shape) != total:
-    wanted = f"a multiple of {fixed}" if -1 in axes.values() else f"{fixed}"
+    expected = f"a multiple of {fixed}" if -1 in axes.values() else f"{fixed}"
     raise ValueError(
-      f"{name}={axes} needs {wanted} {of}, there are {total}; use -1 for one "
+      f"{name}={axes} needs {expected} {of}, there are {total}; use -1 for one "
       f"axis, or sizes that multiply to {total}."
     )
   return shape
@@ -101,7 +101,7 @@ def _crossing(axes, slices, dcn):
   for name in dcn:
     if name not in axes:
       raise ValueError(
-        f"dcn={dcn}: {slices} slices cannot lie on {name!r}, the mesh has only "
+        f"dcn={dcn}: {slices} slices cannot be on {name!r}, the mesh has only "
         f"{tuple(axes)}; name one of these in cfg.dcn, such as "
         f"dict({next(iter(axes))}={slices})."
       )

@@ -251,7 +251,11 @@ def denoiser(cfg, network, task, settings, *, signals=None, preview=True, **draw
   digits = lambda count: (
     signals or c.bind(sample.classes, num_classes=10, per_class=count)
   )
-  metrics = (c.bind(reader.rows), c.bind(temporal.rows), c.bind(frames.rows))
+  metrics = (
+    c.bind(reader.digit_rows),
+    c.bind(temporal.motion_rows),
+    c.bind(frames.reconstruction_rows),
+  )
   rest = dict(
     weights="denoiser",
     decoder=(cfg.autoencoder, "autoencoder"),

@@ -175,8 +175,8 @@ def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
     cadence=c.call(loop.Cadence, save=10_000),
   )
   # FVD as published: 2,048 clips of each kind. It needs I3D's weights, --config.i3d.
-  fvd_rows = c.bind(fvd.rows, file=cfg.get_ref("i3d"))
-  metrics = (fvd_rows, c.bind(temporal.rows), c.bind(frames.rows))
+  fvd_rows = c.bind(fvd.fvd_rows, file=cfg.get_ref("i3d"))
+  metrics = (fvd_rows, c.bind(temporal.motion_rows), c.bind(frames.reconstruction_rows))
   rest = dict(
     weights=cfg.denoiser_weights,
     decoder=(cfg.autoencoder, cfg.autoencoder_weights),

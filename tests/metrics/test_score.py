@@ -11,7 +11,10 @@ PROTOCOL = score.Protocol(metric="psnr (dB)", frames=8, count=250, seed=0)
 
 
 def test_numbers_of_one_protocol_compare():
-  assert score.difference(score.Score(3.0, PROTOCOL), score.Score(1.0, PROTOCOL)) == 2.0
+  assert (
+    score.score_difference(score.Score(3.0, PROTOCOL), score.Score(1.0, PROTOCOL))
+    == 2.0
+  )
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,7 @@ def test_numbers_of_one_protocol_compare():
 def test_numbers_of_other_protocols_do_not(change):
   other = score.Score(1.0, dataclasses.replace(PROTOCOL, **change))
   with pytest.raises(score.ProtocolMismatch, match=next(iter(change))):
-    score.difference(score.Score(3.0, PROTOCOL), other)
+    score.score_difference(score.Score(3.0, PROTOCOL), other)
 
 
 def test_scores_survive_json_and_refuse_foreign_entries():

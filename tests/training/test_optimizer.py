@@ -124,7 +124,9 @@ def test_players_have_their_own_optimizers_and_rates():
 
 def test_a_label_without_a_player_is_refused():
   tx = optimizer.partitioned({"a": optax.sgd(1.0)}, lambda path: path.split("/")[0])
-  with pytest.raises(ValueError, match=r"label_fn\('bias'\) is 'bias'; wanted one of"):
+  with pytest.raises(
+    ValueError, match=r"label_fn\('bias'\) is 'bias'; expected one of"
+  ):
     tx.init(PARAMS)
 
 

@@ -129,6 +129,6 @@ def test_init_from_with_other_parameters_is_refused_with_every_name(mesh):
     "missing spatial/bias",
     "missing temporal/kernel",
     "unknown spatial/extra",
-    "spatial/kernel has shape (2, 4), wanted (2, 3)",
+    "spatial/kernel has shape (2, 4), expected (2, 3)",
   ):
     assert part in str(error.value)

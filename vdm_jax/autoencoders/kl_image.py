@@ -251,7 +251,7 @@ class Encoder(nn.Module):
       last = i == len(c.channels) - 1
       down = None if last else Downsample
       x = Level(c, features, c.layers_per_block, down, name=f"down_blocks_{i}")(x)
-    x = Middle(c, name="mid_block")(x)
+    x = MidBlock(c, name="mid_block")(x)
     x = nn.silu(GroupNorm(c.groups, **c.dtypes, name="conv_norm_out")(x))
     bias = nn.initializers.zeros if c.quant_conv else narrow_posterior_bias
     last = Conv(2 * c.latent_channels, bias_init=bias, **c.dtypes, name="conv_out")
@@ -268,7 +268,7 @@ class Decoder(nn.Module):
     c = self.config
     z = placement.constrain(z, BY_FRAME_AND_HEIGHT, MIN_SHARD)
     x = Conv(c.channels[-1], **c.dtypes, name="conv_in")(z)
-    x = Middle(c, name="mid_block")(x)
+    x = MidBlock(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
       last = i == len(c.channels) - 1
       up = None if last else Upsample
@@ -304,7 +304,7 @@ class Level(nn.Module):
     return self.resample(**c.dtypes, name=name)(x)
 
 
-class Middle(nn.Module):
+class MidBlock(nn.Module):
   """Residual blocks and attention at the lowest resolution, [N, h, w, C]."""
 
   config: KLImage

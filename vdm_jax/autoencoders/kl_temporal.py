@@ -152,7 +152,7 @@ class TemporalDecoder(nn.Module):
     c = self.config
     z = placement.constrain(z, BY_CLIP_FRAME_HEIGHT, MIN_SHARD)
     x = per_frame(Conv(c.channels[-1], **c.dtypes, name="conv_in"), z)
-    x = TemporalMiddle(c, name="mid_block")(x)
+    x = TemporalMidBlock(c, name="mid_block")(x)
     for i, features in enumerate(reversed(c.channels)):
       last = i == len(c.channels) - 1
       x = TemporalLevel(c, features, not last, name=f"up_blocks_{i}")(x)
@@ -170,7 +170,7 @@ def middle_frame_kernel(key, shape, dtype):
   return jnp.zeros(shape, dtype).at[time // 2, 0, 0].set(jnp.eye(inputs, outputs))
 
 
-class TemporalMiddle(nn.Module):
+class TemporalMidBlock(nn.Module):
   """Block, attention within each frame, block: [B, T, h, w, C]."""
 
   config: KLTemporal

@@ -124,7 +124,7 @@ def guide(denoise, null, *, drop, scales, combine=linear):
   def guided(x_t, t, cond):
     conds = [cond] + [conditioning.swap(cond, null, names) for names in drop]
     n = len(conds)
-    # The branches of an example lie side by side: a sharded batch stays where it is.
+    # The branches of an example are neighbours: a sharded batch is not moved.
     stack = lambda *xs: rearrange(list(xs), "n b ... -> (b n) ...")
     tile = lambda x: stack(*[x] * n)
     parts = denoise(tile(x_t), tile(t), jax.tree.map(stack, *conds))

@@ -64,12 +64,12 @@ def _checked(x, y):
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   if x.ndim != 5 or x.shape != y.shape:
     raise ValueError(
-      f"Videos of shapes {x.shape} and {y.shape}; wanted two equal [N, T, H, W, C]."
+      f"Videos of shapes {x.shape} and {y.shape}; expected two equal [N, T, H, W, C]."
     )
   return x, y
 
 
-def rows(data):
+def reconstruction_rows(data):
   """Two Rows: PSNR and SSIM of the reconstructions in an EvaluationData."""
   if data.reconstructed is None:
     raise ValueError("PSNR and SSIM need the reconstructions of an autoencoder.")

@@ -17,7 +17,7 @@ def distance(x, y, *, ddof=1):
     ddof: 1 divides the covariance by N - 1 (FID, original FVD), 0 by N (StyleGAN-V).
   """
   if ddof not in (0, 1):
-    raise ValueError(f"ddof={ddof}; wanted 0 (divide by N) or 1 (by N - 1).")
+    raise ValueError(f"ddof={ddof}; expected 0 (divide by N) or 1 (by N - 1).")
   x, y = _checked("x", x), _checked("y", y)
   if x.shape[1] != y.shape[1]:
     raise ValueError(f"Features of {x.shape[1]} and {y.shape[1]} dimensions differ.")
@@ -48,7 +48,7 @@ def _sqrt(matrix):
 def _checked(name, x):
   x = np.asarray(x, np.float64)
   if x.ndim != 2 or len(x) < 2:
-    raise ValueError(f"{name} has shape {x.shape}; wanted [N, D] with N >= 2.")
+    raise ValueError(f"{name} has shape {x.shape}; expected [N, D] with N >= 2.")
   if not np.isfinite(x).all():
     raise ValueError(
       f"{name} holds {np.sum(~np.isfinite(x))} values that are not finite."

@@ -36,7 +36,7 @@ class FVD:
     return batches.map_batches(logits, {"video": videos}, self.batch_size)
 
 
-def rows(data, *, file, ddof=0, batch_size=8):
+def fvd_rows(data, *, file, ddof=0, batch_size=8):
   """One Row: FVD to the training split, of the samples and of real clips.
 
   Args:

@@ -21,14 +21,14 @@ SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class ConvLayer:
   """A convolution "features.index" with its relu, after an optional max pooling."""
 
   index: int
   kernel: int
   channels: int
   stride: int = 1
-  pool: int = 0  # side of the pooled squares, which lie 2 apart; 0: none
+  pool: int = 0  # side of the pooled squares, with stride 2; 0: none
   tap: bool = False  # whether its output is in the distance
 
 
@@ -40,18 +40,18 @@ def _vgg16():
   ):
     for i in range(count):
       pool = 2 if group and not i else 0
-      yield Layer(index, 3, channels, pool=pool, tap=i == count - 1)
+      yield ConvLayer(index, 3, channels, pool=pool, tap=i == count - 1)
       index += 2
     index += 1
 
 
 TRUNKS = {
   "alexnet": (
-    Layer(0, 11, 64, stride=4, tap=True),
-    Layer(3, 5, 192, pool=3, tap=True),
-    Layer(6, 3, 384, pool=3, tap=True),
-    Layer(8, 3, 256, tap=True),
-    Layer(10, 3, 256, tap=True),
+    ConvLayer(0, 11, 64, stride=4, tap=True),
+    ConvLayer(3, 5, 192, pool=3, tap=True),
+    ConvLayer(6, 3, 384, pool=3, tap=True),
+    ConvLayer(8, 3, 256, tap=True),
+    ConvLayer(10, 3, 256, tap=True),
   ),
   "vgg16": tuple(_vgg16()),
 }

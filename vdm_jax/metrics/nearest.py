@@ -29,7 +29,7 @@ def psnr_to_nearest(videos, train, *, size=16):
   best = np.full(len(videos), np.inf)
   for start in range(total - length + 1):
     part = flat(train[:, start : start + length])
-    # One video at a time: all of them beside all clips would be gigabytes.
+    # One video at a time: all pairs at once would be gigabytes.
     error = [np.square(part - video).mean(-1).min() for video in flat(videos)]
     best = np.minimum(best, error)
   return frames.decibels(best)
@@ -45,7 +45,7 @@ def _downsampled(videos, size):
   return video_io.average_pool(videos, (height // size, width // size))
 
 
-def rows(data, *, size=16):
+def nearest_rows(data, *, size=16):
   """Two Rows: PSNR to the nearest training clip, the median and the largest."""
   measure = lambda clips: psnr_to_nearest(clips.videos, data.train.videos, size=size)
   median = lambda clips: np.median(measure(clips))

@@ -85,13 +85,13 @@ def _changes(videos):
   videos = np.asarray(videos)
   if videos.ndim != 5 or videos.dtype != np.uint8 or videos.shape[1] < 2:
     raise ValueError(
-      f"Videos of shape {videos.shape} and type {videos.dtype}; wanted uint8 "
+      f"Videos of shape {videos.shape} and type {videos.dtype}; expected uint8 "
       "[N, T, H, W, C] with at least 2 frames."
     )
   return np.abs(np.diff(videos.astype(np.float32), axis=1))
 
 
-def rows(data, *, threshold=MOVING):
+def motion_rows(data, *, threshold=MOVING):
   """Two Rows: flicker and dynamic degree of an EvaluationData."""
   degree = lambda clips: dynamic_degree(clips.videos, threshold=threshold)
   return [

@@ -74,7 +74,7 @@ def check(measured, shown):
     if absent:
       raise KeyError(f"{label} has no {absent}; measured were {sorted(scores)}.")
     for name in shown:
-      score.difference(scores[name]["samples"], first[name]["samples"])
+      score.score_difference(scores[name]["samples"], first[name]["samples"])
   return {n: first[n]["real"].value if first[n]["real"] else math.nan for n in shown}
 
 

@@ -61,7 +61,7 @@ def _grown(x, shape):
   inputs = x.ndim - 2
   if x.ndim != len(shape) or x.ndim < 2:
     return None
-  more = [wanted - here for wanted, here in zip(shape, x.shape, strict=True)]
+  more = [new - old for new, old in zip(shape, x.shape, strict=True)]
   if min(more) < 0 or any(more[:inputs] + more[inputs + 1 :]):
     return None
   return jnp.pad(x, [(0, n) for n in more])

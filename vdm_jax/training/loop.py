@@ -113,8 +113,8 @@ def fit(
 
   with contextlib.ExitStack() as stack:
     stack.callback(progress.close)
-    told = stack.enter_context(_signals())
-    stop = agreed if agree else told
+    received = stack.enter_context(_signals())
+    stop = agreed if agree else received
     batches = iter(loader)
     while n < steps and not stop:
       batch = next(batches, None)
@@ -124,7 +124,7 @@ def fit(
         )
       state, metrics = step(state, put(batch) if put else batch, key)
       n += 1
-      number = agree(max(told, default=0)) if agree else None
+      number = agree(max(received, default=0)) if agree else None
       pending.append((n, metrics, number))
       read(in_flight)
       if preview is not None and n % cadence.preview == 0:
@@ -169,8 +169,8 @@ class _Meter:
       self._timed += 1
     if math.isfinite(row["loss"]):
       self._finite = f"{row['loss']:.4g}"
-    shown = {k: row[k] for k in ("loss", "skipped") if row.get(k) or k == "loss"}
-    self._progress.update(n, shown)
+    values = {k: row[k] for k in ("loss", "skipped") if row.get(k) or k == "loss"}
+    self._progress.update(n, values)
     if n % self._every == 0:
       self.write()
     if row.get("skipped_in_a_row", 0) > self._max_skipped:

@@ -96,7 +96,7 @@ def partitioned(transforms, label_fn=None):
     path = _path(path)
     name = (label_fn or default)(path)
     if name not in transforms:
-      raise ValueError(f"label_fn({path!r}) is {name!r}; wanted one of {names}.")
+      raise ValueError(f"label_fn({path!r}) is {name!r}; expected one of {names}.")
     return name
 
   return optax.partition(

@@ -164,7 +164,7 @@ def _checked(loaded, params):
   wrong = [f"missing {k}" for k in sorted(want.keys() - got.keys())]
   wrong += [f"unknown {k}" for k in sorted(got.keys() - want.keys())]
   wrong += [
-    f"{k} has shape {jnp.shape(got[k])}, wanted {want[k].shape}"
+    f"{k} has shape {jnp.shape(got[k])}, expected {want[k].shape}"
     for k in sorted(want.keys() & got.keys())
     if jnp.shape(got[k]) != want[k].shape
   ]

@@ -48,12 +48,12 @@ class Config(tfds.core.BuilderConfig):
       raise ValueError(f"canvas={self.canvas}: a digit of {BOX} needs more to move in.")
     if not 0 < self.min_speed <= self.max_speed <= self.canvas - BOX:
       raise ValueError(
-        f"speeds {self.min_speed} to {self.max_speed}: wanted 0 < min <= max <= "
+        f"speeds {self.min_speed} to {self.max_speed}: expected 0 < min <= max <= "
         f"{self.canvas - BOX} pixels a frame (canvas - {BOX})."
       )
     for field in ("num_frames", "train_clips", "test_clips"):
       if getattr(self, field) < 1:
-        raise ValueError(f"{field}={getattr(self, field)}: wanted at least 1.")
+        raise ValueError(f"{field}={getattr(self, field)}: expected at least 1.")
     self.name = (
       f"{self.canvas}x{self.canvas}x{self.num_frames}-{self.train_clips}"
       f"-{self.test_clips}-v{self.min_speed:g}-{self.max_speed:g}-s{self.seed}"

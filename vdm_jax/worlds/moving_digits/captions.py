@@ -112,14 +112,14 @@ def repeat_prompts(prompts, times):
 def clips_with_prompts(source):
   """(videos [N, T, H, W, 3] uint8, their prompts as `prompts` gives them)."""
   found = [source[i] for i in range(len(source))]
-  wanted = [
+  prompts = [
     {
       "text": caption(r),
       **dict(zip(("digit", "direction"), digit_direction(r), strict=True)),
     }
     for r in found
   ]
-  return np.stack([r["video"] for r in found]), wanted
+  return np.stack([r["video"] for r in found]), prompts
 
 
 def seen_or_unseen(prompt, unseen=UNSEEN):

@@ -21,7 +21,7 @@ def brightness(videos):
   videos = np.asarray(videos)
   if videos.ndim != 5 or videos.dtype != np.uint8:
     raise ValueError(
-      f"Videos of shape {videos.shape} and type {videos.dtype}; wanted uint8 "
+      f"Videos of shape {videos.shape} and type {videos.dtype}; expected uint8 "
       "[N, T, H, W, 3]."
     )
   grey = reduce(videos.astype(np.float32) / 255.0, "n t h w c -> n t h w", "mean")
@@ -210,7 +210,7 @@ def grid_search(errors, starts, velocities, levels):
   return best, found.min(1)
 
 
-def rows(data, *, seed=0, still=0.25):
+def digit_rows(data, *, seed=0, still=0.25):
   """Rows of classification and motion, of samples and of real clips.
 
   Args:
