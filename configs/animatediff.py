@@ -26,7 +26,6 @@ from configs.parts import runs, unets
 from vdm_jax import config as c
 from vdm_jax.models import lora
 from vdm_jax.models.unet import architectures
-from vdm_jax.tasks import latent_diffusion
 
 VERSIONS = {"v1": 1, "v2": 2, "v3": 3, "digits": 2, "tiny": 2}
 DOMAIN, MOTION = dict(targets="/spatial_(self|cross)"), dict(targets="/temporal_self")
@@ -53,12 +52,8 @@ def base(size, version, adapter=None, **data):
   fields = dict(version=version, num_heads=heads)
   network = unets.network(size, architectures.animatediff, **fields)
   trained = c.call(lora.Lora, network=network, **adapter) if adapter else network
-  task = c.call(
-    latent_diffusion.LatentDiffusion,
-    network=trained,
-    **unets.ddpm("linear", beta_ends=(0.00085, 0.012)),
-    **unets.text(size),
-  )
+  betas = dict(schedule="linear", beta_ends=(0.00085, 0.012))
+  task = unets.ddpm(trained, **betas, **unets.text(size))
   unets.denoiser(cfg, size, network, task, wrappers=(unets.guide(size, 7.5),))
   unets.train_images_first(cfg, size, architectures.stable_diffusion, num_heads=heads)
   return cfg

@@ -25,11 +25,10 @@ from vdm_jax.data import loader, sources, transforms
 from vdm_jax.diffusion import guidance, long_video, loss, perturbation
 from vdm_jax.models.unet import architectures
 from vdm_jax.programs import chain, sample
-from vdm_jax.tasks import latent_diffusion
 
 WINDOW = 4  # latents that prediction takes
 KEYS = 7  # latents that it makes: two windows that share one
-BETAS = dict(schedule="scaled_linear", beta_ends=(0.0015, 0.0155))
+BETAS = dict(beta_ends=(0.0015, 0.0155))
 # Latents between two that are predicted; shape of a window's latents.
 SIZES = {
   "full": dict(stride=4, shape=(WINDOW, 32, 32, 4)),
@@ -51,8 +50,7 @@ def text():
   """Captions to clips of 16 frames, on Stable Diffusion's latents."""
   cfg = unets.base("full", text_width=768)
   network = unets.network("full", architectures.lvdm_text)
-  told = unets.ddpm(**BETAS) | unets.text("full")
-  task = c.call(latent_diffusion.LatentDiffusion, network=network, **told)
+  task = unets.ddpm(network, **BETAS, **unets.text("full"))
   unets.denoiser(cfg, "full", network, task, wrappers=(unets.guide("full", 15.0),))
   return cfg
 
@@ -74,14 +72,9 @@ def autoencoder():
 
 def task(network, **fields):
   """L1 to eps, told nothing."""
-  return c.call(
-    latent_diffusion.LatentDiffusion,
-    network=network,
-    conditioner=c.call(conditioner.Unconditional),
-    measure=c.bind(loss.absolute),
-    **unets.ddpm(**BETAS),
-    **dict(drop_rates={}) | fields,
-  )
+  told = dict(conditioner=c.call(conditioner.Unconditional), drop_rates={})
+  measure = c.bind(loss.absolute)
+  return unets.ddpm(network, **BETAS, **told, measure=measure, **fields)
 
 
 def long(size):

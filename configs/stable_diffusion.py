@@ -18,7 +18,6 @@ python -m vdm_jax.main --config=configs/stable_diffusion.py --workdir=runs/sd \
 from configs.parts import unets, videos
 from vdm_jax import config as c
 from vdm_jax.models.unet import architectures
-from vdm_jax.tasks import latent_diffusion
 
 
 def get_config(arg="full"):
@@ -31,11 +30,6 @@ def get_config(arg="full"):
   cfg = unets.base(arg, text_width=768)
   heads = unets.SIZES[arg]["num_heads"]
   network = unets.network(arg, architectures.stable_diffusion, num_heads=heads)
-  task = c.call(
-    latent_diffusion.LatentDiffusion,
-    network=network,
-    **unets.ddpm("scaled_linear"),
-    **unets.text(arg),
-  )
+  task = unets.ddpm(network, **unets.text(arg))
   unets.denoiser(cfg, arg, network, task, wrappers=(unets.guide(arg, 7.5),))
   return cfg

@@ -33,7 +33,6 @@ from vdm_jax.models.unet import architectures
 from vdm_jax.models.unet.unet3d import TransformerConfig
 from vdm_jax.pretrained import start
 from vdm_jax.programs import sample
-from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import inflate
 
 
@@ -92,13 +91,7 @@ def networks(cfg, size, told, own, drawn, **fields):
   """
   head_dim = unets.SIZES[size]["head_dim"]
   network = unets.network(size, architectures.video_ldm, head_dim=head_dim, **own)
-  task = c.call(
-    latent_diffusion.LatentDiffusion,
-    network=network,
-    **unets.ddpm("scaled_linear") | dict(prediction="v"),
-    **unets.text(size, *told),
-    **fields,
-  )
+  task = unets.ddpm(network, prediction="v", **unets.text(size, *told), **fields)
   guide = unets.guide(size, 7.5)
   unets.denoiser(cfg, size, network, task, wrappers=(guide,), **drawn)
   spatial = c.call(TransformerConfig, head_dim=head_dim)

@@ -31,7 +31,6 @@ from vdm_jax.diffusion import signal_scale
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import resampler
 from vdm_jax.models.unet import architectures, resampled
-from vdm_jax.tasks import latent_diffusion
 
 # The size, the network, how much of the signal is left, what the network is told.
 VIDEO = dict(signal=0.7, fps=True, image=False)
@@ -55,9 +54,7 @@ def get_config(arg="full"):
   first, full = variant.get("version") == 1, size == "full"
   cfg = unets.base(size, text_width=1024)
   if first:
-    unet = unets.network(
-      size, architectures.videocrafter1, **({} if variant["fps"] else dict(fps=False))
-    )
+    unet = unets.network(size, architectures.videocrafter1, fps=variant["fps"])
   else:
     fields = dict(head_dim=unets.SIZES[size]["head_dim"], one_frame="image")
     unet = unets.network(size, architectures.videocrafter2, **fields, image_keys=image)
@@ -72,17 +69,11 @@ def get_config(arg="full"):
     latents = videos.captioned(latents, negative=True)
   if variant["fps"]:
     told.append(unets.number("fps", 8.0))
-  settings = unets.ddpm("scaled_linear")
+  rates = dict(image=0.1) if image else {}
+  task = unets.ddpm(network, **unets.text(size, *told, **rates))
   if variant["signal"] < 1:
-    settings["process"] = c.call(
-      signal_scale.SignalScale, base=settings["process"], scale=variant["signal"]
-    )
-  task = c.call(
-    latent_diffusion.LatentDiffusion,
-    network=network,
-    **settings,
-    **unets.text(size, *told, **(dict(image=0.1) if image else {})),
-  )
+    less = dict(base=task.process, scale=variant["signal"])
+    task = c.replace(task, process=c.call(signal_scale.SignalScale, **less))
   drawn = dict(signals=unets.first_frames(20, latents)) if image else {}
   # Guidance leaves both out.
   names = ("text", "image") if image else ("text",)

@@ -19,6 +19,7 @@ from vdm_jax.models.unet import unet3d
 from vdm_jax.pipelines import image_encoder
 from vdm_jax.pretrained import start
 from vdm_jax.programs import sample
+from vdm_jax.tasks import latent_diffusion
 from vdm_jax.training import inflate
 
 # Of the names of parameters: all but the layers along time.
@@ -78,13 +79,17 @@ def network(size, architecture, **fields):
   )
 
 
-def ddpm(schedule, **fields):
-  """Settings of a task: a process of 1000 steps, all trained equally often."""
-  return dict(
-    process=c.call(process.DDPM, schedule=schedule, **fields),
-    prediction="eps",
-    times=c.bind(times.uniform_steps),
-  )
+def ddpm(network, *, schedule="scaled_linear", beta_ends=None, **fields):
+  """A LatentDiffusion of 1000 steps, all trained equally often, that predicts eps.
+
+  Args:
+    schedule, beta_ends: of the betas.
+    fields: of the task, such as those of `text`; or others than these.
+  """
+  ends = dict(beta_ends=beta_ends) if beta_ends else {}
+  steps = dict(process=c.call(process.DDPM, schedule=schedule, **ends))
+  steps |= dict(prediction="eps", times=c.bind(times.uniform_steps))
+  return c.call(latent_diffusion.LatentDiffusion, network=network, **steps | fields)
 
 
 def text(size, *others, drop=0.1, **rates):
