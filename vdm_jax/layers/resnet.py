@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
+from vdm_jax.layers import norms
 from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.module import Layer
@@ -31,14 +32,7 @@ class GroupNorm(Layer):
         f"{channels} channels cannot be cut into groups={self.groups}; the number of "
         "groups must be a divisor of the channels."
       )
-    affine = lambda name, init: self.param(
-      name,
-      nn.with_logical_partitioning(init, ("norm",)),
-      (channels,),
-      self.param_dtype,
-    )
-    scale = affine("scale", nn.initializers.ones)
-    bias = affine("bias", nn.initializers.zeros)
+    scale, bias = norms.affine(self, channels)
     x = x.astype(jnp.float32)
     x = x - self._mean(x)
     gain = jax.lax.rsqrt(self._mean(jnp.square(x)) + self.epsilon) * scale

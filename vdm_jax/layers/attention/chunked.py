@@ -131,7 +131,7 @@ def attend_chunks(q, k, v, limit=None):
   k, v = (_chunks(x, keys, "... (c l) n d -> c ... l n d") for x in (k, v))
   if limit is not None:
     limit = limit.reshape((1,) * (q.ndim - limit.ndim) + limit.shape)
-    limit = _pad(limit, -1, missing, -jnp.inf)
+    limit = pad_end(limit, -1, missing, -jnp.inf)
     limit = rearrange(limit, "... (c m) -> c ... m", m=keys)
 
   # The compiler does not undo a repetition inside a loop.
@@ -145,7 +145,7 @@ def attend_chunks(q, k, v, limit=None):
 
   per_query = limit is not None and limit.shape[-2] > 1
   if per_query:
-    limit = _pad(limit, -2, -length % queries, jnp.inf)
+    limit = pad_end(limit, -2, -length % queries, jnp.inf)
     each = rearrange(limit, "k ... (c l) m -> c k ... l m", l=queries)
   q = _chunks(q, queries, "... (c l) n d -> c ... l n d")
   if per_query:
@@ -179,10 +179,11 @@ def _even(length, most):
 
 
 def _chunks(x, size, pattern):
-  return rearrange(_pad(x, -3, -x.shape[-3] % size, 0), pattern, l=size)
+  return rearrange(pad_end(x, -3, -x.shape[-3] % size), pattern, l=size)
 
 
-def _pad(x, axis, missing, value):
+def pad_end(x, axis, missing, value=0):
+  """x with `missing` more entries of `value` at the end of an axis."""
   widths = [(0, 0)] * x.ndim
   widths[axis] = (0, missing)
   return jnp.pad(x, widths, constant_values=value) if missing else x

@@ -34,7 +34,7 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
   if mask is not None:
     mask = jnp.broadcast_to(mask, (*mask.shape[:-1], length))
     mask = mask.reshape((1,) * (q.ndim - mask.ndim) + mask.shape)
-  q, k, v = (_pad(x, -3, missing) for x in (q, k, v))
+  q, k, v = (chunked.pad_end(x, -3, missing) for x in (q, k, v))
   part = functools.partial(
     SPLITS[sequence_split], axes=axes, length=length, kernel=kernel
   )
@@ -80,7 +80,7 @@ def ulysses(q, k, v, mask, *, axes, length, kernel):
 
   def swap(x, to, of):
     """All-to-all: axis `to` becomes whole, axis `of` is split."""
-    x = _pad(x, of, -x.shape[of] % share)
+    x = chunked.pad_end(x, of, -x.shape[of] % share)
     place = dict(split_axis=x.ndim + of, concat_axis=x.ndim + to)
     return jax.lax.all_to_all(x, axes, **place, tiled=True)
 
@@ -123,9 +123,3 @@ def ring(q, k, v, mask, *, axes, length, kernel):
 
 
 SPLITS = {"ulysses": ulysses, "ring": ring}
-
-
-def _pad(x, axis, missing):
-  widths = [(0, 0)] * x.ndim
-  widths[axis] = (0, missing)
-  return jnp.pad(x, widths) if missing else x

@@ -7,13 +7,14 @@ whole blocks, and no mesh can split it: see layers/attention/shard_map.py.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel,
   splash_attention_mask,
 )
+
+from vdm_jax.layers.attention import chunked
 
 # The largest blocks of queries and of keys, by the kind of device. A block of keys and
 # values is read once for a block of b queries, b products for each byte in bfloat16,
@@ -52,8 +53,8 @@ def attend(q, k, v, mask=None, *, device_kind="", interpret=False):
       kv=np.asarray(np.arange(padded_keys) >= num_keys, np.int32),
     )
   rows = q.shape[:-3]
-  q = _pad(q * q.shape[-1] ** -0.5, padded)
-  k, v = _pad(k, padded_keys), _pad(v, padded_keys)
+  q = chunked.pad_end(q * q.shape[-1] ** -0.5, -3, padded - length)
+  k, v = (chunked.pad_end(x, -3, padded_keys - num_keys) for x in (k, v))
   q, k, v = (
     rearrange(x.reshape(-1, *x.shape[-3:]), "b l n d -> b n l d") for x in (q, k, v)
   )
@@ -86,9 +87,3 @@ def _blocks(length, most):
   count = -(-length // most)
   block = -(-length // (count * LANES)) * LANES
   return block, count * block
-
-
-def _pad(x, length):
-  return jnp.pad(
-    x, [(0, 0)] * (x.ndim - 3) + [(0, length - x.shape[-3]), (0, 0), (0, 0)]
-  )
