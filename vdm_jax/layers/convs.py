@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers.cpu import convolution, kernel_gradient
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 
 # U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the published networks started from.
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class Conv(Layer):
+class Conv(TypedModule):
   """Cross-correlation of [N, ..., C_in] with a kernel over the axes between.
 
   A kernel of one pixel is a matrix product; others are XLA's convolution, or on a CPU

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 
 normal = nn.initializers.normal(0.02)
 
@@ -64,7 +64,7 @@ class LabelEmbedding(nn.Module):
     return jnp.take(table, label, axis=0, mode="fill").astype(jnp.float32)
 
 
-class TextProjection(Layer):
+class TextProjection(TypedModule):
   """A two-layer perceptron on the tokens of a text encoder."""
 
   width: int

@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers.cpu import kernel_gradient
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
 
-class Linear(Layer):
+class Linear(TypedModule):
   """Dense layer x W + b, [..., I] -> [..., features].
 
   `axes` are the logical names of the kernel's two axes (input, output); None is an

@@ -17,7 +17,7 @@ class Module(nn.Module):
     return super().apply(variables, *args, **kwargs)
 
 
-class Layer(nn.Module, kw_only=True):
+class TypedModule(nn.Module, kw_only=True):
   """nn.Module with the dtypes of computation and of parameters, as keywords."""
 
   dtype: Any = jnp.float32

@@ -11,10 +11,10 @@ from einops import rearrange, repeat
 from vdm_jax.layers import norms
 from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.convs import Conv
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 
 
-class GroupNorm(Layer):
+class GroupNorm(TypedModule):
   """Group norm of [N, H, W, C]: over pixels and a group's channels, then an affine map.
 
   In float32, the variance from centred values. Sums over pixels come before sums over
@@ -44,7 +44,7 @@ class GroupNorm(Layer):
     return repeat(mean, "n g -> n 1 1 (g c)", c=x.shape[-1] // self.groups)
 
 
-class ResnetBlock(Layer):
+class ResnetBlock(TypedModule):
   """x + conv(silu(norm(conv(silu(norm(x)))))).
 
   x first passes a 1 x 1 convolution where the number of channels changes. The second
@@ -70,7 +70,7 @@ class ResnetBlock(Layer):
     return x + h
 
 
-class Downsample(Layer):
+class Downsample(TypedModule):
   """Half the size, [N, H, W, C] -> [N, H/2, W/2, C]: zeros below and right only."""
 
   @nn.compact
@@ -85,7 +85,7 @@ class Downsample(Layer):
     )(x)
 
 
-class Upsample(Layer):
+class Upsample(TypedModule):
   """Twice the size, [N, H, W, C] -> [N, 2H, 2W, C]: every pixel four times, then 3 x 3.
 
   https://distill.pub/2016/deconv-checkerboard

@@ -13,7 +13,7 @@ from einops import rearrange
 
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 from vdm_jax.layers.resnet import GroupNorm, ResnetBlock
 
 # Over what a group norm takes its statistics: the layout [n, h, w, c] for GroupNorm.
@@ -49,7 +49,7 @@ def convolution(x, features, kernel, **fields):
   return per_frame(conv, x) if len(kernel) == 2 else conv(x)
 
 
-class VideoResnetBlock(Layer):
+class VideoResnetBlock(TypedModule):
   """x + conv(silu(norm(conv(silu(norm(x))) + embedding))).
 
   x first passes a convolution of one pixel where the number of channels changes. The
@@ -98,7 +98,7 @@ class VideoResnetBlock(Layer):
     return x + h
 
 
-class TemporalConvolutions(Layer):
+class TemporalConvolutions(TypedModule):
   """x + h, where h is x after `count` times convolution(silu(norm(h))) along time.
 
   The norms take their statistics over the clip; the last convolution starts at zero.
@@ -121,7 +121,7 @@ class TemporalConvolutions(Layer):
     return x + h
 
 
-class SpatialTemporalBlock(Layer):
+class SpatialTemporalBlock(TypedModule):
   """(1 - a) s + a t: s = ResnetBlock of each frame, t = temporal residual block of s.
 
   a = sigmoid(mix_factor) is learned, one number, 1/2 at first.

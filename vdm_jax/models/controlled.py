@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers import temporal
-from vdm_jax.layers.module import Layer, Module
+from vdm_jax.layers.module import Module, TypedModule
 from vdm_jax.models import inputs
 from vdm_jax.models.unet import unet3d
 from vdm_jax.models.unet.unet3d import Architecture, UNet3D
@@ -91,7 +91,7 @@ class ControlNet(Module, unet3d.UNetModule):
     )
 
 
-class Controlled(Module, Layer):
+class Controlled(Module, TypedModule):
   """A U-Net with a control network: (x, t, cond) -> F [B, T, H, W, out_channels].
 
   Parameters are {"base": the U-Net's, "control": the control network's}. `base` and

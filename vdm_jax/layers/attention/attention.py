@@ -11,7 +11,7 @@ from einops import rearrange
 
 from vdm_jax.layers.attention import kernels, sequence, shard_map
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 from vdm_jax.layers.positions import apply_rotary
 
 KERNELS = ("auto", *kernels.KERNELS)
@@ -49,7 +49,7 @@ def attend(q, k, v, *, mask=None, kernel="auto", names=None, sequence_split="uly
   return shard_map.run_sharded(kernels.KERNELS[name], layout, q, k, v)
 
 
-class Attention(Layer):
+class Attention(TypedModule):
   """Self-attention over the next-to-last axis of [..., L, D].
 
   One product makes q, k and v. Its output is ordered (head, q k v, head_dim), so a
@@ -86,7 +86,7 @@ class Attention(Layer):
     return Linear(width, ("heads", "embed"), **self.dtypes, name="out")(out)
 
 
-class CrossAttention(Layer):
+class CrossAttention(TypedModule):
   """Attention of x [B, L, D] to another sequence [B, M, E].
 
   Where an example's mask is False everywhere, its output is the last bias, whatever the

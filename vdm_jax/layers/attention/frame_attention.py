@@ -12,7 +12,7 @@ from einops import rearrange
 
 from vdm_jax.layers.attention.attention import attend
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 
 # Relative positions in time. "transposed" is what LVDM's networks without a text were
 # trained with: the term of query i and key j is that of query j and key i, and q is
@@ -58,7 +58,7 @@ FRAMES = {
 }
 
 
-class SplitAttention(Layer):
+class SplitAttention(TypedModule):
   """Attention of [..., L, D] to [..., M, E] with separate layers for q, k and v.
 
   Attributes:

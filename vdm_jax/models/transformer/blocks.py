@@ -22,7 +22,7 @@ from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.attention import attention
 from vdm_jax.layers.cpu import tiling
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 from vdm_jax.models import inputs
 
 # The axis that attention goes along: the layout [..., L, D] with L that axis, and the
@@ -82,7 +82,7 @@ REMAT = {
 }
 
 
-class TransformerBlock(Layer):
+class TransformerBlock(TypedModule):
   """Transformer block on tokens [B, T, N, D]; the identity while its gates are 0.
 
     x = x + gate1 attention(norm1(x) (1 + scale1) + shift1)     along each of its axes

@@ -18,7 +18,7 @@ from einops import reduce
 from vdm_jax.layers import embeddings, modulation, norms, patches, placement, positions
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear, zeros
-from vdm_jax.layers.module import Layer, Module
+from vdm_jax.layers.module import Module, TypedModule
 from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks as dit_blocks
 
@@ -57,7 +57,7 @@ def position_tables(frames, rows, columns, width, span=0):
   return space, positions.sincos(range(frames), width)
 
 
-class VideoDiT(Module, Layer):
+class VideoDiT(Module, TypedModule):
   """Video transformer: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels].
 
   Parameters of the repeated blocks are stacked under blocks/spatial, blocks/temporal.

@@ -16,7 +16,7 @@ from vdm_jax.layers.activations import gelu
 from vdm_jax.layers.attention.frame_attention import SplitAttention
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Layer, Module
+from vdm_jax.layers.module import Module, TypedModule
 from vdm_jax.models.unet import unet3d
 
 POOLED = 32  # height and width to which the image's latents are pooled for tokens
@@ -70,7 +70,7 @@ class I2VGenXL(Module, unet3d.UNetModule):
     return unet3d.UNet3D(**self.fields(), name="unet")(x, t, cond, train=train)
 
 
-class _ConvModule(Layer):
+class _ConvModule(TypedModule):
   channels: int
 
   def conv(self, features, name, **rest):

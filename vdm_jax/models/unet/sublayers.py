@@ -26,7 +26,7 @@ from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.attention import frame_attention
 from vdm_jax.layers.embeddings import TimeEmbedding
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Layer
+from vdm_jax.layers.module import TypedModule
 
 SUBLAYERS = (
   "spatial_self",
@@ -115,7 +115,7 @@ class TransformerConfig:
     return (given, other) if self.num_heads else (other, given)
 
 
-class SpatialTransformer(Layer):
+class SpatialTransformer(TypedModule):
   """Transformer on features [B, T, H, W, C]: projection in, blocks, projection out.
 
   Attributes:
@@ -164,7 +164,7 @@ class SpatialTransformer(Layer):
     return x
 
 
-class SublayerStack(Layer):
+class SublayerStack(TypedModule):
   """The sublayers of one block, in order, on tokens [B, T, N, D]."""
 
   config: TransformerConfig
@@ -185,7 +185,7 @@ class SublayerStack(Layer):
     return x
 
 
-class Sublayer(Layer):
+class Sublayer(TypedModule):
   """x + sublayer(norm(x)), on tokens [B, T, N, D]; `kind` is a name in SUBLAYERS."""
 
   config: TransformerConfig

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from vdm_jax.layers import embeddings, placement, temporal
 from vdm_jax.layers.convs import Conv
-from vdm_jax.layers.module import Layer, Module
+from vdm_jax.layers.module import Module, TypedModule
 from vdm_jax.models import inputs
 from vdm_jax.models.unet import sublayers
 from vdm_jax.models.unet.sublayers import TransformerConfig
@@ -122,7 +122,7 @@ class Architecture:
     return level is not None or self.temporal_at == "levels and middle"
 
 
-class UNetModule(Layer):
+class UNetModule(TypedModule):
   """Base of the U-Net's modules: the fields that all of them share."""
 
   config: Architecture
