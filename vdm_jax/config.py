@@ -27,17 +27,20 @@ DEFAULT = object()  # for `replace`: leave this argument to the target
 
 
 def call(target, /, **kwargs):
-  """Describes `target(**kwargs)`; an unknown argument is a TypeError here."""
+  """A ConfigDict that `build` turns into `target(**kwargs)`.
+
+  It has the target's plain defaults, too. An unknown argument is a TypeError here.
+  """
   return _describe("call", target, kwargs)
 
 
 def bind(target, /, **kwargs):
-  """Describes `functools.partial(target, **kwargs)`."""
+  """A ConfigDict that `build` turns into `functools.partial(target, **kwargs)`."""
   return _describe("bind", target, kwargs)
 
 
 def replace(node, /, **changes):
-  """A description of the same call as `node` with other arguments; `node` stays.
+  """A ConfigDict of the same call as `node` with other arguments; `node` stays.
 
   Inner parts and shared values are those of `node`. A change to DEFAULT leaves an
   argument out, so that the target's own default holds.
@@ -50,16 +53,16 @@ def replace(node, /, **changes):
 
 
 def deferred(node):
-  """A `bind` of what `node` calls, of the same arguments: () -> the result.
+  """A `bind` of what the `call` `node` calls: built, it is a function () -> the result.
 
-  Arguments follow those of `node`.
+  Its arguments follow those of `node`.
   """
   kwargs = {name: node.get_ref(name) for name in node if name != "call"}
   return bind(_target(node["call"]), **kwargs)
 
 
 def shared(value):
-  """A plain value for several places of a config, all of which follow one flag.
+  """A FieldReference: a plain value in several places, all of which follow one flag.
 
   `shared("videos") + "/train"` follows it, too.
   """

@@ -28,12 +28,19 @@ SKIPPED = "skipped.jsonl"
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(tfds.core.BuilderConfig):
-  """Where the frames are, and how few of them are too few for a clip."""
+class SkyTimelapseConfig(tfds.core.BuilderConfig):
+  """The version of the data set, and what was found of it.
+
+  Attributes:
+    root: the folder that holds sky_train and sky_test.
+    min_frames: clips with fewer frames are left out.
+    found: {split: [(folder of a clip, names of its frames)]}.
+    skipped: [(path, reason)] of what was left out.
+  """
 
   root: str = ""
   min_frames: int = 16
-  found: dict = dataclasses.field(default_factory=dict)  # split -> clips
+  found: dict = dataclasses.field(default_factory=dict)
   skipped: list = dataclasses.field(default_factory=list)
 
 
@@ -84,12 +91,13 @@ class SkyTimelapse(tfds.core.GeneratorBasedBuilder):
 
 
 def build(data_dir, root, *, version_name="original", min_frames=16):
-  """Builds the data set under `data_dir` unless it stands there; returns the builder.
+  """The TFDS builder of the data set, which is built under `data_dir` if it is not yet.
 
   Folders that are empty or hold fewer than `min_frames` frames, stray files and clips
   with an unreadable frame are left out and named in skipped.jsonl beside the data.
 
   Args:
+    data_dir: the folder of TFDS data sets.
     root: the folder that holds sky_train and sky_test (or one of them).
     version_name: which version of the frames this is; part of the folder's name.
 
@@ -99,7 +107,7 @@ def build(data_dir, root, *, version_name="original", min_frames=16):
       was built from another root.
   """
   root = pathlib.Path(root)
-  config = Config(
+  config = SkyTimelapseConfig(
     name=f"{version_name}-min{min_frames}", root=str(root), min_frames=min_frames
   )
   builder = SkyTimelapse(data_dir=data_dir, config=config, file_format="array_record")
