@@ -36,7 +36,7 @@ def forward_flops(settings, folder):
   del folder
   side = settings["side"]
   shape = settings["batch"], settings["frames"], side, side, inputs.CHANNELS
-  return analytic.video_dit(network(settings), shape)
+  return analytic.video_dit_flops(network(settings), shape)
 
 
 def train_flops(settings, folder):

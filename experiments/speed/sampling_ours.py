@@ -29,4 +29,4 @@ def sample_flops(settings, folder):
   shape = (2, *inputs.latents(settings).shape[1:])
   text = settings["tokens"], settings["text_width"]
   network = pipeline.components.task.network
-  return settings["steps"] * analytic.video_dit(network, shape, text=text)
+  return settings["steps"] * analytic.video_dit_flops(network, shape, text=text)

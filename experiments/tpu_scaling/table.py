@@ -50,7 +50,7 @@ def names():
 
 def row(size, name):
   """One compilation, as the table keeps it."""
-  found = topologies.get(name)
+  found = topologies.get_topology(name)
   devices = len(found.devices)
   within = devices // found.slices  # the state is not split over a slow network
   fsdp = min(FSDP[size], within)

@@ -14,7 +14,7 @@ def config(**network):
 
 def test_what_is_set_already_is_not_advised():
   cfg = config(remat="full", dtype="bfloat16")
-  found = advice.candidates(cfg, "train", {"data": 1, "fsdp": 16})
+  found = advice.candidate_changes(cfg, "train", {"data": 1, "fsdp": 16})
   fields = {field for change in found for field in change}
   assert fields == {"train.accumulate", "train.loader.batch_size"}
   assert {"train.accumulate": 4} in found
@@ -23,7 +23,7 @@ def test_what_is_set_already_is_not_advised():
 
 def test_everything_is_advised_alone_and_then_together():
   cfg = config(remat="none", dtype="float32")
-  found = advice.candidates(cfg, "train", {"data": 16, "fsdp": 1})
+  found = advice.candidate_changes(cfg, "train", {"data": 16, "fsdp": 1})
   assert found[0] == {"network.dtype": "bfloat16"}
   assert {"mesh.data": 4, "mesh.fsdp": 4} in found
   together = {"network.dtype": "bfloat16", "network.remat": "full"}
@@ -33,15 +33,15 @@ def test_everything_is_advised_alone_and_then_together():
 
 
 def test_an_estimate_is_state_and_gradients_and_what_is_kept_and_workspace():
-  needs = memory.Memory({"parameters": 100}, 1000, 7, 0, available=500)
-  now = advice.Parts(state=100, gradients=40, kept=600, clips=4)
+  needs = memory.MemoryUsage({"parameters": 100}, 1000, 7, 0, available=500)
+  now = advice.StepMemory(state=100, gradients=40, saved=600, clips=4)
 
   def parts(flags):
     if flags == {"impossible": 1}:
       raise ValueError("there is no such mesh")
     return {
-      "fewer": advice.Parts(state=100, gradients=40, kept=150, clips=1),
-      "split": advice.Parts(state=50, gradients=20, kept=600, clips=4),
+      "fewer": advice.StepMemory(state=100, gradients=40, saved=150, clips=1),
+      "split": advice.StepMemory(state=50, gradients=20, saved=600, clips=4),
     }[next(iter(flags))]
 
   changes = [{"fewer": 1}, {"impossible": 1}, {"split": 1}]
@@ -55,4 +55,4 @@ def test_an_estimate_is_state_and_gradients_and_what_is_kept_and_workspace():
 
 
 def test_a_change_is_said_as_a_flag():
-  assert advice.flag("network.remat", "full") == "--config.network.remat=full"
+  assert advice.to_flag("network.remat", "full") == "--config.network.remat=full"

@@ -44,14 +44,14 @@ def count(network, times):
   cond = Conditioning(vectors=vectors, tokens=tokens)
   x, t = jnp.zeros(SHAPE), jnp.zeros((b, times))
   params = jax.eval_shape(network.init, jax.random.key(0), x, t, cond)
-  return flops.of(network.apply, sharding.unbox(params), x, t, cond).flops
+  return flops.count_flops(network.apply, sharding.unbox(params), x, t, cond).flops
 
 
 @pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_closed_form_equals_the_count(name, times):
   network = video_dit.VideoDiT(**BASE | FIELDS[name])
-  expected = analytic.video_dit(network, SHAPE, text=TEXT, times=times)
+  expected = analytic.video_dit_flops(network, SHAPE, text=TEXT, times=times)
   assert count(network, times) == expected
 
 
@@ -59,7 +59,7 @@ def test_another_size_is_another_count():
   """The control: the closed form does not follow a network that differs a little."""
   network = video_dit.VideoDiT(**BASE)
   other = video_dit.VideoDiT(**BASE | dict(mlp_ratio=3.5))
-  assert count(other, 1) != analytic.video_dit(network, SHAPE)
+  assert count(other, 1) != analytic.video_dit_flops(network, SHAPE)
 
 
 def test_latte_costs_what_the_paper_says():
@@ -68,5 +68,5 @@ def test_latte_costs_what_the_paper_says():
   They count one forward pass of 16 x 256 x 256 pixels; so do we, twice the products.
   """
   network = video_dit.VideoDiT(out_channels=8, **video_dit.SIZES["XL"])
-  forward = analytic.video_dit(network, (1, 16, 32, 32, 4))
+  forward = analytic.video_dit_flops(network, (1, 16, 32, 32, 4))
   assert forward == 3_725_650_722_816

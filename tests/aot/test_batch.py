@@ -31,7 +31,7 @@ from vdm_jax.data import (
 
 
 def spec(cfg, stage="train"):
-  return batch.spec(cfg, cfg[stage].loader, cfg[stage].task)
+  return batch.batch_spec(cfg, cfg[stage].loader, cfg[stage].task)
 
 
 def shapes(found):
@@ -69,11 +69,11 @@ def test_videos_are_those_that_were_cut(tmp_path):
   )
   source = config.call(folders.videos, path=str(tmp_path), num_frames=4)
   described = config.call(loader.Loader, source=source, batch_size=2, transforms=cut)
-  found = batch.spec(ConfigDict(), described, ConfigDict())
+  found = batch.batch_spec(ConfigDict(), described, ConfigDict())
   assert shapes(found) == shapes(config.build(described).spec())
   described.transforms = ()
   with pytest.raises(ValueError, match="size of the videos is in no transform"):
-    batch.spec(ConfigDict(), described, ConfigDict())
+    batch.batch_spec(ConfigDict(), described, ConfigDict())
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_configs_say_what_their_batches_are(cfg, stage, expected):
 
 
 def test_a_sampler_is_told_all_but_the_videos():
-  told = batch.signals(spec(latte.get_config("ucf101-images")))
+  told = batch.sampling_signals(spec(latte.get_config("ucf101-images")))
   assert set(told) == {"label"} and told["label"].shape == (32,)
-  alone = batch.signals(spec(latte.get_config("sky")))
+  alone = batch.sampling_signals(spec(latte.get_config("sky")))
   assert alone == {"index": jax.ShapeDtypeStruct((40,), np.int32)}
   cfg = svd.get_config()
-  told = batch.signals(spec(cfg), cfg.task)
+  told = batch.sampling_signals(spec(cfg), cfg.task)
   assert {name: x.shape for name, x in told.items()} == {
     "image": (40, 1, 1024),
     "image_only": (40,),

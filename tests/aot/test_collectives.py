@@ -18,7 +18,9 @@ CLIP = 2 * 16 * 4 * 48 * 2
 
 @pytest.fixture(scope="module")
 def found():
-  return collectives.find(hlo.parse(TEXT), MESH, slices=[0, 0, 0, 0, 1, 1, 1, 1])
+  return collectives.find_collectives(
+    hlo.parse(TEXT), MESH, slices=[0, 0, 0, 0, 1, 1, 1, 1]
+  )
 
 
 def of(found, kind):
@@ -65,7 +67,7 @@ def test_a_permute_counts_the_devices_that_send_elsewhere(found):
 
 
 def test_the_table_adds_up_and_tells_parameters_from_activations(found):
-  rows = collectives.table(found, parameters=[(14, 48, 96), (96,)])
+  rows = collectives.to_table(found, parameters=[(14, 48, 96), (96,)])
   assert sum(r["bytes"] for r in rows) == sum(c.bytes for c in found)
   assert [r["bytes"] for r in rows] == sorted((r["bytes"] for r in rows), reverse=True)
   moves = {(r["kind"], r["axes"]): r["moves"] for r in rows}
@@ -92,14 +94,14 @@ def test_the_table_adds_up_and_tells_parameters_from_activations(found):
 def test_every_way_to_write_groups_is_read(groups, axes):
   text = TEXT.replace("replica_groups=[4,2]<=[8]", groups)
   assert text != TEXT
-  (swap,) = of(collectives.find(hlo.parse(text), MESH), "all-to-all")
+  (swap,) = of(collectives.find_collectives(hlo.parse(text), MESH), "all-to-all")
   assert swap.axes == axes
 
 
 def test_groups_that_cannot_be_read_are_no_silence():
   text = TEXT.replace("replica_groups=[4,2]<=[8]", "replica_groups=somehow")
   with pytest.raises(ValueError, match="Cannot read the groups"):
-    collectives.find(hlo.parse(text), MESH)
+    collectives.find_collectives(hlo.parse(text), MESH)
 
 
 def test_a_real_program_on_two_devices():
@@ -118,10 +120,10 @@ def test_a_real_program_on_two_devices():
 
   step = jax.jit(jax.grad(loss), out_shardings=ws.sharding)
   module = hlo.parse(step.lower(ws, x).compile().as_text())
-  found = collectives.find(module, mesh.shape)
+  found = collectives.find_collectives(module, mesh.shape)
   gathers = of(found, "all-gather")
   assert gathers and all(c.axes == ("fsdp",) for c in found)
   assert sum(c.count for c in gathers) in (6, 12)  # kept for the backward pass, or not
   assert {c.bytes / c.count for c in gathers} == {32 * 64 * 4}
-  rows = collectives.table(found, [(6, 64, 64)])
+  rows = collectives.to_table(found, [(6, 64, 64)])
   assert {r["moves"] for r in rows if r["kind"] == "all-gather"} == {"parameters"}

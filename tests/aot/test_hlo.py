@@ -19,7 +19,7 @@ def test_a_loop_turns_as_often_as_its_counter_says():
   inside = [v for v in module.visits() if v.loops]
   assert {v.computation.name for v in inside} == {"body", "fused_add", "fused_product"}
   assert {v.times for v in inside} == {5}  # 1, 3, 5, 7, 9
-  assert all(v.loops[0].ours for v in inside)
+  assert all(v.loops[0].is_python_loop for v in inside)
   assert {v.computation.name: v.fused for v in inside}["fused_product"]
 
 
@@ -44,18 +44,18 @@ def test_another_loop_turns_as_often_as_that_one(old, new, trips):
 
 def test_a_product_that_is_written_as_a_convolution_with_gaps():
   """Two products of 8 x 16 and 16 x 4, five times; the gaps multiply nothing."""
-  assert work.flops(hlo.parse(TPU)) == 5 * 2 * (2 * 8 * 16 * 4)
+  assert work.device_flops(hlo.parse(TPU)) == 5 * 2 * (2 * 8 * 16 * 4)
 
 
 def test_what_stays_on_the_chip_is_no_traffic():
   """Each turn reads x and the counter from HBM, and writes the counter."""
-  assert work.traffic(hlo.parse(TPU)) == 5 * (2 * 8 * 16 * 2 + 4 + 4)
+  assert work.hbm_bytes(hlo.parse(TPU)) == 5 * (2 * 8 * 16 * 2 + 4 + 4)
   everything = hlo.parse(TPU.replace("S(1)", ""))
-  assert work.traffic(everything) > work.traffic(hlo.parse(TPU))
+  assert work.hbm_bytes(everything) > work.hbm_bytes(hlo.parse(TPU))
 
 
 def test_custom_calls_are_counted_by_their_target():
-  assert work.kernels(hlo.parse(TPU)) == {"AllocateBuffer": 5}
+  assert work.custom_calls(hlo.parse(TPU)) == {"AllocateBuffer": 5}
 
 
 def test_a_text_without_an_entry_is_refused():
@@ -85,11 +85,13 @@ def test_a_real_program_does_what_its_jaxpr_says(stack):
   compiled = jax.jit(function).lower(*args).compile()
   module = hlo.parse(compiled.as_text())
   assert (
-    work.flops(module) == flops.of(function, *args).flops == 2 * 6 * 3 * 2 * 8 * 16 * 16
+    work.device_flops(module)
+    == flops.count_flops(function, *args).flops
+    == 2 * 6 * 3 * 2 * 8 * 16 * 16
   )
   assert {v.times for v in module.visits()} >= {1, 2, 12}
   # XLA's own count takes each body once: this is what is repaired here.
-  assert compiled.cost_analysis()["flops"] < work.flops(module) / 3
+  assert compiled.cost_analysis()["flops"] < work.device_flops(module) / 3
 
 
 def test_a_loop_whose_end_is_data_is_said_to_be_unknown():
@@ -109,7 +111,7 @@ def test_traffic_of_a_scan_grows_with_its_length_and_not_with_its_square():
       return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
 
     ws, x = np.ones((length, 32, 32), np.float32), np.ones((4, 32), np.float32)
-    return work.traffic(hlo.parse(jax.jit(run).lower(ws, x).compile().as_text()))
+    return work.hbm_bytes(hlo.parse(jax.jit(run).lower(ws, x).compile().as_text()))
 
   few, many = traffic(4), traffic(16)
   assert 3.5 < many / few < 4.5

@@ -32,13 +32,13 @@ def test_parts_and_temporaries_are_those_of_the_program(mesh):
   x, w = spec(mesh, (64, 128), "fsdp"), spec(mesh, (128, 32))
   compiled = jax.jit(lambda x, w: jnp.tanh(x @ w) @ w.T).lower(x, w).compile()
   stats = compiled.memory_analysis()
-  found = memory.of(stats, {"batch": x, "parameters": w}, G)
+  found = memory.from_analysis(stats, {"batch": x, "parameters": w}, G)
   assert found.parts["batch"] == 32 * 128 * 4
   assert found.parts["parameters"] == 128 * 32 * 4
   assert found.temporaries == stats.temp_size_in_bytes
-  assert found.total == sum(found.rows().values())
+  assert found.total == sum(found.by_part().values())
   assert found.fits
-  assert not memory.of(stats, {"batch": x, "parameters": w}, 1000).fits
+  assert not memory.from_analysis(stats, {"batch": x, "parameters": w}, 1000).fits
 
 
 MESSAGES = {
@@ -52,7 +52,7 @@ MESSAGES = {
 @pytest.mark.parametrize("message", MESSAGES)
 def test_a_refusal_is_read(message, mesh):
   parameters = spec(mesh, (2**20,))
-  found = memory.from_error(message, {"parameters": parameters}, 16 * G)
+  found = memory.from_compile_error(message, {"parameters": parameters}, 16 * G)
   assert found.parts == {"parameters": 4 * 2**20}
   wanted = MESSAGES[message] or int(20.5 * G) - 4 * 2**20
   assert found.temporaries == wanted
@@ -60,7 +60,7 @@ def test_a_refusal_is_read(message, mesh):
 
 
 def test_another_error_is_none():
-  assert memory.from_error("INVALID_ARGUMENT: no such option", {}, G) is None
+  assert memory.from_compile_error("INVALID_ARGUMENT: no such option", {}, G) is None
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_another_error_is_none():
   [(3 * G // 2, "1.50 GiB"), (-(2**21), "-2.00 MiB"), (1536, "1.50 KiB"), (3, "3 B")],
 )
 def test_bytes_are_said_for_a_reader(size, said):
-  assert memory.text(size) == said
+  assert memory.format_bytes(size) == said

@@ -10,20 +10,27 @@ CHIP = chips.Chip("toy", peak=100.0, hbm=1.0, bandwidth=10.0, link=5.0, network=
 @pytest.mark.parametrize(
   "work, binds, seconds",
   [
-    (dict(flops=400, traffic=10, near=5, far=1), "compute", 4.0),
-    (dict(flops=100, traffic=30, near=5, far=1), "hbm", 3.0),
-    (dict(flops=100, traffic=10, near=10, far=1), "ici", 2.0),
-    (dict(flops=100, traffic=10, near=5, far=5), "dcn", 5.0),
+    (dict(flops=400, hbm_bytes=10, ici_bytes=5, dcn_bytes=1), "compute", 4.0),
+    (dict(flops=100, hbm_bytes=30, ici_bytes=5, dcn_bytes=1), "hbm", 3.0),
+    (dict(flops=100, hbm_bytes=10, ici_bytes=10, dcn_bytes=1), "ici", 2.0),
+    (dict(flops=100, hbm_bytes=10, ici_bytes=5, dcn_bytes=5), "dcn", 5.0),
   ],
 )
 def test_the_slowest_binds(work, binds, seconds):
-  bound = roofline.bound(CHIP, **work)
-  assert bound.binds == binds and bound.time == seconds
-  parts = work["flops"] / 100, work["traffic"] / 10, work["near"] / 5, work["far"]
+  bound = roofline.lower_bound(CHIP, **work)
+  assert bound.bottleneck == binds and bound.time == seconds
+  parts = (
+    work["flops"] / 100,
+    work["hbm_bytes"] / 10,
+    work["ici_bytes"] / 5,
+    work["dcn_bytes"],
+  )
   assert bound.serial == pytest.approx(sum(parts))
 
 
 def test_utilisation_counts_what_the_model_needs():
   """Eight devices that work at their peak, a quarter of it for the second time."""
-  bound = roofline.bound(CHIP, flops=400, traffic=0, near=0, far=0)
-  assert roofline.utilisation(CHIP, 8, 8 * 300, bound.time) == pytest.approx(0.75)
+  bound = roofline.lower_bound(CHIP, flops=400, hbm_bytes=0, ici_bytes=0, dcn_bytes=0)
+  assert roofline.model_flops_utilization(
+    CHIP, 8, 8 * 300, bound.time
+  ) == pytest.approx(0.75)

@@ -21,10 +21,10 @@ from vdm_jax.aot import chips, topology
   ],
 )
 def test_a_tpu_slice_has_its_devices(name, count, kind):
-  found = topology.get(name)
+  found = topology.get_topology(name)
   assert len(found.devices) == count and found.slices == 1
   assert {d.device_kind for d in found.devices} == {kind}
-  assert {found.slice_of(d) for d in found.devices} == {0}
+  assert {found.slice_index(d) for d in found.devices} == {0}
   assert found.chip.platform == "tpu"
 
 
@@ -32,23 +32,25 @@ def test_a_tpu_slice_has_its_devices(name, count, kind):
 @pytest.mark.parametrize("name, data", [("v5p:4x8x8", 16), ("v6e:8x8", 4)])
 def test_a_mesh_may_share_the_rings_of_a_torus(name, data):
   """No product of 4, 8 and 8 is 16 twice, none of 8 and 8 is 4."""
-  mesh = sharding.make_mesh(dict(data=data, fsdp=16), topology.get(name).devices)
+  mesh = sharding.make_mesh(
+    dict(data=data, fsdp=16), topology.get_topology(name).devices
+  )
   assert mesh.devices.shape == (data, 16)
   assert len({d.id for d in mesh.devices.flat}) == 16 * data
 
 
 @pytest.mark.aot
 def test_slices_are_told_apart():
-  found = topology.get("v6e:2x2", num_slices=2)
-  assert [found.slice_of(d) for d in found.devices] == 4 * [0] + 4 * [1]
+  found = topology.get_topology("v6e:2x2", num_slices=2)
+  assert [found.slice_index(d) for d in found.devices] == 4 * [0] + 4 * [1]
   assert found.slices == 2
 
 
 @pytest.mark.skipif(not topology.has_cuda(), reason="no CUDA plugin is installed")
 def test_hosts_of_gpus_are_slices():
-  found = topology.get("h100:2x8")
+  found = topology.get_topology("h100:2x8")
   assert len(found.devices) == 16 and found.slices == 2
-  assert [found.slice_of(d) for d in found.devices] == 8 * [0] + 8 * [1]
+  assert [found.slice_index(d) for d in found.devices] == 8 * [0] + 8 * [1]
 
 
 @pytest.mark.parametrize(
@@ -66,21 +68,21 @@ def test_hosts_of_gpus_are_slices():
 )
 def test_a_wrong_name_is_refused_with_the_nearest_right_ones(name, near):
   with pytest.raises(ValueError, match="is unknown; the nearest are") as error:
-    topology.check(name)
+    topology.parse_name(name)
   assert near in str(error.value)
 
 
 def test_a_missing_compiler_is_said_with_the_extra_that_brings_it(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ModuleNotFoundError, match=r"vdm_jax\[tpu\]"):
-    topology.get("v5e:2x2")
+    topology.get_topology("v5e:2x2")
   with pytest.raises(ModuleNotFoundError, match=r"vdm_jax\[cuda\]"):
-    topology.get("h100:8")
+    topology.get_topology("h100:8")
 
 
 def test_gpus_have_hosts_and_no_slices():
   with pytest.raises(ValueError, match="stand in the name"):
-    topology.get("h100:8", num_slices=2)
+    topology.get_topology("h100:8", num_slices=2)
 
 
 def test_every_shape_belongs_to_a_chip_with_sensible_figures():

@@ -91,7 +91,7 @@ def test_frames_over_chips_are_swapped_in_the_blocks(tmp_path):
 
 def test_long_sequences_are_attended_to_by_splash_attention(tiny, tmp_path):
   """A frame of 32 x 32 places is long enough for the kernel; one of 4 x 4 is not."""
-  cfg = config("tiny", sample__shape=(2, 64, 64, 2))
+  cfg = config("tiny", sample__generator__shape=(2, 64, 64, 2))
   report = program.run(cfg, tmp_path, topology="v5e:2x2")
   assert report["custom_calls"]["tpu_custom_call"] > 0
   assert any("splash" in name for name in report["flops"]["kernels"])
@@ -99,7 +99,7 @@ def test_long_sequences_are_attended_to_by_splash_attention(tiny, tmp_path):
 
 
 def test_options_of_every_preset_are_known_to_the_compiler():
-  found = topology.get("v5e:2x2")
+  found = topology.get_topology("v5e:2x2")
   mesh = jax.sharding.Mesh(np.array(found.devices), ("data",))
   place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
   x = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=place)
@@ -156,7 +156,7 @@ def test_frames_on_several_chips_are_swapped_in_the_blocks_and_never_gathered(tm
   cfg = config(
     "ucf101",
     train__loader__batch_size=4,
-    sample__shape=(128, 32, 32, 4),
+    sample__generator__shape=(128, 32, 32, 4),
     mesh__fsdp=4,
     mesh__seq=4,
     **XL,

@@ -10,51 +10,54 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-  """Bytes on one device of a training step, as far as they are known beforehand.
+class StepMemory:
+  """Bytes that a training step needs on one device, known before it is compiled.
 
   Attributes:
     state: parameters, averages, optimizer and batch.
     gradients: of the parameters.
-    kept: of the forward pass for the backward pass.
+    saved: of the forward pass for the backward pass.
     clips: that a device works on at a time, 1/2 where two share one.
   """
 
   state: int
   gradients: int
-  kept: int
+  saved: int
   clips: float
 
 
 def estimate(needs, now, candidates, parts_of):
-  """[{"flags", "total", "fits"}]: estimates of the candidates, in their order.
+  """Estimates [{"flags": a change, "total": bytes, "fits": bool}] of the candidates.
 
   Args:
-    needs: the memory.Memory that was asked for.
-    now: Parts of the program that asked for it.
+    needs: the memory.MemoryUsage of the program that does not fit.
+    now: its StepMemory.
     candidates: [{field of the config: value}], see `candidates`.
-    parts_of: flags -> Parts of the changed config; ValueError where it cannot be.
+    parts_of: flags -> StepMemory of the changed config; ValueError where it cannot be.
   """
-  workspace = max(needs.temporaries - now.gradients - now.kept, 0)
+  workspace = max(needs.temporaries - now.gradients - now.saved, 0)
   found = []
   for flags in candidates:
     try:
       then = parts_of(flags)
     except ValueError:
       continue
-    total = then.state + then.gradients + then.kept
+    total = then.state + then.gradients + then.saved
     total += int(workspace * then.clips / now.clips) + needs.code
     found.append({"flags": flags, "total": total, "fits": total <= needs.available})
   return found
 
 
-def candidates(cfg, stage, mesh):
-  """Changes to try, the cheapest first: alone, then together.
+def candidate_changes(cfg, stage, mesh):
+  """Changes of a config to try, the cheapest first, one by one and then together.
 
   Args:
     cfg: the config; a field that it does not have is left alone.
     stage: the name of its stage that trains.
     mesh: {axis: size}.
+
+  Returns:
+    A list of {path of a field: value}, such as {"network.remat": "full"}.
   """
   network = cfg.get("network", {})
   alone = []
@@ -78,8 +81,8 @@ def candidates(cfg, stage, mesh):
   return known + [change for change in both if change and change not in known]
 
 
-def flag(path, value):
-  """The change of one field as one writes it: --config.network.remat=full."""
+def to_flag(path, value):
+  """The flag that sets a field, a str: "--config.network.remat=full"."""
   return f"--config.{path}={value}"
 
 

@@ -21,14 +21,14 @@ ALONG = {
 }
 
 
-def video_dit(network, shape, *, text=(0, 0), times=1):
-  """FLOPs of one forward pass of a models.video_dit.VideoDiT.
+def video_dit_flops(network, shape, *, text=(0, 0), times=1):
+  """FLOPs, an int, of one forward pass of a models.transformer.video_dit.VideoDiT.
 
   Args:
     network: the module; only its fields are read.
     shape: [B, T, H, W, C] of x, with all channels that are stacked on it.
     text: (tokens, width) of the text of a clip; a pooled one is (1, width).
-    times: of a clip: 1, or T if each frame has its own.
+    times: diffusion times of a clip: 1, or T if each frame has its own.
   """
   b, frames, height, width, channels = shape
   d, t = network.width, frames // network.patch_time
@@ -37,34 +37,34 @@ def video_dit(network, shape, *, text=(0, 0), times=1):
   tokens, clips = b * t * places, b * (1 if times == 1 else t)
   patch = network.patch_time * network.patch**2
 
-  total = linear(b * t * in_picture, patch * channels, d)
-  total += linear(b * t * in_picture, d, patch * network.out_channels)
-  told = linear(b * times, 256, d) + linear(b * times, d, d)
+  total = linear_flops(b * t * in_picture, patch * channels, d)
+  total += linear_flops(b * t * in_picture, d, patch * network.out_channels)
+  told = linear_flops(b * times, 256, d) + linear_flops(b * times, d, d)
   total += told * (network.depth if network.embedders == "block" else 1)
   if network.modulation == "block":
-    total += linear(clips, d, 2 * d)
+    total += linear_flops(clips, d, 2 * d)
   elif network.modulation == "shared":
-    total += linear(clips, d, 6 * d)
+    total += linear_flops(clips, d, 6 * d)
   if network.text == "pooled":
-    total += linear(b, text[1], d)
+    total += linear_flops(b, text[1], d)
   elif network.text == "cross":
-    total += linear(b * text[0], text[1], d) + linear(b * text[0], d, d)
+    total += linear_flops(b * text[0], text[1], d) + linear_flops(b * text[0], d, d)
 
   lengths = {"space": places, "time": t, "both": t * places}
   for kind in network.layout:
     block = _perceptron(network, tokens)
     if network.modulation == "block":
-      block += linear(clips, d, 6 * d)
+      block += linear_flops(clips, d, 6 * d)
     for axis in ALONG[kind]:
-      block += linear(tokens, d, 4 * d) + 4 * tokens * lengths[axis] * d
+      block += linear_flops(tokens, d, 4 * d) + 4 * tokens * lengths[axis] * d
     if network.text == "cross" and kind != "temporal":
-      block += linear(tokens, d, 2 * d) + linear(b * text[0], d, 2 * d)
+      block += linear_flops(tokens, d, 2 * d) + linear_flops(b * text[0], d, 2 * d)
       block += 4 * tokens * text[0] * d
     total += block * (network.depth // len(network.layout))
   return total
 
 
-def linear(rows, inputs, outputs):
+def linear_flops(rows, inputs, outputs):
   """FLOPs of the product of [rows, inputs] and [inputs, outputs]."""
   return 2 * rows * inputs * outputs
 
@@ -72,7 +72,7 @@ def linear(rows, inputs, outputs):
 def _perceptron(network, tokens):
   hidden = int(network.width * network.mlp_ratio)
   factor = 2 if network.activation in GATED else 1
-  return linear(tokens, network.width, (factor + 1) * hidden)
+  return linear_flops(tokens, network.width, (factor + 1) * hidden)
 
 
 def _signals_as_tokens(network):

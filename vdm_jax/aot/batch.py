@@ -17,14 +17,15 @@ from vdm_jax import config
 UNCUT = 1024
 
 
-def spec(cfg, loader, task):
-  """{name: ShapeDtypeStruct} of one batch, as `loader.spec()` of real data gives it.
+def batch_spec(cfg, loader, task):
+  """{name: jax.ShapeDtypeStruct [B, ...]} of a batch that a config's loader would give.
 
   A dict of these for "pictures", those of joint training.
 
   Args:
     cfg: the whole config.
-    loader, task: its parts that describe a data.loader.Loader, and the task.
+    loader: its part that describes a data.loader.Loader.
+    task: its part that describes the task.
 
   Raises:
     ValueError: a source whose records cannot be known without its data.
@@ -41,8 +42,8 @@ def spec(cfg, loader, task):
   return jax.tree.map(batched, record)
 
 
-def latents(cfg):
-  """[T, h, w, c], the shape of the latents of a video of a config."""
+def latent_shape(cfg):
+  """(T, h, w, c), the shape of the latents of a video that a config samples."""
   shape = cfg.get("sample", {}).get("generator", {}).get("shape")
   if shape is None:
     raise ValueError(
@@ -52,11 +53,15 @@ def latents(cfg):
   return tuple(shape)
 
 
-def signals(batch, task=None):
-  """What of a training batch a sampler is told: all but the videos themselves.
+def sampling_signals(batch, task=None):
+  """{name: jax.ShapeDtypeStruct [B, ...]} of the conditions in a training batch.
 
-  One row number for each video where there is nothing to tell. A conditioner of the
-  task that shows a picture reads the latents of first frames.
+  All but the videos themselves; {"index"} where there are none, and "image_latents" for
+  a conditioner of first frames.
+
+  Args:
+    batch: what `batch_spec` gives.
+    task: the part of the config that describes the task.
   """
   told = {
     name: x
@@ -87,7 +92,7 @@ def _inner(cfg, source, task):
 
 def _records(cfg, source, task):
   """Latents that `encode` wrote, with what the conditioner reads beside them."""
-  shape, encoder = latents(cfg), cfg.get("encode", {}).get("image_encoder")
+  shape, encoder = latent_shape(cfg), cfg.get("encode", {}).get("image_encoder")
   moments = {k: np.zeros(shape, np.float32) for k in ("mean", "logvar")}
   seen = {"image": np.zeros(encoder.shape, np.float16)} if encoder else {}
   read = _told(task)

@@ -29,18 +29,20 @@ OPCODE = re.compile(rf"({'|'.join(KINDS)})(-start)?")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """Attributes:
-  kind: of KINDS.
-  axes: the mesh axes over which its devices differ, with "part of" before them if
-    a group does not span them whole.
-  network: whether it leaves a slice (or a host of GPUs).
-  shapes: of what one device puts in, as text: "bf16[4,16,256,1152]".
-  sizes: numbers in each of these arrays.
-  devices: of one group.
-  count: times a step.
-  bytes: that one device sends a step.
-  scan: the innermost loop of the program around it, "blocks/while", or "".
-  op_name: the way through the Python program to what needed it.
+  """One exchange between devices of a compiled program.
+
+  Attributes:
+    kind: of KINDS.
+    axes: the mesh axes over which its devices differ, with "part of" before them if
+      a group does not span them whole.
+    network: whether it leaves a slice (or a host of GPUs).
+    shapes: of what one device puts in, as text: "bf16[4,16,256,1152]".
+    sizes: numbers in each of these arrays.
+    devices: of one group.
+    count: times a step.
+    bytes: that one device sends a step.
+    scan: the innermost loop of the program around it, "blocks/while", or "".
+    op_name: the path through the Python program to what needed it.
   """
 
   kind: str
@@ -55,10 +57,11 @@ class Collective:
   op_name: str
 
 
-def find(module, mesh_shape, slices=None):
-  """The Collectives of an hlo.Module, those without effect left out.
+def find_collectives(module, mesh_shape, slices=None):
+  """A list of the Collectives of a program, those of a single device left out.
 
   Args:
+    module: an hlo.Module.
     mesh_shape: {axis: size}, slowest first; the program's devices are numbered so.
     slices: the slice of each device, in that order; None: all in one.
   """
@@ -68,7 +71,7 @@ def find(module, mesh_shape, slices=None):
   for visit in module.visits():
     here = visit.computation.name
     for instruction in visit.computation.instructions.values():
-      kind, groups = _told(instruction, total, slices)
+      kind, groups = _kind_and_groups(instruction, total, slices)
       moved = [group for group in groups if len(set(group)) > 1]
       if not moved:
         continue
@@ -85,7 +88,7 @@ def find(module, mesh_shape, slices=None):
   return found
 
 
-def _told(instruction, total, slices):
+def _kind_and_groups(instruction, total, slices):
   """(kind, groups) of an instruction; no groups where it is no collective."""
   matched = OPCODE.fullmatch(instruction.opcode)
   if matched:
@@ -131,7 +134,9 @@ def _scan(loops, op_name):
   The compiler takes turns out of a loop; their names remember it.
   """
   own = re.match(r"(.*/while)/body", op_name)
-  name = own[1] if own else next((x.name for x in reversed(loops) if x.ours), "")
+  name = (
+    own[1] if own else next((x.name for x in reversed(loops) if x.is_python_loop), "")
+  )
   if not name:
     return ""
   parts = name.split("/")[1:-1]
@@ -217,16 +222,20 @@ def _axes(groups, mesh_shape, pairs):
   return axes
 
 
-def table(found, parameters=()):
-  """Rows, the largest first: one for each kind, axes, loop and what is moved.
+def to_table(found, parameters=()):
+  """Rows of a table, a list of dicts, the most bytes first.
+
+  A row is for one kind, axes, loop ("scan"), what it "moves" ("parameters" or
+  "activations") and "network", and has "count", "bytes" and the "largest" exchange.
 
   Args:
+    found: Collectives.
     parameters: shapes of the parameters, to tell them and their gradients from
       activations by their sizes.
   """
   rows = {}
   for c in found:
-    moves = "parameters" if of_parameters(c, parameters) else "activations"
+    moves = "parameters" if moves_parameters(c, parameters) else "activations"
     key = (c.kind, "+".join(c.axes), c.scan, moves, c.network)
     row = rows.setdefault(key, {"count": 0, "bytes": 0.0, "largest": 0.0})
     row["count"] += c.count
@@ -237,8 +246,12 @@ def table(found, parameters=()):
   return [dict(zip(names, key, strict=True)) | row for key, row in order]
 
 
-def of_parameters(collective, shapes):
-  """Whether all that it moves looks like a parameter, or like a part of one.
+def moves_parameters(collective, shapes):
+  """Whether all arrays of a Collective have sizes of parameters, or of their parts.
+
+  Args:
+    collective: a Collective.
+    shapes: of the parameters.
 
   A part is a half, a quarter ... a 4096th of one layer of a parameter, as a mesh or the
   compiler may cut it, with no more axes. An activation may look like this, too, where

@@ -16,37 +16,43 @@ from jax.extend import core
 
 
 @dataclasses.dataclass(frozen=True)
-class Count:
-  """Attributes:
-  flops: of everything, kernels included.
-  kernels: {name of a Pallas kernel: its calls}.
-  unbounded: while loops, whose turns no one knows; counted once.
+class FlopCount:
+  """Floating-point operations of a program.
+
+  Attributes:
+    flops: of everything, kernels included.
+    kernels: {name of a Pallas kernel: its calls}.
+    unbounded_loops: while loops of unknown length, whose bodies are counted once.
   """
 
   flops: int = 0
   kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-  unbounded: int = 0
+  unbounded_loops: int = 0
 
   def __add__(self, other):
-    return Count(
+    return FlopCount(
       self.flops + other.flops,
       self.kernels + other.kernels,
-      self.unbounded + other.unbounded,
+      self.unbounded_loops + other.unbounded_loops,
     )
 
   def __mul__(self, times):
     kernels = collections.Counter({k: n * times for k, n in self.kernels.items()})
-    return Count(self.flops * times, kernels, self.unbounded)
+    return FlopCount(self.flops * times, kernels, self.unbounded_loops)
 
 
-def of(function, *args):
-  """The Count of function(*args); arguments may be ShapeDtypeStructs."""
-  return count(jax.make_jaxpr(function)(*args).jaxpr)
+def count_flops(function, *args):
+  """The FlopCount of function(*args).
+
+  Args:
+    args: arrays, or jax.ShapeDtypeStructs: nothing is computed.
+  """
+  return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def count(jaxpr):
-  """The Count of a jaxpr."""
-  total = Count()
+def count_jaxpr(jaxpr):
+  """The FlopCount of a jax.extend.core.Jaxpr."""
+  total = FlopCount()
   for equation in jaxpr.eqns:
     total += _equation(equation)
   return total
@@ -55,28 +61,30 @@ def count(jaxpr):
 def _equation(equation):
   name, params = equation.primitive.name, equation.params
   if name == "dot_general":
-    return Count(_dot(equation))
+    return FlopCount(_dot(equation))
   if name == "conv_general_dilated":
-    return Count(_convolution(equation))
+    return FlopCount(_convolution(equation))
   if name == "scan":
-    return count(params["jaxpr"].jaxpr) * params["length"]
+    return count_jaxpr(params["jaxpr"].jaxpr) * params["length"]
   if name == "while":
-    inside = count(params["cond_jaxpr"].jaxpr) + count(params["body_jaxpr"].jaxpr)
-    return inside + Count(unbounded=1 if inside.flops else 0)
+    inside = count_jaxpr(params["cond_jaxpr"].jaxpr) + count_jaxpr(
+      params["body_jaxpr"].jaxpr
+    )
+    return inside + FlopCount(unbounded_loops=1 if inside.flops else 0)
   if name == "cond":
-    branches = [count(branch.jaxpr) for branch in params["branches"]]
+    branches = [count_jaxpr(branch.jaxpr) for branch in params["branches"]]
     return max(branches, key=lambda branch: branch.flops)
   if name == "shard_map":
     mesh, manual = params["mesh"], params.get("manual_axes")
     axes = mesh.axis_names if manual is None else manual
-    return count(_open(params["jaxpr"])) * math.prod(mesh.shape[a] for a in axes)
+    return count_jaxpr(_open(params["jaxpr"])) * math.prod(mesh.shape[a] for a in axes)
   if name == "pallas_call":
     cells = math.prod(params["grid_mapping"].grid)
-    inside = count(_open(params["jaxpr"])) * cells
-    return Count(inside.flops, collections.Counter({_kernel(params): 1}))
-  total = Count()
+    inside = count_jaxpr(_open(params["jaxpr"])) * cells
+    return FlopCount(inside.flops, collections.Counter({_kernel(params): 1}))
+  total = FlopCount()
   for inside in _inside(params):
-    total += count(inside)
+    total += count_jaxpr(inside)
   return total
 
 
@@ -118,7 +126,7 @@ def _convolution(equation):
   for i, (of_left, of_right, of_out) in enumerate(
     zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)
   ):
-    pairs *= pairs_along(
+    pairs *= convolution_pairs(
       left[of_left],
       right[of_right],
       out[of_out],
@@ -132,13 +140,17 @@ def _convolution(equation):
   return 2 * pairs * batch * features * inputs
 
 
-def pairs_along(size, kernel, out, *, stride=1, low=0, gap=1, spread=1):
-  """Pairs of output and kernel positions of a convolution that meet a real input.
+def convolution_pairs(size, kernel, out, *, stride=1, low=0, gap=1, spread=1):
+  """How many (output, kernel) positions along one axis meet an input and no padding.
 
   Args:
-    size, kernel, out: lengths along one axis.
-    low: padding before the first input; gap: distance between inputs (their dilation);
-      spread: distance between positions of the kernel.
+    size: inputs along the axis.
+    kernel: positions of the kernel.
+    out: outputs.
+    stride: of the outputs, in inputs.
+    low: padding before the first input.
+    gap: dilation of the inputs.
+    spread: dilation of the kernel.
   """
   place = np.arange(out)[:, None] * stride + np.arange(kernel) * spread - low
   real = (place >= 0) & (place <= (size - 1) * gap) & (place % gap == 0)

@@ -20,11 +20,11 @@ TRANSPARENT = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """One array of a shape: its type, sizes, and where it lies."""
+  """One array of a shape: its HLO type, its sizes, and in which memory it is."""
 
   dtype: str
   dims: tuple[int, ...]
-  fast: bool  # in the chip's own memory (VMEM), not in HBM
+  on_chip: bool  # in the chip's own memory (VMEM), not in HBM
 
   @property
   def size(self):
@@ -32,11 +32,13 @@ class Array:
 
   @property
   def bytes(self):
-    return self.size * bits(self.dtype) // 8
+    return self.size * dtype_bits(self.dtype) // 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+  """One line of a computation: name = shape opcode(argument), attributes."""
+
   name: str
   shape: str
   opcode: str
@@ -47,7 +49,7 @@ class Instruction:
   @functools.cached_property
   def arrays(self):
     """The arrays of its result, of a tuple all of them."""
-    return arrays(self.shape)
+    return parse_shape(self.shape)
 
   @functools.cached_property
   def op_name(self):
@@ -55,14 +57,16 @@ class Instruction:
     found = re.search(r'op_name="([^"]*)"', self.attributes)
     return found[1] if found else ""
 
-  def called(self, key):
-    """The computation that an attribute names, or None."""
+  def called_computation(self, key):
+    """The name of the computation in the attribute `key`, such as "body", or None."""
     found = re.search(rf"\b{key}=%?([\w.\-]+)", self.attributes)
     return found[1] if found else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
+  """Instructions by name; `root` is the name of that which gives the result."""
+
   name: str
   instructions: dict[str, Instruction]
   root: str
@@ -99,8 +103,8 @@ class Loop:
   trips: int | None
 
   @property
-  def ours(self):
-    """Whether it is a scan of the program, and none that the compiler made."""
+  def is_python_loop(self):
+    """Whether it is a scan or while of the Python program, not one of the compiler."""
     return self.name.endswith("while")
 
 
@@ -124,11 +128,13 @@ class Visit:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
+  """A compiled program: its computations by name, and the name of the first one."""
+
   computations: dict[str, Computation]
   entry: str
 
   def visits(self):
-    """Every computation that runs, with how often; a reducer's tiny ones left out."""
+    """Yields a Visit of every computation that runs, but for those of reducers."""
     yield from self._visits(self.entry, 1, (), False, self.entry)
 
   def _visits(self, name, times, loops, fused, frame):
@@ -137,14 +143,14 @@ class Module:
     for instruction in computation.instructions.values():
       if instruction.opcode == "while":
         trips = self.trip_count(computation, instruction)
-        body = instruction.called("body")
+        body = instruction.called_computation("body")
         name = instruction.op_name or self._loop_name(body)
         inner = (*loops, Loop(name, trips))
         yield from self._visits(
           body, times * (1 if trips is None else trips), inner, False, body
         )
       elif instruction.opcode == "fusion":
-        inside = instruction.called("calls")
+        inside = instruction.called_computation("calls")
         yield from self._visits(inside, times, loops, True, frame)
       else:
         for inside in _calls(instruction):
@@ -159,12 +165,17 @@ class Module:
     return ""
 
   def trip_count(self, computation, loop):
-    """How often the `while` instruction `loop` turns, or None."""
+    """The number of iterations of a `while` instruction, or None if it is unknown.
+
+    Args:
+      computation: the Computation that `loop` is in.
+      loop: the Instruction.
+    """
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
       return int(known[1])
-    condition = self.computations[loop.called("condition")]
-    body = self.computations[loop.called("body")]
+    condition = self.computations[loop.called_computation("condition")]
+    body = self.computations[loop.called_computation("body")]
     compared = self._compare(condition)
     if compared is None:
       return None
@@ -201,7 +212,7 @@ class Module:
     if instruction.opcode in TRANSPARENT:
       return self._root(computation, instruction.operands[0], given)
     if instruction.opcode == "fusion":
-      inside = self.computations[instruction.called("calls")]
+      inside = self.computations[instruction.called_computation("calls")]
       values = {
         i: self._value(computation, n, given)
         for i, n in enumerate(instruction.operands)
@@ -254,7 +265,7 @@ class Module:
 
   def _inside(self, computation, fusion, given, index):
     """The value of a fusion's root, or of element `index` of it."""
-    inside = self.computations[fusion.called("calls")]
+    inside = self.computations[fusion.called_computation("calls")]
     values = {
       i: self._value(computation, n, given) for i, n in enumerate(fusion.operands)
     }
@@ -265,7 +276,7 @@ class Module:
 
 
 def parse(text):
-  """The Module of `compiled.as_text()`."""
+  """The Module of the text that jax's `compiled.as_text()` gives."""
   computations, entry, name, found, root = {}, None, None, {}, None
   for line in text.splitlines():
     if name is None:
@@ -284,8 +295,8 @@ def parse(text):
   return Module(computations, entry)
 
 
-def arrays(shape):
-  """The Arrays of a shape's text, such as "(bf16[2,3]{1,0:S(1)}, u32[])"."""
+def parse_shape(shape):
+  """A tuple of the Arrays in the text "(bf16[2,3]{1,0:S(1)}, u32[])" of a shape."""
   found = []
   for dtype, dims, layout in ARRAY.findall(shape):
     sizes = tuple(int(re.sub(r"\D", "", d)) for d in dims.split(",") if d.strip())
@@ -294,8 +305,8 @@ def arrays(shape):
   return tuple(found)
 
 
-def bits(dtype):
-  """Bits of one number of an HLO type."""
+def dtype_bits(dtype):
+  """Bits, an int, of one number of an HLO type such as "bf16" or "pred"."""
   if dtype in ITEM_BITS:
     return ITEM_BITS[dtype]
   return int(re.search(r"\d+", dtype)[0])
@@ -336,9 +347,14 @@ def _calls(instruction):
     listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
     if listed:
       return NAME.findall(listed[1])
-    names = [instruction.called(f"{which}_computation") for which in ("true", "false")]
+    names = [
+      instruction.called_computation(f"{which}_computation")
+      for which in ("true", "false")
+    ]
     return [name for name in names if name]
   if instruction.opcode in ("call", "async-start"):
-    found = instruction.called("to_apply") or instruction.called("calls")
+    found = instruction.called_computation(
+      "to_apply"
+    ) or instruction.called_computation("calls")
     return [found] if found else []
   return []

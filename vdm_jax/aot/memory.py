@@ -21,8 +21,8 @@ USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-  """Bytes on one device.
+class MemoryUsage:
+  """What a program needs of the HBM of one device, in bytes.
 
   Attributes:
     parts: {"parameters", "ema" ...: of the arguments}, and "padding and rest".
@@ -41,23 +41,31 @@ class Memory:
 
   @property
   def total(self):
+    """Bytes of all parts."""
     return sum(self.parts.values()) + self.temporaries + self.code + self.outputs
 
   @property
   def fits(self):
+    """Whether the device has as much."""
     return self.total <= self.available
 
-  def rows(self):
-    """{name: bytes}, in the order of a chart."""
+  def by_part(self):
+    """{part: bytes}: arguments, activations and workspace, program, outputs."""
     rest = {"activations and workspace": self.temporaries, "program": self.code}
     return {**self.parts, **rest, "outputs": self.outputs}
 
 
-def of(stats, trees, available):
-  """The Memory of compiled.memory_analysis() for the arguments in {name: tree}."""
+def from_analysis(stats, trees, available):
+  """The MemoryUsage of a compiled program.
+
+  Args:
+    stats: what jax's `compiled.memory_analysis()` gives.
+    trees: {part: tree of the program's arguments, with shardings}.
+    available: bytes of a device.
+  """
   parts = {name: shard_bytes(tree) for name, tree in trees.items()}
   parts["padding and rest"] = max(stats.argument_size_in_bytes - sum(parts.values()), 0)
-  return Memory(
+  return MemoryUsage(
     parts=parts,
     temporaries=stats.temp_size_in_bytes,
     code=stats.generated_code_size_in_bytes,
@@ -66,8 +74,14 @@ def of(stats, trees, available):
   )
 
 
-def from_error(message, trees, available):
-  """The Memory of a program that was refused for its size; None for another error."""
+def from_compile_error(message, trees, available):
+  """The MemoryUsage of a program that the compiler refused for its size, or None.
+
+  Args:
+    message: of the error; None is returned for an error of another kind.
+    trees: {part: tree of the program's arguments, with shardings}.
+    available: bytes of a device.
+  """
   parts = {name: shard_bytes(tree) for name, tree in trees.items()}
   if found := TEMPORARIES.search(message):
     temporaries, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
@@ -76,11 +90,11 @@ def from_error(message, trees, available):
     temporaries = max(used - sum(parts.values()), 0)
   else:
     return None
-  return Memory(parts, temporaries, 0, 0, min(limit, int(available)))
+  return MemoryUsage(parts, temporaries, 0, 0, min(limit, int(available)))
 
 
 def shard_bytes(tree):
-  """Bytes of the largest shard of each leaf, summed; leaves have shardings."""
+  """Bytes of a tree of ShapeDtypeStructs with shardings on the fullest device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * _itemsize(x.dtype)
     for x in jax.tree.leaves(tree)
@@ -97,8 +111,8 @@ def _bytes(number, unit):
   return int(float(number) * UNITS[unit])
 
 
-def text(size):
-  """Bytes for a reader: "3.97 GiB"."""
+def format_bytes(size):
+  """A number of bytes as text: "3.97 GiB"."""
   for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
     if abs(size) >= factor:
       return f"{size / factor:.2f} {unit}"

@@ -27,31 +27,37 @@ class LoweredProgram:
   """A program to compile.
 
   Attributes:
-    lower: () -> what jax.jit(...).lower gives.
-    trees: {name: arguments of that name, with shardings}.
-    count: () -> flops.Count of the whole program, before any compiler.
-    model: () -> FLOPs that the model itself needs, without recomputation.
+    lower: () -> jax.stages.Lowered.
+    trees: {part: tree of the arguments' ShapeDtypeStructs with shardings}.
+    count_flops: () -> flops.FlopCount of the whole program, before any compiler.
+    model_flops: () -> FLOPs that the model itself needs, without recomputation.
     rows: clips a call.
-    parameters: shapes of what the network has learned.
-    kept: () -> bytes on one device that a backward pass keeps of the forward pass.
-    at_a_time: clips on a device at a time; less than one where devices share them.
+    parameters: shapes of the network's parameters.
+    saved_bytes: () -> bytes of the forward pass that one device keeps for the backward
+      pass.
+    clips_at_a_time: on a device; less than one where devices share them.
   """
 
   lower: Callable
   trees: dict[str, Any]
-  count: Callable
-  model: Callable
+  count_flops: Callable
+  model_flops: Callable
   rows: int
   parameters: tuple[tuple[int, ...], ...]
-  kept: Callable = lambda: 0
-  at_a_time: float = 0.0
+  saved_bytes: Callable = lambda: 0
+  clips_at_a_time: float = 0.0
 
 
 def train(cfg, mesh):
-  """The training step of a config: the denoiser's, or else the autoencoder's."""
-  stage = cfg[trains(cfg)]
+  """The LoweredProgram of a config's training step: the denoiser's, or autoencoder's.
+
+  Args:
+    cfg: the config.
+    mesh: of the devices to compile for.
+  """
+  stage = cfg[training_stage(cfg)]
   task, tx = config.build(stage.task), config.build(stage.optimizer)
-  rows = batch.spec(cfg, stage.loader, stage.task)
+  rows = batch.batch_spec(cfg, stage.loader, stage.task)
   sharding.check_accumulation(rows, stage.accumulate, mesh, cfg.rules)
   rows = _placed(rows, mesh, cfg.rules)
   frozen = _frozen(task, rows, mesh, cfg.rules)
@@ -75,18 +81,27 @@ def train(cfg, mesh):
       "batch": rows,
       **({"frozen networks": frozen} if frozen else {}),
     },
-    count=lambda: flops.of(step, state, rows, key, *frozen),
+    count_flops=lambda: flops.count_flops(step, state, rows, key, *frozen),
     # A backward pass is two forward ones.
-    model=lambda: 3 * flops.of(task.loss, whole, _with_step(encoded), key).flops,
+    model_flops=lambda: (
+      3 * flops.count_flops(task.loss, whole, _with_step(encoded), key).flops
+    ),
     rows=stage.loader.batch_size,
     parameters=tuple(x.shape for x in jax.tree.leaves(whole)),
-    kept=lambda: _kept(task, whole, encoded, key, mesh, cfg.rules) // stage.accumulate,
-    at_a_time=stage.loader.batch_size / shards / stage.accumulate,
+    saved_bytes=lambda: (
+      _saved(task, whole, encoded, key, mesh, cfg.rules) // stage.accumulate
+    ),
+    clips_at_a_time=stage.loader.batch_size / shards / stage.accumulate,
   )
 
 
 def sample(cfg, mesh):
-  """The generator of a config's `sample` stage."""
+  """The LoweredProgram of a batch of a config's stage `sample`.
+
+  Args:
+    cfg: the config.
+    mesh: of the devices to compile for.
+  """
   stage = _named(cfg, "sample", "sample")
   if "generator" not in stage:
     raise ValueError(
@@ -96,11 +111,11 @@ def sample(cfg, mesh):
   names = ("task", "autoencoder", "shape", "sampler", "ts", "wrappers")
   parts = {k: config.build(stage.generator[k]) for k in names if k in stage.generator}
   generator = Generator(**parts)
-  of_training = batch.spec(cfg, cfg.train.loader, stage.generator.task)
+  of_training = batch.batch_spec(cfg, cfg.train.loader, stage.generator.task)
   size = batches.round_up(stage.batch_size, mesh, cfg.rules)
-  signals = _rows(batch.signals(of_training, stage.generator.task), size)
+  signals = _rows(batch.sampling_signals(of_training, stage.generator.task), size)
   signals = _placed(signals, mesh, cfg.rules)
-  shape = batch.latents(cfg)
+  shape = batch.latent_shape(cfg)
   params = {
     "denoiser": _replicated(_parameters(generator.task.init, of_training), mesh),
     "autoencoder": _decoder(generator.autoencoder, shape, mesh),
@@ -112,12 +127,17 @@ def sample(cfg, mesh):
 
 
 def decode(cfg, mesh):
-  """The decoder of a config's autoencoder, to pixels of eight bits."""
+  """The LoweredProgram of a config's decoder, latents -> uint8 videos.
+
+  Args:
+    cfg: the config.
+    mesh: of the devices to compile for.
+  """
   stage = _named(cfg, "sample", "decode")
   part = stage.generator if "generator" in stage else cfg
   autoencoder = config.build(part.autoencoder)
   size = batches.round_up(stage.batch_size, mesh, cfg.rules)
-  shape = batch.latents(cfg)
+  shape = batch.latent_shape(cfg)
   rows = {"latents": jax.ShapeDtypeStruct((size, *shape), np.float32)}
   rows = _placed(rows, mesh, cfg.rules)
 
@@ -140,19 +160,19 @@ def _called(jitted, args, mesh, rules, trees, rows):
     with sharding.use_mesh(mesh, rules):
       return jitted.lower(*args)
 
-  count = lambda: flops.of(jitted, *args)
+  count = lambda: flops.count_flops(jitted, *args)
   return LoweredProgram(
     lower=lower,
     trees=trees,
-    count=count,
-    model=lambda: count().flops,
+    count_flops=count,
+    model_flops=lambda: count().flops,
     rows=rows,
     parameters=tuple(x.shape for x in jax.tree.leaves(trees["parameters"])),
   )
 
 
-def trains(cfg):
-  """The name of the stage that trains."""
+def training_stage(cfg):
+  """The name of a config's stage that trains: "train", or else "autoencode"."""
   for name in ("train", "autoencode"):
     if name in cfg:
       return name
@@ -187,7 +207,7 @@ def _frozen(task, rows, mesh, rules):
   return (jax.tree.map(struct, sharding.unbox(boxed), shardings),)
 
 
-def _kept(task, params, rows, key, mesh, rules):
+def _saved(task, params, rows, key, mesh, rules):
   """Bytes on one device that the backward pass of a loss keeps, parameters left out."""
 
   def pull(params, rows, key):

@@ -8,7 +8,7 @@ import importlib.metadata
 from vdm_jax.aot import collectives as collectives_lib
 from vdm_jax.aot import memory as memory_lib
 from vdm_jax.aot import roofline, work
-from vdm_jax.aot.advice import flag
+from vdm_jax.aot.advice import to_flag
 
 COLOURS = {
   "parameters": "#4477aa",
@@ -23,7 +23,7 @@ COLOURS = {
 }
 
 
-def make(
+def make_report(
   *,
   what,
   topology,
@@ -39,17 +39,28 @@ def make(
   slices=None,
   parameters=(),
 ):
-  """The report as plain data.
+  """The report, a dict ready for JSON.
 
   Args:
+    what: of programs.PROGRAMS.
     topology: a topology.Topology.
+    mesh: of its devices.
     rows: clips a call.
-    memory: a memory.Memory.
-    counted: the flops.Count of the whole program; model_flops: without recomputation.
+    notes: lines for the reader.
+    memory: a memory.MemoryUsage.
+    counted: the flops.FlopCount of the whole program.
+    model_flops: FLOPs without recomputation.
     module: the hlo.Module, or None where the program was refused for its size.
     seconds: {"lower", "compile"}.
-    slices: of each device, in the order of the mesh.
-    parameters: shapes, by which a collective is told to move parameters.
+    advice: what advice.estimate gives.
+    slices: the slice of each device, in the order of the mesh.
+    parameters: shapes of the parameters, by which their collectives are recognised.
+
+  Returns:
+    {"what", "topology", "chip", "devices", "slices", "mesh", "clips",
+    "clips_per_device", "notes", "memory", "flops", "seconds", "advice", "versions"}
+    and, of a program that was compiled, {"traffic", "custom_calls", "collectives",
+    "bound", "binds", "utilisation"}; bytes and seconds.
   """
   chip, devices = topology.chip, mesh.devices.size
   report = {
@@ -67,13 +78,13 @@ def make(
       "available": memory.available,
       "total": memory.total,
       "headroom": memory.available - memory.total,
-      "parts": memory.rows(),
+      "parts": memory.by_part(),
     },
     "flops": {
       "program": counted.flops,
       "model": model_flops,
       "kernels": dict(counted.kernels),
-      "unbounded_loops": counted.unbounded,
+      "unbounded_loops": counted.unbounded_loops,
     },
     "seconds": {k: round(s, 2) for k, s in seconds.items()},
     "advice": advice,
@@ -81,27 +92,35 @@ def make(
   }
   if module is None:
     return report
-  found = collectives_lib.find(module, mesh.shape, slices)
+  found = collectives_lib.find_collectives(module, mesh.shape, slices)
   moves = lambda far: sum(c.bytes for c in found if c.network == far)
   # What a kernel does is in no HLO: its products are those of the jaxpr, spread evenly.
-  flops = max(work.flops(module), counted.flops // devices if counted.kernels else 0)
-  bound = roofline.bound(
-    chip, flops=flops, traffic=work.traffic(module), near=moves(False), far=moves(True)
+  flops = max(
+    work.device_flops(module), counted.flops // devices if counted.kernels else 0
+  )
+  bound = roofline.lower_bound(
+    chip,
+    flops=flops,
+    hbm_bytes=work.hbm_bytes(module),
+    ici_bytes=moves(False),
+    dcn_bytes=moves(True),
   )
   report["flops"] |= {"device": flops, "repeated": flops * devices / counted.flops}
   return report | {
-    "traffic": work.traffic(module),
-    "custom_calls": work.kernels(module),
-    "collectives": collectives_lib.table(found, parameters),
-    "bound": bound.rows | {"time": bound.time, "serial": bound.serial},
-    "binds": bound.binds,
-    "utilisation": roofline.utilisation(chip, devices, model_flops, bound.time),
+    "traffic": work.hbm_bytes(module),
+    "custom_calls": work.custom_calls(module),
+    "collectives": collectives_lib.to_table(found, parameters),
+    "bound": bound.by_resource | {"time": bound.time, "serial": bound.serial},
+    "binds": bound.bottleneck,
+    "utilisation": roofline.model_flops_utilization(
+      chip, devices, model_flops, bound.time
+    ),
   }
 
 
-def text(report):
-  """The report for a terminal."""
-  size = memory_lib.text
+def to_text(report):
+  """A report of `make_report` as lines of text, a str."""
+  size = memory_lib.format_bytes
   mesh = (
     " x ".join(f"{k} {n}" for k, n in report["mesh"].items() if n > 1) or "1 device"
   )
@@ -140,8 +159,13 @@ def text(report):
   return "\n".join(lines)
 
 
-def chart(report, path):
-  """Draws memory by part, and the time that each resource needs."""
+def save_chart(report, path):
+  """Saves a picture of a report: memory by part, and the time of each resource.
+
+  Args:
+    report: of `make_report`.
+    path: of the PNG.
+  """
   from matplotlib.figure import Figure  # slow to import
 
   figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
@@ -199,17 +223,18 @@ def _collectives(report):
     "  kind                axes            in the loop        of          count"
     "       sent",
   ]
+  size = memory_lib.format_bytes
   for row in report["collectives"]:
     network = " (slow)" if row["network"] else ""
     lines.append(
       f"  {row['kind']:<20}{row['axes'] + network:<16}{row['scan'] or '-':<19}"
-      f"{row['moves']:<11}{row['count']:>6}  {memory_lib.text(row['bytes']):>10}"
+      f"{row['moves']:<11}{row['count']:>6}  {size(row['bytes']):>10}"
     )
   return lines
 
 
 def _flags(flags):
-  return " ".join(flag(path, value) for path, value in flags.items())
+  return " ".join(to_flag(path, value) for path, value in flags.items())
 
 
 def _versions():

@@ -10,8 +10,15 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Bound:
-  """Seconds a step of one device: for its products, its HBM, its two kinds of links."""
+class TimeBound:
+  """Seconds that a step takes one device at least, by the resource.
+
+  Attributes:
+    compute: for its products, at the chip's peak.
+    hbm: for its traffic with its memory.
+    ici: for what it sends within its slice.
+    dcn: for what it sends to other slices.
+  """
 
   compute: float
   hbm: float
@@ -19,39 +26,52 @@ class Bound:
   dcn: float
 
   @property
-  def rows(self):
+  def by_resource(self):
+    """{"compute", "hbm", "ici", "dcn": seconds}."""
     return dataclasses.asdict(self)
 
   @property
   def time(self):
-    return max(self.rows.values())
+    """Seconds of a step in which all overlaps."""
+    return max(self.by_resource.values())
 
   @property
   def serial(self):
-    return sum(self.rows.values())
+    """Seconds of a step in which nothing overlaps."""
+    return sum(self.by_resource.values())
 
   @property
-  def binds(self):
-    return max(self.rows, key=self.rows.get)
+  def bottleneck(self):
+    """The name of the resource that takes longest."""
+    return max(self.by_resource, key=self.by_resource.get)
 
 
-def bound(chip, *, flops, traffic, near, far):
-  """The Bound of a program on a chip.
+def lower_bound(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
+  """The TimeBound of a program on a chip.
 
   Args:
-    flops, traffic: of one device, see work.py.
-    near, far: bytes that it sends within its slice and out of it.
+    chip: a chips.Chip.
+    flops: of one device, a step.
+    hbm_bytes: that it reads and writes in its memory.
+    ici_bytes: that it sends within its slice.
+    dcn_bytes: that it sends to other slices.
   """
-  return Bound(
+  return TimeBound(
     compute=flops / chip.peak,
-    hbm=traffic / chip.bandwidth,
-    ici=near / chip.link,
-    dcn=far / chip.network,
+    hbm=hbm_bytes / chip.bandwidth,
+    ici=ici_bytes / chip.link,
+    dcn=dcn_bytes / chip.network,
   )
 
 
-def utilisation(chip, devices, model_flops, seconds):
-  """Of the peak of all devices, the part that the model's own products take (MFU).
+def model_flops_utilization(chip, devices, model_flops, seconds):
+  """MFU in [0, 1]: the share of the peak that the model's own FLOPs take.
+
+  Args:
+    chip: a chips.Chip.
+    devices: how many.
+    model_flops: of a step on all devices, without recomputation.
+    seconds: of the step.
 
   Products that are done twice (remat) do not count, https://arxiv.org/abs/2204.02311.
   """

@@ -78,7 +78,7 @@ class Topology:
   """Devices that one can compile for, and not run on.
 
   Attributes:
-    name: as it was asked for.
+    name: such as "v5e:4x4".
     chip: what each device can do.
     devices: of all slices, in JAX's order.
     slices: parts that are joined by the slow network: TPU slices, or GPU hosts.
@@ -89,21 +89,25 @@ class Topology:
   devices: tuple[Any, ...]
   slices: int
 
-  def slice_of(self, device):
-    """The number of the slice that a device is in."""
+  def slice_index(self, device):
+    """The number, an int, of the slice that a jax.Device is in."""
     if self.chip.platform == "cuda":
       return device.process_index
     return getattr(device, "slice_index", 0) or 0
 
 
-def get(name, num_slices=1):
-  """The Topology of a name, `num_slices` times.
+def get_topology(name, num_slices=1):
+  """The Topology of a name.
+
+  Args:
+    name: "v5e:4x4", "v5p:2x2x2", "h100:2x8" ...
+    num_slices: so many slices of a TPU.
 
   Raises:
     ValueError: there is no such chip or shape; the nearest ones are named.
     ModuleNotFoundError: the compiler for it is not installed.
   """
-  kind, shape = check(name)
+  kind, shape = parse_name(name)
   if num_slices < 1 or (num_slices > 1 and kind == "h100"):
     raise ValueError(
       f"num_slices={num_slices}: a TPU has one slice or more; the hosts of GPUs stand "
@@ -116,8 +120,8 @@ def get(name, num_slices=1):
   return Topology(name, chip, devices, slices)
 
 
-def check(name):
-  """(kind of chip, its shape) of a name that there is."""
+def parse_name(name):
+  """("v5e", (4, 4)) of "v5e:4x4"; a ValueError names the nearest names."""
   known = [f"{kind}:{shape}" for kind, shapes in SHAPES.items() for shape in shapes]
   if name not in known:
     close = difflib.get_close_matches(name, known, 3, cutoff=0.4)

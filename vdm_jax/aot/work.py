@@ -12,7 +12,7 @@ a stacked parameter costs the slice, and nothing is read twice.
 import math
 import re
 
-from vdm_jax.aot.flops import pairs_along
+from vdm_jax.aot.flops import convolution_pairs
 
 # Names for a value, and control: nothing moves.
 FREE = {
@@ -24,8 +24,12 @@ FREE = {
 LIBRARY = re.compile(r'custom_call_target="__cublas\$')
 
 
-def flops(module):
-  """Products and sums of all matrix products and convolutions, twice the products."""
+def device_flops(module):
+  """FLOPs of one device, an int: of all matrix products and convolutions.
+
+  Args:
+    module: an hlo.Module.
+  """
   total = 0
   for visit in module.visits():
     for instruction in visit.computation.instructions.values():
@@ -38,8 +42,12 @@ def flops(module):
   return total
 
 
-def traffic(module):
-  """Bytes between the device and its HBM."""
+def hbm_bytes(module):
+  """Bytes that one device moves between its cores and its HBM, an int.
+
+  Args:
+    module: an hlo.Module.
+  """
   total = 0
   for visit in module.visits():
     if visit.fused:
@@ -50,8 +58,8 @@ def traffic(module):
   return total
 
 
-def kernels(module):
-  """{target: how often} of the custom calls, such as Pallas' tpu_custom_call."""
+def custom_calls(module):
+  """{target: calls} of an hlo.Module's custom calls, such as "tpu_custom_call"."""
   found = {}
   for visit in module.visits():
     for instruction in visit.computation.instructions.values():
@@ -101,7 +109,7 @@ def _convolution(computation, instruction):
     field = lambda name, default, axis=axis: (
       int(window[name].split("x")[axis].split("_")[0]) if name in window else default
     )
-    pairs *= pairs_along(
+    pairs *= convolution_pairs(
       left.dims[of_left.index(label)],
       right.dims[of_right.index(label)],
       out.dims[of_out.index(label)],
@@ -126,16 +134,16 @@ def _moved(module, computation, instruction):
   if opcode.endswith("slice-start"):
     source = computation.instructions[operands[0]].arrays
     part = instruction.arrays[len(source)]
-    return sum(part.bytes for a in (source[0], part) if not a.fast)
+    return sum(part.bytes for a in (source[0], part) if not a.on_chip)
   if opcode.endswith("-start"):  # its result names its operands, too
     return _bytes(instruction)
   if opcode != "fusion":
     return sum(map(read, operands)) + _bytes(instruction)
-  inside = module.computations[instruction.called("calls")]
+  inside = module.computations[instruction.called_computation("calls")]
   total = 0
   for number, name in enumerate(operands):
     given = computation.instructions[name]
-    if len(given.arrays) == 1 and not given.arrays[0].fast:
+    if len(given.arrays) == 1 and not given.arrays[0].on_chip:
       total += _read_of(inside, inside.parameters.get(number), given.arrays[0].bytes)
   return total + _written(inside, instruction)
 
@@ -169,10 +177,10 @@ def _written(inside, instruction):
       made = inside.instructions[made.operands[0]]
     if made.opcode == "dynamic-update-slice":
       total += inside.instructions[made.operands[1]].arrays[0].bytes
-    elif made.opcode != "parameter" and not array.fast:
+    elif made.opcode != "parameter" and not array.on_chip:
       total += array.bytes
   return total
 
 
 def _bytes(instruction):
-  return sum(a.bytes for a in instruction.arrays if not a.fast)
+  return sum(a.bytes for a in instruction.arrays if not a.on_chip)

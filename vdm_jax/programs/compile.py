@@ -17,95 +17,102 @@ import warnings
 import jax
 
 from vdm_jax import config, sharding
-from vdm_jax.aot import advice, hlo, memory, report
-from vdm_jax.aot import programs as subjects
+from vdm_jax.aot import advice, hlo, memory, programs, report
 from vdm_jax.aot import topology as topologies
 from vdm_jax.programs import job as job_lib
 
 WHAT = ("train", "sample", "decode", "fit")
 # Without a GPU no kernel can be tried out, and Triton's products need to be: cuBLAS's.
-BLIND = {
+OPTIONS = {
   "tpu": {},
   "cuda": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0},
 }
 
 
 def run(cfg, workdir, *, topology, num_slices=1, what="train"):
-  """Compiles and reports; returns the report, see aot/report.py.
+  """Compiles a program, writes and prints the report; returns it, a dict.
 
   Args:
-    topology: a name, see aot/topology.py.
-    num_slices: so many of it, joined by the slow network.
+    cfg: the config.
+    workdir: pathlib.Path; files are written in its folder compile/.
+    topology: a name, such as "v5e:4x4" or "h100:2x8".
+    num_slices: so many slices of it, joined by the slow network.
     what: of WHAT.
+
+  Returns:
+    The keys of aot.report.make_report; of "fit" also "tried", a list of {"flags",
+    "total"}, and "changed", the flags of the change that fits.
   """
   if what not in WHAT:
     raise ValueError(
       f"what={what!r} is unknown.{config.nearest(what, WHAT)} There are "
       f"{', '.join(WHAT)}."
     )
-  found = topologies.get(topology, num_slices)
-  made = _once(cfg, found, "train" if what == "fit" else what)
+  target = topologies.get_topology(topology, num_slices)
+  made = _once(cfg, target, "train" if what == "fit" else what)
   if what == "fit" and not made["memory"]["fits"]:
-    made = _fitted(cfg, found, made)
+    made = _fitted(cfg, target, made)
   stem = f"{topology.replace(':', '_')}_{what}" + (f"_x{num_slices}" * (num_slices > 1))
   place = workdir / "compile"
   job_lib.write_json(place / f"{stem}.json", made)
-  (place / f"{stem}.txt").write_text(report.text(made) + "\n")
-  report.chart(made, place / f"{stem}.png")
-  print(report.text(made))
+  (place / f"{stem}.txt").write_text(report.to_text(made) + "\n")
+  report.save_chart(made, place / f"{stem}.png")
+  print(report.to_text(made))
   print(f"\nwritten to {place / stem}.json, .txt and .png")
   return made
 
 
-def _fitted(cfg, found, made):
+def _fitted(cfg, target, made):
   """The report of the first advised change that fits, or of the last one tried."""
   tried = []
   for change in made["advice"]:
     if not change["fits"] or not change["flags"]:
       continue
-    again = _once(changed(cfg, change["flags"]), found, "train")
+    again = _once(changed(cfg, change["flags"]), target, "train")
     tried.append({"flags": change["flags"], "total": again["memory"]["total"]})
     if again["memory"]["fits"]:
       return again | {"tried": tried, "changed": change["flags"]}
   return made | {"tried": tried}
 
 
-def _once(cfg, found, what):
+def _once(cfg, target, what):
   """The report of one compilation."""
-  cfg, notes = _for_platform(cfg, found)
-  mesh = mesh_of(cfg, found)
-  subject = subjects.PROGRAMS[what](cfg, mesh)
+  cfg, notes = for_platform(cfg, target)
+  mesh = mesh_of(cfg, target)
+  program = programs.PROGRAMS[what](cfg, mesh)
   with sharding.use_mesh(mesh, cfg.rules):
-    counted, model = subject.count(), subject.model()
+    counted, model = program.count_flops(), program.model_flops()
   start = time.monotonic()
-  program = subject.lower()
+  lowered = program.lower()
   lowering, start = time.monotonic() - start, time.monotonic()
   try:
     with _uncached():
-      compiled = program.compile(compiler_options=BLIND[found.chip.platform])
-    needs = memory.of(compiled.memory_analysis(), subject.trees, found.chip.hbm)
+      compiled = lowered.compile(compiler_options=OPTIONS[target.chip.platform])
+    needs = memory.from_analysis(
+      compiled.memory_analysis(), program.trees, target.chip.hbm
+    )
     module = hlo.parse(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
-    needs = memory.from_error(str(error), subject.trees, found.chip.hbm)
+    needs = memory.from_compile_error(str(error), program.trees, target.chip.hbm)
     module = None
     if needs is None:
       raise
   seconds = {"lower": lowering, "compile": time.monotonic() - start}
   over = what == "train" and not needs.fits
-  return report.make(
+  return report.make_report(
     what=what,
-    topology=found,
+    topology=target,
     mesh=mesh,
-    rows=subject.rows,
+    rows=program.rows,
     notes=notes,
     memory=needs,
     counted=counted,
     model_flops=model,
     module=module,
     seconds=seconds,
-    advice=_advice(cfg, found, subject, needs) if over else [],
-    slices=[found.slice_of(device) for device in mesh.devices.flat],
-    parameters=subject.parameters,
+    advice=_advice(cfg, target, program, needs) if over else [],
+    slices=[target.slice_index(device) for device in mesh.devices.flat],
+    parameters=program.parameters,
   )
 
 
@@ -123,13 +130,18 @@ def _uncached():
     jax.config.update(name, before)
 
 
-def _for_platform(cfg, found):
-  """(config, notes): without the kernels whose compiler asks for a real GPU."""
-  if found.chip.platform != "cuda" or "network" not in cfg:
+def for_platform(cfg, topology):
+  """(config, notes [str]): without the kernels whose compiler needs a real GPU.
+
+  A network without a field `attention` chooses "auto", which is XLA's kernel there.
+  """
+  if topology.chip.platform != "cuda" or "network" not in cfg:
     return cfg, []
-  if cfg.network.get("attention", "auto") not in ("auto", "cudnn"):
+  kernel = cfg.network.get("attention")
+  if kernel not in (None, "auto", "cudnn"):
     return cfg, []
-  cfg = changed(cfg, {"network.attention": "xla"})
+  if kernel is not None:
+    cfg = changed(cfg, {"network.attention": "xla"})
   note = (
     "cuDNN's attention can only be compiled beside a GPU: this is XLA's, whose "
     "temporaries and traffic are larger."
@@ -138,7 +150,12 @@ def _for_platform(cfg, found):
 
 
 def changed(cfg, flags):
-  """A copy of the config with {"network.remat": "full", ...}, as flags set it."""
+  """A copy of a config with other values of some fields.
+
+  Args:
+    cfg: the config.
+    flags: {path of a field: value}, such as {"network.remat": "full"}.
+  """
   cfg = copy.deepcopy(cfg)
   with cfg.unlocked(), cfg.ignore_type():
     for path, value in flags.items():
@@ -150,31 +167,31 @@ def changed(cfg, flags):
   return cfg
 
 
-def _advice(cfg, found, subject, needs):
+def _advice(cfg, target, program, needs):
   """What to change, with what each change should need, see aot/advice.py."""
-  mesh = dict(mesh_of(cfg, found).shape)
-  changes = advice.candidates(cfg, subjects.trains(cfg), mesh)
+  mesh = dict(mesh_of(cfg, target).shape)
+  changes = advice.candidate_changes(cfg, programs.training_stage(cfg), mesh)
 
   def parts(flags):
     other = changed(cfg, flags)
-    return _parts(subjects.train(other, mesh_of(other, found)))
+    return _step_memory(programs.train(other, mesh_of(other, target)))
 
-  return advice.estimate(needs, _parts(subject), changes, parts)
+  return advice.estimate(needs, _step_memory(program), changes, parts)
 
 
-def _parts(subject):
-  """The advice.Parts of a training step."""
-  return advice.Parts(
-    state=memory.shard_bytes(subject.trees),
-    gradients=memory.shard_bytes(subject.trees["ema"]),
-    kept=subject.kept(),
-    clips=subject.at_a_time,
+def _step_memory(program):
+  """The advice.StepMemory of a training step."""
+  return advice.StepMemory(
+    state=memory.shard_bytes(program.trees),
+    gradients=memory.shard_bytes(program.trees["ema"]),
+    saved=program.saved_bytes(),
+    clips=program.clips_at_a_time,
   )
 
 
-def mesh_of(cfg, found):
-  """The mesh of a config on a topology; hosts of GPUs are slices."""
+def mesh_of(cfg, target):
+  """The jax.sharding.Mesh of a config on a Topology, whose hosts of GPUs are slices."""
   dcn = cfg.get("dcn")
-  if found.chip.platform == "cuda" and found.slices > 1 and dcn is None:
-    dcn = {"data": found.slices}
-  return sharding.make_mesh(cfg.mesh, devices=list(found.devices), dcn=dcn)
+  if target.chip.platform == "cuda" and target.slices > 1 and dcn is None:
+    dcn = {"data": target.slices}
+  return sharding.make_mesh(cfg.mesh, devices=list(target.devices), dcn=dcn)

@@ -192,7 +192,7 @@ def samples(params):
   for name, wrap in {"plain": None, **PLANS}.items():
     wrappers = (GUIDE,) if wrap is None else (wrap, GUIDE)
     run = jax.jit(functools.partial(sample, wrappers=wrappers))
-    count = flops.of(run, params).flops
+    count = flops.count_flops(run, params).flops
     out[name] = np.asarray(run(params)), count
   return out
 
