@@ -214,8 +214,8 @@ def test_classifier_free_guidance_equals_the_originals(original):
 def test_weights_come_back_bit_for_bit(original):
   source, weights, _, _ = original
   params = params_of(source, weights)
-  unread = {k: weights[k] for k in weights if k.endswith("y_embedding")}
-  back = pretrained.to_state_dict(source.module, params, unread=unread)
+  ignored = {k: weights[k] for k in weights if k.endswith("y_embedding")}
+  back = pretrained.to_state_dict(source.module, params, ignored=ignored)
   assert back.keys() == weights.keys()
   for key, value in weights.items():
     np.testing.assert_array_equal(back[key], value, strict=True)
@@ -235,5 +235,5 @@ def test_every_fault_is_listed_in_one_error(original):
   assert "3 problems" in message
   assert f"{last} is missing" in message
   wanted = weights[first].shape
-  assert f"{first} has shape (7,), wanted {wanted}" in message
+  assert f"{first} has shape (7,), expected {wanted}" in message
   assert f"{odd} is not of this model" in message

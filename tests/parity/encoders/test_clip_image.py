@@ -9,7 +9,7 @@ import transformers
 from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.encoders import clip_image
-from vdm_jax.pretrained.tables.encoders import clip_image as table
+from vdm_jax.pretrained.tables.encoders.clip import IMAGE as table
 
 
 def test_penultimate_tokens(tmp_path):
@@ -67,14 +67,14 @@ def test_vit_h_has_the_original_number_of_parameters():
   with torch.device("meta"):
     theirs = transformers.CLIPVisionModelWithProjection(config)
   name = {"architectures": ["CLIPVisionModelWithProjection"]}
-  module = table.module(config.to_dict() | name, {})
-  ours = jax.tree.leaves(table.shapes(module, {}))
+  module = table.from_config(config.to_dict() | name, {})
+  ours = jax.tree.leaves(table.abstract_params(module, {}))
   assert sum(x.size for x in ours) == theirs.num_parameters()
   assert module.activation == "gelu" and module.projection == 1024
 
 
 def test_sizes_that_are_no_numbers_are_named():
   with pytest.raises(ValueError) as caught:
-    table.module({"image_size": [224, 160], "hidden_act": "tanh"}, {})
+    table.from_config({"image_size": [224, 160], "hidden_act": "tanh"}, {})
   assert "image_size='[224, 160]'" in str(caught.value)
   assert "hidden_act='tanh'" in str(caught.value)

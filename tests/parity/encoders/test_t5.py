@@ -10,8 +10,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from vdm_jax import pretrained
 from vdm_jax.encoders import t5
-from vdm_jax.pretrained.tables.encoders import encoder
-from vdm_jax.pretrained.tables.encoders import t5 as table
+from vdm_jax.pretrained.tables.encoders.t5 import TABLE as table
+from vdm_jax.pretrained.tables.table import init_shapes
 
 TINY = dict(depth=2, width=12, num_heads=2, head_dim=5, hidden=16, vocabulary=30)
 
@@ -73,7 +73,7 @@ def test_bfloat16_is_close_to_float32():
 
 def test_an_unknown_bias_is_named():
   with pytest.raises(ValueError, match="bias='some'"):
-    encoder.shapes(t5.T5Encoder(**TINY, bias="some"), np.zeros((1, 1), np.int32))
+    init_shapes(t5.T5Encoder(**TINY, bias="some"), np.zeros((1, 1), np.int32))
 
 
 XXL = dict(
@@ -85,16 +85,18 @@ def test_t5_xxl_has_the_published_number_of_parameters():
   config = transformers.T5Config(**XXL, feed_forward_proj="gated-gelu")
   with torch.device("meta"):
     theirs = transformers.T5EncoderModel(config)
-  module = table.module(config.to_dict() | {"architectures": ["T5EncoderModel"]}, {})
+  module = table.from_config(
+    config.to_dict() | {"architectures": ["T5EncoderModel"]}, {}
+  )
   assert module == t5.T5Encoder()
-  ours = jax.tree.leaves(table.shapes(module, {}))
+  ours = jax.tree.leaves(table.abstract_params(module, {}))
   assert sum(x.size for x in ours) == theirs.num_parameters() == 4_762_310_656
 
 
 def test_all_that_is_not_supported_is_named():
   config = {"feed_forward_proj": "fancy-tanh", "is_decoder": True}
   with pytest.raises(ValueError) as caught:
-    table.module(config, {})
+    table.from_config(config, {})
   for name in ("feed_forward_proj='fancy'", "dense_act_fn='tanh'", "is_decoder=True"):
     assert name in str(caught.value)
 
@@ -105,7 +107,7 @@ def test_two_different_tables_of_tokens_are_refused():
   )
   state = transformers.T5EncoderModel(config).state_dict()
   state = {k: v.numpy().copy() for k, v in state.items()}
-  module = table.module(config.to_dict(), {})
+  module = table.from_config(config.to_dict(), {})
   pretrained.from_state_dict(module, state)
   state["encoder.embed_tokens.weight"][3, 4] += 1
   with pytest.raises(ValueError, match="not the same as shared.weight"):

@@ -303,8 +303,8 @@ def test_weights_come_as_those_they_replace(theirs):
   other["norm"] = {"scale": np.ones(5)}
   with pytest.raises(ValueError) as caught:
     folder.load_like(other, theirs)
-  assert f"more has shape None in {theirs}, wanted (2,)" in str(caught.value)
-  assert f"norm/scale has shape (8,) in {theirs}, wanted (5,)" in str(caught.value)
+  assert f"more has shape None in {theirs}, expected (2,)" in str(caught.value)
+  assert f"norm/scale has shape (8,) in {theirs}, expected (5,)" in str(caught.value)
 
 
 # What is refused.
@@ -377,7 +377,7 @@ def test_every_wrong_name_and_shape_is_in_one_error(theirs, monkeypatch):
     "5 problems",
     f"{block.format(0)} is missing",
     f"{block.format(2)} is missing",
-    f"{block.format(1)} has shape (8, 5), wanted (8, 6)",
+    f"{block.format(1)} has shape (8, 5), expected (8, 6)",
     "encoder.block.3.layer_norm.weight is not of this model",
     "lm_head.weight is not of this model",
   ):
@@ -489,7 +489,7 @@ def test_wrong_parameters_are_refused_before_anything_is_written(theirs, tmp_pat
   for path in (theirs, tmp_path / "new"):
     with pytest.raises(ValueError, match="norm/scale is missing\n  more is not of"):
       pretrained.save(path, module, rest)
-    with pytest.raises(ValueError, match="stacks 3 blocks, wanted 4"):
+    with pytest.raises(ValueError, match="stacks 3 blocks, expected 4"):
       pretrained.save(path, module.clone(depth=4), params)
   assert content(theirs) == before and not (tmp_path / "new").exists()
 

@@ -13,7 +13,7 @@ import transformers
 
 from vdm_jax.pretrained import folder
 from vdm_jax.pretrained import state_dict as sd
-from vdm_jax.pretrained.tables.transformers import latte_t2v
+from vdm_jax.pretrained.tables.transformers.latte_t2v import TABLE as latte_t2v
 
 LATTE = dict(
   num_attention_heads=16,
@@ -135,16 +135,16 @@ def published(request):
 def test_every_name_and_shape_is_ours(published):
   config, names, millions = published
   table = folder.table_named("published", config)
-  names = sd.renamed(table, names)
-  module = table.module(config, folder.shapes_of(names))
+  names = table.renamed(names)
+  module = table.from_config(config, sd.shapes_of(names))
   # Constants are compared by value, so they stand there as they are.
-  tables = getattr(table, "buffers", lambda _: {})(module)
+  tables = table.buffers(module)
   assert all(names[k].shape == x.shape for k, x in tables.items())
   names |= tables
   shapes = sd.check(module, table, names)  # lists all that is missing or surplus
   constants = sd.constants(module, table, config)
   count = sum(x.size for name, x in shapes.items() if name not in constants)
-  copies = getattr(table, "aliases", lambda _: {})(module)
+  copies = table.aliases(module)
   count += sum(names[k].size for k in copies if "emb." in k)  # diffusers counts these
   assert round(count / 1e6, 2) == millions
   gone = next(name for name in names if name not in copies)
@@ -157,9 +157,9 @@ def test_a_file_of_latte_t2v_is_known_by_its_shapes():
   with torch.device("meta"):
     theirs = diffusers.LatteTransformer3DModel(**LATTE)
   found = {k: tuple(x.shape) for k, x in theirs.state_dict().items()}
-  wanted = latte_t2v.module({"_class_name": "LatteT2V", **LATTE}, found)
-  assert latte_t2v.guess(found) == wanted
+  wanted = latte_t2v.from_config({"_class_name": "LatteT2V", **LATTE}, found)
+  assert latte_t2v.from_shapes(found) == wanted
   other = dict(found) | {"pos_embed.proj.weight": (96, 4, 2, 2)}
-  assert latte_t2v.guess(other) is None
+  assert latte_t2v.from_shapes(other) is None
   for name in ("proj_out.weight", "temporal_transformer_blocks.0.ff.net.2.weight"):
-    assert latte_t2v.guess({k: x for k, x in found.items() if k != name}) is None
+    assert latte_t2v.from_shapes({k: x for k, x in found.items() if k != name}) is None

@@ -14,7 +14,7 @@ from tests.support import golden_files
 from vdm_jax import pretrained
 from vdm_jax.autoencoders import base, kl_image, kl_temporal
 from vdm_jax.pretrained.tables.autoencoders import kl_image as table
-from vdm_jax.pretrained.tables.autoencoders import kl_temporal as temporal_table
+from vdm_jax.pretrained.tables.autoencoders.kl_temporal import TABLE as temporal_table
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 LARGE = dict(
@@ -80,11 +80,11 @@ def write(folder, state, config):
   ids=["Stable Diffusion", "FLUX, Stable Diffusion 3"],
 )
 def test_published_configs_open(config, fields, count):
-  module = table.module(config, {})
+  module = table.TABLE.from_config(config, {})
   assert module == kl_image.KLImage(
     **fields, post_quant_conv=fields["quant_conv"], sample_size=config["sample_size"]
   )
-  spec = table.shapes(module, {})
+  spec = table.abstract_params(module, {})
   sizes = [x.size for k, part in spec.items() if k != "latents" for x in leaves(part)]
   assert sum(sizes) == count
 
@@ -94,7 +94,7 @@ def leaves(spec):
 
 
 def test_fields_that_are_absent_are_their_defaults():
-  module = table.module({"_class_name": "AutoencoderKL"}, {})
+  module = table.TABLE.from_config({"_class_name": "AutoencoderKL"}, {})
   theirs = AutoencoderKL()
   assert module.channels == (64,) and module.layers_per_block == 1
   found = {name: x.shape for name, x in theirs.state_dict().items()}
@@ -125,7 +125,9 @@ def test_any_factor_survives():
   rng = np.random.default_rng(0)
   for digits in rng.integers(1, 7, 300):
     factor = float(f"{rng.uniform(0.01, 4.0):.{digits}g}")
-    latents = table.constants(table.module(TINY, {}), {"scaling_factor": factor})
+    latents = table.constants(
+      table.TABLE.from_config(TINY, {}), {"scaling_factor": factor}
+    )
     latents = {k.removeprefix("latents/"): x for k, x in latents.items()}
     assert table.statistics(latents)["scaling_factor"] == factor
 
@@ -142,7 +144,7 @@ def test_measured_statistics_survive(state, tmp_path):
 
 
 def test_without_a_config_the_factor_is_stable_diffusions(state):
-  module = table.module(TINY, {})
+  module = table.TABLE.from_config(TINY, {})
   params = pretrained.from_state_dict(module, state)
   np.testing.assert_array_equal(params["latents"]["shift"], [0.0, 0.0])
   np.testing.assert_array_equal(
@@ -176,26 +178,26 @@ def test_everything_unsupported_is_in_one_error(state, tmp_path):
   with pytest.raises(ValueError) as caught:
     pretrained.load(write(tmp_path, state, wrong))
   for words in (
-    "down_block_types=['DownEncoderBlock2D', 'AttnDownEncoderBlock2D'], wanted 2 of",
-    "up_block_types=['UpDecoderBlock2D'], wanted 2 of",
-    "act_fn='tanh', wanted one of ('relu', 'silu'",
-    "latents_mean=[0.0, 1.0, 2.0], wanted 2 numbers",
-    "with latents_std=None: wanted both or none",
+    "down_block_types=['DownEncoderBlock2D', 'AttnDownEncoderBlock2D']; supported: 2",
+    "up_block_types=['UpDecoderBlock2D']; supported: 2 of",
+    "act_fn='tanh'; supported: 'relu', 'silu'",
+    "latents_mean=[0.0, 1.0, 2.0]; supported: 2 numbers",
+    "with latents_std=None; supported: both",
     "never_heard_of=3 is no field",
   ):
     assert words in str(caught.value), words
 
 
 def test_one_factor_is_all_that_a_temporal_decoders_file_can_say():
-  module = temporal_table.module(dict(block_out_channels=[32]), {})
+  module = temporal_table.from_config(dict(block_out_channels=[32]), {})
   assert module == kl_temporal.KLTemporal(
     channels=(32,), layers_per_block=1, mid_layers=1, sample_size=32
   )
   latents = {"shift": np.zeros(4, np.float32), "scale": np.full(4, 5.0, np.float32)}
-  config = temporal_table.config(module, {"latents": latents})
+  config = temporal_table.to_config(module, {"latents": latents})
   assert config["scaling_factor"] == 0.2
   fields = set(AutoencoderKLTemporalDecoder(block_out_channels=[32]).config)
   assert {k for k in config if not k.startswith("_")} <= fields
   with pytest.raises(ValueError, match="one scaling_factor"):
     moved = {**latents, "shift": np.ones(4, np.float32)}
-    temporal_table.config(module, {"latents": moved})
+    temporal_table.to_config(module, {"latents": moved})

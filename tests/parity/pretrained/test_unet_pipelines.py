@@ -147,7 +147,7 @@ def test_a_motion_adapter_makes_animatediff_of_stable_diffusion(
   theirs = pipelines.animatediff_of(images, adapter)
   with pytest.raises(ValueError, match="PNDM"):
     vdm_jax.load(tmp_path / "images")
-  with pytest.raises(ValueError, match="wanted a MotionAdapter"):
+  with pytest.raises(ValueError, match="expected a MotionAdapter"):
     vdm_jax.load(tmp_path / "images", motion=tmp_path / "images" / "vae")
   ours = vdm_jax.load(tmp_path / "images", motion=tmp_path / "motion")
   row = "AnimateDiffPipeline from two folders, 10 steps, guidance 7.5"

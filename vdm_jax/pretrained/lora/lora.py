@@ -50,12 +50,12 @@ def factors_from_state_dict(module, lora_state, scale=1.0):
   table = state_dict.table_of(module, pairs)
   rules = [(_names(rule), rule) for rule in table.rules(module)]
   known = {name for names, _ in rules for name in names}
-  pairs = lora_names.spelled(state_dict.renamed(table, pairs), known)
+  pairs = lora_names.spelled(table.renamed(pairs), known)
   problems += _unknown(pairs, known, of)
 
-  told = {name: (len(p.up), *p.down.shape[1:]) for name, p in pairs.items()}
-  specs, out = state_dict.flatten(table.shapes(module, told)), {}
-  axes = table.axes(module)
+  shapes = {name: (len(p.up), *p.down.shape[1:]) for name, p in pairs.items()}
+  specs, out = state_dict.flatten(table.abstract_params(module, shapes)), {}
+  axes = table.axis_sizes(module)
   for names, (_, ours, pattern) in rules:
     found = {name: pairs[name] for name in names if name in pairs}
     if not found:

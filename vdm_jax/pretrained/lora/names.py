@@ -27,6 +27,7 @@ import re
 import numpy as np
 
 from vdm_jax.pretrained import state_dict
+from vdm_jax.pretrained.config_json import require
 
 # MagicTime's loader doubles both `down` and `up` of MagicAdapter-S before it multiplies
 # them. Its other two LoRAs go through swift, which does not.
@@ -53,7 +54,7 @@ UNREAD = ("animatediff_config",)
 CONFIG = "adapter_config.json"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # Fields of a config that change what a LoRA computes, and the values that do not.
-PLAIN = {
+SUPPORTED = {
   "use_dora": (False, None),
   "fan_in_fan_out": (False, None),
   "bias": ("none", None),
@@ -132,17 +133,16 @@ def spelled(pairs, known):
 
 
 def scale_of(config):
-  """alpha / r, or alpha / sqrt(r), of the dict in an adapter_config.json."""
-  wrong = [
-    f"{name}={config[name]!r}"
-    for name, values in PLAIN.items()
-    if name in config and config[name] not in values
-  ]
-  if wrong:
-    raise ValueError(
-      f"This {CONFIG} asks for more than a LoRA of one scale: {', '.join(wrong)}. "
-      "Merge it with the code that wrote it, and load the merged weights."
-    )
+  """The scale of a LoRA, a number: alpha / r, or alpha / sqrt(r).
+
+  Args:
+    config: the dict of an adapter_config.json.
+
+  Raises:
+    ValueError: all fields that ask for more than a LoRA of one scale; merge it with
+      the code that wrote it, and load the merged weights.
+  """
+  require(config, SUPPORTED, CONFIG)
   rank = config["r"]
   return config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
 

@@ -4,6 +4,8 @@ A field that a class does not know is passed over, as diffusers does; configs ar
 of those of other classes.
 """
 
+from vdm_jax.pretrained.config_json import require
+
 DDPM, DDIM = "DDPMScheduler", "DDIMScheduler"
 EULER, ANCESTRAL = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
 DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
@@ -153,21 +155,12 @@ def complete(original):
   for field, names in RENAMED.items():
     if field[0] == name:
       config[field[1]] = names.get(config[field[1]], config[field[1]])
-  problems = _problems(name, config)
-  if problems:
-    lines = "\n  ".join(problems)
-    raise ValueError(
-      f"This {name} has {len(problems)} fields that are not supported:\n  {lines}"
-    )
+  require(config, _EACH | SUPPORTED[name], name, _problems(name, config))
   return config
 
 
 def _problems(name, config):
-  problems = [
-    f"{field}={config[field]!r}; supported: {', '.join(map(repr, values))}"
-    for field, values in (_EACH | SUPPORTED[name]).items()
-    if field in config and config[field] not in values
-  ]
+  problems = []
   shapes = [
     k for k in config if k.startswith("use_") and k.split("_")[-1] != "shifting"
   ]

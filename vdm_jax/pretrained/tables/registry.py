@@ -1,13 +1,7 @@
-"""All tables of published weights; a new one is one more line. See state_dict.py."""
+"""All tables of published weights; a new one is one more line."""
 
 from vdm_jax.pretrained.tables.autoencoders import kl_image, kl_temporal, kl_video
-from vdm_jax.pretrained.tables.encoders import (
-  bert,
-  clip_image,
-  clip_text,
-  resampler,
-  t5,
-)
+from vdm_jax.pretrained.tables.encoders import bert, clip, resampler, t5
 from vdm_jax.pretrained.tables.transformers import dit, latte, latte_t2v
 from vdm_jax.pretrained.tables.unet import (
   animatediff,
@@ -20,22 +14,22 @@ from vdm_jax.pretrained.tables.unet import (
 )
 
 TABLES = (
-  latte,
-  latte_t2v,
-  dit,
-  bert,
-  t5,
-  clip_text,
-  clip_image,
-  resampler,
-  resampled,
-  kl_image,
-  kl_temporal,
-  kl_video,
-  unet_diffusers,
-  animatediff,
-  unet_openai,
-  controlnet,
-  sparse_control,
-  i2vgen,
+  latte.TABLE,
+  latte_t2v.TABLE,
+  dit.TABLE,
+  bert.TABLE,
+  t5.TABLE,
+  clip.TEXT,
+  clip.IMAGE,
+  resampler.TABLE,
+  resampled.TABLE,
+  kl_image.TABLE,
+  kl_temporal.TABLE,
+  kl_video.TABLE,
+  unet_diffusers.TABLE,
+  animatediff.TABLE,
+  unet_openai.TABLE,
+  controlnet.TABLE,
+  sparse_control.TABLE,
+  i2vgen.TABLE,
 )

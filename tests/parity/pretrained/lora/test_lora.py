@@ -1,7 +1,6 @@
 """Published LoRAs run and merge as torch has them, whatever they call their layers."""
 
 import json
-import types
 
 import flax.linen as nn
 import jax
@@ -19,7 +18,10 @@ from vdm_jax.models.unet import architectures, unet3d
 from vdm_jax.pretrained import state_dict
 from vdm_jax.pretrained.lora import lora
 from vdm_jax.pretrained.lora import names as lora_names
-from vdm_jax.pretrained.tables import registry as tables
+from vdm_jax.pretrained.tables import registry
+from vdm_jax.pretrained.tables.encoders import clip
+from vdm_jax.pretrained.tables.table import Table, init_shapes
+from vdm_jax.pretrained.tables.unet.animatediff import TABLE as ANIMATEDIFF
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 WIDTH, RANK = 6, 2
@@ -42,21 +44,16 @@ class Mixed(nn.Module):
 def table(monkeypatch):
   """The table of Mixed, in place of all others."""
 
-  def shapes(module, found):
-    del found
-    init = lambda key: module.init(key, jnp.zeros((1, WIDTH)))["params"]
-    return jax.eval_shape(init, jax.random.key(0))
+  def abstract_params(module, shapes):
+    del shapes
+    return init_shapes(module, jnp.zeros((1, WIDTH)))
 
   names = zip(LAYERS, ("q", "k", "v", "out"), strict=True)
   rules = [(f"{PREFIX}.{a}.weight", f"{b}/kernel", "o i -> i o") for a, b in names]
-  made = types.SimpleNamespace(
-    WANTED="Mixed()",
-    fits=lambda module: isinstance(module, Mixed),
-    rules=lambda module: rules,
-    axes=lambda module: {},
-    shapes=shapes,
+  made = Table(
+    module_class=Mixed, rules=lambda module: rules, abstract_params=abstract_params
   )
-  monkeypatch.setattr(tables, "TABLES", (made,))
+  monkeypatch.setattr(registry, "TABLES", (made,))
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +253,7 @@ def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run():
     for name, x in theirs.named_parameters():
       x.copy_(torch.from_numpy(golden_files.fill(name, tuple(x.shape), 0)))
   state = {k: x.numpy().copy() for k, x in theirs.state_dict().items()}
-  module = tables.clip_text.module(config.to_dict(), {})
+  module = clip.TEXT.from_config(config.to_dict(), {})
   params = state_dict.from_state_dict(module, state)
   ids = np.random.default_rng(1).integers(0, 39, (2, 9))
   ids[:, 7:] = 39
@@ -332,7 +329,7 @@ def test_at_full_size_they_have_the_size_of_the_published_files(targets, rank, s
   """97.4 MB and 74 MB in float32, as AnimateDiff's README has it (in 2^20 bytes)."""
   module = unet3d.UNet3D(architectures.animatediff(version=2))
   read = f"{PREFIX[:-1]}2.to_k.weight"
-  base = tables.animatediff.shapes(module, {read: (320, 768)})
+  base = ANIMATEDIFF.abstract_params(module, {read: (320, 768)})
   create = lambda base: running.create(jax.random.key(0), base, targets, rank)
   own = nn.meta.unbox(jax.eval_shape(create, base))
   assert sum(x.size for x in jax.tree.leaves(own)) == size
@@ -340,8 +337,8 @@ def test_at_full_size_they_have_the_size_of_the_published_files(targets, rank, s
 
 def originals_of(module):
   """{name in AnimateDiff's code: shape} of the weights of a UNet3D."""
-  table = tables.animatediff
-  specs = state_dict.flatten(table.shapes(module, {}))
+  table = ANIMATEDIFF
+  specs = state_dict.flatten(table.abstract_params(module, {}))
   out = {}
   for theirs, ours, pattern in table.rules(module):
     kernel = lora.Kernel((theirs,), pattern, {}, specs[ours].shape)

@@ -109,7 +109,7 @@ def test_frames_only_weights_have_no_place_in_time(params, weights):
 
 def test_parameters_of_another_module_are_refused_by_our_names(params):
   deeper = MODULE.clone(depth=6)
-  with pytest.raises(ValueError, match="spatial/mlp_in/kernel stacks 2 .* wanted 3"):
+  with pytest.raises(ValueError, match="spatial/mlp_in/kernel stacks 2 .* expected 3"):
     pretrained.to_state_dict(deeper, params)
   rest = {k: v for k, v in params.items() if k != "label"} | {"extra": np.zeros(1)}
   with pytest.raises(ValueError, match="label/table is missing\n  extra is not of"):

@@ -7,7 +7,7 @@ import pytest
 from vdm_jax import pretrained
 from vdm_jax.conditioners import conditioner
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained import abstract
+from vdm_jax.pretrained.tables.transformers import basic_block
 
 MODULE = video_dit.VideoDiT(
   out_channels=8, width=16, depth=4, num_heads=2, modulation="shared", text="cross"
@@ -17,12 +17,12 @@ NULL = "caption_projection.y_embedding"
 
 @pytest.fixture(scope="module")
 def weights():
-  shapes = jax.tree.leaves(abstract.parameters(MODULE, 4, 6))
-  tree = jax.tree.structure(abstract.parameters(MODULE, 4, 6))
+  shapes = jax.tree.leaves(basic_block.abstract_params(MODULE, 4, 6))
+  tree = jax.tree.structure(basic_block.abstract_params(MODULE, 4, 6))
   rng = np.random.default_rng(0)
   leaves = [rng.standard_normal(x.shape).astype(np.float32) for x in shapes]
   return pretrained.to_state_dict(
-    MODULE, jax.tree.unflatten(tree, leaves), unread={NULL: np.ones((5, 6))}
+    MODULE, jax.tree.unflatten(tree, leaves), ignored={NULL: np.ones((5, 6))}
   )
 
 
@@ -38,7 +38,7 @@ def test_names_and_shapes_are_the_originals(weights):
 
 def test_the_published_model_has_its_number_of_parameters():
   module = MODULE.clone(**video_dit.SIZES["XL"] | dict(depth=56))
-  leaves = jax.tree.leaves(abstract.parameters(module, 4, 4096))
+  leaves = jax.tree.leaves(basic_block.abstract_params(module, 4, 4096))
   assert round(sum(leaf.size for leaf in leaves) / 1e6, 2) == 1057.25
 
 
@@ -59,7 +59,7 @@ def test_what_nothing_reads_may_be_absent_and_is_written_when_given(weights):
   jax.tree.map(np.testing.assert_array_equal, params, wanted)
   assert NULL not in pretrained.to_state_dict(MODULE, params)
   with pytest.raises(ValueError, match="1 problems.*\n.*caption.bias is not of this"):
-    pretrained.to_state_dict(MODULE, params, unread={"caption.bias": np.ones(6)})
+    pretrained.to_state_dict(MODULE, params, ignored={"caption.bias": np.ones(6)})
 
 
 def test_its_null_text_is_a_conditioners(weights):

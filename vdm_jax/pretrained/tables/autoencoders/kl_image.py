@@ -1,8 +1,8 @@
 """Weights of diffusers' AutoencoderKL <-> KLImage: of Stable Diffusion 1 to 3, FLUX.
 
-Our names are theirs, with "_" for "." before a number. Where a file says scaling_factor
-and shift_factor, or latents_mean and latents_std, we keep the mean (shift) and the
-deviation (scale) of each channel of the latents, beside the weights:
+Our names are the published ones, with "_" for "." before a number. Where config.json
+has scaling_factor and shift_factor, or latents_mean and latents_std, we keep the mean
+(shift) and the deviation (scale) of each channel of the latents among the weights:
 
   scale = latents_std / scaling_factor,  shift = latents_mean or shift_factor.
 
@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.autoencoders import kl_image
+from vdm_jax.pretrained.config_json import require
+from vdm_jax.pretrained.tables.table import Table
 
-CLASSES = ("AutoencoderKL",)
-WANTED = "KLImage(patch=1, mid_layers=2)"
-UNREAD = ()
+CLASS = "AutoencoderKL"
 RENAMES = tuple(
   (rf"\.attentions\.0\.{old}\.", f".attentions.0.{new}.")
   for old, new in (
@@ -33,7 +33,7 @@ RENAMES = tuple(
   )
 )
 
-# Their config.json, with the defaults of their class, and our field if it has one.
+# {field of config.json: (default of the class, our field if there is one)}.
 FIELDS = {
   "in_channels": (3, "pixel_channels"),
   "out_channels": (3, None),
@@ -67,49 +67,26 @@ PATTERNS = {
 }
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  ours = isinstance(module, kl_image.KLImage)
-  return ours and module.patch == 1 and module.mid_layers == 2
-
-
-def module(config, found):
-  """The KLImage that a config.json describes."""
-  del found
-  fields = read(config, FIELDS, CLASSES[0])
+def _from_config(config, shapes):
+  del shapes
+  fields = fields_of(config, FIELDS, CLASS)
   if config.get("latents_std"):
     fields["std_factor"] = config.get("scaling_factor", FIELDS["scaling_factor"][0])
   return kl_image.KLImage(**fields)
 
 
-def config(module, params):
-  """What their config.json says of this module."""
+def _to_config(module, params):
   levels = len(module.channels)
   blocks = {name: [kind] * levels for name, kind in BLOCKS.items()}
-  kind = {"_class_name": CLASSES[0]}
   latents = statistics(params["latents"], module.std_factor)
-  return kind | write(module, FIELDS) | blocks | latents
-
-
-def rules(module):
-  """[(their name, our name, pattern)]."""
-  return named_alike(_spec(module))
-
-
-def axes(module):
-  """Nothing: every pattern tells its axes from the shapes."""
-  del module
-  return {}
-
-
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  del found
-  return _spec(module)
+  return {"_class_name": CLASS} | to_fields(module, FIELDS) | blocks | latents
 
 
 def constants(module, config):
-  """The mean and deviation of the latents, float32; Stable Diffusion's by default."""
+  """{"latents/shift", "latents/scale": [channels] float32}; see Table.constants.
+
+  By default Stable Diffusion's.
+  """
   value = lambda name: config.get(name, FIELDS[name][0])
   shift = value("latents_mean") or value("shift_factor") or 0.0
   scale = np.asarray(value("latents_std") or 1.0) / value("scaling_factor")
@@ -117,82 +94,83 @@ def constants(module, config):
   return {"latents/shift": full(shift), "latents/scale": full(scale)}
 
 
-def read(config, fields, name):
+def fields_of(config, fields, name):
   """{our field: value} of a config.json.
 
   Args:
-    fields: {their field: (default of their class, our field or None)}.
-    name: of their class, for the error.
+    config: a dict.
+    fields: as FIELDS.
+    name: of the original's class, for the error.
 
   Raises:
     ValueError: one for all fields and values that ours does not have.
   """
-  theirs = {field: default for field, (default, _) in fields.items()}
   given = {k: v for k, v in config.items() if not k.startswith("_")}
   problems = [
     f"{k}={v!r} is no field of {name}"
     for k, v in given.items()
-    if k not in theirs and v is not None
+    if k not in fields and v is not None
   ]
-  theirs |= {k: v for k, v in given.items() if k in theirs}
-  problems += _problems(theirs)
-  if problems:
-    lines = "\n  ".join(problems)
-    raise ValueError(f"This {name} has what ours does not support:\n  {lines}")
-  ours = {mine: theirs[field] for field, (_, mine) in fields.items() if mine}
-  same = theirs["out_channels"] == theirs["in_channels"]
-  return ours | {"output_channels": None if same else theirs["out_channels"]}
+  values = {field: default for field, (default, _) in fields.items()}
+  values |= {k: v for k, v in given.items() if k in fields}
+  supported = {"act_fn": tuple(kl_image.ACTIVATIONS)}
+  require(values, supported, name, problems + _problems(values))
+  ours = {mine: values[field] for field, (_, mine) in fields.items() if mine}
+  same = values["out_channels"] == values["in_channels"]
+  return ours | {"output_channels": None if same else values["out_channels"]}
 
 
-def write(module, fields):
-  """{their field: value}, the inverse of `read`, for fields that are also ours."""
-  theirs = {field: getattr(module, mine) for field, (_, mine) in fields.items() if mine}
-  theirs["block_out_channels"] = list(module.channels)
-  return theirs | {"out_channels": module.output_channels or module.pixel_channels}
+def to_fields(module, fields):
+  """{field: value} of config.json, the inverse of `fields_of`, for those of ours."""
+  out = {field: getattr(module, mine) for field, (_, mine) in fields.items() if mine}
+  out["block_out_channels"] = list(module.channels)
+  return out | {"out_channels": module.output_channels or module.pixel_channels}
 
 
-def _problems(theirs):
-  """What of their fields, all of them, ours does not support."""
-  levels, out = len(theirs["block_out_channels"]), []
+def _problems(values):
+  """What of a config's fields, all of them, ours does not support."""
+  levels, out = len(values["block_out_channels"]), []
   for name, kind in BLOCKS.items():
-    if name in theirs and list(theirs[name]) != [kind] * levels:
-      out.append(f"{name}={theirs[name]!r}, wanted {levels} of {kind!r}")
-  if str(theirs.get("act_fn", "silu")) not in kl_image.ACTIVATIONS:
-    wanted = tuple(kl_image.ACTIVATIONS)
-    out.append(f"act_fn={theirs['act_fn']!r}, wanted one of {wanted}")
-  if not isinstance(theirs["sample_size"], int):
-    out.append(f"sample_size={theirs['sample_size']!r}, wanted one number")
-  if not theirs["scaling_factor"]:
-    out.append(f"scaling_factor={theirs['scaling_factor']!r}, wanted a number")
-  mean, std = theirs.get("latents_mean"), theirs.get("latents_std")
-  channels = theirs["latent_channels"]
+    if name in values and list(values[name]) != [kind] * levels:
+      out.append(f"{name}={values[name]!r}; supported: {levels} of {kind!r}")
+  if not isinstance(values["sample_size"], int):
+    out.append(f"sample_size={values['sample_size']!r}; supported: one number")
+  if not values["scaling_factor"]:
+    out.append(f"scaling_factor={values['scaling_factor']!r}; supported: a number")
+  mean, std = values.get("latents_mean"), values.get("latents_std")
+  channels = values["latent_channels"]
   for name, x in (("latents_mean", mean), ("latents_std", std)):
     if x is not None and len(x) != channels:
-      out.append(f"{name}={x!r}, wanted {channels} numbers: the latent_channels")
+      out.append(f"{name}={x!r}; supported: {channels} numbers, the latent_channels")
   if (mean is None) != (std is None):
-    out.append(f"latents_mean={mean!r} with latents_std={std!r}: wanted both or none")
-  if mean is not None and theirs.get("shift_factor"):
-    out.append(f"shift_factor={theirs['shift_factor']!r} beside latents_mean")
+    out.append(f"latents_mean={mean!r} with latents_std={std!r}; supported: both")
+  if mean is not None and values.get("shift_factor"):
+    out.append(f"shift_factor={values['shift_factor']!r} with latents_mean")
   return out
 
 
 def statistics(latents, std_factor=1.0):
-  """Their fields for our {"shift": [c], "scale": [c]}: read again, they give the same.
+  """{field of config.json: value} for the statistics of the latents.
 
-  One factor where all channels are alike, which is what their pipelines read; else a
-  mean and a deviation for each channel, which only those of SDXL do.
+  One factor where all channels are alike, which is what most pipelines use; else a
+  mean and a deviation for each channel, which only those of SDXL do. `constants` gives
+  the same statistics back.
+
+  Args:
+    latents: {"shift": [c], "scale": [c]}.
+    std_factor: the scaling_factor beside deviations.
   """
   shift, scale = (np.asarray(latents[k], np.float32) for k in ("shift", "scale"))
-  mean = [shortest(x, float(x), lambda y: y) for x in shift]
+  mean = [_shortest(x, float(x), lambda y: y) for x in shift]
   if len({*mean}) == 1 and np.all(scale == scale[0]) and std_factor == 1.0:
-    factor = shortest(scale[0], 1.0 / float(scale[0]), lambda y: 1.0 / y)
+    factor = _shortest(scale[0], 1.0 / float(scale[0]), lambda y: 1.0 / y)
     return {"scaling_factor": factor, "shift_factor": mean[0] or None}
-  std = [shortest(x, float(x) * std_factor, lambda y: y / std_factor) for x in scale]
+  std = [_shortest(x, float(x) * std_factor, lambda y: y / std_factor) for x in scale]
   return {"scaling_factor": std_factor, "latents_mean": mean, "latents_std": std}
 
 
-def shortest(x, near, back):
-  """The shortest decimal near `near` that `back` takes to this float32.
+def _shortest(x, near, back):
+  """The shortest decimal near `near` from which the function `back` gives float32 x.
 
   0.18215 again, where 1 / x is 0.18215000331401825.
   """
@@ -201,24 +179,39 @@ def shortest(x, near, back):
   return next(y for y in decimals if equal(y))
 
 
-def named_alike(spec):
-  """Rules for parameters whose names follow from theirs; without the latents'."""
+def rules(module):
+  """Table.rules of an autoencoder whose names follow from the published ones."""
   out = []
-  for ours, leaf in flax.traverse_util.flatten_dict(nn.unbox(spec), sep="/").items():
+  spec = nn.unbox(abstract_params(module, {}))
+  for ours, leaf in flax.traverse_util.flatten_dict(spec, sep="/").items():
     if ours.startswith("latents/"):
       continue
-    theirs = re.sub(r"_(\d+)(?=/)", r".\1", ours).replace("/", ".")
-    theirs = re.sub(r"\.(kernel|scale)$", ".weight", theirs)
-    out.append((theirs, ours, PATTERNS[len(leaf.shape)]))
+    published = re.sub(r"_(\d+)(?=/)", r".\1", ours).replace("/", ".")
+    published = re.sub(r"\.(kernel|scale)$", ".weight", published)
+    out.append((published, ours, PATTERNS[len(leaf.shape)]))
   return out
 
 
-@functools.lru_cache(maxsize=8)
+def abstract_params(module, shapes):
+  """The parameters of an autoencoder, see Table.abstract_params."""
+  del shapes
+  return _spec(module)
+
+
+@functools.lru_cache(maxsize=16)
 def _spec(module):
-  return abstract(module)
-
-
-def abstract(module):
-  """The parameters of an autoencoder as ShapeDtypeStructs, boxed."""
   video = jnp.zeros((1, *module.stride, module.pixel_channels))
   return jax.eval_shape(module.init, jax.random.key(0), video)
+
+
+TABLE = Table(
+  module_class=kl_image.KLImage,
+  fields={"patch": (1,), "mid_layers": (2,)},
+  classes=(CLASS,),
+  from_config=_from_config,
+  to_config=_to_config,
+  rules=rules,
+  renames=RENAMES,
+  constants=constants,
+  abstract_params=abstract_params,
+)

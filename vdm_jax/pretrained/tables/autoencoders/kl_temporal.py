@@ -6,15 +6,11 @@ scaling_factor as in kl_image.py.
 Source: huggingface/diffusers (models/autoencoders/autoencoder_kl_temporal_decoder.py).
 """
 
-import functools
-
 from vdm_jax.autoencoders import kl_temporal
 from vdm_jax.pretrained.tables.autoencoders import kl_image
+from vdm_jax.pretrained.tables.table import Table
 
-CLASSES = ("AutoencoderKLTemporalDecoder",)
-WANTED = "KLTemporal(groups=32, mid_layers=layers_per_block), its other fields default"
-UNREAD = ()
-RENAMES = kl_image.RENAMES
+CLASS = "AutoencoderKLTemporalDecoder"
 FIELDS = {
   name: kl_image.FIELDS[name]
   for name in (
@@ -31,26 +27,14 @@ FIELDS = {
 }
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  return (
-    isinstance(module, kl_temporal.KLTemporal)
-    and module.groups == 32
-    and module.mid_layers == module.layers_per_block
-    and module.patch == 1
-    and not module.post_quant_conv
-  )
-
-
-def module(config, found):
-  """The KLTemporal that a config.json describes."""
-  del found
-  fields = kl_image.read(config, FIELDS, CLASSES[0])
+def _from_config(config, shapes):
+  del shapes
+  fields = kl_image.fields_of(config, FIELDS, CLASS)
   return kl_temporal.KLTemporal(**fields, mid_layers=fields["layers_per_block"])
 
 
-def config(module, params):
-  """What their config.json says of this module.
+def _to_config(module, params):
+  """The config.
 
   Raises:
     ValueError: the latents' statistics are not one factor, which is all it can say.
@@ -60,36 +44,27 @@ def config(module, params):
     "shift_factor"
   ):
     raise ValueError(
-      f"{CLASSES[0]} has one scaling_factor for its latents; these parameters have "
+      f"{CLASS} has one scaling_factor for its latents; these parameters have "
       f"{params['latents']}. Set shift to 0 and scale to one number."
     )
   blocks = ["DownEncoderBlock2D"] * len(module.channels)
-  kind = {"_class_name": CLASSES[0], "down_block_types": blocks}
-  return kind | kl_image.write(module, FIELDS) | statistics
+  kind = {"_class_name": CLASS, "down_block_types": blocks}
+  return kind | kl_image.to_fields(module, FIELDS) | statistics
 
 
-def rules(module):
-  """[(their name, our name, pattern)]."""
-  return kl_image.named_alike(_spec(module))
-
-
-def axes(module):
-  """Nothing: every pattern tells its axes from the shapes."""
-  del module
-  return {}
-
-
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  del found
-  return _spec(module)
-
-
-def constants(module, config):
-  """The mean and deviation of the latents, float32; Stable Diffusion's by default."""
-  return kl_image.constants(module, config)
-
-
-@functools.lru_cache(maxsize=8)
-def _spec(module):
-  return kl_image.abstract(module)
+TABLE = Table(
+  module_class=kl_temporal.KLTemporal,
+  fields={
+    "groups": (32,),
+    "mid_layers": lambda module: (module.layers_per_block,),
+    "patch": (1,),
+    "post_quant_conv": (False,),
+  },
+  classes=(CLASS,),
+  from_config=_from_config,
+  to_config=_to_config,
+  rules=kl_image.rules,
+  renames=kl_image.RENAMES,
+  constants=kl_image.constants,
+  abstract_params=kl_image.abstract_params,
+)

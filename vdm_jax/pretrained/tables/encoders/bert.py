@@ -7,18 +7,11 @@ import jax.numpy as jnp
 
 from vdm_jax.encoders.bert import Bert
 from vdm_jax.layers import activations
+from vdm_jax.pretrained.config_json import require
 from vdm_jax.pretrained.tables.encoders import encoder
+from vdm_jax.pretrained.tables.table import Table, init_shapes
 
-CLASSES = ("BertModel",)
-WANTED = "Bert(...)"
-UNREAD = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
-# Very old files name the two of a norm so.
-RENAMES = (
-  (r"LayerNorm\.gamma$", "LayerNorm.weight"),
-  (r"LayerNorm\.beta$", "LayerNorm.bias"),
-)
-
-# (their field, our field, the default of their class)
+# (published field, our field, the default of their class)
 FIELDS = (
   ("num_hidden_layers", "depth", 12),
   ("hidden_size", "width", 768),
@@ -46,42 +39,45 @@ NAMES = {
 }
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  return isinstance(module, Bert)
+def _from_config(config, shapes):
+  del shapes
+  require(config, SUPPORTED, "BertModel")
+  return Bert(**encoder.fields_of(config, FIELDS))
 
 
-def module(config, found):
-  """The Bert that a config.json describes."""
-  del found
-  encoder.refuse(config, SUPPORTED)
-  return Bert(**encoder.read(config, FIELDS))
-
-
-def config(module, params):
-  """What their config.json says of this module."""
+def _to_config(module, params):
   del params
-  kind = {"architectures": list(CLASSES), "model_type": "bert"}
-  return kind | encoder.write(module, FIELDS)
+  kind = {"architectures": ["BertModel"], "model_type": "bert"}
+  return kind | encoder.to_fields(module, FIELDS)
 
 
-def rules(module):
-  """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
+def _rules(module):
   tables = (("word", "token"), ("token_type", "type"), ("position", "position"))
   out = [
-    (f"embeddings.{theirs}_embeddings.weight", f"{ours}/table", "rows d -> rows d")
-    for theirs, ours in tables
+    (f"embeddings.{published}_embeddings.weight", f"{ours}/table", "rows d -> rows d")
+    for published, ours in tables
   ]
   out += encoder.norm_rules("embeddings.LayerNorm", "norm")
   return out + encoder.block_rules("encoder.layer.{}.", module.depth, QKV, NAMES)
 
 
-def axes(module):
-  """Sizes of the axes that patterns cannot tell from a shape."""
-  return {"three": 3, "n": module.num_heads}
+def _abstract_params(module, shapes):
+  del shapes
+  return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
 
 
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  del found
-  return encoder.shapes(module, jnp.zeros((1, 1), jnp.int32))
+TABLE = Table(
+  module_class=Bert,
+  classes=("BertModel",),
+  from_config=_from_config,
+  to_config=_to_config,
+  rules=_rules,
+  ignored=("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"),
+  # Of very old files.
+  renames=(
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+  ),
+  axis_sizes=encoder.qkv_axes,
+  abstract_params=_abstract_params,
+)

@@ -1,27 +1,17 @@
-"""What the tables of text and image encoders share: blocks, fields and refusals."""
-
-import jax
+"""What the tables of text and image encoders share: rules of blocks, fields."""
 
 LINEARS = ("attention/out", "mlp_in", "mlp_out")
 NORMS = ("attention_norm", "mlp_norm")
 
-CLIP_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-CLIP_BLOCK = {
-  "attention/out": "self_attn.out_proj",
-  "mlp_in": "mlp.fc1",
-  "mlp_out": "mlp.fc2",
-  "attention_norm": "layer_norm1",
-  "mlp_norm": "layer_norm2",
-}
-
 
 def block_rules(prefix, depth, qkv, names):
-  """Rules for all blocks of encoders/blocks.py, under our name "blocks".
+  """Rules, see Table.rules, for all blocks of encoders/blocks.py, "blocks" here.
 
   Args:
-    prefix: their name of block i, with "{}" for i and a dot at the end.
-    qkv: their names of the three layers that are one of ours.
-    names: {ours, of LINEARS and NORMS: theirs}.
+    prefix: published name of block i, with "{}" for i and a dot at the end.
+    depth: number of blocks.
+    qkv: published names of the three layers that are one of ours.
+    names: {our name, of LINEARS and NORMS: published name}.
   """
   prefixes = [prefix.format(i) for i in range(depth)]
   qkv = tuple(f"{p}{name}" for p in prefixes for name in qkv)
@@ -31,30 +21,31 @@ def block_rules(prefix, depth, qkv, names):
     (end(qkv, "bias"), "blocks/attention/qkv/bias", heads.format("")),
   ]
   for ours in LINEARS + NORMS:
-    theirs = tuple(f"{p}{names[ours]}" for p in prefixes)
+    published = tuple(f"{p}{names[ours]}" for p in prefixes)
     rules = norm_rules if ours in NORMS else linear_rules
-    out += rules(theirs, f"blocks/{ours}", "l ")
+    out += rules(published, f"blocks/{ours}", "l ")
   return out
 
 
-def clip_rules(prefix, depth):
-  """`block_rules` of CLIP, for texts and images alike."""
-  return block_rules(prefix, depth, CLIP_QKV, CLIP_BLOCK)
+def linear_rules(published, ours, stacked=""):
+  """Rules, see Table.rules, of a linear layer's kernel and bias.
 
-
-def linear_rules(theirs, ours, stacked=""):
-  """Rules of a linear layer; `stacked` is "l " for a tuple of their names."""
+  Args:
+    published: name without ending, or a tuple of them.
+    ours: name without ending.
+    stacked: "l " for a tuple of published names.
+  """
   return [
-    (end(theirs, "weight"), f"{ours}/kernel", f"{stacked}o i -> {stacked}i o"),
-    (end(theirs, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
+    (end(published, "weight"), f"{ours}/kernel", f"{stacked}o i -> {stacked}i o"),
+    (end(published, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
   ]
 
 
-def norm_rules(theirs, ours, stacked=""):
-  """Rules of a layer norm; `stacked` is "l " for a tuple of their names."""
+def norm_rules(published, ours, stacked=""):
+  """Rules of a layer norm's scale and bias; arguments as for `linear_rules`."""
   return [
-    (end(theirs, "weight"), f"{ours}/scale", f"{stacked}o -> {stacked}o"),
-    (end(theirs, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
+    (end(published, "weight"), f"{ours}/scale", f"{stacked}o -> {stacked}o"),
+    (end(published, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
   ]
 
 
@@ -65,41 +56,16 @@ def end(names, ending):
   return tuple(f"{name}.{ending}" for name in names)
 
 
-def read(config, fields):
-  """{our field: value} of a config.json; `fields` are (theirs, ours, default)."""
-  return {ours: config.get(theirs, default) for theirs, ours, default in fields}
+def fields_of(config, fields):
+  """{our field: value} of a config.json; fields: (published, ours, default)."""
+  return {ours: config.get(name, default) for name, ours, default in fields}
 
 
-def write(module, fields):
-  """The inverse of `read`, without defaults."""
-  return {theirs: getattr(module, ours) for theirs, ours, _ in fields}
+def to_fields(module, fields):
+  """{published field: value}, the inverse of `fields_of`, without defaults."""
+  return {name: getattr(module, ours) for name, ours, _ in fields}
 
 
-def shapes(module, *args):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  init = lambda key: module.init(key, *args)["params"]
-  return jax.eval_shape(init, jax.random.key(0))
-
-
-def numbers(config, fields):
-  """(config, supported) for `refuse`, where these fields may only be whole numbers."""
-  bad = {k: repr(config[k]) for k in fields if k in config}
-  bad = {k: value for k, value in bad.items() if not value.isdecimal()}
-  return config | bad, dict.fromkeys(bad, ("a whole number",))
-
-
-def refuse(config, supported):
-  """Raises a ValueError that names all fields of `config` that we do not support.
-
-  Args:
-    supported: {field: the values that it may have}; a field may also be absent.
-  """
-  problems = [
-    f"{field}={config[field]!r}, wanted one of {tuple(values)}"
-    for field, values in supported.items()
-    if field in config and config[field] not in values
-  ]
-  if problems:
-    name = (config.get("architectures") or [config.get("model_type", "encoder")])[0]
-    lines = "\n  ".join(problems)
-    raise ValueError(f"This {name} has fields that ours does not support:\n  {lines}")
+def qkv_axes(module):
+  """{letter: size} of blocks with q, k and v in one kernel, see Table.axis_sizes."""
+  return {"three": 3, "n": module.num_heads}

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 
 from vdm_jax.encoders.t5 import T5Encoder
 from vdm_jax.layers import activations
+from vdm_jax.pretrained.config_json import require
 from vdm_jax.pretrained.tables.encoders import encoder
+from vdm_jax.pretrained.tables.table import Table, init_shapes
 
-CLASSES = ("T5EncoderModel", "UMT5EncoderModel")
-WANTED = "T5Encoder(...)"
-
-# (their field, our field, the default of their class)
+# (published field, our field, the default of their class)
 FIELDS = (
   ("num_layers", "depth", 6),
   ("d_model", "width", 512),
@@ -27,6 +26,11 @@ FIELDS = (
 )
 KINDS = {"T5EncoderModel": ("t5", "shared"), "UMT5EncoderModel": ("umt5", "each")}
 PERCEPTRON = {"T5EncoderModel": "relu", "UMT5EncoderModel": "gated-gelu"}
+SUPPORTED = {
+  "feed_forward_proj": ("", "gated"),
+  "dense_act_fn": activations.ACTIVATIONS,
+  "is_decoder": (False,),
+}
 UMT5 = {"num_layers": 8, "num_heads": 6, "d_ff": 1024, "vocab_size": 250112}
 
 ATTENTION = "layer.0.SelfAttention"
@@ -34,14 +38,8 @@ MLP = "layer.1.DenseReluDense"
 NORMS = {"attention_norm": "layer.0.layer_norm", "mlp_norm": "layer.1.layer_norm"}
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  return isinstance(module, T5Encoder)
-
-
-def module(config, found):
-  """The T5Encoder that a config.json describes."""
-  del found
+def _from_config(config, shapes):
+  del shapes
   each = config.get("model_type") == "umt5" or "UMT5EncoderModel" in (
     config.get("architectures") or ()
   )
@@ -51,25 +49,18 @@ def module(config, found):
   # "gated-gelu" has always meant its approximation by tanh; a field of its own wins.
   activation = "gelu_new" if perceptron == "gated-gelu" else activation
   activation = config.get("dense_act_fn", activation)
-  encoder.refuse(
-    config | {"feed_forward_proj": gate, "dense_act_fn": activation},
-    {
-      "feed_forward_proj": ("", "gated"),
-      "dense_act_fn": activations.ACTIVATIONS,
-      "is_decoder": (False,),
-    },
-  )
+  given = config | {"feed_forward_proj": gate, "dense_act_fn": activation}
+  require(given, SUPPORTED, name)
   defaults = UMT5 if each else {}
   return T5Encoder(
     activation=activation,
     gated=config.get("is_gated_act", gate == "gated"),
     bias=KINDS[name][1],
-    **encoder.read(defaults | config, FIELDS),
+    **encoder.fields_of(defaults | config, FIELDS),
   )
 
 
-def config(module, params):
-  """What their config.json says of this module."""
+def _to_config(module, params):
   del params
   name = next(name for name, (_, bias) in KINDS.items() if bias == module.bias)
   gelu = module.activation == "gelu_new" and module.gated
@@ -80,12 +71,11 @@ def config(module, params):
     "feed_forward_proj": f"gated-{activation}" if module.gated else activation,
     "dense_act_fn": module.activation,
     "is_gated_act": module.gated,
-    **encoder.write(module, FIELDS),
+    **encoder.to_fields(module, FIELDS),
   }
 
 
-def rules(module):
-  """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
+def _rules(module):
   prefixes = [f"encoder.block.{i}" for i in range(module.depth)]
   every = lambda *parts: tuple(f"{p}.{part}.weight" for p in prefixes for part in parts)
   linear = "l o i -> l i o"
@@ -97,11 +87,11 @@ def rules(module):
     (every(f"{ATTENTION}.o"), "blocks/attention/out/kernel", linear),
     (every(f"{MLP}.wo"), "blocks/mlp_out/kernel", linear),
   ]
-  for ours, theirs in NORMS.items():
-    out.append((every(theirs), f"blocks/{ours}/scale", "l d -> l d"))
+  for ours, published in NORMS.items():
+    out.append((every(published), f"blocks/{ours}/scale", "l d -> l d"))
   gated = {"mlp_gate": "wi_0", "mlp_in": "wi_1"}
-  for ours, theirs in (gated if module.gated else {"mlp_in": "wi"}).items():
-    out.append((every(f"{MLP}.{theirs}"), f"blocks/{ours}/kernel", linear))
+  for ours, published in (gated if module.gated else {"mlp_in": "wi"}).items():
+    out.append((every(f"{MLP}.{published}"), f"blocks/{ours}/kernel", linear))
   distances = every(f"{ATTENTION}.relative_attention_bias")
   if module.bias == "each":
     out.append((distances, "blocks/position/table", "l rows n -> l rows n"))
@@ -110,18 +100,23 @@ def rules(module):
   return out
 
 
-def aliases(module):
-  """They hold the table of tokens twice."""
+def _aliases(module):
   del module
   return {"encoder.embed_tokens.weight": "shared.weight"}
 
 
-def axes(module):
-  """Sizes of the axes that patterns cannot tell from a shape."""
-  return {"three": 3, "n": module.num_heads}
+def _abstract_params(module, shapes):
+  del shapes
+  return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
 
 
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  del found
-  return encoder.shapes(module, jnp.zeros((1, 1), jnp.int32))
+TABLE = Table(
+  module_class=T5Encoder,
+  classes=tuple(KINDS),
+  from_config=_from_config,
+  to_config=_to_config,
+  rules=_rules,
+  aliases=_aliases,
+  axis_sizes=encoder.qkv_axes,
+  abstract_params=_abstract_params,
+)

@@ -1,5 +1,10 @@
 """Weights of diffusers' BasicTransformerBlock <-> a stack of our blocks."""
 
+import jax.numpy as jnp
+
+from vdm_jax.conditioners import conditioner
+from vdm_jax.pretrained.tables.table import init_shapes
+
 # Of a block: linear layers that are one of ours, side by side in each head.
 SELF = (
   (("attn1.to_q", "attn1.to_k", "attn1.to_v"), "attention/qkv", "three"),
@@ -17,13 +22,15 @@ PERCEPTRON = (
 
 
 def rules(module, prefix, ours, layers, linears, norms):
-  """Rules of a stack of blocks.
+  """Rules of a stack of blocks, see Table.rules.
 
   Args:
-    prefix, ours: where the blocks lie, "transformer_blocks" and "blocks/spatial".
-    layers: their numbers.
+    module: a VideoDiT.
+    prefix, ours: published and our name of the stack, such as "transformer_blocks" and
+      "blocks/spatial".
+    layers: numbers of the blocks.
     linears: of SELF, CROSS and PERCEPTRON.
-    norms: their names of the norms before attention and perceptron.
+    norms: published names of the norms before attention and perceptron.
   """
   out = []
   for parts, name, many in linears:
@@ -43,39 +50,47 @@ def rules(module, prefix, ours, layers, linears, norms):
   return out
 
 
-def linear(theirs, ours):
-  """Rules of one linear layer."""
+def linear(published, ours):
+  """Rules of one linear layer, see Table.rules; the names are without endings."""
   return [
-    (f"{theirs}.weight", f"{ours}/kernel", "o i -> i o"),
-    (f"{theirs}.bias", f"{ours}/bias", "o -> o"),
+    (f"{published}.weight", f"{ours}/kernel", "o i -> i o"),
+    (f"{published}.bias", f"{ours}/bias", "o -> o"),
   ]
 
 
 def patchify():
-  """Rules of the convolution that cuts a frame into patches."""
+  """Rules of the convolution that cuts a frame into patches, see Table.rules."""
   return [
     ("pos_embed.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),
     ("pos_embed.proj.bias", "patchify/bias", "o -> o"),
   ]
 
 
-def axes(module):
-  """Sizes of the axes that patterns cannot tell from a shape."""
+def axis_sizes(module):
+  """{letter: size} of a VideoDiT, see Table.axis_sizes."""
   heads = {"three": 3, "two": 2, "n": module.num_heads}
   return heads | {"p": module.patch, "q": module.patch}
 
 
-def refuse(config, wanted):
-  """Raises one ValueError for all entries of a config that are not what is wanted.
+def abstract_params(module, channels, text_width):
+  """The parameters of a VideoDiT as nested ShapeDtypeStructs, boxed.
 
   Args:
-    wanted: {name: (value found, the values that work)}.
+    channels: of x with all that is concatenated to it, the mask too.
+    text_width: of the text's vector or tokens, if the module uses a text.
   """
-  wrong = [
-    f"{name}={found!r}; what works: {', '.join(map(repr, values))}"
-    for name, (found, values) in wanted.items()
-    if found not in values
-  ]
-  if wrong:
-    name = config.get("_class_name", "This model")
-    raise ValueError(f"{name} has settings that do not open:\n  " + "\n  ".join(wrong))
+  size = module.patch_time, module.patch, module.patch
+  x = jnp.zeros((1, *size, channels - module.mask_channel))
+  parts = []
+  if module.num_classes:
+    parts.append(conditioner.Labels(module.num_classes))
+  if module.text != "none":
+    form = {"pooled": "flat", "cross": "tokens"}[module.text]
+    parts.append(conditioner.Text(form=form))
+  batch = dict(
+    label=jnp.zeros(1, jnp.int32),
+    text=jnp.zeros((1, 1, text_width)),
+    text_mask=jnp.ones((1, 1)),
+  )
+  cond, _ = conditioner.All(tuple(parts))(batch)
+  return init_shapes(module, x, jnp.zeros(1), cond)

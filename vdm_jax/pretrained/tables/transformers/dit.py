@@ -10,12 +10,34 @@ Source: diffusers 0.42 (models/transformers/dit_transformer_2d.py).
 
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained import abstract
+from vdm_jax.pretrained.config_json import require, with_defaults
 from vdm_jax.pretrained.formats import tensor
+from vdm_jax.pretrained.tables.table import Table, input_width
 from vdm_jax.pretrained.tables.transformers import basic_block
 
-CLASSES = ("DiTTransformer2DModel",)
-WANTED = "VideoDiT(layout=('spatial',), modulation='block', text='none')"
+CLASS = "DiTTransformer2DModel"
+# Of their config.json.
+DEFAULTS = {
+  "num_attention_heads": 16,
+  "attention_head_dim": 72,
+  "in_channels": 4,
+  "num_layers": 28,
+  "attention_bias": True,
+  "sample_size": 32,
+  "patch_size": 2,
+  "activation_fn": "gelu-approximate",
+  "num_embeds_ada_norm": 1000,
+  "upcast_attention": False,
+  "norm_type": "ada_norm_zero",
+  "norm_elementwise_affine": False,
+  "norm_eps": 1e-5,
+}
+SUPPORTED = {
+  "norm_type": ("ada_norm_zero",),
+  "activation_fn": tuple(PERCEPTRONS),
+  # It changes nothing in float32, and ours has the softmax in float32 always.
+  "upcast_attention": (False, True),
+}
 EMBEDDERS = (
   ("timestep_embedder.linear_1.weight", "time/in/kernel", "o i -> i o"),
   ("timestep_embedder.linear_1.bias", "time/in/bias", "o -> o"),
@@ -23,78 +45,57 @@ EMBEDDERS = (
   ("timestep_embedder.linear_2.bias", "time/out/bias", "o -> o"),
   ("class_embedder.embedding_table.weight", "label/table", "rows d -> rows d"),
 )
-EPSILON = 1e-6  # of their norm before attention, whatever the config says
+EPSILON = 1e-6  # of the norm before attention, whatever the config says
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  return (
-    isinstance(module, video_dit.VideoDiT)
-    and module.layout == ("spatial",)
-    and module.modulation == "block"
-    and module.patch_time == 1
-    and module.text == "none"
-    and module.num_classes > 0
-    and not module.norm_affine[0]
-  )
-
-
-def module(config, found):
-  """The VideoDiT that their config describes; `settle` decides on the embedders."""
-  del found
-  get = lambda name, default: default if config.get(name) is None else config[name]
-  basic_block.refuse(
-    config,
-    {
-      "norm_type": (get("norm_type", "ada_norm_zero"), ("ada_norm_zero",)),
-      "activation_fn": (get("activation_fn", "gelu-approximate"), tuple(PERCEPTRONS)),
-      # It changes nothing in float32, and ours has the softmax in float32 always.
-      "upcast_attention": (get("upcast_attention", False), (False, True)),
-    },
-  )
-  heads, patch = get("num_attention_heads", 16), get("patch_size", 2)
+def _from_config(config, shapes):
+  """The VideoDiT; `_refine` decides on its embedders."""
+  del shapes
+  config = with_defaults(config, DEFAULTS)
+  require(config, SUPPORTED, CLASS)
+  heads, patch = config["num_attention_heads"], config["patch_size"]
   return video_dit.VideoDiT(
-    out_channels=get("out_channels", get("in_channels", 4)),
+    out_channels=config.get("out_channels", config["in_channels"]),
     patch=patch,
-    width=heads * get("attention_head_dim", 72),
-    depth=get("num_layers", 28),
+    width=heads * config["attention_head_dim"],
+    depth=config["num_layers"],
     num_heads=heads,
-    num_classes=get("num_embeds_ada_norm", 1000),
+    num_classes=config["num_embeds_ada_norm"],
     layout=("spatial",),
-    space_span=get("sample_size", 32) // patch,
-    attention_bias=get("attention_bias", True),
-    activation=get("activation_fn", "gelu-approximate"),
-    norm_epsilon=(EPSILON, get("norm_eps", 1e-5)),
-    norm_affine=(False, get("norm_elementwise_affine", False)),
+    space_span=config["sample_size"] // patch,
+    attention_bias=config["attention_bias"],
+    activation=config["activation_fn"],
+    norm_epsilon=(EPSILON, config["norm_eps"]),
+    norm_affine=(False, config["norm_elementwise_affine"]),
     embedders="shared",
     time_shift=1,
     num_frames=1,
   )
 
 
-def settle(module, theirs):
-  """The module with embedders in each block, if theirs are not copies of one pair."""
-  if tensor.different(theirs, aliases(module)):
+def _refine(module, state_dict):
+  """The module with embedders in each block, if they are not copies of one pair."""
+  if tensor.different(state_dict, _aliases(module)):
     return module.clone(embedders="block")
   return module
 
 
-def config(module, params):
-  """Their config of the module."""
-  basic_block.refuse(
-    {"_class_name": f"Saved as {CLASSES[0]}, VideoDiT"},
-    {
-      "time_shift": (module.time_shift, (1,)),
-      "norm_epsilon[0]": (module.norm_epsilon[0], (EPSILON,)),
-      "space_span": (
-        module.space_span,
-        (module.space_span or "the patches of a side",),
-      ),
-      "mlp_ratio": (module.mlp_ratio, (4.0,)),
-    },
-  )
+def _to_config(module, params):
+  fields = {
+    "time_shift": module.time_shift,
+    "norm_epsilon[0]": module.norm_epsilon[0],
+    "space_span": module.space_span,
+    "mlp_ratio": module.mlp_ratio,
+  }
+  supported = {
+    "time_shift": (1,),
+    "norm_epsilon[0]": (EPSILON,),
+    "space_span": (module.space_span or "the patches of a side",),
+    "mlp_ratio": (4.0,),
+  }
+  require(fields, supported, f"VideoDiT, saved as {CLASS},")
   return {
-    "_class_name": CLASSES[0],
+    "_class_name": CLASS,
     "num_attention_heads": module.num_heads,
     "attention_head_dim": module.width // module.num_heads,
     "in_channels": params["patchify"]["kernel"].shape[0] // module.patch**2,
@@ -111,14 +112,13 @@ def config(module, params):
   }
 
 
-def rules(module):
-  """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
+def _rules(module):
   blocks, layers = "transformer_blocks", range(module.depth)
   out = basic_block.patchify()
   out += basic_block.linear("proj_out_1", "modulation")
   out += basic_block.linear("proj_out_2", "unpatchify")
-  for theirs, ours, pattern in EMBEDDERS:
-    names = tuple(f"{blocks}.{i}.norm1.emb.{theirs}" for i in layers)
+  for published, ours, pattern in EMBEDDERS:
+    names = tuple(f"{blocks}.{i}.norm1.emb.{published}" for i in layers)
     if module.embedders == "shared":
       out.append((names[0], ours, pattern))
     else:
@@ -137,22 +137,39 @@ def rules(module):
   )
 
 
-def aliases(module):
+def _aliases(module):
   """{name of a copy: name of the first block's}."""
   if module.embedders == "block":
     return {}
   prefix = "transformer_blocks.{}.norm1.emb.{}"
   return {
-    prefix.format(i, theirs): prefix.format(0, theirs)
+    prefix.format(i, name): prefix.format(0, name)
     for i in range(1, module.depth)
-    for theirs, _, _ in EMBEDDERS
+    for name, _, _ in EMBEDDERS
   }
 
 
-axes = basic_block.axes
+def _abstract_params(module, shapes):
+  channels = input_width(shapes, r"^pos_embed\.proj\.weight$", 1 + module.mask_channel)
+  return basic_block.abstract_params(module, channels, 1)
 
 
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  channels = abstract.width(found, "pos_embed.proj.weight", 1 + module.mask_channel)
-  return abstract.parameters(module, channels, 1)
+TABLE = Table(
+  module_class=video_dit.VideoDiT,
+  fields={
+    "layout": (("spatial",),),
+    "modulation": ("block",),
+    "patch_time": (1,),
+    "text": ("none",),
+    "num_classes": range(1, 10**9),
+    "norm_affine": ((False, False), (False, True)),
+  },
+  classes=(CLASS,),
+  from_config=_from_config,
+  to_config=_to_config,
+  refine=_refine,
+  rules=_rules,
+  aliases=_aliases,
+  axis_sizes=basic_block.axis_sizes,
+  abstract_params=_abstract_params,
+)

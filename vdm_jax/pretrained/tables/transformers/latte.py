@@ -12,9 +12,10 @@ models/latte_img.py).
 import math
 
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained import abstract
+from vdm_jax.pretrained.tables.table import Table, input_width
+from vdm_jax.pretrained.tables.transformers import basic_block
 
-# (their name, our name, einops pattern from theirs to ours). Blocks are stacked: l.
+# As Table.rules; blocks are stacked: l.
 ROOT = (
   ("x_embedder.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),
   ("x_embedder.proj.bias", "patchify/bias", "o -> o"),
@@ -44,56 +45,35 @@ BLOCK = (
 )
 
 LAYOUTS = (("spatial", "temporal"), ("spatial",))
-CLASSES = ()  # their files have no config
-WANTED = f"VideoDiT(modulation='block', patch_time=1, layout one of {LAYOUTS})"
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  return (
-    isinstance(module, video_dit.VideoDiT)
-    and module.modulation == "block"
-    and module.patch_time == 1
-    and module.text != "cross"
-    and module.layout in LAYOUTS
-    and module.attention_bias
-    and not any(module.norm_affine)
-    and module.embedders == "shared"
-    and not module.time_shift
-  )
-
-
-def guess(found):
-  """The VideoDiT of their names and shapes; None if they are of something else.
-
-  The number of heads is no shape: it is known for the published widths only.
-  """
+def _from_shapes(shapes):
+  """The VideoDiT, or None; the number of heads is known for published widths only."""
   try:
-    width, _, patch, _ = found["x_embedder.proj.weight"]
-    features, _ = found["final_layer.linear.weight"]
-    hidden, _ = found["blocks.0.mlp.fc1.weight"]
+    width, _, patch, _ = shapes["x_embedder.proj.weight"]
+    features, _ = shapes["final_layer.linear.weight"]
+    hidden, _ = shapes["blocks.0.mlp.fc1.weight"]
   except (KeyError, ValueError):
     return None
   heads = {size["width"]: size["num_heads"] for size in video_dit.SIZES.values()}
   if width not in heads:
     return None
-  rows = found.get("y_embedder.embedding_table.weight", (1,))[0]
+  rows = shapes.get("y_embedder.embedding_table.weight", (1,))[0]
   return video_dit.VideoDiT(
     out_channels=features // patch**2,
     patch=patch,
     width=width,
-    depth=sum(name.endswith(".attn.qkv.weight") for name in found),
+    depth=sum(name.endswith(".attn.qkv.weight") for name in shapes),
     num_heads=heads[width],
     num_classes=rows - 1,
-    text="pooled" if "text_embedding_projection.1.weight" in found else "none",
+    text="pooled" if "text_embedding_projection.1.weight" in shapes else "none",
     mlp_ratio=hidden / width,
-    layout=LAYOUTS["temp_embed" not in found],
-    num_frames=found.get("temp_embed", (1, 1))[1],
+    layout=LAYOUTS["temp_embed" not in shapes],
+    num_frames=shapes.get("temp_embed", (1, 1))[1],
   )
 
 
-def rules(module):
-  """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
+def _rules(module):
   absent = {"label": not module.num_classes, "text": module.text == "none"}
   out = [rule for rule in ROOT if not absent.get(rule[1].split("/")[0])]
   kinds = len(module.layout)
@@ -104,29 +84,14 @@ def rules(module):
   return out
 
 
-def axes(module):
-  """Sizes of the axes that patterns cannot tell from a shape."""
-  return {"three": 3, "n": module.num_heads, "p": module.patch, "q": module.patch}
+def _abstract_params(module, shapes):
+  channels = input_width(shapes, r"^x_embedder\.", 1 + module.mask_channel)
+  text = input_width(shapes, r"^text_embedding_projection\.", 1)
+  return basic_block.abstract_params(module, channels, text)
 
 
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names.
-
-  Args:
-    found: {their name: shape}; only the widths of the inputs are read from it, because
-      the module takes them from its inputs.
-  """
-  channels = abstract.width(found, "x_embedder.proj.weight", 1 + module.mask_channel)
-  text = abstract.width(found, "text_embedding_projection.1.weight", 1)
-  return abstract.parameters(module, channels, text)
-
-
-def fixed(module, size):
-  """{their name: table}: the constants that they keep among the weights.
-
-  Args:
-    size: (T, H, W) of x.
-  """
+def _sized_buffers(module, size):
+  """Sin-cos tables of positions in space, and in time if the module has that."""
   frames, height, width = size
   space, time = video_dit.position_tables(
     frames,
@@ -139,8 +104,29 @@ def fixed(module, size):
   return tables | {"temp_embed": time[None]} if "temporal" in module.layout else tables
 
 
-def size_of(module, found):
-  """(T, H, W) of x that the shapes of their fixed tables speak of; they are square."""
-  length = lambda name: found[name][1] if len(found.get(name, ())) == 3 else 0
+def _input_size(module, shapes):
+  """(T, H, W) from the lengths of the position tables; frames are square."""
+  length = lambda name: shapes[name][1] if len(shapes.get(name, ())) == 3 else 0
   side = math.isqrt(length("pos_embed")) * module.patch
   return length("temp_embed"), side, side
+
+
+TABLE = Table(
+  module_class=video_dit.VideoDiT,
+  fields={
+    "layout": LAYOUTS,
+    "modulation": ("block",),
+    "patch_time": (1,),
+    "text": ("none", "pooled"),
+    "attention_bias": (True,),
+    "norm_affine": ((False, False),),
+    "embedders": ("shared",),
+    "time_shift": (0,),
+  },
+  from_shapes=_from_shapes,
+  rules=_rules,
+  axis_sizes=basic_block.axis_sizes,
+  abstract_params=_abstract_params,
+  sized_buffers=_sized_buffers,
+  input_size=_input_size,
+)

@@ -14,7 +14,8 @@ and knows the same names.
 
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained import abstract
+from vdm_jax.pretrained.config_json import require, with_defaults
+from vdm_jax.pretrained.tables.table import Table, input_width
 from vdm_jax.pretrained.tables.transformers import basic_block
 
 LINEARS = (
@@ -37,67 +38,59 @@ KINDS = {
 }
 LAYOUT = ("spatial", "temporal")
 CLASSES = ("LatteTransformer3DModel", "LatteT2V")
-WANTED = f"VideoDiT(modulation='shared', text='cross', patch_time=1, layout={LAYOUT})"
-UNREAD = ("caption_projection.y_embedding",)
+# Of their config.json.
+DEFAULTS = {
+  "num_attention_heads": 16,
+  "attention_head_dim": 88,
+  "num_layers": 1,
+  "cross_attention_dim": None,
+  "attention_bias": False,
+  "sample_size": 64,
+  "activation_fn": "geglu",
+  "norm_type": "layer_norm",
+  "norm_elementwise_affine": True,
+  "norm_eps": 1e-5,
+  "video_length": 16,
+}
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  return (
-    isinstance(module, video_dit.VideoDiT)
-    and module.modulation == "shared"
-    and module.text == "cross"
-    and module.patch_time == 1
-    and not module.num_classes
-    and module.layout == LAYOUT
-  )
-
-
-def module(config, found):
-  """The VideoDiT that their config describes."""
-  del found
-  get = lambda name, default: default if config.get(name) is None else config[name]
-  heads, head_dim = get("num_attention_heads", 16), get("attention_head_dim", 88)
-  width = heads * head_dim
-  basic_block.refuse(
-    config,
-    {
-      "norm_type": (get("norm_type", "layer_norm"), ("ada_norm_single",)),
-      "activation_fn": (get("activation_fn", "geglu"), tuple(PERCEPTRONS)),
-      "cross_attention_dim": (config.get("cross_attention_dim"), (width,)),
-    },
-  )
-  patch, sample = config["patch_size"], get("sample_size", 64)
-  affine = get("norm_elementwise_affine", True)
+def _from_config(config, shapes):
+  del shapes
+  config = with_defaults(config, DEFAULTS)
+  heads, patch = config["num_attention_heads"], config["patch_size"]
+  width, sample = heads * config["attention_head_dim"], config["sample_size"]
+  supported = {
+    "norm_type": ("ada_norm_single",),
+    "activation_fn": tuple(PERCEPTRONS),
+    "cross_attention_dim": (width,),
+  }
+  require(config, supported, config["_class_name"])
   return video_dit.VideoDiT(
-    out_channels=get("out_channels", config["in_channels"]),
+    out_channels=config.get("out_channels", config["in_channels"]),
     patch=patch,
     width=width,
-    depth=2 * get("num_layers", 1),
+    depth=2 * config["num_layers"],
     num_heads=heads,
     text="cross",
     modulation="shared",
     layout=LAYOUT,
     space_span=sample // patch / max(sample // 64, 1),
     one_frame="image" if config["_class_name"] == "LatteT2V" else "still",
-    attention_bias=get("attention_bias", False),
-    activation=get("activation_fn", "geglu"),
-    norm_epsilon=(get("norm_eps", 1e-5),) * 2,
-    norm_affine=(affine, affine),
-    num_frames=get("video_length", 16),
+    attention_bias=config["attention_bias"],
+    activation=config["activation_fn"],
+    norm_epsilon=(config["norm_eps"],) * 2,
+    norm_affine=(config["norm_elementwise_affine"],) * 2,
+    num_frames=config["video_length"],
   )
 
 
-def guess(found):
-  """Upstream's LatteT2V of a file without a config; None if it is something else.
-
-  Heads and places are no shapes: they are known for the published width, 1152.
-  """
+def _from_shapes(shapes):
+  """Upstream's LatteT2V, or None; heads and positions are those of width 1152."""
   try:
-    width, channels, patch, _ = found["pos_embed.proj.weight"]
-    features, _ = found["proj_out.weight"]
+    width, channels, patch, _ = shapes["pos_embed.proj.weight"]
+    features, _ = shapes["proj_out.weight"]
     blocks = [f"{prefix}.0.ff.net.2.weight" for prefix, _ in KINDS.values()]
-    known = all(found[name] == (width, 4 * width) for name in blocks)
+    known = all(shapes[name] == (width, 4 * width) for name in blocks)
   except (KeyError, ValueError):
     return None
   if width != video_dit.SIZES["XL"]["width"] or not known:
@@ -111,24 +104,24 @@ def guess(found):
     "cross_attention_dim": width,
     "in_channels": channels,
     "out_channels": features // patch**2,
-    "num_layers": sum(k.endswith(ends) for k in found) // 2,
-    "attention_bias": "transformer_blocks.0.attn1.to_q.bias" in found,
+    "num_layers": sum(k.endswith(ends) for k in shapes) // 2,
+    "attention_bias": "transformer_blocks.0.attn1.to_q.bias" in shapes,
     "sample_size": 64,
     "patch_size": patch,
     "activation_fn": "gelu-approximate",
     "norm_type": "ada_norm_single",
-    "norm_elementwise_affine": "transformer_blocks.0.norm1.weight" in found,
+    "norm_elementwise_affine": "transformer_blocks.0.norm1.weight" in shapes,
     "norm_eps": 1e-6,
   }
-  return module(published, found)
+  return _from_config(published, shapes)
 
 
-def config(module, params):
-  """Their config of the module; of two sample sizes with the same places, the small."""
+def _to_config(module, params):
+  """The config; of two sample sizes with the same positions, the smaller."""
   if not module.space_span:
     raise ValueError(
-      "Their config tells the size of the latents, and space_span=0 tells none: give "
-      "the module space_span = patches along a side, module.clone(space_span=...)."
+      "config.json holds the size of the latents, and space_span=0 gives none: set the "
+      "module's space_span to the patches along a side, module.clone(space_span=...)."
     )
   if (
     len({module.norm_epsilon, module.norm_epsilon[::-1]}) > 1 or module.fusion == "late"
@@ -157,12 +150,11 @@ def config(module, params):
   }
 
 
-def rules(module):
-  """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
+def _rules(module):
   out = basic_block.patchify()
   out.append(("scale_shift_table", "modulation/table", "rows d -> rows d"))
-  for theirs, ours in LINEARS:
-    out += basic_block.linear(theirs, ours)
+  for published, ours in LINEARS:
+    out += basic_block.linear(published, ours)
   layers = range(module.depth // len(LAYOUT))
   for kind, (prefix, linears) in KINDS.items():
     ours = f"blocks/{kind}"
@@ -173,16 +165,27 @@ def rules(module):
   return out
 
 
-axes = basic_block.axes
+def _abstract_params(module, shapes):
+  channels = input_width(shapes, r"^pos_embed\.proj\.", 1 + module.mask_channel)
+  text = input_width(shapes, r"^caption_projection\.linear_1\.", 1)
+  return basic_block.abstract_params(module, channels, text)
 
 
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names.
-
-  Args:
-    found: {their name: shape}; only the widths of the inputs are read from it, because
-      the module takes them from its inputs.
-  """
-  channels = abstract.width(found, "pos_embed.proj.weight", 1 + module.mask_channel)
-  text = abstract.width(found, "caption_projection.linear_1.weight", 1)
-  return abstract.parameters(module, channels, text)
+TABLE = Table(
+  module_class=video_dit.VideoDiT,
+  fields={
+    "layout": (LAYOUT,),
+    "modulation": ("shared",),
+    "patch_time": (1,),
+    "text": ("cross",),
+    "num_classes": (0,),
+  },
+  classes=CLASSES,
+  from_config=_from_config,
+  to_config=_to_config,
+  from_shapes=_from_shapes,
+  rules=_rules,
+  ignored=("caption_projection.y_embedding",),
+  axis_sizes=basic_block.axis_sizes,
+  abstract_params=_abstract_params,
+)

@@ -6,11 +6,13 @@ modules (mm_sd_v15_v2.ckpt ...) hold these alone.
 Source: guoyww/AnimateDiff (models/motion_module.py).
 """
 
-from vdm_jax.models.unet import unet3d
-from vdm_jax.pretrained.tables.unet import unet_diffusers, unet_names
+import dataclasses
 
-CLASSES = ()  # their files have no config
-WANTED = "UNet3D of models.architectures.animatediff, in the original's names"
+from vdm_jax.models.unet import unet3d
+from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.unet import blocks, unet_diffusers
+from vdm_jax.pretrained.tables.unet import layout as layout_lib
+
 RENAMES = ((r"^module\.", ""),)
 NAMES = (
   ("norms.0", "attention_blocks.0"),
@@ -18,53 +20,51 @@ NAMES = (
   ("ff_norm", "ff"),
 )
 
-axes = unet_diffusers.axes
-shapes = unet_diffusers.shapes
 
-
-def fits(module):
-  """Whether this table is the module's."""
-  return (
-    isinstance(module, unet3d.UNet3D)
-    and module.config.temporal is not None
-    and module.config.temporal.position == "sinusoid"
+def layout_of(c):
+  """The Layout of an Architecture."""
+  layout = unet_diffusers.layout_of(c)
+  inside = "motion_modules.{j}.temporal_transformer"
+  return dataclasses.replace(
+    layout,
+    parts=layout.parts | {"temporal_transformer": inside},
+    temporal_block_names=lambda c: blocks.block_names(c, _names(c)),
   )
 
 
-def rules(module):
-  """[(their name, our name, pattern)]."""
-  spec = unet_names.flat(shapes(module, {}))
-  places = unet_diffusers.places(module.config, motion)
-  return unet_names.rules(spec, places, unet_diffusers.patterns(module.config))
+def _names(c):
+  """(norm, layer) of each sublayer: attentions, then the perceptron."""
+  return (*NAMES[: len(c.block) - 1], NAMES[-1])
 
 
-def buffers(module):
-  """{their name: [1, frames, C]}: the sinusoids, one for each attention."""
-  return sinusoids(module, shapes)
+def sinusoid_buffers(module, params):
+  """{published name: positions [1, max_frames, C]}, one for each attention.
 
-
-def sinusoids(module, shapes):
-  """`buffers` of a module with this table's motion modules, and of its own `shapes`."""
-  c = module.config
-  found = unet_diffusers.sinusoids(module, unet_diffusers.places(c, motion), shapes)
-  names = [itself for _, itself in _names(c.temporal)[:-1]]
+  Args:
+    module: a UNet3D or ControlNet with motion modules.
+    params: its parameters as nested ShapeDtypeStructs.
+  """
+  found = unet_diffusers.sinusoids(module, layout_of(module.config), params)
   return {
-    f"{theirs}.{itself}.pos_encoder.pe": table
-    for theirs, table in found
-    for itself in names
+    f"{published}.{layer}.pos_encoder.pe": table
+    for published, table in found
+    for _, layer in _names(module.config.temporal)[:-1]
   }
 
 
-def motion(ours, theirs, c):
-  """Places in a motion module."""
-  inside = f"{theirs}.temporal_transformer"
-  out = [(ours, inside, unet_diffusers.AROUND)]
-  for i in range(c.depth):
-    names = unet_names.block(c, _names(c))
-    out.append((f"{ours}/block_{i}", f"{inside}.transformer_blocks.{i}", names))
-  return out
+def _rules(module):
+  return layout_lib.rules(module, layout_of(module.config))
 
 
-def _names(c):
-  """(norm, itself) of each sublayer: attentions, then the perceptron."""
-  return (*NAMES[: len(c.block) - 1], NAMES[-1])
+def _buffers(module):
+  return sinusoid_buffers(module, unet_diffusers.abstract_params(module, {}))
+
+
+TABLE = Table(
+  module_class=unet3d.UNet3D,
+  fields={"config.temporal.position": ("sinusoid",)},
+  rules=_rules,
+  renames=RENAMES,
+  buffers=_buffers,
+  abstract_params=unet_diffusers.abstract_params,
+)

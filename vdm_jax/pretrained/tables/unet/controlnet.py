@@ -9,70 +9,65 @@ import dataclasses
 
 from vdm_jax.models import controlled
 from vdm_jax.models.unet import architectures
-from vdm_jax.pretrained.tables.transformers import basic_block
-from vdm_jax.pretrained.tables.unet import unet_configs, unet_diffusers, unet_names
+from vdm_jax.pretrained.config_json import require, with_defaults
+from vdm_jax.pretrained.tables.table import Table, input_width
+from vdm_jax.pretrained.tables.unet import layout as layout_lib
+from vdm_jax.pretrained.tables.unet import unet_configs, unet_diffusers
 
-CLASSES = ("ControlNetModel", "SparseControlNetModel")
-WANTED = "ControlNet of Stable Diffusion's or SparseCtrl's architecture"
+PLAIN, SPARSE = "ControlNetModel", "SparseControlNetModel"
+# The class of the U-Net that each is the encoder of.
+UNETS = {PLAIN: "UNet2DConditionModel", SPARSE: "UNetMotionModel"}
 HINT = "controlnet_cond_embedding"
 DOWN = (True, True, True, False)
-FIXED = {
+WIDTHS = (16, 32, 96, 256)  # of the hint's convolutions, by default
+SUPPORTED = {
   "class_embed_type": (None,),
   "global_pool_conditions": (False, None),
   "concat_conditioning_mask": (True, None),
   "controlnet_conditioning_channel_order": ("rgb", None),
 }
 
-axes = unet_diffusers.axes
 
-
-def fits(module):
-  """Whether this table is the module's."""
-  return isinstance(module, controlled.ControlNet)
-
-
-def module(config, found):
-  """The ControlNet that a config.json describes."""
-  sparse = config["_class_name"] == CLASSES[1]
-  basic_block.refuse(config, {k: (config.get(k), v) for k, v in FIXED.items()})
-  end = "Motion" if sparse else "2D"
-  kinds = {"UNetMotionModel": "Motion", "UNet2DConditionModel": "2D"}
-  name = next(name for name, kind in kinds.items() if kind == end)
-  blocks = config.get("down_block_types") or unet_configs.blocks(name, "Down", DOWN)
-  up = tuple(kind.replace("Down", "Up") for kind in blocks[::-1])
-  middle = {} if end == "2D" else {"use_motion_mid_block": False}
-  like = config | {"_class_name": name, "up_block_types": up} | middle
-  like = {k: v for k, v in like.items() if k not in ("out_channels", "out_channels")}
-  if sparse:  # by diffusers' rule the number of heads, as in UNet2DConditionModel
+def _from_config(config, shapes):
+  kind = config["_class_name"]
+  require(config, SUPPORTED, kind)
+  config = with_defaults(config, {"conditioning_embedding_out_channels": WIDTHS})
+  unet = UNETS[kind]
+  blocks = config.get("down_block_types") or unet_configs.blocks(unet, "Down", DOWN)
+  up = tuple(block.replace("Down", "Up") for block in blocks[::-1])
+  like = config | {"_class_name": unet, "up_block_types": up}
+  like.pop("out_channels", None)  # a control network has none
+  if kind == SPARSE:
+    like["use_motion_mid_block"] = False
+    # By diffusers' rule it is the number of heads, as in UNet2DConditionModel.
     like["num_attention_heads"] = (
       config.get("num_attention_heads") or config.get("attention_head_dim") or 8
     )
-  architecture = unet_configs.read(like, found).config
-  widths = config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))
-  if not sparse:
-    return controlled.ControlNet(architecture, widths=tuple(widths))
+  architecture = unet_configs.from_config(like, shapes).config
+  widths = tuple(config["conditioning_embedding_out_channels"])
+  if kind == PLAIN:
+    return controlled.ControlNet(architecture, widths=widths)
   motion = architectures.sparse_control().temporal.block
   motion = dataclasses.replace(architecture.temporal, block=motion)
   simple = config.get("use_simplified_condition_embedding", True)
   return controlled.ControlNet(
     dataclasses.replace(architecture, temporal=motion),
     hint="sparse",
-    widths=() if simple else tuple(widths),
+    widths=() if simple else widths,
     ignores_x=True,
   )
 
 
-def config(module, params):
-  """What their config.json says of this module."""
+def _to_config(module, params):
   c, hint = module.config, params["hint_in" if module.widths else "hint"]
   sparse = c.temporal is not None
   text = params["encoder"]["middle_0"]["transformer"]["block_0"]
-  kind = "UNetMotionModel" if sparse else "UNet2DConditionModel"
+  kind = SPARSE if sparse else PLAIN
   out = {
-    "_class_name": CLASSES[sparse],
+    "_class_name": kind,
     "in_channels": params["encoder"]["conv_in"]["kernel"].shape[2],
     "conditioning_channels": hint["kernel"].shape[2] - sparse,
-    "down_block_types": list(unet_configs.blocks(kind, "Down", c.attention)),
+    "down_block_types": list(unet_configs.blocks(UNETS[kind], "Down", c.attention)),
     "block_out_channels": list(c.channels),
     "layers_per_block": c.layers,
     "cross_attention_dim": text["spatial_cross_1"]["attention"]["k"]["kernel"].shape[0],
@@ -82,14 +77,14 @@ def config(module, params):
     "use_linear_projection": c.spatial.projection == "linear",
   }
   if c.spatial.num_heads is None:
-    raise ValueError(f"{CLASSES[sparse]} needs num_heads, not head_dim, in spatial.")
+    raise ValueError(f"{kind} needs num_heads, not head_dim, in spatial.")
   if module.widths:
     out["conditioning_embedding_out_channels"] = list(module.widths)
   if not sparse:
     return out
   if c.temporal.norm_over != "clip":
     raise ValueError(
-      f"{CLASSES[1]} has temporal.norm_over='clip', not {c.temporal.norm_over!r}."
+      f"{kind} has temporal.norm_over='clip', not {c.temporal.norm_over!r}."
     )
   return out | {
     "motion_max_seq_length": c.temporal.max_frames,
@@ -98,43 +93,47 @@ def config(module, params):
   }
 
 
-def rules(module):
-  """[(their name, our name, pattern)]."""
-  return named(module, unet_diffusers.places(module.config))
-
-
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  first = f"{HINT}.conv_in.weight" if module.widths else f"{HINT}.weight"
-  channels = unet_names.width(found, f"^{first}$".replace(".", r"\."), 3)
-  return unet_names.spec(
-    module,
-    unet_names.width(found, r"^conv_in\.weight$", 4),
-    unet_names.width(found, unet_diffusers.READS + r"to_k\.weight$", 1),
-    1,
-    (module.hint, channels, 2 ** max(len(module.widths) - 1, 0)),
-  )
-
-
-def buffers(module):
-  """{their name: [1, frames, C]}: the sinusoids of motion modules."""
-  places = unet_diffusers.places(module.config)
-  found = unet_diffusers.sinusoids(module, places, shapes)
-  return {f"{theirs}.pos_embed.pe": table for theirs, table in found}
-
-
-def named(module, places):
-  """The rules of a control network, whose U-Net's layout is `places`."""
-  spec = unet_names.flat(shapes(module, {}))
-  numbers = range(sum(name.startswith("zero_") for name in spec) // 2 - 1)
-  out = [*places, ("zero_middle", "controlnet_mid_block", {"": ""})]
-  out += [(f"zero_{i}", f"controlnet_down_blocks.{i}", {"": ""}) for i in numbers]
-  out += [
+def rules(module, layout):
+  """Rules, see Table.rules, of a ControlNet whose U-Net has this Layout."""
+  spec = abstract_params(module, {})
+  names = layout_lib.flat(spec)
+  numbers = range(sum(name.startswith("zero_") for name in names) // 2 - 1)
+  places = layout_lib.places(module.config, layout)
+  places += [("zero_middle", "controlnet_mid_block", {"": ""})]
+  places += [(f"zero_{i}", f"controlnet_down_blocks.{i}", {"": ""}) for i in numbers]
+  places += [
     ("hint", HINT, {"": ""}),
     ("hint_in", f"{HINT}.conv_in", {"": ""}),
     ("hint_out", f"{HINT}.conv_out", {"": ""}),
   ]
   for i in range(len(module.widths) - 1):
-    out.append((f"hint_{i}", f"{HINT}.blocks.{2 * i}", {"": ""}))
-    out.append((f"hint_half_{i}", f"{HINT}.blocks.{2 * i + 1}", {"": ""}))
-  return unet_names.rules(spec, out, unet_diffusers.patterns(module.config))
+    places.append((f"hint_{i}", f"{HINT}.blocks.{2 * i}", {"": ""}))
+    places.append((f"hint_half_{i}", f"{HINT}.blocks.{2 * i + 1}", {"": ""}))
+  return layout_lib.named(spec, places, layout.pattern_of)
+
+
+def abstract_params(module, shapes):
+  """The parameters of a ControlNet, see Table.abstract_params."""
+  channels = input_width(shapes, rf"^{HINT}\.(conv_in\.)?weight$", 3)
+  hint = module.hint, channels, 2 ** max(len(module.widths) - 1, 0)
+  layout = unet_diffusers.layout_of(module.config)
+  return layout_lib.abstract_params(module, shapes, layout, hint)
+
+
+def _rules(module):
+  return rules(module, unet_diffusers.layout_of(module.config))
+
+
+def _buffers(module):
+  return unet_diffusers.sinusoid_buffers(module, abstract_params(module, {}))
+
+
+TABLE = Table(
+  module_class=controlled.ControlNet,
+  classes=tuple(UNETS),
+  from_config=_from_config,
+  to_config=_to_config,
+  rules=_rules,
+  buffers=_buffers,
+  abstract_params=abstract_params,
+)

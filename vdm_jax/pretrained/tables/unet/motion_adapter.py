@@ -7,9 +7,10 @@ UNetMotionModel; with the tensors of a UNet2DConditionModel they are one.
 import jax.numpy as jnp
 
 from vdm_jax.pretrained import folder
+from vdm_jax.pretrained.config_json import class_of, read_config, require
 
 IMAGES, MOTION = "UNet2DConditionModel", "MotionAdapter"
-# What motion modules were trained with, whatever the image model's scheduler is.
+# scheduler_config.json of the motion modules' training, for any image model.
 SCHEDULER = {
   "_class_name": "DDIMScheduler",
   "beta_schedule": "linear",
@@ -19,15 +20,15 @@ SCHEDULER = {
   "steps_offset": 1,
   "timestep_spacing": "linspace",
 }
-# Fields of a MotionAdapter with one value that works.
-FIXED = {
+# Of a MotionAdapter's config.json.
+SUPPORTED = {
   "motion_mid_block_layers_per_block": (1,),
   "motion_transformer_layers_per_block": (1,),
   "motion_transformer_layers_per_mid_block": (1,),
   "motion_norm_num_groups": (32,),
   "conv_in_channels": (None,),
 }
-# (Field of the adapter, that of the image model, what both are by default).
+# (field of the adapter, field of the image model, default of both).
 EQUAL = (
   ("block_out_channels", "block_out_channels", (320, 640, 1280, 1280)),
   ("motion_layers_per_block", "layers_per_block", 2),
@@ -51,23 +52,21 @@ def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
 
 
 def joined(unet, adapter):
-  """(config of the image U-Net as a UNetMotionModel's, what the adapter adds)."""
-  config, motion = folder.read_config(unet), folder.read_config(adapter)
-  for path, found, wanted in ((unet, config, IMAGES), (adapter, motion, MOTION)):
-    if folder.class_of(found) != wanted:
-      raise ValueError(f"{path} is of {folder.class_of(found)}; wanted a {wanted}.")
-  wrong = []
-  for name, allowed in FIXED.items():
-    value = motion.get(name, allowed[0])
-    values = set(value) if isinstance(value, list) else {value}
-    wrong += [] if values <= set(allowed) else [f"{name}={value}"]
-  for theirs, ours, usual in EQUAL:
-    values = motion.get(theirs, usual), config.get(ours, usual)
+  """(config.json of the image U-Net as a UNetMotionModel's, what the adapter adds).
+
+  Both are dicts; unet and adapter: folders.
+  """
+  config, motion = read_config(unet), read_config(adapter)
+  for path, found, expected in ((unet, config, IMAGES), (adapter, motion, MOTION)):
+    if class_of(found) != expected:
+      raise ValueError(f"{path} is of {class_of(found)}; expected a {expected}.")
+  problems = []
+  for name, other, default in EQUAL:
+    values = motion.get(name, default), config.get(other, default)
     values = [list(v) if isinstance(v, tuple) else v for v in values]
-    told = f"{theirs}={values[0]}, the image model has {values[1]}"
-    wrong += [] if values[0] == values[1] else [told]
-  if wrong:
-    raise ValueError(f"{adapter} is not supported: {', '.join(wrong)}.")
+    if values[0] != values[1]:
+      problems.append(f"{name}={values[0]}, the image model has {values[1]}")
+  require({k: _single(v) for k, v in motion.items()}, SUPPORTED, MOTION, problems)
   names = ("down_block_types", "up_block_types")
   blocks = {
     k: [name.replace("2D", "Motion") for name in config[k]]
@@ -77,3 +76,9 @@ def joined(unet, adapter):
   heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
   own = dict(_class_name="UNetMotionModel", num_attention_heads=heads)
   return config | blocks | own, {k: motion[k] for k in KEPT if k in motion}
+
+
+def _single(value):
+  """The one value that a list repeats; anything else as it is."""
+  same = isinstance(value, list) and all(x == value[0] for x in value[1:])
+  return value[0] if same and value else value

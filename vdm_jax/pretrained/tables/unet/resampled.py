@@ -7,45 +7,47 @@ Source: AILab-CVC/VideoCrafter (lvdm/models/ddpm3d.py).
 
 from vdm_jax.models.unet.resampled import Resampled
 from vdm_jax.pretrained.tables.encoders import resampler
+from vdm_jax.pretrained.tables.table import Table
 from vdm_jax.pretrained.tables.unet import unet_openai
 
-CLASSES = ()  # their files have no config
-WANTED = "Resampled(a UNet3D of architectures.videocrafter2(image_keys=True), ...)"
-# {our name: (its table, what stands before its names)}
+# {our name: (its table, published prefix)}
 INSIDE = {
-  "network": (unet_openai, "model.diffusion_model."),
-  "resampler": (resampler, "image_proj_model."),
+  "network": (unet_openai.TABLE, "model.diffusion_model."),
+  "resampler": (resampler.TABLE, "image_proj_model."),
 }
-PART = r"(?=model\.diffusion_model\.|image_proj_model\.)"  # these prefixes stay
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  return isinstance(module, Resampled) and all(
-    table.fits(getattr(module, name)) for name, (table, _) in INSIDE.items()
-  )
-
-
-def rules(module):
-  """[(their name, our name, pattern)]; a tuple of their names is stacked first."""
+def _rules(module):
   out = []
   for name, (table, prefix) in INSIDE.items():
-    for theirs, ours, pattern in table.rules(getattr(module, name)):
-      one = isinstance(theirs, str)
-      theirs = prefix + theirs if one else tuple(prefix + x for x in theirs)
-      out.append((theirs, f"{name}/{ours}", pattern))
+    for names, ours, pattern in table.rules(getattr(module, name)):
+      one = isinstance(names, str)
+      names = prefix + names if one else tuple(prefix + x for x in names)
+      out.append((names, f"{name}/{ours}", pattern))
   return out
 
 
-def axes(module):
-  """Sizes of the axes that patterns cannot tell from a shape."""
-  return resampler.axes(module.resampler)
+def _axis_sizes(module):
+  return resampler.TABLE.axis_sizes(module.resampler)
 
 
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
+def _abstract_params(module, shapes):
   out = {}
   for name, (table, prefix) in INSIDE.items():
-    own = {k.removeprefix(prefix): x for k, x in found.items() if k.startswith(prefix)}
-    out[name] = table.shapes(getattr(module, name), own)
+    own = {k.removeprefix(prefix): x for k, x in shapes.items() if k.startswith(prefix)}
+    out[name] = table.abstract_params(getattr(module, name), own)
   return out
+
+
+TABLE = Table(
+  module_class=Resampled,
+  fields={
+    f"{name}.{field}": values
+    for name, (table, _) in INSIDE.items()
+    for field, values in table.fields.items()
+  },
+  rules=_rules,
+  prefix=r"(?=model\.diffusion_model\.|image_proj_model\.)",  # these stay
+  axis_sizes=_axis_sizes,
+  abstract_params=_abstract_params,
+)

@@ -6,28 +6,23 @@ Source: guoyww/AnimateDiff (models/sparse_controlnet.py).
 """
 
 from vdm_jax.models import controlled
-from vdm_jax.pretrained.tables.unet import animatediff, controlnet, unet_diffusers
-
-CLASSES = ()  # their files have no config
-WANTED = "ControlNet of SparseCtrl's architecture, in the original's names"
-RENAMES = animatediff.RENAMES
-
-axes = controlnet.axes
-shapes = controlnet.shapes
+from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.unet import animatediff, controlnet
 
 
-def fits(module):
-  """Whether this table is the module's."""
-  ours = isinstance(module, controlled.ControlNet)
-  return ours and module.config.temporal is not None
+def _rules(module):
+  return controlnet.rules(module, animatediff.layout_of(module.config))
 
 
-def rules(module):
-  """[(their name, our name, pattern)]."""
-  places = unet_diffusers.places(module.config, animatediff.motion)
-  return controlnet.named(module, places)
+def _buffers(module):
+  return animatediff.sinusoid_buffers(module, controlnet.abstract_params(module, {}))
 
 
-def buffers(module):
-  """{their name: [1, frames, C]}: the sinusoids, one for each attention."""
-  return animatediff.sinusoids(module, shapes)
+TABLE = Table(
+  module_class=controlled.ControlNet,
+  fields={"config.temporal.position": ("sinusoid",)},
+  rules=_rules,
+  renames=animatediff.RENAMES,
+  buffers=_buffers,
+  abstract_params=controlnet.abstract_params,
+)

@@ -1,21 +1,33 @@
-"""config.json of diffusers' U-Nets <-> Architecture."""
+"""config.json of diffusers' U-Nets <-> UNet3D."""
 
 from vdm_jax.models.unet import architectures, unet3d
 from vdm_jax.models.unet.unet3d import TransformerConfig
-from vdm_jax.pretrained.tables.transformers import basic_block
+from vdm_jax.pretrained.config_json import require, with_defaults
 
-# {their class: what ends the names of its blocks}.
+# {their class: the ending of its blocks' names}.
 CLASSES = {
   "UNet2DConditionModel": "2D",
   "UNetMotionModel": "Motion",
   "UNet3DConditionModel": "3D",
   "UNetSpatioTemporalConditionModel": "SpatioTemporal",
 }
-WIDTHS = (320, 640, 1280, 1280)
+DEFAULTS = {
+  "block_out_channels": (320, 640, 1280, 1280),
+  "layers_per_block": 2,
+  "transformer_layers_per_block": 1,
+  "out_channels": 4,
+  "norm_num_groups": 32,
+  "norm_eps": 1e-5,
+  "use_linear_projection": False,
+  "motion_num_attention_heads": 8,
+  "use_motion_mid_block": True,
+  "motion_max_seq_length": 32,
+  "addition_time_embed_dim": 256,
+}
 LEVEL_EPSILON = 1e-6  # of UNetSpatioTemporalConditionModel
-SPATIAL_TEMPORAL = {"num_attention_heads": (5, 10, 20, 20), "in_channels": 8}
-# Fields with one value that works, where their class has them.
-FIXED = {
+HEADS = (5, 10, 20, 20)  # of UNetSpatioTemporalConditionModel, by default
+# Of fields that may be absent.
+SUPPORTED = {
   "downsample_padding": (1, None),
   "mid_block_scale_factor": (1, None),
   "act_fn": ("silu", None),
@@ -47,50 +59,54 @@ FIXED = {
 }
 
 
-def read(config, found):
+def from_config(config, shapes):
   """The UNet3D that a config.json describes.
+
+  Args:
+    config: a dict.
+    shapes: of the weights; not used.
 
   Raises:
     ValueError: one for all settings that ours does not have.
   """
-  del found
+  del shapes
   kind = config["_class_name"]
-  get = lambda name, default: default if config.get(name) is None else config[name]
-  channels = tuple(get("block_out_channels", WIDTHS))
-  attention = tuple("Attn" in name for name in _down(config, kind, len(channels)))
-  layers, depth = get("layers_per_block", 2), get("transformer_layers_per_block", 1)
-  basic_block.refuse(
-    config,
-    {k: (config.get(k), values) for k, values in FIXED.items() if k in config}
-    | {
-      "up_block_types": (
-        _listed(config, "up_block_types", attention),
-        (blocks(kind, "Up", attention[::-1]),),
-      ),
-      "layers_per_block": (layers if isinstance(layers, int) else None, (layers,)),
-      "transformer_layers_per_block": (depth, (1,)),
-    },
-  )
+  full = with_defaults(config, DEFAULTS)
+  channels, layers = tuple(full["block_out_channels"]), full["layers_per_block"]
+  default = blocks(kind, "Down", (True,) * (len(channels) - 1) + (False,))
+  attention = tuple("Attn" in name for name in full.get("down_block_types", default))
+  up = blocks(kind, "Up", attention[::-1])
+  given = config | {
+    "up_block_types": tuple(full.get("up_block_types", up)),
+    "layers_per_block": layers if isinstance(layers, int) else None,
+    "transformer_layers_per_block": full["transformer_layers_per_block"],
+  }
+  supported = SUPPORTED | {
+    "up_block_types": (up,),
+    "layers_per_block": (layers,),
+    "transformer_layers_per_block": (1,),
+  }
+  require(given, supported, kind)
   heads = _heads(config, kind, channels)
   shared = dict(
-    out_channels=get("out_channels", 4),
+    out_channels=full["out_channels"],
     channels=channels,
     layers=layers,
     attention=attention,
-    groups=get("norm_num_groups", 32),
-    epsilon=get("norm_eps", 1e-5),
+    groups=full["norm_num_groups"],
+    epsilon=full["norm_eps"],
   )
-  linear = "linear" if get("use_linear_projection", False) else "convolution"
+  linear = "linear" if full["use_linear_projection"] else "convolution"
   spatial = TransformerConfig(**heads, projection=linear)
   if kind == "UNet2DConditionModel":
     return unet3d.UNet3D(unet3d.Architecture(spatial=spatial, **shared))
   if kind == "UNetMotionModel":
-    motion = get("motion_num_attention_heads", 8)
+    motion = full["motion_num_attention_heads"]
     motion = motion if isinstance(motion, int) else _one(motion, "motion heads")
     architecture = architectures.animatediff(
-      version=2 if get("use_motion_mid_block", True) else 3,
+      version=2 if full["use_motion_mid_block"] else 3,
       num_heads=motion,
-      max_frames=get("motion_max_seq_length", 32),
+      max_frames=full["motion_max_seq_length"],
       norm="clip",
       **shared | dict(spatial=spatial),
     )
@@ -98,7 +114,7 @@ def read(config, found):
     architecture = architectures.modelscope(**heads, **shared)
   else:
     architecture = architectures.svd(
-      joint_frequencies=get("addition_time_embed_dim", 256),
+      joint_frequencies=full["addition_time_embed_dim"],
       level_epsilon=LEVEL_EPSILON,
       **heads,
       **shared,
@@ -106,11 +122,11 @@ def read(config, found):
   return unet3d.UNet3D(architecture)
 
 
-def write(module, params):
-  """What their config.json says of this module.
+def to_config(module, params):
+  """The config.json of a UNet3D, a dict.
 
   Raises:
-    ValueError: their class computes something else, and what.
+    ValueError: what the class of diffusers would compute otherwise.
   """
   c = module.config
   kind = _class_of(c)
@@ -149,7 +165,7 @@ def write(module, params):
 
 
 def _class_of(c):
-  """Their class that computes what this architecture does."""
+  """The class of diffusers that computes what this architecture does."""
   wrong = [f"vectors={c.vectors}"] if c.vectors else []
   if c.temporal is None:
     kind = "UNet2DConditionModel"
@@ -184,7 +200,7 @@ def _heads(config, kind, channels):
   if given is None and kind == "UNet2DConditionModel":
     given = config.get("attention_head_dim")
   if given is None:
-    given = SPATIAL_TEMPORAL["num_attention_heads"] if "Spatio" in kind else 8
+    given = HEADS if "Spatio" in kind else 8
   if isinstance(given, int):
     return {"num_heads": given}
   if len(set(given)) == 1:
@@ -199,17 +215,13 @@ def _one(values, what):
   return values[0]
 
 
-def _down(config, kind, levels):
-  default = blocks(kind, "Down", (True,) * (levels - 1) + (False,))
-  return tuple(config.get("down_block_types") or default)
-
-
-def _listed(config, name, attention):
-  kind = config["_class_name"]
-  return tuple(config.get(name) or blocks(kind, "Up", attention[::-1]))
-
-
 def blocks(kind, way, attention):
-  """The names of their blocks, level by level."""
+  """The names of blocks in diffusers, a tuple, level by level.
+
+  Args:
+    kind: a class of CLASSES.
+    way: "Down" or "Up".
+    attention: a bool for each level.
+  """
   end = CLASSES[kind]
   return tuple(f"{'CrossAttn' if a else ''}{way}Block{end}" for a in attention)

@@ -15,117 +15,59 @@ Source: huggingface/diffusers (models/unets).
 import numpy as np
 
 from vdm_jax.layers import positions
-from vdm_jax.models.unet import unet3d
-from vdm_jax.pretrained.tables.unet import unet_configs, unet_names
+from vdm_jax.models.unet import architectures, unet3d
+from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.unet import blocks, unet_configs
+from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
-CLASSES = tuple(unet_configs.CLASSES)
-WANTED = "UNet3D of models.architectures: stable_diffusion, animatediff, svd ..."
 PERCEPTRON = {"in": "linear_1", "out": "linear_2"}
 RESNET = {
   name: name
   for name in ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 }
-AROUND = {name: name for name in ("norm", "proj_in", "proj_out")}
-
-# What reads the text, and not the attentions along time.
-READS = r"(^|\.)attentions\.\d+\.transformer_blocks\.0\.attn2\."
-
-config = unet_configs.write
-module = unet_configs.read
-
-
-def fits(module):
-  """Whether this table is the module's."""
-  if not isinstance(module, unet3d.UNet3D):
-    return False
-  c = module.config
-  plain = c.temporal is None or c.temporal.position in (
-    "none",
-    "sinusoid",
-    "perceptron",
-  )
-  plain = plain and c.spatial.block == unet_names.IMAGE
-  return plain and not c.vectors and not c.tables and len(c.joint) in (0, 3)
+PARTS = {
+  "resnet": "resnets.{j}",
+  "temporal_resnet": "resnets.{j}.temporal_res_block",
+  "temporal_resnet_mix": "resnets.{j}.time_mixer",
+  "temporal_convolutions": "temp_convs.{j}",
+  "transformer": "attentions.{j}",
+  "temporal_transformer": "motion_modules.{j}",
+}
 
 
-def rules(module):
-  """[(their name, our name, pattern)]."""
-  spec = unet_names.flat(shapes(module, {}))
-  return unet_names.rules(spec, places(module.config), patterns(module.config))
-
-
-def axes(module):
-  """Nothing: every pattern tells its axes from the shapes."""
-  del module
-  return {}
-
-
-def shapes(module, found):
-  """The module's parameters as ShapeDtypeStructs, boxed with their axis names."""
-  return unet_names.spec(
-    module,
-    unet_names.width(found, r"^conv_in\.weight$", 4),
-    unet_names.width(found, READS + r"to_k\.weight$", 1),
-    unet_names.width(found, READS + r"to_k_ip\.weight$", 1),
+def layout_of(c):
+  """The Layout of an Architecture."""
+  parts = dict(PARTS)
+  if c.temporal_resnet == "alpha":
+    parts["resnet"] += ".spatial_res_block"
+  if c.temporal_at == "attention":
+    parts["temporal_transformer"] = "temp_attentions.{j}"
+  return layout_lib.Layout(
+    roots=(
+      ("embed/time", "time_embedding", PERCEPTRON),
+      ("embed/" + "_".join(c.joint), "add_embedding", PERCEPTRON),
+      ("encoder/conv_in", "conv_in", {"": ""}),
+      ("decoder/norm_out", "conv_norm_out", {"": ""}),
+      ("decoder/conv_out", "conv_out", {"": ""}),
+    ),
+    down="down_blocks.{i}",
+    middle="mid_block",
+    up="up_blocks.{u}",
+    downsample="down_blocks.{i}.downsamplers.0.conv",
+    upsample="up_blocks.{u}.upsamplers.0.conv",
+    parts=parts,
+    resnet=RESNET,
+    perceptron=PERCEPTRON,
+    temporal_in="transformer_in",
+    temporal_blocks="temporal_transformer_blocks",
+    pattern_of=_patterns(c),
+    conv_in=r"^conv_in\.weight$",
+    # Not the attentions along time.
+    text_attention=r"(^|\.)attentions\.\d+\.transformer_blocks\.0\.attn2\.",
   )
 
 
-def buffers(module):
-  """{their name: [1, frames, C]}: the sinusoids of motion modules."""
-  found = sinusoids(module, places(module.config), shapes)
-  return {f"{theirs}.pos_embed.pe": table for theirs, table in found}
-
-
-def sinusoids(module, places, shapes):
-  """[(their block along time, its table of positions [1, max_frames, C])].
-
-  Args:
-    shapes: of the table of this module.
-  """
-  c = module.config
-  if c.temporal is None or c.temporal.position != "sinusoid":
-    return []
-  spec = unet_names.flat(shapes(module, {}))
-  frames, out = np.arange(c.temporal.max_frames), []
-  for ours, theirs, _ in places:
-    norm = spec.get(f"{ours}/temporal_self_0/norm/scale")
-    if norm is not None:
-      table = positions.sincos_interleaved(frames, *norm.shape)
-      out.append((theirs, np.asarray(table)[None]))
-  return out
-
-
-def places(c, motion=None):
-  """The layout of an architecture, see unet_names.rules.
-
-  Args:
-    motion: (their prefix) -> places inside a motion module, see animatediff.py.
-  """
-  out = [
-    ("embed/time", "time_embedding", PERCEPTRON),
-    ("embed/" + "_".join(c.joint), "add_embedding", PERCEPTRON),
-    ("encoder/conv_in", "conv_in", {"": ""}),
-    ("decoder/norm_out", "conv_norm_out", {"": ""}),
-    ("decoder/conv_out", "conv_out", {"": ""}),
-  ]
-  if c.temporal_in is not None:
-    out += _transformer("encoder/temporal_in", "transformer_in", c.temporal_in)
-  for i in range(len(c.channels)):
-    for j in range(c.layers):
-      out += _cell(c, f"encoder/down_{i}_{j}", f"down_blocks.{i}", j, motion)
-    half = f"down_blocks.{i}.downsamplers.0.conv"
-    out.append((f"encoder/downsample_{i}", half, {"": ""}))
-    block = f"up_blocks.{len(c.channels) - 1 - i}"
-    for j in range(c.layers + 1):
-      out += _cell(c, f"decoder/up_{i}_{j}", block, j, motion)
-    out.append((f"decoder/upsample_{i}", f"{block}.upsamplers.0.conv", {"": ""}))
-  for j in range(2):
-    out += _cell(c, f"encoder/middle_{j}", "mid_block", j, motion)
-  return out
-
-
-def patterns(c):
-  """(our name, number of axes) -> pattern from theirs to ours."""
+def _patterns(c):
   ranks = {1: "o -> o", 4: "o i h w -> h w i o", 5: "o i t h w -> t h w i o"}
   convolved = c.spatial.projection == "convolution"
 
@@ -137,42 +79,59 @@ def patterns(c):
   return pattern
 
 
-def _cell(c, ours, theirs, j, motion):
-  """Places of the j-th cell of one of their blocks."""
-  within = "spatial_res_block" if c.temporal_resnet == "alpha" else ""
-  resnet = f"{theirs}.resnets.{j}"
-  out = [
-    (f"{ours}/resnet", f"{resnet}.{within}".rstrip("."), RESNET),
-    (f"{ours}/temporal_resnet", f"{resnet}.temporal_res_block", RESNET),
-    (f"{ours}/temporal_resnet_mix", f"{resnet}.time_mixer", {"": ""}),
-    (
-      f"{ours}/temporal_convolutions",
-      f"{theirs}.temp_convs.{j}",
-      unet_names.CONVOLUTIONS,
-    ),
-  ]
-  inner = c.temporal if c.temporal_at == "inside" else None
-  attention = f"{theirs}.attentions.{j}"
-  out += _transformer(f"{ours}/transformer", attention, c.spatial, inner)
-  if c.temporal is None or inner is not None:
-    return out
-  name = f"{ours}/temporal_transformer"
-  if c.temporal_at == "attention":
-    return out + _transformer(name, f"{theirs}.temp_attentions.{j}", c.temporal)
-  module = f"{theirs}.motion_modules.{j}"
-  if motion is not None:
-    return out + motion(name, module, c.temporal)
-  return out + _transformer(name, module, c.temporal)
+def sinusoids(module, layout, params):
+  """[(published name of a block along time, its positions [1, max_frames, C])].
 
-
-def _transformer(ours, theirs, c, inner=None):
-  out = [(ours, theirs, AROUND | {"temporal_mix": "time_mixer"})]
-  for i in range(c.depth):
-    blocks = f"{theirs}.transformer_blocks.{i}"
-    out.append((f"{ours}/block_{i}", blocks, unet_names.block(c)))
-    if inner is not None:
-      mine = f"{ours}/temporal_block_{i}"
-      blocks = f"{theirs}.temporal_transformer_blocks.{i}"
-      out.append((mine, blocks, unet_names.block(inner)))
-      out.append((f"{mine}/position", f"{theirs}.time_pos_embed", PERCEPTRON))
+  Args:
+    module: a UNet3D or ControlNet.
+    layout: of its architecture.
+    params: its parameters as nested ShapeDtypeStructs.
+  """
+  c = module.config
+  if c.temporal is None or c.temporal.position != "sinusoid":
+    return []
+  spec = layout_lib.flat(params)
+  frames, out = np.arange(c.temporal.max_frames), []
+  for ours, published, _ in layout_lib.places(c, layout):
+    norm = spec.get(f"{ours}/temporal_self_0/norm/scale")
+    if norm is not None:
+      table = positions.sincos_interleaved(frames, *norm.shape)
+      out.append((published, np.asarray(table)[None]))
   return out
+
+
+def sinusoid_buffers(module, params):
+  """{published name: positions [1, max_frames, C]} in the names of diffusers."""
+  found = sinusoids(module, layout_of(module.config), params)
+  return {f"{published}.pos_embed.pe": table for published, table in found}
+
+
+def abstract_params(module, shapes):
+  """The parameters of a UNet3D, see Table.abstract_params."""
+  return layout_lib.abstract_params(module, shapes, layout_of(module.config))
+
+
+def _rules(module):
+  return layout_lib.rules(module, layout_of(module.config))
+
+
+def _buffers(module):
+  return sinusoid_buffers(module, abstract_params(module, {}))
+
+
+TABLE = Table(
+  module_class=unet3d.UNet3D,
+  fields={
+    "config.spatial.block": (blocks.IMAGE,),
+    "config.temporal.position": (None, "none", "sinusoid", "perceptron"),
+    "config.vectors": ((),),
+    "config.tables": ((),),
+    "config.joint": ((), architectures.svd().joint),
+  },
+  classes=tuple(unet_configs.CLASSES),
+  from_config=unet_configs.from_config,
+  to_config=unet_configs.to_config,
+  rules=_rules,
+  buffers=_buffers,
+  abstract_params=abstract_params,
+)

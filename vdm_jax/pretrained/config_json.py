@@ -1,0 +1,59 @@
+"""config.json of published models: reading it, and refusing what ours does not do."""
+
+import json
+import pathlib
+
+from vdm_jax.pretrained.formats import files
+
+
+def read_config(path):
+  """The config.json beside the weights at `path` as a dict; {} without one.
+
+  Args:
+    path: a component's folder, or a file in it.
+  """
+  path = pathlib.Path(path)
+  file = (path if path.is_dir() else path.parent) / "config.json"
+  if not file.is_file():
+    return {}
+  try:
+    config = json.loads(file.read_text())
+  except ValueError as error:
+    raise files.WeightsError(f"{file} is no JSON: {error}") from error
+  if not isinstance(config, dict):
+    raise files.WeightsError(
+      f"{file} holds a {type(config).__name__}, expected an object."
+    )
+  return config
+
+
+def class_of(config):
+  """The name of the original's class that a config names, or "no class"."""
+  return config.get("_class_name") or (config.get("architectures") or ["no class"])[0]
+
+
+def with_defaults(config, defaults):
+  """The config as a dict with `defaults` for the fields that are absent or None."""
+  return defaults | {k: v for k, v in config.items() if v is not None}
+
+
+def require(config, supported, name, problems=()):
+  """Raises one ValueError that lists all fields whose values are not supported.
+
+  Args:
+    config: {field: value}.
+    supported: {field: values that it may have}; absent fields are not checked.
+    name: what the config is of, for the error.
+    problems: lines for the same error.
+  """
+  lines = [
+    f"{field}={config[field]!r}; supported: {', '.join(map(repr, values)) or 'none'}"
+    for field, values in supported.items()
+    if field in config and config[field] not in values
+  ]
+  lines += problems
+  if lines:
+    raise ValueError(
+      f"This {name} has {len(lines)} fields that are not supported:\n  "
+      + "\n  ".join(lines)
+    )
