@@ -1,4 +1,4 @@
-"""Published weights in the place of a training's, for configs."""
+"""Published weights as the start of a training or as a stage's result, for configs."""
 
 import jax
 
@@ -6,17 +6,24 @@ from vdm_jax.pretrained import folder
 
 
 def start_from(params, *, path, module=None):
-  """For `init_from`: the weights at `path` in place of `params`, laid out as they are.
+  """The nested parameters at `path`, with the shardings of `params`; for `init_from`.
 
   Args:
-    path: as for `load`; "" leaves `params` as they are.
-    module: the config's, in place of what the file says of itself.
+    params: a nested dict of arrays.
+    path: as for `load`; "" returns `params`.
+    module: as for `load`.
   """
   return folder.load_like(params, path, module=module) if path else params
 
 
 def weights(*, path, otherwise, module=None):
-  """For the `weights` of a stage: those at `path`, or, if it is "", a folder's name."""
+  """The nested parameters at `path`, numpy arrays; for the `weights` of a stage.
+
+  Args:
+    path: as for `load`; "" returns `otherwise`.
+    otherwise: the name of the folder of another stage.
+    module: as for `load`.
+  """
   if not path:
     return otherwise
   return jax.tree.map(jax.device_get, folder.load(path, module=module)[1])

@@ -1,4 +1,4 @@
-"""Files of weights: tensors that are read when asked for, whole or some rows at a time.
+"""Files of weights: their tensors, which are read when they are needed.
 
 A component of a published model is a folder: config.json beside model.safetensors, or
 beside shards and an index that names the shard of each tensor. PyTorch's own files are
@@ -38,7 +38,7 @@ MAX_SHARD = 5 * 10**9  # bytes
 
 
 def tensors(path):
-  """{name: Tensor} of a file, or of the folder of a component.
+  """{name: Tensor} of a file, or of the folder of a component; nothing is read yet.
 
   Raises:
     FileNotFoundError: there is nothing of the kind.

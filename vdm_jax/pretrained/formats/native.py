@@ -1,4 +1,4 @@
-"""Our own parameters in one safetensors file, and the files the package carries.
+"""Our own parameters in one safetensors file, and the files in the package.
 
 A file holds several parts, such as "autoencoder" and "denoiser"; a parameter is named
 "part/a/b/c". Half precision keeps it small, and 8 bits where that is enough: integers,
@@ -20,9 +20,12 @@ PACKAGED = pathlib.Path(__file__).parents[1] / "weights"
 
 
 def save(path, parts, dtype=np.float16, eight_bits=None):
-  """Writes {part: nested dict of arrays}, whole or not at all; returns its bytes.
+  """Writes {part: nested dict of arrays} to a file; returns its number of bytes.
+
+  The file is written whole or not at all.
 
   Args:
+    dtype: of all arrays but those of 8 bits.
     eight_bits: regex over "part/a/b/c": which arrays of two axes or more, their last
       one the output channels, are rounded to 8 bits.
 
@@ -53,7 +56,10 @@ def save(path, parts, dtype=np.float16, eight_bits=None):
 
 
 def load(path, part):
-  """One part of a file as a nested dict of float32 arrays.
+  """One part of a file, a nested dict of float32 numpy arrays.
+
+  Args:
+    part: such as "autoencoder".
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -78,7 +84,10 @@ def load(path, part):
 
 
 def round_to_eight_bits(x):
-  """(int8 array, scale [last axis]); their product is x to 1/254 of a channel's top."""
+  """(int8 array, scale [C] float32) whose product is x [..., C].
+
+  Its error is at most 1/254 of the largest number of a channel.
+  """
   top = np.abs(x).max(axis=tuple(range(x.ndim - 1)))
   scale = (top / 127.0).astype(np.float16).astype(np.float32)  # as it will be read
   scale = np.where(scale > 0, scale, 1.0)  # a channel of zeros, or as good as zeros
@@ -86,7 +95,12 @@ def round_to_eight_bits(x):
 
 
 def packaged(name, part):
-  """One part of the weights that come with the package under this name."""
+  """One part of weights in the package, a nested dict of float32 numpy arrays.
+
+  Args:
+    name: of a file in vdm_jax/weights, without its ending.
+    part: such as "autoencoder".
+  """
   path = PACKAGED / f"{name}.safetensors"
   if not path.is_file():
     there = sorted(file.stem for file in PACKAGED.glob("*.safetensors"))

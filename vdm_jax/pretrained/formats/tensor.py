@@ -1,4 +1,4 @@
-"""An array that stands in a file until it is read."""
+"""Arrays in files, read when they are needed, whole or some rows at a time."""
 
 import dataclasses
 import math
@@ -15,12 +15,12 @@ class WeightsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """An array of a file; np.asarray reads it.
+  """An array in a file; np.asarray reads it.
 
   Attributes:
     path, offset: the file and the array's first byte in it.
     dtype, shape: of the array.
-    strides: in numbers, as torch counts them; None: contiguous, in the order of C.
+    strides: in elements, as torch counts them; None: contiguous, in the order of C.
   """
 
   path: pathlib.Path
@@ -30,7 +30,7 @@ class Tensor:
   strides: tuple[int, ...] | None = None
 
   def read(self, start=0, stop=None):
-    """The array, or its rows from `start` to `stop`; other rows are not read."""
+    """The numpy array, or its rows start : stop; other rows are not read."""
     if self.strides is not None:
       file = np.memmap(self.path, mode="r")
       strides = [n * self.dtype.itemsize for n in self.strides]
@@ -67,17 +67,20 @@ def as_array(x):
 
 
 def size(x):
-  """Bytes of a Tensor or of an array."""
+  """Number of bytes of a Tensor or of an array."""
   return math.prod(x.shape) * np.dtype(x.dtype).itemsize
 
 
 def rows(x, start, stop):
-  """Rows of a Tensor or of an array."""
+  """Rows start : stop of a Tensor or of an array, a numpy array."""
   return x.read(start, stop) if isinstance(x, Tensor) else np.asarray(x[start:stop])
 
 
 def contiguous(x):
-  """x in the order of C; for large transposed views six times as fast as numpy."""
+  """The numpy array x in the order of C.
+
+  For large transposed views six times as fast as np.ascontiguousarray.
+  """
   if x.flags.c_contiguous:
     return x
   # The axis along which the source is contiguous, and a cache line of the result.
@@ -94,7 +97,12 @@ def contiguous(x):
 
 
 def by_rows(arrays, limit):
-  """Yields (first row, [rows of each]): as many as stay under `limit` bytes, or one."""
+  """Yields (number of the first row, [numpy array of rows of each]).
+
+  Args:
+    arrays: Tensors or arrays of the same number of rows.
+    limit: bytes of all arrays' rows at a time; at least one row is read.
+  """
   count = arrays[0].shape[0] if arrays[0].shape else 0
   total = sum(map(size, arrays))
   if total <= limit or count < 2:
@@ -105,12 +113,18 @@ def by_rows(arrays, limit):
     yield row, [rows(x, row, row + step) for x in arrays]
 
 
-def different(theirs, copies):
-  """Problems of arrays that should be copies of others; absent ones are none."""
+def different(state_dict, copies):
+  """Sentences about arrays that are not the copies that they should be.
+
+  Args:
+    state_dict: {name: array}.
+    copies: {name: name of which it is a copy}; absent names are no problem.
+  """
   return [
     f"{name} is not the same as {other}"
     for name, other in copies.items()
-    if {name, other} <= theirs.keys() and not _equal(theirs[name], theirs[other])
+    if {name, other} <= state_dict.keys()
+    and not _equal(state_dict[name], state_dict[other])
   ]
 
 

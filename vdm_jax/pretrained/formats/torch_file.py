@@ -51,7 +51,7 @@ class Named(str):
 
 
 def tensors(path):
-  """The tree of a file: {name: Tensor, plain value, or such a tree}.
+  """The state dict of a .pt file: {name: Tensor, plain value, or such a dict}.
 
   Raises:
     WeightsError: it is torn, too old, or its pickle does anything but describe

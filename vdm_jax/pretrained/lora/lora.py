@@ -18,81 +18,93 @@ from vdm_jax.pretrained.lora import names as lora_names
 
 
 def load(module, path, scale=1.0):
-  """`factors_from_state_dict` of a file, or of an adapter's folder.
+  """The factors of a LoRA in a file, as `factors_from_state_dict` returns them.
 
-  The scale of an adapter_config.json beside adapter_model.* is taken into account.
+  Args:
+    module: the network that the LoRA is for.
+    path: of the file, or of an adapter's folder, whose adapter_config.json gives one
+      more scale.
+    scale: of the product up @ down.
   """
-  path, own = lora_names.open_adapter(path)
-  return factors_from_state_dict(module, files.tensors(path), scale * own)
+  path, file_scale = lora_names.open_adapter(path)
+  return factors_from_state_dict(module, files.tensors(path), scale * file_scale)
 
 
 def add(params, *, path, module, scale=1.0):
-  """For `init_from`: the parameters of `module` with the LoRA at `path` merged.
+  """The nested `params` of `module` with the LoRA at `path` merged; for `init_from`.
 
   Args:
-    path, scale: as for `load`; "" leaves `params` as they are.
+    path, scale: as for `load`; path "" leaves `params` as they are.
   """
   return lora.merge(params, load(module, path, scale)) if path else params
 
 
 def factors_from_state_dict(module, lora_state, scale=1.0):
-  """The LoRA of `module` in our names, float32, for models.lora.
+  """The LoRA of `module` for models/lora.py: a nested dict, float32.
 
-  `up` holds the scale: the Lora that runs it has scale=1. Where one kernel of ours
-  holds several of theirs (q, k and v), its rank is the sum of theirs.
+  Beside each of the module's kernels that the LoRA changes stand down [..., i, R] and
+  up [..., R, o]. `up` holds the scale: the Lora that runs it has scale=1. Where one
+  kernel of ours holds several published ones (q, k and v), R is the sum of their ranks.
+
+  Args:
+    module: the network that the LoRA is for.
+    lora_state: {name: array}, in a layout of names.py.
+    scale: of the product up @ down.
 
   Raises:
     ValueError: one for all names and shapes that do not fit the module.
   """
-  of = type(module).__name__
-  pairs, problems = lora_names.read(lora_state)
+  target = type(module).__name__
+  pairs, problems = lora_names.read_factors(lora_state)
   pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
   table = state_dict.table_of(module, pairs)
   rules = [(_names(rule), rule) for rule in table.rules(module)]
   known = {name for names, _ in rules for name in names}
-  pairs = lora_names.spelled(table.renamed(pairs), known)
-  problems += _unknown(pairs, known, of)
+  pairs = lora_names.with_known_names(table.renamed(pairs), known)
+  problems += _unknown(pairs, known, target)
 
   shapes = {name: (len(p.up), *p.down.shape[1:]) for name, p in pairs.items()}
   specs, out = state_dict.flatten(table.abstract_params(module, shapes)), {}
-  axes = table.axis_sizes(module)
+  axis_sizes = table.axis_sizes(module)
   for names, (_, ours, pattern) in rules:
     found = {name: pairs[name] for name in names if name in pairs}
     if not found:
       continue
-    kernel = Kernel(names, pattern, axes, tuple(specs[ours].shape))
-    found, wrong = _fit(found, kernel.their_shape())
+    kernel = Kernel(names, pattern, axis_sizes, tuple(specs[ours].shape))
+    found, wrong = _fit(found, kernel.published_shape())
     problems += wrong
-    if not kernel.keeps_products():
+    if not kernel.is_factorable():
       problems += [f"{n} cannot be run, only merged (merge_state_dict)" for n in found]
     if not problems:
       out[f"{ours}/down"], out[f"{ours}/up"] = kernel.factors(found, scale)
-  lora_names.refuse(of, problems)
+  lora_names.refuse(target, problems)
   return flax.traverse_util.unflatten_dict(out, sep="/")
 
 
 def merge_state_dict(state, lora_state, scale=1.0):
-  """{their name: array}: W + scale * up @ down, in the dtype of each W.
+  """{published name: array}: W + scale * up @ down, in the dtype of each W.
 
   The sum is made in float32. What the LoRA does not change is not read.
 
   Args:
-    state: a state dict, perhaps of Tensors in a file.
+    state: {published name: array, or a tensor.Tensor in a file}.
+    lora_state: {name: array}, in a layout of names.py.
+    scale: of the product up @ down.
 
   Raises:
     ValueError: one for all names and shapes that do not fit the state dict.
   """
-  of, out = "the state dict", state_dict.unwrap(state)
-  pairs, problems = lora_names.read(lora_state)
+  target, out = "the state dict", state_dict.unwrap(state)
+  pairs, problems = lora_names.read_factors(lora_state)
   pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
-  pairs = lora_names.spelled(pairs, out)
-  problems += _unknown(pairs, out, of)
+  pairs = lora_names.with_known_names(pairs, out)
+  problems += _unknown(pairs, out, target)
   fitted = {}
   for name in pairs.keys() & out.keys():
     found, wrong = _fit({name: pairs[name]}, tuple(out[name].shape))
     fitted |= found
     problems += wrong
-  lora_names.refuse(of, problems)
+  lora_names.refuse(target, problems)
   for name, pair in fitted.items():
     w = np.asarray(out[name])
     product = (pair.up @ pair.down.reshape(len(pair.down), -1)).reshape(w.shape)
@@ -101,26 +113,35 @@ def merge_state_dict(state, lora_state, scale=1.0):
 
 
 class Kernel:
-  """A kernel of ours, and the weights [o, i, ...] of theirs that it is made of."""
+  """A kernel of ours, and the published weights [o, i, ...] that it is made of.
 
-  def __init__(self, names, pattern, axes, shape):
+  Args:
+    names: of the published weights.
+    pattern, axis_sizes: of the table's rule.
+    shape: of our kernel.
+  """
+
+  def __init__(self, names, pattern, axis_sizes, shape):
     self.names, self.pattern, self.shape = names, pattern, shape
     self.left, self.right = (
       re.findall(r"\(.*?\)|\S+", side) for side in pattern.split("->")
     )
     self.stacked = re.search(r"\bl\b", pattern) is not None
     grouped = " ".join(re.findall(r"\((.*?)\)", pattern)).split()
-    self.axes = {k: n for k, n in axes.items() if k in grouped}
+    self.axes = {k: n for k, n in axis_sizes.items() if k in grouped}
 
-  def their_shape(self):
-    """Of one of their weights."""
+  def published_shape(self):
+    """The shape of one of the published weights, a tuple."""
     # A view of one number has the shape and costs no memory.
     view = np.broadcast_to(np.int8(0), self.shape)
-    theirs = rearrange(view, state_dict.backwards(self.pattern), **self.axes)
-    return theirs.shape[self.stacked :]
+    published = rearrange(view, state_dict.backwards(self.pattern), **self.axes)
+    return published.shape[self.stacked :]
 
-  def keeps_products(self):
-    """Whether products of theirs are products of ours: i is an axis, next to last."""
+  def is_factorable(self):
+    """Whether a product up @ down of the published weights is one of our kernel.
+
+    It is where i is an axis of the kernel, next to last.
+    """
     _, i, *pixels = self.left[self.stacked :]
     return [i, *self.right[-2:-1]] == ["i", "i"] and set(self.right[:-2]) <= {
       "l",
@@ -128,16 +149,20 @@ class Kernel:
     }
 
   def factors(self, pairs, scale):
-    """(down [..., i, R], up [..., R, o]) of ours.
+    """(down [..., i, R], up [..., R, o]) of our kernel, float32.
 
-    Each of theirs has rows of R for itself, R being what the fullest layer needs. The
-    axis of theirs that `up` writes goes where the pattern sends it; i stays an axis.
+    Each published weight has rows of R for itself, R being what the fullest layer
+    needs. The output axis goes where the pattern sends it; i stays an axis.
+
+    Args:
+      pairs: {published name: Pair}; names may be absent.
+      scale: of the product.
     """
     depth = self.shape[self.right.index("l")] if "l" in self.right else 1
     each = len(self.names) // depth
     ranks = [len(pairs[n].down) if n in pairs else 0 for n in self.names]
     total = max(sum(ranks[k : k + each]) for k in range(0, len(ranks), each))
-    o, i, *pixels = self.their_shape()
+    o, i, *pixels = self.published_shape()
     down = np.zeros((depth, total, i, *pixels), np.float32)
     up = np.zeros((len(self.names), o, total), np.float32)
     for k, name in enumerate(self.names):
@@ -161,7 +186,7 @@ def _names(rule):
 
 def _fit(pairs, shape):
   """({name: Pair fitted to W's shape}, problems)."""
-  fitted = {name: pair.fitted(shape) for name, pair in pairs.items()}
+  fitted = {name: pair.reshaped(shape) for name, pair in pairs.items()}
   problems = [
     f"{name}: up {pairs[name].up.shape} and down {pairs[name].down.shape} are no "
     f"product of shape {shape}"
@@ -171,5 +196,7 @@ def _fit(pairs, shape):
   return fitted, problems
 
 
-def _unknown(names, known, of):
-  return [f"{name} is no weight of {of}" for name in sorted(set(names) - set(known))]
+def _unknown(names, known, target):
+  return [
+    f"{name} is no weight of {target}" for name in sorted(set(names) - set(known))
+  ]

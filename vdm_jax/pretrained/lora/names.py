@@ -1,6 +1,6 @@
 """Published LoRA files -> {layer of the original: its pair of matrices}.
 
-What is read, for a layer a.to_q of the original, whose W is [o, i]:
+The names of a layer a.to_q of the original, whose W is [o, i]:
 
   a.processor.to_q_lora.down.weight     AnimateDiff's domain adapter and MotionLoRA,
                                         MagicAdapter-S; of to_out it means to_out.0
@@ -50,7 +50,7 @@ PARTS = {
   "unet": r"(unet\.|lora_unet_)",
   "text_encoder": r"(text_encoder\.|lora_te1?_)",
 }
-UNREAD = ("animatediff_config",)
+IGNORED = ("animatediff_config",)
 CONFIG = "adapter_config.json"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # Fields of a config that change what a LoRA computes, and the values that do not.
@@ -67,14 +67,14 @@ SUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """One layer's: down [r, i, ...], up [o, r, ...], and the factor alpha / r."""
+  """One layer's matrices down [r, i, ...] and up [o, r, ...]; factor is alpha / r."""
 
   down: np.ndarray
   up: np.ndarray
   factor: float = 1.0
 
-  def fitted(self, shape):
-    """As a Pair of down [r, i, ...] and up [o, r] for W of this shape, or None.
+  def reshaped(self, shape):
+    """The Pair with down [r, i, ...] and up [o, r] for W of `shape`; None: no fit.
 
     A linear layer may have the LoRA of a convolution of one pixel, or the reverse.
     """
@@ -91,11 +91,11 @@ class Pair:
     return Pair(down, up, self.factor)
 
 
-def read(lora_state):
-  """({their layer: Pair}, problems) of a LoRA's state dict, whatever its names."""
+def read_factors(lora_state):
+  """({published layer: Pair}, [problem]) of a LoRA's {name: array}, in any layout."""
   parts, problems = {}, []
   for name, x in state_dict.unwrap(lora_state).items():
-    if name in UNREAD:
+    if name in IGNORED:
       continue
     plain = name
     for old, new in RENAMES:
@@ -120,14 +120,19 @@ def read(lora_state):
 
 
 def part(lora_state, name):
-  """What a file with several parts holds for one, "unet" or "text_encoder"."""
+  """The {name: array} in a LoRA file that belong to one network.
+
+  Args:
+    lora_state: {name: array} of the file.
+    name: of the network, "unet" or "text_encoder".
+  """
   if name not in PARTS:
     raise ValueError(f"name={name!r}; expected one of {tuple(PARTS)}.")
   return {k: x for k, x in lora_state.items() if re.match(PARTS[name], k)}
 
 
-def spelled(pairs, known):
-  """The pairs under the known names; kohya has underscores in place of dots."""
+def with_known_names(pairs, known):
+  """{name: Pair} under the known names; kohya has underscores in place of dots."""
   dotted = {name.replace(".", "_"): name for name in known}
   return {dotted.get(k.replace(".", "_"), k): pair for k, pair in pairs.items()}
 
@@ -148,7 +153,11 @@ def scale_of(config):
 
 
 def open_adapter(path):
-  """(file, scale) of a file, or of the folder that an adapter is saved as."""
+  """(path of the file of tensors, scale) of a LoRA.
+
+  Args:
+    path: of the file, or of the folder that an adapter is saved as.
+  """
   path = pathlib.Path(path)
   if path.is_dir():
     found = [path / name for name in ADAPTERS if (path / name).is_file()]
@@ -159,15 +168,15 @@ def open_adapter(path):
       )
     path = found[0]
   config = path.parent / CONFIG
-  told = path.name in ADAPTERS and config.is_file()
-  return path, scale_of(json.loads(config.read_text())) if told else 1.0
+  scaled = path.name in ADAPTERS and config.is_file()
+  return path, scale_of(json.loads(config.read_text())) if scaled else 1.0
 
 
-def refuse(of, problems):
-  """Raises one ValueError if there are problems."""
+def refuse(target, problems):
+  """Raises one ValueError if the list `problems` is not empty; target: a name."""
   if problems:
     lines = "\n  ".join(problems)
     raise ValueError(
-      f"This LoRA does not fit {of}, {len(problems)} problems:\n  {lines}\n"
+      f"This LoRA does not fit {target}, {len(problems)} problems:\n  {lines}\n"
       "Take the LoRA of this network, or only the `part` of the file that is its own."
     )

@@ -1,7 +1,7 @@
 """The fields of diffusers' scheduler_config.json: defaults, and values that we have.
 
-A field that a class does not know is passed over, as diffusers does; configs are full
-of those of other classes.
+A field that a class does not have is ignored, as in diffusers; configs are full of
+those of other classes.
 """
 
 from vdm_jax.pretrained.config_json import require
@@ -143,7 +143,11 @@ SUPPORTED = {
 
 
 def complete(original):
-  """The config with every default; ValueError lists all that is not supported."""
+  """A scheduler_config.json, a dict, with the default of every absent field.
+
+  Raises:
+    ValueError: one that lists all fields whose values are not supported.
+  """
   name = original.get("_class_name")
   if name not in DEFAULTS:
     raise ValueError(

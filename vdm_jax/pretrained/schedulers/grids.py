@@ -1,8 +1,8 @@
-"""The tables and the grids of diffusers' schedulers, in numpy, rounded as they are.
+"""Noise tables and grids of times of diffusers' schedulers, with their rounding.
 
-`config` is a scheduler_config.json with every default filled in (schedulers.py). The
-grids are [S + 1], float32, in the time of the process that goes with them: t = index
-+ 1 for DDPM, the ratio sigma / alpha for SigmaTable and EDM, sigma for Flow.
+`config` is a scheduler_config.json with every default filled in (fields.complete).
+Grids are numpy arrays [S + 1], float32, in the time of the process that goes with them:
+t = index + 1 for DDPM, sigma / alpha for SigmaTable and EDM, sigma for Flow.
 """
 
 import math
@@ -19,7 +19,7 @@ MARGIN = 5e-6
 
 
 def betas(config):
-  """[N] float32, to the bit."""
+  """The betas of the original, to the bit: [N] float32."""
   count, first, last = (
     config[k] for k in ("num_train_timesteps", "beta_start", "beta_end")
   )
@@ -35,13 +35,16 @@ def betas(config):
 
 
 def alpha_bars(config):
-  """[N] float32, to the bit; its end is 0 where that is what rescaling makes of it."""
+  """The cumulative products of 1 - beta, to the bit: [N] float32.
+
+  The last is 0 where rescaling to zero terminal SNR makes it so.
+  """
   alphas = np.float32(1.0) - betas(config)
   return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 
 def ratios(config):
-  """sigma / alpha of each index, [N] float32; the end of a rescaled table is 4096."""
+  """sigma / alpha of each index: [N] float32; the last of a rescaled table is 4096."""
   alpha_bar = alpha_bars(config)
   if config["rescale_betas_zero_snr"]:
     alpha_bar[-1] = 2.0**-24
@@ -49,9 +52,10 @@ def ratios(config):
 
 
 def increasing_ratios(config):
-  """The ratios, for looking up an index: those above the last are moved below it.
+  """`ratios` as an increasing tuple of N floats, for looking up an index.
 
-  A rescaled table ends in 4096, which can be less than the ones before.
+  A rescaled table ends in 4096, which can be less than the ones before; those are
+  moved below it.
   """
   table = ratios(config)
   below = table[-1] * (1.0 - 1e-6 * np.arange(len(table))[::-1])
@@ -65,17 +69,17 @@ def increasing_ratios(config):
 
 
 def spaced_by_sigma(config):
-  """Whether the grid is one of sigmas, in place of indices."""
+  """Whether the grid is spaced in sigmas (Karras' and the like), not in indices."""
   return any(config.get(shape) for shape in (*SHAPES, "use_lu_lambdas"))
 
 
 def ddpm(num_steps, *, config, end):
-  """Indices + 1, then `end`."""
+  """The grid [S + 1] of DDPM and DDIM: indices + 1, then `end`."""
   return np.asarray([*(_spaced(config, num_steps) + 1), end], np.float32)
 
 
 def euler(num_steps, *, config):
-  """Ratios, of whole indices or of those between them."""
+  """The grid [S + 1] of the Euler family: ratios, at whole indices or between them."""
   table = ratios(config)
   whole = config["timestep_spacing"] != "linspace"
   indices = _spaced(config, num_steps) if whole else _even(config, num_steps)
@@ -86,7 +90,7 @@ def euler(num_steps, *, config):
 
 
 def multistep(num_steps, *, config, mu=None, sigmas=None):
-  """Ratios, or sigmas of Flow, for DPM-Solver and UniPC.
+  """The grid [S + 1] of DPM-Solver and UniPC: ratios, or sigmas of Flow.
 
   Args:
     mu: the log of the shift, where it is dynamic.
@@ -114,7 +118,7 @@ def multistep(num_steps, *, config, mu=None, sigmas=None):
 
 
 def rounds_down(config):
-  """Whether the network's time, between two indices, is the one below."""
+  """Whether the network's time is rounded down to a whole index, not to the nearest."""
   if any(config.get(shape) for shape in SHAPES[1:]):
     return True
   squared = config["beta_schedule"] == "squaredcos_cap_v2"
@@ -122,7 +126,7 @@ def rounds_down(config):
 
 
 def flow_match(num_steps, *, config, mu=None, sigmas=None):
-  """Sigmas of FlowMatchEulerDiscreteScheduler.
+  """The grid [S + 1] of FlowMatchEulerDiscreteScheduler: sigmas.
 
   Args:
     mu: of the dynamic shift; a pipeline computes it from the size of the video.

@@ -29,16 +29,17 @@ FILE = "scheduler_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class Scheduler:
-  """A published scheduler in our parts; holds no arrays.
+  """What a task's `sample` takes, of a published scheduler; holds no arrays.
 
   Attributes:
     process: its `network_inputs` give the network the original's scaled x and its
       timestep, rounded as it is there.
     prediction: a name in process.PREDICTIONS.
-    sampler: (denoise, process, x, ts, cond, key) -> x; of DDIM, `eta` may be bound.
-    ts: num_steps -> [S + 1]; with a dynamic shift also mu, and of flows also sigmas.
-    wrappers: for outside of guidance.
-    start: ts -> what unit noise is multiplied by (diffusers' init_noise_sigma).
+    sampler: (denoise, process, x, ts, cond, key) -> x0; of DDIM, `eta` may be bound.
+    ts: num_steps -> the grid of times [S + 1], float32; with a dynamic shift also mu,
+      and of flows also sigmas.
+    wrappers: of the denoiser, outside of guidance.
+    init_noise_sigma: ts -> the number by which unit noise is multiplied at the start.
     original: the config as it was read.
   """
 
@@ -47,25 +48,30 @@ class Scheduler:
   sampler: Callable
   ts: Callable
   wrappers: tuple[Callable, ...] = ()
-  start: Callable = lambda ts: 1.0
+  init_noise_sigma: Callable = lambda ts: 1.0
   original: Mapping = dataclasses.field(default_factory=dict, repr=False, hash=False)
 
   def noise(self, ts, draw=loop.noise):
-    """(key, shape) -> `draw`'s noise, so that LatentDiffusion.sample starts right.
+    """A function (key, shape) -> noise [B, T, H, W, C] for LatentDiffusion.sample.
 
-    It multiplies by the process' sigma at ts[0], where the original has `start`.
+    That multiplies noise by the process' sigma at ts[0], where the original has
+    `init_noise_sigma`; the noise here makes up for it.
+
+    Args:
+      ts: the grid of times.
+      draw: (key, shape) -> unit noise.
     """
     first = np.asarray(ts, np.float32)[:1]
-    scale = self.start(ts) / self.process.alpha_sigma(first)[1]
+    scale = self.init_noise_sigma(ts) / self.process.alpha_sigma(first)[1]
     return lambda key, shape: scale * draw(key, shape)
 
   def config(self):
-    """The dict for scheduler_config.json."""
+    """The scheduler_config.json, a dict."""
     return dict(self.original)
 
 
 def load_scheduler(source):
-  """The Scheduler of a config.
+  """The Scheduler of a scheduler_config.json.
 
   Args:
     source: a folder with scheduler_config.json, or with a folder "scheduler" that has
@@ -81,7 +87,7 @@ def load_scheduler(source):
 
 
 def save_scheduler(folder, scheduler):
-  """Writes scheduler_config.json, which diffusers opens."""
+  """Writes a Scheduler's scheduler_config.json, which diffusers opens, to `folder`."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   text = json.dumps(scheduler.config(), indent=2, sort_keys=True)
@@ -152,7 +158,7 @@ def _euler(config):
     "prediction": prediction,
     "sampler": sampler,
     "ts": ts,
-    "start": _unit_variance_scale if leading else _largest_sigma,
+    "init_noise_sigma": _unit_variance_scale if leading else _largest_sigma,
   }
 
 

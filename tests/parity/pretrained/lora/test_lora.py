@@ -342,7 +342,7 @@ def originals_of(module):
   out = {}
   for theirs, ours, pattern in table.rules(module):
     kernel = lora.Kernel((theirs,), pattern, {}, specs[ours].shape)
-    out[theirs] = kernel.their_shape()
+    out[theirs] = kernel.published_shape()
   return out
 
 
@@ -379,7 +379,7 @@ def test_a_kernel_that_mixes_its_axes_is_merged_and_never_run():
 def test_convolutions_run_too(pattern, shape, their):
   rng = np.random.default_rng(0)
   kernel = lora.Kernel(("a",), pattern, {}, shape)
-  assert kernel.their_shape() == their and kernel.keeps_products()
+  assert kernel.published_shape() == their and kernel.is_factorable()
   pair = lora_names.Pair(
     rng.standard_normal((2, *their[1:])), rng.standard_normal((5, 2))
   )

@@ -103,7 +103,7 @@ def ours(scheduler, channels, num_steps, start, noise, eta=0.0, **grid):
     return sampler(denoise, scheduler.process, x, ts, None, key)
 
   with jax.default_matmul_precision("highest"):
-    x = np.asarray(run(scheduler.start(ts) * start, noise))
+    x = np.asarray(run(scheduler.init_noise_sigma(ts) * start, noise))
   jax.effects_barrier()
   return [*path, x], np.asarray([t[0, 0] for t in times])
 

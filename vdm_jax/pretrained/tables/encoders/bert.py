@@ -3,13 +3,11 @@
 Source: huggingface/transformers (models/bert/modeling_bert.py).
 """
 
-import jax.numpy as jnp
-
 from vdm_jax.encoders.bert import Bert
 from vdm_jax.layers import activations
 from vdm_jax.pretrained.config_json import require
 from vdm_jax.pretrained.tables.encoders import encoder
-from vdm_jax.pretrained.tables.table import Table, init_shapes
+from vdm_jax.pretrained.tables.table import Table
 
 # (published field, our field, the default of their class)
 FIELDS = (
@@ -61,11 +59,6 @@ def _rules(module):
   return out + encoder.block_rules("encoder.layer.{}.", module.depth, QKV, NAMES)
 
 
-def _abstract_params(module, shapes):
-  del shapes
-  return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
-
-
 TABLE = Table(
   module_class=Bert,
   classes=("BertModel",),
@@ -79,5 +72,5 @@ TABLE = Table(
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
   ),
   axis_sizes=encoder.qkv_axes,
-  abstract_params=_abstract_params,
+  abstract_params=encoder.token_params,
 )

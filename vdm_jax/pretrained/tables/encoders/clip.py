@@ -117,11 +117,6 @@ def _image_params(module, shapes):
   return init_shapes(module, jnp.zeros((1, module.size, module.size, module.channels)))
 
 
-def _text_params(module, shapes):
-  del shapes
-  return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
-
-
 def _table(module_class, kind, fields, whole, parts, **functions):
   """The Table of CLIP{Text, Vision}Model; `parts`: names of old files' top modules."""
   classes = tuple(f"CLIP{kind}Model{end}" for end in ("", "WithProjection"))
@@ -148,7 +143,7 @@ TEXT = _table(
   "embeddings|encoder|final_layer_norm",
   rules=_text_rules,
   axis_sizes=encoder.qkv_axes,
-  abstract_params=_text_params,
+  abstract_params=encoder.token_params,
 )
 IMAGE = _table(
   ClipImage,

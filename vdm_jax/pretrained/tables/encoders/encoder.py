@@ -1,5 +1,9 @@
 """What the tables of text and image encoders share: rules of blocks, fields."""
 
+import jax.numpy as jnp
+
+from vdm_jax.pretrained.tables.table import init_shapes
+
 LINEARS = ("attention/out", "mlp_in", "mlp_out")
 NORMS = ("attention_norm", "mlp_norm")
 
@@ -64,6 +68,12 @@ def fields_of(config, fields):
 def to_fields(module, fields):
   """{published field: value}, the inverse of `fields_of`, without defaults."""
   return {name: getattr(module, ours) for name, ours, _ in fields}
+
+
+def token_params(module, shapes):
+  """The parameters of an encoder of token ids, see Table.abstract_params."""
+  del shapes
+  return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
 
 
 def qkv_axes(module):

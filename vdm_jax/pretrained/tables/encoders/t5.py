@@ -4,13 +4,11 @@ Sources: huggingface/transformers (models/t5/modeling_t5.py,
 models/umt5/modeling_umt5.py).
 """
 
-import jax.numpy as jnp
-
 from vdm_jax.encoders.t5 import T5Encoder
 from vdm_jax.layers import activations
 from vdm_jax.pretrained.config_json import require
 from vdm_jax.pretrained.tables.encoders import encoder
-from vdm_jax.pretrained.tables.table import Table, init_shapes
+from vdm_jax.pretrained.tables.table import Table
 
 # (published field, our field, the default of their class)
 FIELDS = (
@@ -105,11 +103,6 @@ def _aliases(module):
   return {"encoder.embed_tokens.weight": "shared.weight"}
 
 
-def _abstract_params(module, shapes):
-  del shapes
-  return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
-
-
 TABLE = Table(
   module_class=T5Encoder,
   classes=tuple(KINDS),
@@ -118,5 +111,5 @@ TABLE = Table(
   rules=_rules,
   aliases=_aliases,
   axis_sizes=encoder.qkv_axes,
-  abstract_params=_abstract_params,
+  abstract_params=encoder.token_params,
 )

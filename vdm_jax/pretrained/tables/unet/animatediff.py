@@ -7,6 +7,7 @@ Source: guoyww/AnimateDiff (models/motion_module.py).
 """
 
 import dataclasses
+import functools
 
 from vdm_jax.models.unet import unet3d
 from vdm_jax.pretrained.tables.table import Table
@@ -52,19 +53,15 @@ def sinusoid_buffers(module, params):
   }
 
 
-def _rules(module):
-  return layout_lib.rules(module, layout_of(module.config))
-
-
 def _buffers(module):
-  return sinusoid_buffers(module, unet_diffusers.abstract_params(module, {}))
+  return sinusoid_buffers(module, TABLE.abstract_params(module, {}))
 
 
 TABLE = Table(
   module_class=unet3d.UNet3D,
   fields={"config.temporal.position": ("sinusoid",)},
-  rules=_rules,
+  rules=functools.partial(layout_lib.rules, layout_of=layout_of),
   renames=RENAMES,
   buffers=_buffers,
-  abstract_params=unet_diffusers.abstract_params,
+  abstract_params=unet_diffusers.TABLE.abstract_params,
 )

@@ -116,8 +116,8 @@ def abstract_params(module, shapes):
   """The parameters of a ControlNet, see Table.abstract_params."""
   channels = input_width(shapes, rf"^{HINT}\.(conv_in\.)?weight$", 3)
   hint = module.hint, channels, 2 ** max(len(module.widths) - 1, 0)
-  layout = unet_diffusers.layout_of(module.config)
-  return layout_lib.abstract_params(module, shapes, layout, hint)
+  layout_of = unet_diffusers.layout_of
+  return layout_lib.abstract_params(module, shapes, layout_of, hint)
 
 
 def _rules(module):

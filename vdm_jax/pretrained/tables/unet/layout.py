@@ -160,19 +160,21 @@ def named(spec, places, pattern_of):
   return out
 
 
-def rules(module, layout):
-  """Rules, see Table.rules, of a UNet3D in a layout."""
-  spec = abstract_params(module, {}, layout)
+def rules(module, layout_of):
+  """Rules, see Table.rules, of a UNet3D; layout_of: Architecture -> Layout."""
+  spec, layout = abstract_params(module, {}, layout_of), layout_of(module.config)
   return named(spec, places(module.config, layout), layout.pattern_of)
 
 
-def abstract_params(module, shapes, layout, hint=None):
+def abstract_params(module, shapes, layout_of, hint=None):
   """The parameters of a UNet3D or ControlNet as nested ShapeDtypeStructs, boxed.
 
   Args:
     shapes: {published name: shape}, from which the widths of inputs are taken.
+    layout_of: Architecture -> Layout.
     hint: (name, channels, size over that of x) of the image for a control network.
   """
+  layout = layout_of(module.config)
   return _spec(
     module,
     input_width(shapes, layout.conv_in, 4),

@@ -12,6 +12,8 @@ the clip, and SVD's norms have another epsilon.
 Source: huggingface/diffusers (models/unets).
 """
 
+import functools
+
 import numpy as np
 
 from vdm_jax.layers import positions
@@ -106,17 +108,8 @@ def sinusoid_buffers(module, params):
   return {f"{published}.pos_embed.pe": table for published, table in found}
 
 
-def abstract_params(module, shapes):
-  """The parameters of a UNet3D, see Table.abstract_params."""
-  return layout_lib.abstract_params(module, shapes, layout_of(module.config))
-
-
-def _rules(module):
-  return layout_lib.rules(module, layout_of(module.config))
-
-
 def _buffers(module):
-  return sinusoid_buffers(module, abstract_params(module, {}))
+  return sinusoid_buffers(module, TABLE.abstract_params(module, {}))
 
 
 TABLE = Table(
@@ -131,7 +124,7 @@ TABLE = Table(
   classes=tuple(unet_configs.CLASSES),
   from_config=unet_configs.from_config,
   to_config=unet_configs.to_config,
-  rules=_rules,
+  rules=functools.partial(layout_lib.rules, layout_of=layout_of),
   buffers=_buffers,
-  abstract_params=abstract_params,
+  abstract_params=functools.partial(layout_lib.abstract_params, layout_of=layout_of),
 )

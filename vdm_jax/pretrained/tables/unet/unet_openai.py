@@ -7,6 +7,8 @@ Sources: YingqingHe/LVDM (openaimodel3d.py), AILab-CVC/VideoCrafter (openaimodel
 Stability-AI/generative-models (video_model.py).
 """
 
+import functools
+
 from vdm_jax.models.unet import unet3d
 from vdm_jax.pretrained.tables.table import Table
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
@@ -97,18 +99,10 @@ def _patterns(c):
   return pattern
 
 
-def _rules(module):
-  return layout_lib.rules(module, layout_of(module.config))
-
-
-def _abstract_params(module, shapes):
-  return layout_lib.abstract_params(module, shapes, layout_of(module.config))
-
-
 TABLE = Table(
   module_class=unet3d.UNet3D,
   fields={"config.temporal_at": ("attention", "inside")},
-  rules=_rules,
+  rules=functools.partial(layout_lib.rules, layout_of=layout_of),
   prefix=r"(model\.)?diffusion_model\.",
-  abstract_params=_abstract_params,
+  abstract_params=functools.partial(layout_lib.abstract_params, layout_of=layout_of),
 )
