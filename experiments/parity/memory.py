@@ -46,8 +46,8 @@ def checkpoint(folder, config, max_shard):
   module = t5.TABLE.from_config(config, {})
   shapes = sd.flatten(t5.TABLE.abstract_params(module, {}))
   views = {k: np.broadcast_to(np.float32(0), x.shape) for k, x in shapes.items()}
-  spec = dict(sd.arrays(module, t5.TABLE, views))
-  files.write(folder, "model", spec, values(spec), max_shard)
+  spec = dict(sd.published_arrays(module, t5.TABLE, views))
+  files.write_safetensors(folder, "model", spec, values(spec), max_shard)
   (folder / "config.json").write_text(json.dumps(config))
   return spec
 
@@ -129,7 +129,7 @@ def opened(folder):
 
 def check(params, module):
   """Yields (their name, whether ours is equal) for the last layer and the tokens."""
-  back = sd.arrays(module, t5.TABLE, sd.flatten(params))
+  back = sd.published_arrays(module, t5.TABLE, sd.flatten(params))
   for name, x in back:
     if name == "shared.weight" or f"block.{module.depth - 1}." in name:
       yield name, np.array_equal(x, next(values({name: x}))[1])

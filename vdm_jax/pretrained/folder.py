@@ -58,9 +58,9 @@ def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
     config: its config.json as a dict.
     dtype, mesh, rules: as for `load`.
   """
-  table, state_dict = table_named(paths[0], config), {}
+  table, state_dict = table_for_config(paths[0], config), {}
   for path in paths:
-    state_dict |= sd.unwrap(files.tensors(pathlib.Path(path)))
+    state_dict |= sd.unwrap(files.open_tensors(pathlib.Path(path)))
   state_dict = table.renamed(state_dict)
   module = table.from_config(config, sd.shapes_of(state_dict))
   return _loaded(table, module, state_dict, config, dtype, mesh, rules)
@@ -68,14 +68,14 @@ def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
 
 def _loaded(table, module, state_dict, config, dtype, mesh, rules):
   module = with_dtype(module, dtype)
-  shapes = sd.check(module, table, state_dict)
+  shapes = sd.check_state_dict(module, table, state_dict)
   boxed = table.abstract_params(module, sd.shapes_of(state_dict))
   shardings = _shardings(boxed, mesh, rules)
   like = {
     name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=shardings[name])
     for name, x in shapes.items()
   }
-  for name, x in sd.constants(module, table, config).items():
+  for name, x in sd.constant_params(module, table, config).items():
     like[name] = like[name].update(dtype=x.dtype)
   return module, _filled(module, table, state_dict, config, like)
 
@@ -95,14 +95,14 @@ def load_like(params, path, *, module=None):
   """
   expected = {k: jnp.asarray(x) for k, x in sd.flatten(params).items()}
   table, module, state_dict, config = _opened(path, module)
-  found = sd.check(module, table, state_dict)
+  found = sd.check_state_dict(module, table, state_dict)
   problems = [
     f"{k} has shape {found[k].shape if k in found else None} in {path}, expected "
     f"{expected[k].shape if k in expected else None}"
     for k in sorted(found.keys() | expected.keys())
     if k not in found or k not in expected or found[k].shape != expected[k].shape
   ]
-  sd.raise_all(module, problems)
+  sd.raise_problems(module, problems)
   like = {
     k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     for k, x in expected.items()
@@ -125,7 +125,7 @@ def save(path, module, params, *, max_shard=files.MAX_SHARD):
   """
   table = sd.table_of(module, saved=True)
   flat = sd.flatten(params)
-  sd.raise_all(module, sd.misfits(module, table, flat))
+  sd.raise_problems(module, sd.misfits(module, table, flat))
   config = table.to_config(module, params)
   by_diffusers = "_class_name" in config
   if by_diffusers:
@@ -133,14 +133,16 @@ def save(path, module, params, *, max_shard=files.MAX_SHARD):
   text = json.dumps(config, indent=2, sort_keys=True) + "\n"
   # A view of one number has shape and type, and costs no memory.
   views = {k: np.broadcast_to(np.zeros((), x.dtype), x.shape) for k, x in flat.items()}
-  spec = dict(sd.arrays(module, table, views))
+  spec = dict(sd.published_arrays(module, table, views))
   folder = pathlib.Path(path)
   folder.mkdir(parents=True, exist_ok=True)
   name = files.NAMES[0] if by_diffusers else files.NAMES[1]
-  files.replace(folder, name, text, spec, sd.arrays(module, table, flat), max_shard)
+  files.replace_weights(
+    folder, name, text, spec, sd.published_arrays(module, table, flat), max_shard
+  )
 
 
-def table_named(path, config):
+def table_for_config(path, config):
   """The Table for the class that the config names; `path` is for the error."""
   name = class_of(config)
   for table in registry.TABLES:
@@ -185,8 +187,8 @@ def _opened(path, module):
 
   config = attempt(read_config, path)
   named = module is None and (config or path.is_dir())
-  table = attempt(table_named, path, config) if named and not errors else None
-  state_dict = attempt(lambda: sd.unwrap(files.tensors(path)))
+  table = attempt(table_for_config, path, config) if named and not errors else None
+  state_dict = attempt(lambda: sd.unwrap(files.open_tensors(path)))
   if len(errors) == 1:
     raise errors[0]
   if errors:
@@ -207,9 +209,9 @@ def _filled(module, table, state_dict, config, like):
     name: chunks.to_devices(
       made, like[name].shape, like[name].dtype, like[name].sharding
     )
-    for name, made in sd.chunked(module, table, state_dict, like)
+    for name, made in sd.parameter_chunks(module, table, state_dict, like)
   }
-  for name, x in sd.constants(module, table, config).items():
+  for name, x in sd.constant_params(module, table, config).items():
     x = x.astype(like[name].dtype)
     flat[name] = sharding_lib.device_put(x, like[name].sharding)
   return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -34,16 +34,16 @@ def from_state_dict(module, state_dict):
   state_dict = unwrap(state_dict)
   table = table_of(module, state_dict)
   state_dict = table.renamed(state_dict)
-  shapes = check(module, table, state_dict)
+  shapes = check_state_dict(module, table, state_dict)
   params = {
     name: chunks.assemble(made, shapes[name].shape, module.param_dtype)
-    for name, made in chunked(module, table, state_dict, shapes)
+    for name, made in parameter_chunks(module, table, state_dict, shapes)
   }
-  params |= constants(module, table, {})
+  params |= constant_params(module, table, {})
   return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
-def chunked(module, table, state_dict, shapes):
+def parameter_chunks(module, table, state_dict, shapes):
   """Yields (our name, chunks of the parameter), reading as little as possible.
 
   Args:
@@ -55,7 +55,7 @@ def chunked(module, table, state_dict, shapes):
     yield ours, chunks.to_chunks(arrays, pattern, axis_sizes, shapes[ours].shape)
 
 
-def constants(module, table, config):
+def constant_params(module, table, config):
   """{our name: float32 array} of the parameters that no published array holds."""
   found = table.constants(module, config)
   return {k: np.asarray(x, np.float32) for k, x in found.items()}
@@ -77,23 +77,25 @@ def to_state_dict(module, params, *, size=None, ignored=None, table=None):
   ignored = {name: np.asarray(x) for name, x in (ignored or {}).items()}
   problems = _differing_names(set(), set(ignored) - set(table.ignored))
   problems += misfits(module, table, flat)
-  raise_all(module, problems)
-  state_dict = dict(arrays(module, table, flat))
-  check(module, table, state_dict)
+  raise_problems(module, problems)
+  state_dict = dict(published_arrays(module, table, flat))
+  check_state_dict(module, table, state_dict)
   buffers = table.sized_buffers(module, size) if size else {}
   copies = {name: state_dict[other] for name, other in table.aliases(module).items()}
   out = buffers | ignored | state_dict | copies
   return {k: np.ascontiguousarray(x) for k, x in out.items()}
 
 
-def arrays(module, table, flat):
+def published_arrays(module, table, flat):
   """Yields (published name, numpy array), from one of our parameters at a time.
 
   Args:
     flat: {our name: array}.
   """
   for names, ours, pattern in table.rules(module):
-    x = _rearrange(np.asarray(flat[ours]), backwards(pattern), table.axis_sizes(module))
+    x = _rearrange(
+      np.asarray(flat[ours]), inverse_pattern(pattern), table.axis_sizes(module)
+    )
     yield from [(names, x)] if isinstance(names, str) else zip(names, x, strict=True)
   yield from table.buffers(module).items()
 
@@ -101,14 +103,14 @@ def arrays(module, table, flat):
 def misfits(module, table, flat):
   """Sentences about what of {our name: array} does not fit the module and the table."""
   rules = table.rules(module)
-  known = {ours for _, ours, _ in rules} | set(constants(module, table, {}))
+  known = {ours for _, ours, _ in rules} | set(constant_params(module, table, {}))
   problems = _differing_names(known, set(flat))
   for names, ours, pattern in rules:
     if ours not in flat:
       continue
     view = np.broadcast_to(np.int8(0), flat[ours].shape)
     try:
-      x = _rearrange(view, backwards(pattern), table.axis_sizes(module))
+      x = _rearrange(view, inverse_pattern(pattern), table.axis_sizes(module))
     except EinopsError:
       problems.append(f"{ours} has shape {view.shape}, which does not fit the module")
       continue
@@ -165,7 +167,7 @@ def shapes_of(state_dict):
   return {name: tuple(x.shape) for name, x in state_dict.items()}
 
 
-def check(module, table, state_dict):
+def check_state_dict(module, table, state_dict):
   """{our name: ShapeDtypeStruct}; one ValueError lists all that `state_dict` lacks.
 
   Args:
@@ -177,7 +179,7 @@ def check(module, table, state_dict):
   for names, name, pattern in table.rules(module):
     # A view of one number has the shape and costs no memory.
     x = np.broadcast_to(np.int8(0), ours[name].shape)
-    shape = _rearrange(x, backwards(pattern), table.axis_sizes(module)).shape
+    shape = _rearrange(x, inverse_pattern(pattern), table.axis_sizes(module)).shape
     one = isinstance(names, str)
     expected |= {names: shape} if one else dict.fromkeys(names, shape[1:])
 
@@ -193,8 +195,8 @@ def check(module, table, state_dict):
       problems.append(f"{name} has shape {found[name]}, expected {expected[name]}")
   for name in sorted(buffers.keys() & found.keys()):
     problems += _differing_buffer(name, np.asarray(state_dict[name]), buffers[name])
-  raise_all(module, problems)
-  raise_all(module, tensor.different(state_dict, copies))
+  raise_problems(module, problems)
+  raise_problems(module, tensor.differing_copies(state_dict, copies))
   return ours
 
 
@@ -213,7 +215,7 @@ def _differing_names(expected, found):
   return missing + [f"{name} is not of this model" for name in sorted(found - expected)]
 
 
-def raise_all(module, problems):
+def raise_problems(module, problems):
   """Raises one ValueError if the list of sentences is not empty."""
   if problems:
     name, lines = type(module).__name__, "\n  ".join(problems)
@@ -223,7 +225,7 @@ def raise_all(module, problems):
     )
 
 
-def backwards(pattern):
+def inverse_pattern(pattern):
   """The inverse of an einops pattern: "o i -> i o" becomes "i o -> o i"."""
   return " -> ".join(reversed(pattern.split(" -> ")))
 

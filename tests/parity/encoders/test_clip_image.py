@@ -76,5 +76,5 @@ def test_vit_h_has_the_original_number_of_parameters():
 def test_sizes_that_are_no_numbers_are_named():
   with pytest.raises(ValueError) as caught:
     table.from_config({"image_size": [224, 160], "hidden_act": "tanh"}, {})
-  assert "image_size='[224, 160]'" in str(caught.value)
+  assert "image_size=[224, 160]" in str(caught.value)
   assert "hidden_act='tanh'" in str(caught.value)

@@ -105,5 +105,5 @@ def test_files_with_and_without_the_prefix_open(ids, tmp_path, prefixed):
 def test_several_end_tokens_and_an_unknown_activation_are_named():
   with pytest.raises(ValueError) as caught:
     table.from_config({"eos_token_id": [3, 4], "hidden_act": "tanh"}, {})
-  assert "eos_token_id='[3, 4]'" in str(caught.value)
+  assert "eos_token_id=[3, 4]" in str(caught.value)
   assert "hidden_act='tanh'" in str(caught.value)

@@ -497,7 +497,7 @@ def test_wrong_parameters_are_refused_before_anything_is_written(theirs, tmp_pat
 def test_halves_are_written_as_they_are(theirs, tmp_path):
   module, params = pretrained.load(theirs, dtype=jnp.bfloat16)
   pretrained.save(tmp_path / "ours", module, params)
-  found = files.tensors(tmp_path / "ours")
+  found = files.open_tensors(tmp_path / "ours")
   assert {x.dtype for x in found.values()} == {np.dtype(ml_dtypes.bfloat16)}
 
 

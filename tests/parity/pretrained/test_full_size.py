@@ -134,22 +134,24 @@ def published(request):
 
 def test_every_name_and_shape_is_ours(published):
   config, names, millions = published
-  table = folder.table_named("published", config)
+  table = folder.table_for_config("published", config)
   names = table.renamed(names)
   module = table.from_config(config, sd.shapes_of(names))
   # Constants are compared by value, so they stand there as they are.
   tables = table.buffers(module)
   assert all(names[k].shape == x.shape for k, x in tables.items())
   names |= tables
-  shapes = sd.check(module, table, names)  # lists all that is missing or surplus
-  constants = sd.constants(module, table, config)
+  shapes = sd.check_state_dict(
+    module, table, names
+  )  # lists all that is missing or surplus
+  constants = sd.constant_params(module, table, config)
   count = sum(x.size for name, x in shapes.items() if name not in constants)
   copies = table.aliases(module)
   count += sum(names[k].size for k in copies if "emb." in k)  # diffusers counts these
   assert round(count / 1e6, 2) == millions
   gone = next(name for name in names if name not in copies)
   with pytest.raises(ValueError, match="is missing"):
-    sd.check(module, table, {k: x for k, x in names.items() if k != gone})
+    sd.check_state_dict(module, table, {k: x for k, x in names.items() if k != gone})
   assert jax.tree.leaves(shapes)
 
 

@@ -96,8 +96,8 @@ def test_large_ones_are_cut_and_small_ones_are_not():
 def test_a_limit_bounds_what_is_read(tmp_path):
   """No read is larger than the limit, or than a row."""
   x = np.random.default_rng(0).standard_normal((100, 10)).astype(np.float32)
-  files.write(tmp_path, "model", {"x": x}, [("x", x)])
-  found = files.tensors(tmp_path)["x"]
+  files.write_safetensors(tmp_path, "model", {"x": x}, [("x", x)])
+  found = files.open_tensors(tmp_path)["x"]
   made = chunks.to_chunks([found], "o i -> i o", {}, (10, 100), 400)
   read = [x.nbytes for _, x in made]
   assert max(read) == 400 and sum(read) == 4000
@@ -216,8 +216,8 @@ def test_drawn_patterns(mesh, seed):
 
 def test_rows_of_arrays_in_memory_and_in_files_are_alike(tmp_path):
   x = np.arange(24.0).reshape(6, 4)
-  files.write(tmp_path, "model", {"x": x}, [("x", x)])
-  for source in (x, files.tensors(tmp_path)["x"]):
-    made = list(tensor.by_rows([source, source], 130))
+  files.write_safetensors(tmp_path, "model", {"x": x}, [("x", x)])
+  for source in (x, files.open_tensors(tmp_path)["x"]):
+    made = list(tensor.iterate_rows([source, source], 130))
     assert [row for row, _ in made] == [0, 2, 4]
     np.testing.assert_array_equal(np.concatenate([a for _, (a, _) in made]), x)

@@ -44,7 +44,7 @@ def to_chunks(arrays, pattern, axis_sizes, shape, limit=None):
 
   for i in range(layers):
     layer = arrays[i * each : (i + 1) * each]
-    for row, x in tensor.by_rows(layer, limit if row_axis else float("inf")):
+    for row, x in tensor.iterate_rows(layer, limit if row_axis else float("inf")):
       start = tuple({"l": i, row_axis: row}.get(axis, 0) for axis in right)
       yield start, _as_ours(np.stack(x) if stacked else x[0], pattern, axes)
 

@@ -37,7 +37,7 @@ TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 MAX_SHARD = 5 * 10**9  # bytes
 
 
-def tensors(path):
+def open_tensors(path):
   """{name: Tensor} of a file, or of the folder of a component; nothing is read yet.
 
   Raises:
@@ -52,7 +52,7 @@ def tensors(path):
   if path.suffix == ".json":
     return _sharded(path)
   if path.suffix in TORCH_ENDINGS:
-    return torch_file.tensors(path)
+    return torch_file.open_tensors(path)
   return _one(path)
 
 
@@ -146,7 +146,7 @@ def _sharded(index):
   return {name: found[name] for name in places}
 
 
-def replace(folder, name, config, spec, arrays, max_shard=MAX_SHARD):
+def replace_weights(folder, name, config, spec, arrays, max_shard=MAX_SHARD):
   """Writes config.json and weights, and removes those that were there before.
 
   All new files are whole before the first takes its place; if anything fails before,
@@ -156,11 +156,11 @@ def replace(folder, name, config, spec, arrays, max_shard=MAX_SHARD):
     folder: that exists.
     name: of NAMES.
     config: the text of config.json.
-    spec, arrays, max_shard: as for `write`.
+    spec, arrays, max_shard: as for `write_safetensors`.
   """
   partial = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
   try:
-    write(partial, name, spec, arrays, max_shard)
+    write_safetensors(partial, name, spec, arrays, max_shard)
     (partial / "config.json").write_text(config)
     new = sorted(file.name for file in partial.iterdir())
     for file in new:
@@ -174,7 +174,7 @@ def replace(folder, name, config, spec, arrays, max_shard=MAX_SHARD):
         old.unlink(missing_ok=True)
 
 
-def write(folder, name, spec, arrays, max_shard=MAX_SHARD):
+def write_safetensors(folder, name, spec, arrays, max_shard=MAX_SHARD):
   """Writes safetensors, in shards with an index where one file would be too large.
 
   Args:

@@ -96,7 +96,7 @@ def contiguous(x):
   return out
 
 
-def by_rows(arrays, limit):
+def iterate_rows(arrays, limit):
   """Yields (number of the first row, [numpy array of rows of each]).
 
   Args:
@@ -113,7 +113,7 @@ def by_rows(arrays, limit):
     yield row, [rows(x, row, row + step) for x in arrays]
 
 
-def different(state_dict, copies):
+def differing_copies(state_dict, copies):
   """Sentences about arrays that are not the copies that they should be.
 
   Args:
@@ -130,5 +130,5 @@ def different(state_dict, copies):
 
 def _equal(a, b):
   return a.shape == b.shape and all(
-    np.array_equal(*parts, equal_nan=True) for _, parts in by_rows([a, b], BLOCK)
+    np.array_equal(*parts, equal_nan=True) for _, parts in iterate_rows([a, b], BLOCK)
   )

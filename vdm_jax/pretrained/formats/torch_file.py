@@ -50,7 +50,7 @@ class Named(str):
   """What a pickle names; it is never imported."""
 
 
-def tensors(path):
+def open_tensors(path):
   """The state dict of a .pt file: {name: Tensor, plain value, or such a dict}.
 
   Raises:

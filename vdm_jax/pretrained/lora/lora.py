@@ -27,7 +27,7 @@ def load(module, path, scale=1.0):
     scale: of the product up @ down.
   """
   path, file_scale = lora_names.open_adapter(path)
-  return factors_from_state_dict(module, files.tensors(path), scale * file_scale)
+  return factors_from_state_dict(module, files.open_tensors(path), scale * file_scale)
 
 
 def add(params, *, path, module, scale=1.0):
@@ -134,7 +134,7 @@ class Kernel:
     """The shape of one of the published weights, a tuple."""
     # A view of one number has the shape and costs no memory.
     view = np.broadcast_to(np.int8(0), self.shape)
-    published = rearrange(view, state_dict.backwards(self.pattern), **self.axes)
+    published = rearrange(view, state_dict.inverse_pattern(self.pattern), **self.axes)
     return published.shape[self.stacked :]
 
   def is_factorable(self):

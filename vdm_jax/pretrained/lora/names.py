@@ -10,8 +10,8 @@ The names of a layer a.to_q of the original, whose W is [o, i]:
   lora_unet_a_to_q.lora_down.weight     kohya, perhaps with lora_unet_a_to_q.alpha
 
 All mean W + scale * up @ down. Where the file holds alpha, scale is alpha / r times the
-one given. peft and swift keep it in adapter_config.json, see `scale_of`. For all others
-it is in the code that reads them: 1 in AnimateDiff, MAGIC_ADAPTER_S.
+one given. peft and swift keep it in adapter_config.json, see `adapter_scale`. For all
+others it is in the code that reads them: 1 in AnimateDiff, MAGIC_ADAPTER_S.
 
 Sources: guoyww/AnimateDiff (utils/convert_lora_safetensor_to_diffusers.py, which leaves
 kohya's alpha out), PKU-YuanGroup/MagicTime (utils/util.py), huggingface/peft,
@@ -137,7 +137,7 @@ def with_known_names(pairs, known):
   return {dotted.get(k.replace(".", "_"), k): pair for k, pair in pairs.items()}
 
 
-def scale_of(config):
+def adapter_scale(config):
   """The scale of a LoRA, a number: alpha / r, or alpha / sqrt(r).
 
   Args:
@@ -169,7 +169,7 @@ def open_adapter(path):
     path = found[0]
   config = path.parent / CONFIG
   scaled = path.name in ADAPTERS and config.is_file()
-  return path, scale_of(json.loads(config.read_text())) if scaled else 1.0
+  return path, adapter_scale(json.loads(config.read_text())) if scaled else 1.0
 
 
 def refuse(target, problems):

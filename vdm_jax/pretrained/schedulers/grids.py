@@ -73,12 +73,12 @@ def spaced_by_sigma(config):
   return any(config.get(shape) for shape in (*SHAPES, "use_lu_lambdas"))
 
 
-def ddpm(num_steps, *, config, end):
+def ddpm_grid(num_steps, *, config, end):
   """The grid [S + 1] of DDPM and DDIM: indices + 1, then `end`."""
   return np.asarray([*(_spaced(config, num_steps) + 1), end], np.float32)
 
 
-def euler(num_steps, *, config):
+def euler_grid(num_steps, *, config):
   """The grid [S + 1] of the Euler family: ratios, at whole indices or between them."""
   table = ratios(config)
   whole = config["timestep_spacing"] != "linspace"
@@ -89,7 +89,7 @@ def euler(num_steps, *, config):
   return _ended(grid, table, config)
 
 
-def multistep(num_steps, *, config, mu=None, sigmas=None):
+def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
   """The grid [S + 1] of DPM-Solver and UniPC: ratios, or sigmas of Flow.
 
   Args:
@@ -125,7 +125,7 @@ def rounds_down(config):
   return squared and config["_class_name"] == "DPMSolverMultistepScheduler"
 
 
-def flow_match(num_steps, *, config, mu=None, sigmas=None):
+def flow_match_grid(num_steps, *, config, mu=None, sigmas=None):
   """The grid [S + 1] of FlowMatchEulerDiscreteScheduler: sigmas.
 
   Args:

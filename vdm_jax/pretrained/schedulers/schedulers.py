@@ -108,7 +108,7 @@ def _ddpm(config):
     "process": _table(config),
     "prediction": fields.PREDICTIONS[config["prediction_type"]],
     "sampler": functools.partial(samplers.ddpm, fraction=fraction),
-    "ts": functools.partial(grids.ddpm, config=config, end=0),
+    "ts": functools.partial(grids.ddpm_grid, config=config, end=0),
     "wrappers": _wrappers(_clipping(config)),
   }
 
@@ -130,13 +130,13 @@ def _ddim(config):
     "prediction": fields.PREDICTIONS[config["prediction_type"]],
     "sampler": sampler,
     "ts": functools.partial(
-      grids.ddpm, config=config, end=end if to_next_time else 0.0
+      grids.ddpm_grid, config=config, end=end if to_next_time else 0.0
     ),
   }
 
 
 def _euler(config):
-  ts = functools.partial(grids.euler, config=config)
+  ts = functools.partial(grids.euler_grid, config=config)
   prediction = fields.PREDICTIONS[config["prediction_type"]]
   if config.get("timestep_type") == "continuous" and prediction == "v":
     process = p.EDM(t_max=_t_max(config), sigma_data=1.0)
@@ -189,7 +189,7 @@ def _multistep(config):
   return {
     "process": process,
     "prediction": fields.PREDICTIONS[config["prediction_type"]],
-    "ts": functools.partial(grids.multistep, config=config),
+    "ts": functools.partial(grids.multistep_grid, config=config),
     "wrappers": _wrappers(_clipping(config)),
   }
 
@@ -220,7 +220,7 @@ def _flow_match(config):
     "process": p.Flow(scale=float(config["num_train_timesteps"])),
     "prediction": "velocity",
     "sampler": euler.euler,
-    "ts": functools.partial(grids.flow_match, config=config),
+    "ts": functools.partial(grids.flow_match_grid, config=config),
   }
 
 

@@ -29,7 +29,7 @@ def state(count=6, dtype=np.float32):
 
 def write(folder, arrays, max_shard=10**9):
   folder.mkdir(exist_ok=True)
-  files.write(folder, "model", arrays, arrays.items(), max_shard)
+  files.write_safetensors(folder, "model", arrays, arrays.items(), max_shard)
   return folder
 
 
@@ -61,13 +61,13 @@ def test_every_type_is_read_as_their_library_reads_it(tmp_path, dtype):
   }
   path = tmp_path / "x.safetensors"
   safetensors_numpy.save_file(arrays, path)
-  same(files.tensors(path), safetensors_numpy.load_file(path))
+  same(files.open_tensors(path), safetensors_numpy.load_file(path))
 
 
 def test_rows_are_read_alone(tmp_path, monkeypatch):
   x = np.arange(60.0).reshape(5, 4, 3)
   write(tmp_path, {"first": np.ones(7), "x": x})
-  found = files.tensors(tmp_path)["x"]
+  found = files.open_tensors(tmp_path)["x"]
   read, fromfile = [], np.fromfile
 
   def counting(path, dtype, count, offset):
@@ -82,7 +82,7 @@ def test_rows_are_read_alone(tmp_path, monkeypatch):
 
 def test_a_file_that_is_cut_after_it_was_opened_is_noticed(tmp_path):
   write(tmp_path, state())
-  found = files.tensors(tmp_path)
+  found = files.open_tensors(tmp_path)
   path = tmp_path / "model.safetensors"
   path.write_bytes(path.read_bytes()[:-8])
   with pytest.raises(WeightsError, match="was cut short while it was read"):
@@ -114,7 +114,7 @@ def test_what_the_originals_save_is_read(
   names = [f.name for f in tmp_path.iterdir()]
   assert any("-of-" in n for n in names) == (max_shard_size == "1KB")
   assert any("fp16" in n for n in names) == (variant == "fp16")
-  found = files.tensors(tmp_path)
+  found = files.open_tensors(tmp_path)
   wanted = {k: v for k, v in theirs.state_dict().items() if k in found}
   assert len(wanted) >= len(theirs.state_dict()) - 1  # T5's second table of tokens
   for name, x in wanted.items():
@@ -127,10 +127,10 @@ def test_whole_weights_go_before_variants_and_of_several_one_must_be_named(tmp_p
   for name in ("model.fp16", "model.non_ema"):
     safetensors_numpy.save_file({"x": np.zeros(2)}, tmp_path / f"{name}.safetensors")
   with pytest.raises(WeightsError, match="model.fp16.safetensors.*model.non_ema"):
-    files.tensors(tmp_path)
-  same(files.tensors(tmp_path / "model.fp16.safetensors"), {"x": np.zeros(2)})
+    files.open_tensors(tmp_path)
+  same(files.open_tensors(tmp_path / "model.fp16.safetensors"), {"x": np.zeros(2)})
   write(tmp_path, {"x": np.ones(2)})
-  same(files.tensors(tmp_path), {"x": np.ones(2)})
+  same(files.open_tensors(tmp_path), {"x": np.ones(2)})
 
 
 # Writing.
@@ -146,7 +146,7 @@ def test_what_is_written_their_library_reads(tmp_path, max_shard):
     "empty": np.zeros((0, 2), np.float32),
   }
   write(tmp_path, arrays, max_shard)
-  same(files.tensors(tmp_path), arrays)
+  same(files.open_tensors(tmp_path), arrays)
   found = {}
   for path in tmp_path.glob("*.safetensors"):
     with safetensors.safe_open(path, "pt") as file:
@@ -172,7 +172,7 @@ def test_the_index_is_as_their_library_writes_it(tmp_path, shards):
 def problems(path):
   """The lines of the one error that opening gives."""
   with pytest.raises(WeightsError) as caught:
-    files.tensors(path)
+    files.open_tensors(path)
   return str(caught.value)
 
 
@@ -208,9 +208,9 @@ def test_types_that_numpy_lacks_are_named(tmp_path):
 def test_a_folder_without_weights_says_what_was_wanted(tmp_path):
   (tmp_path / "config.json").write_text("{}")
   with pytest.raises(FileNotFoundError, match=r"model.safetensors.*\['config.json'\]"):
-    files.tensors(tmp_path)
+    files.open_tensors(tmp_path)
   with pytest.raises(FileNotFoundError, match="no such file"):
-    files.tensors(tmp_path / "gone")
+    files.open_tensors(tmp_path / "gone")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_all_faults_of_shards_are_in_one_error(shards):
 
 
 def test_the_whole_folder_opens_before_those_faults(shards):
-  same(files.tensors(shards[0].parent), state())
+  same(files.open_tensors(shards[0].parent), state())
 
 
 # What tensors share.
@@ -274,9 +274,11 @@ def test_copies_are_compared_in_parts_and_nans_are_equal(tmp_path, monkeypatch):
   other = x.copy()
   other[49, 6] += 1
   write(tmp_path, {"a": x, "b": x, "c": other, "d": x[:49]})
-  found = files.tensors(tmp_path)
-  assert tensor.different(found, {"b": "a", "a": "b", "gone": "a", "d": "gone"}) == []
-  problems = tensor.different(found, {"c": "a", "d": "a"})
+  found = files.open_tensors(tmp_path)
+  assert (
+    tensor.differing_copies(found, {"b": "a", "a": "b", "gone": "a", "d": "gone"}) == []
+  )
+  problems = tensor.differing_copies(found, {"c": "a", "d": "a"})
   assert problems == ["c is not the same as a", "d is not the same as a"]
 
 

@@ -93,7 +93,7 @@ def test_it_reads_what_torch_reads(tmp_path, name, protocol):
   path = tmp_path / "weights.pt"
   torch.save(TREES[name], path, pickle_protocol=protocol)
   # Of the newer protocols, its safe reader knows a part only.
-  compare(torch_file.tensors(path), torch.load(path, weights_only=protocol == 2))
+  compare(torch_file.open_tensors(path), torch.load(path, weights_only=protocol == 2))
 
 
 def test_the_comparison_sees_another_number(tmp_path):
@@ -103,14 +103,14 @@ def test_the_comparison_sees_another_number(tmp_path):
   wanted["turned"] = wanted["turned"].clone()
   wanted["turned"][5, 3] += 1
   with pytest.raises(AssertionError):
-    compare(torch_file.tensors(path), wanted)
+    compare(torch_file.open_tensors(path), wanted)
 
 
 def test_opening_reads_no_numbers(tmp_path):
   """Not even a transposed array is read before it is asked for."""
   path = tmp_path / "weights.pt"
   torch.save({"x": numbers(200, 300), "turned": numbers(200, 300).T}, path)
-  found = torch_file.tensors(path)
+  found = torch_file.open_tensors(path)
   path.unlink()
   for x in found.values():
     with pytest.raises(FileNotFoundError):
@@ -148,7 +148,7 @@ def test_programs_in_a_zip_do_not_run(tmp_path, how, place):
   marker, path = tmp_path / "ran", tmp_path / "weights.pt"
   torch.save(place(Evil(marker, how)), path)
   with pytest.raises(WeightsError, match="is refused: its pickle names"):
-    files.tensors(path)
+    files.open_tensors(path)
   assert not marker.exists()
   torch.load(path, weights_only=False)
   assert marker.exists()  # it would have
@@ -160,7 +160,7 @@ def test_bare_pickles_are_not_read(tmp_path, how, ending):
   marker, path = tmp_path / "ran", tmp_path / f"pytorch_model{ending}"
   path.write_bytes(pickle.dumps({"x": Evil(marker, how)}))
   with pytest.raises(WeightsError, match="is no zip.*could run any code"):
-    files.tensors(tmp_path if ending == ".bin" else path)
+    files.open_tensors(tmp_path if ending == ".bin" else path)
   assert not marker.exists()
 
 
@@ -168,7 +168,7 @@ def test_the_format_before_the_zip_is_not_read(tmp_path):
   path = tmp_path / "weights.pt"
   torch.save({"x": numbers(2)}, path, _use_new_zipfile_serialization=False)
   with pytest.raises(WeightsError, match="is no zip"):
-    files.tensors(path)
+    files.open_tensors(path)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_foreign_things_are_refused_by_name(tmp_path, thing):
   path = tmp_path / "weights.pt"
   torch.save({"x": numbers(2), "args": thing}, path)
   with pytest.raises(WeightsError, match="is refused: its pickle (names|does|calls)"):
-    files.tensors(path)
+    files.open_tensors(path)
 
 
 @pytest.mark.parametrize("tree", [[numbers(2)], numbers(2), None, 3])
@@ -197,7 +197,7 @@ def test_a_file_that_holds_no_dict_is_refused(tmp_path, tree):
   path = tmp_path / "weights.pt"
   torch.save(tree, path)
   with pytest.raises(WeightsError, match="expected a state dict"):
-    files.tensors(path)
+    files.open_tensors(path)
 
 
 # Torn files.
@@ -234,16 +234,16 @@ def path(tmp_path):
 )
 def test_torn_zips_are_refused(path, change, message):
   rewrite(path, lambda n, x: x)
-  assert list(torch_file.tensors(path)) == ["x", "y"]
+  assert list(torch_file.open_tensors(path)) == ["x", "y"]
   rewrite(path, change)
   with pytest.raises(WeightsError, match=message):
-    torch_file.tensors(path)
+    torch_file.open_tensors(path)
 
 
 def test_compressed_zips_are_refused(path):
   rewrite(path, lambda n, x: x, zipfile.ZIP_DEFLATED)
   with pytest.raises(WeightsError, match="data.pkl is torn or compressed"):
-    torch_file.tensors(path)
+    torch_file.open_tensors(path)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
@@ -251,7 +251,7 @@ def test_truncated_files_are_refused(path, part):
   data = path.read_bytes()
   path.write_bytes(data[: int(part * len(data))])
   with pytest.raises(WeightsError, match="it is truncated"):
-    torch_file.tensors(path)
+    torch_file.open_tensors(path)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_damaged_pickles_never_give_anything_else(path):
       damaged[at] = rng.integers(256)
     rewrite(path, lambda n, x, new=bytes(damaged): new if n == name else x)
     try:
-      found = torch_file.tensors(path)
+      found = torch_file.open_tensors(path)
     except WeightsError:
       refused += 1
     else:

@@ -230,10 +230,10 @@ def test_an_adapters_folder_has_its_scale(table, layers, tmp_path):
 
 
 def test_the_scale_of_a_config():
-  assert lora_names.scale_of(dict(r=8, lora_alpha=32, bias="none")) == 4.0
-  assert lora_names.scale_of(dict(r=4, lora_alpha=8, use_rslora=True)) == 4.0
-  with pytest.raises(ValueError, match="use_dora=True, bias='all'"):
-    lora_names.scale_of(dict(r=4, lora_alpha=8, use_dora=True, bias="all"))
+  assert lora_names.adapter_scale(dict(r=8, lora_alpha=32, bias="none")) == 4.0
+  assert lora_names.adapter_scale(dict(r=4, lora_alpha=8, use_rslora=True)) == 4.0
+  with pytest.raises(ValueError, match="use_dora=True.*\n.*bias='all'"):
+    lora_names.adapter_scale(dict(r=4, lora_alpha=8, use_dora=True, bias="all"))
 
 
 def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run():

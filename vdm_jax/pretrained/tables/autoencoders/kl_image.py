@@ -69,7 +69,7 @@ PATTERNS = {
 
 def _from_config(config, shapes):
   del shapes
-  fields = fields_of(config, FIELDS, CLASS)
+  fields = fields_from_config(config, FIELDS, CLASS)
   if config.get("latents_std"):
     fields["std_factor"] = config.get("scaling_factor", FIELDS["scaling_factor"][0])
   return kl_image.KLImage(**fields)
@@ -79,7 +79,7 @@ def _to_config(module, params):
   levels = len(module.channels)
   blocks = {name: [kind] * levels for name, kind in BLOCKS.items()}
   latents = statistics(params["latents"], module.std_factor)
-  return {"_class_name": CLASS} | to_fields(module, FIELDS) | blocks | latents
+  return {"_class_name": CLASS} | config_from_fields(module, FIELDS) | blocks | latents
 
 
 def constants(module, config):
@@ -94,7 +94,7 @@ def constants(module, config):
   return {"latents/shift": full(shift), "latents/scale": full(scale)}
 
 
-def fields_of(config, fields, name):
+def fields_from_config(config, fields, name):
   """{our field: value} of a config.json.
 
   Args:
@@ -120,8 +120,8 @@ def fields_of(config, fields, name):
   return ours | {"output_channels": None if same else values["out_channels"]}
 
 
-def to_fields(module, fields):
-  """{field: value} of config.json, the inverse of `fields_of`, for those of ours."""
+def config_from_fields(module, fields):
+  """{field: value} of config.json for our fields: `fields_from_config`, inverted."""
   out = {field: getattr(module, mine) for field, (_, mine) in fields.items() if mine}
   out["block_out_channels"] = list(module.channels)
   return out | {"out_channels": module.output_channels or module.pixel_channels}

@@ -29,7 +29,7 @@ FIELDS = {
 
 def _from_config(config, shapes):
   del shapes
-  fields = kl_image.fields_of(config, FIELDS, CLASS)
+  fields = kl_image.fields_from_config(config, FIELDS, CLASS)
   return kl_temporal.KLTemporal(**fields, mid_layers=fields["layers_per_block"])
 
 
@@ -49,7 +49,7 @@ def _to_config(module, params):
     )
   blocks = ["DownEncoderBlock2D"] * len(module.channels)
   kind = {"_class_name": CLASS, "down_block_types": blocks}
-  return kind | kl_image.to_fields(module, FIELDS) | statistics
+  return kind | kl_image.config_from_fields(module, FIELDS) | statistics
 
 
 TABLE = Table(

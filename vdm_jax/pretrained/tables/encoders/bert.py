@@ -40,13 +40,13 @@ NAMES = {
 def _from_config(config, shapes):
   del shapes
   require(config, SUPPORTED, "BertModel")
-  return Bert(**encoder.fields_of(config, FIELDS))
+  return Bert(**encoder.fields_from_config(config, FIELDS))
 
 
 def _to_config(module, params):
   del params
   kind = {"architectures": ["BertModel"], "model_type": "bert"}
-  return kind | encoder.to_fields(module, FIELDS)
+  return kind | encoder.config_from_fields(module, FIELDS)
 
 
 def _rules(module):

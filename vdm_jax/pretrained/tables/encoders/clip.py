@@ -65,7 +65,9 @@ def _from_config(config, shapes, *, module_class, classes, fields, whole):
   require(config, {"hidden_act": activations.ACTIVATIONS}, classes[0], wrong)
   projected = classes[1] in (config.get("architectures") or ())
   projection = config.get("projection_dim", 512) if projected else None
-  return module_class(projection=projection, **encoder.fields_of(config, fields))
+  return module_class(
+    projection=projection, **encoder.fields_from_config(config, fields)
+  )
 
 
 def _to_config(module, params, *, classes, fields, model_type):
@@ -73,7 +75,7 @@ def _to_config(module, params, *, classes, fields, model_type):
   out = {
     "architectures": [classes[bool(module.projection)]],
     "model_type": model_type,
-    **encoder.to_fields(module, fields),
+    **encoder.config_from_fields(module, fields),
   }
   return out | ({"projection_dim": module.projection} if module.projection else {})
 

@@ -21,8 +21,8 @@ def block_rules(prefix, depth, qkv, names):
   qkv = tuple(f"{p}{name}" for p in prefixes for name in qkv)
   heads = "(l three) (n d){0} -> l{0} (n three d)"
   out = [
-    (end(qkv, "weight"), "blocks/attention/qkv/kernel", heads.format(" i")),
-    (end(qkv, "bias"), "blocks/attention/qkv/bias", heads.format("")),
+    (with_ending(qkv, "weight"), "blocks/attention/qkv/kernel", heads.format(" i")),
+    (with_ending(qkv, "bias"), "blocks/attention/qkv/bias", heads.format("")),
   ]
   for ours in LINEARS + NORMS:
     published = tuple(f"{p}{names[ours]}" for p in prefixes)
@@ -40,33 +40,37 @@ def linear_rules(published, ours, stacked=""):
     stacked: "l " for a tuple of published names.
   """
   return [
-    (end(published, "weight"), f"{ours}/kernel", f"{stacked}o i -> {stacked}i o"),
-    (end(published, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
+    (
+      with_ending(published, "weight"),
+      f"{ours}/kernel",
+      f"{stacked}o i -> {stacked}i o",
+    ),
+    (with_ending(published, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
   ]
 
 
 def norm_rules(published, ours, stacked=""):
   """Rules of a layer norm's scale and bias; arguments as for `linear_rules`."""
   return [
-    (end(published, "weight"), f"{ours}/scale", f"{stacked}o -> {stacked}o"),
-    (end(published, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
+    (with_ending(published, "weight"), f"{ours}/scale", f"{stacked}o -> {stacked}o"),
+    (with_ending(published, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
   ]
 
 
-def end(names, ending):
+def with_ending(names, ending):
   """One name, or each of a tuple, with a dot and the ending."""
   if isinstance(names, str):
     return f"{names}.{ending}"
   return tuple(f"{name}.{ending}" for name in names)
 
 
-def fields_of(config, fields):
+def fields_from_config(config, fields):
   """{our field: value} of a config.json; fields: (published, ours, default)."""
   return {ours: config.get(name, default) for name, ours, default in fields}
 
 
-def to_fields(module, fields):
-  """{published field: value}, the inverse of `fields_of`, without defaults."""
+def config_from_fields(module, fields):
+  """{published field: value}, the inverse of `fields_from_config`, without defaults."""
   return {name: getattr(module, ours) for name, ours, _ in fields}
 
 

@@ -54,7 +54,7 @@ def _from_config(config, shapes):
     activation=activation,
     gated=config.get("is_gated_act", gate == "gated"),
     bias=KINDS[name][1],
-    **encoder.fields_of(defaults | config, FIELDS),
+    **encoder.fields_from_config(defaults | config, FIELDS),
   )
 
 
@@ -69,7 +69,7 @@ def _to_config(module, params):
     "feed_forward_proj": f"gated-{activation}" if module.gated else activation,
     "dense_act_fn": module.activation,
     "is_gated_act": module.gated,
-    **encoder.to_fields(module, FIELDS),
+    **encoder.config_from_fields(module, FIELDS),
   }
 
 

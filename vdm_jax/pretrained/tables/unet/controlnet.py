@@ -33,7 +33,9 @@ def _from_config(config, shapes):
   require(config, SUPPORTED, kind)
   config = with_defaults(config, {"conditioning_embedding_out_channels": WIDTHS})
   unet = UNETS[kind]
-  blocks = config.get("down_block_types") or unet_configs.blocks(unet, "Down", DOWN)
+  blocks = config.get("down_block_types") or unet_configs.block_types(
+    unet, "Down", DOWN
+  )
   up = tuple(block.replace("Down", "Up") for block in blocks[::-1])
   like = config | {"_class_name": unet, "up_block_types": up}
   like.pop("out_channels", None)  # a control network has none
@@ -63,11 +65,12 @@ def _to_config(module, params):
   sparse = c.temporal is not None
   text = params["encoder"]["middle_0"]["transformer"]["block_0"]
   kind = SPARSE if sparse else PLAIN
+  blocks = unet_configs.block_types(UNETS[kind], "Down", c.attention)
   out = {
     "_class_name": kind,
     "in_channels": params["encoder"]["conv_in"]["kernel"].shape[2],
     "conditioning_channels": hint["kernel"].shape[2] - sparse,
-    "down_block_types": list(unet_configs.blocks(UNETS[kind], "Down", c.attention)),
+    "down_block_types": list(blocks),
     "block_out_channels": list(c.channels),
     "layers_per_block": c.layers,
     "cross_attention_dim": text["spatial_cross_1"]["attention"]["k"]["kernel"].shape[0],
@@ -98,18 +101,18 @@ def rules(module, layout):
   spec = abstract_params(module, {})
   names = layout_lib.flat(spec)
   numbers = range(sum(name.startswith("zero_") for name in names) // 2 - 1)
-  places = layout_lib.places(module.config, layout)
-  places += [("zero_middle", "controlnet_mid_block", {"": ""})]
-  places += [(f"zero_{i}", f"controlnet_down_blocks.{i}", {"": ""}) for i in numbers]
-  places += [
+  prefixes = layout_lib.prefixes(module.config, layout)
+  prefixes += [("zero_middle", "controlnet_mid_block", {"": ""})]
+  prefixes += [(f"zero_{i}", f"controlnet_down_blocks.{i}", {"": ""}) for i in numbers]
+  prefixes += [
     ("hint", HINT, {"": ""}),
     ("hint_in", f"{HINT}.conv_in", {"": ""}),
     ("hint_out", f"{HINT}.conv_out", {"": ""}),
   ]
   for i in range(len(module.widths) - 1):
-    places.append((f"hint_{i}", f"{HINT}.blocks.{2 * i}", {"": ""}))
-    places.append((f"hint_half_{i}", f"{HINT}.blocks.{2 * i + 1}", {"": ""}))
-  return layout_lib.named(spec, places, layout.pattern_of)
+    prefixes.append((f"hint_{i}", f"{HINT}.blocks.{2 * i}", {"": ""}))
+    prefixes.append((f"hint_half_{i}", f"{HINT}.blocks.{2 * i + 1}", {"": ""}))
+  return layout_lib.rules_of(spec, prefixes, layout.pattern_of)
 
 
 def abstract_params(module, shapes):

@@ -1,6 +1,6 @@
 """How published code names a UNet3D: one walk over its cells, by a Layout of names.
 
-A place is (our prefix, published prefix, {our name inside: published name inside});
+A prefix is (our prefix, published prefix, {our name inside: published name inside});
 the name "" is the prefix itself.
 """
 
@@ -35,7 +35,7 @@ class Layout:
   in its level; {n}, the module in its half of the network; {k}, the module in its cell.
 
   Attributes:
-    roots: places outside of cells.
+    roots: prefixes outside of cells.
     down, middle, up: templates of the modules that hold the cells.
     downsample, upsample: templates of the convolutions between levels.
     parts: {our part of a cell: template, after the cell's module}.
@@ -43,7 +43,7 @@ class Layout:
     temporal_in: of the transformer along time after the first convolution.
     temporal_blocks: of the blocks along time within a transformer of frames.
     temporal_block_names: TransformerConfig -> names inside a block along time.
-    attentions: (our prefix, published prefix) -> places of attention without
+    attentions: (our prefix, published prefix) -> prefixes of attention without
       projections around.
     pattern_of: (our name, number of axes) -> einops pattern from published to ours.
     conv_in, text_attention: regexes of the weight of the first convolution, and of an
@@ -68,8 +68,13 @@ class Layout:
   attentions: Callable | None = None
 
 
-def places(c, layout):
-  """[place] of all parts of an Architecture, some of which it may lack."""
+def prefixes(c, layout):
+  """[prefix] of all parts of a UNet3D, some of which it may lack.
+
+  Args:
+    c: its Architecture.
+    layout: a Layout.
+  """
   out = list(layout.roots)
   if c.temporal_in is not None:
     own = "encoder/temporal_in", layout.temporal_in
@@ -95,7 +100,7 @@ def places(c, layout):
 
 
 def _cell(c, layout, ours, module, j, level, k=0):
-  """(places of a cell, the number of the module after it)."""
+  """(prefixes of a cell, the number of the module after it)."""
   name = lambda part: f"{module}.{layout.parts[part].format(j=j, k=k)}"
   out = [
     (f"{ours}/resnet", name("resnet"), layout.resnet),
@@ -121,7 +126,7 @@ def _cell(c, layout, ours, module, j, level, k=0):
 
 
 def _transformer(ours, published, c, layout, names=blocks.block_names, inner=None):
-  """Places of a transformer; inner: TransformerConfig of blocks along time in it."""
+  """Prefixes of a transformer; inner: TransformerConfig of blocks along time in it."""
   if not c.projected:
     return layout.attentions(ours, published)
   out = [(ours, published, PROJECTIONS | {"temporal_mix": "time_mixer"})]
@@ -135,21 +140,21 @@ def _transformer(ours, published, c, layout, names=blocks.block_names, inner=Non
   return out
 
 
-def named(spec, places, pattern_of):
-  """Rules, see Table.rules, of the parameters at these places.
+def rules_of(params, prefixes, pattern_of):
+  """Rules, see Table.rules, of the parameters under these prefixes.
 
   Args:
-    spec: the parameters as nested ShapeDtypeStructs.
-    places: as `places` gives them.
+    params: nested ShapeDtypeStructs.
+    prefixes: a list; see the head of this file.
     pattern_of: as in Layout.
   """
   table = {}
-  for ours, published, inside in places:
+  for ours, published, inside in prefixes:
     for mine, other in inside.items():
       name = ".".join(part for part in (published, other) if part)
       table["/".join(part for part in (ours, mine) if part)] = name
   out = []
-  for name, leaf in flat(spec).items():
+  for name, leaf in flat(params).items():
     place = name.rpartition("/")[0]
     if place not in table:
       raise ValueError(f"{name} has no name in this layout.")
@@ -162,8 +167,8 @@ def named(spec, places, pattern_of):
 
 def rules(module, layout_of):
   """Rules, see Table.rules, of a UNet3D; layout_of: Architecture -> Layout."""
-  spec, layout = abstract_params(module, {}, layout_of), layout_of(module.config)
-  return named(spec, places(module.config, layout), layout.pattern_of)
+  params, layout = abstract_params(module, {}, layout_of), layout_of(module.config)
+  return rules_of(params, prefixes(module.config, layout), layout.pattern_of)
 
 
 def abstract_params(module, shapes, layout_of, hint=None):

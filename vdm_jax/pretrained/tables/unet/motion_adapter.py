@@ -47,11 +47,11 @@ def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
   Raises:
     ValueError: what does not fit.
   """
-  config, motion = joined(unet, adapter)
+  config, motion = joined_config(unet, adapter)
   return folder.load_joined((unet, adapter), config | motion, dtype, mesh, rules)
 
 
-def joined(unet, adapter):
+def joined_config(unet, adapter):
   """(config.json of the image U-Net as a UNetMotionModel's, what the adapter adds).
 
   Both are dicts; unet and adapter: folders.

@@ -73,9 +73,9 @@ def from_config(config, shapes):
   kind = config["_class_name"]
   full = with_defaults(config, DEFAULTS)
   channels, layers = tuple(full["block_out_channels"]), full["layers_per_block"]
-  default = blocks(kind, "Down", (True,) * (len(channels) - 1) + (False,))
+  default = block_types(kind, "Down", (True,) * (len(channels) - 1) + (False,))
   attention = tuple("Attn" in name for name in full.get("down_block_types", default))
-  up = blocks(kind, "Up", attention[::-1])
+  up = block_types(kind, "Up", attention[::-1])
   given = config | {
     "up_block_types": tuple(full.get("up_block_types", up)),
     "layers_per_block": layers if isinstance(layers, int) else None,
@@ -137,8 +137,8 @@ def to_config(module, params):
     "out_channels": c.out_channels,
     "block_out_channels": list(c.channels),
     "layers_per_block": c.layers,
-    "down_block_types": list(blocks(kind, "Down", c.attention)),
-    "up_block_types": list(blocks(kind, "Up", c.attention[::-1])),
+    "down_block_types": list(block_types(kind, "Down", c.attention)),
+    "up_block_types": list(block_types(kind, "Up", c.attention[::-1])),
     "cross_attention_dim": text["spatial_cross_1"]["attention"]["k"]["kernel"].shape[0],
   }
   heads = [c.spatial.heads(width)[0] for width in c.channels]
@@ -215,13 +215,13 @@ def _one(values, what):
   return values[0]
 
 
-def blocks(kind, way, attention):
+def block_types(class_name, direction, attention):
   """The names of blocks in diffusers, a tuple, level by level.
 
   Args:
-    kind: a class of CLASSES.
-    way: "Down" or "Up".
+    class_name: of CLASSES.
+    direction: "Down" or "Up".
     attention: a bool for each level.
   """
-  end = CLASSES[kind]
-  return tuple(f"{'CrossAttn' if a else ''}{way}Block{end}" for a in attention)
+  end = CLASSES[class_name]
+  return tuple(f"{'CrossAttn' if a else ''}{direction}Block{end}" for a in attention)

@@ -94,7 +94,7 @@ def sinusoids(module, layout, params):
     return []
   spec = layout_lib.flat(params)
   frames, out = np.arange(c.temporal.max_frames), []
-  for ours, published, _ in layout_lib.places(c, layout):
+  for ours, published, _ in layout_lib.prefixes(c, layout):
     norm = spec.get(f"{ours}/temporal_self_0/norm/scale")
     if norm is not None:
       table = positions.sincos_interleaved(frames, *norm.shape)
