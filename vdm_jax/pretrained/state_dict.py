@@ -142,11 +142,12 @@ def table_of(module, state_dict=(), saved=False):
   own = [t for t in registry.TABLES if isinstance(module, t.module_class)]
   found = [t for t in own if t.fits(module) and (t.to_config or not saved)]
   if not found:
-    nearest = min((t.unsupported(module) for t in own), key=len, default=[])
+    differing = sorted((t.unsupported(module) for t in own), key=len)
+    lines = [" and ".join(fields) for fields in differing if fields]
     classes = sorted({t.module_class.__name__ for t in registry.TABLES})
     raise TypeError(
       f"There is no table of weights for {type(module).__name__} with these fields:\n  "
-      + ("\n  ".join(nearest) or f"there are tables for {', '.join(classes)}")
+      + ("\n  ".join(lines) or f"there are tables for {', '.join(classes)}")
     )
   if len(found) == 1 or not state_dict:
     return found[0]
