@@ -291,17 +291,16 @@ class Level(nn.Module):
     c = self.config
     x = placement.constrain(x, BY_FRAME_AND_HEIGHT, MIN_SHARD)
     for i in range(self.layers):
-      x = ResnetBlock(
-        self.features,
-        c.groups,
-        activation=c.activation,
-        **c.dtypes,
-        name=f"resnets_{i}",
-      )(x)
+      x = _resnet(c, self.features, i)(x)
     if self.resample is None:
       return x
     name = {Downsample: "downsamplers_0", Upsample: "upsamplers_0"}[self.resample]
     return self.resample(**c.dtypes, name=name)(x)
+
+
+def _resnet(c, features, i):
+  rest = dict(activation=c.activation, **c.dtypes, name=f"resnets_{i}")
+  return ResnetBlock(features, c.groups, **rest)
 
 
 class MidBlock(nn.Module):
@@ -314,13 +313,7 @@ class MidBlock(nn.Module):
     c = self.config
     x = placement.constrain(x, BY_FRAME_AND_HEIGHT, MIN_SHARD)
     for i in range(c.mid_layers):
-      x = ResnetBlock(
-        x.shape[-1],
-        c.groups,
-        activation=c.activation,
-        **c.dtypes,
-        name=f"resnets_{i}",
-      )(x)
+      x = _resnet(c, x.shape[-1], i)(x)
       if i == 0 and c.mid_attention:
         x = PixelAttention(c, name="attentions_0")(x)
     return x

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2304.08818: see FROM_IMAGES.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -179,9 +180,7 @@ class TemporalMidBlock(nn.Module):
   def __call__(self, x):
     c = self.config
     x = placement.constrain(x, BY_CLIP_FRAME_HEIGHT, MIN_SHARD)
-    block = lambda i: SpatialTemporalBlock(
-      x.shape[-1], c.groups, **c.dtypes, name=f"resnets_{i}"
-    )
+    block = functools.partial(_block, c, x.shape[-1])
     x = block(0)(x)
     attended = per_frame(kl_image.PixelAttention(c, name="attentions_0"), x)
     if c.mid_layers > 1:
@@ -189,6 +188,10 @@ class TemporalMidBlock(nn.Module):
     for i in range(2, c.mid_layers):
       block(i)(x)  # makes its weights; the output is not used
     return x
+
+
+def _block(c, features, i):
+  return SpatialTemporalBlock(features, c.groups, **c.dtypes, name=f"resnets_{i}")
 
 
 class TemporalLevel(nn.Module):
@@ -203,10 +206,7 @@ class TemporalLevel(nn.Module):
     c = self.config
     x = placement.constrain(x, BY_CLIP_FRAME_HEIGHT, MIN_SHARD)
     for i in range(c.layers_per_block + 1):
-      block = SpatialTemporalBlock(
-        self.features, c.groups, **c.dtypes, name=f"resnets_{i}"
-      )
-      x = block(x)
+      x = _block(c, self.features, i)(x)
     if not self.upsample:
       return x
     return per_frame(Upsample(**c.dtypes, name="upsamplers_0"), x)

@@ -14,7 +14,6 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -245,9 +244,3 @@ def replicate_pad(x, kernel, stride):
   more = [k - s for k, s in zip(kernel, stride, strict=True)]
   widths = [(0, 0), *((n - n // 2, n // 2) for n in more), (0, 0)]
   return jnp.pad(x, widths, mode="edge") if any(more) else jnp.asarray(x)
-
-
-def parameter_counts(params):
-  """(encoder's, decoder's) numbers of parameters; quant_conv is in neither."""
-  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-  return size(params["encoder"]), size(params["decoder"])
