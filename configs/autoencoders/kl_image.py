@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from configs.parts import autoencoders, runs
 from vdm_jax import config as c
-from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import folders, sources
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 
@@ -30,8 +29,7 @@ def get_config(arg="full"):
   else:
     digits = c.call(moving_digits.build, data_dir=data, train_clips=100, test_clips=20)
     cfg.clips = c.call(sources.Tfds, builder=digits, split="train")
-  cfg.autoencoder = c.call(kl_image.KLImage)
-  cfg.task = autoencoders.task(cfg.autoencoder)
+  cfg.autoencoder, cfg.task = autoencoders.stable_diffusion()
   crop = autoencoders.crop(256 if arg == "full" else 16)
   preview = c.call(sources.Transformed, source=cfg.clips, transforms=crop)
   cfg.autoencode = autoencoders.training(cfg.task, cfg.clips, preview, crop)

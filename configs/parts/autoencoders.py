@@ -7,7 +7,7 @@ https://arxiv.org/abs/2112.10752.
 import optax
 
 from vdm_jax import config as c
-from vdm_jax.autoencoders import discriminator
+from vdm_jax.autoencoders import discriminator, kl_image
 from vdm_jax.data import loader, transforms
 from vdm_jax.programs import sample, train
 from vdm_jax.tasks import autoencoding
@@ -34,6 +34,12 @@ def crop(pixels):
   """Transforms to squares of `pixels` a side."""
   resized = c.call(transforms.Resize, size=pixels)
   return resized, c.call(transforms.CentreCrop, height=pixels)
+
+
+def stable_diffusion():
+  """(The KLImage of Stable Diffusion, its task)."""
+  module = c.call(kl_image.KLImage)
+  return module, task(module)
 
 
 def task(module, *, time=1, **fields):

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from configs.parts import autoencoders, runs
 from vdm_jax import config as c
-from vdm_jax.autoencoders import kl_image
 from vdm_jax.data import folders, loader, sources, texts, transforms
 from vdm_jax.metrics import frames, fvd, temporal
 from vdm_jax.pipelines import text_encoder
@@ -67,7 +66,7 @@ def base(data, clips, *, pixels=256, cut=(), flip=0.5, windows=1, autoencoder=No
   )
   cfg.train_videos = transformed(cfg.train_clips, mirrored)
   cfg.test_videos = transformed(cfg.test_clips, crop)
-  cfg.autoencoder, task = autoencoder or frame_autoencoder()
+  cfg.autoencoder, task = autoencoder or autoencoders.stable_diffusion()
   clips = (cfg.train_videos, cfg.test_videos)
   cfg.autoencode = autoencoders.training(task, *clips, square)
   cfg.autoencoder_weights = c.call(
@@ -83,12 +82,6 @@ def base(data, clips, *, pixels=256, cut=(), flip=0.5, windows=1, autoencoder=No
   )
   cfg.latents = c.call(sources.RecordFolder, path=LATENTS)
   return cfg
-
-
-def frame_autoencoder():
-  """(Stable Diffusion's autoencoder, its task)."""
-  module = c.call(kl_image.KLImage)
-  return module, autoencoders.task(module)
 
 
 def captions(cfg, width, drop):
