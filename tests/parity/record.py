@@ -1,13 +1,14 @@
-"""Records what the originals compute into tests/golden/published.
+"""Records what the originals compute into tests/golden/published and pipelines.
 
 python -m tests.parity.record [NAME ...]
 
-With the extra [originals]. A name is that of a row of tests/support/published/rows.py;
-all of them if there is none. The files that are there were recorded with the versions
-that setup.py pins.
+With the extra [originals]. A name is that of a row of tests/support/published/rows.py
+or of a function of record_pipelines.py; all of them if there is none. The files that
+are there were recorded with the versions that setup.py pins.
 """
 
 import json
+import pathlib
 import sys
 import tempfile
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests.parity import originals
+from tests.parity import originals, pipelines, record_pipelines
 from tests.support import golden_files
 from tests.support.published import folder, recorded, rows
 
@@ -24,8 +25,8 @@ VERSIONS = {m.__name__: m.__version__ for m in (torch, diffusers, transformers)}
 
 
 def write(name, meta, arrays):
-  """Writes golden/published/<name>.npz."""
-  path = golden_files.GOLDEN / "published" / f"{name}.npz"
+  """Writes golden/<name>.npz."""
+  path = golden_files.GOLDEN / f"{name}.npz"
   path.parent.mkdir(exist_ok=True)
   np.savez_compressed(path, meta=json.dumps(meta | {"versions": VERSIONS}), **arrays)
   print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
@@ -48,10 +49,25 @@ def record(row):
       answers[-1][key] = [step, list(x.shape)]
   arguments = json.loads(json.dumps(row.arguments(row.recorded)))
   meta = dict(cls=row.cls, arguments=arguments, folder=described, answers=answers)
-  write(row.title, meta, arrays)
+  write(f"published/{row.title}", meta, arrays)
+
+
+def record_pipeline(name, make):
+  """One function of record_pipelines.py: its folder and outputs."""
+  with tempfile.TemporaryDirectory() as place:
+    (pathlib.Path(place) / "saved").mkdir()
+    outputs = make(pathlib.Path(place) / "saved", pathlib.Path(place) / "work")
+    described, arrays = folder.describe(pathlib.Path(place) / "saved", pipelines.SEED)
+  shapes = {}
+  for key, x in outputs.items():
+    arrays[f"out_{key}"], step = recorded.sparse(np.asarray(x, np.float32))
+    shapes[key] = [step, list(x.shape)]
+  write(f"pipelines/{name}", dict(folder=described, outputs=shapes), arrays)
 
 
 if __name__ == "__main__":
-  for each in rows.ROWS:
-    if each.title in (sys.argv[1:] or [each.title]):
-      record(each)
+  wanted = lambda name: name in (sys.argv[1:] or [name])
+  for each in filter(lambda row: wanted(row.title), rows.ROWS):
+    record(each)
+  for each in filter(wanted, record_pipelines.MAKERS):
+    record_pipeline(each, record_pipelines.MAKERS[each])

@@ -5,7 +5,6 @@ the folder that they save.
 """
 
 import functools
-import importlib
 
 import diffusers
 import jax
@@ -19,7 +18,6 @@ import vdm_jax
 from tests.parity import pipelines
 from tests.parity.pipelines import FRAMES, WIDTH
 from tests.support import parity_table
-from vdm_jax.encoders import clip_pixels
 
 STEPS = 10
 BOUND = 1e-3  # of a trajectory, times max|ref|
@@ -245,34 +243,3 @@ def test_svd_makes_of_a_picture_what_its_original_does(
     wanted = call(output_type="np", decode_chunk_size=chunk).frames
     assert np.abs(made - np.rint(255 * np.asarray(wanted))).max() <= 1
   assert np.abs(whole - parts).max() > 1
-
-
-def test_what_is_no_picture_is_refused(svd, tmp_path):
-  _, ours = svd
-  call = lambda *pictures, **more: ours(
-    list(pictures), key=jax.random.key(0), **dict(height=16, width=24) | more
-  )
-  with pytest.raises(ValueError, match="no picture"):
-    call()
-  with pytest.raises(ValueError, match="float32"):
-    call(np.zeros((8, 8, 3), np.float32))
-  with pytest.raises(FileNotFoundError):
-    call(tmp_path / "dog.jpg")
-  with pytest.raises(ValueError, match="height=17.*16 and 18"):
-    call(np.zeros((8, 8, 3), np.uint8), height=17)
-
-
-def test_pixels_are_those_that_their_pipeline_shows_clip():
-  module = importlib.import_module(
-    "diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion"
-  )
-  rng = np.random.default_rng(0)
-  for size in ((224, 224), (576, 1024), (100, 333), (225, 20)):
-    picture = rng.integers(0, 256, (1, *size, 3), np.uint8)
-    x = torch_of(rearrange(picture / 127.5 - 1, "b h w c -> b c h w"))
-    wanted = module._resize_with_antialiasing(x, (224, 224)) / 2 + 0.5
-    wanted = rearrange(wanted.numpy(), "b c h w -> b h w c")
-    wanted = (wanted - clip_pixels.MEAN) / np.array(clip_pixels.DEVIATION)
-    np.testing.assert_allclose(clip_pixels.pixels(picture), wanted, atol=2e-5)
-  with pytest.raises(ValueError, match="at least 2 x 2"):
-    clip_pixels.pixels(picture[:, :1])
