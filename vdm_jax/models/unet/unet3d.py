@@ -14,7 +14,6 @@ over what the norms take their statistics, and in how a frame's position enters:
 """
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -137,6 +136,13 @@ class UNetModule(TypedModule):
     image = x.shape[1] == 1 and self.config.one_frame == "image"
     return image and not self.is_initializing()  # all parameters are made
 
+  def _cell(self, features, level, in_level=False, **fields):
+    """A Cell with the transformers of a level; None is the middle."""
+    c, make = self.config, nn.remat(Cell) if self.remat else Cell
+    attention = level is None or c.attention[level]
+    fields = dict(attention=attention, temporal=c.has_temporal(level)) | fields
+    return make(features=features, in_level=in_level, **self.fields(), **fields)
+
 
 class UNet3D(Module, UNetModule):
   """Video U-Net: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels]."""
@@ -248,23 +254,17 @@ class UNetEncoder(UNetModule):
       extra: [B, T, H, W, channels[0]], added behind the first convolution, or None.
     """
     c = self.config
-    skip_temporal = self.skips_temporal(x)
-    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.fields())
     x = placement.constrain(x, SPATIAL_LAYOUT)
     x = temporal.convolution(x, c.channels[0], (3, 3), **self.dtypes, name="conv_in")
     x = x if extra is None else x + extra
-    if c.temporal_in is not None and not skip_temporal:
+    if c.temporal_in is not None and not self.skips_temporal(x):
       x = sublayers.SpatialTransformer(
         c.temporal_in, groups=c.groups, **self.dtypes, name="temporal_in"
       )(x, signals)
     skips = [x]
     for i, features in enumerate(c.channels):
       for j in range(c.layers):
-        kinds = dict(attention=c.attention[i], temporal=c.has_temporal(i))
-        kinds["in_level"] = c.attention[i]
-        x = cell(
-          features=features, **kinds, skip_temporal=skip_temporal, name=f"down_{i}_{j}"
-        )(x, signals)
+        x = self._cell(features, i, c.attention[i], name=f"down_{i}_{j}")(x, signals)
         skips.append(x)
       if i < len(c.channels) - 1:
         half = Conv(
@@ -276,11 +276,9 @@ class UNetEncoder(UNetModule):
         )
         x = temporal.per_frame(half, x)
         skips.append(x)
-    middle = functools.partial(cell, features=x.shape[-1], skip_temporal=skip_temporal)
-    kinds = dict(attention=True, temporal=c.has_temporal(None))
-    x = middle(**kinds, name="middle_0")(x, signals)
-    kinds = dict(attention=False, temporal=False)
-    x = middle(**kinds, name="middle_1")(x, signals)
+    x = self._cell(x.shape[-1], None, name="middle_0")(x, signals)
+    bare = dict(attention=False, temporal=False)
+    x = self._cell(x.shape[-1], None, **bare, name="middle_1")(x, signals)
     return skips, x
 
 
@@ -291,18 +289,11 @@ class UNetDecoder(UNetModule):
   def __call__(self, x, skips, signals):
     """[B, T, H, W, out_channels] of the middle x, the skip connections, the Signals."""
     c = self.config
-    skip_temporal = self.skips_temporal(x)
-    cell = functools.partial(nn.remat(Cell) if self.remat else Cell, **self.fields())
     skips = list(skips)
     for i, features in reversed(list(enumerate(c.channels))):
       for j in range(c.layers + 1):
         x = jnp.concatenate([x, skips.pop()], axis=-1)
-        kinds = dict(
-          attention=c.attention[i], temporal=c.has_temporal(i), in_level=True
-        )
-        x = cell(
-          features=features, **kinds, skip_temporal=skip_temporal, name=f"up_{i}_{j}"
-        )(x, signals)
+        x = self._cell(features, i, True, name=f"up_{i}_{j}")(x, signals)
       if i > 0:
         x = resize_nearest(x, skips[-1].shape[2:4])
         x = temporal.convolution(
@@ -323,20 +314,18 @@ class Cell(UNetModule):
     features: channels of the output.
     attention: whether there is a spatial transformer.
     temporal: whether there is a transformer along time behind it.
-    skip_temporal: whether layers along time are skipped.
     in_level: whether norms have the `level_epsilon`.
   """
 
   features: int = 0
   attention: bool = False
   temporal: bool = False
-  skip_temporal: bool = False
   in_level: bool = False
 
   @nn.compact
   def __call__(self, x, signals):
     """[B, T, H, W, features] of x [B, T, H, W, C] and inputs.Signals."""
-    c, emb = self.config, signals.emb
+    c, emb, in_time = self.config, signals.emb, not self.skips_temporal(x)
     epsilon = (self.in_level and c.level_epsilon) or c.epsilon
     block = dict(
       groups=c.groups, epsilon=epsilon, scale_shift=c.scale_shift, **self.dtypes
@@ -345,21 +334,21 @@ class Cell(UNetModule):
     x = temporal.VideoResnetBlock(
       self.features, norm_over=c.norm_over, **block, name="resnet"
     )(x, emb)
-    if c.temporal_resnet in ("four", "volume") and not self.skip_temporal:
+    if c.temporal_resnet in ("four", "volume") and in_time:
       kind = dict(count=1, kernel=(3, 3, 3)) if c.temporal_resnet == "volume" else {}
       rest = dict(groups=c.groups, epsilon=c.epsilon, **self.dtypes)
       convolve = temporal.TemporalConvolutions(
         **kind, **rest, name="temporal_convolutions"
       )
       x = apply_along_time(convolve, x)
-    if c.temporal_resnet == "alpha" and not self.skip_temporal:
+    if c.temporal_resnet == "alpha" and in_time:
       block = temporal.VideoResnetBlock(
         kernel=(3, 1, 1), norm_over="clip", **block, name="temporal_resnet"
       )
       along = apply_along_time(lambda x: block(x, emb), x)
       mixer = temporal.Mixer(self.param_dtype, name="temporal_resnet_mix")
       x = mixer(along, x, sublayers.image_only(signals, x.ndim))
-    inside = c.temporal_at == "inside" and not self.skip_temporal
+    inside = c.temporal_at == "inside" and in_time
     if self.attention:
       x = sublayers.SpatialTransformer(
         c.spatial,
@@ -368,7 +357,7 @@ class Cell(UNetModule):
         **self.dtypes,
         name="transformer",
       )(x, signals)
-    if self.temporal and not self.skip_temporal:
+    if self.temporal and in_time:
       x = sublayers.SpatialTransformer(
         c.temporal, groups=c.groups, **self.dtypes, name="temporal_transformer"
       )(x, signals)
