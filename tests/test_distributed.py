@@ -127,7 +127,7 @@ def saved(workdir):
 
 def losses(workdir):
   """{step: loss} of the whole log."""
-  rows = log.read(workdir / "denoiser" / "log.jsonl")
+  rows = log.read_log(workdir / "denoiser" / "log.jsonl")
   assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
   return np.array([row["loss"] for row in rows])
 

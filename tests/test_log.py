@@ -33,7 +33,7 @@ def test_a_resumed_log_equals_one_that_was_not_interrupted(tmp_path):
   write(tmp_path / "cut", range(30, 60, 10), start=20)
   whole, cut = [(tmp_path / d / "log.jsonl").read_text() for d in ("whole", "cut")]
   assert cut == whole
-  assert [row["step"] for row in log.read(tmp_path / "cut" / "log.jsonl")] == [
+  assert [row["step"] for row in log.read_log(tmp_path / "cut" / "log.jsonl")] == [
     10,
     20,
     30,
@@ -45,7 +45,7 @@ def test_a_resumed_log_equals_one_that_was_not_interrupted(tmp_path):
 def test_a_run_from_the_beginning_forgets_the_old_log(tmp_path):
   write(tmp_path, [10, 20])
   write(tmp_path, [10])
-  assert len(log.read(tmp_path / "log.jsonl")) == 1
+  assert len(log.read_log(tmp_path / "log.jsonl")) == 1
 
 
 def test_events_hold_the_scalars_and_the_purge(tmp_path):
@@ -73,7 +73,9 @@ def test_events_hold_the_scalars_and_the_purge(tmp_path):
 
 
 def test_a_table_aligns_its_columns():
-  text = log.table([{"metric": "psnr", "value": 31.25}, {"metric": "frechet", "n": 8}])
+  text = log.format_table(
+    [{"metric": "psnr", "value": 31.25}, {"metric": "frechet", "n": 8}]
+  )
   assert text.splitlines() == [
     "metric   value  n",
     "-------  -----  -",
@@ -84,13 +86,13 @@ def test_a_table_aligns_its_columns():
 
 def test_a_plot_is_drawn_from_the_log(tmp_path):
   write(tmp_path, range(1, 30))
-  log.loss_plot(tmp_path / "log.jsonl", tmp_path / "loss.png")
+  log.plot_scalars(tmp_path / "log.jsonl", tmp_path / "loss.png")
   with Image.open(tmp_path / "loss.png") as image:
     assert np.asarray(image.convert("L")).std() > 1
   with pytest.raises(
     ValueError, match=r"no values of \('los',\); it has \['loss', 'lr'"
   ):
-    log.loss_plot(tmp_path / "log.jsonl", tmp_path / "x.png", names=("los",))
+    log.plot_scalars(tmp_path / "log.jsonl", tmp_path / "x.png", names=("los",))
 
 
 def test_progress_is_quiet_in_a_file_and_a_bar_on_a_terminal():

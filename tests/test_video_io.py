@@ -26,7 +26,9 @@ def test_mp4_comes_back_nearly_equal(tmp_path, video):
   assert back.shape == video.shape and back.dtype == np.uint8
   assert psnr(back, video) > 35
   assert psnr(back[::-1], video) < 25  # the measure sees another order of frames
-  assert np.array_equal(np.stack(list(video_io.frames(tmp_path / "a.mp4"))), back)
+  assert np.array_equal(
+    np.stack(list(video_io.iterate_frames(tmp_path / "a.mp4"))), back
+  )
 
 
 @pytest.mark.parametrize("fps", [8, 7.5, 29.97])
@@ -62,7 +64,7 @@ def test_gif_and_png_open_elsewhere_with_the_right_size(tmp_path, video):
   assert np.abs(last.astype(int) - video[-1]).mean() < 4
 
   clips = np.stack([video, video[::-1], video])
-  video_io.write_png(tmp_path / "a.png", video_io.sheet(clips, gap=2), scale=3)
+  video_io.write_png(tmp_path / "a.png", video_io.frame_sheet(clips, gap=2), scale=3)
   with Image.open(tmp_path / "a.png") as png:
     sheet = np.asarray(png)[::3, ::3]
   assert sheet.shape == (3 * 26 - 2, 6 * 34 - 2, 3)
@@ -71,11 +73,13 @@ def test_gif_and_png_open_elsewhere_with_the_right_size(tmp_path, video):
 
 def test_grid_places_clips_in_rows(video):
   clips = np.stack([video + np.uint8(i) for i in range(5)])
-  sheet = video_io.grid(clips, columns=3, gap=1)
+  sheet = video_io.video_grid(clips, columns=3, gap=1)
   assert sheet.shape == (6, 2 * 25 - 1, 3 * 33 - 1, 3)
   assert np.array_equal(sheet[:, 25:, 33:65], clips[4])
   assert not sheet[:, 25:, 66:].any()  # the sixth place is empty
-  assert video_io.grid(clips).shape == sheet.shape  # 5 clips: the nearest is 2 x 3
+  assert (
+    video_io.video_grid(clips).shape == sheet.shape
+  )  # 5 clips: the nearest is 2 x 3
 
 
 def test_floats_are_written_from_minus_one_to_one():

@@ -1,4 +1,4 @@
-"""What a run says: scalars as JSON lines and TensorBoard events, a progress bar.
+"""The log of a run: scalars as JSON lines and TensorBoard events, a progress bar.
 
 `log.jsonl` has one object a line, {"step": 10, "loss": 0.5, ...}. Opened at step n, the
 log forgets what came after n, so that a resumed run has no doubles.
@@ -45,7 +45,7 @@ class Logger:
     )
 
   def scalars(self, step, values):
-    """Appends one line; what is not finite becomes null."""
+    """Appends a line of {name: number} of a step; what is not finite becomes null."""
     if not self._writes:
       return
     values = {name: float(value) for name, value in values.items()}
@@ -56,16 +56,18 @@ class Logger:
       self._events.add_scalar(name, value, step)
 
   def image(self, step, name, image):
-    """Shows an image [H, W, 3] uint8 among the events."""
+    """Writes an image, uint8 [H, W, 3], of a step to TensorBoard."""
     if self._writes:
       self._events.add_image(name, image, step, dataformats="HWC")
 
   def flush(self):
+    """Writes to disk what is buffered."""
     if self._writes:
       self._file.flush()
       self._events.flush()
 
   def close(self):
+    """Closes the files."""
     if self._writes:
       self._file.close()
       self._events.close()
@@ -77,8 +79,11 @@ class Logger:
     self.close()
 
 
-def read(path):
-  """The rows of a JSON-lines log; a last line torn by a kill is left out."""
+def read_log(path):
+  """The rows of log.jsonl, a list of {"step": int, name: number or None}.
+
+  Lines that are no such row, as one torn by a kill, are left out.
+  """
   rows = []
   for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
     try:
@@ -90,11 +95,17 @@ def read(path):
   return rows
 
 
-def loss_plot(jsonl, png, names=("loss",)):
-  """Draws the named scalars of a log over its steps; refuses a log without them."""
+def plot_scalars(jsonl, png, names=("loss",)):
+  """Saves a picture of scalars of a log over its steps.
+
+  Args:
+    jsonl: path of log.jsonl.
+    png: path of the picture.
+    names: of the scalars; a ValueError if the log has none of them.
+  """
   from matplotlib.figure import Figure  # slow to import, and only drawn at the end
 
-  rows = read(jsonl)
+  rows = read_log(jsonl)
   curves = {n: [(r["step"], r[n]) for r in rows if r.get(n) is not None] for n in names}
   curves = {name: points for name, points in curves.items() if points}
   if not curves:
@@ -112,8 +123,12 @@ def loss_plot(jsonl, png, names=("loss",)):
     figure.savefig(file, format="png")
 
 
-def table(rows):
-  """Rows, [{column: value}, ...], as aligned text; numbers to the right."""
+def format_table(rows):
+  """A table as aligned lines of text, a str; numbers are aligned to the right.
+
+  Args:
+    rows: a list of {column: value}.
+  """
   names = list(dict.fromkeys(name for row in rows for name in row))
   text = [[_cell(row.get(name, "")) for name in names] for row in rows]
   width = [max(map(len, column)) for column in zip(names, *text, strict=True)]
@@ -203,7 +218,7 @@ def _absent(module):
 def _forget_after(path, step):
   if not path.exists():
     return
-  lines = [json.dumps(row) for row in read(path) if row["step"] <= step]
+  lines = [json.dumps(row) for row in read_log(path) if row["step"] <= step]
   text = "".join(line + "\n" for line in lines)
   if text != path.read_text(encoding="utf-8"):
     with atomic.file(path) as file:

@@ -48,7 +48,7 @@ PROCESSES = (
 )
 
 
-def refuse(message):
+def exit_with_usage_error(message):
   """Ends before any work, with the reason alone."""
   print(f"vdm_jax: {message}\nTry --help.", file=sys.stderr)
   sys.exit(2)
@@ -61,15 +61,17 @@ def parse(argv):
     missing = not FLAGS["config"].present
     stages = () if missing else CONFIG.value.stages
   except USAGE_ERRORS as error:
-    refuse(config_lib.flag_error_message(argv, error))
+    exit_with_usage_error(config_lib.flag_error_message(argv, error))
   if len(rest) > 1:
-    refuse(f"{rest[1]!r} is no flag; write --name=value.")
+    exit_with_usage_error(f"{rest[1]!r} is no flag; write --name=value.")
   if missing:
-    refuse("--config is missing.")
+    exit_with_usage_error("--config is missing.")
   modes = ("all", *stages, "compile")
   if MODE.value not in modes:
     near = config_lib.nearest(MODE.value, modes)
-    refuse(f"--mode={MODE.value!r} is unknown.{near} There are {', '.join(modes)}.")
+    exit_with_usage_error(
+      f"--mode={MODE.value!r} is unknown.{near} There are {', '.join(modes)}."
+    )
   return rest
 
 
@@ -91,7 +93,7 @@ def run(_):
   try:
     distributed.initialize(**{flag.name: flag.value for flag in PROCESSES})
   except distributed.DistributedError as error:
-    refuse(error)
+    exit_with_usage_error(error)
   from vdm_jax.programs import job
 
   stages = CONFIG.value.stages if MODE.value == "all" else (MODE.value,)
@@ -116,7 +118,7 @@ def run_compile():
   try:
     program.run(CONFIG.value, workdir(), **{flag.name: flag.value for flag in COMPILE})
   except (ValueError, ModuleNotFoundError) as error:
-    refuse(error)
+    exit_with_usage_error(error)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from PIL import Image
 from vdm_jax import atomic
 
 
-def frames(path):
+def iterate_frames(path):
   """Yields the frames of a video file in order, each uint8 [H, W, 3]."""
   with av.open(os.fspath(path)) as container:
     if not container.streams.video:
@@ -25,7 +25,7 @@ def frames(path):
 
 def read_mp4(path):
   """The whole video file as uint8 [T, H, W, 3]."""
-  video = list(frames(path))
+  video = list(iterate_frames(path))
   if not video:
     raise ValueError(f"{path}: the video stream holds no frame.")
   return np.stack(video)
@@ -69,18 +69,19 @@ def average_pool(video, factors):
 
 
 def enlarge(video, scale):
-  """Repeats every pixel `scale` times along H and W, [..., H, W, C]."""
+  """The video [..., H * scale, W * scale, C]: every pixel of [..., H, W, C] repeated."""
   if int(scale) != scale or scale < 1:
     raise ValueError(f"scale={scale}: wanted a whole number of at least 1.")
   return repeat(video, "... h w c -> ... (h p) (w q) c", p=int(scale), q=int(scale))
 
 
-def grid(videos, columns=None, *, gap=1):
-  """Lays videos out in rows from left to right, on black, `gap` pixels apart.
+def video_grid(videos, columns=None, *, gap=1):
+  """One video of many, laid out in rows from left to right, on black.
 
   Args:
     videos: uint8 [N, T, H, W, 3].
     columns: videos per row; the smallest near-square grid when None.
+    gap: black pixels between videos.
 
   Returns:
     uint8 [T, rows * (H + gap) - gap, columns * (W + gap) - gap, 3].
@@ -144,11 +145,16 @@ def write_png(path, image, *, scale=1):
     Image.fromarray(enlarge(_checked(image, "H W 3"), scale)).save(file, format="PNG")
 
 
-def sheet(videos, *, gap=1):
-  """[N, T, H, W, 3] as one picture: a clip a row, frames from left to right."""
+def frame_sheet(videos, *, gap=1):
+  """One picture, uint8 [H', W', 3]: a video in a row, its frames from left to right.
+
+  Args:
+    videos: uint8 [N, T, H, W, 3].
+    gap: black pixels between frames.
+  """
   videos = _checked(videos, "N T H W 3")
   cells = rearrange(videos, "n t h w c -> (n t) 1 h w c")
-  return grid(cells, columns=videos.shape[1], gap=gap)[0]
+  return video_grid(cells, columns=videos.shape[1], gap=gap)[0]
 
 
 def _checked(video, axes):

@@ -41,11 +41,11 @@ def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
     frozen: the suffix of the image model.
   """
   measured = {
-    label: compare.read(job.workdir / f"metrics_{suffix}.json")
+    label: compare.read_metrics(job.workdir / f"metrics_{suffix}.json")
     for label, suffix in arms.items()
   }
   clips = np.stack([real[i]["video"] for i in range(min(250, len(real)))])
-  real = compare.check(measured, SHOWN)
+  real = compare.check_protocols(measured, SHOWN)
   real[CHANGE] = float(reader.handwriting_change(clips).mean())
   batch = next(iter(loader))
   counts = {suffix: size(task, loader.spec()) for suffix, task in tasks.items()}

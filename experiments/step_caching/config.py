@@ -84,7 +84,7 @@ def get_config(arg="full"):
   broadcast = lambda **ranges: c.bind(caching.pyramid_attention_broadcast, **ranges)
   magnitude = lambda folder, **settings: c.bind(
     caching.mag_cache,
-    ratios=c.call(calibrate.read, folder="{workdir}/" + folder),
+    ratios=c.call(calibrate.read_ratios, folder="{workdir}/" + folder),
     **settings,
   )
   cfg.trade_off = c.bind(

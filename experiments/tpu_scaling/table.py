@@ -175,7 +175,7 @@ def main(wanted):
     write(TABLE, json.dumps(rows, indent=1))
     draw(rows)
   draw(rows)
-  print(log.table([shown(r) for r in rows]))
+  print(log.format_table([shown(r) for r in rows]))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ def test_a_digest_is_of_the_bits():
 def test_a_grid_has_one_row_for_each_class():
   videos = np.arange(7)[:, None]
   labels = np.array([1, 0, 1, 0, 0, 1, 0])
-  chosen, columns = sample.one_row_a_class(videos, labels, 8)
+  chosen, columns = sample.grid_rows(videos, labels, 8)
   assert columns == 3  # as many as the rarest class has
   assert chosen[:, 0].tolist() == [1, 3, 4, 0, 2, 5]
-  chosen, columns = sample.one_row_a_class(videos, None, 3)
+  chosen, columns = sample.grid_rows(videos, None, 3)
   assert columns == 3 and chosen[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -36,18 +36,18 @@ def test_real_clips_have_the_labels_of_the_samples():
   source = sources.ArraySource({"video": np.arange(12), "label": labels})
   wanted = np.array([2, 2, 0, 2, 1])
   clips = score.LabelledVideos(videos=np.zeros(5), labels=wanted)
-  got = evaluate.like(clips, source, np.random.default_rng(0))
+  got = evaluate.match_labels(clips, source, np.random.default_rng(0))
   assert got.labels.tolist() == wanted.tolist()
   assert len(set(got.videos.tolist())) == 5  # no clip twice while there are others
   clips = score.LabelledVideos(videos=np.zeros(1), labels=np.array([7]))
   with pytest.raises(ValueError, match="class 7, of which the real clips hold none"):
-    evaluate.like(clips, source, np.random.default_rng(0))
+    evaluate.match_labels(clips, source, np.random.default_rng(0))
 
 
 def test_unlabelled_real_clips_are_drawn_without_repetition():
   source = sources.ArraySource({"video": np.arange(6)})
   clips = score.LabelledVideos(videos=np.zeros(6))
-  got = evaluate.like(clips, source, np.random.default_rng(0))
+  got = evaluate.match_labels(clips, source, np.random.default_rng(0))
   assert sorted(got.videos.tolist()) == list(range(6)) and got.labels is None
 
 

@@ -172,16 +172,16 @@ def test_figures_and_pictures_are_written(done):
 
 def test_given_frames_are_blue_in_the_pictures():
   video = np.full((1, 2, 2, 2, 3), 200, np.uint8)
-  marked = complete.mark(video, np.array([True, False]))
+  marked = complete.tint_known_frames(video, np.array([True, False]))
   assert (marked[:, 1] == 200).all()
   assert marked[0, 0, 0, 0, 2] > marked[0, 0, 0, 0, 0] + 50
-  assert complete.mark(video * 0, np.array([True, True])).max() > 50
+  assert complete.tint_known_frames(video * 0, np.array([True, True])).max() > 50
 
 
 def test_clips_that_are_too_few_or_too_short_are_refused(tmp_path):
   source = sources.ArraySource({"video": np.zeros((2, 3, 16, 16, 3), np.uint8)})
   with pytest.raises(ValueError, match="count=3 clips of a source of 2"):
-    complete.clips(source, 3)
+    complete.load_clips(source, 3)
   with pytest.raises(ValueError, match="4 frames cannot be judged by real clips of 3"):
     complete.run(
       job.Job(tmp_path, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {}),

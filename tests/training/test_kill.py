@@ -92,7 +92,7 @@ def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
   assert (killed / "digest").read_text() == (whole / "digest").read_text()
   assert sum(torn) >= tears  # some kills did tear a save
   assert not partial(killed / "checkpoints")
-  rows = [log.read(folder / "log.jsonl") for folder in (killed, whole)]
+  rows = [log.read_log(folder / "log.jsonl") for folder in (killed, whole)]
   steps = list(range(10, STEPS + 1, 10))
   for got in rows:
     assert [row["step"] for row in got] == steps

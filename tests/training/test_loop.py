@@ -105,7 +105,7 @@ def test_a_run_in_parts_is_the_whole_run(whole, tmp_path):
   for steps in (7, 20, 30):
     state = fit(steps, tmp_path)
   assert bits(state) == whole
-  rows = log.read(tmp_path / "log" / "log.jsonl")
+  rows = log.read_log(tmp_path / "log" / "log.jsonl")
   assert [r["step"] for r in rows] == [5, 7, 10, 15, 20, 25, 30]
   assert bits(fit(30, tmp_path)) == whole  # nothing more to do
 
@@ -191,7 +191,7 @@ def test_a_thread_can_train(whole):
 def test_bad_batches_are_skipped_counted_and_logged(tmp_path):
   state = fit(20, tmp_path, Batches(poison={3, 4, 12}))
   assert (int(state.step), int(state.skipped)) == (20, 3)
-  rows = log.read(tmp_path / "log" / "log.jsonl")
+  rows = log.read_log(tmp_path / "log" / "log.jsonl")
   assert [r["skipped"] for r in rows] == [2, 2, 3, 3]
   assert all(r["loss"] is not None and r["steps_per_second"] > 0 for r in rows)
 

@@ -27,7 +27,7 @@ def run(job, *, texts, encoder, folder="texts"):
     "length": encoder.length,
   }
   place = job.workdir / folder
-  if encode.made_already(job, place, made_of, "texts are embedded"):
+  if encode.is_written(job, place, made_of, "texts are embedded"):
     return
   start = time.monotonic()
   progress = log.Progress(len(wanted), name=job.stage)

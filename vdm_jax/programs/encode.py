@@ -48,7 +48,7 @@ def run(
   if image_encoder:
     made_of["image_encoder"] = job_lib.digest(image_encoder.network.params)
   place = job.workdir / folder
-  if made_already(job, place, made_of, "clips are encoded"):
+  if is_written(job, place, made_of, "clips are encoded"):
     return
 
   @jax.jit
@@ -106,7 +106,7 @@ def run(
   )
 
 
-def made_already(job, place, made_of, what):
+def is_written(job, place, made_of, what):
   """Whether the records at `place` were made of this; others are refused."""
   if not place.exists():
     return False

@@ -23,7 +23,7 @@ def run(
   stride=1,
   out="metrics.json",
 ):
-  """Writes <workdir>/<out>: {name: {"samples": score, "real": score}}.
+  """Writes <workdir>/<out>, {metric: {"samples": score, "real": score}}, and a table.
 
   Args:
     real, train: sources of the held-out and of the training split.
@@ -41,7 +41,7 @@ def run(
       videos=file["video"], labels=file["label"] if "label" in file else None
     )
   rng = np.random.default_rng(job.seed)
-  held_out = like(made, real, rng)
+  held_out = match_labels(made, real, rng)
   first = range(min(train_clips, len(train)))
   learnt = collect(train, first)
   reconstructed = None
@@ -67,10 +67,10 @@ def run(
   job_lib.write_json(job.workdir / out, scores)
   job.print(f"{len(made)} samples, {len(held_out)} real clips; {job.workdir / out}")
   if jax.process_index() == 0:
-    print("\n" + log.table([_cells(row) for row in rows]) + "\n", flush=True)
+    print("\n" + log.format_table([_cells(row) for row in rows]) + "\n", flush=True)
 
 
-def like(clips, source, rng):
+def match_labels(clips, source, rng):
   """As many clips of a source, with the same labels in the same order.
 
   A class with fewer clips than asked gives some of them twice; no clip is one.
@@ -94,7 +94,7 @@ def like(clips, source, rng):
 
 
 def collect(source, indices):
-  """These records of a source as Clips."""
+  """The records `indices` of a source as a score. Clips."""
   records = [source[int(i)] for i in indices]
   labels = [r["label"] for r in records] if "label" in records[0] else None
   return score.LabelledVideos(

@@ -1,4 +1,4 @@
-"""What every program is told: where to write, the seed, the devices.
+"""What every program is given: where to write, the seed, the devices.
 
 A stage of a config is a program bound to its settings, `bind(train.run, steps=...)`;
 `main` builds it and calls it with a Job. All paths in settings lie under the workdir.
@@ -20,13 +20,15 @@ from vdm_jax.training import state as state_lib
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """Attributes:
-  workdir: the folder of the run.
-  stage: name of the stage that runs, for messages.
-  seed: of everything random.
-  mesh, rules: see sharding.py.
-  settings: the stage's part of the config as plain data, for fingerprints.
-  compiler: a preset of compiler.py.
+  """One stage of a run.
+
+  Attributes:
+    workdir: the folder of the run.
+    stage: name of the stage, for messages and random numbers.
+    seed: of everything random.
+    mesh, rules: devices, and how arrays are split over them, see sharding.py.
+    settings: the stage's part of the config as plain data, for fingerprints.
+    compiler: a preset of compiler.py.
   """
 
   workdir: pathlib.Path
@@ -38,16 +40,21 @@ class Job:
   compiler: str = "none"
 
   def key(self):
-    """The stage's base key: another one for each stage."""
+    """The stage's base jax.random key: of the seed and the stage's name."""
     return jax.random.fold_in(jax.random.key(self.seed), _number(self.stage))
 
   @contextlib.contextmanager
   def use_mesh(self):
+    """A context in which arrays are split over the mesh by the rules."""
     with sharding.use_mesh(self.mesh, self.rules):
       yield
 
   def put_batch(self, batch):
-    """A batch that each process holds whole, rows spread over the mesh."""
+    """The batch {name: [B, ...]} as jax.Arrays whose rows are spread over the mesh.
+
+    Args:
+      batch: of numpy arrays, the same on every process.
+    """
     return sharding.put_whole_batch(batch, self.mesh, self.rules)
 
   def map_batches(self, apply, rows, batch_size, *, key=None, progress=False):
@@ -75,19 +82,23 @@ class Job:
     return {"settings": config.fingerprint(self.settings, self.seed), **digests}
 
   def to_mesh(self, params):
-    """Parameters on every device of the mesh."""
+    """The tree of arrays as jax.Arrays that every device of the mesh holds whole."""
     return sharding.device_put(params, sharding.replicated(self.mesh))
 
   def print(self, text):
+    """Prints "stage: text"; process 0 only."""
     if jax.process_index() == 0:
       print(f"{self.stage}: {text}", flush=True)
 
   def weights(self, folder, part="ema"):
-    """A part of the newest checkpoint of the training stage that wrote `folder`.
+    """Parameters of a trained model, a nested dict of jax.Arrays on every device.
 
-    Parameters that were frozen in that training are merged into "ema" and "params". A
-    nested dict of arrays in the place of a folder (`call(native.packaged, ...)` in a
-    config) is the part itself, and a dict of folders one of their parts.
+    Args:
+      folder: of a training stage under the workdir, whose newest checkpoint is read; or
+        a nested dict of arrays (`call(native.packaged, ...)` in a config), which is
+        returned; or a dict of such folders, of which a dict is made.
+      part: of the checkpoint, such as "ema/autoencoder". Parameters that were frozen in
+        the training are merged into "ema" and "params".
 
     Raises:
       FileNotFoundError: it has not been trained.
@@ -117,7 +128,7 @@ class Job:
 
 
 def digest(tree):
-  """Sixteen hex digits of the bits of a tree of arrays: equal weights, equal digest."""
+  """Sixteen hex digits, a str, of the bits of a tree of arrays and their paths."""
   total = hashlib.sha256()
   for path, x in jax.tree_util.tree_leaves_with_path(tree):
     total.update(jax.tree_util.keystr(path).encode())
@@ -126,7 +137,7 @@ def digest(tree):
 
 
 def write_json(path, value):
-  """Writes `value` whole or not at all; process 0 only."""
+  """Writes `value` as JSON to the file `path`, whole or not at all; process 0 only."""
   if jax.process_index():
     return
   with atomic.file(path) as file:
@@ -138,7 +149,12 @@ def _number(name):
 
 
 def run(cfg, stages, workdir):
-  """Builds each stage of the config, only when its turn comes, and runs it.
+  """Builds each stage of a config, only when its turn comes, and runs it.
+
+  Args:
+    cfg: the config.
+    stages: names of its stages, in their order.
+    workdir: the folder of the run.
 
   Many processes share the workdir: process 0 builds first, data sets too, and no
   process begins a stage before all have ended the one before.

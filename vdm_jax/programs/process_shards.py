@@ -16,29 +16,35 @@ RULES = (("batch", "rows"),)
 
 
 def local_mesh(devices=None):
-  """A mesh of one axis, `rows`, over this process's devices."""
+  """A jax.sharding.Mesh of one axis, "rows", over this process's devices.
+
+  Args:
+    devices: to choose from; None is all.
+  """
   devices = jax.devices() if devices is None else devices
   here = [d for d in devices if d.process_index == jax.process_index()]
   return sharding.make_mesh({"rows": -1}, here)
 
 
 def local_job(job):
-  """The job on those devices of its mesh that are this process's."""
+  """A copy of a Job whose mesh has only this process's devices, in one axis."""
   return dataclasses.replace(job, mesh=local_mesh(job.mesh.devices.flat), rules=RULES)
 
 
 def on_all_processes(job):
-  """The job with rows spread over all devices of its mesh, of all processes."""
+  """A copy of a Job whose batches are split over all axes of its mesh."""
   return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
 
 
 def write_records(place, made_of, meta, count, fill):
-  """Writes the folder of records `place`, the same with any number of processes.
+  """Writes a folder of records, of which each process makes a share.
 
   Args:
-    made_of, meta: for its meta.json, see `records.RecordWriter`.
-    count: of the pieces of work, in the order of their records.
-    fill: (writer, range of pieces), writes the records of these.
+    place: path of the folder.
+    made_of: the `settings` of its records.RecordWriter.
+    meta: {name: JSON} for its meta.json.
+    count: items of work, in the order of their records.
+    fill: (records.RecordWriter, range of items) -> None, writes the records of these.
   """
   index, total = jax.process_index(), jax.process_count()
   bounds = [count * i // total for i in range(total + 1)]

@@ -31,7 +31,7 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
     lambda batch: draw(params, batch["video"]), {"video": real}, batch_size
   )
 
-  values, each = measured(made, real)
+  values, each = score_reconstructions(made, real)
   protocol = lambda name: score.Protocol(
     metric=name, frames=real.shape[1], count=len(real), settings={"peak": PEAK}
   )
@@ -48,15 +48,21 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
     [real[:shown, 0], made[:shown, 0]], "two n h w c -> (two n) 1 h w c"
   )
   columns = min(shown, len(real))
-  video_io.write_png(place / "clips.png", video_io.grid(pairs, columns)[0])
+  video_io.write_png(place / "clips.png", video_io.video_grid(pairs, columns)[0])
   job.print(f"{len(real)} clips of {real.shape[1]} frames, in {place}")
   if jax.process_index() == 0:
     rows = [{"": name, "value": value} for name, value in values.items()]
-    print("\n" + log.table(rows) + "\n", flush=True)
+    print("\n" + log.format_table(rows) + "\n", flush=True)
 
 
-def measured(made, real):
-  """({name: value}, PSNR [N] of each clip) of uint8 videos [N, T, H, W, C].
+def score_reconstructions(made, real):
+  """Scores of reconstructions, and the PSNR of each clip.
+
+  Args:
+    made, real: uint8 videos [N, T, H, W, C].
+
+  Returns:
+    ({name of a score: number}, PSNR in dB, float [N]).
 
   The mean of frames' PSNRs is what papers report; that of their mean squared error
   is lower, for it is ruled by the worst frames.

@@ -101,11 +101,11 @@ def write_folder(path, videos, rows, provenance, fps, scale, grid_columns):
     for i, video in enumerate(videos):
       name = f"{i:05d}" + (f"_class{rows['label'][i]}" if "label" in rows else "")
       video_io.write_mp4(partial / f"{name}.mp4", video, fps, scale=scale)
-    chosen, columns = one_row_a_class(videos, rows.get("label"), grid_columns)
-    grid = video_io.grid(chosen, columns)
+    chosen, columns = grid_rows(videos, rows.get("label"), grid_columns)
+    grid = video_io.video_grid(chosen, columns)
     video_io.write_gif(partial / "grid.gif", grid, fps, scale=scale)
     first = chosen.reshape(-1, columns, *chosen.shape[1:])[:, 0]
-    video_io.write_png(partial / "grid.png", video_io.sheet(first), scale=scale)
+    video_io.write_png(partial / "grid.png", video_io.frame_sheet(first), scale=scale)
     np.savez_compressed(partial / VIDEOS, video=videos, **rows)
     meta = {"made_of": provenance, "count": len(videos)}
     job_lib.write_json(partial / "meta.json", meta)
@@ -210,7 +210,7 @@ def low_resolution_samples(*, path, factor=1):
   return {"low": transforms.downsample(rows.pop("video"), factor), **rows}
 
 
-def one_row_a_class(videos, labels, columns):
+def grid_rows(videos, labels, columns):
   """(videos for a grid, its columns): the first videos of each class in a row.
 
   Args:

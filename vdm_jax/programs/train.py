@@ -94,7 +94,7 @@ def run(
   def draw(n, state):
     params = state_lib.merge(state.ema, state.frozen)
     videos = preview(job, params, jax.random.fold_in(k_steps, n))
-    sheet = video_io.sheet(videos)
+    sheet = video_io.frame_sheet(videos)
     if jax.process_index() == 0:
       video_io.write_png(place / "previews" / f"{n:08d}.png", sheet, scale=4)
     logger.image(n, "preview", sheet)
@@ -135,7 +135,7 @@ def run(
   if skipped:
     job.print(skipped.summary())
   if jax.process_index() == 0:
-    log.loss_plot(place / "log.jsonl", place / "loss.png", plot)
+    log.plot_scalars(place / "log.jsonl", place / "loss.png", plot)
 
 
 def _measured(task, state, batches, shardings):

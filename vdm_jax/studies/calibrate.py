@@ -5,7 +5,7 @@ over tokens of |r_i| / |r_{i-1}|, r being the output of all blocks less their in
 second config, or a later stage of the same, plans by it:
 
   plan = c.bind(caching.mag_cache, threshold=0.06,
-                ratios=c.call(calibrate.read, folder="{workdir}/calibration"))
+                ratios=c.call(calibrate.read_ratios, folder="{workdir}/calibration"))
   wrappers = (c.bind(denoise.cached, plan=plan), guide)
 
 https://arxiv.org/abs/2506.09045. The ratios belong to a model, its sampler and grid;
@@ -72,7 +72,7 @@ def run(
   job.print(f"{len(ratios)} calls, ratios at most {far:.3f} from 1, in {path}")
 
 
-def read(folder):
+def read_ratios(folder):
   """The ratios, a tuple of numbers, one for each call.
 
   Raises:

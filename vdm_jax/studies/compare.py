@@ -30,14 +30,16 @@ def run(job, *, arms, shown, plot="mse", curves=None, folder="comparison"):
     curves: labels of the arms whose losses are of one kind; None is all.
   """
   out = job.workdir / folder
-  measured = {label: read(job.workdir / arm["metrics"]) for label, arm in arms.items()}
-  real = check(measured, shown)
+  measured = {
+    label: read_metrics(job.workdir / arm["metrics"]) for label, arm in arms.items()
+  }
+  real = check_protocols(measured, shown)
   table = {
     label: {name: scores[name]["samples"].value for name in shown}
     for label, scores in measured.items()
   }
   chosen = {
-    label: smooth(log.read(job.workdir / arm["log"] / "log.jsonl"), plot)
+    label: smooth(log.read_log(job.workdir / arm["log"] / "log.jsonl"), plot)
     for label, arm in arms.items()
     if curves is None or label in curves
   }
@@ -51,7 +53,7 @@ def run(job, *, arms, shown, plot="mse", curves=None, folder="comparison"):
   print("\n" + "\n".join(lines) + "\n", flush=True)
 
 
-def read(path):
+def read_metrics(path):
   """{name: {"samples": Score, "real": Score or None}} that `evaluate` wrote."""
   if not path.is_file():
     raise FileNotFoundError(f"There are no measurements in {path}; evaluate first.")
@@ -61,7 +63,7 @@ def read(path):
   }
 
 
-def check(measured, shown):
+def check_protocols(measured, shown):
   """{name: the figure of real clips, the same for all arms}.
 
   Raises:

@@ -113,7 +113,7 @@ def run(
     shown: clips in the pictures.
   """
   params = generator.load(job)
-  batch, real = clips(source, count)
+  batch, real = load_clips(source, count)
   longest = max(completion.num_frames for completion in completions.values())
   if longest > real.shape[1]:
     raise ValueError(
@@ -143,17 +143,17 @@ def run(
       **{k: judge(made, true, batch.get("label"), mask) for k, made in sides.items()},
     }
     path = job.workdir / folder / name
-    _pictures(path, true[:shown], mark(videos[:shown], mask), fps, scale)
+    _pictures(path, true[:shown], tint_known_frames(videos[:shown], mask), fps, scale)
     np.savez_compressed(path / sample.VIDEOS, video=videos, mask=mask)
-    text = ", ".join(f"{k} {v:.3g}" for k, v in numbers(scores[name]["samples"]))
+    text = ", ".join(f"{k} {v:.3g}" for k, v in scalars(scores[name]["samples"]))
     job.print(f"{name}: {text}")
   job_lib.write_json(job.workdir / folder / "metrics.json", scores)
   draw_by_frame(job.workdir / folder / "by_frame.png", scores)
   if jax.process_index() == 0:
-    print("\n" + log.table(table(scores)) + "\n", flush=True)
+    print("\n" + log.format_table(table(scores)) + "\n", flush=True)
 
 
-def clips(source, count):
+def load_clips(source, count):
   """(signals {name: [N, ...]}, videos [N, T, H, W, 3]) of the first records."""
   if not 1 <= count <= len(source):
     raise ValueError(
@@ -189,9 +189,9 @@ def _complete(generator, completion, mask, params, batch, known, key):
 def _pictures(path, real, videos, fps, scale):
   """The real clips above the completed ones: in motion, and frame by frame."""
   pairs = rearrange([real, videos], "two n t h w c -> (n two) t h w c")
-  video_io.write_gif(path / "grid.gif", video_io.grid(pairs, 2), fps, scale=scale)
+  video_io.write_gif(path / "grid.gif", video_io.video_grid(pairs, 2), fps, scale=scale)
   strip = pairs[:, :: -(-pairs.shape[1] // WIDEST)]
-  video_io.write_png(path / "strips.png", video_io.sheet(strip), scale=scale)
+  video_io.write_png(path / "strips.png", video_io.frame_sheet(strip), scale=scale)
 
 
 def draw_by_frame(path, scores):
@@ -215,7 +215,7 @@ def draw_by_frame(path, scores):
   plt.close(fig)
 
 
-def mark(videos, mask):
+def tint_known_frames(videos, mask):
   """uint8 videos [N, T, H, W, 3] whose given frames are tinted blue."""
   tint = np.array([0.45, 0.65, 1.0])
   floor = np.array([0, 0, 70])
@@ -224,14 +224,14 @@ def mark(videos, mask):
 
 
 def table(scores):
-  """Rows for `log.table`: what was made, under it the same figures of the truth."""
+  """Rows [{"": task and side, figure: number}] for log.format_table."""
   rows = []
   for name, score in scores.items():
     for side in ("samples", "autoencoder", "real"):
-      rows.append({"": f"{name}, {side}", **dict(numbers(score[side]))})
+      rows.append({"": f"{name}, {side}", **dict(scalars(score[side]))})
   return rows
 
 
-def numbers(figures):
+def scalars(figures):
   """[(name, number)] of what a judge said, without its lists."""
   return [(name, x) for name, x in figures.items() if not isinstance(x, list)]

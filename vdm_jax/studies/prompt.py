@@ -102,7 +102,7 @@ def run(
     pictures(own, videos, texts, shown, fps, scale)
   job_lib.write_json(path / "metrics.json", scores)
   if jax.process_index() == 0:
-    print("\n" + log.table(table(scores)) + "\n", flush=True)
+    print("\n" + log.format_table(table(scores)) + "\n", flush=True)
 
 
 def means(figures, prompts, group=None):
@@ -133,7 +133,7 @@ def text_of(prompt):
 
 
 def table(scores):
-  """Rows [{"": name, figure: number}] for log.table: each group of each variant."""
+  """Rows [{"": variant and group, figure: number}] for log.format_table."""
   return [
     {"": variant if name == "all" else f"{variant}, {name}", **figures}
     for variant, groups in scores.items()
@@ -158,9 +158,9 @@ def pictures(path, videos, texts, shown, fps, scale):
   columns = min(columns, *map(len, clips))
   strips, sheets = [], []
   for text, found in zip(chosen, clips, strict=True):
-    drawn = video_io.grid(videos[found[:columns]], columns)
+    drawn = video_io.video_grid(videos[found[:columns]], columns)
     sheets.append(caption(text, video_io.enlarge(drawn, scale)))
-    frames = video_io.sheet(videos[found[:1]])
+    frames = video_io.frame_sheet(videos[found[:1]])
     strips.append(caption(text, video_io.enlarge(frames[None], scale)))
   stack = lambda parts: rearrange(parts, "r t h w c -> t (r h) w c")
   video_io.write_gif(path / "grid.gif", stack(sheets), fps)

@@ -43,11 +43,11 @@ def run(
     folder: under the workdir.
   """
   params = generator.load(job)
-  batch, real = complete.clips(source, count)
+  batch, real = complete.load_clips(source, count)
   labels, mask = batch.get("label"), np.zeros(real.shape[1], bool)
   grid = np.asarray(generator.ts(generator.task.process))
   draw = jax.jit(functools.partial(_from_level, generator))
-  measured = lambda made: dict(complete.numbers(judge(made, real, labels, mask)))
+  measured = lambda made: dict(complete.scalars(judge(made, real, labels, mask)))
   with job.use_mesh():
     encode = jax.jit(functools.partial(complete.reconstruct, generator))
     truth, rebuilt = encode(params, job.put_batch({"video": real})["video"])
@@ -63,7 +63,7 @@ def run(
   job.print(f"{count} clips from {len(levels)} levels of noise, in {place}")
   if jax.process_index() == 0:
     rows = [{"level": level, **row} for level, row in scores.items()]
-    print("\n" + log.table(rows) + "\n", flush=True)
+    print("\n" + log.format_table(rows) + "\n", flush=True)
 
 
 def _from_level(generator, params, batch, start, ts, key):
