@@ -69,7 +69,7 @@ def average_pool(video, factors):
 
 
 def enlarge(video, scale):
-  """The video [..., H * scale, W * scale, C]: every pixel of [..., H, W, C] repeated."""
+  """The video [..., H * scale, W * scale, C]: each pixel of [..., H, W, C] repeated."""
   if int(scale) != scale or scale < 1:
     raise ValueError(f"scale={scale}: wanted a whole number of at least 1.")
   return repeat(video, "... h w c -> ... (h p) (w q) c", p=int(scale), q=int(scale))

@@ -110,7 +110,7 @@ def of_pass(generator, one):
 
 
 def check(passes):
-  """Refuses passes that do not follow one another."""
+  """Raises a ValueError where a list of Pass do not follow one another."""
   if not passes:
     raise ValueError("passes are empty; give at least one Pass.")
   before = 0

@@ -94,7 +94,7 @@ def match_labels(clips, source, rng):
 
 
 def collect(source, indices):
-  """The records `indices` of a source as a score. Clips."""
+  """The records `indices` of a source as score.LabelledVideos."""
   records = [source[int(i)] for i in indices]
   labels = [r["label"] for r in records] if "label" in records[0] else None
   return score.LabelledVideos(

@@ -42,7 +42,10 @@ def run(
     loader: endless batches with `spec`, `get_state`, `set_state`; see data/loader.py.
     optimizer: an optax transformation.
     steps: counted from the run's beginning; a finished run is left as it is.
-    ema_decay, trainable, accumulate, init_from: see training/.
+    ema_decay: of the average of the parameters, a step.
+    trainable: regex over "a/b/c", the names of parameters that are trained.
+    accumulate: parts of a batch whose gradients are added up.
+    init_from: parameters -> parameters that the training begins with; None keeps them.
     cadence: a loop.Cadence.
     max_skipped: steps in a row that may be not finite.
     preview: (job, params, key) -> uint8 [N, T, H, W, 3], drawn with the averaged

@@ -64,7 +64,11 @@ def read_metrics(path):
 
 
 def check_protocols(measured, shown):
-  """{name: the figure of real clips, the same for all arms}.
+  """{metric: its value for real clips, the same in all arms}, NaN where there is none.
+
+  Args:
+    measured: {label of an arm: what `read_metrics` gives}.
+    shown: names of the metrics.
 
   Raises:
     KeyError: an arm was not measured so.
@@ -81,7 +85,12 @@ def check_protocols(measured, shown):
 
 
 def markdown(table, shown):
-  """Lines of a table, a row for each arm."""
+  """A list of lines of a Markdown table, a row for each arm.
+
+  Args:
+    table: {label of an arm: {metric: value}}.
+    shown: names of the metrics, the columns.
+  """
   lines = ["| | " + " | ".join(shown) + " |", "| --- |" + " ---: |" * len(shown)]
   for label, row in table.items():
     cells = ["" if math.isnan(row[name]) else f"{row[name]:.3g}" for name in shown]
@@ -90,7 +99,11 @@ def markdown(table, shown):
 
 
 def smooth(rows, name):
-  """Points (step, mean of a few rows around it)."""
+  """A list of (step, mean of the scalar `name` over a few rows around it).
+
+  Args:
+    rows: of log.read_log.
+  """
   points = [(row["step"], row[name]) for row in rows if name in row]
   size = max(1, len(points) // POINTS)
   groups = [points[i : i + size] for i in range(0, len(points), size)]

@@ -233,5 +233,5 @@ def table(scores):
 
 
 def scalars(figures):
-  """[(name, number)] of what a judge said, without its lists."""
+  """[(name, number)] of a judge's {name: number or list}, without the lists."""
   return [(name, x) for name, x in figures.items() if not isinstance(x, list)]
