@@ -52,7 +52,7 @@ def params():
 
 def test_at_first_it_is_the_base(params):
   base = params["base"]["base"]
-  new = lora.create(jax.random.key(3), base, SPATIAL.targets, SPATIAL.rank)
+  new = lora.init_lora(jax.random.key(3), base, SPATIAL.targets, SPATIAL.rank)
   wrapped = {"base": base, "lora": nn.meta.unbox(new)}
   np.testing.assert_array_equal(run(SPATIAL, wrapped), run(DIT, base))
   down = at(new, QKV)["down"].value
@@ -212,4 +212,4 @@ def test_what_does_not_fit_is_named(params):
 )
 def test_impossible_targets_are_refused(params, targets, rank, message):
   with pytest.raises(ValueError, match=message):
-    lora.create(jax.random.key(0), params["base"]["base"], targets, rank)
+    lora.init_lora(jax.random.key(0), params["base"]["base"], targets, rank)

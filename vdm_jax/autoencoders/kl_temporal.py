@@ -20,7 +20,7 @@ from vdm_jax.autoencoders import base, kl_image
 from vdm_jax.layers import placement
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.resnet import GroupNorm, Upsample
-from vdm_jax.layers.temporal import SpatialTemporalBlock, per_frame
+from vdm_jax.layers.temporal import SpatioTemporalResBlock, per_frame
 
 # Logical axes of a video, see kl_image.py: split by clips, where these do not fill the
 # mesh also by frames, and where these do not either, along height.
@@ -191,7 +191,7 @@ class TemporalMidBlock(nn.Module):
 
 
 def _block(c, features, i):
-  return SpatialTemporalBlock(features, c.groups, **c.dtypes, name=f"resnets_{i}")
+  return SpatioTemporalResBlock(features, c.groups, **c.dtypes, name=f"resnets_{i}")
 
 
 class TemporalLevel(nn.Module):

@@ -17,16 +17,16 @@ from flax.linen import spmd
 from jax.sharding import PartitionSpec as P
 
 
-def constrain(x, names, least=None):
+def constrain(x, names, min_sizes=None):
   """x with a sharding constraint; x itself without a mesh or rules.
 
   Args:
     names: for each axis of x a logical name, several of them, or None, which is whole.
       An axis is split over the mesh axes that its names' rules give, in turn: those
       that are not in use by an earlier axis of x, and divide what is left of its size.
-    least: for each axis of x, the size that each device has of it at least; 1 if None.
+    min_sizes: for each axis of x, the least size that a device holds; 1 if None.
   """
-  found = mesh_axes(x.shape, names, least)
+  found = mesh_axes(x.shape, names, min_sizes)
   if found is None:
     return x
   return jax.lax.with_sharding_constraint(x, P(*(axes or None for axes in found)))
@@ -39,7 +39,7 @@ def num_shards(size, name):
   return 1 if found is None else math.prod(sizes[axis] for axis in found[0])
 
 
-def mesh_axes(shape, names, least=None):
+def mesh_axes(shape, names, min_sizes=None):
   """The mesh axes that split each axis of an array: a list of tuples, () for whole.
 
   None without mesh or rules. Arguments as `constrain` has them.
@@ -48,8 +48,8 @@ def mesh_axes(shape, names, least=None):
   if axes is None:
     return None
   sizes, used, all_found = jax.sharding.get_abstract_mesh().shape, set(), []
-  least = (1,) * len(shape) if least is None else least
-  for left, wanted, enough in zip(shape, axes, least, strict=True):
+  min_sizes = (1,) * len(shape) if min_sizes is None else min_sizes
+  for left, wanted, enough in zip(shape, axes, min_sizes, strict=True):
     found = []
     for axis in wanted:
       each, rest = divmod(left, sizes[axis])

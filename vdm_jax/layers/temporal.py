@@ -121,7 +121,7 @@ class TemporalConvolutions(TypedModule):
     return x + h
 
 
-class SpatialTemporalBlock(TypedModule):
+class SpatioTemporalResBlock(TypedModule):
   """(1 - a) s + a t: s = ResnetBlock of each frame, t = temporal residual block of s.
 
   a = sigmoid(mix_factor) is learned, one number, 1/2 at first.
@@ -146,10 +146,10 @@ class SpatialTemporalBlock(TypedModule):
       **self.dtypes,
       name="temporal_res_block",
     )(spatial)
-    return Mixer(self.param_dtype, name="time_mixer")(spatial, temporal)
+    return AlphaBlender(self.param_dtype, name="time_mixer")(spatial, temporal)
 
 
-class Mixer(nn.Module):
+class AlphaBlender(nn.Module):
   """A mixture of two features with a learnt share of the second."""
 
   param_dtype: Any = jnp.float32

@@ -51,7 +51,7 @@ class Lora:
     k_base, k_lora = jax.random.split(key)
     variables = dict(self.network.init(k_base, *args, **kwargs))
     base = variables["params"]
-    added = create(k_lora, base, self.targets, self.rank, self.param_dtype)
+    added = init_lora(k_lora, base, self.targets, self.rank, self.param_dtype)
     return variables | {"params": {"base": base, "lora": added}}
 
   def apply(self, variables, *args, **kwargs):
@@ -62,7 +62,7 @@ class Lora:
     return self.network.apply({**variables, "params": merged}, *args, **kwargs)
 
 
-def create(key, base, targets, rank, dtype=jnp.float32):
+def init_lora(key, base, targets, rank, dtype=jnp.float32):
   """Initial LoRA: {"a": {"kernel": {"down", "up"}}}, leaves boxed with axis names.
 
   down is N(0, 1 / r^2) and up zero, as in diffusers' LoRALinearLayer. Each of stacked

@@ -107,13 +107,13 @@ def test_a_band_that_forgets_its_neighbour_is_seen(monkeypatch):
   x, kernel, padding, array = draw("square")
   dy = array(2, 8, 8, 5)
   want = jax.vjp(lambda k: plain(padding, x, k), kernel)[1](dy)[0]
-  right = kernel_gradient.by_kernel
+  right = kernel_gradient.convolve_in_bands
 
   def forgetful(padding, x, kernel):
     halves = jnp.split(x, 2, axis=1)
     return jnp.concatenate([right(padding, half, kernel) for half in halves], axis=1)
 
-  monkeypatch.setattr(kernel_gradient, "by_kernel", forgetful)
+  monkeypatch.setattr(kernel_gradient, "convolve_in_bands", forgetful)
   ours = lambda k: kernel_gradient.convolve(padding, x, k)
   got = jax.vjp(ours, kernel)[1](dy)[0]
   assert jnp.abs(got - want).max() > 1e-2 * jnp.abs(want).max()

@@ -74,20 +74,18 @@ def logit_limits(mask, num_keys):
   return jnp.broadcast_to(limit, (*limit.shape[:-1], num_keys))
 
 
-def normalize(part, dtype):
+def normalize(state, dtype):
   """Attention output [..., L, N, D] of a SoftmaxState over all keys."""
-  out = part.total / part.weight[..., None]
+  out = state.total / state.weight[..., None]
   return rearrange(out, "... n l d -> ... l n d").astype(dtype)
 
 
-def merge(one, other):
+def merge(first, second):
   """The SoftmaxState over the keys of both states."""
-  top = jnp.maximum(one.top, other.top)
-  scales = [jnp.exp(part.top - top) for part in (one, other)]
-  weight = sum(s * part.weight for s, part in zip(scales, (one, other), strict=True))
-  total = sum(
-    s[..., None] * part.total for s, part in zip(scales, (one, other), strict=True)
-  )
+  top = jnp.maximum(first.top, second.top)
+  a, b = (jnp.exp(state.top - top) for state in (first, second))
+  weight = a * first.weight + b * second.weight
+  total = a[..., None] * first.total + b[..., None] * second.total
   return SoftmaxState(total, weight, top)
 
 

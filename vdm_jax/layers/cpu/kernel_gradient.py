@@ -5,7 +5,7 @@ contiguous; in the gradient of K, x' dy, it is not. With x transposed first, it 
 
   y[h, w] = sum over i, j of x[h + i, w + j] K[i, j]
 
-is linear in K. `by_kernel` computes it in bands of rows, one product of matrices for
+is linear in K. `convolve_in_bands` computes it in bands of rows, one product for
 each place of the kernel; its transpose, which is what a backward pass runs, finds a
 band of x and of dy in the cache for all of them. What both gain:
 experiments/speed/README.md.
@@ -87,14 +87,14 @@ def _tangent(apply, by_kernel, primals, tangents):
 
 
 def _jvp(padding, *args):
-  across = functools.partial(by_kernel, padding)
+  across = functools.partial(convolve_in_bands, padding)
   return _tangent(functools.partial(convolve, padding), across, *args)
 
 
 convolve.defjvp(_jvp, symbolic_zeros=True)
 
 
-def by_kernel(padding, x, kernel):
+def convolve_in_bands(padding, x, kernel):
   """The output of `convolve`, in the form whose transpose in the kernel is fast."""
   (rows, columns), (top, bottom), (left, right) = kernel.shape[:2], *padding
   n, height, width, _ = x.shape

@@ -150,8 +150,8 @@ class SpatialTransformer(TypedModule):
           self.inner, self.groups, **self.dtypes, name=f"temporal_block_{i}"
         )
         h = along(x, signals)
-        mixer = temporal.Mixer(self.param_dtype, name="temporal_mix")
-        x = mixer(h, x, image_only(signals, x.ndim))
+        mixer = temporal.AlphaBlender(self.param_dtype, name="temporal_mix")
+        x = mixer(h, x, expand_image_only(signals, x.ndim))
     x = image(x)
     if c.projected:
       init = {"kernel_init": nn.initializers.zeros} if c.zero_init else {}
@@ -159,8 +159,8 @@ class SpatialTransformer(TypedModule):
       x = Linear(width, (None, "embed"), **init, **self.dtypes, name="proj_out")(x)
       x = before + x
     if c.merge == "alpha":
-      mixer = temporal.Mixer(self.param_dtype, name="mix")
-      x = mixer(x, before, image_only(signals, x.ndim))
+      mixer = temporal.AlphaBlender(self.param_dtype, name="mix")
+      x = mixer(x, before, expand_image_only(signals, x.ndim))
     return x
 
 
@@ -265,7 +265,7 @@ class Sublayer(TypedModule):
     return Linear(width, ("mlp", "embed"), **self.dtypes, name="out")(activate(h))
 
 
-def image_only(signals, rank):
+def expand_image_only(signals, rank):
   """signals.image_only [B, T, 1, ...] with `rank` axes, or None without it."""
   flags = signals.image_only
   return None if flags is None else flags.reshape(flags.shape + (1,) * (rank - 2))

@@ -346,8 +346,8 @@ class Cell(UNetModule):
         kernel=(3, 1, 1), norm_over="clip", **block, name="temporal_resnet"
       )
       along = apply_along_time(lambda x: block(x, emb), x)
-      mixer = temporal.Mixer(self.param_dtype, name="temporal_resnet_mix")
-      x = mixer(along, x, sublayers.image_only(signals, x.ndim))
+      mixer = temporal.AlphaBlender(self.param_dtype, name="temporal_resnet_mix")
+      x = mixer(along, x, sublayers.expand_image_only(signals, x.ndim))
     inside = c.temporal_at == "inside" and in_time
     if self.attention:
       x = sublayers.SpatialTransformer(
