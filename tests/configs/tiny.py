@@ -3,9 +3,12 @@
 import importlib
 import json
 import pathlib
+import tempfile
 
 import numpy as np
 from PIL import Image
+
+from tests.support.published import pipelines as published
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # published.py has no networks of its own, see programs/test_generate.py.
@@ -26,7 +29,13 @@ OTHERS = tuple(x for x in CONFIGS if x not in ADAPTERS + VIDEO_UNETS)
 
 
 def get_config(name, *arg):
-  return importlib.import_module(name).get_config(*arg)
+  """The config; texts are encoded by a small recorded BERT, which needs no package."""
+  cfg = importlib.import_module(name).get_config(*arg)
+  if name == "configs.text_digits":
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="bert_"))
+    with cfg.ignore_type():  # a path in the place of a call
+      cfg.encoder.folder = str(published.write("text_encoder", folder))
+  return cfg
 
 
 def check(cfg, workdir):

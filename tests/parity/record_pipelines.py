@@ -5,6 +5,7 @@ Each maker writes a folder and returns {name: output}.
 
 import functools
 import importlib
+import itertools
 import json
 from unittest import mock
 
@@ -17,6 +18,7 @@ from PIL import Image
 from tests.parity import pipelines
 from tests.support import tokenizer_files
 from tests.support.published import pipelines as inputs
+from vdm_jax.worlds.moving_digits import captions
 
 CALL = dict(num_inference_steps=inputs.STEPS, guidance_scale=inputs.GUIDANCE)
 SIZE = dict(height=16, width=24)
@@ -168,7 +170,11 @@ def svd(place, _):
 
 def text_encoder(place, _):
   """Hidden states of texts, by a BERT in one folder with its tokenizer."""
-  vocabulary = tokenizer_files.write_bert(place, " ".join(inputs.TEXTS).split())
+  told = [captions.wordings(i, i % len(captions.DIRECTIONS)) for i in range(10)]
+  words = " ".join(
+    [*inputs.TEXTS, *itertools.chain(captions.wordings(), *told)]
+  ).split()
+  vocabulary = tokenizer_files.write_bert(place, words)
   config = transformers.BertConfig(
     vocab_size=vocabulary,
     hidden_size=inputs.WIDTH,
