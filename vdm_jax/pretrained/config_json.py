@@ -7,7 +7,7 @@ from vdm_jax.pretrained.formats import files
 
 
 def read_config(path):
-  """The config.json beside the weights at `path` as a dict; {} without one.
+  """The config.json of the weights at `path` as a dict; {} without one.
 
   Args:
     path: a component's folder, or a file in it.

@@ -42,10 +42,10 @@ def rules(module, prefix, ours, layers, linears, norms):
         pattern = f"(l {many}) (n d){i} -> l{i} (n {many} d)"
       names = tuple(f"{prefix}.{k}.{p}{ending}" for k in layers for p in parts)
       out.append((names, f"{ours}/{name}/{kind}", pattern))
-  for i, theirs in enumerate(norms):
+  for i, norm in enumerate(norms):
     if module.norm_affine[i]:
       for ending, kind in ((".weight", "scale"), (".bias", "bias")):
-        names = tuple(f"{prefix}.{k}.{theirs}{ending}" for k in layers)
+        names = tuple(f"{prefix}.{k}.{norm}{ending}" for k in layers)
         out.append((names, f"{ours}/norm{i + 1}/{kind}", "l d -> l d"))
   return out
 

@@ -78,8 +78,9 @@ def _rules(module):
   out = [rule for rule in ROOT if not absent.get(rule[1].split("/")[0])]
   kinds = len(module.layout)
   for first, kind in enumerate(module.layout):
-    for theirs, ours, pattern in BLOCK:
-      names = tuple(f"blocks.{i}.{theirs}" for i in range(first, module.depth, kinds))
+    numbers = range(first, module.depth, kinds)
+    for published, ours, pattern in BLOCK:
+      names = tuple(f"blocks.{i}.{published}" for i in numbers)
       out.append((names, f"blocks/{kind}/{ours}", pattern))
   return out
 

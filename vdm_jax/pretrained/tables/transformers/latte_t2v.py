@@ -127,7 +127,7 @@ def _to_config(module, params):
     len({module.norm_epsilon, module.norm_epsilon[::-1]}) > 1 or module.fusion == "late"
   ):
     raise ValueError(
-      f"norm_epsilon={module.norm_epsilon}, fusion={module.fusion!r}: theirs has one "
+      f"norm_epsilon={module.norm_epsilon}, fusion={module.fusion!r}: Latte has one "
       "epsilon and interleaved blocks."
     )
   return {

@@ -25,6 +25,14 @@ DEFAULTS = {
   "addition_time_embed_dim": 256,
 }
 LEVEL_EPSILON = 1e-6  # of UNetSpatioTemporalConditionModel
+# Of Architectures: fields that no class of diffusers has, and those of SVD's.
+PLAIN = {
+  "vectors": ((),),
+  "norm_over": ("frame",),
+  "mask_channel": (False,),
+  "tables": ((),),
+}
+SVD = {"level_epsilon": (LEVEL_EPSILON,), "joint": (architectures.svd().joint,)}
 HEADS = (5, 10, 20, 20)  # of UNetSpatioTemporalConditionModel, by default
 # Of fields that may be absent.
 SUPPORTED = {
@@ -166,29 +174,22 @@ def to_config(module, params):
 
 def _class_of(c):
   """The class of diffusers that computes what this architecture does."""
-  wrong = [f"vectors={c.vectors}"] if c.vectors else []
+  values = {"temporal_in": c.temporal_in is not None}
+  values |= {name: getattr(c, name) for name in (*PLAIN, *SVD, "temporal_resnet")}
+  supported = dict(PLAIN)
   if c.temporal is None:
     kind = "UNet2DConditionModel"
   elif c.temporal_at == "inside":
     kind = "UNetSpatioTemporalConditionModel"
-    if c.level_epsilon != LEVEL_EPSILON:
-      wrong.append(f"level_epsilon={c.level_epsilon}")
-    wrong += [] if len(c.joint) == 3 else [f"joint={c.joint}"]
+    supported |= SVD
   elif c.temporal_at == "attention":
     kind = "UNet3DConditionModel"
-    wrong += [] if c.temporal_in is not None else ["temporal_in=None"]
-    wrong += [] if c.temporal_resnet == "four" else ["temporal_resnet"]
+    supported |= {"temporal_in": (True,), "temporal_resnet": ("four",)}
   else:
     kind = "UNetMotionModel"
-    over = c.temporal.norm_over
-    wrong += (
-      [] if over == "clip" else [f"temporal.norm_over={over!r}, theirs is 'clip'"]
-    )
-  for name, theirs in (("norm_over", "frame"), ("mask_channel", False), ("tables", ())):
-    value = getattr(c, name)
-    wrong += [] if value == theirs else [f"{name}={value!r}, theirs is {theirs!r}"]
-  if wrong:
-    raise ValueError(f"{kind} computes something else: {'; '.join(wrong)}.")
+    values["temporal.norm_over"] = c.temporal.norm_over
+    supported["temporal.norm_over"] = ("clip",)
+  require(values, supported, f"U-Net, saved as {kind},")
   return kind
 
 
