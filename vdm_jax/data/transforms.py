@@ -187,8 +187,7 @@ class ToFloat:
   """(record, rng) -> record, its "video" of uint8 0..255 as float32 in [-1, 1]."""
 
   def __call__(self, record, rng):
-    video = record["video"].astype(np.float32) / np.float32(127.5) - np.float32(1)
-    return {**record, "video": video}
+    return {**record, "video": video_io.to_float(record["video"])}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce
 
+from vdm_jax import video_io
 from vdm_jax.autoencoders import base, discriminator
 from vdm_jax.metrics import frames, wavelets
 
@@ -179,7 +180,7 @@ def to_float(batch):
     raise KeyError(f"The batch has {sorted(batch)}; an autoencoder needs 'video'.")
   video = jnp.asarray(batch["video"])
   if video.dtype == jnp.uint8:
-    return video.astype(jnp.float32) / 127.5 - 1.0
+    return video_io.to_float(video)
   if not jnp.issubdtype(video.dtype, jnp.floating):
     raise TypeError(
       f"batch['video'] is {video.dtype}; it must be uint8, or float in [-1, 1]."
