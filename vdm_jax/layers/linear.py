@@ -5,7 +5,6 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.layers.cpu import kernel_gradient
 from vdm_jax.layers.module import TypedModule
 
 xavier = nn.initializers.xavier_uniform()
@@ -35,8 +34,8 @@ class Linear(TypedModule):
     )
     x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
     if not self.use_bias:
-      return kernel_gradient.matmul(x, kernel)
+      return x @ kernel
     bias = self.param(
       "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
     )
-    return kernel_gradient.matmul(x, kernel) + jnp.asarray(bias, self.dtype)
+    return x @ kernel + jnp.asarray(bias, self.dtype)
