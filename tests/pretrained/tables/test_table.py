@@ -1,0 +1,45 @@
+"""A Table says which modules it fits, and by which names it knows arrays."""
+
+import types
+
+from vdm_jax.pretrained.tables.table import Table
+
+
+class Module(types.SimpleNamespace):
+  pass
+
+
+TABLE = Table(
+  module_class=Module,
+  fields={
+    "config.inner.kind": (None, "a"),
+    "classes": range(1, 5),
+    "layers": lambda module: (module.depth,),
+  },
+  rules=lambda module: [("one", "x", "o -> o"), (("two", "three"), "y", "l o -> l o")],
+  abstract_params=None,
+  prefix=r"model\.",
+  renames=((r"^old\.", "new."),),
+)
+
+
+def module(kind="a", classes=3, layers=2):
+  inner = None if kind is None else types.SimpleNamespace(kind=kind)
+  config = types.SimpleNamespace(inner=inner)
+  return Module(config=config, classes=classes, layers=layers, depth=2)
+
+
+def test_fields_may_be_nested_absent_ranges_or_follow_from_the_module():
+  assert TABLE.fits(module()) and TABLE.fits(module(kind=None))
+  assert not TABLE.fits(types.SimpleNamespace())
+  assert TABLE.unsupported(module("b", 0, 3)) == [
+    "config.inner.kind='b'; supported: None, 'a'",
+    "classes=0; supported: range(1, 5)",
+    "layers=3; supported: 2",
+  ]
+
+
+def test_names_lose_the_prefix_and_are_the_newest():
+  assert TABLE.published_names(module()) == {"one", "two", "three"}
+  assert TABLE.renamed({"model.old.x": 1, "other.y": 2}) == {"new.x": 1}
+  assert TABLE.renamed({"old.x": 1, "y": 2}) == {"new.x": 1, "y": 2}
