@@ -11,6 +11,7 @@ from configs import (
   lvdm,
   moving_digits,
   quickstart,
+  stable_diffusion,
   svd,
   text_digits,
   video_ldm,
@@ -109,6 +110,11 @@ def test_videos_are_those_that_were_cut(tmp_path):
     (moving_digits.get_config, "train", {"mean": (512, 1, 1, 1, 24)}),
     (text_digits.get_config, "train", {"text": (256, 16, 384), "text_mask": (256, 16)}),
     (videocrafter.get_config, "train", {"text": (40, 77, 1024), "text_mask": (40, 77)}),
+    (
+      lambda: stable_diffusion.get_config("raw"),
+      "train",
+      {"video": (40, 16, 256, 256, 3), "text_ids": (40, 77), "text_mask": (40, 77)},
+    ),
   ],
 )
 def test_configs_say_what_their_batches_are(cfg, stage, expected):

@@ -8,7 +8,8 @@ import numpy as np
 from tests.configs import tiny
 from tests.support import text_encoders, video_files
 from vdm_jax import config as c
-from vdm_jax import pretrained
+from vdm_jax import pretrained, sharding
+from vdm_jax.aot import programs
 from vdm_jax.programs import job
 
 CAPTIONS = ("the bird", "the sea", "a bird")
@@ -47,6 +48,11 @@ def test_it_trains_from_raw_clips_and_captions(tmp_path):
   cfg.train.loader.batch_size = 2
   cfg.train.steps = 3
   cfg.train.cadence.update(log=1, save=3)
+  # Absent chips compile the same step, from shapes alone.
+  program = programs.train(cfg, sharding.make_mesh(dict(cfg.mesh)))
+  assert set(program.trees["frozen networks"][0]) == {"autoencoder", "text"}
+  assert "text_ids" in program.trees["batch"] and program.lower() is not None
+
   job.run(cfg, ("train",), tmp_path / "run")
 
   folder = tmp_path / "run" / "denoiser"
