@@ -78,7 +78,7 @@ def get_config(arg="full"):
     times=c.bind(times.logit_normal, mean=-0.7, std=1.3),
     drop_rates=dict(text=0.1),
   )
-  cfg.negative = c.call(embed.negative, encoder=cfg.encoder)
+  cfg.negative = c.call(embed.negative_tokens, encoder=cfg.encoder)
   cfg.asking = c.call(
     latent_diffusion.LatentDiffusion,
     **{k: cfg.task[k] for k in ("network", "process", "prediction")},
@@ -97,7 +97,7 @@ def get_config(arg="full"):
     ts=c.bind(times.uniform_grid, num_steps=20),
     wrappers=(cfg.guide,),
   )
-  prompts = c.bind(embed.prompts, encoder=cfg.encoder, texts=PROMPTS, each=8)
+  prompts = c.bind(embed.repeat_prompts, encoder=cfg.encoder, texts=PROMPTS, each=8)
   drawing = dict(generator=cfg.generator, signals=prompts)
   latents = digits.records("{workdir}/" + folder)
   captioned = c.call(captions.Captioned, source=latents, texts="{workdir}/texts")

@@ -65,7 +65,7 @@ class Conditioning:
   positions: jax.Array | None = None
 
 
-def names(cond):
+def signal_names(cond):
   """A sorted list of the names of all signals, from all groups."""
   return sorted({name for group in GROUPS for name in getattr(cond, group)})
 
@@ -128,9 +128,9 @@ def take(cond, index):
 
 def _replace(cond, null, signals, fn):
   """`cond` with fn(name, cond's array, null's array) for each of the signals."""
-  unknown = sorted(set(signals) - set(names(cond)))
+  unknown = sorted(set(signals) - set(signal_names(cond)))
   if unknown:
-    raise KeyError(f"No signal is called {unknown}; there are {names(cond)}.")
+    raise KeyError(f"No signal is called {unknown}; there are {signal_names(cond)}.")
   groups = {}
   for group in GROUPS:
     here, empty = getattr(cond, group), getattr(null, group)

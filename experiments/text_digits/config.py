@@ -72,7 +72,7 @@ def get_config(arg="full"):
 
   def way(name, scale, negative=""):
     wrappers = (c.bind(guidance.guide, drop=(("text",),), scales=(scale,)),)
-    null = c.call(embed.negative, encoder=cfg.encoder, text=negative)
+    null = c.call(embed.negative_tokens, encoder=cfg.encoder, text=negative)
     return c.call(prompt.Variant, name=name, wrappers=wrappers, negative=null)
 
   def negatives(text):

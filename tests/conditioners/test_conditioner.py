@@ -24,7 +24,7 @@ def test_labels_work_on_traced_batches():
 
 def test_unconditional_tells_nothing():
   cond, null = conditioner.Unconditional()({"video": np.zeros(1)})
-  assert conditioning.names(cond) == conditioning.names(null) == []
+  assert conditioning.signal_names(cond) == conditioning.signal_names(null) == []
 
 
 def test_a_batch_without_labels_is_refused_and_says_what_there_is():
@@ -101,11 +101,11 @@ def test_a_text_is_pooled_over_what_counts(form, wanted, nothing):
 def test_labels_and_texts_are_told_together():
   both = conditioner.All((conditioner.Labels(4), conditioner.Text()))
   cond, null = both(TEXT | {"label": np.array([1, 2])})
-  assert conditioning.names(cond) == ["label", "text"]
+  assert conditioning.signal_names(cond) == ["label", "text"]
   swapped = conditioning.swap(cond, null, ("label",))
   np.testing.assert_array_equal(swapped.vectors["label"], [4, 4])
   np.testing.assert_array_equal(swapped.tokens["text"].values, VALUES)
-  assert conditioning.names(conditioner.All(())({})[0]) == []
+  assert conditioning.signal_names(conditioner.All(())({})[0]) == []
 
 
 def test_one_signal_from_two_conditioners_is_refused():

@@ -39,7 +39,7 @@ def test_tokens_are_the_encoders(folder, shape, method):
   """A batch of 2 and a rest of 1, on two devices; of the whole, or of the patches."""
   path, params = folder
   seen = image_encoder.ImageEncoder(path, shape, batch_size=2)(PICTURES)
-  pixels = clip_pixels.pixels(PICTURES, 32)
+  pixels = clip_pixels.preprocess(PICTURES, 32)
   wanted = ENCODER.apply(params, pixels, method=method)
   assert seen.shape == (5, *shape) and seen.dtype == np.float32
   np.testing.assert_allclose(seen, wanted.reshape(seen.shape), atol=1e-5)

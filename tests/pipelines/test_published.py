@@ -163,10 +163,10 @@ def test_pixels_are_those_that_their_pipeline_shows_clip():
     shown = theirs[f"pixels_{size[0]}"]
     known = ~np.isnan(shown)
     shown = (shown - clip_pixels.MEAN) / np.array(clip_pixels.DEVIATION)
-    far = np.abs(clip_pixels.pixels(picture) - shown)[known].max()
+    far = np.abs(clip_pixels.preprocess(picture) - shown)[known].max()
     assert far < 2e-5, size
   with pytest.raises(ValueError, match="at least 2 x 2"):
-    clip_pixels.pixels(picture[:, :1])
+    clip_pixels.preprocess(picture[:, :1])
 
 
 def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path):

@@ -179,7 +179,7 @@ def test_frozen_networks_lie_on_the_mesh_by_its_rules(encoder, tmp_path):
   for axes in ({}, dict(fsdp=2, data=1)):
     job = job_of(tmp_path, **axes)
     batches = raw(encoder)
-    parts = frozen.open_parts(
+    parts = frozen.open_frozen_parts(
       job, task_of(encoder), batches.spec(), autoencoder_params()
     )
     place = lambda batch, job=job: sharding.put_batch(batch, job.mesh, job.rules)
@@ -193,7 +193,7 @@ def test_frozen_networks_lie_on_the_mesh_by_its_rules(encoder, tmp_path):
     with sharding.use_mesh(job.mesh, job.rules):
       grad = jax.jit(jax.value_and_grad(parts.task.loss, has_aux=True))
       batch = place(next(batches))
-      losses.append(grad(params, batch, jax.random.key(1), *parts.arguments))
+      losses.append(grad(params, batch, jax.random.key(1), *parts.loss_arguments))
   (loss, _), grads = losses[0]
   (other, _), others = losses[1]
   np.testing.assert_allclose(loss, other, rtol=1e-5)
@@ -204,4 +204,4 @@ def test_frozen_networks_lie_on_the_mesh_by_its_rules(encoder, tmp_path):
 def test_videos_without_weights_are_refused(encoder, tmp_path):
   batches = raw(encoder)
   with pytest.raises(ValueError, match="name the autoencoder's weights"):
-    frozen.open_parts(job_of(tmp_path), task_of(encoder), batches.spec())
+    frozen.open_frozen_parts(job_of(tmp_path), task_of(encoder), batches.spec())

@@ -64,17 +64,17 @@ def test_pictures_stand_in_place_of_prompts_or_beside_them(tmp_path):
   for name in ("b.png", "a.JPG", "notes.txt"):
     (tmp_path / name).touch()
   found = [tmp_path / "a.JPG", tmp_path / "b.png"]
-  assert generate.inputs("", str(tmp_path)) == {"pictures": found}
-  assert generate.inputs("", str(found[0])) == {"pictures": found[:1]}
-  assert generate.inputs("", [str(path) for path in found]) == {"pictures": found}
-  assert generate.inputs("a dog", "") == {"prompts": ["a dog"]}
+  assert generate.read_inputs("", str(tmp_path)) == {"pictures": found}
+  assert generate.read_inputs("", str(found[0])) == {"pictures": found[:1]}
+  assert generate.read_inputs("", [str(path) for path in found]) == {"pictures": found}
+  assert generate.read_inputs("a dog", "") == {"prompts": ["a dog"]}
   both = dict(prompts=["a dog"], pictures=found[:1])
-  assert generate.inputs("a dog", str(found[0])) == both
+  assert generate.read_inputs("a dog", str(found[0])) == both
   with pytest.raises(FileNotFoundError, match="c.png"):
-    generate.inputs("", str(tmp_path / "c.png"))
+    generate.read_inputs("", str(tmp_path / "c.png"))
   (tmp_path / "empty").mkdir()
   with pytest.raises(FileNotFoundError, match="has no pictures"):
-    generate.inputs("", str(tmp_path / "empty"))
+    generate.read_inputs("", str(tmp_path / "empty"))
 
 
 def test_guidance_is_one_number_or_two():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from vdm_jax.conditioning import GROUPS, Conditioning, Tokens, names
+from vdm_jax.conditioning import GROUPS, Conditioning, Tokens, signal_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +279,7 @@ class All:
 
 def _merge(conds):
   """One Conditioning with the signals of all; a name may come from one of them only."""
-  found = [name for cond in conds for name in names(cond)]
+  found = [name for cond in conds for name in signal_names(cond)]
   twice = sorted({name for name in found if found.count(name) > 1})
   if twice:
     raise ValueError(

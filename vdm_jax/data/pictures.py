@@ -49,7 +49,7 @@ class FirstFramePixels:
   For an image encoder in the training step.
 
   Attributes:
-    pixels: (uint8 [1, H, W, 3]) -> [1, S, S, 3], such as encoders/clip_pixels.pixels.
+    pixels: uint8 [1, H, W, 3] -> [1, S, S, 3], such as clip_pixels.preprocess.
   """
 
   pixels: Callable

@@ -44,14 +44,14 @@ class Bert(Module):
   @nn.compact
   def __call__(self, ids, mask=None):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    places = blocks.positions(ids, self.length)
+    places = blocks.token_positions(ids, self.length)
     table = lambda rows, name: blocks.Embedding(rows, self.width, **dtypes, name=name)
     x = table(self.vocabulary, "token")(ids)
     x = x + table(self.types, "type")(jnp.zeros_like(places))
     x = x + table(self.length, "position")(places)
     x = norms.LayerNorm(self.epsilon, self.param_dtype, name="norm")(x)
 
-    stack = blocks.repeat(blocks.Block, self.depth)(
+    stack = blocks.scan_blocks(blocks.EncoderBlock, self.depth)(
       num_heads=self.num_heads,
       hidden=self.hidden,
       norm="after",

@@ -36,10 +36,10 @@ class Embedding(nn.Module):
     return jnp.take(table, ids, axis=0, mode="fill").astype(self.dtype)
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
   """A transformer block, self-attention and MLP with biases, on tokens [B, L, D].
 
-  Returns (tokens, tokens): the carry of the scan in `repeat` and what it stacks.
+  Returns (tokens, tokens): the carry of the scan in `scan_blocks` and what it stacks.
   """
 
   num_heads: int
@@ -69,7 +69,7 @@ class Block(nn.Module):
     return x, x
 
 
-def repeat(block, depth):
+def scan_blocks(block, depth):
   """A module class that applies `block` `depth` times; parameters have a leading axis.
 
   Its call returns (tokens [B, L, D] after the last block, tokens [depth, B, L, D] after
@@ -89,7 +89,7 @@ def repeat(block, depth):
   )
 
 
-def positions(ids, length):
+def token_positions(ids, length):
   """The positions [L], 0 .. L - 1, of token ids [B, L].
 
   Args:

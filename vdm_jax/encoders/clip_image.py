@@ -79,7 +79,7 @@ class ClipImage(Module):
     places = blocks.Embedding(1 + grid**2, self.width, **dtypes, name="position")
     x = x + places(jnp.arange(1 + grid**2))
 
-    stack = blocks.repeat(blocks.Block, self.depth)(
+    stack = blocks.scan_blocks(blocks.EncoderBlock, self.depth)(
       num_heads=self.num_heads,
       hidden=self.hidden,
       norm="before",

@@ -11,7 +11,7 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 SHARPNESS = -0.75  # of the cubic; PyTorch's
 
 
-def pixels(pictures, size=224, mean=MEAN, deviation=DEVIATION):
+def preprocess(pictures, size=224, mean=MEAN, deviation=DEVIATION):
   """Resized and normalised pictures, float32 [B, size, size, 3], a numpy array.
 
   Args:
@@ -26,13 +26,13 @@ def pixels(pictures, size=224, mean=MEAN, deviation=DEVIATION):
       "[B, H, W, 3] of at least 2 x 2 pixels."
     )
   x = pictures.astype(np.float64) / 255.0
-  down, across = (resizing(n, size) for n in x.shape[1:3])
+  down, across = (resize_matrix(n, size) for n in x.shape[1:3])
   x = np.einsum("ph,bhwc->bpwc", down, x)
   x = np.einsum("qw,bpwc->bpqc", across, x)
   return ((x - np.array(mean)) / np.array(deviation)).astype(np.float32)
 
 
-def resizing(old, new):
+def resize_matrix(old, new):
   """The matrix [new, old] that resizes an axis from `old` to `new` pixels.
 
   Cubic interpolation; where the axis shrinks, after a Gaussian blur.

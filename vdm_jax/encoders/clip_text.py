@@ -66,7 +66,7 @@ class ClipText(Module):
   def _encode(self, ids, mask):
     """(hidden states, pooled)."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    places = blocks.positions(ids, self.length)
+    places = blocks.token_positions(ids, self.length)
     table = lambda rows, name: blocks.Embedding(rows, self.width, **dtypes, name=name)
     x = table(self.vocabulary, "token")(ids)
     x = x + table(self.length, "position")(places)
@@ -74,7 +74,7 @@ class ClipText(Module):
     before = rearrange(places, "l -> l 1") >= rearrange(places, "m -> 1 m")
     if mask is not None:
       before = before & rearrange(mask, "b m -> b 1 1 m")
-    stack = blocks.repeat(blocks.Block, self.depth)(
+    stack = blocks.scan_blocks(blocks.EncoderBlock, self.depth)(
       num_heads=self.num_heads,
       hidden=self.hidden,
       norm="before",

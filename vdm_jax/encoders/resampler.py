@@ -58,7 +58,7 @@ class Resampler(Module):
     x = self.param("queries", named, shape, self.param_dtype)
     x = repeat(x.astype(self.dtype), "q d -> b q d", b=len(tokens))
     tokens = linear(self.width, "proj_in")(tokens)
-    stack = blocks.repeat(_Block, self.depth)(
+    stack = blocks.scan_blocks(_Block, self.depth)(
       num_heads=self.num_heads,
       head_dim=self.head_dim,
       hidden=self.expansion * self.width,

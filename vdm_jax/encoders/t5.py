@@ -151,7 +151,7 @@ class T5Encoder(Module):
     places = distance_buckets(ids.shape[1], self.buckets, self.max_distance)
     if shared:
       places = position_bias(self.buckets, self.num_heads, self.param_dtype)(places)
-    stack = blocks.repeat(T5Block, self.depth)(
+    stack = blocks.scan_blocks(T5Block, self.depth)(
       num_heads=self.num_heads,
       head_dim=self.head_dim,
       hidden=self.hidden,

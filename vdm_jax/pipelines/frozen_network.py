@@ -12,7 +12,7 @@ import numpy as np
 from vdm_jax import batches, pretrained, sharding
 
 
-def rows_of(devices):
+def data_parallel(devices):
   """(mesh, rules) that spread rows over `devices` and repeat all parameters."""
   return sharding.make_mesh({"rows": -1}, devices), (("batch", "rows"),)
 
@@ -34,7 +34,7 @@ class FrozenNetwork:
 
   @functools.cached_property
   def _devices(self):
-    return self.devices or rows_of(jax.local_devices())
+    return self.devices or data_parallel(jax.local_devices())
 
   @functools.cached_property
   def _opened(self):
@@ -46,8 +46,8 @@ class FrozenNetwork:
     mesh, rules = self._devices
     return pretrained.load(self.folder, dtype=self.dtype, mesh=mesh, rules=rules)
 
-  def opened(self):
-    """Itself, read now: what is wrong with the folder is an error here."""
+  def open(self):
+    """Reads the folder now, so that errors of it are raised here; returns itself."""
     return self._opened and self
 
   @property

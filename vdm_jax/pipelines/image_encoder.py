@@ -45,7 +45,7 @@ class ImageEncoder:
   def pixels(self, pictures):
     """[N, S, S, 3] float32, resized and normalised as the encoder takes them."""
     size = self.network.module.size
-    return np.concatenate([clip_pixels.pixels(x[None], size) for x in pictures])
+    return np.concatenate([clip_pixels.preprocess(x[None], size) for x in pictures])
 
   def __call__(self, pictures):
     pixels = self.pixels(pictures)

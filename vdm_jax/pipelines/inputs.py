@@ -29,7 +29,12 @@ NUMBERS = ("fps", "motion", "augmentation")
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-  """The frames that will be made: height and width in pixels, and a random key."""
+  """The frames that will be made.
+
+  Attributes:
+    height, width: in pixels.
+    key: for noise on pictures; None for inputs that are not random.
+  """
 
   height: int
   width: int
@@ -38,7 +43,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompts:
-  """Texts, by the signal `text`.
+  """The input of texts, the signal `text`.
 
   Attributes:
     encoder: a TextEncoder, or None: embeddings then take the place of prompts.
@@ -100,7 +105,7 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-  """Classes, by the signal `label`.
+  """The input of class ids or names, the signal `label`.
 
   Attributes:
     num_classes: ids are 0 .. num_classes - 1.
@@ -116,6 +121,7 @@ class Classes:
 
   @property
   def conditioner(self):
+    """A conditioner.Labels."""
     return conditioner.Labels(self.num_classes)
 
   def encode(self, frame, prompts=None):
@@ -136,7 +142,7 @@ class Classes:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FirstFrames:
-  """Pictures that videos begin with, by the signal `image`, and their numbers.
+  """The input of pictures that videos begin with, the signal `image`, and numbers.
 
   By default as Stable Video Diffusion has it, https://arxiv.org/abs/2311.15127: tokens
   of an image encoder, and latents of the picture with noise on it, which are not scaled
@@ -161,6 +167,7 @@ class FirstFrames:
 
   @property
   def conditioner(self):
+    """A conditioner of the image and its numbers."""
     forms = {(True, True): "both", (True, False): "tokens", (False, True): "channels"}
     parts = self.encoder is not None, self.autoencoder is not None
     image = conditioner.Image(form=forms[parts])

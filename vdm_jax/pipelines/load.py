@@ -35,11 +35,11 @@ INDEX = "model_index.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedPipeline:
   """What there is to know of a published pipeline besides its files.
 
   Attributes:
-    inputs: functions (Folder) -> an input of pipelines/inputs.py.
+    inputs: functions (PublishedFolder) -> an input of pipelines/inputs.py.
     drop: names of the signals that guidance leaves out, all together.
     network: the folder of its denoising network.
     num_frames: by default; None: as the network's config says.
@@ -57,7 +57,7 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class PublishedFolder:
   """A published folder and its opened parts, for inputs to be made of.
 
   Attributes:
@@ -83,24 +83,29 @@ class Folder:
   def encoder_layout(self):
     """{"dtype", "devices"} of an encoder that lies with the other components."""
     mesh, rules = self.layout["mesh"], self.layout["rules"]
-    one = frozen_network.rows_of(jax.local_devices()[:1])
+    one = frozen_network.data_parallel(jax.local_devices()[:1])
     devices = one if mesh is None else (mesh, rules)
     return dict(dtype=self.layout["dtype"], devices=devices)
 
 
-def prompts(folder, **settings):
-  """The input of texts; without an encoder or tokenizer, of embeddings alone."""
+def prompts_input(folder, **settings):
+  """An inputs.Prompts; without an encoder or tokenizer, of embeddings alone.
+
+  Args:
+    folder: a PublishedFolder.
+    settings: fields of a TextEncoder.
+  """
   if not all(map(folder.has, ("text_encoder", "tokenizer"))):
     return inputs.Prompts(None)
   encoder = text_encoder.TextEncoder(
     folder.path, **settings, truncate=True, **folder.encoder_layout()
   )
-  encoder.network.opened()
+  encoder.network.open()
   return inputs.Prompts(encoder)
 
 
-def classes(folder):
-  """The input of classes, with the names that the index has for them."""
+def classes_input(folder):
+  """An inputs.Classes, with the names that the index of a PublishedFolder has."""
   names = folder.index.get("id2label") or {}
   labels = {
     name.strip(): int(i) for i, many in names.items() for name in many.split(",")
@@ -108,29 +113,33 @@ def classes(folder):
   return inputs.Classes(folder.network.num_classes, labels)
 
 
-def first_frames(folder, numbers=inputs.NUMBERS):
-  """The input of pictures, seen by the folder's image encoder if it has one."""
+def first_frames_input(folder, numbers=inputs.NUMBERS):
+  """An inputs.FirstFrames, with the image encoder of a PublishedFolder if it has one.
+
+  Args:
+    numbers: names of numbers that the network takes, of inputs.NUMBERS.
+  """
   encoder = None
   if folder.has("image_encoder"):
     encoder = image_encoder.ImageEncoder(
       folder.path / "image_encoder", shape=None, **folder.encoder_layout()
     )
-    encoder.network.opened()
+    encoder.network.open()
   parts = folder.autoencoder, folder.autoencoder_params
   return inputs.FirstFrames(encoder, *parts, numbers)
 
 
-CLIP = functools.partial(prompts, length=77, masked=False)
-T5 = functools.partial(prompts, length=120, lower=True)
-ANIMATEDIFF = Published((CLIP,), ("text",), num_frames=16)
+CLIP = functools.partial(prompts_input, length=77, masked=False)
+T5 = functools.partial(prompts_input, length=120, lower=True)
+ANIMATEDIFF = PublishedPipeline((CLIP,), ("text",), num_frames=16)
 PUBLISHED = {
-  "LattePipeline": Published((T5,), ("text",), "transformer"),
-  "DiTPipeline": Published((classes,), ("label",), "transformer"),
-  "StableDiffusionPipeline": Published((CLIP,), ("text",), num_frames=1),
+  "LattePipeline": PublishedPipeline((T5,), ("text",), "transformer"),
+  "DiTPipeline": PublishedPipeline((classes_input,), ("label",), "transformer"),
+  "StableDiffusionPipeline": PublishedPipeline((CLIP,), ("text",), num_frames=1),
   "AnimateDiffPipeline": ANIMATEDIFF,
-  "TextToVideoSDPipeline": Published((CLIP,), ("text",), num_frames=16),
-  "StableVideoDiffusionPipeline": Published(
-    (first_frames,), ("image",), size=(576, 1024), steps=25, guidance=(1.0, 3.0)
+  "TextToVideoSDPipeline": PublishedPipeline((CLIP,), ("text",), num_frames=16),
+  "StableVideoDiffusionPipeline": PublishedPipeline(
+    (first_frames_input,), ("image",), size=(576, 1024), steps=25, guidance=(1.0, 3.0)
   ),
 }
 
@@ -166,7 +175,7 @@ def load(
       f"motion={str(motion)!r} is for a StableDiffusionPipeline; {folder} is a {name}."
     )
   decoder, decoder_params = pretrained.load(folder / autoencoder, **layout)
-  opened = Folder(folder, index, layout, network, decoder, decoder_params)
+  opened = PublishedFolder(folder, index, layout, network, decoder, decoder_params)
   made = tuple(make(opened) for make in published.inputs)
   task = latent_diffusion.LatentDiffusion(
     network=network,

@@ -67,7 +67,7 @@ def prompt_signals(*, encoder, texts, clips, count, negative=""):
   return signals | {"negative": repeated(values), "negative_mask": repeated(mask)}
 
 
-def prompts(*, encoder, texts, each=1):
+def repeat_prompts(*, encoder, texts, each=1):
   """Signals of every text `each` times, in order.
 
   Returns:
@@ -79,7 +79,7 @@ def prompts(*, encoder, texts, each=1):
   return {"text": values[row], "text_mask": mask[row], "label": row}
 
 
-def negative(*, encoder, text=""):
+def negative_tokens(*, encoder, text=""):
   """The tokens [M, D] of a negative prompt, as conditioner.Text's null; None for "".
 
   Args:

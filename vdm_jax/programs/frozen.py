@@ -30,12 +30,12 @@ class FrozenParts:
   records: dict
 
   @property
-  def arguments(self):
+  def loss_arguments(self):
     """() or (params,): the further arguments of the task's loss."""
     return (self.params,) if self.params else ()
 
 
-def open_parts(job, task, spec, autoencoder=""):
+def open_frozen_parts(job, task, spec, autoencoder=""):
   """The FrozenParts of a task for batches of `spec`.
 
   Args:

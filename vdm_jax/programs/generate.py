@@ -53,7 +53,7 @@ def run(
     dtype: of weights and computation.
     batch_size: videos at a time, at least; as many more as the mesh splits evenly.
   """
-  values = inputs(prompts, pictures)
+  values = read_inputs(prompts, pictures)
   made_of = {
     "weights": [_digest(name) for name in (pretrained, *([motion] if motion else []))],
     "settings": config.fingerprint(
@@ -114,7 +114,7 @@ def guidance_scale(guidance):
   return {"guidance": scales if len(scales) > 1 else scales[0]} if scales else {}
 
 
-def inputs(prompts, pictures):
+def read_inputs(prompts, pictures):
   """{"prompts": a list of texts, "pictures": a list of paths}: those that are given."""
   if not pictures:
     return {"prompts": read_prompts(prompts)}

@@ -61,7 +61,7 @@ def run(
   if done and done[-1] >= steps:
     job.print(f"step {done[-1]} of {steps} is done already, in {place}")
     return
-  frozen = frozen_lib.open_parts(job, task, loader.spec(), autoencoder)
+  frozen = frozen_lib.open_frozen_parts(job, task, loader.spec(), autoencoder)
   task = frozen.task
   saver = checkpoint.Checkpointer(
     place / "checkpoints",
@@ -117,7 +117,7 @@ def run(
   with log.Logger(place, step=int(state.step)) as logger:
     loop.fit(
       step_lib.compile_step(
-        step, shardings, job.mesh, job.rules, options, frozen.arguments
+        step, shardings, job.mesh, job.rules, options, frozen.loss_arguments
       ),
       state,
       loader,

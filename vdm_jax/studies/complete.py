@@ -79,7 +79,7 @@ class KeepSignals:
 
   def __call__(self, batch):
     cond, null = self.conditioner(batch)
-    hidden = set(conditioning.names(cond)) - set(self.signals)
+    hidden = set(conditioning.signal_names(cond)) - set(self.signals)
     return conditioning.swap(cond, null, tuple(sorted(hidden))), null
 
 

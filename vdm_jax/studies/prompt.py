@@ -30,8 +30,8 @@ class Variant:
   Attributes:
     name: of its figures and its folder.
     wrappers: of the denoiser, such as guidance, see diffusion/.
-    negative: what guidance leads away from, [M, D] as `embed.negative` gives it; None
-      is what stands for "no text" in training.
+    negative: tokens [M, D] of a negative prompt, of `embed.negative_tokens`; None is
+      the null of training.
   """
 
   name: str
