@@ -179,7 +179,13 @@ class Remembers:
     return estimate
 
 
-@each_sampler
+@pytest.mark.parametrize(
+  ("sampler", "num_steps"),
+  [
+    pytest.param(*SAMPLERS[name], id=name)
+    for name in suite.choose(SAMPLERS, "ddim with noise", "heun", "unipc")
+  ],
+)
 def test_a_step_cache_lives_through_the_loop(sampler, num_steps):
   """Seven steps; Heun calls twice in each."""
   del num_steps
