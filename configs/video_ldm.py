@@ -116,7 +116,7 @@ def train_decoder(cfg, size):
     kl_weight=0.0,  # it moves the encoder alone
     gan_weight=0.1,
     gan_start=0,
-    discriminator=c.call(discriminator.PatchDiscriminator, time=3, **small),
+    discriminator=c.call(discriminator.PatchDiscriminator, time_kernel=3, **small),
   )
   learnt = "{workdir}/autoencoder/checkpoints"
   if size == "full":

@@ -60,7 +60,7 @@ def get_config(arg="full"):
     unet = unets.network(size, architectures.videocrafter2, **fields, image_keys=image)
   network, told, latents = unet, [], None
   if image:
-    told.append(c.call(conditioner.Image, form="tokens", first=True))
+    told.append(c.call(conditioner.Image, form="tokens", from_first_frame=True))
     latents = c.call(sources.RecordFolder, path=videos.LATENTS)
   if image and full:
     unets.embed_first_frames(cfg, shape=(257, 1280))

@@ -50,7 +50,7 @@ def task(module, *, time=1, **fields):
     kl_weight=1e-6,
     gan_weight=0.1,
     gan_start=50_000,
-    discriminator=c.call(discriminator.PatchDiscriminator, time=time),
+    discriminator=c.call(discriminator.PatchDiscriminator, time_kernel=time),
     **fields,
   )
 

@@ -30,25 +30,25 @@ def run(job, *, arms, seams, real, train, train_clips=1200, folder="judgement"):
   Args:
     arms: {label: the suffix of the folder of its videos, long_<suffix>}.
     seams: {suffix: frames from one seam to the next}.
-    real, train: sources of long clips; the reader is fitted to `train_clips` of train.
+    real, train: sources of long clips; `train_clips` of train fit the classifier.
   """
   records = [train[i] for i in range(min(train_clips, len(train)))]
   stack = lambda records: [
     np.stack([r[k] for r in records]) for k in ("video", "label")
   ]
-  reader = digits.DigitReader(*stack(records))
+  classifier = digits.DigitClassifier(*stack(records))
   videos, curves, scores = {}, {}, {}
   for label, suffix in arms.items():
     path = job.workdir / f"long_{suffix}" / sample.VIDEOS
     with np.load(path, allow_pickle=False) as file:
       clips, labels = file["video"], file["label"]
     videos[label] = clips
-    scores[label], curves[label] = judged(reader, clips, labels, seams[suffix])
+    scores[label], curves[label] = judged(classifier, clips, labels, seams[suffix])
     job.print(f"{label}: {scores[label]}")
   count = min(len(labels), len(real))
   clips, labels = stack([real[i] for i in range(count)])
   videos["real videos"] = clips
-  scores["real videos"], curves["real videos"] = judged(reader, clips, labels, PART)
+  scores["real videos"], curves["real videos"] = judged(classifier, clips, labels, PART)
   out = job.workdir / folder
   out.mkdir(parents=True, exist_ok=True)
   job_lib.write_json(out / "scores.json", {"scores": scores, "curves": curves})
@@ -58,10 +58,10 @@ def run(job, *, arms, seams, real, train, train_clips=1200, folder="judgement"):
   print("\n" + "\n".join(lines) + "\n", flush=True)
 
 
-def judged(reader, videos, labels, seam):
+def judged(classifier, videos, labels, seam):
   """({figure: number}, {curve: one number for each 16 frames})."""
   starts = range(0, videos.shape[1] - PART + 1, PART)
-  right = reader.classify_frames(videos) == labels[:, None]
+  right = classifier.classify_frames(videos) == labels[:, None]
   parts = [slice(start, start + PART + 1) for start in starts]
   apart = digits.handwriting_change(videos, PART)
   near = [
@@ -73,8 +73,8 @@ def judged(reader, videos, labels, seam):
   whole = digits.motion_error(videos, max_speed=FASTEST)
   last_over_first = np.mean(speeds[-4:], axis=0) / np.mean(speeds[:4], axis=0)
   figures = dict.fromkeys(SHOWN) | {
-    SHOWN[0]: float((reader.classify(videos) == labels).mean()),
-    SHOWN[1]: float((reader.classify(videos[:, -PART:]) == labels).mean()),
+    SHOWN[0]: float((classifier.classify(videos) == labels).mean()),
+    SHOWN[1]: float((classifier.classify(videos[:, -PART:]) == labels).mean()),
     SHOWN[2]: float(apart[:, -PART:].mean()),
     SHOWN[3]: float(np.median(seams(videos, seam))),
     SHOWN[4]: float(np.mean(near)),

@@ -43,7 +43,7 @@ def test_over_time_it_sees_motion():
   rng = np.random.default_rng(0)
   clip = rng.standard_normal((2, 12, 48, 48, 3)).astype(np.float32)
   alone = filled(discriminator.PatchDiscriminator(width=8, depth=1), clip, rng)
-  judge = discriminator.PatchDiscriminator(width=8, depth=1, time=3)
+  judge = discriminator.PatchDiscriminator(width=8, depth=1, time_kernel=3)
   run = filled(judge, clip, rng)
   assert run(clip).shape == alone(clip).shape == (2, 12, 22, 22, 1)
 
@@ -58,8 +58,8 @@ def test_over_time_it_sees_motion():
   # Frames 0 to 3 see the edit, and the others through the group norm only.
   assert changed[1, :4].min() > 5 * changed[1, 4:].max() > 0.0
 
-  with pytest.raises(ValueError, match="time=2 must be odd"):
-    discriminator.PatchDiscriminator(time=2)
+  with pytest.raises(ValueError, match="time_kernel=2 must be odd"):
+    discriminator.PatchDiscriminator(time_kernel=2)
 
 
 def filled(judge, clip, rng):

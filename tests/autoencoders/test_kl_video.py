@@ -92,7 +92,7 @@ def test_it_has_the_published_size():
 
 def test_published_statistics_shift_and_then_scale():
   z = np.array([0.5, -1.0, 2.0, 0.0], np.float32)
-  params = {"latents": MODULE.statistics(0.33422927, 1.4606637)}
+  params = {"latents": MODULE.statistics_from_published(0.33422927, 1.4606637)}
   moments = kl_video.base.Moments(z, np.zeros_like(z))
   latents = MODULE.latents(params, moments, None)
   np.testing.assert_allclose(latents, 0.33422927 * (z + 1.4606637), rtol=1e-6)

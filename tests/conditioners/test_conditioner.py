@@ -161,7 +161,7 @@ def test_an_image_is_one_signal_in_two_groups():
   assert not np.any(empty.tokens["image"].values)
   assert not np.any(empty.channels["image"])
   clip = np.arange(2 * 3 * 4 * 4 * 3.0).reshape(2, 3, 4, 4, 3)
-  first = conditioner.Image("channels", first=True)
+  first = conditioner.Image("channels", from_first_frame=True)
   for given, wanted in (
     ({"latents": clip}, clip[:, :1]),
     ({"latents": clip, "image_latents": 4.0 * clip[:, :1]}, 4.0 * clip[:, :1]),
@@ -177,7 +177,7 @@ def test_an_image_is_one_signal_in_two_groups():
 
 def test_the_first_frames_latents_are_tokens_where_there_are_none():
   latents = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6)).astype(np.float32)
-  picture = conditioner.Image("tokens", first=True)
+  picture = conditioner.Image("tokens", from_first_frame=True)
   cond, null = picture({"latents": latents})
   assert not cond.channels
   wanted = latents[:, 0].reshape(2, 20, 6)  # row by row

@@ -189,7 +189,7 @@ def test_the_task_noises_its_picture_in_training_and_in_sampling():
 
   batch = {"latents": jnp.ones((8, 4, 8, 8, 4)), "augmentation": jnp.full(8, 0.3)}
   signals = (
-    conditioner.Image("channels", first=True),
+    conditioner.Image("channels", from_first_frame=True),
     conditioner.Numbers(("augmentation",)),
   )
   task = latent_diffusion.LatentDiffusion(

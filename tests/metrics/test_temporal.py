@@ -19,13 +19,13 @@ def test_flicker_is_the_mean_change():
 
 
 def test_motion_listens_to_the_pixels_that_change_most():
-  np.testing.assert_allclose(temporal.motion(clip(200, 0.05)), 200.0)
-  np.testing.assert_allclose(temporal.motion(clip(200, 0.01)), 40.0)
+  np.testing.assert_allclose(temporal.largest_pixel_changes(clip(200, 0.05)), 200.0)
+  np.testing.assert_allclose(temporal.largest_pixel_changes(clip(200, 0.01)), 40.0)
 
 
-def test_dynamic_degree_is_the_share_of_clips_that_move():
+def test_moving_clip_fraction_is_the_share_of_clips_that_move():
   videos = np.concatenate([clip(200, 0.05), clip(3), clip(0), clip(7)])
-  assert temporal.dynamic_degree(videos) == 0.5
+  assert temporal.moving_clip_fraction(videos) == 0.5
 
 
 def test_floats_and_single_frames_are_refused():

@@ -23,9 +23,9 @@ def cfg():
 @pytest.fixture(scope="module")
 def reader():
   train, _ = moving_digits.split_digits()
-  made = moving_digits.sample_flights(np.random.default_rng(0), train, 2000, CLIPS)
+  made = moving_digits.sample_trajectories(np.random.default_rng(0), train, 2000, CLIPS)
   video = moving_digits.render(made["digit"], made["position"], CLIPS.canvas)
-  return digits.DigitReader(video, made["label"])
+  return digits.DigitClassifier(video, made["label"])
 
 
 def shapes(tree):
@@ -88,7 +88,7 @@ def test_the_autoencoders_keep_where_a_digit_is(cfg, name, off_path, off_line):
   if name == "stacked":
     params = {"outer": params, "inner": native.packaged("moving_digits", "tokens")}
   _, test = moving_digits.split_digits()
-  made = moving_digits.sample_flights(np.random.default_rng(1), test, 50, CLIPS)
+  made = moving_digits.sample_trajectories(np.random.default_rng(1), test, 50, CLIPS)
   video = moving_digits.render(made["digit"], made["position"], CLIPS.canvas)
 
   @jax.jit

@@ -267,9 +267,9 @@ def test_wrong_hyper_parameters_are_refused():
     autoencoding.Autoencoding(autoencoder=Linear(), gan_weight=-1)
   with pytest.raises(ValueError, match="frames_per_clip=0"):
     autoencoding.Autoencoding(autoencoder=Linear(), frames_per_clip=0)
-  over_time = discriminator.PatchDiscriminator(time=3)
+  over_time = discriminator.PatchDiscriminator(time_kernel=3)
   drawn = dict(autoencoder=Linear(), frames_per_clip=2, discriminator=over_time)
-  with pytest.raises(ValueError, match="frames_per_clip=2 draws .* time=3"):
+  with pytest.raises(ValueError, match="frames_per_clip=2 draws .* time_kernel=3"):
     autoencoding.Autoencoding(**drawn, gan_weight=0.1)
   autoencoding.Autoencoding(**drawn)  # it plays no game
 

@@ -41,7 +41,9 @@ ADAPTING = dict(learning_rate=1e-2, steps=60)
 TEXT = conditioner.LabelTokens(3)
 FPS = conditioner.Numbers(("fps",))
 NUMBERS = ("fps", "motion", "augmentation")
-IMAGE = conditioner.All((conditioner.Image(first=True), conditioner.Numbers(NUMBERS)))
+IMAGE = conditioner.All(
+  (conditioner.Image(from_first_frame=True), conditioner.Numbers(NUMBERS))
+)
 SPATIAL_ONLY = r"^(?!.*temporal)"
 
 
@@ -297,7 +299,7 @@ def test_clips_that_are_pictures_teach_nothing_along_time():
     network=unet3d.UNet3D(system.architecture),
     process=system.process,
     prediction=system.prediction,
-    conditioner=conditioner.All((conditioner.Image(first=True), numbers)),
+    conditioner=conditioner.All((conditioner.Image(from_first_frame=True), numbers)),
     times=times.lognormal,
   )
   data = batch(2) | {"image_only": np.ones(2, np.float32)}

@@ -3,10 +3,10 @@
 An autoencoder is a frozen dataclass without arrays. Its parameters are a nested dict;
 under "latents" they hold the measured mean ("shift") and standard deviation ("scale")
 of each channel of the latents. These two are data, not weights: no gradient reaches
-them, `optimizer.weight_decay_mask` leaves them out, and `measure` sets them.
+them, `optimizer.weight_decay_mask` leaves them out, `with_measured_latents` sets them.
 
-`latents` and `measure` are the same for all that keep their statistics so: a class
-takes them from here, `latents = base.latents`, `measure = base.with_measured_latents`.
+Classes that keep their statistics so take both methods from this module:
+`latents = base.latents`, `with_measured_latents = base.with_measured_latents`.
 """
 
 from typing import Any, Protocol
@@ -44,7 +44,7 @@ class Autoencoder(Protocol):
   def decode(self, params, latents):
     """The video [B, T, H, W, C] of latents of unit variance [B, t, h, w, c]."""
 
-  def measure(self, params, moments):
+  def with_measured_latents(self, params, moments):
     """`params` with the shift and scale of an iterable of Moments."""
 
 
@@ -100,23 +100,23 @@ def clip_logvar(logvar):
   return jnp.clip(logvar, *LOGVAR_RANGE)
 
 
-def check_video(video, channels, sizes, what="stride"):
+def check_video(video, channels, multiples, field="stride"):
   """Raises a ValueError unless `video` is [B, T, H, W, channels] in these multiples.
 
   Args:
     channels: of the video.
-    sizes: (time, height, width), of which the video's sizes must be multiples.
-    what: name of the autoencoder's field that `sizes` is, for the message.
+    multiples: (time, height, width) that must divide the video's sizes.
+    field: name of the autoencoder's field with these numbers, for the message.
   """
   if video.ndim != 5 or video.shape[-1] != channels:
     raise ValueError(f"video of shape {video.shape} must be [B, T, H, W, {channels}].")
-  axes = zip(("frames", "height", "width"), video.shape[1:4], sizes, strict=True)
+  axes = zip(("frames", "height", "width"), video.shape[1:4], multiples, strict=True)
   for name, size, s in axes:
     if size % s:
       low, high = size // s * s, size // s * s + s
       near = f"{low} and {high}" if low else f"{high}"
       raise ValueError(
-        f"{name}={size} must be a multiple of {s} (the autoencoder's {what}); the "
+        f"{name}={size} must be a multiple of {s} (the autoencoder's {field}); the "
         f"nearest: {near}. Resize or crop the video."
       )
 

@@ -55,7 +55,7 @@ class ClipTokens:
 
   dtypes = base.dtypes
   latents = base.latents
-  measure = base.with_measured_latents
+  with_measured_latents = base.with_measured_latents
 
   def __post_init__(self):
     for name in ("window", "patch", "depths"):

@@ -29,35 +29,35 @@ class PatchDiscriminator(nn.Module):
   Attributes:
     width: channels of the first layer; doubled by each next one, up to eight times.
     depth: layers that halve the size. A patch is 70 pixels wide at 3, 34 at 2, 16 at 1.
-    time: frames of each kernel, odd. A patch is one frame long at 1; at 3, where motion
-      counts too, 2 depth + 5.
+    time_kernel: frames of each kernel, odd. A patch is one frame long at 1, and at 3,
+      where motion counts too, 2 depth + 5.
     groups: of the group norms.
   """
 
   width: int = 64
   depth: int = 3
-  time: int = 1
+  time_kernel: int = 1
   groups: int = 8
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   def __post_init__(self):
     super().__post_init__()
-    if self.time < 1 or self.time % 2 == 0:
-      raise ValueError(f"time={self.time} must be odd, and at least 1.")
+    if self.time_kernel < 1 or self.time_kernel % 2 == 0:
+      raise ValueError(f"time_kernel={self.time_kernel} must be odd, and at least 1.")
 
   @nn.compact
   def __call__(self, x):
     self._check(x)
     # Whole frames, or clips, on each device: patches are too small to be cut in strips.
     frames = x.shape[1]
-    if self.time == 1:
+    if self.time_kernel == 1:
       x = rearrange(x, "b t h w c -> (b t) h w c")
       x = placement.constrain(x, (("batch", "frames"), None, None, None))
     else:
       x = placement.constrain(x, ("batch", None, None, None, None))
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    along = [] if self.time == 1 else [self.time]
+    along = [] if self.time_kernel == 1 else [self.time_kernel]
     conv = lambda features, stride, name: Conv(
       features,
       (*along, 4, 4),

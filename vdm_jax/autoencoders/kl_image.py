@@ -95,7 +95,7 @@ class KLImage:
 
   dtypes = base.dtypes
   latents = base.latents
-  measure = base.with_measured_latents
+  with_measured_latents = base.with_measured_latents
 
   def __post_init__(self):
     object.__setattr__(self, "channels", tuple(self.channels))

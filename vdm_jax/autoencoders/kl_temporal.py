@@ -75,31 +75,32 @@ class KLTemporal:
 
   dtypes = base.dtypes
   latents = base.latents
-  measure = base.with_measured_latents
+  with_measured_latents = base.with_measured_latents
 
   def __post_init__(self):
     object.__setattr__(self, "channels", tuple(self.channels))
-    object.__setattr__(self, "dtype", self.images.dtype)  # images checks the fields
+    # Building the image autoencoder checks the fields, too.
+    object.__setattr__(self, "dtype", self.image_autoencoder.dtype)
     for name in ("mid_layers", "decode_chunk"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name}={value} must be at least 1.")
 
   @property
-  def images(self):
+  def image_autoencoder(self):
     """The KLImage that has the same encoder."""
     return kl_image.KLImage(**{name: getattr(self, name) for name in ENCODER_FIELDS})
 
   @property
   def stride(self):
     """Pixels per latent in (time, height, width)."""
-    return self.images.stride
+    return self.image_autoencoder.stride
 
   def init(self, key, video):
     """New parameters, a nested dict; `video` [B, T, H, W, C] is checked only."""
     base.check_video(video, self.pixel_channels, self.stride)
     k_encoder, k_decoder = jax.random.split(key)
-    network = kl_image.KLImageNetwork(self.images)
+    network = kl_image.KLImageNetwork(self.image_autoencoder)
     frame = jnp.zeros((1, *self.stride[1:], self.pixel_channels))
     encoder = network.init(k_encoder, frame, method=kl_image.KLImageNetwork.encode)[
       "params"
@@ -111,7 +112,7 @@ class KLTemporal:
 
   def encode(self, params, video):
     """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
-    return self.images.encode(params, video)
+    return self.image_autoencoder.encode(params, video)
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""

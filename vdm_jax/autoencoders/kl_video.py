@@ -7,7 +7,7 @@ norms take their statistics over the clip; published latents are z' = scale (z +
   Taichi-HD       scale 0.175733933, shift 0.03291025
   UCF-101         scale 0.220142075, shift 0.5837740898
 
-which here are statistics of the latents: `statistics(scale, shift)`.
+which here are statistics of the latents: `statistics_from_published(scale, shift)`.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class KLVideo:
 
   dtypes = base.dtypes
   latents = base.latents
-  measure = base.with_measured_latents
+  with_measured_latents = base.with_measured_latents
 
   def __post_init__(self):
     object.__setattr__(self, "stride", tuple(self.stride))
@@ -76,7 +76,7 @@ class KLVideo:
     z = base.raw_latents(self, params, latents)
     return self._run(params, z, KLVideoNetwork.decode)
 
-  def statistics(self, scale, shift):
+  def statistics_from_published(self, scale, shift):
     """{"shift": [c], "scale": [c]} of published latents z' = scale (z + shift)."""
     full = lambda x: np.full(self.latent_channels, x, np.float32)
     return {"shift": full(-shift), "scale": full(1.0 / scale)}

@@ -51,9 +51,12 @@ class Stacked:
       params["outer"], self.inner.decode(params["inner"], latents)
     )
 
-  def measure(self, params, moments):
+  def with_measured_latents(self, params, moments):
     """`params` with the statistics of an iterable of the inner one's Moments."""
-    return {**params, "inner": self.inner.measure(params["inner"], moments)}
+    return {
+      **params,
+      "inner": self.inner.with_measured_latents(params["inner"], moments),
+    }
 
   def _between(self, outer, video):
     return self.outer.latents(outer, self.outer.encode(outer, video), None)

@@ -151,12 +151,12 @@ class Image:
 
   Attributes:
     form: the groups it enters: "both", "tokens" or "channels".
-    first: where the batch has no image_latents, those of the clip's first frame are
-      used; where it has no tokens, these latents are the tokens [B, h w, c].
+    from_first_frame: where the batch has no image_latents, those of the clip's first
+      frame are used; where it has no tokens, these latents are the tokens [B, h w, c].
   """
 
   form: str = "both"
-  first: bool = False
+  from_first_frame: bool = False
 
   def __post_init__(self):
     if self.form not in ("both", "tokens", "channels"):
@@ -175,13 +175,13 @@ class Image:
     return cond, Conditioning(tokens=empty, channels=zeros)
 
   def _values(self, batch):
-    if self.first and "image" not in batch:
+    if self.from_first_frame and "image" not in batch:
       return rearrange(self._latents(batch), "b 1 h w c -> b (h w) c")
     values = jnp.asarray(_read(batch, "image"))
     return values[:, None] if values.ndim == 2 else values
 
   def _latents(self, batch):
-    if self.first and "image_latents" not in batch:
+    if self.from_first_frame and "image_latents" not in batch:
       latents = _read(batch, "latents" if "latents" in batch else "mean")
       return jnp.asarray(latents)[:, :1]
     x = jnp.asarray(_read(batch, "image_latents"))

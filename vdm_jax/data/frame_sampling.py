@@ -15,7 +15,7 @@ def uniform_indices(length, num_frames):
   repeats its first ones.
   """
   if length <= num_frames:
-    return repeat_to_length(length, num_frames)
+    return stretched_indices(length, num_frames)
   if num_frames == 1:
     return np.zeros(1, int)
   places = np.arange(num_frames) * (length - 1) / (num_frames - 1)
@@ -29,7 +29,7 @@ def window_indices(length, num_frames, stride, start):
   num_frames repeats its first ones. `start` is at most length - window_span(...).
   """
   if length <= num_frames:
-    return repeat_to_length(length, num_frames)
+    return stretched_indices(length, num_frames)
   last = start + window_span(length, num_frames, stride) - 1
   if not 0 <= start <= last < length:
     raise ValueError(
@@ -43,7 +43,7 @@ def window_span(length, num_frames, stride):
   return min(length, (num_frames - 1) * stride + 1)
 
 
-def repeat_to_length(length, num_frames):
+def stretched_indices(length, num_frames):
   """int [num_frames], rising: all `length` indices, the first ones more than once."""
   if length < 1:
     raise ValueError("A video without frames has no clip.")

@@ -49,13 +49,13 @@ class FirstFramePixels:
   For an image encoder in the training step.
 
   Attributes:
-    pixels: uint8 [1, H, W, 3] -> [1, S, S, 3], such as clip_pixels.preprocess.
+    preprocess: uint8 [1, H, W, 3] -> [1, S, S, 3], such as clip_pixels.preprocess.
   """
 
-  pixels: Callable
+  preprocess: Callable
 
   def __call__(self, record, rng):
-    return record | {"image_pixels": self.pixels(record["video"][:1])[0]}
+    return record | {"image_pixels": self.preprocess(record["video"][:1])[0]}
 
 
 class WithPictures:

@@ -8,7 +8,7 @@ PEAK = 255.0  # of uint8 frames
 K1, K2 = 0.01, 0.03
 
 
-def decibels(error, *, peak=PEAK, xp=np):
+def psnr_from_mse(mse, *, peak=PEAK, xp=np):
   """Peak signal to noise ratio in dB of mean squared errors, of their shape.
 
   At most 100, which is that of equal images.
@@ -17,14 +17,14 @@ def decibels(error, *, peak=PEAK, xp=np):
     peak: the range of values of the images.
     xp: numpy, or jax.numpy for traced arrays.
   """
-  return 10.0 * xp.log10(peak**2 / xp.maximum(error, peak**2 * 1e-10))
+  return 10.0 * xp.log10(peak**2 / xp.maximum(mse, peak**2 * 1e-10))
 
 
 def psnr(x, y, *, peak=PEAK):
   """Peak signal to noise ratio [N] in dB of videos [N, T, H, W, C], mean of frames."""
   x, y = _checked(x, y)
   error = reduce(np.square(x - y), "n t h w c -> n t", "mean")
-  return decibels(error, peak=peak).mean(1)
+  return psnr_from_mse(error, peak=peak).mean(1)
 
 
 def ssim(x, y, *, peak=PEAK):

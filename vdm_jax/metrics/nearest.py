@@ -32,7 +32,7 @@ def psnr_to_nearest(videos, train, *, size=16):
     # One video at a time: all pairs at once would be gigabytes.
     error = [np.square(part - video).mean(-1).min() for video in flat(videos)]
     best = np.minimum(best, error)
-  return frames.decibels(best)
+  return frames.psnr_from_mse(best)
 
 
 def _downsampled(videos, size):

@@ -16,7 +16,7 @@ def flicker(videos):
   return reduce(_changes(videos), "n t h w c -> n", "mean")
 
 
-def motion(videos):
+def largest_pixel_changes(videos):
   """Mean change [N], in grey levels, of the 5 % of pixels that change most.
 
   Of videos [N, T, H, W, C] uint8, between successive frames.
@@ -27,13 +27,13 @@ def motion(videos):
   return reduce(changes[..., -most:], "n t p -> n", "mean")
 
 
-def dynamic_degree(videos, *, threshold=MOVING):
+def moving_clip_fraction(videos, *, threshold=MOVING):
   """Share, a float, of videos [N, T, H, W, C] uint8 with `motion` above a threshold.
 
   VBench's dimension of this name thresholds the largest 5 % of an optical flow; this
   one thresholds the largest 5 % of the changes themselves, and needs no network.
   """
-  return float((motion(videos) > threshold).mean())
+  return float((largest_pixel_changes(videos) > threshold).mean())
 
 
 def seam_ratio(videos, *, window, overlap):
@@ -93,7 +93,7 @@ def _changes(videos):
 
 def motion_rows(data, *, threshold=MOVING):
   """Two Rows: flicker and dynamic degree of an EvaluationData."""
-  degree = lambda clips: dynamic_degree(clips.videos, threshold=threshold)
+  degree = lambda clips: moving_clip_fraction(clips.videos, threshold=threshold)
   return [
     data.row("flicker (grey levels)", lambda clips: flicker(clips.videos).mean()),
     data.row(

@@ -70,7 +70,7 @@ def score_reconstructions(made, real):
   each = frames.psnr(made, real, peak=PEAK)
   error = np.square(np.asarray(made, np.float64) - real)
   error = reduce(error, "n t h w c -> n t", "mean")
-  ratio = lambda error: float(frames.decibels(error, peak=PEAK))
+  ratio = lambda error: float(frames.psnr_from_mse(error, peak=PEAK))
   return {
     "psnr (dB)": float(each.mean()),
     "psnr of the worst clip (dB)": float(each.min()),

@@ -58,12 +58,12 @@ class Autoencoding:
       raise ValueError(
         f"frames_per_clip={self.frames_per_clip} must be at least 1, or None for all."
       )
-    motion = self.gan_weight and getattr(self.discriminator, "time", 1) > 1
+    motion = self.gan_weight and getattr(self.discriminator, "time_kernel", 1) > 1
     if motion and self.frames_per_clip is not None:
       raise ValueError(
         f"frames_per_clip={self.frames_per_clip} draws frames from anywhere in a clip, "
-        f"whose motion a discriminator of time={self.discriminator.time} would judge; "
-        "take None, for all."
+        "whose motion a discriminator of "
+        f"time_kernel={self.discriminator.time_kernel} would judge; take None, for all."
       )
 
   def init(self, key, batch):
@@ -106,7 +106,7 @@ class Autoencoding:
     metrics = {
       "l1": jnp.abs(real - fake).mean(),
       "kl": kl.mean(),
-      "psnr": frames.decibels(error, peak=2.0, xp=jnp).mean(),
+      "psnr": frames.psnr_from_mse(error, peak=2.0, xp=jnp).mean(),
     }
     if self.perceptual_weight:
       frozen = jax.lax.stop_gradient(params.get("perceptual"))
@@ -131,7 +131,7 @@ class Autoencoding:
     moments = (
       encode(params["autoencoder"], {"video": batch["video"]}) for batch in batches
     )
-    measured = self.autoencoder.measure(params["autoencoder"], moments)
+    measured = self.autoencoder.with_measured_latents(params["autoencoder"], moments)
     return {**params, "autoencoder": measured}
 
   def _gan_losses(self, params, batch, real, fake):

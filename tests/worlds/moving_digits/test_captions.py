@@ -23,10 +23,10 @@ COMPASS = {  # (y, x), y downwards -> sector
 
 @pytest.fixture(scope="module")
 def clips():
-  """2,000 flights without their videos, as a source."""
+  """2,000 trajectories without their videos, as a source."""
   train, _ = moving_digits.split_digits()
   rng = np.random.default_rng(0)
-  made = moving_digits.sample_flights(rng, train, 2000, moving_digits.Config())
+  made = moving_digits.sample_trajectories(rng, train, 2000, moving_digits.Config())
   kept = {"label": made["label"].astype(np.int32), "velocity": made["velocity"]}
   return sources.ArraySource({**kept, "mean": np.arange(2000.0)})
 

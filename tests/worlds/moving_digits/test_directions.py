@@ -12,13 +12,13 @@ CONFIG = moving_digits.Config()
 
 @pytest.fixture(scope="module")
 def clips():
-  """{"train": ..., "test": ...} of flights with their videos."""
+  """{"train": ..., "test": ...} of trajectories with their videos."""
   rng = np.random.default_rng(0)
   made = {}
   for name, of_split, count in zip(
     ("train", "test"), moving_digits.split_digits(), (1500, 400), strict=True
   ):
-    part = moving_digits.sample_flights(rng, of_split, count, CONFIG)
+    part = moving_digits.sample_trajectories(rng, of_split, count, CONFIG)
     part["video"] = moving_digits.render(part["digit"], part["position"], CONFIG.canvas)
     made[name] = part
   return made

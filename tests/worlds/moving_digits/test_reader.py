@@ -18,7 +18,7 @@ def clips():
   for name, of_split, count in zip(
     ("train", "test"), moving_digits.split_digits(), (2000, 200), strict=True
   ):
-    part = moving_digits.sample_flights(rng, of_split, count, CONFIG)
+    part = moving_digits.sample_trajectories(rng, of_split, count, CONFIG)
     part["video"] = moving_digits.render(part["digit"], part["position"], CONFIG.canvas)
     made[name] = part
   return made
@@ -34,12 +34,12 @@ def test_the_centre_of_mass_moves_as_the_box_does(clips):
 
 
 def test_held_out_digits_are_read(clips):
-  reader = digits.DigitReader(clips["train"]["video"], clips["train"]["label"])
-  right = reader.classify(clips["test"]["video"]) == clips["test"]["label"]
+  classifier = digits.DigitClassifier(clips["train"]["video"], clips["train"]["label"])
+  right = classifier.classify(clips["test"]["video"]) == clips["test"]["label"]
   assert right.mean() > 0.95
-  # Negative control: the reader does not know what it was not shown.
+  # Negative control: the classifier does not know what it was not shown.
   noise = np.random.default_rng(1).integers(0, 256, clips["test"]["video"].shape)
-  right = reader.classify(noise.astype(np.uint8)) == clips["test"]["label"]
+  right = classifier.classify(noise.astype(np.uint8)) == clips["test"]["label"]
   assert right.mean() < 0.3
 
 
@@ -72,10 +72,10 @@ def test_an_empty_clip_is_judged_without_a_crash():
 
 
 @pytest.mark.parametrize("num_frames", [8, 24, 64])
-def test_real_flights_of_any_length_are_legal(num_frames):
+def test_real_trajectories_of_any_length_are_legal(num_frames):
   _, test = moving_digits.split_digits()
   config = moving_digits.Config(num_frames=num_frames)
-  made = moving_digits.sample_flights(np.random.default_rng(2), test, 10, config)
+  made = moving_digits.sample_trajectories(np.random.default_rng(2), test, 10, config)
   video = moving_digits.render(made["digit"], made["position"], config.canvas)
   errors = digits.motion_error(video)
   assert np.median(errors) < 0.06 and errors.max() < 0.3
@@ -117,7 +117,7 @@ def test_given_frames_are_not_judged(clips):
 
 def test_handwriting_changes_where_another_digit_comes_and_not_where_one_moves():
   rng = np.random.default_rng(0)
-  at = moving_digits.sample_flights(
+  at = moving_digits.sample_trajectories(
     rng, np.arange(40), 8, moving_digits.Config(num_frames=6)
   )
   videos = moving_digits.render(at["digit"], at["position"], 16)
@@ -125,5 +125,5 @@ def test_handwriting_changes_where_another_digit_comes_and_not_where_one_moves()
   assert same.shape == (8, 6)
   mixed = videos.copy()
   mixed[:, 3:] = videos[::-1, 3:]
-  other = digits.handwriting_change(mixed, first=3)
+  other = digits.handwriting_change(mixed, num_reference_frames=3)
   assert other[:, 3:].mean() > 3 * same.mean() and other[:, :3].max() < 3 * same.max()

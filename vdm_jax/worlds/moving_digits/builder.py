@@ -106,7 +106,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, digits, num_clips, stream):
     config = self.builder_config
     rng = np.random.default_rng([config.seed, stream])
-    made = sample_flights(rng, digits, num_clips, config)
+    made = sample_trajectories(rng, digits, num_clips, config)
     for first in range(0, num_clips, BLOCK):
       part = {key: values[first : first + BLOCK] for key, values in made.items()}
       part["video"] = render(part["digit"], part["position"], config.canvas)
@@ -156,7 +156,7 @@ def split_digits(seed=0):
   return np.sort(train), np.sort(test)
 
 
-def sample_flights(rng, digits, num_clips, config):
+def sample_trajectories(rng, digits, num_clips, config):
   """The ground truth of random clips, {name: array}, N = num_clips.
 
   "label" int64 [N]; "digit" int32 [N], the image's index in `load_digits`; "position"

@@ -73,12 +73,12 @@ class PromptScorer:
     self.shares = tuple(shares)
     records = [train[i] for i in range(min(train_clips, len(train)))]
     videos, labels = (np.stack([r[k] for r in records]) for k in ("video", "label"))
-    self.reader = digits.DigitReader(videos, labels, seed=seed)
+    self.classifier = digits.DigitClassifier(videos, labels, seed=seed)
 
   def classify(self, videos):
     """{"digit": [N], "direction": [N]} of videos [N, T, H, W, 3] uint8."""
     return {
-      "digit": self.reader.classify(videos),
+      "digit": self.classifier.classify(videos),
       "direction": captions.direction_index(first_velocity(videos)),
     }
 

@@ -59,17 +59,17 @@ def centred_frames(videos):
   return rearrange(cut, "(n t) h w -> n t h w", n=n)
 
 
-def handwriting_change(videos, first=None):
+def handwriting_change(videos, num_reference_frames=None):
   """Mean absolute difference [N, T], in grey levels, of frames and their clip's mean.
 
-  Of `centred_frames`; the mean is that of the `first` frames, or of all.
+  Of `centred_frames`; the mean is that of the first `num_reference_frames`, or of all.
   """
   crops = 255.0 * centred_frames(videos)
-  mean = reduce(crops[:, :first], "n t h w -> n 1 h w", "mean")
+  mean = reduce(crops[:, :num_reference_frames], "n t h w -> n 1 h w", "mean")
   return reduce(np.abs(crops - mean), "n t h w -> n t", "mean")
 
 
-class DigitReader:
+class DigitClassifier:
   """A classifier of digits, a support vector machine on one random frame of each clip.
 
   Args:
@@ -147,14 +147,14 @@ class CompletionScorer:
   def __init__(self, train, train_clips=4000, seed=0):
     records = [train[i] for i in range(min(train_clips, len(train)))]
     videos, labels = (np.stack([r[k] for r in records]) for k in ("video", "label"))
-    self.reader = DigitReader(videos, labels, seed=seed)
+    self.classifier = DigitClassifier(videos, labels, seed=seed)
 
   def __call__(self, videos, real, labels, mask):
     new = ~np.asarray(mask)
     distance = path_error(videos, real, mask)
-    right = self.reader.classify_frames(videos) == labels[:, None]
+    right = self.classifier.classify_frames(videos) == labels[:, None]
     return {
-      "read right": float((self.reader.classify(videos[:, new]) == labels).mean()),
+      "read right": float((self.classifier.classify(videos[:, new]) == labels).mean()),
       "motion error (pixels)": float(np.median(motion_error(videos))),
       "path error (pixels)": float(np.median(distance[:, new].mean(1))),
       "psnr (dB)": float(np.median(frames.psnr(videos[:, new], real[:, new]))),
@@ -218,19 +218,19 @@ def digit_rows(data, *, seed=0, still=0.25):
     seed: of the frames to which the classifier is fitted.
     still: speed in pixels a frame below which a clip is static.
   """
-  reader = DigitReader(data.train.videos, data.train.labels, seed=seed)
+  classifier = DigitClassifier(data.train.videos, data.train.labels, seed=seed)
   fitted = {"extractor": f"support vector machine, {CROP} x {CROP} centred frames"}
   settings = {"fitted_to": len(data.train), "reader_seed": seed}
 
   def right(clips):
-    return (reader.classify(clips.videos) == clips.labels).mean()
+    return (classifier.classify(clips.videos) == clips.labels).mean()
 
   features = {
-    name: reader.features(clips.videos)
+    name: classifier.features(clips.videos)
     for name, clips in (("samples", data.samples), ("real", data.real))
   }
   # The reference is the training split; real clips are at some distance from it, too.
-  reference = reader.features(data.train.videos)
+  reference = classifier.features(data.train.videos)
 
   def from_train(clips):
     name = "samples" if clips is data.samples else "real"
