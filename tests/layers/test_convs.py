@@ -90,7 +90,7 @@ GATHERED = {
 )
 def test_one_product_over_the_neighbours_is_the_sum_over_taps(name):
   shape, size, padding = GATHERED[name]
-  assert convolution.gathering_pays(shape[1:-1], size)
+  assert convolution.im2col_beats_xla(shape[1:-1], size)
   k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(k_x, shape)
   kernel = jax.random.normal(k_kernel, (*size, 5, 4)) / 5
@@ -98,7 +98,7 @@ def test_one_product_over_the_neighbours_is_the_sum_over_taps(name):
   @jax.jit
   def all_ways(x, kernel):
     outs = []
-    plain = lambda x, k, stride, padding: convolution.gathered(None, x, k, 1, padding)
+    plain = lambda x, k, stride, padding: convolution.im2col(None, x, k, 1, padding)
     for fn in (convs.convolve, plain, taps):
       y, pull = jax.vjp(lambda x, k: fn(x, k, 1, padding), x, kernel)  # noqa: B023
       outs.append((y, *pull(jax.random.normal(k_out, y.shape))))
@@ -113,7 +113,7 @@ def test_one_product_over_the_neighbours_is_the_sum_over_taps(name):
 
 def test_larger_kernels_and_images_are_left_to_the_compiler():
   for size, kernel in (((4, 4), (3, 3)), ((4, 4, 4), (3, 3, 3)), ((3, 2), (3, 3))):
-    assert not convolution.gathering_pays(size, kernel)
+    assert not convolution.im2col_beats_xla(size, kernel)
 
 
 def test_convolution_works_over_time_too():

@@ -1,4 +1,4 @@
-"""Pictures of any size to the normalised pixels that CLIP's image encoder takes.
+"""Images of any size to the normalised pixels that CLIP's image encoder takes.
 
 As Stable Video Diffusion does it: a Gaussian against aliasing, then cubic interpolation
 from corner to corner. Along one axis both together are one matrix.
@@ -11,21 +11,21 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 SHARPNESS = -0.75  # of the cubic; PyTorch's
 
 
-def preprocess(pictures, size=224, mean=MEAN, deviation=DEVIATION):
-  """Resized and normalised pictures, float32 [B, size, size, 3], a numpy array.
+def preprocess(images, size=224, mean=MEAN, deviation=DEVIATION):
+  """Resized and normalised images, float32 [B, size, size, 3], a numpy array.
 
   Args:
-    pictures: uint8 [B, H, W, 3], sides of at least 2 pixels.
+    images: uint8 [B, H, W, 3], sides of at least 2 pixels.
     size: of the encoder's input.
     mean, deviation: of the RGB values in [0, 1], subtracted and divided by.
   """
-  pictures = np.asarray(pictures)
-  if pictures.ndim != 4 or pictures.dtype != np.uint8 or min(pictures.shape[1:3]) < 2:
+  images = np.asarray(images)
+  if images.ndim != 4 or images.dtype != np.uint8 or min(images.shape[1:3]) < 2:
     raise ValueError(
-      f"Pictures of shape {pictures.shape} and type {pictures.dtype}; wanted uint8 "
+      f"Images of shape {images.shape} and type {images.dtype}; wanted uint8 "
       "[B, H, W, 3] of at least 2 x 2 pixels."
     )
-  x = pictures.astype(np.float64) / 255.0
+  x = images.astype(np.float64) / 255.0
   down, across = (resize_matrix(n, size) for n in x.shape[1:3])
   x = np.einsum("ph,bhwc->bpwc", down, x)
   x = np.einsum("qw,bpwc->bpqc", across, x)

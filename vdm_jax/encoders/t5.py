@@ -93,7 +93,9 @@ class T5Block(nn.Module):
     norm = lambda name: RMSNorm(self.epsilon, **dtypes, name=name)
 
     if self.buckets:
-      places = position_bias(self.buckets, self.num_heads, self.param_dtype)(places)
+      places = relative_attention_bias(self.buckets, self.num_heads, self.param_dtype)(
+        places
+      )
     attend = BiasedAttention(self.num_heads, self.head_dim, **dtypes, name="attention")
     x = x + attend(norm("attention_norm")(x), places, mask)
 
@@ -148,9 +150,11 @@ class T5Encoder(Module):
     x = token(ids)
 
     shared = self.bias == "shared"
-    places = distance_buckets(ids.shape[1], self.buckets, self.max_distance)
+    places = relative_position_buckets(ids.shape[1], self.buckets, self.max_distance)
     if shared:
-      places = position_bias(self.buckets, self.num_heads, self.param_dtype)(places)
+      places = relative_attention_bias(self.buckets, self.num_heads, self.param_dtype)(
+        places
+      )
     stack = blocks.scan_blocks(T5Block, self.depth)(
       num_heads=self.num_heads,
       head_dim=self.head_dim,
@@ -167,14 +171,14 @@ class T5Encoder(Module):
     return RMSNorm(self.epsilon, **dtypes, name="norm")(x)
 
 
-def position_bias(buckets, num_heads, param_dtype):
+def relative_attention_bias(num_buckets, num_heads, param_dtype):
   """The table of T5's relative bias: a module, buckets [L, L] -> float32 [L, L, N]."""
   return blocks.Embedding(
-    buckets, num_heads, axis="heads", param_dtype=param_dtype, name="position"
+    num_buckets, num_heads, axis="heads", param_dtype=param_dtype, name="position"
   )
 
 
-def distance_buckets(length, buckets, max_distance):
+def relative_position_buckets(length, num_buckets, max_distance):
   """The buckets [L, L] of the distances key - query, integers, a numpy array.
 
   Half of the buckets are for keys after the query. In each half, half stand for one
@@ -182,12 +186,12 @@ def distance_buckets(length, buckets, max_distance):
 
   Args:
     length: L, tokens of the text.
-    buckets: number of buckets.
+    num_buckets: number of buckets.
     max_distance: from which on all distances share the last bucket.
   """
   i = np.arange(length)
   distance = rearrange(i, "m -> 1 m") - rearrange(i, "l -> l 1")
-  half = buckets // 2
+  half = num_buckets // 2
   exact = half // 2
   far = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(exact)
   # float32 and this order, as the models were trained: the edges depend on them.

@@ -57,7 +57,7 @@ def adaln_single(emb, width, num, *, dtype, param_dtype):
   return [row + part for row, part in zip(rows, _split(emb, num), strict=True)]
 
 
-def learned_norm(emb, width, num, *, dtype, param_dtype):
+def learned_affine(emb, width, num, *, dtype, param_dtype):
   """[num] shifts and scales [width] of a table, and gates 1.0; emb is not used."""
   del emb
   names = [("shift", "scale", "gate")[i % 3] for i in range(num)]
@@ -67,7 +67,7 @@ def learned_norm(emb, width, num, *, dtype, param_dtype):
   return [found.get(i, 1.0) for i in range(num)]
 
 
-MODULATIONS = {"block": adaln_zero, "shared": adaln_single, "tokens": learned_norm}
+MODULATIONS = {"block": adaln_zero, "shared": adaln_single, "tokens": learned_affine}
 
 
 def _split(mod, num):

@@ -38,7 +38,7 @@ class AffineParameters(nn.Module):
   @nn.compact
   def __call__(self):
     """(scale, bias), [width] each."""
-    return affine(self, self.width)
+    return affine_parameters(self, self.width)
 
 
 class LayerNorm(nn.Module):
@@ -50,12 +50,12 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x):
     """layer_norm(x) scale + bias, of the shape and dtype of x [..., D]."""
-    scale, bias = affine(self, x.shape[-1])
+    scale, bias = affine_parameters(self, x.shape[-1])
     h = layer_norm(x, epsilon=self.epsilon)
     return (h * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
-def affine(module, width):
+def affine_parameters(module, width):
   """(scale, bias) [width], parameters of `module`."""
   ones, zeros = nn.initializers.ones, nn.initializers.zeros
   named = lambda init: nn.with_logical_partitioning(init, ("norm",))

@@ -32,7 +32,7 @@ class GroupNorm(TypedModule):
         f"{channels} channels cannot be cut into groups={self.groups}; the number of "
         "groups must be a divisor of the channels."
       )
-    scale, bias = norms.affine(self, channels)
+    scale, bias = norms.affine_parameters(self, channels)
     x = x.astype(jnp.float32)
     x = x - self._mean(x)
     gain = jax.lax.rsqrt(self._mean(jnp.square(x)) + self.epsilon) * scale

@@ -20,9 +20,7 @@ from vdm_jax.layers.attention import (
   chunked,
   kernels,
   sequence,
-)
-from vdm_jax.layers.attention import (
-  shard_map as islands,
+  shard_map,
 )
 
 RULES = (
@@ -71,8 +69,8 @@ def on_mesh(sizes, shape, names, options):
   mesh = sharding.make_mesh(dict(axes))
   attend = functools.partial(attention.attend, names=names, **options)
   with sharding.use_mesh(mesh, RULES):
-    layout = islands.layout_of(shape, names)
-    even = shape[-3] % islands.num_devices(layout.sequence) == 0
+    layout = shard_map.layout_of(shape, names)
+    even = shape[-3] % shard_map.num_devices(layout.sequence) == 0
     axes = (*layout.rows, layout.sequence if even else (), layout.heads)
     place = NamedSharding(mesh, P(*(a or None for a in axes)))
     args = [jax.device_put(x, place) for x in draw(shape, 6)]

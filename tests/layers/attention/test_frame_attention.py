@@ -68,7 +68,7 @@ def by_loops(q, k, v, near, far, reach, transposed):
 def test_relative_positions_are_those_of_loops(relative):
   length, heads, dim, reach = 5, 2, 4, 2
   rng = np.random.default_rng(3)
-  module = frame_attention.SplitAttention(
+  module = frame_attention.UNetAttention(
     heads,
     dim,
     relative=relative,
@@ -101,7 +101,7 @@ def unboxed(shapes):
 
 
 def test_a_text_that_says_nothing_adds_only_the_bias():
-  module = frame_attention.SplitAttention(2, 4)
+  module = frame_attention.UNetAttention(2, 4)
   x, text = tokens()[:, 0], tokens(1)[:, 0]
   params = unboxed(module.init(jax.random.key(0), x, text))["params"]
   mask = jnp.array([[True, True, False], [False, False, False]])

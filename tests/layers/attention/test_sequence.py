@@ -110,7 +110,7 @@ def test_the_layout_follows_the_names():
   assert shard_map.layout_of((2, 5, 3, 8), names) is None  # no mesh
   with sharding.use_mesh(mesh, rules):
     layout = shard_map.layout_of((2, 5, 3, 8), names)
-    assert layout == shard_map.Layout(((),), ("seq",), ())
+    assert layout == shard_map.AttentionLayout(((),), ("seq",), ())
     assert shard_map.local_shape((2, 5, 3, 8), layout) == (2, 3, 3, 8)
     assert shard_map.layout_of((2, 5, 3, 8), None) is None
     # Rows are split evenly or not at all.

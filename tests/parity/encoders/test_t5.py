@@ -36,7 +36,7 @@ def buckets_of_transformers(length, buckets, max_distance):
 @pytest.mark.parametrize("buckets", [4, 8, 10, 32, 64])
 @pytest.mark.parametrize("max_distance", [20, 64, 100, 128, 800])
 def test_every_distance_falls_into_their_bucket(buckets, max_distance):
-  ours = t5.distance_buckets(600, buckets, max_distance)
+  ours = t5.relative_position_buckets(600, buckets, max_distance)
   theirs = buckets_of_transformers(600, buckets, max_distance)
   np.testing.assert_array_equal(ours, theirs)
   other = buckets_of_transformers(600, 2 * buckets, max_distance)

@@ -180,8 +180,8 @@ def _chunks(x, size, pattern):
   return rearrange(pad_end(x, -3, -x.shape[-3] % size), pattern, l=size)
 
 
-def pad_end(x, axis, missing, value=0):
-  """x with `missing` more entries of `value` at the end of an axis."""
+def pad_end(x, axis, count, value=0):
+  """x with `count` more entries of `value` at the end of an axis."""
   widths = [(0, 0)] * x.ndim
-  widths[axis] = (0, missing)
-  return jnp.pad(x, widths, constant_values=value) if missing else x
+  widths[axis] = (0, count)
+  return jnp.pad(x, widths, constant_values=value) if count else x

@@ -58,7 +58,7 @@ FRAMES = {
 }
 
 
-class SplitAttention(TypedModule):
+class UNetAttention(TypedModule):
   """Attention of [..., L, D] to [..., M, E] with separate layers for q, k and v.
 
   Attributes:

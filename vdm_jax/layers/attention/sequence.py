@@ -23,7 +23,7 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
 
   Args:
     q, k, v: [..., L, N, D].
-    layout: a shard_map.Layout whose sequence is split.
+    layout: a shard_map.AttentionLayout whose sequence is split.
     kernel: "auto" or a key of kernels.KERNELS.
     mask: of keys, broadcastable to [..., 1, 1, L].
     sequence_split: a key of SPLITS.
@@ -65,7 +65,7 @@ def check(q, k, mask, kernel, sequence_split):
     )
 
 
-def ulysses(q, k, v, mask, *, axes, length, kernel):
+def ulysses_attention(q, k, v, mask, *, axes, length, kernel):
   """One device's [..., L / n, N, D], by attention of a share of the heads to all.
 
   Runs within `jax.shard_map`; heads that n devices do not divide are padded with 0.
@@ -89,11 +89,18 @@ def ulysses(q, k, v, mask, *, axes, length, kernel):
   return swap(out, -2, -3)[..., :heads, :]
 
 
-def ring(q, k, v, mask, *, axes, length, kernel):
+def ring_attention(q, k, v, mask, *, axes, length, kernel):
   """One device's [..., L / n, N, D]: keys and values of all are passed round once.
 
-  Arguments as `ulysses` has them. A step attends to one block while passing it on. The
+  Runs within `jax.shard_map`. A step attends to one block while passing it on. The
   backward pass keeps no logits, but all blocks: the whole sequence's k and v.
+
+  Args:
+    q, k, v: this device's tokens [..., L / n, N, D].
+    mask: boolean [..., 1, 1, L], True for keys that may be attended to; or None.
+    axes: the n devices' mesh axes.
+    length: L without padding.
+    kernel: ignored; logits are computed in chunks if they are large.
   """
   del kernel  # "auto", "xla" and "chunked" are one here: logits in chunks, if large.
   count, here = shard_map.num_devices(axes), k.shape[-3]
@@ -122,4 +129,4 @@ def ring(q, k, v, mask, *, axes, length, kernel):
   return chunked.normalize(part, v.dtype)
 
 
-SPLITS = {"ulysses": ulysses, "ring": ring}
+SPLITS = {"ulysses": ulysses_attention, "ring": ring_attention}

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from vdm_jax.layers import placement
 
 
-class Layout(NamedTuple):
+class AttentionLayout(NamedTuple):
   """The mesh axes that split each axis of [..., L, N, D]; () where it is whole."""
 
   rows: tuple[tuple[str, ...], ...]  # of each leading axis
@@ -28,7 +28,7 @@ def is_single_device():
 
 
 def layout_of(shape, names):
-  """The Layout of an array [..., L, N, D], or None where nothing is split.
+  """The AttentionLayout of an array [..., L, N, D], or None where nothing is split.
 
   Args:
     shape: of the array.
@@ -45,7 +45,7 @@ def layout_of(shape, names):
   if split is None:
     return None
   split = [tuple(axis for axis in axes if mesh.shape[axis] > 1) for axes in split]
-  return Layout(tuple(split[:-3]), split[-3], split[-2])
+  return AttentionLayout(tuple(split[:-3]), split[-3], split[-2])
 
 
 def num_devices(axes):

@@ -17,15 +17,15 @@ def on_cpu():
   return (device.platform if device else jax.default_backend()) == "cpu"
 
 
-def block_size(count, size):
-  """Rows in a block: the largest divisor of `count` of which a block fits in BYTES.
+def block_size(num_rows, row_bytes):
+  """Rows in a block: the largest divisor of `num_rows` of which a block fits in BYTES.
 
   Args:
-    count: rows in all.
-    size: bytes of the widest intermediate result of one row.
+    num_rows: rows in all.
+    row_bytes: bytes of the widest intermediate result of one row.
   """
-  most = max(1, BYTES // size)
-  return max(k for k in range(1, min(most, count) + 1) if count % k == 0)
+  most = max(1, BYTES // row_bytes)
+  return max(k for k in range(1, min(most, num_rows) + 1) if num_rows % k == 0)
 
 
 def forward_only(blocked, whole):

@@ -25,30 +25,30 @@ def choose(x, kernel, stride):
   spatial = kernel.shape[:-2]
   one_cpu = stride == 1 and blocking.enabled()
   # On several CPUs a gathered input moves whole neighbours between them, not edges.
-  if one_cpu and gathering_pays(x.shape[1:-1], spatial):
-    return gathered
+  if one_cpu and im2col_beats_xla(x.shape[1:-1], spatial):
+    return im2col
   over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
   if over_time and blocking.on_cpu():
     return frame_by_frame
-  if one_cpu and kernel_gradient.pays(x, kernel):
+  if one_cpu and kernel_gradient.beats_xla(x, kernel):
     return kernel_gradient.banded
   return None
 
 
-def gathering_pays(size, kernel):
-  """Whether, on one CPU, `gathered` beats XLA's convolution.
+def im2col_beats_xla(input_size, kernel_size):
+  """Whether, on one CPU, `im2col` beats XLA's convolution.
 
   It does for kernels along one axis of several, and for images of 2 x 2 pixels. With
   larger kernels on larger images the gathered input costs too much.
 
   Args:
-    size, kernel: lengths of x and of the kernel along the axes convolved over.
+    input_size, kernel_size: sizes of x and of the kernel, without N and channels.
   """
-  along_one_axis = sum(k > 1 for k in kernel) == 1 and len(kernel) > 2
-  return along_one_axis or tuple(size[-2:]) == (2, 2)
+  along_one_axis = sum(k > 1 for k in kernel_size) == 1 and len(kernel_size) > 2
+  return along_one_axis or tuple(input_size[-2:]) == (2, 2)
 
 
-def gathered(convolve, x, kernel, stride, padding):
+def im2col(convolve, x, kernel, stride, padding):
   """A convolution of stride 1 as one product with each pixel's neighbours (im2col)."""
   del convolve, stride
   spatial = kernel.shape[:-2]

@@ -17,7 +17,7 @@ BAND = 2**20  # bytes of x in a band of rows
 CHANNELS = 64  # with fewer the products are too small: XLA's gradient is as fast
 
 
-def pays(x, kernel):
+def beats_xla(x, kernel):
   """Whether `convolve` beats XLA's gradient for x [N, H, W, C], kernel [h, w, C, O]."""
   if x.ndim != 4 or min(kernel.shape[-2:]) < CHANNELS:
     return False

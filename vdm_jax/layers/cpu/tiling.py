@@ -15,7 +15,7 @@ from einops import rearrange
 from vdm_jax.layers.cpu import blocking
 
 
-def apply(call, block, x, per_frame, per_clip, *, attended, hidden, train=False):
+def apply_tiled(call, block, x, per_frame, per_clip, *, attended, hidden, train=False):
   """call(block, x, per_frame, per_clip) [B, T, N, D]; on one CPU tile by tile.
 
   A tile is a few frames of a clip where attention stays inside frames, a few places

@@ -324,4 +324,4 @@ def _tiled(block, x, signals, along, time, train):
   per_frame = signals.emb, signals.positions, time
   hidden = int(x.shape[-1] * block.mlp_ratio)
   rest = dict(attended=whole, hidden=hidden, train=train)
-  return tiling.apply(call, block, x, per_frame, signals.text, **rest)
+  return tiling.apply_tiled(call, block, x, per_frame, signals.text, **rest)

@@ -13,7 +13,7 @@ from einops import rearrange
 from vdm_jax.conditioning import Tokens
 from vdm_jax.layers import embeddings, norms
 from vdm_jax.layers.activations import gelu
-from vdm_jax.layers.attention.frame_attention import SplitAttention
+from vdm_jax.layers.attention.frame_attention import UNetAttention
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.module import Module, TypedModule
@@ -91,7 +91,7 @@ class LatentProjector(_ConvModule):
     x = self.conv(self.channels, "conv3")(x)
     x = rearrange(x, "(b t) h w c -> (b h w) t c", t=frames)
     normed = norms.LayerNorm(1e-5, self.param_dtype, name="norm")(x)
-    x += SplitAttention(2, self.channels, **self.dtypes, name="attention")(normed)
+    x += UNetAttention(2, self.channels, **self.dtypes, name="attention")(normed)
     h = Linear(wide, (None, "mlp"), **self.dtypes, name="mlp_in")(x)
     x += Linear(self.channels, ("mlp", None), **self.dtypes, name="mlp_out")(gelu(h))
     return rearrange(x, "(b h w) t c -> b t h w c", h=rows, w=columns)
@@ -107,7 +107,7 @@ class ContextEncoder(_ConvModule):
     """Latents [B, H, W, C], for any H and W -> tokens [B, 64, features]."""
     x = nn.silu(self.conv(8 * self.channels, "conv1")(x))
     down, across = (
-      adaptive_pooling(size, POOLED).astype(self.dtype) for size in x.shape[1:3]
+      adaptive_pooling_matrix(size, POOLED).astype(self.dtype) for size in x.shape[1:3]
     )
     x = jnp.einsum("ih,jw,bhwc->bijc", down, across, x)
     x = nn.silu(self.conv(16 * self.channels, "conv2", stride=2)(x))
@@ -115,7 +115,7 @@ class ContextEncoder(_ConvModule):
     return rearrange(x, "b h w c -> b (h w) c")
 
 
-def adaptive_pooling(size, count):
+def adaptive_pooling_matrix(size, count):
   """Matrix [count, size] float32 of torch's adaptive average pooling along one axis.
 
   Each of `count` outputs is the mean of the inputs that it overlaps; count may exceed

@@ -217,7 +217,7 @@ class Sublayer(TypedModule):
 
   def _attention(self, width, **fields):
     num_heads, head_dim = self.config.heads(width)
-    return frame_attention.SplitAttention(
+    return frame_attention.UNetAttention(
       num_heads,
       head_dim,
       use_bias=not self.config.projected,
