@@ -73,8 +73,8 @@ def autoencoder():
 def task(network, **fields):
   """L1 to eps, told nothing."""
   told = dict(conditioner=c.call(conditioner.Unconditional), drop_rates={})
-  measure = c.bind(loss.absolute)
-  return unets.ddpm(network, **BETAS, **told, measure=measure, **fields)
+  error_fn = c.bind(loss.absolute)
+  return unets.ddpm(network, **BETAS, **told, error_fn=error_fn, **fields)
 
 
 def long(size):

@@ -54,7 +54,7 @@ def get_config(arg="full"):
     perturbation=c.call(perturbation.ImageAugmentation),
     **signals,
   )
-  rising = c.bind(guidance.linear_over_frames, start=1.0, stop=2.5)
+  rising = c.bind(guidance.linear_scale, start=1.0, stop=2.5)
   clips = dict(source=cfg.latents, transforms=(c.call(pictures.ImageOnly, rate=0.1),))
   cfg.latents = c.call(sources.Transformed, **clips)
   unets.denoiser(

@@ -63,7 +63,7 @@ def get_config(arg="full"):
     "FreeNoise": method(
       sampler=base,
       wrappers=(triangular,),
-      start=c.bind(oracle_rank.free_noise, window=16, stride=4),
+      initial_noise=c.bind(oracle_rank.free_noise, window=16, stride=4),
       seams=(4, 4),
     ),
     "replacement, new noise": method(

@@ -112,7 +112,7 @@ def test_scales_may_change_over_frames_times_and_channels():
   for scale in (
     column,
     frames.tolist(),
-    functools.partial(guidance.linear_over_frames, start=1.0, stop=2.5),
+    functools.partial(guidance.linear_scale, start=1.0, stop=2.5),
     lambda t: column,
   ):
     out, _ = guided((DROP["label"],), (scale,))
@@ -125,7 +125,7 @@ def test_scales_may_change_over_frames_times_and_channels():
 
 
 def test_an_interval_guides_inside_it_only():
-  scale = functools.partial(guidance.interval, scale=5.0, low=0.4, high=0.6)
+  scale = functools.partial(guidance.interval_scale, scale=5.0, low=0.4, high=0.6)
   t = jnp.array([[0.3, 0.4, 0.5, 0.6, 0.7]])
   np.testing.assert_array_equal(scale(t), [[1, 1, 5, 5, 1]])
   full, empty = without(), without("label")

@@ -174,7 +174,7 @@ def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
   x, size = normal(7, (2, 20, 2, 2, 1)), dict(window=8, stride=3)
   run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, sampler=euler.euler)
   whole = run(None, KEY, plan=functools.partial(long_video.hierarchical, **size))
-  keys = np.isin(np.arange(20), long_video.key_frames(20, 3))
+  keys = np.isin(np.arange(20), long_video.key_frame_indices(20, 3))
   cond = Conditioning(known=whole, mask=masks.broadcast(keys, 2, 20))
   plan = functools.partial(long_video.fill_between_keyframes, **size)
   np.testing.assert_allclose(run(cond, KEY, plan=plan), whole, atol=1e-6)

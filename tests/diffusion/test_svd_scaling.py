@@ -18,7 +18,7 @@ from vdm_jax.layers import embeddings
 
 PROCESS = p.EDM(t_max=700.0, sigma_data=1.0)
 FRAMES = 14
-RISING = functools.partial(guidance.linear_over_frames, start=1.0, stop=2.5)
+RISING = functools.partial(guidance.linear_scale, start=1.0, stop=2.5)
 ROW = "SVD, preconditioning and Euler"
 
 
@@ -104,7 +104,7 @@ def ours(z):
     **scaling(PROCESS, "v", z["in_sigma"]),
     "out_sigmas": times.karras_grid(PROCESS, num_steps=25),
     "out_guider_scale": RISING(t),
-    "out_triangle_scale": guidance.triangle_over_frames(t, ends=1.0, middle=2.5),
+    "out_triangle_scale": guidance.triangular_scale(t, ends=1.0, middle=2.5),
     "out_guided": guided(RISING, z),
     "out_denoised": denoised(PROCESS, "v", z),
     "out_euler": paths(PROCESS, "v", RISING, z),
@@ -124,7 +124,7 @@ def test_every_recorded_array_is_the_originals(recorded, record_property):
 
 def test_other_settings_are_seen(recorded, record_property):
   half = p.EDM(t_max=700.0, sigma_data=0.5)
-  flat = functools.partial(guidance.linear_over_frames, start=2.5, stop=2.5)
+  flat = functools.partial(guidance.linear_scale, start=2.5, stop=2.5)
   shifted = embeddings.sinusoid(recorded["in_ids"], 256, shift=1)
   other = {
     # v does not know sigma_data; the scale of the input does, and all of "edm".
@@ -144,7 +144,7 @@ def test_other_settings_are_seen(recorded, record_property):
 
 
 def test_a_triangle_of_an_odd_clip_has_its_peak_in_the_middle_frame():
-  scale = guidance.triangle_over_frames(jnp.ones((2, 5)), ends=1.0, middle=3.0)
+  scale = guidance.triangular_scale(jnp.ones((2, 5)), ends=1.0, middle=3.0)
   np.testing.assert_allclose(scale, [[1.0, 2.0, 3.0, 2.0, 1.0]] * 2)
 
 

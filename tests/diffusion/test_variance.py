@@ -101,7 +101,7 @@ def test_losses_are_the_originals(
   golden, batch, known_noise, variant, prediction, weight
 ):
   del known_noise
-  out = each_loss(golden, batch, prediction, bound_weight=weight)
+  out = each_loss(golden, batch, prediction, vlb_weight=weight)
   for name, theirs in (("mse", "mse"), ("bound", "vb"), ("loss", "loss")):
     close(out[name], golden[f"out_loss_{variant}_{theirs}"])
   wrong = each_loss(golden, batch, "x0" if prediction == "eps" else "eps")

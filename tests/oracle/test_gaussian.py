@@ -178,12 +178,16 @@ def test_the_bayes_loss_is_what_the_best_denoiser_leaves(prediction):
 def test_the_flow_map_composes_and_carries_the_distribution():
   process = p.Flow()
   x, _ = case(process)
-  there = WORLD.flow(process, x, 0.8, 0.1)
+  there = WORLD.probability_flow(process, x, 0.8, 0.1)
   np.testing.assert_allclose(
-    WORLD.flow(process, WORLD.flow(process, x, 0.8, 0.4), 0.4, 0.1), there, rtol=1e-9
+    WORLD.probability_flow(
+      process, WORLD.probability_flow(process, x, 0.8, 0.4), 0.4, 0.1
+    ),
+    there,
+    rtol=1e-9,
   )
   jacobian, mean = measure.affine_map(
-    lambda x, key: WORLD.flow(process, x, 0.8, 0.1), 5
+    lambda x, key: WORLD.probability_flow(process, x, 0.8, 0.1), 5
   )
   before = 0.2**2 * WORLD.covariance(5) + 0.8**2 * np.eye(5)
   after = 0.9**2 * WORLD.covariance(5) + 0.1**2 * np.eye(5)
@@ -195,7 +199,7 @@ def test_the_flow_map_composes_and_carries_the_distribution():
 def test_solvers_come_to_the_flow_map_at_their_order(sampler, order):
   process, steps = p.Flow(), (16, 32, 64)
   x, _ = case(process)
-  wanted = WORLD.flow(process, x, 0.9, 0.1)
+  wanted = WORLD.probability_flow(process, x, 0.9, 0.1)
   denoise = WORLD.denoiser(process)
 
   @functools.partial(jax.jit, static_argnums=0)

@@ -1,4 +1,4 @@
-"""Linear dynamics: the regression and the smoother are one denoiser, and the data's."""
+"""Linear dynamics: regression and Kalman smoother are one denoiser, and the data's."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_the_regression_is_tweedies(process):
 def test_the_smoother_is_the_regression(process):
   x, t = case(process)
   apart = Conditioning(positions=jnp.asarray([[0, 1, 2, 5, 6, 20]]))
-  run = jax.jit(WORLD.denoiser(process)), jax.jit(WORLD.smoother(process))
+  run = jax.jit(WORLD.denoiser(process)), jax.jit(WORLD.kalman_denoiser(process))
   for cond in (None, apart):
     joint, smooth = (denoise(x, t, cond).x0 for denoise in run)
     np.testing.assert_allclose(smooth, joint, rtol=1e-9, atol=1e-9)
@@ -75,7 +75,7 @@ def test_the_smoother_is_the_regression(process):
   joint, smooth = (denoise(x, t.at[:, 2].set(0.0), None).x0 for denoise in run)
   np.testing.assert_allclose(smooth, joint, atol=1e-5)
   wrong = ld.LinearDynamics(TURN.T, NEW, WORLD.initial)
-  other = jax.jit(wrong.smoother(process))(x, t, None).x0
+  other = jax.jit(wrong.kalman_denoiser(process))(x, t, None).x0
   assert np.abs(other - joint).max() > 1e-2
 
 
@@ -103,7 +103,7 @@ def test_what_is_given_is_continued_by_the_dynamics():
 
 def test_a_wrong_number_of_values_is_refused():
   x = jnp.zeros((1, 3, 3, 1, 1))
-  for make in (WORLD.denoiser, WORLD.smoother):
+  for make in (WORLD.denoiser, WORLD.kalman_denoiser):
     with pytest.raises(
       ValueError, match="has 3 numbers a frame; these dynamics move 2"
     ):

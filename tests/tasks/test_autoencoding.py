@@ -114,14 +114,14 @@ def test_psnr_rises_and_the_latents_get_measured():
   measured = task.finish(params, ({"video": fresh[i : i + 16]} for i in (0, 16)))
   ae = task.autoencoder
   moments = jax.jit(ae.encode)(
-    measured["autoencoder"], autoencoding.to_float({"video": fresh})
+    measured["autoencoder"], autoencoding.float_video({"video": fresh})
   )
   z = np.asarray(ae.latents(measured["autoencoder"], moments, key))
   np.testing.assert_allclose(z.mean((0, 1, 2, 3)), 0.0, atol=0.1)
   np.testing.assert_allclose(z.std((0, 1, 2, 3)), 1.0, atol=0.1)
   before, after = (jax.jit(task.reconstruct)(p, fresh) for p in (params, measured))
   np.testing.assert_allclose(before, after, atol=1e-3)
-  real = autoencoding.to_float({"video": fresh})
+  real = autoencoding.float_video({"video": fresh})
   pairs = zip(np.split(real, 2, axis=1), np.split(after, 2, axis=1), strict=True)
   unseen = [frames.psnr(x, y, peak=2.0).mean() for x, y in pairs]
   assert min(unseen) > curve[0]["psnr"] + 6.0
@@ -137,7 +137,7 @@ def test_each_player_gets_its_own_gradient(game):
   np.testing.assert_allclose(total, metrics["loss"])
 
   # By hand, without stop_gradient: each player's loss as a function of its own weights.
-  real = autoencoding.to_float(batch)
+  real = autoencoding.float_video(batch)
 
   def output(p):
     ae = task.autoencoder
@@ -250,16 +250,16 @@ def test_frames_are_drawn_without_repetition_and_in_order():
 
 def test_uint8_and_float_are_the_same_video():
   video = squares(0, 1)
-  floats = autoencoding.to_float({"video": video})
+  floats = autoencoding.float_video({"video": video})
   assert floats.dtype == jnp.float32
   assert floats.min() == -1.0 and -1.0 < floats.max() <= 1.0
-  again = autoencoding.to_float({"video": floats})
+  again = autoencoding.float_video({"video": floats})
   np.testing.assert_array_equal(floats, again)
-  assert autoencoding.to_float({"video": np.full((1,), 255, np.uint8)})[0] == 1.0
+  assert autoencoding.float_video({"video": np.full((1,), 255, np.uint8)})[0] == 1.0
   with pytest.raises(TypeError, match="int32; it must be uint8"):
-    autoencoding.to_float({"video": video.astype(np.int32)})
+    autoencoding.float_video({"video": video.astype(np.int32)})
   with pytest.raises(KeyError, match=r"\['label'\]; an autoencoder needs 'video'"):
-    autoencoding.to_float({"label": 3})
+    autoencoding.float_video({"label": 3})
 
 
 def test_wrong_hyper_parameters_are_refused():

@@ -96,7 +96,7 @@ SYSTEMS = {
     rest=dict(
       mask_rates={"first": 0.5, "ends": 0.4},
       perturbation=perturbation.KnownFrameNoise(),
-      measure=loss.absolute,
+      error_fn=loss.absolute,
     ),
   ),
   "videocrafter2, first stage": System(

@@ -3,7 +3,7 @@
 From one step of a sampler to the next the output of a part of the network hardly
 changes. A plan says, before anything is compiled, what each call re-uses:
 
-  plan(times) -> [Mode(reuse, keep)], one for each call
+  plan(times) -> [CacheMode(reuse, keep)], one for each call
 
   pyramid_attention_broadcast   outputs of attentions, each with its own period,
                                 https://arxiv.org/abs/2408.12588
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Mode(NamedTuple):
+class CacheMode(NamedTuple):
   """Names of the parts that one call of the network re-uses, and keeps for later."""
 
   reuse: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class CachedDenoiser:
 
   Attributes:
     denoise: of a network, see denoise.from_network.
-    plan: times [calls], in the network's units -> a Mode for each call.
+    plan: times [calls], in the network's units -> a CacheMode for each call.
     on_update: (call, old cache, new cache), called with each call's number when it has
       kept something.
     wrappers: ((wrap, null), ...) around it, innermost first.
@@ -115,7 +115,7 @@ class CachedDenoiser:
     """(denoise, finish) of one step; `finish()` gives the cache after its calls.
 
     Args:
-      modes: a Mode for each call in the step.
+      modes: a CacheMode for each call in the step.
       cache: {path in the network: array} from the steps before.
       step: index of the step.
       shape: of the video, [B, T, H, W, C].
@@ -163,10 +163,10 @@ class CachedDenoiser:
 def union_of_modes(steps):
   """A tuple of Modes, as for one step, that keep all that any of `steps` keeps."""
   names = {name for modes in steps for mode in modes for name in mode.keep}
-  return (Mode((), tuple(sorted(names))),) * len(steps[0])
+  return (CacheMode((), tuple(sorted(names))),) * len(steps[0])
 
 
-def modes_from_reuse(reuse):
+def modes_from_reused_parts(reuse):
   """A list of Modes; the last call that computes a part before its re-use keeps it.
 
   Args:
@@ -174,7 +174,7 @@ def modes_from_reuse(reuse):
   """
   after = [*reuse[1:], set()]
   return [
-    Mode(tuple(sorted(now)), tuple(sorted(then - now)))
+    CacheMode(tuple(sorted(now)), tuple(sorted(then - now)))
     for now, then in zip(reuse, after, strict=True)
   ]
 
@@ -201,7 +201,7 @@ def pyramid_attention_broadcast(
         f"{name}={value}; an attention is computed every 1st call or less often."
       )
   low, high = window
-  return modes_from_reuse(
+  return modes_from_reused_parts(
     [
       {name for name, n in ranges.items() if low < t < high and i % n}
       for i, t in enumerate(times)
@@ -240,12 +240,12 @@ def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
     if not skip:
       product, total, passed = 1.0, 0.0, 0
     reuse.append({"stack"} if skip else set())
-  return modes_from_reuse(reuse)
+  return modes_from_reused_parts(reuse)
 
 
 def keep_all(times, *, names=("stack",)):
   """A plan, a list of Modes, that computes everything and keeps the named parts."""
-  return [Mode((), tuple(names))] * len(times)
+  return [CacheMode((), tuple(names))] * len(times)
 
 
 def repeated_segments(steps, longest=64):

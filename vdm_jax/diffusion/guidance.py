@@ -172,17 +172,17 @@ def guide_by_known_frames(denoise, null, *, process, scale):
   return guided
 
 
-def interval(t, *, scale, low, high):
+def interval_scale(t, *, scale, low, high):
   """The scale [B, T], 1 unless low < t <= high. https://arxiv.org/abs/2404.07724."""
   return jnp.where((low < t) & (t <= high), scale, 1.0)
 
 
-def linear_over_frames(t, *, start, stop):
+def linear_scale(t, *, start, stop):
   """The scale [B, T], linear from the first frame to the last, as SVD's."""
   return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
 
 
-def triangle_over_frames(t, *, ends, middle):
+def triangular_scale(t, *, ends, middle):
   """The scale [B, T], linear from the ends of the clip to its middle.
 
   SV3D's triangle, https://arxiv.org/abs/2403.12008, for a camera that returns.
@@ -208,7 +208,7 @@ def _scale(scale, t):
     if len(scale) != t.shape[1]:
       raise ValueError(
         f"guide got {len(scale)} scales over frames for {t.shape[1]} frames; give one "
-        "for each, or the function over_frames."
+        "for each, or the function linear_scale."
       )
     return rearrange(jnp.asarray(scale), "t -> t 1 1 1")
   return scale

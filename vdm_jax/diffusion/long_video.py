@@ -155,14 +155,14 @@ def hierarchical(num_frames, *, window, stride):
   The key frames by `extend` with an overlap of 1, then as `fill_between_keyframes`.
   AlignYourLatents, NUWA-XL.
   """
-  keys = key_frames(num_frames, stride)
+  keys = key_frame_indices(num_frames, stride)
   size = min(window, len(keys))
   chunks = extend(len(keys), window=size, overlap=1)
   stages = [(keys[index], known) for index, known in chunks]
   return [*stages, _gaps(num_frames, window, stride, sampled=keys.tolist())]
 
 
-def key_frames(num_frames, stride):
+def key_frame_indices(num_frames, stride):
   """Indices [K] of every stride-th frame and the last."""
   return np.array([*range(0, num_frames - 1, stride), num_frames - 1])
 

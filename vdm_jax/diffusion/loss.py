@@ -98,7 +98,7 @@ def denoising_loss(
   weight=constant,
   error_fn=squared,
   offset_noise=0.0,
-  bound_weight=1.0,
+  vlb_weight=1.0,
 ):
   """(scalar loss, metrics) of one batch.
 
@@ -115,7 +115,7 @@ def denoising_loss(
       are stated for the square.
     offset_noise: deviation of noise that is constant over a frame's channel, added to
       eps so that brightness is learned; 0.05 to 0.1 is usual.
-    bound_weight: of the variational bound, in bits per element, that a learned
+    vlb_weight: of the variational bound, in bits per element, that a learned
       variance is trained by; the mean gets no gradient from it.
 
   Returns:
@@ -145,9 +145,9 @@ def denoising_loss(
   mean = lambda w, e: jnp.sum(w * e) / jnp.maximum(jnp.sum(generated), 1.0)
   loss = mean(generated * weight(process, prediction, t), error)
   metrics = {"mse": mean(generated, square)}
-  if fraction is not None and bound_weight:
+  if fraction is not None and vlb_weight:
     x0_hat = p.x0_from_output(process, prediction, x_t, jax.lax.stop_gradient(out), t)
     bits = variance.variational_bound(process, x0, x_t, x0_hat, fraction, t)
     metrics["bound"] = mean(generated, bits)
-    loss += bound_weight * metrics["bound"]
+    loss += vlb_weight * metrics["bound"]
   return loss, {"loss": loss, **metrics}

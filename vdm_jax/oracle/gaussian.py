@@ -132,7 +132,7 @@ class GaussianVideo:
     det = p.determinant(prediction, process, t)
     return det**2 * jnp.where(sigma < alpha, eps / alpha**2, x0 / sigma**2)
 
-  def flow(self, process, x, t, s):
+  def probability_flow(self, process, x, t, s):
     """x_s [B, T, H, W, C]: the probability flow ODE solved from x at time t to time s.
 
       x_s = alpha_s mean + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t mean)

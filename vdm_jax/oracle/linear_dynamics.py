@@ -4,8 +4,8 @@
 
 A frame is a vector of D = H W C numbers: position and speed, say, or an image that is
 rotated. Covariances follow from the dynamics and the exact denoiser is a regression
-over all T D numbers; `smoother` computes it frame by frame. Both use `cond.positions`,
-whole numbers: frames that are k apart are related by M^k.
+over all T D numbers; `kalman_denoiser` computes it frame by frame. Both use
+`cond.positions`, whole numbers: frames that are k apart are related by M^k.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ class LinearDynamics:
 
     return denoise
 
-  def smoother(self, process):
+  def kalman_denoiser(self, process):
     """The exact denoiser, (x_t, t, cond) -> Denoised, by a Kalman smoother.
 
     A filter and the backward pass of Rauch, Tung and Striebel, of cost T, not T^3;

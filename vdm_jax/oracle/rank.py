@@ -24,8 +24,8 @@ class LongVideoMethod:
     sampler: (denoise, process, x, ts, cond, key) -> x0, of the whole video.
     wrappers: around the exact denoiser, innermost first.
     schedule: (grid, num_frames) -> schedule matrix; None is the grid itself.
-    start: noise [B, T, H, W, C] -> the initial noise; None is the identity.
-    denoiser: (world, process) -> denoise; None is the exact one.
+    initial_noise: noise [B, T, H, W, C] -> the initial noise; None is the identity.
+    denoiser: (distribution, process) -> denoise; None is the exact one.
     seams: (first, every): the frames at which windows meet.
     draws: number of times that the sampler draws noise: steps, or windows.
     margin: frames at both ends that are sampled and not scored, for methods whose ends
@@ -35,18 +35,18 @@ class LongVideoMethod:
   sampler: Callable
   wrappers: tuple = ()
   schedule: Callable | None = None
-  start: Callable | None = None
+  initial_noise: Callable | None = None
   denoiser: Callable | None = None
   seams: tuple[int, int] = (1, 1)
   draws: int = 0
   margin: int = 0
 
 
-def score(method, world, process, grid, num_frames):
+def score(method, distribution, process, grid, num_frames):
   """(scores, covariance [T, T]) of a LongVideoMethod's videos.
 
   Args:
-    world: the distribution of videos, an oracle.gaussian.GaussianVideo.
+    distribution: the distribution of videos, an oracle.gaussian.GaussianVideo.
     grid: times [S + 1].
 
   Returns:
@@ -57,21 +57,21 @@ def score(method, world, process, grid, num_frames):
   """
   with jax.enable_x64(True):
     length = num_frames + 2 * method.margin
-    exact = world.denoiser if method.denoiser is None else None
-    denoise = exact(process) if exact else method.denoiser(world, process)
+    exact = distribution.denoiser if method.denoiser is None else None
+    denoise = exact(process) if exact else method.denoiser(distribution, process)
     denoise = d.apply_wrappers(denoise, method.wrappers, None)
     ts = grid if method.schedule is None else method.schedule(grid, length)
 
     @jax.jit
     def run(x, key):
-      x = x if method.start is None else method.start(x)
+      x = x if method.initial_noise is None else method.initial_noise(x)
       return method.sampler(denoise, process, x, ts, None, key)
 
     jacobian, mean = measure.affine_map(run, length, num_steps=method.draws)
     scored = slice(method.margin, method.margin + num_frames)
     cov = measure.covariance(jacobian[scored])
-    truth = np.asarray(world.covariance(num_frames))
-    distance = measure.gaussian_wasserstein(cov, truth, mean[scored], world.mean)
+    truth = np.asarray(distribution.covariance(num_frames))
+    distance = measure.gaussian_wasserstein(cov, truth, mean[scored], distribution.mean)
   first, every = method.seams
   return {
     "distance": distance,
@@ -83,11 +83,11 @@ def score(method, world, process, grid, num_frames):
 
 
 def free_noise(x, *, window, stride, seed=0):
-  """A LongVideoMethod's `start`: noise x [B, T, H, W, C] as FreeNoise repeats it."""
+  """FreeNoise's reordering of noise x, for the `initial_noise` of a LongVideoMethod."""
   key = jax.random.key(seed)
   return x[:, noise.free_noise_order(key, x.shape[1], window, stride)]
 
 
-def causal_denoiser(world, process):
+def causal_denoiser(distribution, process):
   """A LongVideoMethod's `denoiser`: the exact one without later frames."""
-  return world.causal_denoiser(process)
+  return distribution.causal_denoiser(process)

@@ -53,7 +53,7 @@ def run(
 
   @jax.jit
   def encode(params, video):
-    return autoencoder.encode(params, autoencoding.to_float({"video": video}))
+    return autoencoder.encode(params, autoencoding.float_video({"video": video}))
 
   skipped = f".{jax.process_index()}" if jax.process_index() else ""
   clips = loader_lib.Loader(

@@ -69,7 +69,7 @@ class Autoencoding:
   def init(self, key, batch):
     """Parameters for videos like those of the batch."""
     k_autoencoder, k_discriminator = jax.random.split(key)
-    video = to_float(batch)
+    video = float_video(batch)
     params = {"autoencoder": self.autoencoder.init(k_autoencoder, video)}
     if self.gan_weight:
       frame = jnp.zeros((1, 1, *video.shape[2:]))
@@ -91,7 +91,7 @@ class Autoencoding:
     """
     check_mesh()
     k_frames, k_latents = jax.random.split(key)
-    video = to_float(batch)
+    video = float_video(batch)
     if self.frames_per_clip is not None:
       video = draw_frames(k_frames, video, self.frames_per_clip)
     moments = self.autoencoder.encode(params["autoencoder"], video)
@@ -121,13 +121,13 @@ class Autoencoding:
   def reconstruct(self, params, video):
     """[B, T, H, W, C] uint8 or float -> the decoded mean of its latents, in [-1, 1]."""
     params = params["autoencoder"]
-    moments = self.autoencoder.encode(params, to_float({"video": video}))
+    moments = self.autoencoder.encode(params, float_video({"video": video}))
     latents = self.autoencoder.latents(params, moments, None)
     return jnp.clip(self.autoencoder.decode(params, latents), -1.0, 1.0)
 
   def finish(self, params, batches):
     """`params` with the autoencoder's latents measured on an iterable of batches."""
-    encode = jax.jit(lambda p, video: self.autoencoder.encode(p, to_float(video)))
+    encode = jax.jit(lambda p, video: self.autoencoder.encode(p, float_video(video)))
     moments = (
       encode(params["autoencoder"], {"video": batch["video"]}) for batch in batches
     )
@@ -174,7 +174,7 @@ def param_group(path):
   return "discriminator" if parts[0] == "discriminator" else "generator"
 
 
-def to_float(batch):
+def float_video(batch):
   """batch["video"] as float32 in [-1, 1]; uint8 is scaled, float is taken as it is."""
   if "video" not in batch:
     raise KeyError(f"The batch has {sorted(batch)}; an autoencoder needs 'video'.")

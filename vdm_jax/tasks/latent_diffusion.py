@@ -57,7 +57,7 @@ class LatentDiffusion:
       None: no noise.
     per_frame_times: whether each frame of a training clip has its own time (diffusion
       forcing, https://arxiv.org/abs/2407.01392), or all share one.
-    measure, offset_noise, bound_weight: see denoising_loss.
+    error_fn, offset_noise, vlb_weight: see denoising_loss.
   """
 
   network: Any
@@ -72,9 +72,9 @@ class LatentDiffusion:
   mask_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
   perturbation: Any = None
   per_frame_times: bool = False
-  measure: Callable = losses.squared
+  error_fn: Callable = losses.squared
   offset_noise: float = 0.0
-  bound_weight: float = 1.0
+  vlb_weight: float = 1.0
 
   def __post_init__(self):
     p.check_prediction(self.prediction, self.process)
@@ -183,9 +183,9 @@ class LatentDiffusion:
       t,
       k_noise,
       weight=self.weight,
-      error_fn=self.measure,
+      error_fn=self.error_fn,
       offset_noise=self.offset_noise,
-      bound_weight=self.bound_weight,
+      vlb_weight=self.vlb_weight,
     )
 
   def denoiser(self, params, null, wrappers=(), *, one_time=False):
@@ -318,7 +318,7 @@ def split_pictures(batch):
 
 def encode_video(autoencoder, params, batch):
   """{"mean", "logvar"} [B, t, h, w, c] of unit variance, of batch["video"]."""
-  moments = autoencoder.encode(params, autoencoding.to_float(batch))
+  moments = autoencoder.encode(params, autoencoding.float_video(batch))
   unit = lambda z: autoencoder.latents(params, base.Moments(z, z), None)
   zero = jnp.zeros((1, 1, 1, 1, moments.mean.shape[-1]))
   slope = unit(zero + 1.0) - unit(zero)  # the latents are affine in the raw ones

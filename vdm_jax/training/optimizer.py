@@ -107,7 +107,7 @@ def partitioned(transforms, label_fn=None):
 def learning_rates(opt_state):
   """{"lr": scalar} of the last update; {"lr/generator": scalar ..} if partitioned."""
   found = {}
-  is_rate = lambda x: isinstance(x, RateState)
+  is_rate = lambda x: isinstance(x, _RateState)
   for path, node in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_rate):
     if is_rate(node):
       group = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
@@ -129,14 +129,14 @@ def weight_decay_mask(params):
   return jax.tree_util.tree_map_with_path(decayed, params)
 
 
-class RateState(NamedTuple):
+class _RateState(NamedTuple):
   """Number of updates, and the learning rate of the last one."""
 
   count: jax.Array
   learning_rate: jax.Array
 
 
-class ClipState(NamedTuple):
+class _ClipState(NamedTuple):
   """Number of updates."""
 
   count: jax.Array
@@ -156,13 +156,13 @@ def _scale_by_rate(learning_rate):
 
   def init(params):
     del params
-    return RateState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
+    return _RateState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
   def update(updates, state, params=None):
     del params
     rate = jnp.asarray(schedule(state.count), jnp.float32)
     updates = jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
-    return updates, RateState(state.count + 1, rate)
+    return updates, _RateState(state.count + 1, rate)
 
   return optax.GradientTransformation(init, update)
 
@@ -172,14 +172,14 @@ def _clip(max_norm, after):
 
   def init(params):
     del params
-    return ClipState(jnp.zeros((), jnp.int32))
+    return _ClipState(jnp.zeros((), jnp.int32))
 
   def update(updates, state, params=None):
     del params
     norm = optax.tree.norm(updates)
     scale = jnp.where((norm > max_norm) & (state.count >= after), max_norm / norm, 1.0)
     updates = jax.tree.map(lambda u: (scale * u).astype(u.dtype), updates)
-    return updates, ClipState(state.count + 1)
+    return updates, _ClipState(state.count + 1)
 
   return optax.GradientTransformation(init, update)
 

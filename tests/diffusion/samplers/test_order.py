@@ -106,10 +106,14 @@ def test_last_steps_may_be_of_lower_order():
     functools.partial(sampler, **k), process, start, stop, (2, 3)
   )
   for sampler in (dpm_solver.dpm_solver, unipc.unipc):
-    first, capped, second = run(sampler, order=1), run(sampler, caps=(1,)), run(sampler)
+    first, capped, second = (
+      run(sampler, order=1),
+      run(sampler, final_orders=(1,)),
+      run(sampler),
+    )
     np.testing.assert_allclose(capped[0], first[0], rtol=1e-5)
     assert capped[1] != first[1] and (capped != second).all()
-    np.testing.assert_array_equal(run(sampler, caps=(1, 1, 1)), first)
+    np.testing.assert_array_equal(run(sampler, final_orders=(1, 1, 1)), first)
 
 
 def test_wrong_orders_and_rules_are_refused():

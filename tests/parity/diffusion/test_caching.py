@@ -140,7 +140,7 @@ def test_no_threshold_and_ranges_of_one_reuse_nothing():
     caching.mag_cache(ones, ratios=ones, threshold=0.0),
     caching.pyramid_attention_broadcast(np.linspace(1000, 0, 9)),
   ):
-    assert modes == [caching.Mode()] * 9
+    assert modes == [caching.CacheMode()] * 9
   modes = caching.mag_cache(ones, ratios=ones, threshold=1e-9, retain=0.0)
   assert sum("stack" in mode.reuse for mode in modes) == 6  # three of four
 
@@ -149,7 +149,7 @@ def test_a_part_is_kept_by_the_last_call_before_it_is_reused():
   rng = np.random.default_rng(0)
   reuse = [set(), *[{n for n in "abc" if rng.random() < 0.5} for _ in range(40)]]
   held = {}
-  for i, mode in enumerate(caching.modes_from_reuse(reuse)):
+  for i, mode in enumerate(caching.modes_from_reused_parts(reuse)):
     assert set(mode.reuse) == reuse[i] <= set(held)
     newest = {n: max(j for j in range(i) if n not in reuse[j]) for n in mode.reuse}
     assert {n: held[n] for n in mode.reuse} == newest
@@ -257,9 +257,9 @@ def test_what_cannot_be_cached_is_refused_by_name():
   with refused(r"re-uses \['cross'\], of which the network has none"):
     sample((cached(plan),))
   with refused("5 modes for 6 calls"):
-    sample((cached(lambda times: [caching.Mode()] * 5),))
+    sample((cached(lambda times: [caching.CacheMode()] * 5),))
   with refused(r"Call 0 of the plan re-uses \['spatial'\], which no call kept"):
-    sample((cached(lambda times: [caching.Mode(("spatial",))] * 6),))
+    sample((cached(lambda times: [caching.CacheMode(("spatial",))] * 6),))
   with refused("temporal=0; an attention lives for 1 call"):
     caching.pyramid_attention_broadcast(GRID, temporal=0)
   with refused("threshold=-1"):

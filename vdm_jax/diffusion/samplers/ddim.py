@@ -25,12 +25,12 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
   def step(denoise, x, t, t_next, key):
     x0 = denoise(x, t, cond).x0
     eps = p.eps_from_x0(process, x, x0, t)
-    return update(process, x0, eps, t, t_next, key, eta)
+    return ddim_step(process, x0, eps, t, t_next, key, eta)
 
   return loop.run_steps(step, denoise, x, ts, key)
 
 
-def update(process, x0, eps, t, t_next, key, eta):
+def ddim_step(process, x0, eps, t, t_next, key, eta):
   """x at t_next, [B, T, H, W, C], after a step from t with these estimates.
 
   Args:

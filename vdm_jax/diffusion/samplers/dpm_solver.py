@@ -25,14 +25,14 @@ RULES = {
 
 
 def dpm_solver(
-  denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", caps=()
+  denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", final_orders=()
 ):
   """Samples by DPM-Solver++: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
   Args:
     order: 1, 2 or 3.
     rule: of the second order, a name in RULES.
-    caps: the highest orders of the last steps, that of the last one first.
+    final_orders: the highest orders of the last steps, that of the last one first.
   """
 
   def step(x, terms, h, t, t_next, key):
@@ -41,11 +41,11 @@ def dpm_solver(
     alpha_next, sigma_next = process.alpha_sigma(t_next)
     return p.mix((sigma_next / sigma, alpha_next), x, terms(h))
 
-  return _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps)
+  return _multistep(step, denoise, process, x, ts, cond, key, order, rule, final_orders)
 
 
 def dpm_solver_sde(
-  denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", caps=()
+  denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", final_orders=()
 ):
   """Samples by SDE-DPM-Solver++: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
@@ -60,7 +60,7 @@ def dpm_solver_sde(
     std = sigma_next * jnp.sqrt(-jnp.expm1(-2.0 * h))
     return x_next + p.expand(std) * loop.noise(key, x.shape)
 
-  return _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps)
+  return _multistep(step, denoise, process, x, ts, cond, key, order, rule, final_orders)
 
 
 def log_snr(process, t):
@@ -69,22 +69,22 @@ def log_snr(process, t):
   return jnp.log(alpha) - jnp.log(sigma)
 
 
-def order_by_frame(ts, num_frames, order, caps):
+def order_by_frame(ts, num_frames, order, final_orders):
   """A function (t, known) -> the order [B, T] of each frame's step from time t.
 
   `known` [B, T] counts the estimates that a frame has from earlier steps.
 
   Args:
     order: the highest.
-    caps: the highest of the last steps, that of the last one first.
+    final_orders: the highest of the last steps, that of the last one first.
   """
   if order not in (1, 2, 3):
     raise ValueError(f"order={order}; expected 1, 2 or 3.")
-  starts = loop.last_step_times(ts, num_frames, len(caps))
+  starts = loop.last_step_times(ts, num_frames, len(final_orders))
 
   def at(t, known):
     out = jnp.minimum(order, 1 + known)
-    for start, cap in zip(starts, caps, strict=True):
+    for start, cap in zip(starts, final_orders, strict=True):
       out = jnp.where(t <= start, jnp.minimum(out, cap), out)
     return out
 
@@ -107,11 +107,11 @@ def phi(x, order):
   return jnp.where(small, series, direct)
 
 
-def _multistep(step, denoise, process, x, ts, cond, key, order, rule, caps):
+def _multistep(step, denoise, process, x, ts, cond, key, order, rule, final_orders):
   """Runs `step` with the terms c_0 D_0 + c_1 D_1 + c_2 D_2 as a function of H."""
   if rule not in RULES:
     raise ValueError(f"rule={rule!r}; expected one of {set(RULES)}.")
-  order_at = order_by_frame(ts, x.shape[1], order, caps)
+  order_at = order_by_frame(ts, x.shape[1], order, final_orders)
 
   def body(denoise, x, t, t_next, key, memory):
     x0_1, x0_2, t_1, t_2 = memory  # of one and two steps ago

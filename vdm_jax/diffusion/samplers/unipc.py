@@ -21,17 +21,17 @@ from vdm_jax.diffusion.samplers import dpm_solver, loop
 KINDS = {"bh1": lambda h: -0.5 * h / jnp.expm1(-h), "bh2": lambda h: 0.5}
 
 
-def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", caps=()):
+def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", final_orders=()):
   """Samples by UniPC: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
   Args:
     order: of the predictor, 1, 2 or 3.
     kind: a name in KINDS.
-    caps: the highest orders of the last steps, that of the last one first.
+    final_orders: the highest orders of the last steps, that of the last one first.
   """
   if kind not in KINDS:
     raise ValueError(f"kind={kind!r}; expected one of {set(KINDS)}.")
-  order_at = dpm_solver.order_by_frame(ts, x.shape[1], order, caps)
+  order_at = dpm_solver.order_by_frame(ts, x.shape[1], order, final_orders)
 
   def step(denoise, x, t, t_next, key, memory):
     del key  # deterministic

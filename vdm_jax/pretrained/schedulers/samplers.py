@@ -65,13 +65,24 @@ def ddim(
     x0 = denoise(x, t, cond).x0
     eps = p.eps_from_x0(process, x, x0, t)
     x0 = x0 if clip is None else clip(x0)
-    return ddim_lib.update(process, x0, eps, t, t_next, key, eta)
+    return ddim_lib.ddim_step(process, x0, eps, t, t_next, key, eta)
 
   return loop.run_steps(step, denoise, x, ts, key)
 
 
 def dpm_solver(
-  denoise, process, x, ts, cond, key, *, solver, order, rule, lower_order_final, caps
+  denoise,
+  process,
+  x,
+  ts,
+  cond,
+  key,
+  *,
+  solver,
+  order,
+  rule,
+  lower_order_final,
+  final_orders,
 ):
   """DPMSolverMultistepScheduler, whose last steps have a lower order if they are few.
 
@@ -81,10 +92,20 @@ def dpm_solver(
     order, rule: of the solver.
     lower_order_final: whether the last two steps have order 2 and 1 if there are fewer
       than 15.
-    caps: otherwise the highest orders of the last steps, that of the last one first.
+    final_orders: otherwise the highest orders of the last steps, the last first.
 
   Returns:
     x0 [B, T, H, W, C], if `ts` ends at 0.
   """
-  caps = (1, 2) if lower_order_final and len(ts) - 1 < 15 else caps
-  return solver(denoise, process, x, ts, cond, key, order=order, rule=rule, caps=caps)
+  final_orders = (1, 2) if lower_order_final and len(ts) - 1 < 15 else final_orders
+  return solver(
+    denoise,
+    process,
+    x,
+    ts,
+    cond,
+    key,
+    order=order,
+    rule=rule,
+    final_orders=final_orders,
+  )

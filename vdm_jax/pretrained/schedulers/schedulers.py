@@ -202,15 +202,18 @@ def _dpm_solver(config):
     order=config["solver_order"],
     rule=config["solver_type"],
     lower_order_final=config["lower_order_final"],
-    caps=(1,) if config["euler_at_final"] else (),
+    final_orders=(1,) if config["euler_at_final"] else (),
   )
   return _multistep(config) | {"sampler": sampler}
 
 
 def _unipc(config):
-  caps = (1, 2) if config["lower_order_final"] else ()
+  final_orders = (1, 2) if config["lower_order_final"] else ()
   sampler = functools.partial(
-    unipc.unipc, order=config["solver_order"], kind=config["solver_type"], caps=caps
+    unipc.unipc,
+    order=config["solver_order"],
+    kind=config["solver_type"],
+    final_orders=final_orders,
   )
   return _multistep(config) | {"sampler": sampler}
 
