@@ -101,10 +101,10 @@ def get_config(arg="sky"):
     times=c.bind(times.uniform_steps),
     drop_rates=dict(label=0.1) if classes else {},
   )
-  cfg.signals = c.bind(sample.unconditional, count=2048)
+  cfg.signals = c.bind(sample.unconditional_signals, count=2048)
   wrappers = ()
   if classes:
-    cfg.signals = c.bind(sample.classes, num_classes=classes, per_class=20)
+    cfg.signals = c.bind(sample.class_signals, num_classes=classes, per_class=20)
     cfg.guide = c.bind(guidance.guide, drop=("label",), scales=(recipe["scale"],))
     wrappers = (cfg.guide,)
   videos.denoiser(

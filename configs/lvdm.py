@@ -149,7 +149,7 @@ def lengthen(cfg, size, stride, latents):
   filled = c.call(
     chain.Pass,
     num_frames=latents,
-    every=stride,
+    known_stride=stride,
     sampler=rolled(long_video.fill_between_keyframes, window=stride + 1, stride=stride),
     ts=cfg.ts,
     task=cfg.filling,
@@ -158,7 +158,7 @@ def lengthen(cfg, size, stride, latents):
   names = ("generator", "signals", "fps", "scale", "batch_size")
   same = {name: cfg.sample[name] for name in names}
   if size == "full":  # of 100 frames each: few, and too long to measure as clips
-    same |= dict(signals=c.bind(sample.unconditional, count=16), batch_size=4)
+    same |= dict(signals=c.bind(sample.unconditional_signals, count=16), batch_size=4)
   passes = (predicted, filled)
   cfg.lengthen = c.bind(chain.run, passes=passes, **same)
   # No stage: the same number of latents by prediction alone, four times as fast.

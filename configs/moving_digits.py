@@ -59,7 +59,7 @@ def get_config(arg="full"):
       "denoiser": ("denoiser", "ema"),
     },
     eight_bits="^(autoencoder/encoder|tokens|denoiser)/",
-    largest=4_000_000,
+    max_bytes=4_000_000,
   )
   added = ("tokenize", "encode_tokens")
   cfg.stages = (*cfg.stages[:3], *added, *cfg.stages[3:], "export")

@@ -11,7 +11,7 @@ motion; the encoder stays as it is, and with it all latents.
 With "-upsampler" behind it, another model makes large videos of small ones: it sees the
 small video beside its latents, with noise whose deviation it is told. What it is to
 enlarge comes from held-out clips, or from a folder of samples
-(sample.low_resolution_samples).
+(sample.load_low_resolution).
 
 At full size it reads captions, as configs/parts/unets.py says, by CLIP ViT-H/14.
 
@@ -74,7 +74,7 @@ def upsampler(size):
   if size == "full":
     source = videos.captioned(source, negative=True)
   held_out = dict(source=source, count=20, factor=factor)
-  drawn = dict(signals=c.bind(sample.low_resolution, **held_out))
+  drawn = dict(signals=c.bind(sample.low_resolution_signals, **held_out))
   own = dict(vectors=("augmentation",), mask_channel=False)
   networks(cfg, size, told, own, drawn, perturbation=noise)
   return cfg

@@ -86,6 +86,8 @@ def training(task, source, preview_source, crop):
     steps=200_000,
     measure_batches=100,
     cadence=c.call(loop.Cadence, save=5_000, preview=5_000),
-    preview=c.bind(sample.reconstructions, task=task, source=preview_source, count=2),
+    preview=c.bind(
+      sample.reconstruction_preview, task=task, source=preview_source, count=2
+    ),
     plot=("l1", "perceptual"),
   )

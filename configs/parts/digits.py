@@ -94,7 +94,7 @@ def base(*, channels=(16, 32), groups=8, module=None, steps=600, save=300, **fie
     ema_decay=0.98,
     cadence=dict(save=save),
     measure_batches=20,
-    preview=c.bind(sample.reconstructions, **preview),
+    preview=c.bind(sample.reconstruction_preview, **preview),
     plot=("l1", "perceptual"),
   )
   cfg.encode = encoding(cfg.train_videos, cfg.autoencoder, "autoencoder")
@@ -249,7 +249,7 @@ def denoiser(cfg, network, task, settings, *, signals=None, preview=True, **draw
     drawn: settings of `runs.samples`.
   """
   digits = lambda count: (
-    signals or c.bind(sample.classes, num_classes=10, per_class=count)
+    signals or c.bind(sample.class_signals, num_classes=10, per_class=count)
   )
   metrics = (
     c.bind(reader.digit_rows),

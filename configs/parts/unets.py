@@ -63,7 +63,7 @@ def base(
   table = "metadata.csv" if text_width else False
   clips = videos.splits(data, read, labelled=table, **frames)
   cfg = videos.base(data, clips, **dict(windows=4) | more)
-  cfg.signals = c.bind(sample.unconditional, count=2048)
+  cfg.signals = c.bind(sample.unconditional_signals, count=2048)
   if text_width:
     videos.captions(cfg, text_width, drop)
   return cfg
@@ -214,4 +214,4 @@ def embed_first_frames(cfg, shape):
 def first_frames(count, source=None):
   """Signals of samples: the first frames of `count` clips of the training data."""
   source = source or c.call(sources.RecordFolder, path=videos.LATENTS)
-  return c.bind(sample.first_frames, source=source, count=count)
+  return c.bind(sample.first_frame_signals, source=source, count=count)

@@ -68,7 +68,7 @@ def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
   out.mkdir(parents=True, exist_ok=True)
   known = {k: {n: x for n, x in row.items() if x == x} for k, row in table.items()}
   job_lib.write_json(out / "scores.json", known)  # a JSON file has no NaN
-  lines = compare.markdown(table, (*SHOWN, CHANGE, *COSTS))
+  lines = compare.markdown_table(table, (*SHOWN, CHANGE, *COSTS))
   (out / "table.md").write_text("\n".join(lines) + "\n")
   clips = {label: drawn(job.workdir / f"samples_{arms[label]}") for label in arms}
   draw(out / "summary.png", table, clips)

@@ -126,12 +126,12 @@ def chains(cfg, per_class):
   ways = dict(
     lvdm=(
       part(middle, STRIDE, predicted),
-      part(LONG, 1, between, every=STRIDE),
+      part(LONG, 1, between, known_stride=STRIDE),
     ),
     video_ldm=(
       part(WINDOW, STRIDE**2),
-      part(middle, STRIDE, between, every=STRIDE),
-      part(LONG, 1, between, every=STRIDE),
+      part(middle, STRIDE, between, known_stride=STRIDE),
+      part(LONG, 1, between, known_stride=STRIDE),
     ),
     animatediff=(part(LONG, 1, wrappers=(averaged,)),),
   )
@@ -139,7 +139,7 @@ def chains(cfg, per_class):
     generator=c.replace(
       cfg.sample.generator, task=cfg.task, autoencoder_weights=cfg.encode.weights
     ),
-    signals=c.bind(sample.classes, num_classes=10, per_class=per_class),
+    signals=c.bind(sample.class_signals, num_classes=10, per_class=per_class),
     batch_size=10,
     fps=16,
     scale=4,

@@ -52,7 +52,7 @@ def run(job, *, arms, seams, real, train, train_clips=1200, folder="judgement"):
   out = job.workdir / folder
   out.mkdir(parents=True, exist_ok=True)
   job_lib.write_json(out / "scores.json", {"scores": scores, "curves": curves})
-  lines = compare.markdown(scores, SHOWN)
+  lines = compare.markdown_table(scores, SHOWN)
   (out / "table.md").write_text("\n".join(lines) + "\n")
   draw(out / "long.png", videos, curves)
   print("\n" + "\n".join(lines) + "\n", flush=True)

@@ -68,7 +68,7 @@ def get_config(arg="full"):
       label: {"metrics": f"metrics_{suffix}.json", "log": f"denoiser_{suffix}"}
       for label, (suffix, _) in ARMS.items()
     },
-    shown=SHOWN,
+    metrics=SHOWN,
     curves=tuple(ARMS)[:4],
   )
   cfg.stages = (*cfg.stages, "renoise", *stages, "compare")

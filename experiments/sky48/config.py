@@ -101,7 +101,7 @@ def get_config(arg="full"):
     cadence=c.call(loop.Cadence, save=500, preview=1750),
     measure_batches=100,
     preview=c.bind(
-      sample.reconstructions,
+      sample.reconstruction_preview,
       task=cfg.autoencoding,
       source=c.call(
         sources.Transformed,
@@ -193,7 +193,7 @@ def get_config(arg="full"):
   cfg.sample = c.bind(
     sample.run,
     generator=cfg.generator,
-    signals=c.bind(sample.unconditional, count=16),
+    signals=c.bind(sample.unconditional_signals, count=16),
     **files,
   )
   first = c.call(transforms.SampleFrames, num_frames=8, start="first")
@@ -213,7 +213,7 @@ def get_config(arg="full"):
   cfg.extend = c.bind(
     sample.run,
     generator=c.replace(cfg.generator, shape=(32, 16, 16, 6), sampler=rollout),
-    signals=c.bind(sample.unconditional, count=8),
+    signals=c.bind(sample.unconditional_signals, count=8),
     folder="extended",
     **files,
   )

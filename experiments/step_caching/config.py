@@ -44,7 +44,7 @@ def get_config(arg="full"):
       sampler=c.bind(euler.euler),
       ts=c.bind(times.uniform_grid, num_steps=steps),
     ),
-    signals=c.bind(sample.classes, num_classes=10, per_class=10 if full else 1),
+    signals=c.bind(sample.class_signals, num_classes=10, per_class=10 if full else 1),
   )
   cfg.latte = c.call(
     video_dit.VideoDiT,
@@ -62,13 +62,17 @@ def get_config(arg="full"):
     conditioner=c.call(conditioner.Labels, num_classes=101),
   )
   shape = (16, 32, 32, 4) if full else (2, 4, 4, 4)
-  signals = c.bind(sample.classes, num_classes=1, per_class=1)
+  signals = c.bind(sample.class_signals, num_classes=1, per_class=1)
   latte_model = dict(
     generator=c.call(
       Generator,
       task=latte_task,
       weights=c.call(
-        trade_off.untrained, task=latte_task, signals=signals, shape=shape, scale=0.1
+        trade_off.random_nonzero_params,
+        task=latte_task,
+        signals=signals,
+        shape=shape,
+        scale=0.1,
       ),
       shape=shape,
       sampler=c.bind(euler.euler),

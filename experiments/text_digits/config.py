@@ -73,7 +73,9 @@ def get_config(arg="full"):
   def way(name, scale, negative=""):
     wrappers = (c.bind(guidance.guide, drop=(("text",),), scales=(scale,)),)
     null = c.call(embed.negative_tokens, encoder=cfg.encoder, text=negative)
-    return c.call(prompt.Variant, name=name, wrappers=wrappers, negative=null)
+    return c.call(
+      prompt.GuidanceVariant, name=name, wrappers=wrappers, negative_embedding=null
+    )
 
   def negatives(text):
     return (

@@ -52,7 +52,7 @@ def row(size, name):
   """One compilation, as the table keeps it."""
   found = topologies.get_topology(name)
   devices = len(found.devices)
-  within = devices // found.slices  # the state is not split over a slow network
+  within = devices // found.num_slices  # the state is not split over a slow network
   fsdp = min(FSDP[size], within)
   flags = {f"network.{k}": v for k, v in video_dit.SIZES[size].items()} | {
     "network.dtype": "bfloat16",
@@ -61,7 +61,7 @@ def row(size, name):
     "mesh.fsdp": fsdp,
     "train.loader.batch_size": CLIPS * devices,
   }
-  cfg = program.changed(latte.get_config("ucf101"), flags)
+  cfg = program.override_fields(latte.get_config("ucf101"), flags)
   with tempfile.TemporaryDirectory() as place:
     report = program.run(cfg, pathlib.Path(place), topology=name)
   moved = {True: 0.0, False: 0.0}

@@ -32,17 +32,17 @@ def test_one_that_is_written_as_start_and_done_is_one(found):
   (gather,) = of(found, "all-gather")
   assert (gather.axes, gather.count, gather.devices) == (("fsdp",), 14, 2)
   assert gather.bytes == 14 * WEIGHT
-  assert gather.scan == "blocks (backward)" and not gather.network
+  assert gather.scan == "blocks (backward)" and not gather.over_dcn
 
 
 def test_a_fusion_of_reduce_and_slice_is_a_reduce_scatter(found):
-  (scatter,) = [c for c in of(found, "reduce-scatter") if not c.network]
+  (scatter,) = [c for c in of(found, "reduce-scatter") if not c.over_dcn]
   assert scatter.axes == ("fsdp",)
   assert scatter.bytes == 14 * 2 * WEIGHT * 1 / 2
 
 
 def test_slices_tell_each_other_through_the_runtime(found):
-  (far,) = [c for c in of(found, "reduce-scatter") if c.network]
+  (far,) = [c for c in of(found, "reduce-scatter") if c.over_dcn]
   assert far.axes == ("data",) and far.bytes == 40 / 2
 
 
@@ -57,12 +57,12 @@ def test_groups_of_one_device_are_nothing_and_others_name_their_axes(found):
   assert set(reduces) == {("data", "fsdp", "seq"), ("data", "seq")}
   assert reduces["data", "fsdp", "seq"].bytes == 2 * 7 / 8 * 40
   assert reduces["data", "seq"].bytes == 2 * 3 / 4 * 40
-  assert all(c.network and c.scan == "" for c in reduces.values())
+  assert all(c.over_dcn and c.scan == "" for c in reduces.values())
 
 
 def test_a_permute_counts_the_devices_that_send_elsewhere(found):
   (shift,) = of(found, "collective-permute")
-  assert shift.axes == ("data",) and shift.network
+  assert shift.axes == ("data",) and shift.over_dcn
   assert shift.bytes == 40 * 7 / 8
 
 

@@ -4,7 +4,14 @@ import pytest
 
 from vdm_jax.aot import chips, roofline
 
-CHIP = chips.Chip("toy", peak=100.0, hbm=1.0, bandwidth=10.0, link=5.0, network=1.0)
+CHIP = chips.Chip(
+  "toy",
+  peak_flops=100.0,
+  hbm=1.0,
+  hbm_bandwidth=10.0,
+  ici_bandwidth=5.0,
+  dcn_bandwidth=1.0,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +24,7 @@ CHIP = chips.Chip("toy", peak=100.0, hbm=1.0, bandwidth=10.0, link=5.0, network=
   ],
 )
 def test_the_slowest_binds(work, binds, seconds):
-  bound = roofline.lower_bound(CHIP, **work)
+  bound = roofline.time_bound(CHIP, **work)
   assert bound.bottleneck == binds and bound.time == seconds
   parts = (
     work["flops"] / 100,
@@ -30,7 +37,7 @@ def test_the_slowest_binds(work, binds, seconds):
 
 def test_utilisation_counts_what_the_model_needs():
   """Eight devices that work at their peak, a quarter of it for the second time."""
-  bound = roofline.lower_bound(CHIP, flops=400, hbm_bytes=0, ici_bytes=0, dcn_bytes=0)
+  bound = roofline.time_bound(CHIP, flops=400, hbm_bytes=0, ici_bytes=0, dcn_bytes=0)
   assert roofline.model_flops_utilization(
     CHIP, 8, 8 * 300, bound.time
   ) == pytest.approx(0.75)

@@ -74,7 +74,7 @@ def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
   wanted = encoder(video[:, 0])
   found = np.stack([made[i]["image"] for i in range(5)])
   np.testing.assert_array_equal(found, wanted.astype(np.float16))
-  signals = sample.first_frames(source=made, count=2)
+  signals = sample.first_frame_signals(source=made, count=2)
   told, _ = conditioner.Image(from_first_frame=True)(signals)
   np.testing.assert_array_equal(told.tokens["image"].values, found[:2])
   assert told.channels["image"].shape == (2, 1, 8, 8, 4)

@@ -34,10 +34,15 @@ class Rates:
     return jnp.where(given["mask"][:, None, None, None], given["known"], new)
 
 
-def one(num_frames, fps, every=0, **more):
+def one(num_frames, fps, known_stride=0, **more):
   signals = dict(fps=fps)
   return chain.Pass(
-    num_frames=num_frames, sampler=None, ts=None, every=every, signals=signals, **more
+    num_frames=num_frames,
+    sampler=None,
+    ts=None,
+    known_stride=known_stride,
+    signals=signals,
+    **more,
   )
 
 
@@ -90,11 +95,11 @@ def test_a_pass_may_have_a_model_of_its_own(tmp_path):
   "passes, told",
   [
     ([], "empty"),
-    ([one(3, 1.0, every=2)], "Pass 0 has every=2"),
-    ([one(3, 1.0), one(5, 1.0)], "Pass 1 has every=0"),
-    ([one(3, 1.0), one(7, 1.0, every=2)], "needs 4 frames .* which has 3"),
+    ([one(3, 1.0, known_stride=2)], "Pass 0 has known_stride=2"),
+    ([one(3, 1.0), one(5, 1.0)], "Pass 1 has known_stride=0"),
+    ([one(3, 1.0), one(7, 1.0, known_stride=2)], "needs 4 frames .* which has 3"),
   ],
 )
 def test_passes_that_do_not_follow_one_another_are_refused(passes, told):
   with pytest.raises(ValueError, match=told):
-    chain.check(passes)
+    chain.check_passes(passes)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.aot
 def config(arg, **fields):
   """A config of Latte with these fields, "__" for "."; a name is a path."""
   flags = {name.replace("__", "."): value for name, value in fields.items()}
-  return program.changed(latte.get_config(arg), flags)
+  return program.override_fields(latte.get_config(arg), flags)
 
 
 def rows(report, kind):

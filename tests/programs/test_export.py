@@ -28,8 +28,8 @@ def test_parts_of_two_stages_are_in_one_file(trained):
 
 
 def test_a_file_that_grew_too_large_is_refused(trained):
-  with pytest.raises(ValueError, match="more than largest=50"):
-    export.run(trained, parts={"x": ("one", "ema")}, largest=50)
+  with pytest.raises(ValueError, match="more than max_bytes=50"):
+    export.run(trained, parts={"x": ("one", "ema")}, max_bytes=50)
 
 
 def test_weights_may_be_the_arrays_themselves(trained):

@@ -24,10 +24,10 @@ def test_a_digest_is_of_the_bits():
 def test_a_grid_has_one_row_for_each_class():
   videos = np.arange(7)[:, None]
   labels = np.array([1, 0, 1, 0, 0, 1, 0])
-  chosen, columns = sample.grid_rows(videos, labels, 8)
+  chosen, columns = sample.select_grid_videos(videos, labels, 8)
   assert columns == 3  # as many as the rarest class has
   assert chosen[:, 0].tolist() == [1, 3, 4, 0, 2, 5]
-  chosen, columns = sample.grid_rows(videos, None, 3)
+  chosen, columns = sample.select_grid_videos(videos, None, 3)
   assert columns == 3 and chosen[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -91,11 +91,11 @@ def test_small_videos_come_from_clips_or_from_samples(tmp_path):
   video = rng.integers(0, 256, (3, 2, 8, 8, 3), np.uint8)
   label = np.array([4, 5, 6], np.int32)
   source = sources.ArraySource({"video": video, "label": label})
-  rows = sample.low_resolution(source=source, count=2, factor=2)
+  rows = sample.low_resolution_signals(source=source, count=2, factor=2)
   assert rows["low"].shape == (2, 2, 4, 4, 3) and rows["label"].tolist() == [4, 5]
   np.savez_compressed(tmp_path / sample.VIDEOS, video=video, label=label)
-  made = sample.low_resolution_samples(path=tmp_path, factor=2)
+  made = sample.load_low_resolution(path=tmp_path, factor=2)
   assert made["label"].tolist() == [4, 5, 6] and set(made) == {"low", "label"}
   np.testing.assert_array_equal(made["low"][:2], rows["low"])
-  whole = sample.low_resolution_samples(path=tmp_path)
+  whole = sample.load_low_resolution(path=tmp_path)
   np.testing.assert_array_equal(whole["low"], video)

@@ -58,7 +58,7 @@ def run(workdir, sampler, **more):
       ts=GRID,
       wrappers=(GUIDE,),
     ),
-    signals=functools.partial(sample.classes, num_classes=3, per_class=2),
+    signals=functools.partial(sample.class_signals, num_classes=3, per_class=2),
     **more,
   )
   return calibrate.read_ratios(workdir / "calibration")

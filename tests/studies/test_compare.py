@@ -25,7 +25,7 @@ def write(place, name, value, count=10):
 
 def run(place, arms, **kwargs):
   stage = job.Job(place, "compare", 0, None, (), {})
-  compare.run(stage, arms=arms, shown=("error",), **kwargs)
+  compare.run(stage, arms=arms, metrics=("error",), **kwargs)
 
 
 def test_the_table_has_a_row_for_each_arm_and_one_for_real_clips(tmp_path):
@@ -54,14 +54,14 @@ def test_an_arm_that_was_not_measured_is_named(tmp_path):
     compare.run(
       job.Job(tmp_path, "compare", 0, None, (), {}),
       arms={"A": arms["A"]},
-      shown=("psnr",),
+      metrics=("psnr",),
     )
 
 
 def test_curves_are_means_of_a_few_rows():
   rows = [{"step": s, "mse": float(s)} for s in range(1, 204)]
-  points = compare.smooth(rows, "mse")
+  points = compare.bin_means(rows, "mse")
   np.testing.assert_allclose(points[:2], [(3, 3), (8, 8)])
   np.testing.assert_allclose(points[-1], (202, 202))  # of three rows
-  short = compare.smooth(rows[:7], "mse")
+  short = compare.bin_means(rows[:7], "mse")
   np.testing.assert_allclose(short, [(s, s) for s in range(1, 8)])

@@ -104,7 +104,7 @@ def done(tmp_path_factory):
     },
     judge=judge,
     count=3,
-    shown=2,
+    preview_clips=2,
   )
   return place / "completions", video
 

@@ -75,8 +75,10 @@ def ran(tmp_path_factory):
     encoder=encoder,
     prompts=asked,
     variants=(
-      prompt.Variant(name="as it is"),
-      prompt.Variant(name='negative "0.2"', negative=np.full((1, 1), 0.2, np.float32)),
+      prompt.GuidanceVariant(name="as it is"),
+      prompt.GuidanceVariant(
+        name='negative "0.2"', negative_embedding=np.full((1, 1), 0.2, np.float32)
+      ),
     ),
     judge=judge,
     group=lambda want: want["kind"],

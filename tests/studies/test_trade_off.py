@@ -17,7 +17,7 @@ from vdm_jax.tasks.generator import Generator
 from vdm_jax.tasks.latent_diffusion import LatentDiffusion
 
 SHAPE = (2, 4, 4, 4)
-SIGNALS = functools.partial(sample.classes, num_classes=2, per_class=1)
+SIGNALS = functools.partial(sample.class_signals, num_classes=2, per_class=1)
 TASK = LatentDiffusion(
   network=video_dit.VideoDiT(
     out_channels=4, width=16, depth=2, num_heads=2, num_classes=2
@@ -29,10 +29,12 @@ TASK = LatentDiffusion(
 
 
 def test_untrained_weights_let_the_blocks_through():
-  weights = trade_off.untrained(task=TASK, signals=SIGNALS, shape=SHAPE)
+  weights = trade_off.random_nonzero_params(task=TASK, signals=SIGNALS, shape=SHAPE)
   leaves = [np.asarray(x) for x in _leaves(weights)]
   assert all((x != 0).all() for x in leaves)
-  again = trade_off.untrained(task=TASK, signals=SIGNALS, shape=SHAPE, seed=1)
+  again = trade_off.random_nonzero_params(
+    task=TASK, signals=SIGNALS, shape=SHAPE, seed=1
+  )
   assert any((x != y).any() for x, y in zip(leaves, _leaves(again), strict=True))
 
 
@@ -58,7 +60,7 @@ def test_the_table_has_every_plan_and_its_price(tmp_path):
       "tiny": trade_off.BenchmarkCase(
         generator=Generator(
           task=TASK,
-          weights=trade_off.untrained(
+          weights=trade_off.random_nonzero_params(
             task=TASK, signals=SIGNALS, shape=SHAPE, scale=0.3
           ),
           shape=SHAPE,

@@ -26,25 +26,26 @@ class StepMemory:
   clips: float
 
 
-def estimate(needs, now, candidates, parts_of):
+def estimate_changes(usage, current, candidates, step_memory_of):
   """Estimates [{"flags": a change, "total": bytes, "fits": bool}] of the candidates.
 
   Args:
-    needs: the memory.MemoryUsage of the program that does not fit.
-    now: its StepMemory.
-    candidates: [{field of the config: value}], see `candidates`.
-    parts_of: flags -> StepMemory of the changed config; ValueError where it cannot be.
+    usage: the memory.MemoryUsage of the program that does not fit.
+    current: its StepMemory.
+    candidates: [{path of a config field: value}], what `candidate_changes` gives.
+    step_memory_of: one of the candidates -> StepMemory of the config changed so; a
+      ValueError from it drops the candidate.
   """
-  workspace = max(needs.temporaries - now.gradients - now.saved, 0)
+  workspace = max(usage.temporaries - current.gradients - current.saved, 0)
   found = []
   for flags in candidates:
     try:
-      then = parts_of(flags)
+      then = step_memory_of(flags)
     except ValueError:
       continue
     total = then.state + then.gradients + then.saved
-    total += int(workspace * then.clips / now.clips) + needs.code
-    found.append({"flags": flags, "total": total, "fits": total <= needs.available})
+    total += int(workspace * then.clips / current.clips) + usage.code
+    found.append({"flags": flags, "total": total, "fits": total <= usage.available})
   return found
 
 

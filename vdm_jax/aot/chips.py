@@ -19,20 +19,20 @@ class Chip:
   """One device as JAX counts them.
 
   Attributes:
-    peak: products and sums a second, in bfloat16.
+    peak_flops: products and sums a second, in bfloat16.
     hbm: bytes a program may use.
-    bandwidth: bytes a second between the chip and this memory.
-    link: bytes a second to the neighbours in a slice (ICI), or in a host (NVLink).
-    network: bytes a second to other slices or hosts (DCN, InfiniBand).
+    hbm_bandwidth: bytes a second between the chip and this memory.
+    ici_bandwidth: bytes a second sent within a slice (ICI), or a host (NVLink).
+    dcn_bandwidth: bytes a second sent to other slices or hosts (DCN, InfiniBand).
     platform: as JAX names it.
   """
 
   name: str
-  peak: float
+  peak_flops: float
   hbm: float
-  bandwidth: float
-  link: float
-  network: float
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  dcn_bandwidth: float
   platform: str = "tpu"
 
 

@@ -35,7 +35,7 @@ class Collective:
     kind: of KINDS.
     axes: the mesh axes over which its devices differ, with "part of" before them if
       a group does not span them whole.
-    network: whether it leaves a slice (or a host of GPUs).
+    over_dcn: whether it leaves a slice (or a host of GPUs).
     shapes: of what one device puts in, as text: "bf16[4,16,256,1152]".
     sizes: numbers in each of these arrays.
     devices: of one group.
@@ -47,7 +47,7 @@ class Collective:
 
   kind: str
   axes: tuple[str, ...]
-  network: bool
+  over_dcn: bool
   shapes: tuple[str, ...]
   sizes: tuple[int, ...]
   devices: int
@@ -61,7 +61,7 @@ def find_collectives(module, mesh_shape, slices=None):
   """A list of the Collectives of a program, those of a single device left out.
 
   Args:
-    module: an hlo.Module.
+    module: an hlo.HloModule.
     mesh_shape: {axis: size}, slowest first; the program's devices are numbered so.
     slices: the slice of each device, in that order; None: all in one.
   """
@@ -117,7 +117,7 @@ def _collective(visit, instruction, kind, moved, share, mesh_shape, slices):
   return Collective(
     kind=kind,
     axes=_axes(moved, mesh_shape, pairs=kind == "collective-permute"),
-    network=any(len(set(slices[list(group)])) > 1 for group in moved),
+    over_dcn=any(len(set(slices[list(group)])) > 1 for group in moved),
     shapes=tuple(f"{a.dtype}[{','.join(map(str, a.dims))}]" for a in arrays),
     sizes=tuple(a.size for a in arrays),
     devices=n,
@@ -236,7 +236,7 @@ def to_table(found, parameters=()):
   rows = {}
   for c in found:
     moves = "parameters" if moves_parameters(c, parameters) else "activations"
-    key = (c.kind, "+".join(c.axes), c.scan, moves, c.network)
+    key = (c.kind, "+".join(c.axes), c.scan, moves, c.over_dcn)
     row = rows.setdefault(key, {"count": 0, "bytes": 0.0, "largest": 0.0})
     row["count"] += c.count
     row["bytes"] += c.bytes

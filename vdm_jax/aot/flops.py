@@ -131,16 +131,18 @@ def _convolution(equation):
       right[of_right],
       out[of_out],
       stride=params["window_strides"][i],
-      low=params["padding"][i][0],
-      gap=params["lhs_dilation"][i],
-      spread=params["rhs_dilation"][i],
+      padding=params["padding"][i][0],
+      input_dilation=params["lhs_dilation"][i],
+      kernel_dilation=params["rhs_dilation"][i],
     )
   batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
   inputs = right[numbers.rhs_spec[1]]
   return 2 * pairs * batch * features * inputs
 
 
-def convolution_pairs(size, kernel, out, *, stride=1, low=0, gap=1, spread=1):
+def convolution_pairs(
+  size, kernel, out, *, stride=1, padding=0, input_dilation=1, kernel_dilation=1
+):
   """How many (output, kernel) positions along one axis meet an input and no padding.
 
   Args:
@@ -148,10 +150,11 @@ def convolution_pairs(size, kernel, out, *, stride=1, low=0, gap=1, spread=1):
     kernel: positions of the kernel.
     out: outputs.
     stride: of the outputs, in inputs.
-    low: padding before the first input.
-    gap: dilation of the inputs.
-    spread: dilation of the kernel.
+    padding: padding before the first input.
+    input_dilation: dilation of the inputs.
+    kernel_dilation: dilation of the kernel.
   """
-  place = np.arange(out)[:, None] * stride + np.arange(kernel) * spread - low
-  real = (place >= 0) & (place <= (size - 1) * gap) & (place % gap == 0)
-  return int(real.sum())
+  window = np.arange(kernel) * kernel_dilation - padding
+  place = np.arange(out)[:, None] * stride + window
+  inside = (place >= 0) & (place <= (size - 1) * input_dilation)
+  return int((inside & (place % input_dilation == 0)).sum())

@@ -116,18 +116,18 @@ class Visit:
     times: how often it runs, unknown loops counted once.
     loops: those around it, the outermost first.
     fused: whether it is the inside of a fusion, whose values lie in no memory.
-    frame: the computation that is not fused in which it stands.
+    enclosing: the computation that is not fused in which it stands.
   """
 
   computation: Computation
   times: int
   loops: tuple[Loop, ...]
   fused: bool
-  frame: str
+  enclosing: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Module:
+class HloModule:
   """A compiled program: its computations by name, and the name of the first one."""
 
   computations: dict[str, Computation]
@@ -137,9 +137,9 @@ class Module:
     """Yields a Visit of every computation that runs, but for those of reducers."""
     yield from self._visits(self.entry, 1, (), False, self.entry)
 
-  def _visits(self, name, times, loops, fused, frame):
+  def _visits(self, name, times, loops, fused, enclosing):
     computation = self.computations[name]
-    yield Visit(computation, times, loops, fused, frame)
+    yield Visit(computation, times, loops, fused, enclosing)
     for instruction in computation.instructions.values():
       if instruction.opcode == "while":
         trips = self.trip_count(computation, instruction)
@@ -151,7 +151,7 @@ class Module:
         )
       elif instruction.opcode == "fusion":
         inside = instruction.called_computation("calls")
-        yield from self._visits(inside, times, loops, True, frame)
+        yield from self._visits(inside, times, loops, True, enclosing)
       else:
         for inside in _calls(instruction):
           yield from self._visits(inside, times, loops, fused, inside)
@@ -276,7 +276,7 @@ class Module:
 
 
 def parse(text):
-  """The Module of the text that jax's `compiled.as_text()` gives."""
+  """The HloModule of the text that jax's `compiled.as_text()` gives."""
   computations, entry, name, found, root = {}, None, None, {}, None
   for line in text.splitlines():
     if name is None:
@@ -292,7 +292,7 @@ def parse(text):
       root = instruction.name if line.lstrip().startswith("ROOT ") else root
   if entry is None:
     raise ValueError("This text is no compiled program: it has no ENTRY computation.")
-  return Module(computations, entry)
+  return HloModule(computations, entry)
 
 
 def parse_shape(shape):

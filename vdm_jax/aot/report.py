@@ -31,7 +31,7 @@ def make_report(
   rows,
   notes,
   memory,
-  counted,
+  flop_count,
   model_flops,
   module,
   seconds,
@@ -48,11 +48,11 @@ def make_report(
     rows: clips a call.
     notes: lines for the reader.
     memory: a memory.MemoryUsage.
-    counted: the flops.FlopCount of the whole program.
+    flop_count: the flops.FlopCount of the whole program.
     model_flops: FLOPs without recomputation.
-    module: the hlo.Module, or None where the program was refused for its size.
+    module: the hlo.HloModule, or None where the program was refused for its size.
     seconds: {"lower", "compile"}.
-    advice: what advice.estimate gives.
+    advice: what advice.estimate_changes gives.
     slices: the slice of each device, in the order of the mesh.
     parameters: shapes of the parameters, by which their collectives are recognised.
 
@@ -68,7 +68,7 @@ def make_report(
     "topology": topology.name,
     "chip": chip.name,
     "devices": devices,
-    "slices": topology.slices,
+    "slices": topology.num_slices,
     "mesh": {k: int(n) for k, n in mesh.shape.items()},
     "clips": rows,
     "clips_per_device": rows / devices,
@@ -81,10 +81,10 @@ def make_report(
       "parts": memory.by_part(),
     },
     "flops": {
-      "program": counted.flops,
+      "program": flop_count.flops,
       "model": model_flops,
-      "kernels": dict(counted.kernels),
-      "unbounded_loops": counted.unbounded_loops,
+      "kernels": dict(flop_count.kernels),
+      "unbounded_loops": flop_count.unbounded_loops,
     },
     "seconds": {k: round(s, 2) for k, s in seconds.items()},
     "advice": advice,
@@ -93,19 +93,19 @@ def make_report(
   if module is None:
     return report
   found = collectives_lib.find_collectives(module, mesh.shape, slices)
-  moves = lambda far: sum(c.bytes for c in found if c.network == far)
+  moves = lambda far: sum(c.bytes for c in found if c.over_dcn == far)
   # What a kernel does is in no HLO: its products are those of the jaxpr, spread evenly.
   flops = max(
-    work.device_flops(module), counted.flops // devices if counted.kernels else 0
+    work.device_flops(module), flop_count.flops // devices if flop_count.kernels else 0
   )
-  bound = roofline.lower_bound(
+  bound = roofline.time_bound(
     chip,
     flops=flops,
     hbm_bytes=work.hbm_bytes(module),
     ici_bytes=moves(False),
     dcn_bytes=moves(True),
   )
-  report["flops"] |= {"device": flops, "repeated": flops * devices / counted.flops}
+  report["flops"] |= {"device": flops, "repeated": flops * devices / flop_count.flops}
   return report | {
     "traffic": work.hbm_bytes(module),
     "custom_calls": work.custom_calls(module),

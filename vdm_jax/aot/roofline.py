@@ -46,7 +46,7 @@ class TimeBound:
     return max(self.by_resource, key=self.by_resource.get)
 
 
-def lower_bound(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
+def time_bound(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
   """The TimeBound of a program on a chip.
 
   Args:
@@ -57,10 +57,10 @@ def lower_bound(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
     dcn_bytes: that it sends to other slices.
   """
   return TimeBound(
-    compute=flops / chip.peak,
-    hbm=hbm_bytes / chip.bandwidth,
-    ici=ici_bytes / chip.link,
-    dcn=dcn_bytes / chip.network,
+    compute=flops / chip.peak_flops,
+    hbm=hbm_bytes / chip.hbm_bandwidth,
+    ici=ici_bytes / chip.ici_bandwidth,
+    dcn=dcn_bytes / chip.dcn_bandwidth,
   )
 
 
@@ -75,4 +75,4 @@ def model_flops_utilization(chip, devices, model_flops, seconds):
 
   Products that are done twice (remat) do not count, https://arxiv.org/abs/2204.02311.
   """
-  return model_flops / (chip.peak * devices * seconds)
+  return model_flops / (chip.peak_flops * devices * seconds)

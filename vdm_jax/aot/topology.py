@@ -81,13 +81,13 @@ class Topology:
     name: such as "v5e:4x4".
     chip: what each device can do.
     devices: of all slices, in JAX's order.
-    slices: parts that are joined by the slow network: TPU slices, or GPU hosts.
+    num_slices: parts that are joined by the slow network: TPU slices, or GPU hosts.
   """
 
   name: str
   chip: chips.Chip
   devices: tuple[Any, ...]
-  slices: int
+  num_slices: int
 
   def slice_index(self, device):
     """The number, an int, of the slice that a jax.Device is in."""

@@ -28,7 +28,7 @@ def device_flops(module):
   """FLOPs of one device, an int: of all matrix products and convolutions.
 
   Args:
-    module: an hlo.Module.
+    module: an hlo.HloModule.
   """
   total = 0
   for visit in module.visits():
@@ -46,7 +46,7 @@ def hbm_bytes(module):
   """Bytes that one device moves between its cores and its HBM, an int.
 
   Args:
-    module: an hlo.Module.
+    module: an hlo.HloModule.
   """
   total = 0
   for visit in module.visits():
@@ -59,7 +59,7 @@ def hbm_bytes(module):
 
 
 def custom_calls(module):
-  """{target: calls} of an hlo.Module's custom calls, such as "tpu_custom_call"."""
+  """{target: calls} of an hlo.HloModule's custom calls, such as "tpu_custom_call"."""
   found = {}
   for visit in module.visits():
     for instruction in visit.computation.instructions.values():
@@ -114,9 +114,9 @@ def _convolution(computation, instruction):
       right.dims[of_right.index(label)],
       out.dims[of_out.index(label)],
       stride=field("stride", 1),
-      low=field("pad", 0),
-      gap=field("lhs_dilate", 1),
-      spread=field("rhs_dilate", 1),
+      padding=field("pad", 0),
+      input_dilation=field("lhs_dilate", 1),
+      kernel_dilation=field("rhs_dilate", 1),
     )
   features = out.dims[of_out.index("b")] * out.dims[of_out.index("f")]
   inputs = right.dims[of_right.index("i")]

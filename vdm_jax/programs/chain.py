@@ -25,8 +25,8 @@ class Pass:
   Attributes:
     num_frames: of its video, in frames of latents.
     sampler, ts, wrappers: see tasks.generator.Generator.
-    every: the frames of the pass before are frames 0, every, 2 every ... of this one; 0
-      for the first pass.
+    known_stride: the frames of the pass before are frames 0, known_stride,
+      2 known_stride ... of this one; 0 for the first pass.
     signals: {name: number}, of all videos, such as the frame rate.
     task, weights: if they are not those of the whole chain.
   """
@@ -35,7 +35,7 @@ class Pass:
   sampler: Callable
   ts: Any
   wrappers: tuple = ()
-  every: int = 0
+  known_stride: int = 0
   signals: Mapping[str, float] = dataclasses.field(default_factory=dict)
   task: Any = None
   weights: Any = None
@@ -65,13 +65,16 @@ def run(
   """
   if isinstance(passes, Mapping):
     passes = [passes[name] for name in sorted(passes)]
-  check(passes)
-  parts = [of_pass(generator, one) for one in passes]
+  check_passes(passes)
+  parts = [pass_generator(generator, chain_pass) for chain_pass in passes]
   params = {
     "autoencoder": job.weights(generator.autoencoder_weights, "ema/autoencoder")
   }
   params |= {f"pass {n}": job.weights(part.weights) for n, part in enumerate(parts)}
-  draws = [jax.jit(drawer(part, one)) for part, one in zip(parts, passes, strict=True)]
+  draws = [
+    jax.jit(pass_sampler(part, chain_pass))
+    for part, chain_pass in zip(parts, passes, strict=True)
+  ]
   decode = jax.jit(generator.decode)
 
   def draw(params, batch, key):
@@ -81,7 +84,7 @@ def run(
       latents = draw_pass(own, batch, latents, jax.random.fold_in(key, n))
     return decode(params, latents)
 
-  lengths = " -> ".join(str(one.num_frames) for one in passes)
+  lengths = " -> ".join(str(chain_pass.num_frames) for chain_pass in passes)
   job.print(f"videos of {lengths} frames")
   sample.write_samples(
     job,
@@ -96,55 +99,56 @@ def run(
   )
 
 
-def of_pass(generator, one):
+def pass_generator(generator, chain_pass):
   """The Generator of the latents of a Pass."""
   return dataclasses.replace(
     generator,
-    task=one.task or generator.task,
-    weights=one.weights or generator.weights,
-    shape=(one.num_frames, *generator.shape[1:]),
-    sampler=one.sampler,
-    ts=one.ts,
-    wrappers=one.wrappers,
+    task=chain_pass.task or generator.task,
+    weights=chain_pass.weights or generator.weights,
+    shape=(chain_pass.num_frames, *generator.shape[1:]),
+    sampler=chain_pass.sampler,
+    ts=chain_pass.ts,
+    wrappers=chain_pass.wrappers,
   )
 
 
-def check(passes):
+def check_passes(passes):
   """Raises a ValueError where a list of Pass do not follow one another."""
   if not passes:
     raise ValueError("passes are empty; give at least one Pass.")
   before = 0
-  for n, one in enumerate(passes):
-    if (one.every > 0) != (n > 0):
+  for n, chain_pass in enumerate(passes):
+    frames, stride = chain_pass.num_frames, chain_pass.known_stride
+    if (stride > 0) != (n > 0):
       raise ValueError(
-        f"Pass {n} has every={one.every}; the first pass has 0, and each other one "
+        f"Pass {n} has known_stride={stride}; the first pass has 0, and each other one "
         "says at which of its frames those of the pass before stand."
       )
-    needed = len(range(0, one.num_frames, one.every)) if n else 0
+    needed = len(range(0, frames, stride)) if n else 0
     if needed > before:
       raise ValueError(
-        f"Pass {n} of {one.num_frames} frames, every={one.every}, needs {needed} "
+        f"Pass {n} of {frames} frames, known_stride={stride}, needs {needed} "
         f"frames of the pass before, which has {before}."
       )
-    before = one.num_frames
+    before = frames
 
 
-def drawer(generator, one):
+def pass_sampler(generator, chain_pass):
   """(params, batch, latents of the pass before, key) -> latents [B, T, h, w, c].
 
   Args:
-    generator: of the Pass `one`, see `of_pass`.
+    generator: of the Pass `chain_pass`, see `pass_generator`.
   """
 
   def draw(params, batch, before, key):
     count = len(next(iter(batch.values())))
-    signals = {k: np.full(count, v, np.float32) for k, v in one.signals.items()}
+    signals = {k: np.full(count, v, np.float32) for k, v in chain_pass.signals.items()}
     given = {}
-    if one.every:
-      positions = np.arange(0, one.num_frames, one.every)
+    if chain_pass.known_stride:
+      positions = np.arange(0, chain_pass.num_frames, chain_pass.known_stride)
       known = jnp.zeros((count, *generator.shape))
       known = known.at[:, positions].set(before[:, : len(positions)])
-      mask = np.isin(np.arange(one.num_frames), positions)
+      mask = np.isin(np.arange(chain_pass.num_frames), positions)
       given = dict(known=known, mask=mask)
     return generator.latents(params, batch | signals, key, **given)
 

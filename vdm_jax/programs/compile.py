@@ -68,7 +68,7 @@ def _fitted(cfg, target, made):
   for change in made["advice"]:
     if not change["fits"] or not change["flags"]:
       continue
-    again = _once(changed(cfg, change["flags"]), target, "train")
+    again = _once(override_fields(cfg, change["flags"]), target, "train")
     tried.append({"flags": change["flags"], "total": again["memory"]["total"]})
     if again["memory"]["fits"]:
       return again | {"tried": tried, "changed": change["flags"]}
@@ -81,7 +81,7 @@ def _once(cfg, target, what):
   mesh = mesh_of(cfg, target)
   program = programs.PROGRAMS[what](cfg, mesh)
   with sharding.use_mesh(mesh, cfg.rules):
-    counted, model = program.count_flops(), program.model_flops()
+    flop_count, model = program.count_flops(), program.model_flops()
   start = time.monotonic()
   lowered = program.lower()
   lowering, start = time.monotonic() - start, time.monotonic()
@@ -106,7 +106,7 @@ def _once(cfg, target, what):
     rows=program.rows,
     notes=notes,
     memory=needs,
-    counted=counted,
+    flop_count=flop_count,
     model_flops=model,
     module=module,
     seconds=seconds,
@@ -141,7 +141,7 @@ def for_platform(cfg, topology):
   if kernel not in (None, "auto", "cudnn"):
     return cfg, []
   if kernel is not None:
-    cfg = changed(cfg, {"network.attention": "xla"})
+    cfg = override_fields(cfg, {"network.attention": "xla"})
   note = (
     "cuDNN's attention can only be compiled beside a GPU: this is XLA's, whose "
     "temporaries and traffic are larger."
@@ -149,16 +149,16 @@ def for_platform(cfg, topology):
   return cfg, [note]
 
 
-def changed(cfg, flags):
+def override_fields(cfg, values):
   """A copy of a config with other values of some fields.
 
   Args:
     cfg: the config.
-    flags: {path of a field: value}, such as {"network.remat": "full"}.
+    values: {path of a field: value}, such as {"network.remat": "full"}.
   """
   cfg = copy.deepcopy(cfg)
   with cfg.unlocked(), cfg.ignore_type():
-    for path, value in flags.items():
+    for path, value in values.items():
       *parents, last = path.split(".")
       node = cfg
       for parent in parents:
@@ -173,10 +173,10 @@ def _advice(cfg, target, program, needs):
   changes = advice.candidate_changes(cfg, programs.training_stage(cfg), mesh)
 
   def parts(flags):
-    other = changed(cfg, flags)
+    other = override_fields(cfg, flags)
     return _step_memory(programs.train(other, mesh_of(other, target)))
 
-  return advice.estimate(needs, _step_memory(program), changes, parts)
+  return advice.estimate_changes(needs, _step_memory(program), changes, parts)
 
 
 def _step_memory(program):
@@ -192,6 +192,6 @@ def _step_memory(program):
 def mesh_of(cfg, target):
   """The jax.sharding.Mesh of a config on a Topology, whose hosts of GPUs are slices."""
   dcn = cfg.get("dcn")
-  if target.chip.platform == "cuda" and target.slices > 1 and dcn is None:
-    dcn = {"data": target.slices}
+  if target.chip.platform == "cuda" and target.num_slices > 1 and dcn is None:
+    dcn = {"data": target.num_slices}
   return sharding.make_mesh(cfg.mesh, devices=list(target.devices), dcn=dcn)

@@ -67,15 +67,15 @@ def prompt_signals(*, encoder, texts, clips, count, negative=""):
   return signals | {"negative": repeated(values), "negative_mask": repeated(mask)}
 
 
-def repeat_prompts(*, encoder, texts, each=1):
-  """Signals of every text `each` times, in order.
+def repeat_prompts(*, encoder, texts, repeats=1):
+  """Signals of every text `repeats` times, in order.
 
   Returns:
     {"text": [N, L, D] float32, "text_mask": [N, L] bool, "label": [N] int32}; a label
     is the index of the text.
   """
   values, mask = encoder(texts)
-  row = np.repeat(np.arange(len(texts), dtype=np.int32), each)
+  row = np.repeat(np.arange(len(texts), dtype=np.int32), repeats)
   return {"text": values[row], "text_mask": mask[row], "label": row}
 
 

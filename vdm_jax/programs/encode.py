@@ -106,18 +106,18 @@ def run(
   )
 
 
-def is_written(job, place, made_of, what):
+def is_written(job, path, provenance, description):
   """Whether the records at `place` were made of this; others are refused."""
-  if not place.exists():
+  if not path.exists():
     return False
-  made = records.read_meta(place)
-  if made["settings"] == made_of:
-    job.print(f"{made['count']} {what} already, in {place}")
+  made = records.read_meta(path)
+  if made["settings"] == provenance:
+    job.print(f"{made['count']} {description} already, in {path}")
     return True
   before = made["settings"]
-  names = sorted({*before, *made_of})
-  changed = [k for k in names if before.get(k) != made_of.get(k)]
+  names = sorted({*before, *provenance})
+  changed = [k for k in names if before.get(k) != provenance.get(k)]
   raise ValueError(
-    f"{place} was made with other {' and '.join(changed)}; delete the folder, or give "
+    f"{path} was made with other {' and '.join(changed)}; delete the folder, or give "
     "another --workdir."
   )

@@ -43,7 +43,7 @@ def run(
   rng = np.random.default_rng(job.seed)
   held_out = match_labels(made, real, rng)
   first = range(min(train_clips, len(train)))
-  learnt = collect(train, first)
+  learnt = load_videos(train, first)
   reconstructed = None
   if autoencoder is not None:
     params = job.weights(autoencoder_weights, "ema/autoencoder")
@@ -76,7 +76,7 @@ def match_labels(clips, source, rng):
   A class with fewer clips than asked gives some of them twice; no clip is one.
   """
   if clips.labels is None:
-    return collect(
+    return load_videos(
       source, rng.permutation(np.resize(np.arange(len(source)), len(clips)))
     )
   labels = np.array([int(source[i]["label"]) for i in range(len(source))])
@@ -90,10 +90,10 @@ def match_labels(clips, source, rng):
       )
     wanted = clips.labels == label
     chosen[wanted] = np.resize(rng.permutation(found), wanted.sum())
-  return collect(source, chosen)
+  return load_videos(source, chosen)
 
 
-def collect(source, indices):
+def load_videos(source, indices):
   """The records `indices` of a source as score.LabelledVideos."""
   records = [source[int(i)] for i in indices]
   labels = [r["label"] for r in records] if "label" in records[0] else None

@@ -36,12 +36,12 @@ def on_all_processes(job):
   return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
 
 
-def write_records(place, made_of, meta, count, fill):
+def write_records(path, provenance, meta, count, fill):
   """Writes a folder of records, of which each process makes a share.
 
   Args:
-    place: path of the folder.
-    made_of: the `settings` of its records.RecordWriter.
+    path: path of the folder.
+    provenance: the `settings` of its records.RecordWriter.
     meta: {name: JSON} for its meta.json.
     count: items of work, in the order of their records.
     fill: (records.RecordWriter, range of items) -> None, writes the records of these.
@@ -49,24 +49,24 @@ def write_records(place, made_of, meta, count, fill):
   index, total = jax.process_index(), jax.process_count()
   bounds = [count * i // total for i in range(total + 1)]
   share = range(bounds[index], bounds[index + 1])
-  folders = [place.with_name(f".{place.name}.{i}") for i in range(total)]
+  folders = [path.with_name(f".{path.name}.{i}") for i in range(total)]
   if total == 1:
-    with records.RecordWriter(place, made_of) as writer:
+    with records.RecordWriter(path, provenance) as writer:
       writer.meta |= meta
       fill(writer, share)
     return
   if share:
-    with records.RecordWriter(folders[index], made_of, overwrite=True) as writer:
+    with records.RecordWriter(folders[index], provenance, overwrite=True) as writer:
       fill(writer, share)
-  distributed.barrier(f"{place.name}: all shares are written")
+  distributed.barrier(f"{path.name}: all shares are written")
   if index == 0:
-    with records.RecordWriter(place, made_of) as writer:
+    with records.RecordWriter(path, provenance) as writer:
       writer.meta |= meta
       for i, folder in enumerate(folders):
         if bounds[i] < bounds[i + 1]:
           _copy(folder, writer)
           shutil.rmtree(folder)
-  distributed.barrier(f"{place.name}: the shares are joined")
+  distributed.barrier(f"{path.name}: the shares are joined")
 
 
 def _copy(folder, writer):

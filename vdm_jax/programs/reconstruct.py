@@ -11,7 +11,9 @@ from vdm_jax.programs import job as job_lib
 PEAK = 255.0
 
 
-def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruction"):
+def run(
+  job, *, task, weights, source, batch_size=8, preview_clips=4, folder="reconstruction"
+):
   """Writes <workdir>/<folder>: metrics.json, and clips.png of the first frames.
 
   metrics.json holds {name: score} over all frames of all clips, and under "clips" the
@@ -22,7 +24,7 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
     weights: the folder, under the workdir, of the stage that trained it.
     source: of held-out clips, all of one length and size.
     batch_size: clips at a time.
-    shown: clips in the picture, each above what is made of it.
+    preview_clips: clips in the picture, each above what is made of it.
   """
   params = job.weights(weights)
   draw = jax.jit(lambda params, x: video_io.to_uint8(task.reconstruct(params, x)))
@@ -45,9 +47,9 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
   place = job.workdir / folder
   job_lib.write_json(place / "metrics.json", scores)
   pairs = rearrange(
-    [real[:shown, 0], made[:shown, 0]], "two n h w c -> (two n) 1 h w c"
+    [real[:preview_clips, 0], made[:preview_clips, 0]], "two n h w c -> (two n) 1 h w c"
   )
-  columns = min(shown, len(real))
+  columns = min(preview_clips, len(real))
   video_io.write_png(place / "clips.png", video_io.video_grid(pairs, columns)[0])
   job.print(f"{len(real)} clips of {real.shape[1]} frames, in {place}")
   if jax.process_index() == 0:
@@ -55,11 +57,11 @@ def run(job, *, task, weights, source, batch_size=8, shown=4, folder="reconstruc
     print("\n" + log.format_table(rows) + "\n", flush=True)
 
 
-def score_reconstructions(made, real):
+def score_reconstructions(reconstructed, real):
   """Scores of reconstructions, and the PSNR of each clip.
 
   Args:
-    made, real: uint8 videos [N, T, H, W, C].
+    reconstructed, real: uint8 videos [N, T, H, W, C].
 
   Returns:
     ({name of a score: number}, PSNR in dB, float [N]).
@@ -67,8 +69,8 @@ def score_reconstructions(made, real):
   The mean of frames' PSNRs is what papers report; that of their mean squared error
   is lower, for it is ruled by the worst frames.
   """
-  each = frames.psnr(made, real, peak=PEAK)
-  error = np.square(np.asarray(made, np.float64) - real)
+  each = frames.psnr(reconstructed, real, peak=PEAK)
+  error = np.square(np.asarray(reconstructed, np.float64) - real)
   error = reduce(error, "n t h w c -> n t", "mean")
   ratio = lambda error: float(frames.psnr_from_mse(error, peak=PEAK))
   return {
@@ -76,5 +78,5 @@ def score_reconstructions(made, real):
     "psnr of the worst clip (dB)": float(each.min()),
     "psnr of the worst frame (dB)": ratio(error.max()),
     "psnr of the mean squared error (dB)": ratio(error.mean()),
-    "ssim": float(frames.ssim(made, real, peak=PEAK).mean()),
+    "ssim": float(frames.ssim(reconstructed, real, peak=PEAK).mean()),
   }, each

@@ -60,12 +60,12 @@ def run(
 
 
 def write_samples(
-  job, draw, params, signals, *, batch_size, folder, fps, scale, grid_columns
+  job, sample_fn, params, signals, *, batch_size, folder, fps, scale, grid_columns
 ):
   """Samples, and writes a folder of samples, unless the same ones are there.
 
   Args:
-    draw: (params, batch, key) -> uint8 [B, T, H, W, 3], jitted.
+    sample_fn: (params, batch, key) -> uint8 [B, T, H, W, 3], jitted.
     params: {name: nested dict of arrays}.
     signals, batch_size, folder, fps, scale, grid_columns: as `run` takes them.
   """
@@ -76,7 +76,7 @@ def write_samples(
   rows = {name: np.asarray(x) for name, x in signals().items()}
   job.print(f"{len(next(iter(rows.values())))} videos")
   videos = job.map_batches(
-    lambda batch, key: draw(params, batch, key),
+    lambda batch, key: sample_fn(params, batch, key),
     rows,
     batch_size,
     key=job.key(),
@@ -101,7 +101,7 @@ def write_folder(path, videos, rows, provenance, fps, scale, grid_columns):
     for i, video in enumerate(videos):
       name = f"{i:05d}" + (f"_class{rows['label'][i]}" if "label" in rows else "")
       video_io.write_mp4(partial / f"{name}.mp4", video, fps, scale=scale)
-    chosen, columns = grid_rows(videos, rows.get("label"), grid_columns)
+    chosen, columns = select_grid_videos(videos, rows.get("label"), grid_columns)
     grid = video_io.video_grid(chosen, columns)
     video_io.write_gif(partial / "grid.gif", grid, fps, scale=scale)
     first = chosen.reshape(-1, columns, *chosen.shape[1:])[:, 0]
@@ -142,7 +142,7 @@ class Preview:
       return sharding.fetch(self.draw(params, batch, key))[:count]
 
 
-def reconstructions(job, params, key, *, task, source, count=8):
+def reconstruction_preview(job, params, key, *, task, source, count=8):
   """uint8 [2 * count, T, H, W, 3]: clips of `source`, each before its reconstruction.
 
   Args:
@@ -157,17 +157,17 @@ def reconstructions(job, params, key, *, task, source, count=8):
   return rearrange([video, np.asarray(made)], "two n t h w c -> (n two) t h w c")
 
 
-def classes(*, num_classes, per_class):
+def class_signals(*, num_classes, per_class):
   """Signals {"label": int32 [num_classes * per_class]}: each class in turn."""
   return {"label": np.repeat(np.arange(num_classes, dtype=np.int32), per_class)}
 
 
-def unconditional(*, count):
+def unconditional_signals(*, count):
   """Signals {"index": int32 [count]} that an unconditional model ignores."""
   return {"index": np.arange(count, dtype=np.int32)}
 
 
-def first_frames(*, source, count):
+def first_frame_signals(*, source, count):
   """Signals of the first frames of the first `count` records of encoded clips.
 
   Returns:
@@ -180,7 +180,7 @@ def first_frames(*, source, count):
   return stack_signals(records) | {"image_latents": np.float32(np.stack(latents))}
 
 
-def low_resolution(*, source, count, factor):
+def low_resolution_signals(*, source, count, factor):
   """Signals of the first `count` clips of a source, made smaller by `factor`.
 
   Returns:
@@ -199,7 +199,7 @@ def stack_signals(records):
   return {k: x.astype(np.float32) if half(x) else x for k, x in stacked.items()}
 
 
-def low_resolution_samples(*, path, factor=1):
+def load_low_resolution(*, path, factor=1):
   """Signals of a folder of samples, made smaller by `factor`, to be upsampled.
 
   Returns:
@@ -210,7 +210,7 @@ def low_resolution_samples(*, path, factor=1):
   return {"low": transforms.downsample(rows.pop("video"), factor), **rows}
 
 
-def grid_rows(videos, labels, columns):
+def select_grid_videos(videos, labels, columns):
   """(videos for a grid, its columns): the first videos of each class in a row.
 
   Args:

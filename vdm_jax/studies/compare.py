@@ -19,13 +19,13 @@ from matplotlib import pyplot as plt  # noqa: E402
 POINTS = 40  # of a curve, at most about twice as many: means of rows of the log
 
 
-def run(job, *, arms, shown, plot="mse", curves=None, folder="comparison"):
+def run(job, *, arms, metrics, plot="mse", curves=None, folder="comparison"):
   """Compares the arms.
 
   Args:
     arms: {label: {"metrics": the file that `evaluate` wrote, "log": the folder of the
       training stage}}, both under the workdir.
-    shown: names of the metrics, the columns of the table.
+    metrics: names of the metrics, the columns of the table.
     plot: the column of the logs that loss.png shows.
     curves: labels of the arms whose losses are of one kind; None is all.
   """
@@ -33,22 +33,22 @@ def run(job, *, arms, shown, plot="mse", curves=None, folder="comparison"):
   measured = {
     label: read_metrics(job.workdir / arm["metrics"]) for label, arm in arms.items()
   }
-  real = check_protocols(measured, shown)
+  real = check_protocols(measured, metrics)
   table = {
-    label: {name: scores[name]["samples"].value for name in shown}
+    label: {name: scores[name]["samples"].value for name in metrics}
     for label, scores in measured.items()
   }
   chosen = {
-    label: smooth(log.read_log(job.workdir / arm["log"] / "log.jsonl"), plot)
+    label: bin_means(log.read_log(job.workdir / arm["log"] / "log.jsonl"), plot)
     for label, arm in arms.items()
     if curves is None or label in curves
   }
   out.mkdir(parents=True, exist_ok=True)
   job_lib.write_json(out / "scores.json", {**table, "real clips": real})
-  lines = markdown(table | {"real clips": real}, shown)
+  lines = markdown_table(table | {"real clips": real}, metrics)
   (out / "table.md").write_text("\n".join(lines) + "\n")
-  draw_scores(out / "scores.png", table, real)
-  draw_curves(out / "loss.png", chosen, plot)
+  plot_scores(out / "scores.png", table, real)
+  plot_curves(out / "loss.png", chosen, plot)
   job.print(f"{out}: scores.json, table.md and pictures")
   print("\n" + "\n".join(lines) + "\n", flush=True)
 
@@ -63,12 +63,12 @@ def read_metrics(path):
   }
 
 
-def check_protocols(measured, shown):
+def check_protocols(measured, metrics):
   """{metric: its value for real clips, the same in all arms}, NaN where there is none.
 
   Args:
     measured: {label of an arm: what `read_metrics` gives}.
-    shown: names of the metrics.
+    metrics: names of the metrics.
 
   Raises:
     KeyError: an arm was not measured so.
@@ -76,29 +76,29 @@ def check_protocols(measured, shown):
   """
   first = next(iter(measured.values()))
   for label, scores in measured.items():
-    absent = sorted(set(shown) - set(scores))
+    absent = sorted(set(metrics) - set(scores))
     if absent:
       raise KeyError(f"{label} has no {absent}; measured were {sorted(scores)}.")
-    for name in shown:
+    for name in metrics:
       score.score_difference(scores[name]["samples"], first[name]["samples"])
-  return {n: first[n]["real"].value if first[n]["real"] else math.nan for n in shown}
+  return {n: first[n]["real"].value if first[n]["real"] else math.nan for n in metrics}
 
 
-def markdown(table, shown):
+def markdown_table(table, metrics):
   """A list of lines of a Markdown table, a row for each arm.
 
   Args:
     table: {label of an arm: {metric: value}}.
-    shown: names of the metrics, the columns.
+    metrics: names of the metrics, the columns.
   """
-  lines = ["| | " + " | ".join(shown) + " |", "| --- |" + " ---: |" * len(shown)]
+  lines = ["| | " + " | ".join(metrics) + " |", "| --- |" + " ---: |" * len(metrics)]
   for label, row in table.items():
-    cells = ["" if math.isnan(row[name]) else f"{row[name]:.3g}" for name in shown]
+    cells = ["" if math.isnan(row[name]) else f"{row[name]:.3g}" for name in metrics]
     lines.append(f"| {label} | " + " | ".join(cells) + " |")
   return lines
 
 
-def smooth(rows, name):
+def bin_means(rows, name):
   """A list of (step, mean of the scalar `name` over a few rows around it).
 
   Args:
@@ -111,7 +111,7 @@ def smooth(rows, name):
   return [tuple(mean(v) for v in zip(*group, strict=True)) for group in groups]
 
 
-def draw_scores(path, table, real):
+def plot_scores(path, table, real):
   """A panel for each metric, a bar for each arm, a line for real clips."""
   labels = list(table)
   names = list(real)
@@ -134,7 +134,7 @@ def draw_scores(path, table, real):
   plt.close(fig)
 
 
-def draw_curves(path, curves, name):
+def plot_curves(path, curves, name):
   fig, ax = plt.subplots(figsize=(6.5, 4))
   for label, points in curves.items():
     ax.plot(*zip(*points, strict=True), label=label, linewidth=1.2)

@@ -94,7 +94,7 @@ def run(
   folder="completions",
   fps=8,
   scale=4,
-  shown=4,
+  preview_clips=4,
 ):
   """Runs all completions on the same real clips.
 
@@ -110,7 +110,7 @@ def run(
     folder: under the workdir.
     fps: frames a second of grid.gif.
     scale: pixels of the pictures for each of the clips.
-    shown: clips in the pictures.
+    preview_clips: clips in the pictures.
   """
   params = generator.load(job)
   batch, real = load_clips(source, count)
@@ -143,14 +143,15 @@ def run(
       **{k: judge(made, true, batch.get("label"), mask) for k, made in sides.items()},
     }
     path = job.workdir / folder / name
-    _pictures(path, true[:shown], tint_known_frames(videos[:shown], mask), fps, scale)
+    tinted = tint_known_frames(videos[:preview_clips], mask)
+    _pictures(path, true[:preview_clips], tinted, fps, scale)
     np.savez_compressed(path / sample.VIDEOS, video=videos, mask=mask)
-    text = ", ".join(f"{k} {v:.3g}" for k, v in scalars(scores[name]["samples"]))
+    text = ", ".join(f"{k} {v:.3g}" for k, v in scalar_scores(scores[name]["samples"]))
     job.print(f"{name}: {text}")
   job_lib.write_json(job.workdir / folder / "metrics.json", scores)
-  draw_by_frame(job.workdir / folder / "by_frame.png", scores)
+  plot_by_frame(job.workdir / folder / "by_frame.png", scores)
   if jax.process_index() == 0:
-    print("\n" + log.format_table(table(scores)) + "\n", flush=True)
+    print("\n" + log.format_table(table_rows(scores)) + "\n", flush=True)
 
 
 def load_clips(source, count):
@@ -194,7 +195,7 @@ def _pictures(path, real, videos, fps, scale):
   video_io.write_png(path / "strips.png", video_io.frame_sheet(strip), scale=scale)
 
 
-def draw_by_frame(path, scores):
+def plot_by_frame(path, scores):
   """How the figures that a judge gives by frame change over each clip."""
   names = sorted({k for s in scores.values() for k in s["samples"] if k.endswith(BY)})
   if not names:
@@ -223,15 +224,15 @@ def tint_known_frames(videos, mask):
   return np.where(mask[:, None, None, None], blue, videos)
 
 
-def table(scores):
+def table_rows(scores):
   """Rows [{"": task and side, figure: number}] for log.format_table."""
   rows = []
   for name, score in scores.items():
     for side in ("samples", "autoencoder", "real"):
-      rows.append({"": f"{name}, {side}", **dict(scalars(score[side]))})
+      rows.append({"": f"{name}, {side}", **dict(scalar_scores(score[side]))})
   return rows
 
 
-def scalars(figures):
+def scalar_scores(figures):
   """[(name, number)] of a judge's {name: number or list}, without the lists."""
   return [(name, x) for name, x in figures.items() if not isinstance(x, list)]

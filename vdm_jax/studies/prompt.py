@@ -24,19 +24,19 @@ EDGE = 70  # grey around each clip in the pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Variant:
+class GuidanceVariant:
   """One guidance of the model.
 
   Attributes:
     name: of its figures and its folder.
     wrappers: of the denoiser, such as guidance, see diffusion/.
-    negative: tokens [M, D] of a negative prompt, of `embed.negative_tokens`; None is
-      the null of training.
+    negative_embedding: float [M, D], tokens of a negative prompt for the
+      unconditional branch; None: the null embedding of training.
   """
 
   name: str
   wrappers: tuple[Callable, ...] = ()
-  negative: Any = None
+  negative_embedding: Any = None
 
 
 def run(
@@ -53,16 +53,16 @@ def run(
   folder="prompts",
   fps=8,
   scale=4,
-  shown=(8, 6),
+  grid_shape=(8, 6),
 ):
   """Samples a clip for each prompt in each variant, and writes means of their scores.
 
   Args:
-    generator: a tasks.generator.Generator whose task has a conditioner.Text; a Variant
-      has its own wrappers.
+    generator: a tasks.generator.Generator whose task has a conditioner.Text; its
+      wrappers are replaced by those of each variant.
     encoder: list of str -> (values [N, L, D], mask [N, L]), of the texts.
     prompts: () -> list of dicts with "text" and whatever else the judge reads.
-    variants: a list of Variant.
+    variants: a list of GuidanceVariant.
     judge: (uint8 videos [N, T, H, W, 3], prompts) -> {figure: [N]}, NaN where a figure
       is not defined.
     group: prompt -> a name; means are given for each of these groups, too.
@@ -71,7 +71,7 @@ def run(
     folder: under the workdir.
     fps: frames a second of grid.gif.
     scale: pixels of the pictures for each of the clips.
-    shown: (rows, columns) of the pictures: texts, evenly spaced, and clips of each.
+    grid_shape: (rows, columns) of the grids: texts, evenly spaced, and clips of each.
   """
   params, task = generator.load(job), generator.task
   prompts = prompts()
@@ -79,7 +79,7 @@ def run(
   signals = dict(zip(("text", "text_mask"), encoder(texts), strict=True))
   path, scores, samples = job.workdir / folder, {}, {}
   for variant in variants:
-    conditioner = dataclasses.replace(task.conditioner, null=variant.negative)
+    conditioner = dataclasses.replace(task.conditioner, null=variant.negative_embedding)
     task = dataclasses.replace(task, conditioner=conditioner)
     own = dataclasses.replace(generator, task=task, wrappers=variant.wrappers)
     draw = jax.jit(own.videos)
@@ -89,23 +89,23 @@ def run(
       batch_size,
       key=job.key(),
     )
-    scores[variant.name] = means(judge(videos, prompts), prompts, group)
+    scores[variant.name] = mean_scores(judge(videos, prompts), prompts, group)
     figures = scores[variant.name]["all"].items()
     job.print(f"{variant.name}: " + ", ".join(f"{k} {v:.3g}" for k, v in figures))
   if real is not None:
     videos, of_real = real()
-    scores["real clips"] = means(judge(videos, of_real), of_real, group)
+    scores["real clips"] = mean_scores(judge(videos, of_real), of_real, group)
   for name, videos in samples.items():
     own = path / re.sub(r"\W+", "_", name).strip("_")
     own.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(own / sample.VIDEOS, video=videos, text=np.array(texts))
-    pictures(own, videos, texts, shown, fps, scale)
+    write_pictures(own, videos, texts, grid_shape, fps, scale)
   job_lib.write_json(path / "metrics.json", scores)
   if jax.process_index() == 0:
-    print("\n" + log.format_table(table(scores)) + "\n", flush=True)
+    print("\n" + log.format_table(table_rows(scores)) + "\n", flush=True)
 
 
-def means(figures, prompts, group=None):
+def mean_scores(figures, prompts, group=None):
   """{"all" and each group: {"count": clips, figure: its mean over their prompts}}.
 
   Args:
@@ -132,7 +132,7 @@ def text_of(prompt):
   return prompt["text"]
 
 
-def table(scores):
+def table_rows(scores):
   """Rows [{"": variant and group, figure: number}] for log.format_table."""
   return [
     {"": variant if name == "all" else f"{variant}, {name}", **figures}
@@ -141,16 +141,16 @@ def table(scores):
   ]
 
 
-def pictures(path, videos, texts, shown, fps, scale):
+def write_pictures(path, videos, texts, grid_shape, fps, scale):
   """Writes grid.gif, texts left of their clips, and grid.png, left of frames of one.
 
   Args:
     path: a folder.
     videos: uint8 [N, T, H, W, 3], of the texts [N].
-    shown, fps, scale: as `run` takes them.
+    grid_shape, fps, scale: as `run` takes them.
   """
   firsts = list(dict.fromkeys(texts))  # each text once, in their order
-  rows, columns = min(shown[0], len(firsts)), shown[1]
+  rows, columns = min(grid_shape[0], len(firsts)), grid_shape[1]
   chosen = [firsts[i * len(firsts) // rows] for i in range(rows)]
   edges = ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0))
   videos = np.pad(videos, edges, constant_values=EDGE)

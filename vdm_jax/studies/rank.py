@@ -46,16 +46,16 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
       numbers = "  ".join(f"{k} {v:.5f}" for k, v in scores[world][name].items())
       job.print(f"{world}: {name}: {numbers}  ({time.perf_counter() - start:.1f} s)")
     memory = truth[0, -1] / truth[0, 0]
-    lines += [*table(world, scores[world], memory), ""]
+    lines += [*markdown_table(world, scores[world], memory), ""]
     slug = world.replace(" ", "_")
-    draw_covariances(out / f"covariances_{slug}.png", covariances)
+    plot_covariances(out / f"covariances_{slug}.png", covariances)
   job_lib.write_json(out / "scores.json", scores)
   (out / "table.md").write_text("\n".join(lines))
-  draw_scores(out / "scores.png", scores)
+  plot_scores(out / "scores.png", scores)
   job.print(f"{out}: scores.json, table.md and pictures")
 
 
-def table(world, scores, memory):
+def markdown_table(world, scores, memory):
   """Lines of Markdown, best first."""
   head = ["method", *COLUMNS.values()]
   lines = [
@@ -70,7 +70,7 @@ def table(world, scores, memory):
   return lines
 
 
-def draw_covariances(path, covariances):
+def plot_covariances(path, covariances):
   """What each method believes about which frames go together."""
   columns = 5
   rows = -(-len(covariances) // columns)
@@ -91,7 +91,7 @@ def draw_covariances(path, covariances):
   plt.close(fig)
 
 
-def draw_scores(path, scores):
+def plot_scores(path, scores):
   """Distance to the truth, a bar for each method, a panel for each world."""
   count = max(map(len, scores.values()))
   size = (5.5 * len(scores), 0.32 * count + 1.2)

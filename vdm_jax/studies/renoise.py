@@ -47,7 +47,7 @@ def run(
   labels, mask = batch.get("label"), np.zeros(real.shape[1], bool)
   grid = np.asarray(generator.ts(generator.task.process))
   draw = jax.jit(functools.partial(_from_level, generator))
-  measured = lambda made: dict(complete.scalars(judge(made, real, labels, mask)))
+  measured = lambda made: dict(complete.scalar_scores(judge(made, real, labels, mask)))
   with job.use_mesh():
     encode = jax.jit(functools.partial(complete.reconstruct, generator))
     truth, rebuilt = encode(params, job.put_batch({"video": real})["video"])
@@ -59,7 +59,7 @@ def run(
   place = job.workdir / folder
   clean = measured(real)
   job_lib.write_json(place / "metrics.json", {"real": clean, "levels": scores})
-  draw_scores(place / "renoise.png", scores, clean)
+  plot_scores(place / "renoise.png", scores, clean)
   job.print(f"{count} clips from {len(levels)} levels of noise, in {place}")
   if jax.process_index() == 0:
     rows = [{"level": level, **row} for level, row in scores.items()]
@@ -71,7 +71,7 @@ def _from_level(generator, params, batch, start, ts, key):
   return generator.videos(params, batch, key, start=start)
 
 
-def draw_scores(path, scores, clean):
+def plot_scores(path, scores, clean):
   """A panel for each figure over the level of noise; dashed, the real clips'."""
   size = (3.2 * len(clean), 2.8)
   fig, axes = plt.subplots(1, len(clean), figsize=size, squeeze=False)

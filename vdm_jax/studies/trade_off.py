@@ -53,8 +53,8 @@ class Setting:
   """One way to sample: its program, what it remembers, how long it took."""
 
   program: Callable
-  operations: int
-  remembered: int  # bytes
+  flops: int
+  cache_bytes: int
   seconds: list = dataclasses.field(default_factory=list)
 
 
@@ -66,16 +66,16 @@ def run(job, *, cases, rounds=7, folder="step_caching"):
   """
   out, scores = job.workdir / folder, {}
   for name, case in cases.items():
-    scores[name] = measure(job, case, rounds)
+    scores[name] = measure_case(job, case, rounds)
     job_lib.write_json(out / "scores.json", scores)
-    lines = [line for n, rows in scores.items() for line in (*table(n, rows), "")]
-    (out / "table.md").write_text("\n".join(lines))
-    draw(out / "trade_off.png", scores)
-    job.print("\n" + "\n".join(table(name, scores[name])))
+    tables = ["\n".join(markdown_table(*item)) + "\n" for item in scores.items()]
+    (out / "table.md").write_text("\n".join(tables))
+    plot_trade_off(out / "trade_off.png", scores)
+    job.print("\n" + "\n".join(markdown_table(name, scores[name])))
   job.print(f"{out}: scores.json, table.md and trade_off.png")
 
 
-def measure(job, case, rounds):
+def measure_case(job, case, rounds):
   """{setting: {figure: number}} of a case."""
   rows = {k: np.asarray(v) for k, v in case.signals().items()}
   with job.use_mesh():
@@ -98,10 +98,10 @@ def measure(job, case, rounds):
     seconds = float(np.median(setting.seconds))
     scores[name] = {
       "speed-up": float(np.median(plain.seconds)) / seconds,
-      "of operations": plain.operations / setting.operations,
+      "of operations": plain.flops / setting.flops,
       "psnr (dB)": float(frames.psnr(made[name], made[PLAIN], peak=peak).mean()),
       "seconds": seconds,
-      "remembered (MB)": setting.remembered / 1e6,
+      "remembered (MB)": setting.cache_bytes / 1e6,
       "all seconds": setting.seconds,
     }
     if case.judge is not None:
@@ -132,7 +132,7 @@ def _decoder(generator):
   return jax.jit(generator.decode)
 
 
-def untrained(*, task, signals, shape, seed=0, scale=0.1):
+def random_nonzero_params(*, task, signals, shape, seed=0, scale=0.1):
   """Weights as they are before training, but none zero: gates let the blocks through.
 
   Args:
@@ -156,7 +156,7 @@ def untrained(*, task, signals, shape, seed=0, scale=0.1):
   return jax.device_get(jax.jit(make)(jax.random.key(seed)))
 
 
-def table(name, scores):
+def markdown_table(name, scores):
   """Lines of Markdown, from the least saved to the most."""
   columns = [k for k in next(iter(scores.values())) if k != "all seconds"]
   lines = [
@@ -171,7 +171,7 @@ def table(name, scores):
   return lines
 
 
-def draw(path, scores):
+def plot_trade_off(path, scores):
   """PSNR over speed-up, a panel for each case; hollow, by operations."""
   size = (5.2 * len(scores), 4.2)
   fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
