@@ -57,11 +57,11 @@ class CachedDenoiser:
       "ddim.invert, long_video.rollout and single calls take it without `cached`."
     )
 
-  def wrapped(self, wrap, null):
+  def with_wrapper(self, wrap, null):
     """This denoiser with one wrapper more, outside of the others."""
     return dataclasses.replace(self, wrappers=(*self.wrappers, (wrap, null)))
 
-  def planned(self, ts, calls):
+  def plan_steps(self, ts, calls):
     """(denoise, modes): itself, and for each step a tuple of `calls` Modes.
 
     (denoiser without a cache, None) where the plan keeps nothing.
@@ -111,7 +111,7 @@ class CachedDenoiser:
     with futures.ThreadPoolExecutor(1) as pool:
       return pool.submit(network_time).result()[:, 0]
 
-  def during(self, modes, cache, step, shape):
+  def for_step(self, modes, cache, step, shape):
     """(denoise, finish) of one step; `finish()` gives the cache after its calls.
 
     Args:

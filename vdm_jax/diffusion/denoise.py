@@ -96,7 +96,7 @@ def apply_wrappers(denoise, wrappers, null):
   """`denoise` in `wrappers`, innermost first, each given `null` (Conditioning)."""
   for wrap in wrappers:
     if isinstance(denoise, caching.CachedDenoiser):
-      denoise = denoise.wrapped(wrap, null)
+      denoise = denoise.with_wrapper(wrap, null)
     else:
       denoise = wrap(denoise, null)
   return denoise

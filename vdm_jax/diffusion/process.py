@@ -137,7 +137,7 @@ class DDPM:
     end = jnp.asarray(np.cumsum(slopes), float)[i]
     return end - (i + 1 - t) * slope, slope
 
-  def log_ratio(self, t, s):
+  def log_alpha_bar_ratio(self, t, s):
     """log(alpha_bar_t / alpha_bar_s), of t's shape, precise where t and s are close."""
     slopes = np.log1p(-self.betas)
     sums = np.cumsum(slopes)

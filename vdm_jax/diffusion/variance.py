@@ -36,7 +36,7 @@ def split_output(out, channels):
 def forward_step(process, t, s):
   """(alpha_t / alpha_s, variance) of q(x_t | x_s) for times s < t, all [B, T]."""
   if isinstance(process, p.DDPM):  # a difference of nearly equal numbers otherwise
-    log_ratio = process.log_ratio(t, s)
+    log_ratio = process.log_alpha_bar_ratio(t, s)
     return jnp.exp(0.5 * log_ratio), -jnp.expm1(log_ratio)
   alpha, sigma = process.alpha_sigma(t)
   alpha_s, sigma_s = process.alpha_sigma(s)

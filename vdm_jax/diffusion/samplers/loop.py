@@ -44,7 +44,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
   ts = repeat(time_matrix(ts, shape[1]), "s t -> s b t", b=shape[0])
   inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
   if isinstance(denoise, caching.CachedDenoiser):
-    denoise, modes = denoise.planned(grid, calls)
+    denoise, modes = denoise.plan_steps(grid, calls)
 
   def take(carry, inputs, mode):
     """A step; `mode` says what the network computes in it, None is everything."""
@@ -52,7 +52,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
     t, t_next, i = inputs
     called, finish = denoise, lambda: None
     if mode is not None:
-      called, finish = denoise.during(mode, cache, i, shape)
+      called, finish = denoise.for_step(mode, cache, i, shape)
     extra = () if memory is None else (memory,)
     after = step(called, x, t, t_next, fold_key(key, i), *extra)
     after = (after, None) if memory is None else after
