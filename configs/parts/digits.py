@@ -170,7 +170,7 @@ def add_tokens(cfg):
 
 def packaged(part):
   """Weights that come with the package: "autoencoder", "tokens" or "denoiser"."""
-  return c.call(native.packaged, name="moving_digits", part=part)
+  return c.call(native.load_packaged, name="moving_digits", part=part)
 
 
 def packaged_decoder(cfg):

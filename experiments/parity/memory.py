@@ -139,7 +139,7 @@ def measure(config, max_shard=GB, limit=chunks.LIMIT):
   """What opening a checkpoint of this config takes, in a process of its own."""
   with tempfile.TemporaryDirectory() as name:
     spec = checkpoint(pathlib.Path(name), config, max_shard)
-    sizes = [tensor.size(x) for x in spec.values()]
+    sizes = [tensor.num_bytes(x) for x in spec.values()]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     command = [
       sys.executable,

@@ -19,7 +19,7 @@ def sample(settings, theirs, folder):
   noise, key = jnp.asarray(inputs.latents(settings)), jax.random.key(0)
   how = dict(steps=settings["steps"], guidance=settings["guidance"])
   return Contender(
-    lambda: jax.block_until_ready(pipeline.latents(signals, noise, key, **how))
+    lambda: jax.block_until_ready(pipeline.sample_latents(signals, noise, key, **how))
   )
 
 

@@ -96,7 +96,9 @@ def run(workdir, axes):
     autoencoder_weights=decoder,
     batch_size=BATCH,
   )
-  encoder = text_encoder.TextEncoder(text_encoder.packaged(), LENGTH, batch_size=2)
+  encoder = text_encoder.TextEncoder(
+    text_encoder.packaged_folder(), LENGTH, batch_size=2
+  )
   embed.run(stage("embed"), texts=lambda: list(TEXTS), encoder=encoder)
   here = process_shards.local_job(stage("encode"))
   rows = here.put_batch({"row": np.arange(here.mesh.size)})["row"]

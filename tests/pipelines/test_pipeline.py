@@ -99,7 +99,7 @@ def test_text_and_picture_both_lead_and_guidance_leaves_out_both(model):
   encode = functools.partial(model.encode, size=(16, 24), key=KEY)
   batch = encode(["a dog", "a cat"], [PICTURE, OTHER], negative="blurred", fps=12)
   assert batch["fps"].tolist() == [12, 12]
-  draw = lambda batch: np.asarray(model.latents(batch, noise, KEY, guidance=3.0))
+  draw = lambda batch: np.asarray(model.sample_latents(batch, noise, KEY, guidance=3.0))
   out = draw(batch)
   for changed in (
     encode(["a fox", "a cat"], [PICTURE, OTHER], negative="blurred", fps=12),

@@ -41,7 +41,7 @@ def text_latents(ours, noise, text, negative):
   """Latents of embeddings."""
   given = dict(embeddings=(text, None), negative_embeddings=(negative, None))
   batch = ours.encode(size=(16, 24), **given)
-  return np.asarray(ours.latents(batch, noise, **CALL, **TEXT))
+  return np.asarray(ours.sample_latents(batch, noise, **CALL, **TEXT))
 
 
 def image_latents(ours, picture, motion):
@@ -55,7 +55,7 @@ def image_latents(ours, picture, motion):
     noise=recorded.image_noise(),
   )
   noise = recorded.noise()
-  return np.asarray(ours.latents(batch, noise, **CALL, guidance=(1.0, 3.0)))
+  return np.asarray(ours.sample_latents(batch, noise, **CALL, guidance=(1.0, 3.0)))
 
 
 def check(out, theirs, other):
@@ -226,7 +226,7 @@ def test_a_prompt_does_not_depend_on_its_neighbours(folder):
   def draw(i):
     given = dict(embeddings=(text[i], mask[i]), negative_embeddings=(negative[i], None))
     batch = ours.encode(size=(16, 24), **given)
-    return np.asarray(ours.latents(batch, noise[i], **CALL, **TEXT))
+    return np.asarray(ours.sample_latents(batch, noise[i], **CALL, **TEXT))
 
   both, alone = draw(slice(0, 2)), draw(slice(0, 1))
   np.testing.assert_allclose(both[:1], alone, atol=2e-4 * np.abs(alone).max())

@@ -34,7 +34,7 @@ def shapes(tree):
 
 
 def parts(*names):
-  return {name: native.packaged("moving_digits", name) for name in names}
+  return {name: native.load_packaged("moving_digits", name) for name in names}
 
 
 def test_they_are_small_and_fit_the_networks(cfg):
@@ -84,9 +84,9 @@ def test_guided_samples_are_read_as_asked(cfg, reader):
 )
 def test_the_autoencoders_keep_where_a_digit_is(cfg, name, off_path, off_line):
   autoencoder = c.build(cfg[name])
-  params = native.packaged("moving_digits", "autoencoder")
+  params = native.load_packaged("moving_digits", "autoencoder")
   if name == "stacked":
-    params = {"outer": params, "inner": native.packaged("moving_digits", "tokens")}
+    params = {"outer": params, "inner": native.load_packaged("moving_digits", "tokens")}
   _, test = moving_digits.split_digits()
   made = moving_digits.sample_trajectories(np.random.default_rng(1), test, 50, CLIPS)
   video = moving_digits.render(made["digit"], made["position"], CLIPS.canvas)

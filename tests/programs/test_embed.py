@@ -104,6 +104,6 @@ def test_a_negative_prompt_stands_in_the_place_of_no_text(encoder, embedded):
 
 def test_what_is_not_there_is_named(tmp_path):
   with pytest.raises(ModuleNotFoundError, match=r"vdm_jax\[text\]"):
-    text_encoder.packaged("no_such_package_of_weights")
+    text_encoder.packaged_folder("no_such_package_of_weights")
   with pytest.raises(FileNotFoundError, match="vocabulary"):
     text_encoder.TextEncoder(tmp_path, 8).tokenize(["a"])

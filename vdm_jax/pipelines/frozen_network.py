@@ -12,7 +12,7 @@ import numpy as np
 from vdm_jax import batches, pretrained, sharding
 
 
-def data_parallel(devices):
+def data_parallel_mesh(devices):
   """(mesh, rules) that spread rows over `devices` and repeat all parameters."""
   return sharding.make_mesh({"rows": -1}, devices), (("batch", "rows"),)
 
@@ -34,7 +34,7 @@ class FrozenNetwork:
 
   @functools.cached_property
   def _devices(self):
-    return self.devices or data_parallel(jax.local_devices())
+    return self.devices or data_parallel_mesh(jax.local_devices())
 
   @functools.cached_property
   def _opened(self):

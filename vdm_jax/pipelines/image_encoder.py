@@ -42,13 +42,13 @@ class ImageEncoder:
     dtype = jnp.dtype(self.dtype)
     return frozen_network.FrozenNetwork(self.folder, dtype, self.devices)
 
-  def pixels(self, pictures):
+  def preprocess(self, pictures):
     """[N, S, S, 3] float32, resized and normalised as the encoder takes them."""
     size = self.network.module.size
     return np.concatenate([clip_pixels.preprocess(x[None], size) for x in pictures])
 
   def __call__(self, pictures):
-    pixels = self.pixels(pictures)
+    pixels = self.preprocess(pictures)
     return self.network.map_rows(self._compiled, [pixels], self.batch_size)
 
   def encode(self, params, pixels):

@@ -10,7 +10,7 @@ and has the conditioner of training that reads them:
   encode(frame, value, *, ...) -> {name: array [B, ...]}
 
 `value` is the list that the pipeline's caller gives, or None, and the keyword arguments
-are those of the pipeline's call. `frame` is a Frame.
+are those of the pipeline's call. `frame` is a FrameSpec.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ NUMBERS = ("fps", "motion", "augmentation")
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
+class FrameSpec:
   """The frames that will be made.
 
   Attributes:
@@ -104,7 +104,7 @@ class Prompts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
+class ClassLabels:
   """The input of class ids or names, the signal `label`.
 
   Attributes:

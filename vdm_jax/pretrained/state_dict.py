@@ -76,7 +76,7 @@ def to_state_dict(module, params, *, size=None, ignored=None, table=None):
   flat = flatten(params)
   ignored = {name: np.asarray(x) for name, x in (ignored or {}).items()}
   problems = _differing_names(set(), set(ignored) - set(table.ignored))
-  problems += misfits(module, table, flat)
+  problems += param_problems(module, table, flat)
   raise_problems(module, problems)
   state_dict = dict(published_arrays(module, table, flat))
   check_state_dict(module, table, state_dict)
@@ -100,7 +100,7 @@ def published_arrays(module, table, flat):
   yield from table.buffers(module).items()
 
 
-def misfits(module, table, flat):
+def param_problems(module, table, flat):
   """Sentences about what of {our name: array} does not fit the module and the table."""
   rules = table.rules(module)
   known = {ours for _, ours, _ in rules} | set(constant_params(module, table, {}))

@@ -95,7 +95,7 @@ class Job:
 
     Args:
       folder: of a training stage under the workdir, whose newest checkpoint is read; or
-        a nested dict of arrays (`call(native.packaged, ...)` in a config), which is
+        a nested dict of arrays (`call(native.load_packaged, ...)` in a config), that is
         returned; or a dict of such folders, of which a dict is made.
       part: of the checkpoint, such as "ema/autoencoder". Parameters that were frozen in
         the training are merged into "ema" and "params".

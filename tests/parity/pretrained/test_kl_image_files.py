@@ -98,7 +98,7 @@ def test_fields_that_are_absent_are_their_defaults():
   theirs = AutoencoderKL()
   assert module.channels == (64,) and module.layers_per_block == 1
   found = {name: x.shape for name, x in theirs.state_dict().items()}
-  assert {name for name, _, _ in table.rules(module)} == set(found)
+  assert {name for name, _, _ in table.autoencoder_rules(module)} == set(found)
 
 
 @pytest.mark.parametrize("name", FACTORS)
@@ -125,11 +125,11 @@ def test_any_factor_survives():
   rng = np.random.default_rng(0)
   for digits in rng.integers(1, 7, 300):
     factor = float(f"{rng.uniform(0.01, 4.0):.{digits}g}")
-    latents = table.constants(
+    latents = table.latent_statistics(
       table.TABLE.from_config(TINY, {}), {"scaling_factor": factor}
     )
     latents = {k.removeprefix("latents/"): x for k, x in latents.items()}
-    assert table.statistics(latents)["scaling_factor"] == factor
+    assert table.latent_statistics_config(latents)["scaling_factor"] == factor
 
 
 def test_measured_statistics_survive(state, tmp_path):

@@ -111,7 +111,7 @@ def encoded(pipeline, text, negative):
 def latents_of(pipeline, told, guidance=7.5):
   batch = encoded(pipeline, (told["text"], None), (told["negative"], None))
   with jax.default_matmul_precision("highest"):
-    return pipeline.latents(
+    return pipeline.sample_latents(
       batch, told["latents"], jax.random.key(0), steps=STEPS, guidance=guidance
     )
 

@@ -56,7 +56,7 @@ def told():
 def error(pipeline, signals, latents, wanted, plan=None):
   """Of the pipeline's latents with this plan, of max|ref|."""
   with jax.default_matmul_precision("highest"):
-    out = pipeline.latents(
+    out = pipeline.sample_latents(
       signals, latents, jax.random.key(0), steps=STEPS, guidance=SCALE, cache=plan
     )
   return float(np.abs(np.asarray(out) - wanted).max() / np.abs(wanted).max())

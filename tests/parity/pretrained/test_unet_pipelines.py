@@ -44,7 +44,9 @@ def drawn(ours, noise, text, negative):
   signals = ours.encode(size=(16, 24), **given)
   with jax.default_matmul_precision("highest"):
     key = jax.random.key(0)
-    return np.asarray(ours.latents(signals, noise, key, steps=STEPS, guidance=7.5))
+    return np.asarray(
+      ours.sample_latents(signals, noise, key, steps=STEPS, guidance=7.5)
+    )
 
 
 def check(record_property, row, out, wanted, other):
@@ -223,7 +225,7 @@ def test_svd_makes_of_a_picture_what_its_original_does(
     signals = ours.encode([picture], size=(16, 24), **given)
     with jax.default_matmul_precision("highest"):
       return np.asarray(
-        ours.latents(signals, video[0], key, steps=STEPS, guidance=(1.0, 3.0))
+        ours.sample_latents(signals, video[0], key, steps=STEPS, guidance=(1.0, 3.0))
       )
 
   row = f"StableVideoDiffusionPipeline, 10 steps, a picture of {size[0]} x {size[1]}"

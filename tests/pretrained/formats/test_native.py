@@ -77,4 +77,4 @@ def test_wrong_files_and_parts_are_refused(tmp_path):
   with pytest.raises(ValueError, match="no whole safetensors file"):
     native.load(path, "denoiser")
   with pytest.raises(FileNotFoundError, match="no weights 'moving_digit'"):
-    native.packaged("moving_digit", "denoiser")
+    native.load_packaged("moving_digit", "denoiser")

@@ -34,7 +34,7 @@ def to_chunks(arrays, pattern, axis_sizes, shape, limit=None):
   letters = re.findall(r"\w+", pattern)
   stacked = "l" in letters
   layers = 1
-  if stacked and "l" in right and sum(map(tensor.size, arrays)) > limit:
+  if stacked and "l" in right and sum(map(tensor.num_bytes, arrays)) > limit:
     layers = shape[right.index("l")]
   each = len(arrays) // layers
   # Rows are a chunk of the parameter only if they are an axis of its own in both.

@@ -184,7 +184,7 @@ def write_safetensors(folder, name, spec, arrays, max_shard=MAX_SHARD):
     arrays: iterable of (name, array) in the same order; one is held at a time.
     max_shard: bytes.
   """
-  sizes = {name: tensor.size(x) for name, x in spec.items()}
+  sizes = {name: tensor.num_bytes(x) for name, x in spec.items()}
   shards, arrays = _split(sizes, max_shard), iter(arrays)
   index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": {}}
   for i, names in enumerate(shards, 1):
@@ -204,7 +204,7 @@ def _write_one(path, spec, arrays):
   # Wide numbers first: then each array begins at a multiple of its own numbers' size.
   for name in sorted(spec, key=lambda name: -np.dtype(spec[name].dtype).itemsize):
     shape, kind = list(spec[name].shape), KINDS[np.dtype(spec[name].dtype)]
-    start, end = end, end + tensor.size(spec[name])
+    start, end = end, end + tensor.num_bytes(spec[name])
     header[name] = dict(dtype=kind, shape=shape, data_offsets=[start, end])
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)

@@ -39,7 +39,7 @@ def save(path, parts, dtype=np.float16, eight_bits=None):
     for name, x in flat.items():
       x = np.asarray(x)
       if eight_bits and x.ndim > 1 and re.search(eight_bits, name):
-        x, scale = round_to_eight_bits(x)
+        x, scale = quantize_int8(x)
         arrays[name], arrays[name + SCALE] = x, scale.astype(dtype)
       else:
         arrays[name] = x.astype(dtype, order="C")
@@ -83,7 +83,7 @@ def load(path, part):
   return flax.traverse_util.unflatten_dict(found, sep="/")
 
 
-def round_to_eight_bits(x):
+def quantize_int8(x):
   """(int8 array, scale [C] float32) whose product is x [..., C].
 
   Its error is at most 1/254 of the largest number of a channel.
@@ -94,7 +94,7 @@ def round_to_eight_bits(x):
   return np.clip(np.rint(x / scale), -127, 127).astype(np.int8), scale
 
 
-def packaged(name, part):
+def load_packaged(name, part):
   """One part of weights in the package, a nested dict of float32 numpy arrays.
 
   Args:

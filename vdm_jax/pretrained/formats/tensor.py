@@ -66,12 +66,12 @@ def as_array(x):
     return np.asarray(x.float())
 
 
-def size(x):
+def num_bytes(x):
   """Number of bytes of a Tensor or of an array."""
   return math.prod(x.shape) * np.dtype(x.dtype).itemsize
 
 
-def rows(x, start, stop):
+def read_rows(x, start, stop):
   """Rows start : stop of a Tensor or of an array, a numpy array."""
   return x.read(start, stop) if isinstance(x, Tensor) else np.asarray(x[start:stop])
 
@@ -104,13 +104,13 @@ def iterate_rows(arrays, limit):
     limit: bytes of all arrays' rows at a time; at least one row is read.
   """
   count = arrays[0].shape[0] if arrays[0].shape else 0
-  total = sum(map(size, arrays))
+  total = sum(map(num_bytes, arrays))
   if total <= limit or count < 2:
     yield 0, [np.asarray(x) for x in arrays]
     return
   step = max(1, limit * count // total)
   for row in range(0, count, step):
-    yield row, [rows(x, row, row + step) for x in arrays]
+    yield row, [read_rows(x, row, row + step) for x in arrays]
 
 
 def differing_copies(state_dict, copies):

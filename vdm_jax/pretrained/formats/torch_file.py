@@ -46,7 +46,7 @@ MEND = (
 )
 
 
-class Named(str):
+class GlobalName(str):
   """What a pickle names; it is never imported."""
 
 
@@ -149,7 +149,7 @@ class _Reader:
   def _named(self, name):
     if name not in KNOWN:
       self._refuse(f"names {name}")
-    return Named(name)
+    return GlobalName(name)
 
   def _place(self, name):
     """(first byte, bytes) of a part of the zip, which lies there as it is."""
@@ -164,7 +164,7 @@ class _Reader:
 
   def _storage(self, word, kind, key, device, count):
     """(first byte, dtype, numbers) of a storage."""
-    if word != "storage" or kind not in STORAGES or not isinstance(kind, Named):
+    if word != "storage" or kind not in STORAGES or not isinstance(kind, GlobalName):
       self._refuse(f"wants a {word} of type {kind}")
     del device
     dtype = np.dtype(STORAGES[kind])
@@ -177,11 +177,11 @@ class _Reader:
 
   def _call(self, name, arguments):
     """What the named function would make; the three that are known are known here."""
-    if isinstance(name, Named) and name == DICT:
+    if isinstance(name, GlobalName) and name == DICT:
       return dict(*arguments)
-    if isinstance(name, Named) and name == PARAMETER:
+    if isinstance(name, GlobalName) and name == PARAMETER:
       return arguments[0]
-    if isinstance(name, Named) and name == TENSOR and not any(arguments[6:]):
+    if isinstance(name, GlobalName) and name == TENSOR and not any(arguments[6:]):
       return self._tensor(*arguments[:4])
     self._refuse(f"calls {name} with {len(arguments)} arguments")
 

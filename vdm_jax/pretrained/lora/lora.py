@@ -70,14 +70,14 @@ def factors_from_state_dict(module, lora_state, scale=1.0):
     found = {name: pairs[name] for name in names if name in pairs}
     if not found:
       continue
-    kernel = Kernel(names, pattern, axis_sizes, tuple(specs[ours].shape))
+    kernel = LoraKernel(names, pattern, axis_sizes, tuple(specs[ours].shape))
     found, wrong = _fit(found, kernel.published_shape())
     problems += wrong
     if not kernel.is_factorable():
       problems += [f"{n} cannot be run, only merged (merge_state_dict)" for n in found]
     if not problems:
       out[f"{ours}/down"], out[f"{ours}/up"] = kernel.factors(found, scale)
-  lora_names.refuse(target, problems)
+  lora_names.raise_problems(target, problems)
   return flax.traverse_util.unflatten_dict(out, sep="/")
 
 
@@ -104,7 +104,7 @@ def merge_state_dict(state, lora_state, scale=1.0):
     found, wrong = _fit({name: pairs[name]}, tuple(out[name].shape))
     fitted |= found
     problems += wrong
-  lora_names.refuse(target, problems)
+  lora_names.raise_problems(target, problems)
   for name, pair in fitted.items():
     w = np.asarray(out[name])
     product = (pair.up @ pair.down.reshape(len(pair.down), -1)).reshape(w.shape)
@@ -112,7 +112,7 @@ def merge_state_dict(state, lora_state, scale=1.0):
   return out
 
 
-class Kernel:
+class LoraKernel:
   """A kernel of ours, and the published weights [o, i, ...] that it is made of.
 
   Args:

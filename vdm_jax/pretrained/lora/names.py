@@ -27,7 +27,7 @@ import re
 import numpy as np
 
 from vdm_jax.pretrained import state_dict
-from vdm_jax.pretrained.config_json import require
+from vdm_jax.pretrained.config_json import require_supported
 
 # MagicTime's loader doubles both `down` and `up` of MagicAdapter-S before it multiplies
 # them. Its other two LoRAs go through swift, which does not.
@@ -119,7 +119,7 @@ def read_factors(lora_state):
   return pairs, problems
 
 
-def part(lora_state, name):
+def select_network(lora_state, name):
   """The {name: array} in a LoRA file that belong to one network.
 
   Args:
@@ -147,7 +147,7 @@ def adapter_scale(config):
     ValueError: all fields that ask for more than a LoRA of one scale; merge it with
       the code that wrote it, and load the merged weights.
   """
-  require(config, SUPPORTED, CONFIG)
+  require_supported(config, SUPPORTED, CONFIG)
   rank = config["r"]
   return config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
 
@@ -172,11 +172,11 @@ def open_adapter(path):
   return path, adapter_scale(json.loads(config.read_text())) if scaled else 1.0
 
 
-def refuse(target, problems):
+def raise_problems(target, problems):
   """Raises one ValueError if the list `problems` is not empty; target: a name."""
   if problems:
     lines = "\n  ".join(problems)
     raise ValueError(
       f"This LoRA does not fit {target}, {len(problems)} problems:\n  {lines}\n"
-      "Take the LoRA of this network, or only the `part` of the file that is its own."
+      "Take the LoRA of this network, or its part of the file: names.select_network."
     )

@@ -4,7 +4,7 @@ A field that a class does not have is ignored, as in diffusers; configs are full
 those of other classes.
 """
 
-from vdm_jax.pretrained.config_json import require
+from vdm_jax.pretrained.config_json import require_supported
 
 DDPM, DDIM = "DDPMScheduler", "DDIMScheduler"
 EULER, ANCESTRAL = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
@@ -142,7 +142,7 @@ SUPPORTED = {
 }
 
 
-def complete(original):
+def fill_defaults(original):
   """A scheduler_config.json, a dict, with the default of every absent field.
 
   Raises:
@@ -159,7 +159,7 @@ def complete(original):
   for field, names in RENAMED.items():
     if field[0] == name:
       config[field[1]] = names.get(config[field[1]], config[field[1]])
-  require(config, _EACH | SUPPORTED[name], name, _problems(name, config))
+  require_supported(config, _EACH | SUPPORTED[name], name, _problems(name, config))
   return config
 
 

@@ -1,6 +1,6 @@
 """Noise tables and grids of times of diffusers' schedulers, with their rounding.
 
-`config` is a scheduler_config.json with every default filled in (fields.complete).
+`config` is a scheduler_config.json with every default filled in (fields.fill_defaults).
 Grids are numpy arrays [S + 1], float32, in the time of the process that goes with them:
 t = index + 1 for DDPM, sigma / alpha for SigmaTable and EDM, sigma for Flow.
 """
@@ -43,7 +43,7 @@ def alpha_bars(config):
   return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 
-def ratios(config):
+def noise_to_signal(config):
   """sigma / alpha of each index: [N] float32; the last of a rescaled table is 4096."""
   alpha_bar = alpha_bars(config)
   if config["rescale_betas_zero_snr"]:
@@ -51,13 +51,13 @@ def ratios(config):
   return np.sqrt((np.float32(1.0) - alpha_bar) / alpha_bar)
 
 
-def increasing_ratios(config):
-  """`ratios` as an increasing tuple of N floats, for looking up an index.
+def increasing_noise_to_signal(config):
+  """`noise_to_signal` as an increasing tuple of N floats, for looking up an index.
 
   A rescaled table ends in 4096, which can be less than the ones before; those are
   moved below it.
   """
-  table = ratios(config)
+  table = noise_to_signal(config)
   below = table[-1] * (1.0 - 1e-6 * np.arange(len(table))[::-1])
   if spaced_by_sigma(config) and (table > below).any():
     raise ValueError(
@@ -80,7 +80,7 @@ def ddpm_grid(num_steps, *, config, end):
 
 def euler_grid(num_steps, *, config):
   """The grid [S + 1] of the Euler family: ratios, at whole indices or between them."""
-  table = ratios(config)
+  table = noise_to_signal(config)
   whole = config["timestep_spacing"] != "linspace"
   indices = _spaced(config, num_steps) if whole else _even(config, num_steps)
   grid = np.interp(indices, np.arange(len(table)), table)
@@ -96,7 +96,7 @@ def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
     mu: the log of the shift, where it is dynamic.
     sigmas: [S] in place of evenly spaced ones, before the shift; of Flow, UniPC only.
   """
-  table, count = ratios(config), config["num_train_timesteps"]
+  table, count = noise_to_signal(config), config["num_train_timesteps"]
   _check(num_steps, count)
   if config["use_flow_sigmas"]:
     if spaced_by_sigma(config):
@@ -112,12 +112,12 @@ def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
     grid = np.interp(indices, np.arange(len(table)), table)
   else:
     grid = _sigmas(config, float(table[-1]), float(table[0]), num_steps)
-    if rounds_down(config):
+    if rounds_time_down(config):
       grid = _keep_indices(grid, table)
   return _ended(grid, table, config)
 
 
-def rounds_down(config):
+def rounds_time_down(config):
   """Whether the network's time is rounded down to a whole index, not to the nearest."""
   if any(config.get(shape) for shape in SHAPES[1:]):
     return True
@@ -158,8 +158,8 @@ def _linspace(first, last, count):
   first, last = np.float32(first), np.float32(last)
   step = np.float64((last - first) / np.float32(count - 1))
   i = np.arange(count)
-  increasing_ratios, falling = first + step * i, last - step * (count - 1 - i)
-  return np.where(i < count // 2, increasing_ratios, falling).astype(np.float32)
+  rising, falling = first + step * i, last - step * (count - 1 - i)
+  return np.where(i < count // 2, rising, falling).astype(np.float32)
 
 
 def _zero_terminal_snr(table):

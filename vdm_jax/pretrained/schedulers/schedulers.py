@@ -81,7 +81,7 @@ def load_scheduler(source):
     ValueError: no such class, or all the fields whose values are not supported.
   """
   original = source if isinstance(source, Mapping) else _read(pathlib.Path(source))
-  config = fields.complete(original)
+  config = fields.fill_defaults(original)
   make = MAKERS[config["_class_name"]]
   return Scheduler(**make(config), original=dict(original))
 
@@ -144,7 +144,7 @@ def _euler(config):
     by_sigma = grids.spaced_by_sigma(config)
     between = by_sigma or config["timestep_spacing"] == "linspace"
     process = processes.SigmaTable(
-      grids.increasing_ratios(config),
+      grids.increasing_noise_to_signal(config),
       t_max=_t_max(config),
       log_index=by_sigma,
       rounding="none" if between else "nearest",
@@ -163,7 +163,7 @@ def _euler(config):
 
 
 def _t_max(config):
-  return max(float(grids.ratios(config)[-1]), config.get("sigma_max") or 0.0)
+  return max(float(grids.noise_to_signal(config)[-1]), config.get("sigma_max") or 0.0)
 
 
 def _largest_sigma(ts):
@@ -180,11 +180,11 @@ def _multistep(config):
     process = processes.WholeStepFlow(scale=float(config["num_train_timesteps"]))
   else:
     process = processes.SigmaTable(
-      grids.increasing_ratios(config),
+      grids.increasing_noise_to_signal(config),
       t_max=_t_max(config),
       exploding=False,
       log_index=True,
-      rounding="down" if grids.rounds_down(config) else "nearest",
+      rounding="down" if grids.rounds_time_down(config) else "nearest",
     )
   return {
     "process": process,

@@ -274,7 +274,7 @@ def test_tensors_do_not_leave_their_storage(tmp_path, path, size, stride, start)
   with zipfile.ZipFile(path) as archive:
     reader = torch_file._Reader(path, archive)
     storage = reader._storage(
-      "storage", torch_file.Named("torch.FloatStorage"), "0", "cpu", 15
+      "storage", torch_file.GlobalName("torch.FloatStorage"), "0", "cpu", 15
     )
     assert reader._tensor(storage, 0, (3, 5), (5, 1)).shape == (3, 5)
     with pytest.raises((WeightsError, ValueError, TypeError)):

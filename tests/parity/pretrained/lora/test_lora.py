@@ -208,11 +208,11 @@ def test_a_file_of_two_parts_is_read_part_by_part(table, layers):
     for part in ("down", "up")
   }
   found = lora_of(arrays, kohya) | text
-  with pytest.raises(ValueError, match="only the `part`"):
+  with pytest.raises(ValueError, match="select_network"):
     lora.factors_from_state_dict(Mixed(), found)
-  unet = lora_names.part(found, "unet")
+  unet = lora_names.select_network(found, "unet")
   assert unet == lora_of(arrays, kohya)
-  assert set(lora_names.part(found, "text_encoder")) == set(text)
+  assert set(lora_names.select_network(found, "text_encoder")) == set(text)
   assert set(lora.factors_from_state_dict(Mixed(), unet)) == {"q", "k", "v", "out"}
 
 
@@ -341,7 +341,7 @@ def originals_of(module):
   specs = state_dict.flatten(table.abstract_params(module, {}))
   out = {}
   for theirs, ours, pattern in table.rules(module):
-    kernel = lora.Kernel((theirs,), pattern, {}, specs[ours].shape)
+    kernel = lora.LoraKernel((theirs,), pattern, {}, specs[ours].shape)
     out[theirs] = kernel.published_shape()
   return out
 
@@ -378,7 +378,7 @@ def test_a_kernel_that_mixes_its_axes_is_merged_and_never_run():
 )
 def test_convolutions_run_too(pattern, shape, their):
   rng = np.random.default_rng(0)
-  kernel = lora.Kernel(("a",), pattern, {}, shape)
+  kernel = lora.LoraKernel(("a",), pattern, {}, shape)
   assert kernel.published_shape() == their and kernel.is_factorable()
   pair = lora_names.Pair(
     rng.standard_normal((2, *their[1:])), rng.standard_normal((5, 2))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.autoencoders import kl_image
-from vdm_jax.pretrained.config_json import require
+from vdm_jax.pretrained.config_json import require_supported
 from vdm_jax.pretrained.tables.table import Table
 
 CLASS = "AutoencoderKL"
@@ -78,11 +78,11 @@ def _from_config(config, shapes):
 def _to_config(module, params):
   levels = len(module.channels)
   blocks = {name: [kind] * levels for name, kind in BLOCKS.items()}
-  latents = statistics(params["latents"], module.std_factor)
-  return {"_class_name": CLASS} | config_from_fields(module, FIELDS) | blocks | latents
+  latents = latent_statistics_config(params["latents"], module.std_factor)
+  return {"_class_name": CLASS} | config_from_module(module, FIELDS) | blocks | latents
 
 
-def constants(module, config):
+def latent_statistics(module, config):
   """{"latents/shift", "latents/scale": [channels] float32}; see Table.constants.
 
   By default Stable Diffusion's.
@@ -114,13 +114,13 @@ def fields_from_config(config, fields, name):
   values = {field: default for field, (default, _) in fields.items()}
   values |= {k: v for k, v in given.items() if k in fields}
   supported = {"act_fn": tuple(kl_image.ACTIVATIONS)}
-  require(values, supported, name, problems + _problems(values))
+  require_supported(values, supported, name, problems + _problems(values))
   ours = {mine: values[field] for field, (_, mine) in fields.items() if mine}
   same = values["out_channels"] == values["in_channels"]
   return ours | {"output_channels": None if same else values["out_channels"]}
 
 
-def config_from_fields(module, fields):
+def config_from_module(module, fields):
   """{field: value} of config.json for our fields: `fields_from_config`, inverted."""
   out = {field: getattr(module, mine) for field, (_, mine) in fields.items() if mine}
   out["block_out_channels"] = list(module.channels)
@@ -149,12 +149,11 @@ def _problems(values):
   return out
 
 
-def statistics(latents, std_factor=1.0):
+def latent_statistics_config(latents, std_factor=1.0):
   """{field of config.json: value} for the statistics of the latents.
 
   One factor where all channels are alike, which is what most pipelines use; else a
-  mean and a deviation for each channel, which only those of SDXL do. `constants` gives
-  the same statistics back.
+  mean and a deviation for each channel, which only those of SDXL do.
 
   Args:
     latents: {"shift": [c], "scale": [c]}.
@@ -179,7 +178,7 @@ def _shortest(x, near, back):
   return next(y for y in decimals if equal(y))
 
 
-def rules(module):
+def autoencoder_rules(module):
   """Table.rules of an autoencoder whose names follow from the published ones."""
   out = []
   spec = nn.unbox(abstract_params(module, {}))
@@ -210,8 +209,8 @@ TABLE = Table(
   classes=(CLASS,),
   from_config=_from_config,
   to_config=_to_config,
-  rules=rules,
+  rules=autoencoder_rules,
   renames=RENAMES,
-  constants=constants,
+  constants=latent_statistics,
   abstract_params=abstract_params,
 )

@@ -39,7 +39,7 @@ def _to_config(module, params):
   Raises:
     ValueError: the latents' statistics are not one factor, which is all it can say.
   """
-  statistics = kl_image.statistics(params["latents"])
+  statistics = kl_image.latent_statistics_config(params["latents"])
   if set(statistics) != {"scaling_factor", "shift_factor"} or statistics.pop(
     "shift_factor"
   ):
@@ -49,7 +49,7 @@ def _to_config(module, params):
     )
   blocks = ["DownEncoderBlock2D"] * len(module.channels)
   kind = {"_class_name": CLASS, "down_block_types": blocks}
-  return kind | kl_image.config_from_fields(module, FIELDS) | statistics
+  return kind | kl_image.config_from_module(module, FIELDS) | statistics
 
 
 TABLE = Table(
@@ -63,8 +63,8 @@ TABLE = Table(
   classes=(CLASS,),
   from_config=_from_config,
   to_config=_to_config,
-  rules=kl_image.rules,
+  rules=kl_image.autoencoder_rules,
   renames=kl_image.RENAMES,
-  constants=kl_image.constants,
+  constants=kl_image.latent_statistics,
   abstract_params=kl_image.abstract_params,
 )

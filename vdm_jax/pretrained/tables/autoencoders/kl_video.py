@@ -15,7 +15,7 @@ def _rules(module):
   turned = "i o t h w -> t h w i o"
   return [
     (published, ours, turned if ours.endswith("convt/kernel") else pattern)
-    for published, ours, pattern in kl_image.rules(module)
+    for published, ours, pattern in kl_image.autoencoder_rules(module)
   ]
 
 

@@ -5,7 +5,7 @@ Source: huggingface/transformers (models/bert/modeling_bert.py).
 
 from vdm_jax.encoders.bert import Bert
 from vdm_jax.layers import activations
-from vdm_jax.pretrained.config_json import require
+from vdm_jax.pretrained.config_json import require_supported
 from vdm_jax.pretrained.tables.encoders import encoder
 from vdm_jax.pretrained.tables.table import Table
 
@@ -39,14 +39,14 @@ NAMES = {
 
 def _from_config(config, shapes):
   del shapes
-  require(config, SUPPORTED, "BertModel")
+  require_supported(config, SUPPORTED, "BertModel")
   return Bert(**encoder.fields_from_config(config, FIELDS))
 
 
 def _to_config(module, params):
   del params
   kind = {"architectures": ["BertModel"], "model_type": "bert"}
-  return kind | encoder.config_from_fields(module, FIELDS)
+  return kind | encoder.config_from_module(module, FIELDS)
 
 
 def _rules(module):
@@ -71,6 +71,6 @@ TABLE = Table(
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
   ),
-  axis_sizes=encoder.qkv_axes,
-  abstract_params=encoder.token_params,
+  axis_sizes=encoder.qkv_axis_sizes,
+  abstract_params=encoder.abstract_token_params,
 )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from vdm_jax.encoders.clip_image import ClipImage
 from vdm_jax.encoders.clip_text import ClipText
 from vdm_jax.layers import activations
-from vdm_jax.pretrained.config_json import require
+from vdm_jax.pretrained.config_json import require_supported
 from vdm_jax.pretrained.tables.encoders import encoder
 from vdm_jax.pretrained.tables.table import Table, init_shapes
 
@@ -62,7 +62,7 @@ def _from_config(config, shapes, *, module_class, classes, fields, whole):
     for k in whole
     if not str(config.get(k, 0)).isdecimal()
   ]
-  require(config, {"hidden_act": activations.ACTIVATIONS}, classes[0], wrong)
+  require_supported(config, {"hidden_act": activations.ACTIVATIONS}, classes[0], wrong)
   projected = classes[1] in (config.get("architectures") or ())
   projection = config.get("projection_dim", 512) if projected else None
   return module_class(
@@ -75,7 +75,7 @@ def _to_config(module, params, *, classes, fields, model_type):
   out = {
     "architectures": [classes[bool(module.projection)]],
     "model_type": model_type,
-    **encoder.config_from_fields(module, fields),
+    **encoder.config_from_module(module, fields),
   }
   return out | ({"projection_dim": module.projection} if module.projection else {})
 
@@ -111,7 +111,7 @@ def _shared_rules(module, kind, projection="text"):
 
 
 def _image_axes(module):
-  return encoder.qkv_axes(module) | {"p": module.patch, "q": module.patch}
+  return encoder.qkv_axis_sizes(module) | {"p": module.patch, "q": module.patch}
 
 
 def _image_params(module, shapes):
@@ -144,8 +144,8 @@ TEXT = _table(
   ("eos_token_id",),
   "embeddings|encoder|final_layer_norm",
   rules=_text_rules,
-  axis_sizes=encoder.qkv_axes,
-  abstract_params=encoder.token_params,
+  axis_sizes=encoder.qkv_axis_sizes,
+  abstract_params=encoder.abstract_token_params,
 )
 IMAGE = _table(
   ClipImage,

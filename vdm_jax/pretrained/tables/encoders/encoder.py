@@ -69,17 +69,17 @@ def fields_from_config(config, fields):
   return {ours: config.get(name, default) for name, ours, default in fields}
 
 
-def config_from_fields(module, fields):
+def config_from_module(module, fields):
   """{published field: value}, the inverse of `fields_from_config`, without defaults."""
   return {name: getattr(module, ours) for name, ours, _ in fields}
 
 
-def token_params(module, shapes):
+def abstract_token_params(module, shapes):
   """The parameters of an encoder of token ids, see Table.abstract_params."""
   del shapes
   return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
 
 
-def qkv_axes(module):
+def qkv_axis_sizes(module):
   """{letter: size} of blocks with q, k and v in one kernel, see Table.axis_sizes."""
   return {"three": 3, "n": module.num_heads}

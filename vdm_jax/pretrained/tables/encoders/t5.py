@@ -6,7 +6,7 @@ models/umt5/modeling_umt5.py).
 
 from vdm_jax.encoders.t5 import T5Encoder
 from vdm_jax.layers import activations
-from vdm_jax.pretrained.config_json import require
+from vdm_jax.pretrained.config_json import require_supported
 from vdm_jax.pretrained.tables.encoders import encoder
 from vdm_jax.pretrained.tables.table import Table
 
@@ -48,7 +48,7 @@ def _from_config(config, shapes):
   activation = "gelu_new" if perceptron == "gated-gelu" else activation
   activation = config.get("dense_act_fn", activation)
   given = config | {"feed_forward_proj": gate, "dense_act_fn": activation}
-  require(given, SUPPORTED, name)
+  require_supported(given, SUPPORTED, name)
   defaults = UMT5 if each else {}
   return T5Encoder(
     activation=activation,
@@ -69,7 +69,7 @@ def _to_config(module, params):
     "feed_forward_proj": f"gated-{activation}" if module.gated else activation,
     "dense_act_fn": module.activation,
     "is_gated_act": module.gated,
-    **encoder.config_from_fields(module, FIELDS),
+    **encoder.config_from_module(module, FIELDS),
   }
 
 
@@ -110,6 +110,6 @@ TABLE = Table(
   to_config=_to_config,
   rules=_rules,
   aliases=_aliases,
-  axis_sizes=encoder.qkv_axes,
-  abstract_params=encoder.token_params,
+  axis_sizes=encoder.qkv_axis_sizes,
+  abstract_params=encoder.abstract_token_params,
 )

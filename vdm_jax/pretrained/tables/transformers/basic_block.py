@@ -21,7 +21,7 @@ PERCEPTRON = (
 )
 
 
-def rules(module, prefix, ours, layers, linears, norms):
+def block_rules(module, prefix, ours, layers, linears, norms):
   """Rules of a stack of blocks, see Table.rules.
 
   Args:
@@ -50,7 +50,7 @@ def rules(module, prefix, ours, layers, linears, norms):
   return out
 
 
-def linear(published, ours):
+def linear_rules(published, ours):
   """Rules of one linear layer, see Table.rules; the names are without endings."""
   return [
     (f"{published}.weight", f"{ours}/kernel", "o i -> i o"),
@@ -58,7 +58,7 @@ def linear(published, ours):
   ]
 
 
-def patchify():
+def patchify_rules():
   """Rules of the convolution that cuts a frame into patches, see Table.rules."""
   return [
     ("pos_embed.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),

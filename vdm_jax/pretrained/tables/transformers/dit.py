@@ -10,7 +10,7 @@ Source: diffusers 0.42 (models/transformers/dit_transformer_2d.py).
 
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained.config_json import require, with_defaults
+from vdm_jax.pretrained.config_json import require_supported, with_defaults
 from vdm_jax.pretrained.formats import tensor
 from vdm_jax.pretrained.tables.table import Table, input_width
 from vdm_jax.pretrained.tables.transformers import basic_block
@@ -52,7 +52,7 @@ def _from_config(config, shapes):
   """The VideoDiT; `_refine` decides on its embedders."""
   del shapes
   config = with_defaults(config, DEFAULTS)
-  require(config, SUPPORTED, CLASS)
+  require_supported(config, SUPPORTED, CLASS)
   heads, patch = config["num_attention_heads"], config["patch_size"]
   return video_dit.VideoDiT(
     out_channels=config.get("out_channels", config["in_channels"]),
@@ -93,7 +93,7 @@ def _to_config(module, params):
     "space_span": (module.space_span or "the patches of a side",),
     "mlp_ratio": (4.0,),
   }
-  require(fields, supported, f"VideoDiT, saved as {CLASS},")
+  require_supported(fields, supported, f"VideoDiT, saved as {CLASS},")
   return {
     "_class_name": CLASS,
     "num_attention_heads": module.num_heads,
@@ -114,9 +114,9 @@ def _to_config(module, params):
 
 def _rules(module):
   blocks, layers = "transformer_blocks", range(module.depth)
-  out = basic_block.patchify()
-  out += basic_block.linear("proj_out_1", "modulation")
-  out += basic_block.linear("proj_out_2", "unpatchify")
+  out = basic_block.patchify_rules()
+  out += basic_block.linear_rules("proj_out_1", "modulation")
+  out += basic_block.linear_rules("proj_out_2", "unpatchify")
   for published, ours, pattern in EMBEDDERS:
     names = tuple(f"{blocks}.{i}.norm1.emb.{published}" for i in layers)
     if module.embedders == "shared":
@@ -132,7 +132,7 @@ def _rules(module):
     out.append((names, f"blocks/spatial/modulation/{kind}", pattern))
   linears = basic_block.SELF + basic_block.PERCEPTRON
   norms = ("norm1", "norm3")
-  return out + basic_block.rules(
+  return out + basic_block.block_rules(
     module, blocks, "blocks/spatial", layers, linears, norms
   )
 

@@ -14,7 +14,7 @@ and knows the same names.
 
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained.config_json import require, with_defaults
+from vdm_jax.pretrained.config_json import require_supported, with_defaults
 from vdm_jax.pretrained.tables.table import Table, input_width
 from vdm_jax.pretrained.tables.transformers import basic_block
 
@@ -64,7 +64,7 @@ def _from_config(config, shapes):
     "activation_fn": tuple(PERCEPTRONS),
     "cross_attention_dim": (width,),
   }
-  require(config, supported, config["_class_name"])
+  require_supported(config, supported, config["_class_name"])
   return video_dit.VideoDiT(
     out_channels=config.get("out_channels", config["in_channels"]),
     patch=patch,
@@ -151,17 +151,17 @@ def _to_config(module, params):
 
 
 def _rules(module):
-  out = basic_block.patchify()
+  out = basic_block.patchify_rules()
   out.append(("scale_shift_table", "modulation/table", "rows d -> rows d"))
   for published, ours in LINEARS:
-    out += basic_block.linear(published, ours)
+    out += basic_block.linear_rules(published, ours)
   layers = range(module.depth // len(LAYOUT))
   for kind, (prefix, linears) in KINDS.items():
     ours = f"blocks/{kind}"
     names = tuple(f"{prefix}.{i}.scale_shift_table" for i in layers)
     out.append((names, f"{ours}/modulation/table", "l rows d -> l rows d"))
     norms = ("norm1", "norm2")
-    out += basic_block.rules(module, prefix, ours, layers, linears, norms)
+    out += basic_block.block_rules(module, prefix, ours, layers, linears, norms)
   return out
 
 

@@ -22,9 +22,9 @@ NAMES = (
 )
 
 
-def layout_of(c):
-  """The Layout of an Architecture."""
-  layout = unet_diffusers.layout_of(c)
+def layout_of(architecture):
+  """The NameLayout of an Architecture."""
+  layout = unet_diffusers.layout_of(architecture)
   inside = "motion_modules.{j}.temporal_transformer"
   return dataclasses.replace(
     layout,
@@ -45,7 +45,7 @@ def sinusoid_buffers(module, params):
     module: a UNet3D or ControlNet with motion modules.
     params: its parameters as nested ShapeDtypeStructs.
   """
-  found = unet_diffusers.sinusoids(module, layout_of(module.config), params)
+  found = unet_diffusers.block_sinusoids(module, layout_of(module.config), params)
   return {
     f"{published}.{layer}.pos_encoder.pe": table
     for published, table in found
@@ -60,7 +60,7 @@ def _buffers(module):
 TABLE = Table(
   module_class=unet3d.UNet3D,
   fields={"config.temporal.position": ("sinusoid",)},
-  rules=functools.partial(layout_lib.rules, layout_of=layout_of),
+  rules=functools.partial(layout_lib.unet_rules, layout_of=layout_of),
   renames=RENAMES,
   buffers=_buffers,
   abstract_params=unet_diffusers.TABLE.abstract_params,

@@ -9,7 +9,7 @@ import dataclasses
 
 from vdm_jax.models import controlled
 from vdm_jax.models.unet import architectures
-from vdm_jax.pretrained.config_json import require, with_defaults
+from vdm_jax.pretrained.config_json import require_supported, with_defaults
 from vdm_jax.pretrained.tables.table import Table, input_width
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
 from vdm_jax.pretrained.tables.unet import unet_configs, unet_diffusers
@@ -30,10 +30,10 @@ SUPPORTED = {
 
 def _from_config(config, shapes):
   kind = config["_class_name"]
-  require(config, SUPPORTED, kind)
+  require_supported(config, SUPPORTED, kind)
   config = with_defaults(config, {"conditioning_embedding_out_channels": WIDTHS})
   unet = UNETS[kind]
-  blocks = config.get("down_block_types") or unet_configs.block_types(
+  blocks = config.get("down_block_types") or unet_configs.block_type_names(
     unet, "Down", DOWN
   )
   up = tuple(block.replace("Down", "Up") for block in blocks[::-1])
@@ -65,7 +65,7 @@ def _to_config(module, params):
   sparse = c.temporal is not None
   text = params["encoder"]["middle_0"]["transformer"]["block_0"]
   kind = SPARSE if sparse else PLAIN
-  blocks = unet_configs.block_types(UNETS[kind], "Down", c.attention)
+  blocks = unet_configs.block_type_names(UNETS[kind], "Down", c.attention)
   out = {
     "_class_name": kind,
     "in_channels": params["encoder"]["conv_in"]["kernel"].shape[2],
@@ -96,12 +96,12 @@ def _to_config(module, params):
   }
 
 
-def rules(module, layout):
-  """Rules, see Table.rules, of a ControlNet whose U-Net has this Layout."""
+def controlnet_rules(module, layout):
+  """Rules, see Table.rules, of a ControlNet whose U-Net has this NameLayout."""
   spec = abstract_params(module, {})
-  names = layout_lib.flat(spec)
+  names = layout_lib.flatten_shapes(spec)
   numbers = range(sum(name.startswith("zero_") for name in names) // 2 - 1)
-  prefixes = layout_lib.prefixes(module.config, layout)
+  prefixes = layout_lib.name_prefixes(module.config, layout)
   prefixes += [("zero_middle", "controlnet_mid_block", {"": ""})]
   prefixes += [(f"zero_{i}", f"controlnet_down_blocks.{i}", {"": ""}) for i in numbers]
   prefixes += [
@@ -112,7 +112,7 @@ def rules(module, layout):
   for i in range(len(module.widths) - 1):
     prefixes.append((f"hint_{i}", f"{HINT}.blocks.{2 * i}", {"": ""}))
     prefixes.append((f"hint_half_{i}", f"{HINT}.blocks.{2 * i + 1}", {"": ""}))
-  return layout_lib.rules_of(spec, prefixes, layout.pattern_of)
+  return layout_lib.rules_from_prefixes(spec, prefixes, layout.pattern_of)
 
 
 def abstract_params(module, shapes):
@@ -124,7 +124,7 @@ def abstract_params(module, shapes):
 
 
 def _rules(module):
-  return rules(module, unet_diffusers.layout_of(module.config))
+  return controlnet_rules(module, unet_diffusers.layout_of(module.config))
 
 
 def _buffers(module):

@@ -59,10 +59,10 @@ def _to_config(module, params):
 
 def _rules(module):
   layout = unet_diffusers.layout_of(module.config)
-  inside = layout_lib.prefixes(module.config, layout)
+  inside = layout_lib.name_prefixes(module.config, layout)
   inside = [(f"unet/{ours}", published, names) for ours, published, names in inside]
   spec = _abstract_params(module, {})
-  return layout_lib.rules_of(spec, [*inside, *PLACES], layout.pattern_of)
+  return layout_lib.rules_from_prefixes(spec, [*inside, *PLACES], layout.pattern_of)
 
 
 def _abstract_params(module, shapes):

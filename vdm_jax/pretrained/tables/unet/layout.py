@@ -1,4 +1,4 @@
-"""How published code names a UNet3D: one walk over its cells, by a Layout of names.
+"""How published code names a UNet3D: one walk over its cells, by a NameLayout of names.
 
 A prefix is (our prefix, published prefix, {our name inside: published name inside});
 the name "" is the prefix itself.
@@ -28,7 +28,7 @@ PROJECTIONS = {name: name for name in ("norm", "proj_in", "proj_out")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class NameLayout:
   """Names in a published U-Net, of one architecture.
 
   In a template stand {i}, the level; {u}, the level from the coarsest on; {j}, the cell
@@ -68,14 +68,14 @@ class Layout:
   attentions: Callable | None = None
 
 
-def prefixes(c, layout):
+def name_prefixes(architecture, layout):
   """[prefix] of all parts of a UNet3D, some of which it may lack.
 
   Args:
-    c: its Architecture.
-    layout: a Layout.
+    architecture: its Architecture.
+    layout: a NameLayout.
   """
-  out = list(layout.roots)
+  c, out = architecture, list(layout.roots)
   if c.temporal_in is not None:
     own = "encoder/temporal_in", layout.temporal_in
     out += _transformer(*own, c.temporal_in, layout)
@@ -140,13 +140,13 @@ def _transformer(ours, published, c, layout, names=blocks.block_names, inner=Non
   return out
 
 
-def rules_of(params, prefixes, pattern_of):
+def rules_from_prefixes(params, prefixes, pattern_of):
   """Rules, see Table.rules, of the parameters under these prefixes.
 
   Args:
     params: nested ShapeDtypeStructs.
     prefixes: a list; see the head of this file.
-    pattern_of: as in Layout.
+    pattern_of: as in NameLayout.
   """
   table = {}
   for ours, published, inside in prefixes:
@@ -154,7 +154,7 @@ def rules_of(params, prefixes, pattern_of):
       name = ".".join(part for part in (published, other) if part)
       table["/".join(part for part in (ours, mine) if part)] = name
   out = []
-  for name, leaf in flat(params).items():
+  for name, leaf in flatten_shapes(params).items():
     place = name.rpartition("/")[0]
     if place not in table:
       raise ValueError(f"{name} has no name in this layout.")
@@ -165,10 +165,12 @@ def rules_of(params, prefixes, pattern_of):
   return out
 
 
-def rules(module, layout_of):
+def unet_rules(module, layout_of):
   """Rules, see Table.rules, of a UNet3D; layout_of: Architecture -> Layout."""
   params, layout = abstract_params(module, {}, layout_of), layout_of(module.config)
-  return rules_of(params, prefixes(module.config, layout), layout.pattern_of)
+  return rules_from_prefixes(
+    params, name_prefixes(module.config, layout), layout.pattern_of
+  )
 
 
 def abstract_params(module, shapes, layout_of, hint=None):
@@ -205,6 +207,6 @@ def _spec(module, channels, text, image, hint):
   return init_shapes(module, x, jnp.zeros(1), cond)
 
 
-def flat(spec):
+def flatten_shapes(spec):
   """{our name: ShapeDtypeStruct} of a nested, boxed tree."""
   return flax.traverse_util.flatten_dict(nn.unbox(spec), sep="/")

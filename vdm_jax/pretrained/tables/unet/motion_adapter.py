@@ -7,7 +7,7 @@ UNetMotionModel; with the tensors of a UNet2DConditionModel they are one.
 import jax.numpy as jnp
 
 from vdm_jax.pretrained import folder
-from vdm_jax.pretrained.config_json import class_of, read_config, require
+from vdm_jax.pretrained.config_json import class_name, read_config, require_supported
 
 IMAGES, MOTION = "UNet2DConditionModel", "MotionAdapter"
 # scheduler_config.json of the motion modules' training, for any image model.
@@ -58,15 +58,17 @@ def joined_config(unet, adapter):
   """
   config, motion = read_config(unet), read_config(adapter)
   for path, found, expected in ((unet, config, IMAGES), (adapter, motion, MOTION)):
-    if class_of(found) != expected:
-      raise ValueError(f"{path} is of {class_of(found)}; expected a {expected}.")
+    if class_name(found) != expected:
+      raise ValueError(f"{path} is of {class_name(found)}; expected a {expected}.")
   problems = []
   for name, other, default in EQUAL:
     values = motion.get(name, default), config.get(other, default)
     values = [list(v) if isinstance(v, tuple) else v for v in values]
     if values[0] != values[1]:
       problems.append(f"{name}={values[0]}, the image model has {values[1]}")
-  require({k: _single(v) for k, v in motion.items()}, SUPPORTED, MOTION, problems)
+  require_supported(
+    {k: _single(v) for k, v in motion.items()}, SUPPORTED, MOTION, problems
+  )
   names = ("down_block_types", "up_block_types")
   blocks = {
     k: [name.replace("2D", "Motion") for name in config[k]]

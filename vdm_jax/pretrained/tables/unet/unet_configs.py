@@ -2,7 +2,7 @@
 
 from vdm_jax.models.unet import architectures, unet3d
 from vdm_jax.models.unet.unet3d import TransformerConfig
-from vdm_jax.pretrained.config_json import require, with_defaults
+from vdm_jax.pretrained.config_json import require_supported, with_defaults
 
 # {their class: the ending of its blocks' names}.
 CLASSES = {
@@ -81,9 +81,9 @@ def from_config(config, shapes):
   kind = config["_class_name"]
   full = with_defaults(config, DEFAULTS)
   channels, layers = tuple(full["block_out_channels"]), full["layers_per_block"]
-  default = block_types(kind, "Down", (True,) * (len(channels) - 1) + (False,))
+  default = block_type_names(kind, "Down", (True,) * (len(channels) - 1) + (False,))
   attention = tuple("Attn" in name for name in full.get("down_block_types", default))
-  up = block_types(kind, "Up", attention[::-1])
+  up = block_type_names(kind, "Up", attention[::-1])
   given = config | {
     "up_block_types": tuple(full.get("up_block_types", up)),
     "layers_per_block": layers if isinstance(layers, int) else None,
@@ -94,7 +94,7 @@ def from_config(config, shapes):
     "layers_per_block": (layers,),
     "transformer_layers_per_block": (1,),
   }
-  require(given, supported, kind)
+  require_supported(given, supported, kind)
   heads = _heads(config, kind, channels)
   shared = dict(
     out_channels=full["out_channels"],
@@ -145,8 +145,8 @@ def to_config(module, params):
     "out_channels": c.out_channels,
     "block_out_channels": list(c.channels),
     "layers_per_block": c.layers,
-    "down_block_types": list(block_types(kind, "Down", c.attention)),
-    "up_block_types": list(block_types(kind, "Up", c.attention[::-1])),
+    "down_block_types": list(block_type_names(kind, "Down", c.attention)),
+    "up_block_types": list(block_type_names(kind, "Up", c.attention[::-1])),
     "cross_attention_dim": text["spatial_cross_1"]["attention"]["k"]["kernel"].shape[0],
   }
   heads = [c.spatial.heads(width)[0] for width in c.channels]
@@ -189,7 +189,7 @@ def _class_of(c):
     kind = "UNetMotionModel"
     values["temporal.norm_over"] = c.temporal.norm_over
     supported["temporal.norm_over"] = ("clip",)
-  require(values, supported, f"U-Net, saved as {kind},")
+  require_supported(values, supported, f"U-Net, saved as {kind},")
   return kind
 
 
@@ -216,7 +216,7 @@ def _one(values, what):
   return values[0]
 
 
-def block_types(class_name, direction, attention):
+def block_type_names(class_name, direction, attention):
   """The names of blocks in diffusers, a tuple, level by level.
 
   Args:

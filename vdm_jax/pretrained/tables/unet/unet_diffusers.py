@@ -37,17 +37,17 @@ PARTS = {
 }
 
 
-def layout_of(c):
-  """The Layout of an Architecture."""
+def layout_of(architecture):
+  """The NameLayout of an Architecture."""
   parts = dict(PARTS)
-  if c.temporal_resnet == "alpha":
+  if architecture.temporal_resnet == "alpha":
     parts["resnet"] += ".spatial_res_block"
-  if c.temporal_at == "attention":
+  if architecture.temporal_at == "attention":
     parts["temporal_transformer"] = "temp_attentions.{j}"
-  return layout_lib.Layout(
+  return layout_lib.NameLayout(
     roots=(
       ("embed/time", "time_embedding", PERCEPTRON),
-      ("embed/" + "_".join(c.joint), "add_embedding", PERCEPTRON),
+      ("embed/" + "_".join(architecture.joint), "add_embedding", PERCEPTRON),
       ("encoder/conv_in", "conv_in", {"": ""}),
       ("decoder/norm_out", "conv_norm_out", {"": ""}),
       ("decoder/conv_out", "conv_out", {"": ""}),
@@ -62,7 +62,7 @@ def layout_of(c):
     perceptron=PERCEPTRON,
     temporal_in="transformer_in",
     temporal_blocks="temporal_transformer_blocks",
-    pattern_of=_patterns(c),
+    pattern_of=_patterns(architecture),
     conv_in=r"^conv_in\.weight$",
     # Not the attentions along time.
     text_attention=r"(^|\.)attentions\.\d+\.transformer_blocks\.0\.attn2\.",
@@ -81,7 +81,7 @@ def _patterns(c):
   return pattern
 
 
-def sinusoids(module, layout, params):
+def block_sinusoids(module, layout, params):
   """[(published name of a block along time, its positions [1, max_frames, C])].
 
   Args:
@@ -92,9 +92,9 @@ def sinusoids(module, layout, params):
   c = module.config
   if c.temporal is None or c.temporal.position != "sinusoid":
     return []
-  spec = layout_lib.flat(params)
+  spec = layout_lib.flatten_shapes(params)
   frames, out = np.arange(c.temporal.max_frames), []
-  for ours, published, _ in layout_lib.prefixes(c, layout):
+  for ours, published, _ in layout_lib.name_prefixes(c, layout):
     norm = spec.get(f"{ours}/temporal_self_0/norm/scale")
     if norm is not None:
       table = positions.sincos_interleaved(frames, *norm.shape)
@@ -104,7 +104,7 @@ def sinusoids(module, layout, params):
 
 def sinusoid_buffers(module, params):
   """{published name: positions [1, max_frames, C]} in the names of diffusers."""
-  found = sinusoids(module, layout_of(module.config), params)
+  found = block_sinusoids(module, layout_of(module.config), params)
   return {f"{published}.pos_embed.pe": table for published, table in found}
 
 
@@ -124,7 +124,7 @@ TABLE = Table(
   classes=tuple(unet_configs.CLASSES),
   from_config=unet_configs.from_config,
   to_config=unet_configs.to_config,
-  rules=functools.partial(layout_lib.rules, layout_of=layout_of),
+  rules=functools.partial(layout_lib.unet_rules, layout_of=layout_of),
   buffers=_buffers,
   abstract_params=functools.partial(layout_lib.abstract_params, layout_of=layout_of),
 )

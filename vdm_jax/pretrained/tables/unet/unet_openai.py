@@ -32,18 +32,20 @@ PARTS = {
 }
 
 
-def layout_of(c):
-  """The Layout of an Architecture."""
+def layout_of(architecture):
+  """The NameLayout of an Architecture."""
   roots = [
     ("embed/time", "time_embed", PERCEPTRON),
     ("embed/augmentation", "label_emb", {"": ""}),
-    ("embed/" + "_".join(c.joint), "label_emb.0", PERCEPTRON),
+    ("embed/" + "_".join(architecture.joint), "label_emb.0", PERCEPTRON),
     ("encoder/conv_in", "input_blocks.0.0", {"": ""}),
     ("decoder/norm_out", "out.0", {"": ""}),
     ("decoder/conv_out", "out.2", {"": ""}),
   ]
-  roots += [(f"embed/{name}", f"{name}_embedding", PERCEPTRON) for name in c.vectors]
-  return layout_lib.Layout(
+  roots += [
+    (f"embed/{name}", f"{name}_embedding", PERCEPTRON) for name in architecture.vectors
+  ]
+  return layout_lib.NameLayout(
     roots=tuple(roots),
     down="input_blocks.{n}",
     middle="middle_block",
@@ -56,7 +58,7 @@ def layout_of(c):
     temporal_in="init_attn.0",
     temporal_blocks="time_stack",
     attentions=_attentions,
-    pattern_of=_patterns(c),
+    pattern_of=_patterns(architecture),
     conv_in=r"^input_blocks\.0\.0\.weight$",
     # Not the attentions along time.
     text_attention=r"^input_blocks\.\d+\.1\.transformer_blocks\.0\.attn2\.",
@@ -102,7 +104,7 @@ def _patterns(c):
 TABLE = Table(
   module_class=unet3d.UNet3D,
   fields={"config.temporal_at": ("attention", "inside")},
-  rules=functools.partial(layout_lib.rules, layout_of=layout_of),
+  rules=functools.partial(layout_lib.unet_rules, layout_of=layout_of),
   prefix=r"(model\.)?diffusion_model\.",
   abstract_params=functools.partial(layout_lib.abstract_params, layout_of=layout_of),
 )
