@@ -330,7 +330,7 @@ def test_at_full_size_they_have_the_size_of_the_published_files(targets, rank, s
   module = unet3d.UNet3D(architectures.animatediff(version=2))
   read = f"{PREFIX[:-1]}2.to_k.weight"
   base = ANIMATEDIFF.abstract_params(module, {read: (320, 768)})
-  create = lambda base: running.create(jax.random.key(0), base, targets, rank)
+  create = lambda base: running.init_lora(jax.random.key(0), base, targets, rank)
   own = nn.meta.unbox(jax.eval_shape(create, base))
   assert sum(x.size for x in jax.tree.leaves(own)) == size
 
