@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.parity.pretrained.schedulers import test_schedulers as trajectories
+from tests.parity.pretrained.schedulers.test_schedulers import made, original
+from tests.support.published import trajectories
 from vdm_jax import conditioning
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import loop
@@ -65,8 +66,8 @@ def sampled(scheduler, ts, start, noise):
 def test_a_task_samples_what_the_original_does(name, monkeypatch):
   config = {"_class_name": name, **EVERY[name]}
   start, noise = trajectories.noises(20)
-  theirs = trajectories.made(config)
-  path, _ = trajectories.original(theirs, 20, start, noise, monkeypatch)
+  theirs = made(config)
+  path, _ = original(theirs, 20, start, noise, monkeypatch)
   scheduler = schedulers.load_scheduler(config)
   x = sampled(scheduler, scheduler.ts(20), start, noise)
   limit = 1e-4 * np.abs(path[-1]).max()
@@ -79,7 +80,7 @@ def test_a_task_samples_what_the_original_does(name, monkeypatch):
 @pytest.mark.parametrize("name", EVERY)
 def test_a_config_is_opened_from_where_it_stands_and_written_back(name, tmp_path):
   config = {"_class_name": name, **EVERY[name]}
-  trajectories.made(config).save_pretrained(tmp_path / "scheduler")
+  made(config).save_pretrained(tmp_path / "scheduler")
   file = tmp_path / "scheduler" / "scheduler_config.json"
   found = json.loads(file.read_text())
   opened = [schedulers.load_scheduler(x) for x in (tmp_path, file.parent, file, found)]
@@ -110,7 +111,7 @@ def test_the_network_is_called_at_the_originals_times(schedule, spacing):
       config = {"_class_name": name, "beta_schedule": schedule}
       config |= {"timestep_spacing": spacing} | ({shape: True} if shape else {})
       config = {k: v for k, v in config.items() if k in known or k == "_class_name"}
-      theirs, scheduler = trajectories.made(config), schedulers.load_scheduler(config)
+      theirs, scheduler = made(config), schedulers.load_scheduler(config)
       for num_steps in (5, 17, 50):
         theirs.set_timesteps(num_steps)
         ts = scheduler.ts(num_steps)
