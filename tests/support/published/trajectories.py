@@ -320,3 +320,15 @@ def recorded_cases():
 def kept(num_steps):
   """Indices into the path [S + 1] of the states that are recorded."""
   return [num_steps * i // 4 for i in (1, 2, 3, 4)]
+
+
+# One config of every class.
+EVERY = {
+  fields.DDPM: {**SD, "variance_type": "fixed_large", "timestep_spacing": "trailing"},
+  fields.DDIM: {**SD, "steps_offset": 1, "set_alpha_to_one": False},
+  fields.EULER: {**SD, "timestep_spacing": "leading", "steps_offset": 1},
+  fields.ANCESTRAL: SD,
+  fields.DPM: {**SD, "use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"},
+  fields.UNIPC: {**SD, "solver_order": 3},
+  fields.FLOW: {"shift": 3.0},
+}

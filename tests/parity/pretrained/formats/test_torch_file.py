@@ -3,8 +3,6 @@
 import collections
 import os
 import pathlib
-import pickle
-import zipfile
 
 import numpy as np
 import pytest
@@ -106,17 +104,6 @@ def test_the_comparison_sees_another_number(tmp_path):
     compare(torch_file.open_tensors(path), wanted)
 
 
-def test_opening_reads_no_numbers(tmp_path):
-  """Not even a transposed array is read before it is asked for."""
-  path = tmp_path / "weights.pt"
-  torch.save({"x": numbers(200, 300), "turned": numbers(200, 300).T}, path)
-  found = torch_file.open_tensors(path)
-  path.unlink()
-  for x in found.values():
-    with pytest.raises(FileNotFoundError):
-      np.asarray(x)
-
-
 # Programs.
 
 
@@ -154,16 +141,6 @@ def test_programs_in_a_zip_do_not_run(tmp_path, how, place):
   assert marker.exists()  # it would have
 
 
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("ending", [".bin", ".pt", ".ckpt", ".pth"])
-def test_bare_pickles_are_not_read(tmp_path, how, ending):
-  marker, path = tmp_path / "ran", tmp_path / f"pytorch_model{ending}"
-  path.write_bytes(pickle.dumps({"x": Evil(marker, how)}))
-  with pytest.raises(WeightsError, match="is no zip.*could run any code"):
-    files.open_tensors(tmp_path if ending == ".bin" else path)
-  assert not marker.exists()
-
-
 def test_the_format_before_the_zip_is_not_read(tmp_path):
   path = tmp_path / "weights.pt"
   torch.save({"x": numbers(2)}, path, _use_new_zipfile_serialization=False)
@@ -192,113 +169,4 @@ def test_foreign_things_are_refused_by_name(tmp_path, thing):
     files.open_tensors(path)
 
 
-@pytest.mark.parametrize("tree", [[numbers(2)], numbers(2), None, 3])
-def test_a_file_that_holds_no_dict_is_refused(tmp_path, tree):
-  path = tmp_path / "weights.pt"
-  torch.save(tree, path)
-  with pytest.raises(WeightsError, match="expected a state dict"):
-    files.open_tensors(path)
-
-
 # Torn files.
-
-
-def rewrite(path, change, method=zipfile.ZIP_STORED):
-  """The same zip, of parts that `change(name, data)` gives; None leaves one out."""
-  with zipfile.ZipFile(path) as archive:
-    parts = {n: change(n, archive.read(n)) for n in archive.namelist()}
-  with zipfile.ZipFile(path, "w", method) as archive:
-    for name, data in parts.items():
-      if data is not None:
-        archive.writestr(name, data)
-
-
-@pytest.fixture
-def path(tmp_path):
-  path = tmp_path / "weights.pt"
-  torch.save({"x": numbers(3, 5), "y": numbers(4).half()}, path)
-  return path
-
-
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    (lambda n, x: None if n.endswith("data.pkl") else x, "no data.pkl"),
-    (lambda n, x: None if n.endswith("data/0") else x, "is torn.*data/0"),
-    (lambda n, x: x[:-1] if n.endswith("data/0") else x, "storage 0 has 59 bytes"),
-    (lambda n, x: x + x if n.endswith("data/1") else x, "storage 1 has 16 bytes"),
-    (lambda n, x: x[:-1] if n.endswith(".pkl") else x, "is torn"),
-    (lambda n, x: b"" if n.endswith(".pkl") else x, "is torn"),
-    (lambda n, x: b"big" if n.endswith("byteorder") else x, "first byte is the larg"),
-  ],
-)
-def test_torn_zips_are_refused(path, change, message):
-  rewrite(path, lambda n, x: x)
-  assert list(torch_file.open_tensors(path)) == ["x", "y"]
-  rewrite(path, change)
-  with pytest.raises(WeightsError, match=message):
-    torch_file.open_tensors(path)
-
-
-def test_compressed_zips_are_refused(path):
-  rewrite(path, lambda n, x: x, zipfile.ZIP_DEFLATED)
-  with pytest.raises(WeightsError, match="data.pkl is torn or compressed"):
-    torch_file.open_tensors(path)
-
-
-@pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
-def test_truncated_files_are_refused(path, part):
-  data = path.read_bytes()
-  path.write_bytes(data[: int(part * len(data))])
-  with pytest.raises(WeightsError, match="it is truncated"):
-    torch_file.open_tensors(path)
-
-
-@pytest.mark.parametrize(
-  "size, stride, start",
-  [
-    ((4, 5), (5, 1), 0),
-    ((3, 5), (5, 1), 1),
-    ((3, 5), (5, 2), 0),
-    ((3,), (-1,), 2),
-    ((2, 2), (-1, 5), 1),
-    ((3,), (1,), -1),
-    ((10**9, 10**9), (1, 1), 0),
-    ((True, 5), (5, 1), 0),
-    ((2.0,), (1,), 0),
-    ((2, 2), (1,), 0),
-    ("ab", (1, 1), 0),
-  ],
-)
-def test_tensors_do_not_leave_their_storage(tmp_path, path, size, stride, start):
-  with zipfile.ZipFile(path) as archive:
-    reader = torch_file._Reader(path, archive)
-    storage = reader._storage(
-      "storage", torch_file.GlobalName("torch.FloatStorage"), "0", "cpu", 15
-    )
-    assert reader._tensor(storage, 0, (3, 5), (5, 1)).shape == (3, 5)
-    with pytest.raises((WeightsError, ValueError, TypeError)):
-      reader._tensor(storage, start, size, stride)
-
-
-def test_damaged_pickles_never_give_anything_else(path):
-  """Bytes of the description changed at random: refused, or a tree of tensors."""
-  with zipfile.ZipFile(path) as archive:
-    (name,) = [n for n in archive.namelist() if n.endswith("data.pkl")]
-    pickle_ = archive.read(name)
-  original, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
-  for _ in range(300):
-    path.write_bytes(original)
-    damaged = bytearray(pickle_)
-    for at in rng.integers(0, len(damaged), rng.integers(1, 4)):
-      damaged[at] = rng.integers(256)
-    rewrite(path, lambda n, x, new=bytes(damaged): new if n == name else x)
-    try:
-      found = torch_file.open_tensors(path)
-    except WeightsError:
-      refused += 1
-    else:
-      for x in found.values():
-        if isinstance(x, Tensor):
-          assert np.asarray(x).shape == x.shape
-  assert refused > 150

@@ -1,0 +1,267 @@
+"""Safetensors files: read lazily, as their library reads them, and what is refused."""
+
+import json
+import pickle
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from vdm_jax.pretrained.formats import files, tensor
+from vdm_jax.pretrained.formats.tensor import WeightsError
+
+INDEX = "model.safetensors.index.json"
+TYPES = ("float32", "float16", ml_dtypes.bfloat16, "float64", "int64", "uint8", "bool")
+
+
+def state(count=6, dtype=np.float32):
+  rng = np.random.default_rng(0)
+  return {
+    f"layer.{i}": rng.standard_normal((3, 4 + i)).astype(dtype) for i in range(count)
+  }
+
+
+def write(folder, arrays, max_shard=10**9):
+  folder.mkdir(exist_ok=True)
+  files.write_safetensors(folder, "model", arrays, arrays.items(), max_shard)
+  return folder
+
+
+def same(found, wanted):
+  assert found.keys() == wanted.keys()
+  for name, x in wanted.items():
+    got = np.asarray(found[name])
+    assert got.dtype == x.dtype and got.shape == x.shape, name
+    np.testing.assert_array_equal(got, x, err_msg=name)
+
+
+@pytest.fixture
+def shards(tmp_path):
+  """The index of six tensors in three shards, and the names of the shards."""
+  folder = write(tmp_path / "shards", state(), max_shard=200)
+  names = sorted(f.name for f in folder.glob("*.safetensors"))
+  assert len(names) == 3
+  return folder / INDEX, names
+
+
+# Reading.
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_every_type_is_read_as_their_library_reads_it(tmp_path, dtype):
+  arrays = state(dtype=dtype) | {
+    "one": np.ones((), dtype),
+    "none": np.ones((2, 0), dtype),
+  }
+  path = tmp_path / "x.safetensors"
+  safetensors_numpy.save_file(arrays, path)
+  same(files.open_tensors(path), safetensors_numpy.load_file(path))
+
+
+def test_rows_are_read_alone(tmp_path, monkeypatch):
+  x = np.arange(60.0).reshape(5, 4, 3)
+  write(tmp_path, {"first": np.ones(7), "x": x})
+  found = files.open_tensors(tmp_path)["x"]
+  read, fromfile = [], np.fromfile
+
+  def counting(path, dtype, count, offset):
+    read.append(count)
+    return fromfile(path, dtype, count, offset=offset)
+
+  monkeypatch.setattr(np, "fromfile", counting)
+  np.testing.assert_array_equal(found.read(1, 3), x[1:3])
+  np.testing.assert_array_equal(found.read(4, 9), x[4:])
+  assert read == [24, 12]
+
+
+def test_a_file_that_is_cut_after_it_was_opened_is_noticed(tmp_path):
+  write(tmp_path, state())
+  found = files.open_tensors(tmp_path)
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:-8])
+  with pytest.raises(WeightsError, match="was cut short while it was read"):
+    np.asarray(found["layer.5"])
+
+
+def test_whole_weights_go_before_variants_and_of_several_one_must_be_named(tmp_path):
+  for name in ("model.fp16", "model.non_ema"):
+    safetensors_numpy.save_file({"x": np.zeros(2)}, tmp_path / f"{name}.safetensors")
+  with pytest.raises(WeightsError, match="model.fp16.safetensors.*model.non_ema"):
+    files.open_tensors(tmp_path)
+  same(files.open_tensors(tmp_path / "model.fp16.safetensors"), {"x": np.zeros(2)})
+  write(tmp_path, {"x": np.ones(2)})
+  same(files.open_tensors(tmp_path), {"x": np.ones(2)})
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("max_shard", [10**9, 150, 1])
+def test_what_is_written_their_library_reads(tmp_path, max_shard):
+  rng = np.random.default_rng(1)
+  arrays = state() | {
+    "odd": rng.standard_normal(3).astype(ml_dtypes.bfloat16),  # six bytes: before these
+    "number": np.float64(3.5).reshape(()),
+    "turned": rng.standard_normal((5, 300)).astype(np.float32).T,
+    "empty": np.zeros((0, 2), np.float32),
+  }
+  write(tmp_path, arrays, max_shard)
+  same(files.open_tensors(tmp_path), arrays)
+  found = {}
+  for path in tmp_path.glob("*.safetensors"):
+    with safetensors.safe_open(path, "np") as file:
+      found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+      assert file.metadata() == {"format": "pt"}
+  assert found.keys() == arrays.keys()
+  for name, x in arrays.items():
+    np.testing.assert_array_equal(found[name].astype(np.float32), x.astype(np.float32))
+  assert len(list(tmp_path.glob("*-of-*"))) == {10**9: 0, 150: 7, 1: 10}[max_shard]
+
+
+def test_the_index_is_as_their_library_writes_it(tmp_path, shards):
+  index, names = shards
+  ours = json.loads(index.read_text())
+  assert ours["metadata"] == {"total_size": sum(x.nbytes for x in state().values())}
+  assert set(ours["weight_map"].values()) == set(names)
+  assert names[0] == "model-00001-of-00003.safetensors"
+
+
+# What is refused.
+
+
+def problems(path):
+  """The lines of the one error that opening gives."""
+  with pytest.raises(WeightsError) as caught:
+    files.open_tensors(path)
+  return str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 4, 7, 8, 20, -1])
+def test_truncated_files_are_refused(tmp_path, size):
+  write(tmp_path, state())
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:size])
+  assert f"{path} is no whole safetensors file" in problems(tmp_path)
+
+
+def test_a_file_with_more_than_its_header_says_is_refused(tmp_path):
+  write(tmp_path, state())
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(path.read_bytes() + b"\0" * 8)
+  assert "is no whole safetensors file" in problems(path)
+
+
+def test_a_pickle_under_another_name_is_refused(tmp_path):
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(pickle.dumps({"x": [1, 2]}))
+  assert "a pickle with another name" in problems(tmp_path)
+
+
+def test_types_that_numpy_lacks_are_named(tmp_path):
+  header = json.dumps({"x": dict(dtype="C64", shape=[2], data_offsets=[0, 16])})
+  data = len(header).to_bytes(8, "little") + header.encode() + bytes(16)
+  (tmp_path / "model.safetensors").write_bytes(data)
+  assert re.search("types that are not read: .'x': 'C64'", problems(tmp_path))
+
+
+def test_a_folder_without_weights_says_what_was_wanted(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  with pytest.raises(FileNotFoundError, match=r"model.safetensors.*\['config.json'\]"):
+    files.open_tensors(tmp_path)
+  with pytest.raises(FileNotFoundError, match="no such file"):
+    files.open_tensors(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+  "text", ["", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": 3}', "\x00"]
+)
+def test_an_index_that_is_none_is_refused(tmp_path, text):
+  (tmp_path / INDEX).write_text(text)
+  assert "is no index of shards" in problems(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "name", ["../model.safetensors", "/etc/passwd", "..", "a/b.safetensors", "", None, 7]
+)
+def test_an_index_leads_nowhere_else(tmp_path, shards, name):
+  index, _ = shards
+  write(tmp_path, {"x": np.ones(2)})  # a file that "../" would reach
+  (index.parent / "a").mkdir()
+  write(index.parent / "a", {"x": np.ones(2)})
+  found = json.loads(index.read_text())
+  found["weight_map"]["x"] = name
+  index.write_text(json.dumps(found))
+  assert f"the shard {name} is missing" in problems(index)
+
+
+def test_all_faults_of_shards_are_in_one_error(shards):
+  index, names = shards
+  (index.parent / names[0]).unlink()
+  torn = index.parent / names[1]
+  torn.write_bytes(torn.read_bytes()[:-1])
+  last = index.parent / names[2]
+  inside = safetensors_numpy.load_file(last)
+  moved = inside.pop("layer.5")
+  safetensors_numpy.save_file(inside | {"stranger": moved}, last)
+  found = json.loads(index.read_text())
+  found["weight_map"] |= {"y": "gone.safetensors", "z": "gone too.safetensors"}
+  index.write_text(json.dumps(found))
+  message = problems(index.parent)
+  for line in (
+    "6 problems",
+    f"the shard {names[0]} is missing",
+    "the shard gone.safetensors is missing",
+    "the shard gone too.safetensors is missing",
+    f"{torn} is no whole safetensors file",
+    f"layer.5 is not in {names[2]}, where the index says",
+    f"stranger in {names[2]} is not in the index",
+  ):
+    assert line in message
+
+
+def test_the_whole_folder_opens_before_those_faults(shards):
+  same(files.open_tensors(shards[0].parent), state())
+
+
+# What tensors share.
+
+
+def test_copies_are_compared_in_parts_and_nans_are_equal(tmp_path, monkeypatch):
+  monkeypatch.setattr(tensor, "BLOCK", 100)
+  x = np.random.default_rng(0).standard_normal((50, 7)).astype(ml_dtypes.bfloat16)
+  x[3, 2] = np.nan
+  other = x.copy()
+  other[49, 6] += 1
+  write(tmp_path, {"a": x, "b": x, "c": other, "d": x[:49]})
+  found = files.open_tensors(tmp_path)
+  assert (
+    tensor.differing_copies(found, {"b": "a", "a": "b", "gone": "a", "d": "gone"}) == []
+  )
+  problems = tensor.differing_copies(found, {"c": "a", "d": "a"})
+  assert problems == ["c is not the same as a", "d is not the same as a"]
+
+
+@pytest.mark.parametrize(
+  "shape, order",
+  [
+    ((300, 40), (1, 0)),
+    ((2, 300, 40), (0, 2, 1)),
+    ((3, 2, 17, 300), (0, 3, 1, 2)),
+    ((3, 4, 5, 300), (3, 1, 0, 2)),
+    ((5, 300, 1), (2, 1, 0)),
+    ((300, 0), (1, 0)),
+    ((9, 8), (1, 0)),
+    ((), ()),
+  ],
+)
+@pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16, "float64"], ids=str)
+def test_transposed_copies_are_numpys(shape, order, dtype):
+  x = np.random.default_rng(0).standard_normal(shape).astype(dtype).transpose(order)
+  found = tensor.contiguous(x)
+  assert found.flags.c_contiguous
+  np.testing.assert_array_equal(found, x)
+  if shape:
+    np.testing.assert_array_equal(tensor.contiguous(x[..., ::-1]), x[..., ::-1])
