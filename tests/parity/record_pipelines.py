@@ -197,6 +197,14 @@ def text_encoder(place, _):
   return dict(values=values, mask=told["attention_mask"].numpy())
 
 
+def t5_encoder(place, _):
+  """A component alone, of few and small tensors: no outputs."""
+  sizes = dict(d_model=8, d_kv=4, d_ff=6, num_layers=3, num_heads=2, vocab_size=9)
+  config = transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")
+  pipelines.fill(transformers.T5EncoderModel(config)).save_pretrained(place)
+  return {}
+
+
 MAKERS = {
   make.__name__: make
   for make in (
@@ -208,5 +216,6 @@ MAKERS = {
     text_to_video,
     svd,
     text_encoder,
+    t5_encoder,
   )
 }

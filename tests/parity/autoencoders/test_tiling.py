@@ -1,7 +1,6 @@
 """Tiles: what diffusers makes of them, and that they differ from the whole at seams."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +8,23 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from einops import rearrange, repeat
+from einops import rearrange
 
 from tests.support import golden_files
 from vdm_jax import pretrained
-from vdm_jax.autoencoders import kl_image, tiling
+from vdm_jax.autoencoders import kl_image
 
 TILE = 8  # latent pixels; the next tile starts 6 further
+
+
 WHOLE = kl_image.KLImage(
   channels=(8, 16), layers_per_block=1, groups=4, latent_channels=3, sample_size=16
 )
+
+
 TILED = dataclasses.replace(WHOLE, tile=TILE)
+
+
 # (14, 9): edges of 2 and of 3. (13, 20): of 7 and then of 1; of 2. (7, 12): one side
 # is smaller than a tile, and still is cut. (8, 5): nothing is.
 SIZES = [(14, 9), (13, 20), (7, 12), (8, 5)]
@@ -102,31 +107,6 @@ def test_slices_of_tiles_are_diffusers(theirs, params):
   np.testing.assert_allclose(decoded, wanted, atol=near(wanted))
 
 
-def box(x):
-  """Sums of 3 x 3 pixels, each pixel of them twice along each axis."""
-  ones = jnp.ones((1, 3, 3, 1))
-  sums = jax.lax.reduce_window(x, 0.0, jax.lax.add, ones.shape, (1,) * 4, "SAME")
-  return repeat(sums, "n h w c -> n (h p) (w q) c", p=2, q=2)
-
-
-def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
-  x = noise(2, 14, 23, 4)
-  run = functools.partial(tiling.map_tiles, sides=(8, 16), overlap_share=0.25)
-  differs = np.asarray(jnp.abs(run(box, x) - box(x)).max(axis=(0, 3)) > 1e-4)
-  # A tile starts every 12 pixels of the output; 4 of them are blended.
-  rows, columns = (np.arange(n) for n in differs.shape)
-  seam = lambda i: (i >= 12) & (i % 12 < 4)
-  seams = seam(rows)[:, None] | seam(columns)
-  assert not differs[~seams].any()
-  assert differs[12:16].any() and differs[:, 12:16].any()
-
-
-def test_tiles_of_single_pixels_are_the_whole():
-  x = noise(1, 17, 11, 2)
-  tiled = tiling.map_tiles(jnp.tanh, x, sides=(8, 8), overlap_share=0.5)
-  np.testing.assert_allclose(tiled, jnp.tanh(x), atol=1e-6)
-
-
 def test_tiles_bound_the_memory(params):
   """256 times the pixels of a tile take a few tiles' memory beside the output."""
   z = jax.ShapeDtypeStruct((1, 1, 16 * TILE, 16 * TILE, 3), jnp.float32)
@@ -135,10 +115,3 @@ def test_tiles_bound_the_memory(params):
     compiled = jax.jit(autoencoder.decode).lower(params, z).compile()
     need[name] = compiled.memory_analysis().temp_size_in_bytes
   assert need["tiled"] < need["whole"] / 8, need
-
-
-def test_overlaps_of_parts_of_pixels_are_refused():
-  with pytest.raises(ValueError, match="tile=6 with overlap=0.25 shares 1.5 latent"):
-    dataclasses.replace(WHOLE, tile=6)
-  with pytest.raises(ValueError, match="from 0 to below 1"):
-    dataclasses.replace(WHOLE, tile=4, overlap=1.0)

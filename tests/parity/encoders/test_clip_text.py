@@ -9,7 +9,6 @@ import transformers
 
 from tests.support import golden_files
 from vdm_jax import pretrained
-from vdm_jax.pretrained.tables.encoders.clip import TEXT as table
 
 CONFIG = dict(
   hidden_size=12,
@@ -100,10 +99,3 @@ def test_files_with_and_without_the_prefix_open(ids, tmp_path, prefixed):
   assert all(
     k.startswith("text_model.") for k in pretrained.to_state_dict(module, params)
   )
-
-
-def test_several_end_tokens_and_an_unknown_activation_are_named():
-  with pytest.raises(ValueError) as caught:
-    table.from_config({"eos_token_id": [3, 4], "hidden_act": "tanh"}, {})
-  assert "eos_token_id=[3, 4]" in str(caught.value)
-  assert "hidden_act='tanh'" in str(caught.value)

@@ -1,0 +1,52 @@
+"""Tiles: what diffusers makes of them, and that they differ from the whole at seams."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import repeat
+
+from vdm_jax.autoencoders import kl_image, tiling
+
+WHOLE = kl_image.KLImage(
+  channels=(8, 16), layers_per_block=1, groups=4, latent_channels=3, sample_size=16
+)
+
+
+def noise(*shape):
+  return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def box(x):
+  """Sums of 3 x 3 pixels, each pixel of them twice along each axis."""
+  ones = jnp.ones((1, 3, 3, 1))
+  sums = jax.lax.reduce_window(x, 0.0, jax.lax.add, ones.shape, (1,) * 4, "SAME")
+  return repeat(sums, "n h w c -> n (h p) (w q) c", p=2, q=2)
+
+
+def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
+  x = noise(2, 14, 23, 4)
+  run = functools.partial(tiling.map_tiles, sides=(8, 16), overlap_share=0.25)
+  differs = np.asarray(jnp.abs(run(box, x) - box(x)).max(axis=(0, 3)) > 1e-4)
+  # A tile starts every 12 pixels of the output; 4 of them are blended.
+  rows, columns = (np.arange(n) for n in differs.shape)
+  seam = lambda i: (i >= 12) & (i % 12 < 4)
+  seams = seam(rows)[:, None] | seam(columns)
+  assert not differs[~seams].any()
+  assert differs[12:16].any() and differs[:, 12:16].any()
+
+
+def test_tiles_of_single_pixels_are_the_whole():
+  x = noise(1, 17, 11, 2)
+  tiled = tiling.map_tiles(jnp.tanh, x, sides=(8, 8), overlap_share=0.5)
+  np.testing.assert_allclose(tiled, jnp.tanh(x), atol=1e-6)
+
+
+def test_overlaps_of_parts_of_pixels_are_refused():
+  with pytest.raises(ValueError, match="tile=6 with overlap=0.25 shares 1.5 latent"):
+    dataclasses.replace(WHOLE, tile=6)
+  with pytest.raises(ValueError, match="from 0 to below 1"):
+    dataclasses.replace(WHOLE, tile=4, overlap=1.0)
