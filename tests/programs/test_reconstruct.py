@@ -67,7 +67,7 @@ def test_the_program_measures_the_averaged_weights_and_shows_pairs(tmp_path):
     weights="autoencoder",
     source=sources.Transformed(sources.ArraySource({"video": video}), ()),
     batch_size=2,
-    shown=2,
+    preview_clips=2,
   )
   place = tmp_path / "reconstruction"
   scores = json.loads((place / "metrics.json").read_text())

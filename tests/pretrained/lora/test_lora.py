@@ -115,7 +115,7 @@ def originals_of(module):
   specs = state_dict.flatten(table.abstract_params(module, {}))
   out = {}
   for theirs, ours, pattern in table.rules(module):
-    kernel = lora.Kernel((theirs,), pattern, {}, specs[ours].shape)
+    kernel = lora.LoraKernel((theirs,), pattern, {}, specs[ours].shape)
     out[theirs] = kernel.published_shape()
   return out
 
@@ -152,7 +152,7 @@ def test_a_kernel_that_mixes_its_axes_is_merged_and_never_run():
 )
 def test_convolutions_run_too(pattern, shape, their):
   rng = np.random.default_rng(0)
-  kernel = lora.Kernel(("a",), pattern, {}, shape)
+  kernel = lora.LoraKernel(("a",), pattern, {}, shape)
   assert kernel.published_shape() == their and kernel.is_factorable()
   pair = lora_names.Pair(
     rng.standard_normal((2, *their[1:])), rng.standard_normal((5, 2))

@@ -209,11 +209,11 @@ def test_a_file_of_two_parts_is_read_part_by_part(table, layers):
     for part in ("down", "up")
   }
   found = lora_of(arrays, kohya) | text
-  with pytest.raises(ValueError, match="only the `part`"):
+  with pytest.raises(ValueError, match="select_network"):
     lora.factors_from_state_dict(Mixed(), found)
-  unet = lora_names.part(found, "unet")
+  unet = lora_names.select_network(found, "unet")
   assert unet == lora_of(arrays, kohya)
-  assert set(lora_names.part(found, "text_encoder")) == set(text)
+  assert set(lora_names.select_network(found, "text_encoder")) == set(text)
   assert set(lora.factors_from_state_dict(Mixed(), unet)) == {"q", "k", "v", "out"}
 
 
