@@ -34,7 +34,7 @@ def make(seed=0):
 def saved(folder, state=None, steps=(10,), **kwargs):
   checkpointer = checkpoint.Checkpointer(folder, **kwargs)
   for step in steps:
-    checkpointer.save(step, state or make(), key=KEY, data=DATA)
+    checkpointer.save(step, state or make(), key=KEY, loader_state=DATA)
   checkpointer.wait()
   return checkpointer
 
@@ -57,7 +57,7 @@ def test_everything_comes_back_bit_for_bit(good):
   state = make()
   restored = checkpoint.Checkpointer(good).restore_latest(make(seed=1))
   assert_equal(restored.state, state)
-  assert (restored.step, restored.data) == (10, DATA)
+  assert (restored.step, restored.loader_state) == (10, DATA)
   np.testing.assert_array_equal(
     jax.random.normal(restored.key, (3,)), jax.random.normal(KEY, (3,))
   )
@@ -233,7 +233,7 @@ def test_any_spoilt_file_is_refused_or_harmless(good, tmp_path, spoil):
       gc.collect()  # what orbax was still reading, within this test's filter
     else:
       assert_equal(restored.state, make())
-      assert (restored.step, restored.data) == (10, DATA)
+      assert (restored.step, restored.loader_state) == (10, DATA)
   assert {"metadata", "manifest.ocdbt"} <= refused
   largest = max((good / "10").rglob("*"), key=lambda p: p.stat().st_size)
   assert largest.name in refused  # it holds the numbers
@@ -247,7 +247,9 @@ def test_an_interrupted_save_leaves_the_one_before(good, tmp_path):
   checkpointer = checkpoint.Checkpointer(tmp_path)
   restored = checkpointer.restore_latest(make())
   assert restored.step == 10
-  checkpointer.save(20, restored.state, key=restored.key, data=restored.data)
+  checkpointer.save(
+    20, restored.state, key=restored.key, loader_state=restored.loader_state
+  )
   checkpointer.close()
   assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "20"]
 
@@ -264,7 +266,9 @@ def test_an_interrupted_deletion_of_an_old_one_does_no_harm(good, tmp_path):
 
 def test_a_data_state_that_is_no_json_is_refused(tmp_path):
   with pytest.raises(TypeError, match="loader's state cannot be written as JSON"):
-    checkpoint.Checkpointer(tmp_path).save(1, make(), key=KEY, data={"rng": object()})
+    checkpoint.Checkpointer(tmp_path).save(
+      1, make(), key=KEY, loader_state={"rng": object()}
+    )
 
 
 def test_checksums_see_every_place_and_do_not_depend_on_the_mesh():
@@ -295,7 +299,7 @@ def test_checksums_on_the_host_are_those_of_the_devices(dtype):
 def test_a_training_may_start_from_what_another_left(tmp_path):
   tree = {"a": {"b": np.arange(3, dtype=np.float32)}}
   saver = checkpoint.Checkpointer(tmp_path)
-  saver.save(1, {"ema": tree, "params": tree}, key=jax.random.key(0), data={})
+  saver.save(1, {"ema": tree, "params": tree}, key=jax.random.key(0), loader_state={})
   saver.close()
   initial = {"a": {"b": np.zeros(3, np.float32)}}
   loaded = checkpoint.init_from_checkpoint(initial, folder=tmp_path)

@@ -35,13 +35,13 @@ class Restored:
     step: of the training.
     state: the saved pytree of arrays.
     key: the run's base key.
-    data: the position in the data, for `loader.set_state`.
+    loader_state: the position in the data, JSON, for `loader.set_state`.
   """
 
   step: int
   state: Any
   key: jax.Array
-  data: Any
+  loader_state: Any
 
 
 class Checkpointer:
@@ -70,7 +70,7 @@ class Checkpointer:
       ),
     )
 
-  def save(self, step, state, *, key, data=None):
+  def save(self, step, state, *, key, loader_state=None):
     """Saves asynchronously; returns once `state` may be donated.
 
     Waits for the last save. Does nothing for a step that is saved already.
@@ -78,7 +78,7 @@ class Checkpointer:
     Args:
       state: a pytree of arrays.
       key: the run's base key.
-      data: the position in the data after the batch of this step, JSON-serialisable.
+      loader_state: JSON, the position in the data after the batch of this step.
     """
     if step in self._manager.all_steps():
       return
@@ -93,7 +93,7 @@ class Checkpointer:
         "impl": str(jax.random.key_impl(key)),
         "data": jax.random.key_data(key).tolist(),
       },
-      "data": _json(data),
+      "data": _json(loader_state),
       "frozen_parts": self.frozen_parts,
     }
     # Orbax refuses empty arrays.

@@ -65,7 +65,7 @@ def get_config(arg="full"):
   cfg.ts.num_steps = solver_steps
   asked = lambda given, num_frames=8, **kwargs: c.call(
     complete.Completion,
-    given=given,
+    mask_name=given,
     num_frames=num_frames,
     **(dict(sampler=cfg.sampler, ts=cfg.ts) | kwargs),
   )

@@ -67,7 +67,7 @@ def test_a_permute_counts_the_devices_that_send_elsewhere(found):
 
 
 def test_the_table_adds_up_and_tells_parameters_from_activations(found):
-  rows = collectives.to_table(found, parameters=[(14, 48, 96), (96,)])
+  rows = collectives.collectives_table(found, parameter_shapes=[(14, 48, 96), (96,)])
   assert sum(r["bytes"] for r in rows) == sum(c.bytes for c in found)
   assert [r["bytes"] for r in rows] == sorted((r["bytes"] for r in rows), reverse=True)
   moves = {(r["kind"], r["axes"]): r["moves"] for r in rows}
@@ -125,5 +125,5 @@ def test_a_real_program_on_two_devices():
   assert gathers and all(c.axes == ("fsdp",) for c in found)
   assert sum(c.count for c in gathers) in (6, 12)  # kept for the backward pass, or not
   assert {c.bytes / c.count for c in gathers} == {32 * 64 * 4}
-  rows = collectives.to_table(found, [(6, 64, 64)])
+  rows = collectives.collectives_table(found, [(6, 64, 64)])
   assert {r["moves"] for r in rows if r["kind"] == "all-gather"} == {"parameters"}

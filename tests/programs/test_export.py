@@ -15,7 +15,7 @@ def trained(tmp_path):
   for folder, value in (("one", 1.0), ("two", 2.0)):
     saver = checkpoint.Checkpointer(tmp_path / folder / "checkpoints")
     tree = {"a": {"b": np.full(4, value, np.float32)}, "c": np.zeros(2, np.float32)}
-    saver.save(1, {"params": tree, "ema": tree}, key=jax.random.key(0), data={})
+    saver.save(1, {"params": tree, "ema": tree}, key=jax.random.key(0), loader_state={})
     saver.close()
   return job.Job(tmp_path, "export", 0, mesh, (), {})
 
@@ -55,7 +55,7 @@ def test_what_a_training_froze_is_part_of_its_weights(trained):
     "params": {"net": {"decoder": one(2.0)}},
     "frozen": {"net": {"encoder": one(3.0)}, "judge": one(4.0)},
   }
-  saver.save(1, state, key=jax.random.key(0), data={})
+  saver.save(1, state, key=jax.random.key(0), loader_state={})
   saver.close()
   plain = lambda tree: jax.tree.map(lambda x: float(x[0]), tree)
   want = {"decoder": {"w": 1.0}, "encoder": {"w": 3.0}}

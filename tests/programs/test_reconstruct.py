@@ -58,7 +58,7 @@ def test_the_program_measures_the_averaged_weights_and_shows_pairs(tmp_path):
   video = np.random.default_rng(2).integers(60, 255, (3, 2, 16, 16, 3), np.uint8)
   saver = checkpoint.Checkpointer(tmp_path / "autoencoder" / "checkpoints")
   state = {"params": {"shift": np.float32(0)}, "ema": {"shift": np.float32(10 / 127.5)}}
-  saver.save(1, state, key=jax.random.key(0), data={})
+  saver.save(1, state, key=jax.random.key(0), loader_state={})
   saver.close()
   task = job.Job(tmp_path, "reconstruct", 0, mesh, (("batch", "data"),), {})
   reconstruct.run(

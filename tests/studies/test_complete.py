@@ -57,7 +57,7 @@ def judge(videos, real, labels, mask):
 
 def completion(given, num_frames, signals=()):
   return complete.Completion(
-    given=given, num_frames=num_frames, signals=signals, sampler=None, ts=None
+    mask_name=given, num_frames=num_frames, signals=signals, sampler=None, ts=None
   )
 
 

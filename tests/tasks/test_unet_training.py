@@ -205,7 +205,7 @@ def fit(step, state, data, folder, steps):
     restored = saved.restore_latest(state)
     if restored is not None:
       state, key = restored.state, restored.key
-      loader.set_state(restored.data)
+      loader.set_state(restored.loader_state)
     # Placed alike, new or restored: one compilation.
     state, key = jax.device_put((state, key), jax.devices()[0])
     cadence = loop.Cadence(save=steps // 2)

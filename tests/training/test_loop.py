@@ -74,7 +74,7 @@ def fit(steps, folder=None, loader=None, with_data=True, **kwargs):
   if restored is not None:
     state, key, start = restored.state, restored.key, restored.step
     if with_data:
-      loader.set_state(restored.data)
+      loader.set_state(restored.loader_state)
   with log.Logger(folder.parent / folder.name / "log", step=start) as logger:
     kwargs = {"cadence": loop.Cadence(log=5, save=10, preview=1)} | kwargs
     try:

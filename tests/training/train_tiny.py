@@ -70,7 +70,7 @@ def main(workdir, steps):
     state, shardings = state_lib.create_state(*args, k_init, mesh, RULES)
   else:
     state, key, start = restored.state, restored.key, restored.step
-    loader.set_state(restored.data)
+    loader.set_state(restored.loader_state)
   step = step_lib.make_step(task.loss, tx, 0.99, shardings=shardings)
   step = step_lib.compile_step(step, shardings, mesh, RULES)
   with log.Logger(workdir, step=start) as logger:

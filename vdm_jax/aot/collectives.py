@@ -222,20 +222,20 @@ def _axes(groups, mesh_shape, pairs):
   return axes
 
 
-def to_table(found, parameters=()):
+def collectives_table(collectives, parameter_shapes=()):
   """Rows of a table, a list of dicts, the most bytes first.
 
   A row is for one kind, axes, loop ("scan"), what it "moves" ("parameters" or
   "activations") and "network", and has "count", "bytes" and the "largest" exchange.
 
   Args:
-    found: Collectives.
-    parameters: shapes of the parameters, to tell them and their gradients from
+    collectives: Collectives.
+    parameter_shapes: shapes of the parameters, to tell them and their gradients from
       activations by their sizes.
   """
   rows = {}
-  for c in found:
-    moves = "parameters" if moves_parameters(c, parameters) else "activations"
+  for c in collectives:
+    moves = "parameters" if moves_parameters(c, parameter_shapes) else "activations"
     key = (c.kind, "+".join(c.axes), c.scan, moves, c.over_dcn)
     row = rows.setdefault(key, {"count": 0, "bytes": 0.0, "largest": 0.0})
     row["count"] += c.count
@@ -246,19 +246,19 @@ def to_table(found, parameters=()):
   return [dict(zip(names, key, strict=True)) | row for key, row in order]
 
 
-def moves_parameters(collective, shapes):
+def moves_parameters(collective, parameter_shapes):
   """Whether all arrays of a Collective have sizes of parameters, or of their parts.
 
   Args:
     collective: a Collective.
-    shapes: of the parameters.
+    parameter_shapes: of the parameters.
 
   A part is a half, a quarter ... a 4096th of one layer of a parameter, as a mesh or the
   compiler may cut it, with no more axes. An activation may look like this, too, where
   the width is a power of two.
   """
-  known, axes = set(), max((len(shape) for shape in shapes), default=0)
-  for shape in shapes:
+  known, axes = set(), max((len(shape) for shape in parameter_shapes), default=0)
+  for shape in parameter_shapes:
     for size in {math.prod(shape), math.prod(shape[1:])}:
       known |= {size >> k for k in range(13) if size % (1 << k) == 0}
   longer = lambda text: len(re.findall(r"(?<=[\[,])(?!1[,\]])\d+", text)) > axes

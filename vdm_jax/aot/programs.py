@@ -31,8 +31,8 @@ class LoweredProgram:
     trees: {part: tree of the arguments' ShapeDtypeStructs with shardings}.
     count_flops: () -> flops.FlopCount of the whole program, before any compiler.
     model_flops: () -> FLOPs that the model itself needs, without recomputation.
-    rows: clips a call.
-    parameters: shapes of the network's parameters.
+    batch_size: clips a call.
+    parameter_shapes: shapes of the network's parameters.
     saved_bytes: () -> bytes of the forward pass that one device keeps for the backward
       pass.
     clips_at_a_time: on a device; less than one where devices share them.
@@ -42,8 +42,8 @@ class LoweredProgram:
   trees: dict[str, Any]
   count_flops: Callable
   model_flops: Callable
-  rows: int
-  parameters: tuple[tuple[int, ...], ...]
+  batch_size: int
+  parameter_shapes: tuple[tuple[int, ...], ...]
   saved_bytes: Callable = lambda: 0
   clips_at_a_time: float = 0.0
 
@@ -86,8 +86,8 @@ def train(cfg, mesh):
     model_flops=lambda: (
       3 * flops.count_flops(task.loss, whole, _with_step(encoded), key).flops
     ),
-    rows=stage.loader.batch_size,
-    parameters=tuple(x.shape for x in jax.tree.leaves(whole)),
+    batch_size=stage.loader.batch_size,
+    parameter_shapes=tuple(x.shape for x in jax.tree.leaves(whole)),
     saved_bytes=lambda: (
       _saved(task, whole, encoded, key, mesh, cfg.rules) // stage.accumulate
     ),
@@ -166,8 +166,8 @@ def _called(jitted, args, mesh, rules, trees, rows):
     trees=trees,
     count_flops=count,
     model_flops=lambda: count().flops,
-    rows=rows,
-    parameters=tuple(x.shape for x in jax.tree.leaves(trees["parameters"])),
+    batch_size=rows,
+    parameter_shapes=tuple(x.shape for x in jax.tree.leaves(trees["parameters"])),
   )
 
 

@@ -28,7 +28,7 @@ def make_report(
   what,
   topology,
   mesh,
-  rows,
+  batch_size,
   notes,
   memory,
   flop_count,
@@ -37,7 +37,7 @@ def make_report(
   seconds,
   advice,
   slices=None,
-  parameters=(),
+  parameter_shapes=(),
 ):
   """The report, a dict ready for JSON.
 
@@ -45,7 +45,7 @@ def make_report(
     what: of programs.PROGRAMS.
     topology: a topology.Topology.
     mesh: of its devices.
-    rows: clips a call.
+    batch_size: clips a call.
     notes: lines for the reader.
     memory: a memory.MemoryUsage.
     flop_count: the flops.FlopCount of the whole program.
@@ -54,7 +54,7 @@ def make_report(
     seconds: {"lower", "compile"}.
     advice: what advice.estimate_changes gives.
     slices: the slice of each device, in the order of the mesh.
-    parameters: shapes of the parameters, by which their collectives are recognised.
+    parameter_shapes: a list of tuples, by which their collectives are recognised.
 
   Returns:
     {"what", "topology", "chip", "devices", "slices", "mesh", "clips",
@@ -70,8 +70,8 @@ def make_report(
     "devices": devices,
     "slices": topology.num_slices,
     "mesh": {k: int(n) for k, n in mesh.shape.items()},
-    "clips": rows,
-    "clips_per_device": rows / devices,
+    "clips": batch_size,
+    "clips_per_device": batch_size / devices,
     "notes": list(notes),
     "memory": {
       "fits": memory.fits,
@@ -109,7 +109,7 @@ def make_report(
   return report | {
     "traffic": work.hbm_bytes(module),
     "custom_calls": work.custom_calls(module),
-    "collectives": collectives_lib.to_table(found, parameters),
+    "collectives": collectives_lib.collectives_table(found, parameter_shapes),
     "bound": bound.by_resource | {"time": bound.time, "serial": bound.serial},
     "binds": bound.bottleneck,
     "utilisation": roofline.model_flops_utilization(

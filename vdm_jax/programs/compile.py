@@ -103,7 +103,7 @@ def _once(cfg, target, what):
     what=what,
     topology=target,
     mesh=mesh,
-    rows=program.rows,
+    batch_size=program.batch_size,
     notes=notes,
     memory=needs,
     flop_count=flop_count,
@@ -112,7 +112,7 @@ def _once(cfg, target, what):
     seconds=seconds,
     advice=_advice(cfg, target, program, needs) if over else [],
     slices=[target.slice_index(device) for device in mesh.devices.flat],
-    parameters=program.parameters,
+    parameter_shapes=program.parameter_shapes,
   )
 
 
@@ -189,9 +189,9 @@ def _step_memory(program):
   )
 
 
-def mesh_of(cfg, target):
+def mesh_of(cfg, topology):
   """The jax.sharding.Mesh of a config on a Topology, whose hosts of GPUs are slices."""
   dcn = cfg.get("dcn")
-  if target.chip.platform == "cuda" and target.num_slices > 1 and dcn is None:
-    dcn = {"data": target.num_slices}
-  return sharding.make_mesh(cfg.mesh, devices=list(target.devices), dcn=dcn)
+  if topology.chip.platform == "cuda" and topology.num_slices > 1 and dcn is None:
+    dcn = {"data": topology.num_slices}
+  return sharding.make_mesh(cfg.mesh, devices=list(topology.devices), dcn=dcn)

@@ -21,13 +21,13 @@ class FrozenParts:
     task: the task, its encoders on the mesh of the job.
     params: {name: parameters}, laid out by the rules; {} if batches need none.
     spec: {name: ShapeDtypeStruct} of a batch once it is encoded.
-    records: {name: {"path", "digest"}}, for checkpoints.
+    provenance: {name: {"path", "digest"}}, for checkpoints.
   """
 
   task: Any
   params: dict
   spec: dict
-  records: dict
+  provenance: dict
 
   @property
   def loss_arguments(self):
@@ -61,11 +61,11 @@ def open_frozen_parts(job, task, spec, autoencoder=""):
       paths[name] = str(task.encoders[name].network.folder)
   with sharding.use_mesh(*devices):
     spec = jax.eval_shape(task.encode, spec, params)
-  records = {
+  provenance = {
     name: {"path": paths[name], "digest": checkpoint.digest(params[name])}
     for name in names
   }
-  return FrozenParts(task, params, spec, records)
+  return FrozenParts(task, params, spec, provenance)
 
 
 def _autoencoder(job, task, spec, weights):

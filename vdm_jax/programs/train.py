@@ -67,7 +67,7 @@ def run(
     place / "checkpoints",
     keep=cadence.keep,
     keep_every=cadence.keep_every,
-    frozen_parts=frozen.records,
+    frozen_parts=frozen.provenance,
   )
   k_init, k_steps = jax.random.split(job.key())
   sharding.check_accumulation(loader.spec(), accumulate, job.mesh, job.rules)
@@ -85,7 +85,7 @@ def run(
     )
   else:
     state, k_steps = restored.state, restored.key
-    loader.set_state(restored.data)
+    loader.set_state(restored.loader_state)
     shardings = jax.tree.map(lambda x: x.sharding, like)
   count = sum(x.size for x in jax.tree.leaves(state.params))
   job.print(f"{count / 1e6:.2f} M parameters, from step {int(state.step)} to {steps}")

@@ -33,15 +33,15 @@ class Completion:
   """One task: which frames are given, and how the others are sampled.
 
   Attributes:
-    given: a mask's name, see diffusion/masks.py, over frames of latents as in training;
-      or "nothing".
+    mask_name: which frames of latents are given: "first:2", "ends:1", "every:4" ...
+      (diffusion/masks.py), or "nothing".
     num_frames: of the finished clip, in frames of video; at most those of the real
       ones, and a multiple of the autoencoder's temporal stride.
     signals: names of those that the model gets; the others are null.
     sampler, ts, wrappers: see tasks.generator.Generator.
   """
 
-  given: str
+  mask_name: str
   num_frames: int
   sampler: Callable
   ts: Any
@@ -60,9 +60,9 @@ class Completion:
         f"num_frames={self.num_frames} must be a multiple of {stride} (the "
         f"autoencoder's temporal stride); the nearest are {low} and {low + stride}."
       )
-    if self.given == NOTHING:
+    if self.mask_name == NOTHING:
       return np.zeros(self.num_frames // stride, bool)
-    return np.asarray(masks.from_name(self.given, self.num_frames // stride))
+    return np.asarray(masks.from_name(self.mask_name, self.num_frames // stride))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +233,6 @@ def table_rows(scores):
   return rows
 
 
-def scalar_scores(figures):
+def scalar_scores(scores):
   """[(name, number)] of a judge's {name: number or list}, without the lists."""
-  return [(name, x) for name, x in figures.items() if not isinstance(x, list)]
+  return [(name, x) for name, x in scores.items() if not isinstance(x, list)]

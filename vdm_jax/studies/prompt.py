@@ -105,11 +105,11 @@ def run(
     print("\n" + log.format_table(table_rows(scores)) + "\n", flush=True)
 
 
-def mean_scores(figures, prompts, group=None):
+def mean_scores(scores, prompts, group=None):
   """{"all" and each group: {"count": clips, figure: its mean over their prompts}}.
 
   Args:
-    figures: {figure: [N]}; NaN is left out of the means.
+    scores: {figure: [N]}; NaN is left out of the means.
     prompts: [N], dicts.
     group: prompt -> name of its group.
   """
@@ -120,7 +120,7 @@ def mean_scores(figures, prompts, group=None):
       rows[group(prompt)].append(i)
   found = {}
   for name, chosen in rows.items():
-    parts = {k: np.asarray(v, float)[chosen] for k, v in figures.items()}
+    parts = {k: np.asarray(v, float)[chosen] for k, v in scores.items()}
     defined = {k: v[~np.isnan(v)] for k, v in parts.items()}
     numbers = {k: float(v.mean()) for k, v in defined.items() if len(v)}
     found[name] = {"count": len(chosen), **numbers}

@@ -55,11 +55,11 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
   job.print(f"{out}: scores.json, table.md and pictures")
 
 
-def markdown_table(world, scores, memory):
+def markdown_table(world, scores, correlation):
   """Lines of Markdown, best first."""
   head = ["method", *COLUMNS.values()]
   lines = [
-    f"**{world}** (true first-last correlation {memory:.3f})",
+    f"**{world}** (true first-last correlation {correlation:.3f})",
     "",
     "| " + " | ".join(head) + " |",
     "| --- |" + " ---: |" * len(COLUMNS),

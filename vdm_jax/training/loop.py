@@ -109,7 +109,7 @@ def fit(
     if logger is not None:
       logger.flush()
     if checkpointer is not None:
-      checkpointer.save(n, state, key=key, data=loader.get_state())
+      checkpointer.save(n, state, key=key, loader_state=loader.get_state())
 
   with contextlib.ExitStack() as stack:
     stack.callback(progress.close)
