@@ -1,4 +1,4 @@
-"""Random crops in space and time: transforms, see transforms.py."""
+"""Random crops in space and time, as transforms (record, rng) -> record."""
 
 import dataclasses
 
@@ -8,9 +8,10 @@ from vdm_jax.data.transforms import TIME_KEYS
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-  """(record, rng) -> record with a random `size` x `size` part of its "video".
+  """(record, rng) -> record: a random square is cut out, the same of all its frames.
 
-  The place is the same in all frames of a clip.
+  "video" [T, H, W, C] becomes [T, size, size, C], `size` in pixels; a smaller video
+  raises decode.BadClip. `rng` is a numpy Generator.
   """
 
   size: int
@@ -36,7 +37,8 @@ class RandomCrop:
 class TemporalRandomCrop:
   """(record, rng) -> record with `num_frames` consecutive frames, from a random start.
 
-  All keys with a time axis are cut alike: "video", "latents", "mean", "logvar".
+  "video", "latents", "mean" and "logvar" are cut alike, along their first axis; fewer
+  frames raise decode.BadClip.
   """
 
   num_frames: int

@@ -1,7 +1,7 @@
-"""Files -> uint8 frames: exact frame counts, RGB always, bad files named.
+"""Video and image files -> uint8 RGB frames: exact frame counts, bad files named.
 
-Whatever is wrong with a file becomes one exception, `BadClip`, that says which file,
-what came and what was wanted; the loader counts it and goes on.
+Whatever is wrong with a file becomes one exception, `BadClip`, with the file, its fault
+and what was expected; the loader counts it and goes on.
 """
 
 import io
@@ -18,7 +18,7 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 
 
 class BadClip(ValueError):
-  """A clip that cannot be used: `path` and `reason`."""
+  """A clip that cannot be used: `path`, its file or name, and `reason`, both str."""
 
   def __init__(self, path, reason):
     super().__init__(f"{path}: {reason}")
@@ -36,10 +36,11 @@ STARTS = {
 
 
 def start_chooser(name, rng):
-  """A function, largest start -> the frame at which a clip begins.
+  """A function largest_start -> start, two ints: the frame at which a clip begins.
 
   Args:
-    name: "first", "centre" or "random", which draws from the generator `rng`.
+    name: "first" (frame 0), "centre" or "random".
+    rng: numpy Generator for "random"; may be None for the others.
   """
   if name not in STARTS:
     raise ValueError(f"start={name!r}: wanted one of {sorted(STARTS)}.")
@@ -47,7 +48,7 @@ def start_chooser(name, rng):
 
 
 def frames_spanned(num_frames, interval):
-  """Frames of a video from the first to the last of `num_frames` at an interval."""
+  """How many frames of a video a clip spans: (num_frames - 1) * interval + 1."""
   if num_frames < 1 or interval < 1:
     raise ValueError(
       f"num_frames={num_frames}, frame_interval={interval}: wanted at least 1 of each."
@@ -56,15 +57,15 @@ def frames_spanned(num_frames, interval):
 
 
 def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
-  """uint8 [num_frames, H, W, 3]: every `interval`-th frame of a video file.
+  """uint8 [num_frames, H, W, 3], RGB: every `interval`-th frame from a start.
 
-  Frames are known by their presentation times, read from the packets before
+  Frames are identified by their presentation times, read from the packets before
   anything is decoded, so seeking is exact with B-frames and variable rates. Grey and
   RGBA videos become RGB (alpha is dropped), rotated ones are turned upright.
 
   Args:
-    path: the file.
-    choose_start: largest start -> first frame; see `start_chooser`.
+    path: the video file.
+    choose_start: function largest_start -> index of the first frame, two ints.
 
   Raises:
     BadClip: the file is absent, empty, torn, no video, broken inside or too short.
@@ -85,10 +86,11 @@ def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
 
 
 def read_frames(path, choose_frames):
-  """uint8 [N, H, W, 3]: chosen frames of a video file.
+  """uint8 [N, H, W, 3], RGB: chosen frames of a video file.
 
   Args:
-    choose_frames: number of frames in the file -> [N] indices, which rise or repeat.
+    path: the video file.
+    choose_frames: function, number of frames in the file -> [N] frame indices.
 
   Raises:
     BadClip: the file is absent, empty, torn, no video or broken inside.
@@ -178,7 +180,11 @@ def _collect(path, stamped, wanted):
 
 
 def read_image(path, data=None):
-  """uint8 [H, W, 3] of an image file, or of its bytes `data`; alpha is dropped.
+  """uint8 [H, W, 3], RGB, of an image file, turned upright; alpha is dropped.
+
+  Args:
+    path: the file; only its name in errors where there is `data`.
+    data: the contents of an image file, bytes.
 
   Raises:
     BadClip: it is no image, or has more than 8 bits a channel.
@@ -195,11 +201,11 @@ def read_image(path, data=None):
 
 
 def read_images(path, images):
-  """uint8 [T, H, W, 3] of the images of one clip.
+  """uint8 [T, H, W, 3], RGB, of the T images of one clip.
 
   Args:
-    path: names the clip in errors.
-    images: a file or the bytes of each frame.
+    path: name of the clip in errors.
+    images: for each frame the path of an image file, or its contents, bytes.
 
   Raises:
     BadClip: one of them is no image, or sizes differ.

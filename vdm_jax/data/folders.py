@@ -1,4 +1,4 @@
-"""Sources over plain files: a tree of videos, or a tree of folders of frames.
+"""Sources over plain files: a tree of videos, or a tree of folders of images.
 
 The tree is listed once, at construction: what cannot be a clip is left out and named in
 `skipped`, an empty class or a missing folder is refused. Files are decoded at access.
@@ -18,15 +18,17 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False):
-  """A `ClipFolder` of every video file below a folder, windows of consecutive frames.
+  """A source, `ClipFolder`, of windows of consecutive frames of every video in a tree.
+
+  Records are {"video": uint8 [num_frames, H, W, 3]}, and "label", int32, with labels.
 
   Args:
-    path: the folder.
-    labelled: True: its sub-folders are the classes, sorted by name. The name of a
-      table in it, such as "metadata.csv": the texts are, see texts.py, and clips that
-      are not in the table are skipped. False: there are no labels.
+    path: the top folder.
     num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
     start: "random" (drawn for each record and epoch), "first" or "centre".
+    labelled: False: no labels. True: sub-folders are the classes, sorted by name. Name
+      of a .csv or .jsonl file in `path` with columns "file_name" and "text": its sorted
+      unique texts are the classes; clips that it lacks are skipped.
   """
   decode.frames_spanned(num_frames, frame_interval)
   read = functools.partial(_read_video, num_frames, frame_interval)
@@ -34,10 +36,15 @@ def videos(path, num_frames, frame_interval=1, *, start="random", labelled=False
 
 
 def uniformly_sampled_videos(path, num_frames, *, labelled=False):
-  """A `ClipFolder` of every video file below a folder, frames evenly from all of each.
+  """A source, `ClipFolder`, of evenly spaced frames from all of every video in a tree.
 
-  For what happens slowly, see frame_sampling.py; a short video repeats frames. `path`
-  and `labelled` are those of `videos`.
+  Records are {"video": uint8 [num_frames, H, W, 3]}, and "label", int32, with labels;
+  a short video repeats frames. For slow motion, such as time-lapse videos.
+
+  Args:
+    path: the top folder.
+    labelled: False: no labels. True: sub-folders are the classes. Name of a .csv or
+      .jsonl file in `path` with columns "file_name" and "text": the texts are.
   """
   decode.frames_spanned(num_frames, 1)
   read = functools.partial(_read_whole, num_frames)
@@ -57,10 +64,17 @@ def _videos(path, read, start, labelled):
 
 
 def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False):
-  """A `ClipFolder` of every folder of numbered pictures below a folder.
+  """A source, `ClipFolder`, of windows of frames of every folder of images in a tree.
 
-  Stray files, and folders that are empty or hold too few pictures, are skipped. The
-  arguments are those of `videos`.
+  Records are {"video": uint8 [num_frames, H, W, 3]}, and "label", int32, with labels.
+  The last number in a file's name is its frame; folders with too few are skipped.
+
+  Args:
+    path: the top folder.
+    num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
+    start: "random" (drawn for each record and epoch), "first" or "centre".
+    labelled: False: no labels. True: the top sub-folders are the classes. Name of a
+      .csv or .jsonl file in `path` with columns "file_name" and "text": the texts are.
   """
   root, skipped, clips = _root(path), [], []
   length = decode.frames_spanned(num_frames, frame_interval)
@@ -75,18 +89,22 @@ def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False
 
 
 class ClipFolder:
-  """Clips of files below a folder: {"video": uint8 [T, H, W, 3], "label": int32}.
+  """A source of clips of files: {"video": uint8 [T, H, W, 3], "label": int32 []}.
 
-  There is a "label" where `labelled` is not False; `labels` [N] has them all, and
-  `classes` their names, so that no clip need be opened for it.
+  Records have no "label" where `labelled` is False.
+
+  Attributes:
+    labels: int32 [N], of all clips without decoding them, or None.
+    classes: names of the labels, in order, or None.
+    skipped: [(path, reason)] of the files that are left out; an argument, too.
 
   Args:
     root: the folder that the clips are in.
     clips: [(path, argument of `read`)].
-    read: (argument, choose_start) -> uint8 [T, H, W, 3].
-    start: "random", "first" or "centre", see decode.start_chooser.
-    labelled: as `videos` takes it.
-    skipped: [(path, reason)] of what was left out.
+    read: function (argument, choose_start) -> uint8 [T, H, W, 3], where choose_start
+      is a function largest_start -> first frame.
+    start: "random", "first" or "centre", where clips begin.
+    labelled: False: no labels; True: from sub-folders; str: a table of texts in `root`.
 
   Raises:
     ValueError: there are no clips, or a class holds none.
@@ -150,12 +168,14 @@ class ClipFolder:
     return self.load(i, np.random.default_rng(i))
 
   def load(self, i, rng):
+    """Record i, {key: array}; a random start comes from the numpy Generator `rng`."""
     video = self._read(self._clips[i][1], decode.start_chooser(self._start, rng))
     if self.labels is None:
       return {"video": video}
     return {"video": video, "label": self.labels[i]}
 
   def name(self, i):
+    """The path of clip i, a str, for reports."""
     return str(self._clips[i][0])
 
 
@@ -176,9 +196,10 @@ def _read_frames(num_frames, interval, paths, choose):
 
 
 def find_frame_folders(path, skipped):
-  """Yields (folder, [file names in the order of the last number in each]) below `path`.
+  """Yields (folder, [file names]) for each folder of numbered images below `path`.
 
-  Stray files and folders without frames are appended to the list `skipped`.
+  Names are in the order of the last number in each. Other files and folders without
+  images are appended to the list `skipped` as (path, reason).
   """
   for folder, names in _walk(path):
     numbered = {}

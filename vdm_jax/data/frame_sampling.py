@@ -1,8 +1,8 @@
-"""Which frames of a video make a clip, where it is not a window at a fixed interval.
+"""Frame indices of a clip in a video, where they are no window at a fixed interval.
 
 MagicTime's dynamic frame extraction, https://arxiv.org/abs/2404.05014: a flower opens
-over all of a video, so a clip of it is taken from all of it; other videos give a window
-of a few seconds. In a video with too few frames, the first ones occur twice.
+over all of a video, so its clip is taken from all of it; other videos give a window of
+a few seconds. In a video with too few frames, the first ones occur twice.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 def uniform_indices(length, num_frames):
   """int [num_frames]: evenly spaced indices from 0 to length - 1, both ends included.
 
-  Rounded to the nearest frame, halves to the even one; a video with fewer frames
-  repeats its first ones.
+  Rounded to the nearest frame, halves to the even one; a video with `length` less than
+  num_frames repeats its first frames.
   """
   if length <= num_frames:
     return stretched_indices(length, num_frames)
@@ -23,10 +23,10 @@ def uniform_indices(length, num_frames):
 
 
 def window_indices(length, num_frames, stride, start):
-  """int [num_frames]: indices `stride` apart from frame `start` on.
+  """int [num_frames]: `stride` apart from `start` on, of a video's `length` frames.
 
-  They are closer in a video too short for that, and a video with fewer frames than
-  num_frames repeats its first ones. `start` is at most length - window_span(...).
+  They are closer in a video too short for that, which with less than num_frames
+  repeats its first ones. `start` is at most length - window_span(...).
   """
   if length <= num_frames:
     return stretched_indices(length, num_frames)
@@ -39,12 +39,12 @@ def window_indices(length, num_frames, stride, start):
 
 
 def window_span(length, num_frames, stride):
-  """How many of a video's `length` frames `window_indices` spans, ends included."""
+  """Frames of a video that a window spans: (num_frames - 1) * stride + 1, or length."""
   return min(length, (num_frames - 1) * stride + 1)
 
 
 def stretched_indices(length, num_frames):
-  """int [num_frames], rising: all `length` indices, the first ones more than once."""
+  """int [num_frames], ascending: 0 .. length - 1, the first ones more than once."""
   if length < 1:
     raise ValueError("A video without frames has no clip.")
   return np.sort(np.arange(num_frames) % length)

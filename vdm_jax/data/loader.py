@@ -1,4 +1,4 @@
-"""Batches from a source, for ever or once: grain for order and prefetching.
+"""Shuffled batches from a source, endless or one pass: grain orders and prefetches.
 
 grain shuffles *positions* and cuts them into batches of indices; one fetch reads a
 whole batch, or the rows of it that this process needs. So a small record costs no
@@ -23,7 +23,7 @@ PROBES = 5  # good records that decide what all records must look like
 
 
 class NoGoodClips(ValueError):
-  """No record of a source could be used."""
+  """An error: no record of a source could be used."""
 
 
 class Loader:
@@ -32,17 +32,18 @@ class Loader:
   With `repeat` it never ends; each epoch is a permutation of the source. A bad clip is
   replaced by another, drawn from the seed and its position. Without `repeat` it passes
   once over the source, and may then be iterated again; a bad clip is left out, so its
-  batch, and the last one, are shorter. Either way the clip is named in `report`.
+  batch, and the last one, are shorter. `report`, a SkipReport, names the bad clips.
 
   Args:
-    source: see `sources.py`.
+    source: an object with `__len__` and `__getitem__(i)` -> record {key: array}.
     batch_size: records of a whole batch, of all processes together.
     seed: of the order and of everything random in records.
-    transforms: functions (record, rng) -> record, applied in turn.
+    transforms: functions (record, numpy Generator) -> record, applied in turn.
     num_workers: worker processes; 0 reads in threads of this one. Workers are spawned:
       a script that uses them needs the `if __name__ == "__main__"` guard.
+    shuffle: whether each epoch is a new random order, or the source's.
     parts, count: a batch is cut in `count` equal parts, of which this loader gives
-      `parts`, in order; all by default. See `shard`.
+      those with the indices `parts`, in order; None: all.
     skipped_file: a JSONL file for the report of skipped clips.
     prefetch: batches read ahead.
   """
@@ -119,10 +120,13 @@ class Loader:
     return len(self._batches)
 
   def shard(self, parts, count):
-    """A new Loader of these parts of the same batches, see `sharding.data_shard`.
+    """A new Loader of the same batches, of which it gives only some rows.
 
-    Processes that hold parts of the same rows are given the same parts. Without
-    `repeat`, the last batch may hold fewer rows of one process, or none.
+    Processes that hold the same rows take the same parts. Without `repeat`, the last
+    batch may hold fewer rows of one process, or none.
+
+    Args:
+      parts, count: a batch is cut in `count` equal parts; the indices of those to give.
     """
     told = self.report.path
     if told is not None and jax.process_index():  # a file of its own for each writer
@@ -174,15 +178,17 @@ class Loader:
     self._taken, self._iterator, self._gave = 0, None, False
 
   def get_state(self):
-    """A JSON-ready dict: the position of the next batch, counted in records, and the
-    source's length and settings, by which `set_state` knows the same data.
+    """A JSON-ready dict: "position", the next record's, and the data's settings.
+
+    The settings "length", "seed", "shuffle" and "repeat" are compared on return.
     """
     return {"position": self._taken * self.batch_size, **self._identity}
 
   def set_state(self, state):
-    """Continues where the dict `state` of `get_state` was taken, bit for bit.
+    """Continues at the `state`, a dict of `get_state`: the same batches bit for bit.
 
-    The numbers of workers and processes may differ.
+    The numbers of workers and processes may differ. Other data, another seed or batch
+    size raise a ValueError.
     """
     came = {key: state.get(key) for key in self._identity}
     if "position" not in state or came != self._identity:
@@ -202,10 +208,7 @@ class Loader:
   def spec(self):
     """{key: jax.ShapeDtypeStruct} of a whole batch, nested as the records are.
 
-    Decodes a few good records.
-
-    Raises:
-      NoGoodClips: every clip that was tried is bad.
+    Decodes a few records; NoGoodClips is raised if all that were tried are bad.
     """
     batched = {
       key: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)

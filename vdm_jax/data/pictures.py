@@ -1,7 +1,7 @@
-"""Single frames beside clips, for training on images and videos at once.
+"""Single frames together with clips, for training on images and videos at once.
 
-Latte, https://arxiv.org/abs/2401.03048 section 3.4: to each clip come frames of other
-clips, with their own labels, which the network sees as clips of one frame.
+Latte, https://arxiv.org/abs/2401.03048 section 3.4: each clip comes with frames of
+other clips, with their own labels, which the network takes as clips of one frame.
 """
 
 import dataclasses
@@ -15,7 +15,10 @@ from vdm_jax.data.transforms import TIME_KEYS
 
 @dataclasses.dataclass(frozen=True)
 class SingleFrame:
-  """A transform: one random frame of the clip, [1, H, W, C], in place of all."""
+  """(record, rng) -> record with one random frame of its clip, [1, H, W, C], alone.
+
+  "video", "mean", "logvar" and "latents" are cut alike; `rng` is a numpy Generator.
+  """
 
   def __call__(self, record, rng):
     keys = [key for key in TIME_KEYS if key in record]
@@ -25,11 +28,11 @@ class SingleFrame:
 
 @dataclasses.dataclass(frozen=True)
 class ImageOnly:
-  """A transform: marks a random share of the clips as T single pictures.
+  """(record, rng) -> record with "image_only", float32: 1 for T images, 0 for a video.
 
-  A record gains `image_only`, 1 for these and 0 for videos. A U-Net that is told it, by
-  `conditioner.Numbers(("image_only",), values={"image_only": 0})`, mixes nothing over
-  the frames of pictures: what they teach is the image model (Stable Video Diffusion).
+  With probability `rate` a clip is treated as T unrelated images. A U-Net with the
+  condition `image_only`, by `conditioner.Numbers(("image_only",), values={"image_only":
+  0})`, mixes no frames of them: they train its image layers (Stable Video Diffusion).
   """
 
   rate: float
@@ -44,12 +47,12 @@ class ImageOnly:
 
 @dataclasses.dataclass(frozen=True)
 class FirstFramePixels:
-  """A transform: a record gains "image_pixels" [S, S, 3] of its first frame, float32.
+  """(record, rng) -> record with "image_pixels", float32 [S, S, 3], of its first frame.
 
-  For an image encoder in the training step.
+  The input of an image encoder in the training step.
 
   Attributes:
-    preprocess: uint8 [1, H, W, 3] -> [1, S, S, 3], such as clip_pixels.preprocess.
+    preprocess: function, uint8 [1, H, W, 3] -> float32 [1, S, S, 3].
   """
 
   preprocess: Callable
@@ -59,11 +62,11 @@ class FirstFramePixels:
 
 
 class WithPictures:
-  """A source of clips with pictures: single frames of `count` random other clips.
+  """A source whose records gain single frames of `count` random other clips.
 
-  A record gains "pictures", a dict of the frames [I, H, W, C] under the keys that they
-  have in a clip ("video", or "mean" and "logvar") and of "label" [I] if there are
-  labels. The frames are drawn by the record's rng: anew in each epoch.
+  Under "pictures" a record has {key: [count, H, W, C]} of them for each key of a clip
+  ("video", or "mean" and "logvar"), and "label" [count] if there are labels. They are
+  drawn by the record's rng, anew in each epoch.
   """
 
   def __init__(self, source, count):
@@ -83,6 +86,7 @@ class WithPictures:
     return self.load(i, np.random.default_rng(i))
 
   def load(self, i, rng):
+    """Record i and its images, {key: array or dict}, by the numpy Generator `rng`."""
     record = sources.load_record(self.source, i, rng)
     frames = [self._frame(i, rng) for _ in range(self.count)]
     stacked = {key: np.stack([f[key] for f in frames]) for key in frames[0]}
@@ -98,4 +102,5 @@ class WithPictures:
     return frame | ({"label": record["label"]} if "label" in record else {})
 
   def name(self, i):
+    """The path or index of record i, a str, for reports."""
     return sources.record_name(self.source, i)

@@ -1,4 +1,4 @@
-"""Records on disk: what they hold, their bytes, the folder that keeps them.
+"""Records on disk: their keys, their bytes, and the folder that holds them.
 
 A record is a dict of numpy arrays:
 
@@ -6,11 +6,11 @@ A record is a dict of numpy arrays:
   latents  {"mean": float16 [t, h, w, c], "logvar": float16 [t, h, w, c], "label": ...}
 
 Latents are *raw* moments; the autoencoder's measured `shift` and `scale` (a list per
-channel) stand in the folder's meta.json, and `sources.RecordFolder` normalises by them.
+channel) are in the folder's meta.json, and `sources.RecordFolder` normalises by them.
 
-A folder holds meta.json (count, keys with dtype and shape, files, fingerprint, what it
-was made with) and array_record shards. It is written under another name and renamed
-when complete: a folder with the right name is whole, or says that it is not.
+A folder holds meta.json (count, keys with dtype and shape, files, fingerprint and
+settings) and array_record shards. It is written under another name and renamed when
+complete: a folder with the right name is whole, or opening it raises an error.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def pack(record):
 
 
 def unpack(data):
-  """The record {key: array} in the bytes `data`; arrays are read-only views of them."""
+  """The record {key: array} of the bytes that `pack` made; arrays are read-only."""
   if data[:4] != MAGIC or len(data) < 8:
     raise ValueError(f"These bytes are no record: they begin with {bytes(data[:8])!r}.")
   (length,) = struct.unpack_from("<I", data, 4)
@@ -79,25 +79,27 @@ def _layout(header):
 
 
 def record_spec(record):
-  """{key: [name of the dtype, shape]} of a record, as meta.json has it."""
+  """{key: [name of the dtype, shape]} of a record {key: array}, as in meta.json."""
   arrays = {key: np.asarray(record[key]) for key in sorted(record)}
   return {key: [a.dtype.name, list(a.shape)] for key, a in arrays.items()}
 
 
 class RecordWriter:
-  """A context that writes a folder of records, which appears when the block ends well.
+  """A context that writes a folder of records, complete or not at all.
 
   with RecordWriter(path, settings={...}) as writer:
     writer.write({"mean": mean, "logvar": logvar, "label": label})
     writer.meta["shift"], writer.meta["scale"] = ...   # at any time before the end
 
+  The folder gets its name when the block ends without an error.
+
   Args:
     path: the folder to be.
-    settings: what the records were made with, for meta.json (anything JSON can hold).
-    overwrite: whether a folder of records that stands there may be replaced.
+    settings: how the records were made, for meta.json (anything JSON can hold).
+    overwrite: whether a folder of records at `path` may be replaced.
 
   Raises:
-    FileExistsError: something stands there, and is no records or must not be replaced.
+    FileExistsError: `path` exists, and is no records or must not be replaced.
     ValueError: the records differ in keys, dtypes or shapes, or there are none.
   """
 
@@ -118,7 +120,7 @@ class RecordWriter:
     return self
 
   def write(self, record):
-    """Appends one record {key: array}."""
+    """Appends one record {key: array}; all have the same keys, dtypes and shapes."""
     got = record_spec(record)
     self._spec = self._spec or got
     if got != self._spec:
@@ -169,10 +171,11 @@ class RecordWriter:
 
 
 def read_meta(path):
-  """The dict in meta.json of a folder of records, once the folder is known to be whole.
+  """The dict in meta.json of a folder of records, whose files are checked first.
 
-  Keys: format, count, spec, files, fingerprint, settings, and what its writer added,
-  such as classes, shift, scale, texts.
+  Keys: "format", "count" of records, "spec" {key: [dtype, shape]}, "files" [[name,
+  records, bytes]], "fingerprint" (SHA-256), "settings", and what its writer added, such
+  as "classes", "shift", "scale", "texts".
 
   Raises:
     FileNotFoundError: there is no such folder.

@@ -1,4 +1,4 @@
-"""What was left out and why: one line a path, kept in memory and in a JSONL file."""
+"""Skipped clips and the reasons: in memory, and as lines of a JSONL file."""
 
 import json
 import pathlib
@@ -9,11 +9,11 @@ SHOWN = 5  # reasons named in a summary or an error
 
 
 class SkipReport:
-  """Skipped clips, {path: reason} in `reasons`; each is also a line of a JSONL file.
+  """Skipped clips, {path: reason} in the attribute `reasons`, and in a JSONL file.
 
   Args:
-    path: the file, or None. An existing one is continued, so a restarted run names
-      nothing twice.
+    path: the file, with lines {"path": str, "reason": str}, or None. An existing one
+      is continued, so a restarted run names nothing twice.
   """
 
   def __init__(self, path=None):
@@ -34,7 +34,7 @@ class SkipReport:
     return len(self.reasons)
 
   def add(self, path, reason):
-    """Adds a skipped clip; the same path again changes nothing."""
+    """Adds a clip and the reason, a str; a path that is known changes nothing."""
     path = str(path)
     if path in self.reasons:
       return
@@ -56,7 +56,7 @@ class SkipReport:
 
 
 def first_reasons(pairs):
-  """The first five of [(path, reason)] as text, and how many more there are."""
+  """Text of the first five of `pairs`, [(path, reason)], and the number of others."""
   pairs = list(pairs)
   text = "; ".join(f"{path}: {reason}" for path, reason in pairs[:SHOWN])
   return text + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")

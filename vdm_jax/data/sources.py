@@ -1,12 +1,12 @@
-"""Where records come from: arrays, our folders, TFDS (for plain files: `folders.py`).
+"""Sources of records: arrays, our folders, TFDS (for plain files: `folders.py`).
 
-A source has `__len__` and `__getitem__(i) -> record` (`records.py` says what that is)
-and raises `decode.BadClip` for a clip that cannot be used. It may also have
+A source has `__len__` and `__getitem__(i) -> record`, a dict of numpy arrays, and
+raises `decode.BadClip` for a clip that cannot be used. It may also have
 
   load(i, rng)      the record with its random part (where a clip starts) from rng
   __getitems__(ii)  several records at once, where that is cheaper
-  name(i)           what to call record i in a report: its path
-  skipped           [(path, reason)]: what was seen and left out at construction
+  name(i)           the name of record i in a report: its path
+  skipped           [(path, reason)]: what was left out at construction
   classes           names of the labels, in order
 """
 
@@ -37,7 +37,7 @@ class ArraySource:
 
 
 def in_memory(source):
-  """An `ArraySource` of all records of `source`, each read once: for data that fits.
+  """An `ArraySource` of all records of `source`, each loaded once: for data that fits.
 
   Bad clips are left out and named in `skipped`; a random start is drawn only once.
   """
@@ -71,9 +71,11 @@ class Subset:
     return self.source[self.indices[i]]
 
   def load(self, i, rng):
+    """Record i, {key: array}; `rng`, a numpy Generator, draws its random parts."""
     return load_record(self.source, self.indices[i], rng)
 
   def name(self, i):
+    """The path or index of record i, a str, for reports."""
     return record_name(self.source, self.indices[i])
 
 
@@ -98,18 +100,24 @@ class Repeated:
     return self.source[i % len(self.source)]
 
   def load(self, i, rng):
+    """Record i, {key: array}; `rng`, a numpy Generator, draws its random parts."""
     return load_record(self.source, i % len(self.source), rng)
 
   def name(self, i):
+    """The path or index of record i, a str, for reports."""
     return record_name(self.source, i % len(self.source))
 
 
 class Transformed:
   """A source of another one's records after transforms, the same at each access.
 
-  Random parts come from (seed, index). For one pass over the data, such as encoding
-  and evaluation; training draws anew in each epoch if the transforms are given to the
-  loader instead.
+  For one pass over the data, such as encoding and evaluation; training draws anew in
+  each epoch if the loader has the transforms instead.
+
+  Args:
+    source: of records {key: array}.
+    transforms: functions (record, numpy Generator) -> record, applied in turn.
+    seed: of the random parts, with the record's index.
   """
 
   def __init__(self, source, transforms, seed=0):
@@ -128,27 +136,28 @@ class Transformed:
     return record
 
   def name(self, i):
+    """The path or index of record i, a str, for reports."""
     return record_name(self.source, i)
 
 
 def load_record(source, i, rng):
-  """Record i, {key: array}, of any source, with its random parts, if any, from rng."""
+  """Record i, {key: array}; `rng`, a numpy Generator, draws its random parts."""
   return source.load(i, rng) if hasattr(source, "load") else source[i]
 
 
 def record_name(source, i):
-  """The text by which a report names record i of any source: its path, or an index."""
+  """The name of record i of any source in a report, a str: its path, or an index."""
   if hasattr(source, "name"):
     return source.name(i)
   return f"{type(source).__name__}[{i}]"
 
 
 class RecordFolder:
-  """A source of the records in a folder that `records.RecordWriter` made.
+  """A source of the records in a folder that `records.RecordWriter` made, {key: array}.
 
-  `meta` is the dict of its meta.json. Latents whose meta.json gives `shift` and
-  `scale` (lists per channel) come normalised as float32: mean -> (mean - shift) /
-  scale, logvar -> logvar - 2 log(scale).
+  `meta` is the dict of its meta.json. Where that gives `shift` and `scale` (lists per
+  channel) latents are normalised, as float32: mean -> (mean - shift) / scale, logvar ->
+  logvar - 2 log(scale).
 
   Args:
     path: the folder.
@@ -214,16 +223,20 @@ class RecordFolder:
     ]
 
   def name(self, i):
+    """The folder and index of record i, a str, for reports."""
     return f"{self.path}[{i}]"
 
 
 class Tfds:
   """A source of a split of a prepared TFDS data set (array_record, no TensorFlow).
 
+  Records are {key: array} for `keys`: "video" uint8 [T, H, W, 3], "label" int32 [].
+  `classes` are the names of the labels, or None.
+
   Args:
-    builder: a builder, or the folder of a prepared data set (`.../1.0.0`).
+    builder: a TFDS builder, or the folder of a prepared data set (`.../1.0.0`).
     split: "train", "test", "train[:10%]" ...
-    keys: the features to read. A Sequence(Image) is decoded by us, the rest by TFDS.
+    keys: names of the features to load.
   """
 
   def __init__(self, builder, split, *, keys=("video", "label")):
@@ -273,6 +286,7 @@ class Tfds:
     return {key: _array(value) for key, value in example.items()}
 
   def name(self, i):
+    """The data set, split and index of record i, a str, for reports."""
     return f"{self._name}[{i}]"
 
 

@@ -1,7 +1,7 @@
 """Captions of clips: a table of them, and records with their encoded texts.
 
 A captioned source has its texts as classes, sorted and unique, and the `label` of a
-record is an index into them. So the way to encoded latents knows nothing of texts.
+record is an index into them. So encoding of latents needs to know nothing of texts.
 """
 
 import csv
@@ -69,7 +69,7 @@ def parse_prompts(prompts):
 
 
 def unique_captions(clips):
-  """A sorted list of the unique captions of several sources, and the empty text.
+  """Sorted list of the unique captions of several sources, and of the empty text.
 
   Args:
     clips: sources whose `classes` are their captions.
@@ -78,10 +78,10 @@ def unique_captions(clips):
 
 
 class EmbeddedTexts:
-  """Texts from disk: text -> {"text": [L, D] float16, "text_mask": [L]}.
+  """A function text -> {"text": float16 [L, D], "text_mask": bool [L]}, from disk.
 
   Args:
-    path: a folder that programs/embed.py wrote.
+    path: a folder of embeddings that the program `embed` wrote.
   """
 
   def __init__(self, path):
@@ -89,7 +89,7 @@ class EmbeddedTexts:
     self._rows = {text: row for row, text in enumerate(self._records.meta["texts"])}
 
   def check(self, texts):
-    """Raises a ValueError if one of the texts is not embedded."""
+    """Raises a ValueError if one of the `texts` is not embedded."""
     lost = [text for text in texts if text not in self._rows]
     if lost:
       raise ValueError(
@@ -103,10 +103,10 @@ class EmbeddedTexts:
 
 
 class EncodedTexts:
-  """Texts as the loader encodes them: text -> {"text": [L, D], "text_mask": [L]}.
+  """A function text -> {"text": [L, D], "text_mask": [L]}, encoded at each call.
 
   Args:
-    encoder: a TextEncoder of pipelines/text_encoder.py.
+    encoder: a pipelines.text_encoder.TextEncoder, [texts] -> (values, mask).
   """
 
   def __init__(self, encoder):
@@ -118,10 +118,12 @@ class EncodedTexts:
 
 
 class TokenizedTexts:
-  """Token ids, for an encoder in the step: {"text_ids": [L] int32, "text_mask": [L]}.
+  """A function text -> {"text_ids": int32 [L], "text_mask": [L]}: its tokens.
+
+  For an encoder in the training step.
 
   Args:
-    encoder: a TextEncoder of pipelines/text_encoder.py; its network is not opened.
+    encoder: a pipelines.text_encoder.TextEncoder, of which only `tokenize` is used.
   """
 
   def __init__(self, encoder):
@@ -133,16 +135,17 @@ class TokenizedTexts:
 
 
 class WithTexts:
-  """A source of clips, or of their latents, with the text of each for a conditioner.
+  """A source that replaces the "label" of records by the encoded text that it names.
 
-  A record has, in place of "label", what `texts` makes of the text that it names.
+  Records gain "text" [L, D] (or "text_ids" [L]) and "text_mask" [L].
 
   Args:
-    source: of records with "label", which has `classes`.
-    texts: a folder that programs/embed.py wrote, EncodedTexts or TokenizedTexts.
+    source: of records with "label"; its `classes` are the texts.
+    texts: function text -> {key: array} (EncodedTexts, TokenizedTexts), or a folder of
+      embeddings that the program `embed` wrote.
     drop: the share of texts, drawn in each epoch, that the empty one replaces.
-    negative: whether a record has the empty text too, as "negative" (or
-      "negative_ids") and "negative_mask": for drawing samples.
+    negative: whether a record has the empty text too, as "negative" (or "negative_ids")
+      and "negative_mask": for guided sampling.
   """
 
   def __init__(self, source, texts, drop=0.0, negative=False):
@@ -168,6 +171,7 @@ class WithTexts:
     return self.load(i, np.random.default_rng(i))
 
   def load(self, i, rng):
+    """Record i with its text; `rng`, a numpy Generator, draws its random parts."""
     record = dict(sources.load_record(self.source, i, rng))
     text = self.classes[int(record.pop("label"))]
     if self.drop and rng.uniform() < self.drop:
@@ -175,4 +179,5 @@ class WithTexts:
     return record | self._texts(text) | self._negative
 
   def name(self, i):
+    """The path or index of record i, a str, for reports."""
     return sources.record_name(self.source, i)

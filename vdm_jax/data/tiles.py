@@ -1,4 +1,4 @@
-"""Clips side by side in one video, in rows and columns, as previews are made.
+"""A grid of clips in one video, as previews are made.
 
 A whole small data set in one file: it is decoded once and held in memory.
 """
@@ -18,11 +18,11 @@ class TiledVideo:
     rows, columns: of the grid.
     size: height and width of a tile, pixels.
     margin, gap: pixels around the grid, and between two tiles.
-    indices: of the tiles to read, counted along the rows from 0; None takes all.
+    indices: of the tiles to use, counted along the rows from 0; None: all.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no video, its frames are no such grid, or a number is no tile.
+    ValueError: it is no video, its frames are no such grid, or an index is no tile.
   """
 
   def __init__(self, path, *, rows, columns, size, margin=0, gap=0, indices=None):
@@ -56,6 +56,7 @@ class TiledVideo:
     return {"video": tile}
 
   def name(self, i):
+    """The file and index of tile i, a str, for reports."""
     return f"{self.path}, tile {self.indices[i]}"
 
 

@@ -1,8 +1,8 @@
 """Transforms of records: small callables, (record, rng) -> record.
 
-A record is a dict of numpy arrays, see records.py. Videos stay uint8 all the way (a
-quarter of the memory and of the way to the device); floats begin where a step turns
-them into [-1, 1], or at `ToFloat`, last in the list.
+A record is a dict of numpy arrays. Videos stay uint8 all the way (a quarter of the
+memory and of the transfer to the device); floats begin where a step converts them to
+[-1, 1], or at `ToFloat`, last in the list.
 `rng` is the record's own numpy Generator, the same on every worker and restart.
 """
 
@@ -19,10 +19,12 @@ TIME_KEYS = ("video", "mean", "logvar", "latents")  # keys whose first axis is t
 
 @dataclasses.dataclass(frozen=True)
 class SampleFrames:
-  """(record, rng) -> record whose "video" has every `interval`-th frame of a window.
+  """(record, rng) -> record whose "video" is every `interval`-th frame of a window.
+
+  "video" becomes [num_frames, H, W, 3]; a shorter one raises decode.BadClip.
 
   Attributes:
-    num_frames: frames that the result has.
+    num_frames: frames of the result.
     interval: frames of the video from one of the result to the next.
     start: where the window begins, "random", "first" or "centre".
   """
@@ -54,12 +56,12 @@ class SampleFrames:
 class RandomFrameRate:
   """(record, rng) -> record with frames of a random window, at a random interval.
 
-  All keys with a time axis are cut alike, and the record gains "fps", a float32 number.
-  One network then makes key frames and what lies between them (AlignYourLatents,
-  https://arxiv.org/abs/2304.08818, section 3.2).
+  Of "video", "mean", "logvar" and "latents" those in the record are cut alike, and it
+  gains "fps", float32 []. One network then makes key frames and the frames between them
+  (AlignYourLatents, https://arxiv.org/abs/2304.08818, section 3.2).
 
   Attributes:
-    num_frames: frames that the result has.
+    num_frames: frames of the result.
     intervals: frames of the source from one of the result to the next, equally likely.
     fps: frames a second of the source; "fps" of the record is fps / interval.
   """
@@ -86,9 +88,9 @@ class RandomFrameRate:
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-  """(record, rng) -> record whose "video" has a short side of `size` pixels.
+  """(record, rng) -> record whose "video" has a shorter side of `size` pixels.
 
-  Bilinear, antialiased when it shrinks; the aspect ratio is kept.
+  Bilinear, antialiased where it shrinks; the aspect ratio is kept.
   """
 
   size: int
@@ -134,7 +136,7 @@ def downsample(video, factor):
 class CentreCrop:
   """(record, rng) -> record with the middle `height` x `width` pixels of its "video".
 
-  A square where `width` is None.
+  A square where `width` is None; a smaller video raises decode.BadClip.
   """
 
   height: int
@@ -171,7 +173,7 @@ class RandomFlip:
 
 @dataclasses.dataclass(frozen=True)
 class SelectKeys:
-  """(record, rng) -> record of these `keys` alone; a KeyError if one is absent."""
+  """(record, rng) -> record with these `keys` only; a KeyError if one is absent."""
 
   keys: tuple
 

@@ -23,13 +23,13 @@ from vdm_jax.data import folders, report
 
 SPLITS = {"train": "sky_train", "test": "sky_test"}
 JPEG_END = b"\xff\xd9"
-SOURCE = "source.txt"  # beside the data: the root it was read from
+SOURCE = "source.txt"  # next to the data: the root it was built from
 SKIPPED = "skipped.jsonl"
 
 
 @dataclasses.dataclass(kw_only=True)
 class SkyTimelapseConfig(tfds.core.BuilderConfig):
-  """The version of the data set, and what was found of it.
+  """The version of the data set, and the clips that were found of it.
 
   Attributes:
     root: the folder that holds sky_train and sky_test.
@@ -45,7 +45,10 @@ class SkyTimelapseConfig(tfds.core.BuilderConfig):
 
 
 class SkyTimelapse(tfds.core.GeneratorBasedBuilder):
-  """TFDS builder; `build` is the way in."""
+  """The TFDS builder of Sky Timelapse, which `build` makes from a folder of frames.
+
+  Records are {"video": JPEG frames of [T, H, W, 3], "clip": the clip's folder, a str}.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}
@@ -94,17 +97,18 @@ def build(data_dir, root, *, version_name="original", min_frames=16):
   """The TFDS builder of the data set, which is built under `data_dir` if it is not yet.
 
   Folders that are empty or hold fewer than `min_frames` frames, stray files and clips
-  with an unreadable frame are left out and named in skipped.jsonl beside the data.
+  with an unreadable frame are left out and named in skipped.jsonl next to the data.
 
   Args:
     data_dir: the folder of TFDS data sets.
     root: the folder that holds sky_train and sky_test (or one of them).
     version_name: which version of the frames this is; part of the folder's name.
+    min_frames: frames that a clip must have.
 
   Raises:
     FileNotFoundError: neither split is there.
-    ValueError: a split has no usable clip, or the data set that stands in `data_dir`
-      was built from another root.
+    ValueError: a split has no usable clip, or the data set in `data_dir` was built from
+      another root.
   """
   root = pathlib.Path(root)
   config = SkyTimelapseConfig(
