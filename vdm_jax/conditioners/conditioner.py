@@ -1,9 +1,9 @@
-"""Conditioners: a batch in, the network's Conditioning out.
+"""Conditioners: functions of a batch that make the network's conditions.
 
 A conditioner is a callable `batch -> (cond, null)`, two `Conditioning`s of the same
-shapes. `null` holds, for each signal, the unconditional value, which training drops to
-and guidance compares with. The batch is encoded already: texts and pictures stand in it
-as tokens, see `LatentDiffusion.encode`. Training and pipelines use the same ones.
+shapes. `null` holds, for each signal, the unconditional value: training replaces `cond`
+by it at random (dropout), and guidance contrasts the two. The batch is encoded already:
+its texts and images are tokens. Training and pipelines use the same conditioners.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from vdm_jax.conditioning import GROUPS, Conditioning, Tokens, signal_names
 
 @dataclasses.dataclass(frozen=True)
 class Unconditional:
-  """Two empty Conditionings, whatever the batch: an unconditional model."""
+  """batch -> (cond, null), two empty Conditionings: an unconditional model."""
 
   def __call__(self, batch):
     return Conditioning(), Conditioning()
@@ -28,9 +28,10 @@ class Unconditional:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """Class ids: batch["label"] [B] in 0 .. num_classes - 1, as the vector `label` [B].
+  """batch -> (cond, null), two Conditionings: class ids as the vector `label` [B].
 
-  The null is the id num_classes, "no class"; networks have an embedding for it.
+  batch["label"] [B] is in 0 .. num_classes - 1. The null is the id num_classes, "no
+  class"; networks have an embedding for it.
   """
 
   num_classes: int
@@ -64,10 +65,10 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class LabelTokens:
-  """Class ids as a text of one word, for networks with cross-attention to a text.
+  """batch -> (cond, null), two Conditionings: class ids as texts of one token.
 
-  batch["label"] [B] becomes the tokens `text`, one-hot [B, 1, num_classes + 1]; the
-  last place is the null, "no class".
+  For networks with cross-attention to a text: batch["label"] [B] becomes the tokens
+  `text`, one-hot [B, 1, num_classes + 1]; the last channel is the null, "no class".
   """
 
   num_classes: int
@@ -81,12 +82,12 @@ class LabelTokens:
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-  """Numbers: batch[name] [B] as the vector `name` [B], such as fps or motion.
+  """batch -> (cond, null), two Conditionings: numbers, such as fps, as vectors [B].
 
   They have no null: guidance keeps them, and to drop one is an error that says so.
 
   Attributes:
-    names: of the numbers.
+    names: batch[name] [B] becomes the vector `name`.
     values: {name: number}, used for all examples of a batch without that entry.
   """
 
@@ -109,12 +110,12 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class LowResolution:
-  """A video in fewer pixels, as channels `low` [B, T, H, W, C] for an upsampler.
+  """batch -> (cond, null), two Conditionings: a small video as channels `low`.
 
-  batch["low"] is [B, T, h, w, 3] uint8. Upsamplers: https://arxiv.org/abs/2106.15282;
-  of video latents, https://arxiv.org/abs/2304.08818. Where it has more pixels than the
-  latents, p x p of them become channels (space to depth); where it has fewer, they are
-  repeated. The null equals the condition: it is never dropped.
+  For upsamplers (https://arxiv.org/abs/2106.15282, https://arxiv.org/abs/2304.08818):
+  batch["low"], uint8 [B, T, h, w, 3], becomes [B, T, H, W, C] in [-1, 1]. Where it has
+  more pixels than the latents, p x p of them become channels (space to depth); where it
+  has fewer, they are repeated. The null equals the condition: it is never dropped.
 
   Attributes:
     grid: (height, width) of the latents.
@@ -144,15 +145,16 @@ class LowResolution:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-  """A picture that the video begins with, as the signal `image`: SVD, VideoCrafter.
+  """batch -> (cond, null), two Conditionings: an image that the video starts with.
 
-  batch["image"] [B, L, D], of an image encoder, are its tokens; batch["image_latents"]
-  [B, 1, h, w, c] its channels, the same for every frame. The null is 0 in both.
+  Its signal `image` is tokens, batch["image"] [B, L, D] of an image encoder, and
+  channels, batch["image_latents"] [B, 1, h, w, c], the same for every frame, as in SVD;
+  or one of the two. The null is 0 in both.
 
   Attributes:
-    form: the groups it enters: "both", "tokens" or "channels".
-    from_first_frame: where the batch has no image_latents, those of the clip's first
-      frame are used; where it has no tokens, these latents are the tokens [B, h w, c].
+    form: "both", "tokens" or "channels".
+    from_first_frame: latents of the clip's first frame (of "latents" or "mean")
+      replace absent image_latents, and as tokens [B, h w, c] an absent "image".
   """
 
   form: str = "both"
@@ -208,14 +210,16 @@ TEXT_FORMS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-  """A text, as `text`: batch["text"] [B, L, D] of an encoder, "text_mask" [B, L].
+  """batch -> (cond, null), two Conditionings: the text of an encoder, as `text`.
 
-  The null is batch["negative"] and "negative_mask", of the same shapes, if it has them.
+  batch["text"] [B, L, D] are its values, "text_mask" [B, L] is True at its tokens. The
+  null is batch["negative"] and "negative_mask", of the same shapes, if it has them.
 
   Attributes:
-    form: a key of TEXT_FORMS.
-    null: [M, D], M <= L, the encoder's values that are the null of other batches, such
-      as those of the empty text; None: values 0 and a mask that is False everywhere.
+    form: "tokens" for cross-attention; "flat", a vector [B, L D] of all values; "mean",
+      a vector [B, D], their mean over the mask.
+    null: [M, D], M <= L, encoder values that are the null of other batches, such as
+      those of the empty text; None: values 0 and a mask that is False everywhere.
   """
 
   form: str = "tokens"
@@ -264,10 +268,11 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class All:
-  """The signals of several conditioners in one: All((Labels(101), Text())).
+  """batch -> (cond, null), two Conditionings with the signals of several conditioners.
 
   Attributes:
-    parts: conditioners; no two may have a signal of the same name.
+    parts: conditioners, such as (Labels(101), Text()); no two may have a signal of the
+      same name.
   """
 
   parts: tuple[Callable, ...]

@@ -9,9 +9,9 @@ K1, K2 = 0.01, 0.03
 
 
 def psnr_from_mse(mse, *, peak=PEAK, xp=np):
-  """Peak signal to noise ratio in dB of mean squared errors, of their shape.
+  """Peak signal to noise ratio in dB of mean squared errors `mse`, in their shape.
 
-  At most 100, which is that of equal images.
+  At most 100, the value for equal images.
 
   Args:
     peak: the range of values of the images.
@@ -21,17 +21,20 @@ def psnr_from_mse(mse, *, peak=PEAK, xp=np):
 
 
 def psnr(x, y, *, peak=PEAK):
-  """Peak signal to noise ratio [N] in dB of videos [N, T, H, W, C], mean of frames."""
+  """PSNR [N] in dB of videos x and y [N, T, H, W, C], whose values span `peak`.
+
+  The mean of the frames' peak signal to noise ratios.
+  """
   x, y = _checked(x, y)
   error = reduce(np.square(x - y), "n t h w c -> n t", "mean")
   return psnr_from_mse(error, peak=peak).mean(1)
 
 
 def ssim(x, y, *, peak=PEAK):
-  """Structural similarity [N] of videos [N, T, H, W, C], mean over frames.
+  """SSIM [N], structural similarity, of videos x and y [N, T, H, W, C], mean of frames.
 
   Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861: an 11 x 11 Gaussian window
-  of deviation 1.5, only where it fits, each channel by itself.
+  of deviation 1.5, only where it fits, each channel by itself. Values span `peak`.
   """
   x, y = _checked(x, y)
   if min(x.shape[2:4]) < WINDOW:
@@ -70,7 +73,7 @@ def _checked(x, y):
 
 
 def reconstruction_rows(data):
-  """Two Rows: PSNR and SSIM of the reconstructions in an EvaluationData."""
+  """Two score.Rows: PSNR and SSIM of the reconstructions in an EvaluationData."""
   if data.reconstructed is None:
     raise ValueError("PSNR and SSIM need the reconstructions of an autoencoder.")
   measures = {"reconstruction psnr (dB)": psnr, "reconstruction ssim": ssim}

@@ -31,19 +31,20 @@ class FVD:
     self._apply = jax.jit(lambda params, x: i3d.logits(params, i3d.preprocess(x)))
 
   def features(self, videos):
-    """Logits [N, 400] of uint8 videos [N, T, H, W, 3]."""
+    """Logits [N, 400] of uint8 videos [N, T, H, W, 3], T at least 10."""
     logits = lambda batch: self._apply(self.params, batch["video"])
     return batches.map_batches(logits, {"video": videos}, self.batch_size)
 
 
 def fvd_rows(data, *, file, ddof=0, batch_size=8):
-  """One Row: FVD to the training split, of the samples and of real clips.
+  """[score.Row]: FVD to the training split, of the samples and of real clips.
 
   Args:
     data: an EvaluationData.
-    file: I3D's weights, see `FVD`; "" leaves the metric out, with a warning.
-    ddof: see `frechet.distance`.
-    batch_size: see `FVD`.
+    file: I3D's weights with pytorch_i3d's names, .safetensors or .npz; "" leaves the
+      metric out, with a warning: the list is empty.
+    ddof: 0 divides covariances by N (StyleGAN-V), 1 by N - 1 (original FVD).
+    batch_size: clips of one call of the network.
   """
   if not file:
     logging.warning("FVD is left out: it needs a file of I3D's weights.")

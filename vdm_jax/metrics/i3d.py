@@ -1,7 +1,7 @@
 """I3D, the video classifier on whose logits FVD is defined.
 
 Inception-v1 inflated to three dimensions and trained on Kinetics-400,
-https://arxiv.org/abs/1705.07750. Names of weights as in pytorch_i3d, which the public
+https://arxiv.org/abs/1705.07750. Names of weights are pytorch_i3d's, which the public
 conversions of the original's weights share. Batch norms use their running statistics.
 """
 
@@ -48,10 +48,10 @@ BRANCHES = {
 
 
 def preprocess(videos, size=(SIZE, SIZE)):
-  """Videos [N, T, H, W, 3] uint8 as I3D's input: float32 [N, T, *size, 3] in [-1, 1].
+  """I3D's input, float32 [N, T, *size, 3] in [-1, 1], of uint8 videos [N, T, H, W, 3].
 
-  Resized bilinearly without antialiasing, as in cd-fvd and, but for the corners, in the
-  original.
+  Resized bilinearly to `size`, (height, width), without antialiasing, as in cd-fvd and,
+  but for the corners, in the original.
   """
   shape = (*videos.shape[:2], *size, videos.shape[-1])
   x = jnp.asarray(videos, jnp.float32)
@@ -60,9 +60,10 @@ def preprocess(videos, size=(SIZE, SIZE)):
 
 
 def logits(params, x):
-  """Logits [N, 400], the mean over time, of x [N, T, H, W, 3] in [-1, 1].
+  """Logits [N, 400] of the Kinetics classes, mean over time, of x [N, T, H, W, 3].
 
-  T is at least 10, H and W at least 193 pixels: the last pool is 2 x 7 x 7 cells.
+  x is in [-1, 1], T >= 10, H and W >= 193: the last pool is 2 x 7 x 7 cells.
+  `params` are those of `from_state_dict`.
   """
   x = last_feature_map(params, x)
   cells = 2 * 7 * 7
@@ -92,10 +93,9 @@ def last_feature_map(params, x):
 
 
 def from_state_dict(state_dict):
-  """Parameters {name: {...: array}} from {name: array} of pytorch_i3d.
+  """I3D's parameters {layer: {...: array}} from pytorch_i3d's {name: array}.
 
-  Raises:
-    ValueError: with all names that are missing or of a wrong shape.
+  Missing names and wrong shapes raise a ValueError that lists them.
   """
   convolutions = dict(_convolutions())
   shapes = {

@@ -22,7 +22,14 @@ SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class ConvLayer:
-  """A convolution "features.index" with its relu, after an optional max pooling."""
+  """A convolution of a classifier with its relu, after an optional max pooling.
+
+  Attributes:
+    index: N of its weights "features.N" in torchvision.
+    kernel, channels, stride: side of the kernel, output channels, stride.
+    pool: side of the pooled squares, with stride 2; 0: none.
+    tap: whether its output is compared in the distance.
+  """
 
   index: int
   kernel: int
@@ -59,11 +66,11 @@ TRUNKS = {
 
 @dataclasses.dataclass(frozen=True)
 class LPIPS:
-  """LPIPS as a perceptual loss or metric: lpips(lpips.init(), x, y) -> [N].
+  """LPIPS: lpips(lpips.init(), x, y) -> [N] of images x, y [N, H, W, 3] in [-1, 1].
 
   Attributes:
     files: .safetensors or .npz files of weights: of the trunk and of the heads.
-    trunk: a name in TRUNKS.
+    trunk: the classifier, "alexnet" or "vgg16".
   """
 
   files: tuple[str, ...]
@@ -76,7 +83,7 @@ class LPIPS:
       raise ValueError(f"trunk={self.trunk!r} must be one of {sorted(TRUNKS)}.")
 
   def init(self):
-    """The parameters from the files, a nested dict; they are never trained."""
+    """The parameters from the files, {layer: {...: array}}; they are never trained."""
     state_dict = {}
     for file in self.files:
       state_dict |= weights.read_arrays(file)
@@ -87,10 +94,11 @@ class LPIPS:
 
 
 def distance(params, x, y, *, trunk):
-  """LPIPS [N] of images [N, H, W, 3] in [-1, 1].
+  """LPIPS [N] of images x, y [N, H, W, 3] in [-1, 1].
 
   The squared difference of features of unit length, weighted per channel by a head,
-  averaged over pixels and summed over layers.
+  averaged over pixels and summed over layers. `params` are those of `from_state_dict`
+  for the classifier `trunk`, "alexnet" or "vgg16".
   """
   both = zip(features(params, x, trunk), features(params, y, trunk), strict=True)
   total = 0.0
@@ -101,7 +109,10 @@ def distance(params, x, y, *, trunk):
 
 
 def features(params, x, trunk):
-  """Yields the feature maps [N, h, w, channels] of the distance, of images x."""
+  """Yields the feature maps [N, h, w, channels] of `trunk` that LPIPS compares.
+
+  Of images x [N, H, W, 3] in [-1, 1].
+  """
   x = placement.constrain((x - SHIFT) / SCALE, (("batch", "frames"), None, None, None))
   for layer in TRUNKS[trunk]:
     if layer.pool:
@@ -124,10 +135,9 @@ def features(params, x, trunk):
 
 
 def from_state_dict(state_dict, trunk):
-  """Parameters {name: {...: array}} from {name: array} of PyTorch.
+  """LPIPS's parameters {layer: {...: array}} from PyTorch's {name: array}.
 
-  Raises:
-    ValueError: with all names that are missing or of a wrong shape.
+  Missing names and wrong shapes raise a ValueError; `trunk`: "alexnet" or "vgg16".
   """
   shapes, channels = {}, 3
   for layer in TRUNKS[trunk]:

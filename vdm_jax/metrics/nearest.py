@@ -46,7 +46,10 @@ def _downsampled(videos, size):
 
 
 def nearest_rows(data, *, size=16):
-  """Two Rows: PSNR to the nearest training clip, the median and the largest."""
+  """Two score.Rows: PSNR in dB to the nearest training clip, median and largest.
+
+  Of an EvaluationData; clips are compared at size x size pixels.
+  """
   measure = lambda clips: psnr_to_nearest(clips.videos, data.train.videos, size=size)
   median = lambda clips: np.median(measure(clips))
   largest = lambda clips: measure(clips).max()

@@ -9,12 +9,12 @@ from typing import Any
 
 
 class ProtocolMismatch(ValueError):
-  """Two scores with different protocols were compared."""
+  """An error: two scores with different protocols were compared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How a score was measured.
+  """How a score was measured: scores compare only where all of this is equal.
 
   Attributes:
     metric: name with unit: "psnr (dB)".
@@ -39,7 +39,7 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """A number and how it was measured."""
+  """A number, `value`, and the Protocol by which it was measured."""
 
   value: float
   protocol: Protocol
@@ -47,7 +47,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """A row of a table: the score of samples and, if any, of real, held-out clips."""
+  """A metric's `name`, Score of `samples`, and of `real`, held-out clips or None."""
 
   name: str
   samples: Score
@@ -77,7 +77,7 @@ def to_json(score):
 
 
 def from_json(entry):
-  """The Score of a dict that `to_json` made; ValueError for other fields."""
+  """The Score of {"value": float, "protocol": {field: value}}; None of None."""
   if entry is None:
     return None
   try:
@@ -99,12 +99,12 @@ class LabelledVideos:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-  """The clips of an evaluation; a metric is a function of it -> [Row].
+  """The clips of an evaluation; a metric is a function EvaluationData -> [Row].
 
   Attributes:
-    samples: generated clips.
-    real: as many held-out clips, of the same classes in the same order.
-    train: clips of the training split.
+    samples: LabelledVideos, generated.
+    real: LabelledVideos, as many held-out clips, of the same classes in the same order.
+    train: LabelledVideos of the training split.
     reconstructed: the autoencoder's reconstructions of `real`, [N, T, H, W, 3] uint8.
     stride: data frames from one frame of the real clips to the next.
     seed: of the choice of real clips.
@@ -118,17 +118,20 @@ class EvaluationData:
   seed: int = 0
 
   def protocol(self, metric, **fields):
-    """The Protocol of a score of all samples; `fields` replace its defaults."""
+    """The Protocol of a score of all samples; `fields` of it replace its defaults."""
     frames = self.samples.videos.shape[1]
     fields = {"frames": frames, "stride": self.stride, "seed": self.seed} | fields
     return Protocol(metric=metric, count=len(self.samples), **fields)
 
   def sample_row(self, name, value, **fields):
-    """The Row of a number of the samples only."""
+    """The Row of a number of the samples only; `fields` are its Protocol's."""
     return Row(name=name, samples=Score(float(value), self.protocol(name, **fields)))
 
   def row(self, name, measure, **fields):
-    """The Row of measure(LabelledVideos) -> float, of samples and of real clips."""
+    """The Row of measure(LabelledVideos) -> float, of samples and of real clips.
+
+    `name` is the metric's, with unit; `fields` of its Protocol, such as settings={...}.
+    """
     protocol = self.protocol(name, **fields)
     return Row(
       name=name,

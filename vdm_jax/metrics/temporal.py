@@ -1,4 +1,4 @@
-"""Changes between frames: flicker, motion, seams and drift."""
+"""Changes from frame to frame: flicker, motion, seams and drift."""
 
 import numpy as np
 from einops import rearrange, reduce
@@ -8,18 +8,18 @@ MOVING = 6.0  # their mean change in a clip that moves, in grey levels of 255
 
 
 def flicker(videos):
-  """Mean absolute change [N] between frames of videos [N, T, H, W, C] uint8.
+  """Mean absolute change [N] between successive frames of uint8 videos [N, T, H, W, C].
 
-  In grey levels. VBench's "temporal flickering" (https://arxiv.org/abs/2311.17982) is
-  (255 - flicker) / 255 on clips that should be static.
+  In grey levels of 255. VBench (https://arxiv.org/abs/2311.17982) reports
+  (255 - flicker) / 255 on clips that should be static, "temporal flickering".
   """
   return reduce(_changes(videos), "n t h w c -> n", "mean")
 
 
 def largest_pixel_changes(videos):
-  """Mean change [N], in grey levels, of the 5 % of pixels that change most.
+  """Mean change [N], in grey levels of 255, of the 5 % of pixels that change most.
 
-  Of videos [N, T, H, W, C] uint8, between successive frames.
+  Between successive frames of uint8 videos [N, T, H, W, C].
   """
   changes = reduce(_changes(videos), "n t h w c -> n t h w", "mean")
   changes = np.sort(rearrange(changes, "n t h w -> n t (h w)"), axis=-1)
@@ -28,20 +28,21 @@ def largest_pixel_changes(videos):
 
 
 def moving_clip_fraction(videos, *, threshold=MOVING):
-  """Share, a float, of videos [N, T, H, W, C] uint8 with `motion` above a threshold.
+  """Fraction in [0, 1], a float, of uint8 videos [N, T, H, W, C] that move.
 
-  VBench's dimension of this name thresholds the largest 5 % of an optical flow; this
-  one thresholds the largest 5 % of the changes themselves, and needs no network.
+  A clip moves if the 5 % of its pixels that change most between frames change by more
+  than `threshold` grey levels in the mean. VBench's "dynamic degree" thresholds the
+  largest 5 % of an optical flow instead.
   """
   return float((largest_pixel_changes(videos) > threshold).mean())
 
 
 def seam_ratio(videos, *, window, overlap):
-  """Change [N] at the seams of windows over the change elsewhere; 1 is seamless.
+  """Mean change [N] between frames at seams over that of other frames; 1 is seamless.
 
   Args:
-    videos: [N, T, H, W, C] uint8, as `long_video.extend` makes with these numbers.
-    window, overlap: of the windows, in frames.
+    videos: [N, T, H, W, C] uint8, made in overlapping windows by `long_video.extend`.
+    window, overlap: frames of a window, and those that it shares with the one before.
   """
   changes = reduce(_changes(videos), "n t h w c -> n t", "mean")
   i = np.arange(changes.shape[1])
@@ -55,7 +56,7 @@ def seam_ratio(videos, *, window, overlap):
 
 
 def drift(videos, *, window):
-  """Change [N] of the mean colour, in grey levels, over videos [N, T, H, W, C].
+  """Change [N] of the mean colour, in grey levels of 255, over videos [N, T, H, W, C].
 
   From the mean of the first `window` frames to that of the last.
   """
@@ -67,7 +68,10 @@ def drift(videos, *, window):
 
 
 def extension_rows(data, *, window, overlap):
-  """Rows of seam, drift and flicker of long samples, without those of real clips."""
+  """[score.Row] of seam, drift and flicker of an EvaluationData's samples, long videos.
+
+  Their windows have `window` frames, `overlap` of them in common with the one before.
+  """
   videos = data.samples.videos
   plan = {"window": window, "overlap": overlap}
   figures = {
@@ -92,7 +96,10 @@ def _changes(videos):
 
 
 def motion_rows(data, *, threshold=MOVING):
-  """Two Rows: flicker and dynamic degree of an EvaluationData."""
+  """Two score.Rows: flicker, and the fraction of clips that move, of an EvaluationData.
+
+  A clip moves above a change of `threshold` grey levels.
+  """
   degree = lambda clips: moving_clip_fraction(clips.videos, threshold=threshold)
   return [
     data.row("flicker (grey levels)", lambda clips: flicker(clips.videos).mean()),

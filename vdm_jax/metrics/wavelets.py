@@ -28,10 +28,7 @@ def haar(x):
 
 
 def inverse(low, details):
-  """Images [..., H, W, C] of low [..., h, w, C] and details [..., h, w, 3, C].
-
-  The inverse of `haar`.
-  """
+  """Images [..., H, W, C] of `haar`'s low [..., h, w, C], details [..., h, w, 3, C]."""
   x, y, z = (details[..., i, :] for i in range(3))
   a, b, c, d = low + x + y + z, low - x + y - z, low + x - y - z, low - x - y + z
   squares = jnp.stack([a, b, c, d], axis=-2) / 2
@@ -48,14 +45,15 @@ def charbonnier(x, softness):
 
 
 def distance(params, x, y, *, levels=LEVELS, softness=0.0):
-  """L1 distance [N] between the wavelet coefficients of images [N, H, W, C].
+  """Distance [N] of the Haar wavelet coefficients of images x, y [N, H, W, C].
 
   The mean of |coefficient / 2^level| of each level, and of the last low image, summed:
-  a constant difference d has the distance |d|. `params` is not used; it is in the
-  signature of every perceptual distance.
+  a constant difference d has the distance |d|.
 
   Args:
-    softness: of |.|, see `charbonnier`.
+    params: not used; in the signature of every perceptual distance.
+    levels: of the wavelet.
+    softness: s of sqrt(c^2 + s^2) - s, which replaces |c|; 0 is L1.
 
   Raises:
     ValueError: if H or W is not a multiple of 2^levels.

@@ -21,7 +21,10 @@ def read_arrays(file):
 
 
 def check_shapes(state_dict, shapes, model):
-  """Raises a ValueError unless {name: array} has all names and shapes {name: shape}."""
+  """Raises a ValueError, which names `model`, unless {name: array} has these shapes.
+
+  `shapes` is {name: shape}, with all names that must be there.
+  """
   wrong = [f"missing {k}" for k in shapes if k not in state_dict]
   wrong += [
     f"{k} has shape {np.shape(state_dict[k])}, expected {shape}"

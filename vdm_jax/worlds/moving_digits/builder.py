@@ -25,13 +25,14 @@ TEST_FRACTION = 0.2  # of the digit images
 
 @dataclasses.dataclass(kw_only=True)
 class Config(tfds.core.BuilderConfig):
-  """Settings of a data set of moving digits; its `name` is made of all of them.
+  """Settings of a data set of moving digits.
 
   Attributes:
     canvas: side of the frames in pixels.
     num_frames, train_clips, test_clips: sizes of the clips and splits.
     min_speed, max_speed: in pixels a frame.
     seed: of the splits and the clips.
+    name: made of all the others.
   """
 
   canvas: int = 16
@@ -61,7 +62,7 @@ class Config(tfds.core.BuilderConfig):
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; see `build`."""
+  """The TFDS builder of moving digits, which `build` makes from its settings."""
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}
@@ -115,9 +116,10 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def build(data_dir, **settings):
-  """The TFDS builder of a data set under `data_dir`, which is made if it is not there.
+  """The TFDS builder of a data set of moving digits, written to `data_dir` if absent.
 
-  `settings` are the fields of `Config`. An interrupted build leaves no data set.
+  Records have "video" uint8 [T, H, W, 3], "label", "digit", "position" [T, 2] and
+  "velocity" [2]. `settings` are fields of `Config`. An interrupted build leaves none.
   """
   tfds.disable_progress_bar()
   config = Config(**settings)
@@ -135,7 +137,7 @@ def build(data_dir, **settings):
 
 @contextlib.contextmanager
 def quiet_logging():
-  """A context without absl's warnings."""
+  """A context in which absl logs errors only."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -166,7 +168,7 @@ def sample_trajectories(rng, digits, num_clips, config):
   Args:
     rng: numpy Generator.
     digits: indices of the digit images to choose from.
-    config: see Config.
+    config: a Config, with the canvas, number of frames and speeds.
   """
   # Every image serves equally often, give or take one.
   digit = rng.permutation(np.resize(rng.permutation(digits), num_clips))
@@ -193,10 +195,11 @@ def bounce_positions(start, velocity, num_frames, room):
 
 
 def render(digit, position, canvas):
-  """Videos [N, T, canvas, canvas, 3] uint8 of digit images [N] at `position` [N, T, 2].
+  """uint8 videos [N, T, canvas, canvas, 3] of digit images [N] at `position` [N, T, 2].
 
   Positions are of the upper left corner, in fractions of pixels: bilinear weights move
   the centre of mass exactly; rounding to uint8 comes last.
+  `digit` are indices of images in scikit-learn's `load_digits`.
   """
   ink = datasets.load_digits().images[digit] * (255 / 16)  # 0..16 on paper -> 0..255
   num_clips, num_frames = position.shape[:2]

@@ -38,14 +38,17 @@ UNSEEN = tuple((digit, 3 * digit % len(DIRECTIONS)) for digit in range(len(DIGIT
 
 
 def direction_index(velocity):
-  """Indices [...] in DIRECTIONS of velocities [..., 2], (y, x) with y downwards."""
+  """Indices in DIRECTIONS [...] of velocities [..., 2], (y, x) with y downwards."""
   angle = np.arctan2(-velocity[..., 0], velocity[..., 1])
   return np.rint(angle / (2 * np.pi) * len(DIRECTIONS)).astype(int) % len(DIRECTIONS)
 
 
 @functools.cache
 def wordings(digit=None, direction=None):
-  """Every caption of a digit and a direction, a tuple of str; None is left open."""
+  """All captions of a digit and a direction, a tuple of str.
+
+  A digit is 0 to 9, a direction 0 to 7; what is None is not in the text.
+  """
   names = ("a digit", "the digit", "a number", "the number")
   if digit is not None:
     word = DIGITS[digit]
@@ -74,12 +77,15 @@ def caption(record):
 
 
 def digit_direction(record):
-  """(digit, direction) of a clip's record, two ints."""
+  """(digit, direction), two ints, of a record with "label" and "velocity"."""
   return int(record["label"]), int(direction_index(np.asarray(record["velocity"])))
 
 
 def all_captions(source, unseen=UNSEEN):
-  """The distinct captions of a source's clips, sorted, without `unseen` pairs."""
+  """The distinct captions of a source's clips, a sorted list.
+
+  Those of the pairs (digit, direction) in `unseen` are left out.
+  """
   left_out = set(map(tuple, unseen))
   records = (source[i] for i in range(len(source)))
   return sorted({caption(r) for r in records if digit_direction(r) not in left_out})
@@ -105,12 +111,15 @@ def prompts(per_pair, pairs=None):
 
 
 def repeat_prompts(prompts, times):
-  """A list of prompts with each of them `times` times, one after another."""
+  """A list of prompts, dicts, with each of them `times` times, one after another."""
   return [dict(prompt) for prompt in prompts for _ in range(times)]
 
 
 def clips_with_prompts(source):
-  """(videos [N, T, H, W, 3] uint8, their prompts as `prompts` gives them)."""
+  """(uint8 videos [N, T, H, W, 3], their prompts [{"text", "digit", "direction"}]).
+
+  Of all records of a source; they have "video", "label" and "velocity".
+  """
   found = [source[i] for i in range(len(source))]
   prompts = [
     {
@@ -123,7 +132,10 @@ def clips_with_prompts(source):
 
 
 def seen_or_unseen(prompt, unseen=UNSEEN):
-  """Whether a prompt's pair was trained on: "unseen pairs" or "seen pairs"."""
+  """"unseen pairs" if a prompt's (digit, direction) is in `unseen`, else "seen pairs".
+
+  The prompt is {"digit": int or None, "direction": int or None}.
+  """
   pair = prompt["digit"], prompt["direction"]
   return "unseen pairs" if pair in set(map(tuple, unseen)) else "seen pairs"
 
@@ -135,7 +147,7 @@ class Captioned:
 
   Args:
     source: of records with "label" and "velocity".
-    texts: a folder of embedded texts that programs/embed.py wrote.
+    texts: a folder of embedded texts that the program `embed` wrote.
     unseen: pairs (digit, direction) to leave out.
   """
 
@@ -168,4 +180,5 @@ class Captioned:
     return kept | {k: array[self._rows[i]] for k, array in self._texts.items()}
 
   def name(self, i):
+    """The path or index of record i, a str, for reports."""
     return sources.record_name(self.source, self.indices[i])

@@ -1,8 +1,8 @@
-"""Scores whether a clip shows its caption: the digit and the direction.
+"""Scores whether a clip fits its caption: the digit and the direction.
 
 The digit is classified by reader.py. The direction is that of the first frame, on the
-nearest path of constant speed that bounces off two walls: a clip that meets a wall at
-once is then not mistaken for one of the opposite direction.
+nearest trajectory of constant speed that bounces off two walls: a clip that meets a
+wall at once is then not mistaken for one of the opposite direction.
 """
 
 import numpy as np
@@ -56,11 +56,12 @@ def _velocity(track, room, digit, max_speed):
 
 
 class PromptScorer:
-  """(videos, prompts) -> {score: [N]}: does each clip show its prompt?
+  """(videos, prompts) -> {score: [N]}: whether each clip fits its prompt.
 
   "digit right", "direction right" and "both right" are 1 or 0, NaN where the prompt
-  leaves it open; also "motion error (pixels)" and "speed (pixels a frame)", see
-  reader.py.
+  leaves it open; also "speed (pixels a frame)" and "motion error (pixels)", the
+  distance from the nearest legal trajectory. Videos are uint8 [N, T, H, W, 3], prompts
+  dicts with "digit" and "direction", int or None.
 
   Args:
     train: a source of clips to which the digit classifier is fitted.
@@ -76,7 +77,7 @@ class PromptScorer:
     self.classifier = digits.DigitClassifier(videos, labels, seed=seed)
 
   def classify(self, videos):
-    """{"digit": [N], "direction": [N]} of videos [N, T, H, W, 3] uint8."""
+    """{"digit": int [N], "direction": int [N]} of videos [N, T, H, W, 3] uint8."""
     return {
       "digit": self.classifier.classify(videos),
       "direction": captions.direction_index(first_velocity(videos)),

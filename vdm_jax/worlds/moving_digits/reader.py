@@ -1,9 +1,9 @@
-"""Scores of moving digits: which digit is it, and is its motion a legal path?
+"""Scores of moving digits: their class, and the distance from a legal trajectory.
 
 Digits are classified by a support vector machine on single frames with their centre of
 mass in the middle; a clip's class is by the sum of its frames' decision values. Motion
-is the track of the centre of mass, compared with the nearest path of constant speed
-that bounces off two walls.
+is the track of the centre of mass, compared with the nearest trajectory of constant
+speed that bounces off two walls.
 """
 
 import numpy as np
@@ -29,7 +29,10 @@ def brightness(videos):
 
 
 def centres_of_mass(videos):
-  """Centres of mass [N, T, 2], (y, x) in pixels; the middle for an empty frame."""
+  """Centres of mass [N, T, 2], (y, x) in pixels, of uint8 videos [N, T, H, W, 3].
+
+  The middle for an empty frame.
+  """
   light = brightness(videos)
   mass = light.sum((2, 3))
   height, width = light.shape[2:]
@@ -41,7 +44,10 @@ def centres_of_mass(videos):
 
 
 def centred_frames(videos):
-  """Frames [N, T, CROP, CROP] cropped bilinearly at their centre of mass."""
+  """Brightness [N, T, CROP, CROP] of uint8 videos [N, T, H, W, 3], cropped.
+
+  Bilinearly, around the centre of mass of each frame.
+  """
   light, at = brightness(videos), centres_of_mass(videos)
   n = light.shape[0]
   frames = rearrange(light, "n t h w -> (n t) h w")
@@ -60,9 +66,10 @@ def centred_frames(videos):
 
 
 def handwriting_change(videos, num_reference_frames=None):
-  """Mean absolute difference [N, T], in grey levels, of frames and their clip's mean.
+  """Mean absolute difference [N, T], in grey levels, of frames from their clip's mean.
 
-  Of `centred_frames`; the mean is that of the first `num_reference_frames`, or of all.
+  Frames of uint8 videos [N, T, H, W, 3] are first cropped around their centre of mass.
+  The mean is that of the first `num_reference_frames`, or of all where it is None.
   """
   crops = 255.0 * centred_frames(videos)
   mean = reduce(crops[:, :num_reference_frames], "n t h w -> n 1 h w", "mean")
@@ -86,33 +93,33 @@ class DigitClassifier:
     self.machine = svm.SVC(C=10.0, decision_function_shape="ovr").fit(chosen, labels)
 
   def features(self, videos):
-    """Decision values [N, 10], one a digit, mean over the frames of each clip."""
+    """Decision values [N, 10], one a digit, of uint8 videos, mean over their frames."""
     frames = centred_frames(videos)
     values = self.machine.decision_function(rearrange(frames, "n t h w -> (n t) (h w)"))
     return reduce(values, "(n t) k -> n k", "mean", n=len(frames))
 
   def classify_frames(self, videos):
-    """The digit [N, T] of each frame separately."""
+    """The digit, int [N, T], of each frame of uint8 videos [N, T, H, W, 3]."""
     cut = centred_frames(videos)
     found = self.machine.predict(rearrange(cut, "n t h w -> (n t) (h w)"))
     return rearrange(found, "(n t) -> n t", n=len(cut))
 
   def classify(self, videos):
-    """The digit [N] of each clip."""
+    """The digit, int [N], of each clip of uint8 videos [N, T, H, W, 3]."""
     return self.machine.classes_[self.features(videos).argmax(-1)]
 
 
 def speed(videos):
-  """Mean speed [N] of the centre of mass, in pixels a frame, of videos."""
+  """Mean speed [N] of the centre of mass, in pixels a frame, of uint8 [N, T, H, W, 3]."""
   return np.linalg.norm(np.diff(centres_of_mass(videos), axis=1), axis=-1).mean(-1)
 
 
 def motion_error(videos, *, digit=8, max_speed=3.0):
-  """Root mean square distance [N], in pixels, of tracks from the nearest legal path.
+  """RMS distance [N], in pixels, of centres of mass from the nearest legal trajectory.
 
-  A legal path has constant velocity and bounces off the walls. The search is separate
-  for both axes: start, velocity up to `max_speed` pixels a frame, and the position of
-  the centre of mass in the digit's box of `digit` pixels.
+  It has constant velocity and bounces off the walls. The search is separate for both
+  axes: start, velocity up to `max_speed` pixels a frame, and the position of the centre
+  of mass in the digit's box of `digit` pixels. Videos are uint8 [N, T, H, W, 3].
   """
   track = centres_of_mass(videos)
   parts = []
@@ -124,9 +131,9 @@ def motion_error(videos, *, digit=8, max_speed=3.0):
 
 
 def path_error(videos, real, mask):
-  """Distance [N, T], in pixels, of the centres of mass of two sets of videos.
+  """Distance [N, T], in pixels, of the centres of mass of `videos` and `real` videos.
 
-  0 where `mask` [T] is True. An error only where the known frames determine the path.
+  0 where `mask` [T] is True, the known frames; they must determine the trajectory.
   """
   gap = np.linalg.norm(centres_of_mass(videos) - centres_of_mass(real), axis=-1)
   return np.where(mask, 0.0, gap)
@@ -135,8 +142,9 @@ def path_error(videos, real, mask):
 class CompletionScorer:
   """(videos, real, labels [N], mask [T]) -> {name: float or list} of completed clips.
 
-  Of the frames that were not known: classification against `labels`, and distance and
-  PSNR to the `real` clips; motion is that of the whole clip.
+  Scores of the frames that were not known, where `mask` is False: "read right", the
+  share classified as in `labels`; "path error (pixels)" and "psnr (dB)" to the `real`
+  clips; the first two by frame, lists of T; "motion error (pixels)" is of whole clips.
 
   Args:
     train: a source of clips to which the digit classifier is fitted.
@@ -164,7 +172,7 @@ class CompletionScorer:
 
 
 def reflect(path, room):
-  """Positions on a line, reflected at two walls to positions in [0, room]."""
+  """Positions `path` on a line, reflected at two walls to positions in [0, room]."""
   inside = np.mod(path, 2.0 * room)
   return np.where(inside > room, 2.0 * room - inside, inside)
 
@@ -195,7 +203,7 @@ def grid_search(errors, starts, velocities, levels):
   """((start, velocity) [N, 2] of the least error, that error [N]), on finer grids.
 
   Args:
-    errors: (starts, velocities), each [N or 1, K] -> [N, K].
+    errors: function (starts, velocities), each [N or 1, K] -> errors [N, K].
     starts, velocities: evenly spaced values of the first grid.
     levels: number of grids; each next one is 4 times finer, around the best point.
   """
@@ -211,7 +219,7 @@ def grid_search(errors, starts, velocities, levels):
 
 
 def digit_rows(data, *, seed=0, still=0.25):
-  """Rows of classification and motion, of samples and of real clips.
+  """[score.Row] of classification and motion, of samples and of real clips.
 
   Args:
     data: an EvaluationData.
