@@ -25,7 +25,7 @@ def distance(x, y, *, ddof=1):
 
 
 def moments(x, *, ddof=1):
-  """(mean [D], covariance [D, D], a sum over N - ddof) of features x [N, D], float64."""
+  """(mean [D], covariance [D, D], divided by N - ddof) of features x [N, D]."""
   x = np.asarray(x, np.float64)
   return x.mean(0), np.atleast_2d(np.cov(x, rowvar=False, ddof=ddof))
 

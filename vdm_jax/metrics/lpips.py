@@ -35,8 +35,8 @@ class ConvLayer:
   kernel: int
   channels: int
   stride: int = 1
-  pool: int = 0  # side of the pooled squares, with stride 2; 0: none
-  tap: bool = False  # whether its output is in the distance
+  pool: int = 0
+  tap: bool = False
 
 
 def _vgg16():

@@ -45,10 +45,7 @@ def direction_index(velocity):
 
 @functools.cache
 def wordings(digit=None, direction=None):
-  """All captions of a digit and a direction, a tuple of str.
-
-  A digit is 0 to 9, a direction 0 to 7; what is None is not in the text.
-  """
+  """All captions, str, of a digit 0 to 9 and a direction 0 to 7; None is not named."""
   names = ("a digit", "the digit", "a number", "the number")
   if digit is not None:
     word = DIGITS[digit]
@@ -132,9 +129,9 @@ def clips_with_prompts(source):
 
 
 def seen_or_unseen(prompt, unseen=UNSEEN):
-  """"unseen pairs" if a prompt's (digit, direction) is in `unseen`, else "seen pairs".
+  """The str "unseen pairs" if a prompt's pair is in `unseen`, else "seen pairs".
 
-  The prompt is {"digit": int or None, "direction": int or None}.
+  The prompt is a dict with "digit" and "direction", its pair of ints or None.
   """
   pair = prompt["digit"], prompt["direction"]
   return "unseen pairs" if pair in set(map(tuple, unseen)) else "seen pairs"

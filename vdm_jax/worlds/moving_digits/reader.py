@@ -110,7 +110,7 @@ class DigitClassifier:
 
 
 def speed(videos):
-  """Mean speed [N] of the centre of mass, in pixels a frame, of uint8 [N, T, H, W, 3]."""
+  """Mean speed [N] of the centre of mass, in pixels a frame, of uint8 videos."""
   return np.linalg.norm(np.diff(centres_of_mass(videos), axis=1), axis=-1).mean(-1)
 
 
