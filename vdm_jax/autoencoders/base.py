@@ -1,4 +1,4 @@
-"""What an autoencoder is: video to the moments of latents, latents to video.
+"""The contract of autoencoders: video to moments of latents, latents to video.
 
 An autoencoder is a frozen dataclass without arrays. Its parameters are a nested dict;
 under "latents" they hold the measured mean ("shift") and standard deviation ("scale")
@@ -21,35 +21,39 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 @flax.struct.dataclass
 class Moments:
-  """A diagonal Gaussian over raw latents, the form in which they are stored."""
+  """A diagonal Gaussian over raw latents: `mean` and `logvar`, [B, t, h, w, c] each."""
 
-  mean: Any  # [B, t, h, w, c]
-  logvar: Any  # [B, t, h, w, c]
+  mean: Any
+  logvar: Any
 
 
 class Autoencoder(Protocol):
-  """The contract; `params` is what `init` gives, batches are [B, T, H, W, C]."""
+  """The interface of autoencoders; `params` are a nested dict that `init` gives.
 
-  stride: tuple[int, int, int]  # pixels per latent in time, height, width
+  Attributes:
+    stride: pixels per latent in (time, height, width).
+  """
+
+  stride: tuple[int, int, int]
 
   def init(self, key, video):
-    """New parameters, {..., "latents": {"shift": [c], "scale": [c]}}."""
+    """New parameters {..., "latents": {"shift": [c], "scale": [c]}} for such videos."""
 
   def encode(self, params, video) -> Moments:
-    """[B, T, H, W, C] in [-1, 1] -> moments of raw latents."""
+    """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
 
   def latents(self, params, moments, key):
-    """[B, t, h, w, c] a sample, (z - shift) / scale; the mean if key is None."""
+    """A sample [B, t, h, w, c] of unit variance of Moments; the mean if key is None."""
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C] of latents of unit variance [B, t, h, w, c]."""
 
   def with_measured_latents(self, params, moments):
-    """`params` with the shift and scale of an iterable of Moments."""
+    """`params` whose shift and scale are measured on an iterable of Moments."""
 
 
 def latents(autoencoder, params, moments, key):
-  """Latents of unit variance [B, t, h, w, c]: a sample, or the mean if key is None."""
+  """A sample [B, t, h, w, c] of unit variance of Moments; the mean if key is None."""
   del autoencoder
   return normalize(params["latents"], sample_moments(moments, key))
 
@@ -59,19 +63,19 @@ dtypes = property(lambda self: dict(dtype=self.dtype, param_dtype=self.param_dty
 
 
 def raw_latents(autoencoder, params, latents):
-  """The decoder's input z [B, t, h, w, c] of latents of unit variance, checked."""
+  """The decoder's input [B, t, h, w, c], z scale + shift of unit-variance latents z."""
   check_latents(latents, autoencoder.latent_channels)
   return denormalize(params["latents"], latents)
 
 
 def with_measured_latents(autoencoder, params, moments):
-  """`params` with the mean and deviation of an iterable of Moments as statistics."""
+  """`params` whose latents' shift and scale are measured on an iterable of Moments."""
   del autoencoder
   return {**params, "latents": measure_statistics(moments)}
 
 
 def network_variables(params):
-  """The variables {"params": ...} of the linen network: all but the statistics."""
+  """{"params": params without "latents"}: the variables of the linen network."""
   return {"params": {k: v for k, v in params.items() if k != "latents"}}
 
 
@@ -82,7 +86,7 @@ def split_moments(stacked):
 
 
 def sample_moments(moments, key):
-  """Raw latents [B, t, h, w, c] from the posterior; its mean if key is None."""
+  """Raw latents [B, t, h, w, c], a sample of Moments; their mean if key is None."""
   if key is None:
     return moments.mean
   noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
@@ -90,13 +94,13 @@ def sample_moments(moments, key):
 
 
 def kl(moments):
-  """KL(posterior || N(0, 1)) of each latent value, in nats: [B, t, h, w, c]."""
+  """KL(posterior || N(0, 1)) in nats of each latent of Moments, [B, t, h, w, c]."""
   mean, logvar = moments.mean, moments.logvar
   return 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
 
 
 def clip_logvar(logvar):
-  """logvar within LOGVAR_RANGE: exp(logvar) is finite and above zero in float32."""
+  """logvar clipped to [-30, 20]: exp(logvar) is finite and above zero in float32."""
   return jnp.clip(logvar, *LOGVAR_RANGE)
 
 
@@ -131,24 +135,30 @@ def check_latents(latents, channels):
 
 
 def identity_statistics(channels):
-  """{"shift": zeros [c], "scale": ones [c]}: statistics before they are measured."""
+  """{"shift": zeros [c], "scale": ones [c]}, c = channels: before any measurement."""
   return {"shift": jnp.zeros(channels), "scale": jnp.ones(channels)}
 
 
 def normalize(stats, z):
-  """(z - shift) / scale of raw latents z [..., c]; no gradient to the statistics."""
+  """(z - shift) / scale of raw latents z [..., c]; no gradient to `stats`.
+
+  `stats` is {"shift": [c], "scale": [c]}.
+  """
   stats = jax.lax.stop_gradient(stats)
   return (z - stats["shift"]) / stats["scale"]
 
 
 def denormalize(stats, z):
-  """z scale + shift, the raw latents of z [..., c]; no gradient to the statistics."""
+  """z scale + shift, the raw latents of z [..., c]; no gradient to `stats`.
+
+  `stats` is {"shift": [c], "scale": [c]}.
+  """
   stats = jax.lax.stop_gradient(stats)
   return z * stats["scale"] + stats["shift"]
 
 
 def measure_statistics(moments):
-  """{"shift": [c], "scale": [c]} of an iterable of Moments, in closed form.
+  """{"shift": [c], "scale": [c]} of an iterable of Moments: mean, deviation of samples.
 
   The variance of a sample is the variance of the means plus the mean of the variances.
   Sums in float64, about the first batch's mean. A channel that is constant keeps

@@ -1,11 +1,11 @@
-"""A clip as a few tokens: latents that belong to no position and to no frame.
+"""A clip as a few tokens: latents without a position or a frame of their own.
 
 TiTok (https://arxiv.org/abs/2406.07550), with time and with Gaussian latents: encoder
 and decoder are transformers over the patches of a clip and `num_tokens` more tokens,
 and only the latter are the latents. What the clip's frames have in common is then
 encoded once; the decoder makes all frames from it, so they agree.
 
-The input is pixels, or the latents of another autoencoder, see `stacked.py`.
+The input is pixels, or the latents of another autoencoder (`stacked.py`).
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ places_normal = nn.initializers.normal(0.5)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipTokens:
-  """An autoencoder of clips to tokens; see base.py for the contract.
+  """An autoencoder of clips to `num_tokens` tokens each, by transformers (TiTok).
 
   A longer or larger video is encoded window by window. The tokens of a window are
   along time in the latents: [B, num_tokens, 1, 1, latent_channels].
@@ -37,8 +37,12 @@ class ClipTokens:
     window: (frames, height, width) of a clip.
     patch: (frames, height, width) of a patch, one token each; divides the window.
     num_tokens: latent tokens of a window; divides its frames.
+    latent_channels: of each token.
     pixel_channels: of the video, or of the latents that are its input.
+    width: channels of the transformers.
     depths: (encoder's, decoder's) numbers of blocks.
+    num_heads: of attention.
+    mlp_ratio: width of the MLPs over `width`.
   """
 
   window: tuple[int, int, int]
@@ -125,7 +129,7 @@ class ClipTokens:
 
 
 class ClipTokensNetwork(nn.Module):
-  """Encoder and decoder of single windows [N, T, H, W, C]."""
+  """Encoder and decoder of single windows [N, T, H, W, C], for a ClipTokens."""
 
   config: ClipTokens
 
@@ -144,7 +148,7 @@ class ClipTokensNetwork(nn.Module):
     return self.decode(self.encode(x)[0])
 
   def encode(self, x):
-    """(mean, logvar), [N, num_tokens, latent_channels] float32 each, of windows x."""
+    """(mean, logvar), float32 [N, num_tokens, latent_channels] each, of windows x."""
     x = rearrange(patches.patchify(x, self.config.patch), "b t n c -> b (t n) c")
     mean, logvar = jnp.split(self.encoder(x), 2, axis=-1)
     return mean, base.clip_logvar(logvar + INITIAL_LOGVAR)
@@ -160,7 +164,12 @@ class TokenTransformer(nn.Module):
   """A transformer with query tokens: [N, L, C] -> [N, num_outputs, features] float32.
 
   The queries are learnt constants; queries and inputs attend to each other, and the
-  output is read at the queries.
+  output is that of the queries.
+
+  Attributes:
+    depth: number of blocks.
+    num_outputs: number of queries.
+    features: channels of the output.
   """
 
   config: ClipTokens

@@ -19,12 +19,12 @@ dcgan_normal = nn.initializers.normal(0.02)
 
 
 class PatchDiscriminator(nn.Module):
-  """Clips [B, T, H, W, C] -> a logit for each patch of each frame, [B, T, h, w, 1].
+  """Clips [B, T, H, W, C] -> float32 logits of patches of each frame, [B, T, h, w, 1].
 
   The original normalises with batch statistics. Here it is a group norm of each frame,
   or of each clip where a patch reaches over several frames: running statistics would be
   a second kind of parameters that no gradient moves, and with batch statistics a
-  clip's logits depend on its batch and on the mesh. Logits are float32.
+  clip's logits depend on its batch and on the mesh.
 
   Attributes:
     width: channels of the first layer; doubled by each next one, up to eight times.
@@ -91,10 +91,13 @@ class PatchDiscriminator(nn.Module):
 
 
 def discriminator_loss(real, fake):
-  """Hinge loss, a scalar, of logits of real and of generated clips, of any shape."""
+  """Hinge loss, a scalar: mean(relu(1 - real) + relu(1 + fake)) / 2.
+
+  `real` and `fake` are logits of real and generated clips, of any shape.
+  """
   return 0.5 * (jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + fake).mean())
 
 
 def generator_loss(fake):
-  """The generator's adversarial loss, a scalar: minus the mean of `fake` logits."""
+  """The generator's adversarial loss, a scalar: minus the mean of logits `fake`."""
   return -fake.mean()

@@ -40,15 +40,14 @@ MIN_SHARD = (1, 4, 1, 1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLImage:
-  """An autoencoder of single frames; see base.py for the contract.
+  """Stable Diffusion's KL autoencoder, on each frame of a video.
 
   The defaults are Stable Diffusion's, 83.7 M parameters.
 
   Attributes:
     channels: of each level, from the pixels to the latents; each level after the
       first halves height and width.
-    layers_per_block: residual blocks of a level in the encoder; the decoder has one
-      more.
+    layers_per_block: residual blocks of an encoder level; the decoder's have one more.
     latent_channels: of the latents.
     pixel_channels: of the video.
     output_channels: of the decoded video; None: pixel_channels.
@@ -62,8 +61,8 @@ class KLImage:
     patch: side of the squares of pixels that become channels before the first layer.
     chunk: frames that a device encodes or decodes at a time, to save memory; None: all,
       or on one CPU as many as its cache holds.
-    tile: side in latents of the tiles in which larger frames are processed (tiling.py);
-      None: no tiles. diffusers' `enable_tiling` takes sample_size / stride.
+    tile: side in latents of the tiles in which larger frames are processed; None: no
+      tiles. diffusers' `enable_tiling` takes sample_size / stride.
     overlap: share of a tile's side that it has in common with the next one.
     sample_size: side in pixels of the training data. Not used here; kept for `tile` and
       for diffusers' config.json.
@@ -231,7 +230,7 @@ class KLImageNetwork(nn.Module):
 
 
 def narrow_posterior_bias(key, shape, dtype):
-  """Initializer of a bias of [mean, logvar]: 0 and INITIAL_LOGVAR."""
+  """Initializer of a bias of [mean, logvar] of the posterior: 0 and INITIAL_LOGVAR."""
   del key
   mean, logvar = jnp.split(jnp.zeros(shape, dtype), 2)
   return jnp.concatenate([mean, logvar + INITIAL_LOGVAR])
@@ -279,7 +278,10 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-  """Residual blocks of one resolution, then down- or upsampling: [N, h, w, C]."""
+  """Residual blocks of one resolution, then down- or upsampling: [N, h, w, C].
+
+  `layers` blocks of `features` channels; `resample`: Downsample, Upsample or None.
+  """
 
   config: KLImage
   features: int
@@ -320,7 +322,7 @@ class MidBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-  """x + attention of one head over the pixels of a frame, [N, H, W, C]."""
+  """x + attention of one head over the pixels of each frame, [N, H, W, C]."""
 
   config: KLImage
 

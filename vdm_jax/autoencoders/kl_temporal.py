@@ -1,10 +1,10 @@
 """Stable Video Diffusion's autoencoder: frames encoded one by one, decoded together.
 
 https://arxiv.org/abs/2311.15127; architecture and parameter names as in diffusers'
-AutoencoderKLTemporalDecoder. The encoder is that of `kl_image.py`, so the latents of a
-KLImage can be decoded by this one: without their flicker. Its decoder starts
-from a KLImage's, frame by frame, and is then trained on clips, as in
-https://arxiv.org/abs/2304.08818: see FROM_IMAGES.
+AutoencoderKLTemporalDecoder. The encoder is that of `kl_image.py`, so this decoder
+decodes a KLImage's latents: without their flicker. It starts from a KLImage's decoder,
+frame by frame (FROM_IMAGES), and is then trained on clips, as in
+https://arxiv.org/abs/2304.08818.
 """
 
 import dataclasses
@@ -41,20 +41,25 @@ ENCODER_FIELDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLTemporal:
-  """An autoencoder that decodes clips; see base.py for the contract.
+  """Stable Video Diffusion's autoencoder: encodes frames, decodes clips.
 
-  The defaults are Stable Video Diffusion's, 97.7 M parameters.
+  The defaults are the original's, 97.7 M parameters.
 
   Attributes:
-    channels, layers_per_block, latent_channels, pixel_channels, output_channels,
-    groups, patch, post_quant_conv, sample_size, force_upcast: as KLImage's; but
-      Stable Video Diffusion's decoder has no post_quant_conv.
+    channels: of each level; each after the first halves height and width.
+    layers_per_block: residual blocks of an encoder level; the decoder's have one more.
+    latent_channels, pixel_channels: of the latents and of the video.
+    output_channels: of the decoded video; None: pixel_channels.
+    groups: of each group norm.
     mid_layers: blocks between latents and decoder. As in the original only the first
       two are used, with the attention between them; with one block it is not used
       either. Published files hold the weights of all.
+    patch: side of the squares of pixels that become channels before the first layer.
+    post_quant_conv: whether a 1 x 1 convolution precedes the decoder.
     chunk: frames that are encoded at a time, to save memory; None: all.
-    decode_chunk: frames that are decoded together, independent of the others; None:
-      all.
+    decode_chunk: frames that are decoded together, without the others; None: all.
+    sample_size: side in pixels of the training data, for diffusers' config.json.
+    force_upcast: a `dtype` of float16, too narrow for the weights, becomes float32.
   """
 
   channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -88,7 +93,7 @@ class KLTemporal:
 
   @property
   def image_autoencoder(self):
-    """The KLImage that has the same encoder."""
+    """The KLImage with the same encoder."""
     return kl_image.KLImage(**{name: getattr(self, name) for name in ENCODER_FIELDS})
 
   @property
@@ -129,7 +134,7 @@ class KLTemporal:
 
 
 class TemporalDecoderNetwork(nn.Module):
-  """Raw latents [B, T, h, w, latent_channels] -> video [B, T, H, W, C]."""
+  """Raw latents [B, T, h, w, latent_channels] -> video [B, T, H, W, C] float32."""
 
   config: KLTemporal
 
@@ -173,7 +178,7 @@ def middle_frame_kernel(key, shape, dtype):
 
 
 class TemporalMidBlock(nn.Module):
-  """Block, attention within each frame, block: [B, T, h, w, C]."""
+  """Residual block, attention within each frame, residual block, on [B, T, h, w, C]."""
 
   config: KLTemporal
 
@@ -196,7 +201,7 @@ def _block(c, features, i):
 
 
 class TemporalLevel(nn.Module):
-  """Blocks of one resolution, then upsampling, if any: [B, T, h, w, C]."""
+  """Residual blocks of one resolution, [B, T, h, w, C]; 2 x larger if `upsample`."""
 
   config: KLTemporal
   features: int

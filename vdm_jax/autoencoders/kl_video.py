@@ -1,7 +1,7 @@
 """LVDM's autoencoder: a video in three dimensions, fewer frames and smaller ones.
 
-https://arxiv.org/abs/2211.13221. Convolutions see the edge repeated beyond it, group
-norms take their statistics over the clip; published latents are z' = scale (z + shift),
+https://arxiv.org/abs/2211.13221. Convolutions repeat the edge beyond it, group norms
+take their statistics over the clip; published latents are z' = scale (z + shift),
 
   Sky Timelapse   scale 0.33422927,  shift 1.4606637
   Taichi-HD       scale 0.175733933, shift 0.03291025
@@ -23,13 +23,14 @@ from vdm_jax.layers import convs, temporal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLVideo:
-  """An autoencoder of clips by 3-D convolutions; see base.py for the contract.
+  """LVDM's autoencoder: clips by 3-D convolutions.
 
   The defaults are the published ones: 16 x 256 x 256 -> 4 x 32 x 32.
 
   Attributes:
     width: channels of the first convolution, doubled with each halving of the size.
     stride: pixels per latent in (time, height, width), powers of 2.
+    latent_channels, pixel_channels: of the latents and of the video.
     groups: of each group norm.
   """
 
@@ -77,7 +78,10 @@ class KLVideo:
     return self._run(params, z, KLVideoNetwork.decode)
 
   def statistics_from_published(self, scale, shift):
-    """{"shift": [c], "scale": [c]} of published latents z' = scale (z + shift)."""
+    """{"shift": [c], "scale": [c]} of published latents z' = scale (z + shift).
+
+    Here z' = (z - shift) / scale: the arrays -shift and 1 / scale.
+    """
     full = lambda x: np.full(self.latent_channels, x, np.float32)
     return {"shift": full(-shift), "scale": full(1.0 / scale)}
 
@@ -106,7 +110,7 @@ class KLVideoNetwork(nn.Module):
     return self.quant_conv(self.encoder(video)).astype(jnp.float32)
 
   def decode(self, z):
-    """The video [B, T, H, W, pixel_channels] float32 of raw latents z."""
+    """The video [B, T, H, W, C] float32 of raw latents z [B, t, h, w, c]."""
     return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
 
 
@@ -141,7 +145,10 @@ class Decoder3D(nn.Module):
 
 
 class DownBlock3D(nn.Module):
-  """A strided convolution to `features` channels and a residual block."""
+  """A strided convolution to `features` channels and a residual block.
+
+  [B, T, H, W, C] -> [B, T / stride[0], H / stride[1], W / stride[2], features].
+  """
 
   config: KLVideo
   features: int
@@ -155,7 +162,10 @@ class DownBlock3D(nn.Module):
 
 
 class UpBlock3D(nn.Module):
-  """A transposed convolution to `features` channels and two residual blocks."""
+  """A transposed convolution to `features` channels, two residual blocks.
+
+  [B, T, H, W, C] -> [B, T stride[0], H stride[1], W stride[2], features].
+  """
 
   config: KLVideo
   features: int
@@ -169,7 +179,7 @@ class UpBlock3D(nn.Module):
 
 
 class ResidualBlock3D(nn.Module):
-  """x + conv(silu(norm(conv(silu(norm(x))))))."""
+  """x + conv(silu(norm(conv(silu(norm(x)))))) on [B, T, H, W, C]."""
 
   config: KLVideo
 
@@ -182,7 +192,7 @@ class ResidualBlock3D(nn.Module):
 
 
 class ReplicatePadConv3D(nn.Module):
-  """A convolution with replicate padding: sizes are divided by `stride`."""
+  """A convolution [B, T, H, W, C], replicate padding: sizes are divided by `stride`."""
 
   config: KLVideo
   features: int

@@ -11,14 +11,14 @@ from vdm_jax.autoencoders import base
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stacked:
-  """An autoencoder with parameters {"outer": ..., "inner": ...}, each one's own.
+  """Two autoencoders in a row; parameters {"outer": ..., "inner": ...}, each one's own.
 
   The latents and their statistics are those of `inner`, whose input is the mean of the
   outer latents, of unit variance.
 
   Attributes:
-    outer: of the pixels, see autoencoders/base.py.
-    inner: of the latents of the outer one.
+    outer: autoencoder of the pixels.
+    inner: autoencoder of the latents of the outer one.
   """
 
   outer: Any
@@ -52,7 +52,7 @@ class Stacked:
     )
 
   def with_measured_latents(self, params, moments):
-    """`params` with the statistics of an iterable of the inner one's Moments."""
+    """`params` whose inner shift and scale are measured on an iterable of Moments."""
     return {
       **params,
       "inner": self.inner.with_measured_latents(params["inner"], moments),

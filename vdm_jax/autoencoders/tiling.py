@@ -1,9 +1,9 @@
 """Frames in overlapping tiles, joined by linear blending: memory of one tile at a time.
 
 The tiles, the order of the blending and so the result are those of diffusers'
-`AutoencoderKL.enable_tiling()`. Convolutions, group
-norms and attention stay within a tile: the result is not that of the whole frame, and
-where only convolutions matter it differs in the overlaps alone.
+`AutoencoderKL.enable_tiling()`. Convolutions, group norms and attention stay within a
+tile: the result is not that of the whole frame, and where only convolutions matter it
+differs only in the overlaps.
 """
 
 import jax
@@ -11,7 +11,10 @@ import jax.numpy as jnp
 
 
 def check_tile(tile, overlap_share):
-  """Raises a ValueError unless tiles of `tile` latent pixels can share that part."""
+  """Raises a ValueError unless tiles of side `tile` can share `overlap_share` of it.
+
+  tile >= 1, 0 <= overlap_share < 1, and their product is a whole number of latents.
+  """
   shared = tile * overlap_share
   if tile < 1 or not 0 <= overlap_share < 1 or shared != int(shared):
     raise ValueError(
@@ -29,7 +32,7 @@ def map_tiles(run, x, *, sides, overlap_share):
   cut.
 
   Args:
-    run: [N, h, w, C] -> [N, h b / a, w b / a, D].
+    run: function, [N, h, w, C] -> [N, h b / a, w b / a, D].
     sides: (a, b), pixels of a full tile's side in x and in its output.
     overlap_share: of a side, common to neighbours; a * overlap_share is whole.
   """
