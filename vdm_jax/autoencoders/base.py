@@ -161,8 +161,7 @@ def measure_statistics(moments):
   """{"shift": [c], "scale": [c]} of an iterable of Moments: mean, deviation of samples.
 
   The variance of a sample is the variance of the means plus the mean of the variances.
-  Sums in float64, about the first batch's mean. A channel that is constant keeps
-  scale 1.
+  Sums in float64, about the first batch's mean. A constant channel keeps scale 1.
 
   Raises:
     ValueError: for no moments, or moments that are not finite.

@@ -168,8 +168,7 @@ class TokenTransformer(nn.Module):
 
   Attributes:
     depth: number of blocks.
-    num_outputs: number of queries.
-    features: channels of the output.
+    num_outputs, features: number of queries, and channels of the output.
   """
 
   config: ClipTokens

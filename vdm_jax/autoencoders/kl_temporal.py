@@ -52,8 +52,7 @@ class KLTemporal:
     output_channels: of the decoded video; None: pixel_channels.
     groups: of each group norm.
     mid_layers: blocks between latents and decoder. As in the original only the first
-      two are used, with the attention between them; with one block it is not used
-      either. Published files hold the weights of all.
+      two are used, with attention between them, but not if there is only one.
     patch: side of the squares of pixels that become channels before the first layer.
     post_quant_conv: whether a 1 x 1 convolution precedes the decoder.
     chunk: frames that are encoded at a time, to save memory; None: all.
@@ -201,7 +200,7 @@ def _block(c, features, i):
 
 
 class TemporalLevel(nn.Module):
-  """Residual blocks of one resolution, [B, T, h, w, C]; 2 x larger if `upsample`."""
+  """Residual blocks of `features` channels, then, if `upsample`, upsampling by 2."""
 
   config: KLTemporal
   features: int

@@ -192,7 +192,7 @@ class ResidualBlock3D(nn.Module):
 
 
 class ReplicatePadConv3D(nn.Module):
-  """A convolution [B, T, H, W, C], replicate padding: sizes are divided by `stride`."""
+  """A 3-D convolution, its edges repeated, to `features` channels; sizes / `stride`."""
 
   config: KLVideo
   features: int
@@ -210,7 +210,7 @@ class ReplicatePadConv3D(nn.Module):
 
 
 class ReplicatePadConvTranspose3D(nn.Module):
-  """A transposed 4 x 4 x 4 convolution, padded: sizes are multiplied by `stride`."""
+  """A padded transposed convolution to `features` channels; sizes times `stride`."""
 
   config: KLVideo
   features: int
@@ -224,7 +224,7 @@ class ReplicatePadConvTranspose3D(nn.Module):
 
 
 class ConvTranspose3D(nn.Module):
-  """A transposed 4 x 4 x 4 convolution of a padded input, `stride` times the size."""
+  """A transposed 4 x 4 x 4 convolution of a padded input to `features` channels."""
 
   config: KLVideo
   features: int

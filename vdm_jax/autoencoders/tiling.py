@@ -28,8 +28,7 @@ def map_tiles(run, x, *, sides, overlap_share):
   """run(x), [N, H, W, C] -> [N, H b / a, W b / a, D], with `run` on tiles only.
 
   Full tiles go through one compiled loop; those at the lower and right edges are
-  smaller, each shape of them in a loop of its own. A frame that fits in a tile is not
-  cut.
+  smaller, each shape in a loop of its own. A frame that fits in a tile is not cut.
 
   Args:
     run: function, [N, h, w, C] -> [N, h b / a, w b / a, D].

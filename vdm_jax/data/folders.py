@@ -39,12 +39,12 @@ def uniformly_sampled_videos(path, num_frames, *, labelled=False):
   """A source, `ClipFolder`, of evenly spaced frames from all of every video in a tree.
 
   Records are {"video": uint8 [num_frames, H, W, 3]}, and "label", int32, with labels;
-  a short video repeats frames. For slow motion, such as time-lapse videos.
+  a short video repeats frames. For slow changes, such as an opening flower.
 
   Args:
     path: the top folder.
     labelled: False: no labels. True: sub-folders are the classes. Name of a .csv or
-      .jsonl file in `path` with columns "file_name" and "text": the texts are.
+      .jsonl file in `path` with columns "file_name" and "text", the classes.
   """
   decode.frames_spanned(num_frames, 1)
   read = functools.partial(_read_whole, num_frames)
@@ -74,7 +74,7 @@ def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False
     num_frames, frame_interval: a clip is `num_frames` frames, `frame_interval` apart.
     start: "random" (drawn for each record and epoch), "first" or "centre".
     labelled: False: no labels. True: the top sub-folders are the classes. Name of a
-      .csv or .jsonl file in `path` with columns "file_name" and "text": the texts are.
+      .csv or .jsonl file in `path` with columns "file_name" and "text", the classes.
   """
   root, skipped, clips = _root(path), [], []
   length = decode.frames_spanned(num_frames, frame_interval)
@@ -96,7 +96,7 @@ class ClipFolder:
   Attributes:
     labels: int32 [N], of all clips without decoding them, or None.
     classes: names of the labels, in order, or None.
-    skipped: [(path, reason)] of the files that are left out; an argument, too.
+    skipped: [(path, reason)] of files that are left out, the argument's included.
 
   Args:
     root: the folder that the clips are in.

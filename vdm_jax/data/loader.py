@@ -120,13 +120,12 @@ class Loader:
     return len(self._batches)
 
   def shard(self, parts, count):
-    """A new Loader of the same batches, of which it gives only some rows.
-
-    Processes that hold the same rows take the same parts. Without `repeat`, the last
-    batch may hold fewer rows of one process, or none.
+    """A new Loader of some rows of the same batches: of each process its own.
 
     Args:
-      parts, count: a batch is cut in `count` equal parts; the indices of those to give.
+      parts: indices of the parts of a batch to give. Processes that hold the same rows
+        take the same parts. Without `repeat`, the last batch may have fewer, or none.
+      count: number of equal parts that a batch is cut in.
     """
     told = self.report.path
     if told is not None and jax.process_index():  # a file of its own for each writer

@@ -15,7 +15,7 @@ from vdm_jax.data.transforms import TIME_KEYS
 
 @dataclasses.dataclass(frozen=True)
 class SingleFrame:
-  """(record, rng) -> record with one random frame of its clip, [1, H, W, C], alone.
+  """(record, rng) -> record with one random frame, [1, H, W, C], in place of its clip.
 
   "video", "mean", "logvar" and "latents" are cut alike; `rng` is a numpy Generator.
   """
@@ -62,7 +62,7 @@ class FirstFramePixels:
 
 
 class WithPictures:
-  """A source whose records gain single frames of `count` random other clips.
+  """A source whose records gain single frames of `count` other clips of `source`.
 
   Under "pictures" a record has {key: [count, H, W, C]} of them for each key of a clip
   ("video", or "mean" and "logvar"), and "label" [count] if there are labels. They are

@@ -141,7 +141,7 @@ class Transformed:
 
 
 def load_record(source, i, rng):
-  """Record i, {key: array}; `rng`, a numpy Generator, draws its random parts."""
+  """Record i of any source, {key: array}; random parts by `rng`, a numpy Generator."""
   return source.load(i, rng) if hasattr(source, "load") else source[i]
 
 

@@ -73,7 +73,7 @@ def _checked(x, y):
 
 
 def reconstruction_rows(data):
-  """Two score.Rows: PSNR and SSIM of the reconstructions in an EvaluationData."""
+  """Two Rows (name, Score): PSNR and SSIM of `data.reconstructed` to `data.real`."""
   if data.reconstructed is None:
     raise ValueError("PSNR and SSIM need the reconstructions of an autoencoder.")
   measures = {"reconstruction psnr (dB)": psnr, "reconstruction ssim": ssim}

@@ -37,10 +37,10 @@ class FVD:
 
 
 def fvd_rows(data, *, file, ddof=0, batch_size=8):
-  """[score.Row]: FVD to the training split, of the samples and of real clips.
+  """[Row (name, Scores of samples and of real clips)]: FVD to the training split.
 
   Args:
-    data: an EvaluationData.
+    data: an EvaluationData, with `samples`, `real` and `train` clips.
     file: I3D's weights with pytorch_i3d's names, .safetensors or .npz; "" leaves the
       metric out, with a warning: the list is empty.
     ddof: 0 divides covariances by N (StyleGAN-V), 1 by N - 1 (original FVD).

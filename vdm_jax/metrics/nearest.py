@@ -46,9 +46,9 @@ def _downsampled(videos, size):
 
 
 def nearest_rows(data, *, size=16):
-  """Two score.Rows: PSNR in dB to the nearest training clip, median and largest.
+  """Two Rows (name, Score of samples, of real ones): PSNR to the nearest training clip.
 
-  Of an EvaluationData; clips are compared at size x size pixels.
+  In dB, median and largest, of an EvaluationData's clips at size x size pixels.
   """
   measure = lambda clips: psnr_to_nearest(clips.videos, data.train.videos, size=size)
   median = lambda clips: np.median(measure(clips))

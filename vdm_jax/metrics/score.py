@@ -39,7 +39,7 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """A number, `value`, and the Protocol by which it was measured."""
+  """A number, `value`, and the Protocol by which it was measured, `protocol`."""
 
   value: float
   protocol: Protocol

@@ -68,9 +68,9 @@ def drift(videos, *, window):
 
 
 def extension_rows(data, *, window, overlap):
-  """[score.Row] of seam, drift and flicker of an EvaluationData's samples, long videos.
+  """[Row (name, Score of samples)]: seam, drift and flicker of `data.samples`.
 
-  Their windows have `window` frames, `overlap` of them in common with the one before.
+  They are long; windows have `window` frames, `overlap` in common with the one before.
   """
   videos = data.samples.videos
   plan = {"window": window, "overlap": overlap}
@@ -96,9 +96,9 @@ def _changes(videos):
 
 
 def motion_rows(data, *, threshold=MOVING):
-  """Two score.Rows: flicker, and the fraction of clips that move, of an EvaluationData.
+  """Two Rows (name, Score of samples, of real ones): flicker, fraction of moving clips.
 
-  A clip moves above a change of `threshold` grey levels.
+  Of an EvaluationData; a clip moves above a change of `threshold` grey levels.
   """
   degree = lambda clips: moving_clip_fraction(clips.videos, threshold=threshold)
   return [

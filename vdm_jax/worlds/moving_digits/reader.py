@@ -219,10 +219,10 @@ def grid_search(errors, starts, velocities, levels):
 
 
 def digit_rows(data, *, seed=0, still=0.25):
-  """[score.Row] of classification and motion, of samples and of real clips.
+  """[Row (name, Scores of samples and of real clips)] of classification and motion.
 
   Args:
-    data: an EvaluationData.
+    data: an EvaluationData, with labels.
     seed: of the frames to which the classifier is fitted.
     still: speed in pixels a frame below which a clip is static.
   """
