@@ -1,19 +1,11 @@
 """Step caches: which parts of a network are computed in which step, and which re-used.
 
 From one step of a sampler to the next the output of a part of the network hardly
-changes. A plan says, before anything is compiled, what each call re-uses:
-
-  plan(times) -> [CacheMode(reuse, keep)], one for each call
-
-  pyramid_attention_broadcast   outputs of attentions, each with its own period,
-                                https://arxiv.org/abs/2408.12588
-  mag_cache                     the residual of all blocks, while its norm hardly
-                                changes, https://arxiv.org/abs/2506.09045
-  keep_all                      nothing, but everything is kept, to be measured
+changes. A plan, times -> [CacheMode(reuse, keep)], says before anything is compiled
+what each call re-uses: `pyramid_attention_broadcast`, `mag_cache`, `keep_all`.
 
 `denoise.cached` puts a plan into a config, and `samplers.loop.run_steps` carries what
-is kept from step to step. Parts are named "spatial", "temporal", "full", "cross"
-(attentions) and "stack" (all blocks).
+is kept from step to step.
 """
 
 import dataclasses
@@ -28,7 +20,14 @@ import numpy as np
 
 
 class CacheMode(NamedTuple):
-  """Names of the parts that one call of the network re-uses, and keeps for later."""
+  """What one call of the network takes from a step cache, and what it stores there.
+
+  Parts are "spatial", "temporal", "full", "cross" (attentions) or "stack" (all blocks).
+
+  Attributes:
+    reuse: names of the parts whose stored output replaces their computation.
+    keep: names of the parts whose output is stored for later calls.
+  """
 
   reuse: tuple[str, ...] = ()
   keep: tuple[str, ...] = ()
@@ -36,14 +35,16 @@ class CacheMode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CachedDenoiser:
-  """A denoiser with a step cache, which only a sampler's loop can call.
+  """A denoiser that re-uses stored outputs of its network's parts in some steps.
+
+  Only `samplers.loop.run_steps` can call it; a direct call raises a ValueError.
 
   Attributes:
-    denoise: of a network, see denoise.from_network.
-    plan: times [calls], in the network's units -> a CacheMode for each call.
-    on_update: (call, old cache, new cache), called with each call's number when it has
-      kept something.
-    wrappers: ((wrap, null), ...) around it, innermost first.
+    denoise: a denoise.NetworkDenoiser.
+    plan: times [calls], in the network's units -> list of a CacheMode for each call.
+    on_update: (index of the call, old cache, new cache) -> None, for each call that
+      replaces what was stored, {path: array}; None: not called.
+    wrappers: ((wrap, null), ...), wrap (denoise, null) -> denoise, innermost first.
   """
 
   denoise: Callable
@@ -58,17 +59,18 @@ class CachedDenoiser:
     )
 
   def with_wrapper(self, wrap, null):
-    """This denoiser with one wrapper more, outside of the others."""
+    """This denoiser in one more wrapper: wrap is (denoise, null) -> denoise."""
     return dataclasses.replace(self, wrappers=(*self.wrappers, (wrap, null)))
 
   def plan_steps(self, ts, calls):
-    """(denoise, modes): itself, and for each step a tuple of `calls` Modes.
+    """(denoiser, modes): itself, and for each step a tuple of `calls` CacheModes.
 
-    (denoiser without a cache, None) where the plan keeps nothing.
+    (The wrapped denoiser without a cache, None) where the plan keeps nothing.
 
     Args:
-      ts: [S + 1] or [S + 1, T]; call k of step i is at ts[i + k], or the last time.
-      calls: of the network in a step.
+      ts: NumPy times [S + 1] or [S + 1, T], equal for all frames; call k of step i is
+        at ts[i + k], or at the last time.
+      calls: number of calls of the network in a step.
     """
     if isinstance(ts, jax.core.Tracer):
       raise ValueError(
@@ -112,11 +114,11 @@ class CachedDenoiser:
       return pool.submit(network_time).result()[:, 0]
 
   def for_step(self, modes, cache, step, shape):
-    """(denoise, finish) of one step; `finish()` gives the cache after its calls.
+    """(denoise, finish) of one step; `finish()` returns the cache after its calls.
 
     Args:
       modes: a CacheMode for each call in the step.
-      cache: {path in the network: array} from the steps before.
+      cache: {path in the network: array}, stored by the steps before.
       step: index of the step.
       shape: of the video, [B, T, H, W, C].
     """
@@ -161,16 +163,20 @@ class CachedDenoiser:
 
 
 def union_of_modes(steps):
-  """A tuple of Modes, as for one step, that keep all that any of `steps` keeps."""
+  """A step's tuple of CacheModes that re-use nothing and keep all that any step keeps.
+
+  Args:
+    steps: for each step, a tuple with a CacheMode for each of its calls.
+  """
   names = {name for modes in steps for mode in modes for name in mode.keep}
   return (CacheMode((), tuple(sorted(names))),) * len(steps[0])
 
 
 def modes_from_reused_parts(reuse):
-  """A list of Modes; the last call that computes a part before its re-use keeps it.
+  """CacheModes, each part kept by the last call that computes it before its re-use.
 
   Args:
-    reuse: for each call, the set of names that it re-uses.
+    reuse: for each call, the set of names of the parts that it re-uses.
   """
   after = [*reuse[1:], set()]
   return [
@@ -182,16 +188,16 @@ def modes_from_reused_parts(reuse):
 def pyramid_attention_broadcast(
   times, *, spatial=1, temporal=1, cross=1, full=1, window=(100, 800)
 ):
-  """The plan of pyramid attention broadcast, a list of Modes.
+  """A list of CacheModes, one a call: attentions re-used with a period for each kind.
 
   Inside the window of times an attention is computed in every n-th call, counted from
-  the first call of all, and its output before gating is re-used in the calls between.
-  The rule of diffusers' PyramidAttentionBroadcastConfig, with its window.
+  the first call, and its output before gating is re-used in the calls between. The
+  rule of diffusers' PyramidAttentionBroadcastConfig, https://arxiv.org/abs/2408.12588.
 
   Args:
     times: [calls], in the network's units: 0 to 1000 but for EDM.
-    spatial, temporal, cross, full: n of each attention; 1 re-uses nothing. The authors
-      take 2, 4 and 6 for Latte.
+    spatial, temporal, cross, full: n of each kind of attention; 1 re-uses nothing. The
+      paper takes 2, 4 and 6 for Latte.
     window: (low, high), two such times, both excluded.
   """
   ranges = dict(spatial=spatial, temporal=temporal, cross=cross, full=full)
@@ -210,13 +216,14 @@ def pyramid_attention_broadcast(
 
 
 def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
-  """MagCache's plan, a list of Modes: the residual of all blocks is re-used.
+  """A list of CacheModes, one a call: MagCache re-uses the residual of all blocks.
 
   With m_i the measured ratio of its norms in calls i and i - 1, a call is skipped if
   the sum of |1 - m m' m'' ..| since the last computed one stays below `threshold`.
+  https://arxiv.org/abs/2506.09045.
 
   Args:
-    times: [calls].
+    times: [calls]; only their number is used.
     ratios: m_i of each call of a run that computed all, see studies/calibrate.py; for
       another number of calls, those at the nearest ones.
     threshold: 0 re-uses nothing.
@@ -244,15 +251,15 @@ def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
 
 
 def keep_all(times, *, names=("stack",)):
-  """A plan, a list of Modes, that computes everything and keeps the named parts."""
+  """CacheModes, one for each of `times`: all is computed, parts `names` are stored."""
   return [CacheMode((), tuple(names))] * len(times)
 
 
 def repeated_segments(steps, longest=64):
   """[(repeats, pattern)]: the steps as repeated patterns, each to become one loop.
 
-  The sum of the patterns' lengths, which have to be compiled, is the least possible.
-  Periods of 2, 4 and 6 repeat after 12.
+  A pattern is a tuple of items of `steps`. The sum of the patterns' lengths, which have
+  to be compiled, is the least possible; periods of 2, 4 and 6 repeat after 12.
 
   Args:
     steps: a list of hashable items, one a step.

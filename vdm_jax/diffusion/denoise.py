@@ -25,14 +25,14 @@ from vdm_jax.diffusion import process as p
 
 @flax.struct.dataclass
 class Denoised:
-  """An estimate of the clean video.
+  """A denoiser's estimate of the clean video.
 
   Attributes:
     x0: [B, T, H, W, C] its mean.
-    fraction: of the same shape, where the variance of the reverse step lies between its
-      bounds (diffusion/variance.py); None without a learned variance.
-    kept: arrays that the network outputs for later calls (diffusion/caching.py); None
-      for samplers and wrappers.
+    fraction: [B, T, H, W, C], the log variance of the reverse step between its bounds,
+      from the posterior's (0) to beta (1); None without a learned variance.
+    kept: nested dict of arrays that the network stores for later calls (step cache);
+      None for samplers and wrappers.
   """
 
   x0: jax.Array
@@ -42,12 +42,13 @@ class Denoised:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkDenoiser:
-  """A denoiser: (x_t, t, cond) -> Denoised, from a network's output.
+  """A denoiser, (x_t, t [B, T], cond) -> Denoised, of a network's raw output.
 
   Attributes:
-    apply: (x, t, cond) -> output; for `cached` also (x, t, cond, cache, keep) ->
-      (output, kept), see diffusion/caching.py.
-    process, prediction: see diffusion/process.py.
+    apply: (x, t, cond) -> output [B, T, H, W, C or 2 C]; with a step cache (x, t, cond,
+      cache, keep) -> (output, kept).
+    process: forward process, which gives alpha and sigma of t.
+    prediction: what the output is: "x0", "eps", "v", "velocity" or "edm".
   """
 
   apply: Callable
@@ -68,7 +69,13 @@ class NetworkDenoiser:
 
 
 def from_network(apply, process, prediction):
-  """The NetworkDenoiser of apply: (x, t, cond) -> output [B, T, H, W, C or 2 C]."""
+  """A denoiser, (x_t, t [B, T], cond) -> Denoised, of a network's raw output.
+
+  Args:
+    apply: (x, t, cond) -> output [B, T, H, W, C], or 2 C with a learned variance.
+    process: forward process, which gives alpha and sigma of t.
+    prediction: what the output is: "x0", "eps", "v", "velocity" or "edm".
+  """
   p.check_prediction(prediction, process)
   return NetworkDenoiser(apply, process, prediction)
 
@@ -76,12 +83,12 @@ def from_network(apply, process, prediction):
 def cached(denoise, null, *, plan, on_update=None):
   """A CachedDenoiser, which computes parts of the network in some steps only.
 
-  It must be the innermost of all wrappers.
-
   Args:
-    plan: when, e.g. `caching.mag_cache` or `caching.pyramid_attention_broadcast` with
-      its settings.
-    on_update: see caching.CachedDenoiser.
+    denoise: a NetworkDenoiser (innermost of all wrappers); `null` is not used.
+    plan: times [calls] -> a caching.CacheMode for each call, e.g. `caching.mag_cache`
+      or `caching.pyramid_attention_broadcast` with its settings.
+    on_update: (index of the call, old cache, new cache) -> None, for each call that
+      replaces what was stored; None: not called.
   """
   del null
   if not isinstance(denoise, NetworkDenoiser):
@@ -93,7 +100,11 @@ def cached(denoise, null, *, plan, on_update=None):
 
 
 def apply_wrappers(denoise, wrappers, null):
-  """`denoise` in `wrappers`, innermost first, each given `null` (Conditioning)."""
+  """The denoiser `denoise` inside `wrappers`, innermost first.
+
+  Each is a function (denoise, null) -> denoise; `null` is the Conditioning in which
+  every signal is empty.
+  """
   for wrap in wrappers:
     if isinstance(denoise, caching.CachedDenoiser):
       denoise = denoise.with_wrapper(wrap, null)
@@ -105,9 +116,11 @@ def apply_wrappers(denoise, wrappers, null):
 def hold_known(denoise, null, *, noisy_known=None):
   """A denoiser that holds the frames of `cond.mask` at `cond.known`, at time 0.
 
+  In x_t and in its estimate, as diffusion forcing does. `null` is not used.
+
   Args:
-    noisy_known: cond -> the known frames [B, T, H, W, C] as the network sees them, with
-      noise (perturbation.KnownFrameNoise); None, without.
+    noisy_known: cond -> the known frames [B, T, H, W, C] with noise, as the network's
+      input; None: clean.
   """
   del null
 
@@ -127,11 +140,11 @@ def hold_known(denoise, null, *, noisy_known=None):
 
 
 def replace_known(denoise, null):
-  """A denoiser that puts `cond.known` into its estimate where `cond.mask` is True.
+  """A denoiser whose estimate of x0 is `cond.known` where `cond.mask` is True.
 
   Known frames for a network with one noise level per clip: they are noised as the
   others are ("replacement", https://arxiv.org/abs/2204.03458, which shows why it leaves
-  seams). Start them at alpha known + sigma eps.
+  seams). Start them at alpha known + sigma eps. `null` is not used.
   """
   del null
 
@@ -143,7 +156,12 @@ def replace_known(denoise, null):
 
 
 def edit_x0(denoise, null, *, fn, below):
-  """A denoiser whose estimate of x0 is fn(x0) while t < below: clipping, smoothing"""
+  """A denoiser whose estimate of x0 is fn(x0) while t < below: clipping, smoothing.
+
+  Args:
+    fn: x0 [B, T, H, W, C] -> an array of that shape, e.g. `clip_x0`.
+    below: a time of the process; jnp.inf: always.
+  """
   del null
 
   def smoothed(x_t, t, cond):
@@ -156,18 +174,19 @@ def edit_x0(denoise, null, *, fn, below):
 
 
 def clip_x0(x0, *, bound):
-  """x0 clipped to [-bound, bound], for `edit_x0`: as DDPM was published, on images."""
+  """x0, of any shape, clipped to [-bound, bound]: DDPM's clipping of images."""
   return jnp.clip(x0, -bound, bound)
 
 
 def dynamic_threshold(x0, *, ratio, max_bound):
-  """x0 clipped to a quantile of |x0| and divided by it, for `edit_x0`.
+  """x0 [B, T, H, W, C] clipped to a bound and divided by it, of the same shape.
 
-  Dynamic thresholding, https://arxiv.org/abs/2205.11487.
+  The bound is a quantile of |x0| over each clip. Dynamic thresholding,
+  https://arxiv.org/abs/2205.11487, for `edit_x0`.
 
   Args:
-    ratio: the quantile, over each clip; the bound is at least 1.
-    max_bound: and at most this.
+    ratio: the quantile, 0 to 1; the bound is at least 1.
+    max_bound: the largest bound.
   """
   bound = jnp.quantile(jnp.abs(x0), ratio, axis=(1, 2, 3, 4), keepdims=True)
   bound = jnp.clip(bound, 1.0, max_bound)
@@ -175,28 +194,28 @@ def dynamic_threshold(x0, *, ratio, max_bound):
 
 
 def uniform_weights(size):
-  """Weights [size] of a window's frames: all 1."""
+  """Weights [size], all 1: a plain average where windows of frames overlap."""
   return np.ones(size)
 
 
 def triangular_weights(size):
-  """Weights [size] of a window's frames: largest in the middle, 1 at the ends."""
+  """Weights [size] of a window's frames, largest in the middle, 1 at both ends."""
   return np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).astype(float)
 
 
 def windows(denoise, null, *, size, stride, weights=triangular_weights):
-  """A denoiser of long videos: the average over overlapping windows of frames.
+  """A denoiser of long videos: the average of `denoise` over overlapping windows.
 
     x0[i] = sum over windows w that hold i of g_w(i) d_w(i) / sum g_w(i)
 
-  Gen-L-Video, https://arxiv.org/abs/2305.18264; FreeNoise averages with `triangular`
+  Gen-L-Video, https://arxiv.org/abs/2305.18264; FreeNoise averages with triangular
   weights, https://arxiv.org/abs/2310.15169. The last window ends with the video. A
   video of `size` frames or fewer is one window.
 
   Args:
-    size: frames that the denoiser sees.
+    size: number of frames in a window.
     stride: frames from one window to the next, 1 .. size.
-    weights: size -> [size], the weight of each frame of a window.
+    weights: size -> [size], the weight g of each frame of a window.
   """
   del null
   if not 1 <= stride <= size:
@@ -229,16 +248,16 @@ def windows(denoise, null, *, size, stride, weights=triangular_weights):
 def fifo_windows(denoise, null, *, window, in_flight, look_ahead=False):
   """A denoiser of long videos under `schedules.fifo`: FIFO-Diffusion.
 
-  The frames that are being denoised are neighbours, each a
-  step noisier than the one before it; only they are denoised. Windows of `window`
-  frames split them (latent partitioning); with look-ahead the windows overlap by half,
-  and a frame's estimate is that of the noisier half, with cleaner frames in front of
-  it: twice the cost. https://arxiv.org/abs/2405.11473.
+  The frames that are being denoised are neighbours, each a step noisier than the one
+  before it. Windows of `window` frames split them (latent partitioning). With lookahead
+  denoising windows overlap by half and a frame's estimate is that of the noisier half,
+  after cleaner frames: twice the cost. https://arxiv.org/abs/2405.11473.
 
   Args:
-    window: frames that the denoiser sees; even with look-ahead.
-    in_flight: frames that are being denoised, a multiple of `window`: the number of
+    window: number of frames in a window; even for lookahead denoising.
+    in_flight: number of frames being denoised, a multiple of `window`: the number of
       steps of the schedule's grid.
+    look_ahead: whether lookahead denoising is used.
   """
   del null
   if in_flight % window or (look_ahead and window % 2):

@@ -1,12 +1,7 @@
 """Guidance: extrapolation from estimates with fewer conditions to the one with all.
 
 `guide` calls the denoiser once for all branches and gives their estimates of x0 to a
-`combine` function:
-
-  linear              classifier-free guidance, https://arxiv.org/abs/2207.12598
-  rescaled            the same, rescaled to the deviation of the conditional estimate
-  adaptive_projected  APG: the part of the update parallel to the estimate is damped
-  cfg_zero_star       CFG-Zero*: the unconditional estimate is scaled to the conditional
+`combine` function: `linear`, `rescaled`, `adaptive_projected` or `cfg_zero_star`.
 
 Linear guidance is the same for x0, eps, v and velocity. The others are not: wrap them
 in `in_terms_of` to apply them to what their paper does.
@@ -25,9 +20,9 @@ def linear(estimates, scales, x_t, t):
   """Classifier-free guidance, d_n + sum_i scales[i] (d_i - d_{i+1}): [B, T, H, W, C].
 
   Args:
-    estimates: n + 1 arrays d_i [B, T, H, W, C], from all signals to the fewest.
+    estimates: n + 1 estimates d_i of x0 [B, T, H, W, C], of all signals to fewest.
     scales: n arrays that broadcast to them.
-    x_t, t: the noisy video and its times, for other combinations.
+    x_t, t: the noisy video and its times [B, T]; not used.
   """
   del x_t, t
   out = estimates[-1]
@@ -37,10 +32,16 @@ def linear(estimates, scales, x_t, t):
 
 
 def rescaled(estimates, scales, x_t, t, *, phi=0.7):
-  """`linear`, rescaled by a share `phi` to the deviation of the first estimate.
+  """Guided x0 [B, T, H, W, C], rescaled to the deviation of the conditional estimate.
 
-  For each clip. Section 3.4 of https://arxiv.org/abs/2305.08891, where the network's
-  predictions are combined so.
+  Classifier-free guidance times phi std(d_0) / std(guided) + 1 - phi, over each clip:
+  section 3.4 of https://arxiv.org/abs/2305.08891, there of predictions.
+
+  Args:
+    estimates: n + 1 estimates d_i of x0 [B, T, H, W, C], of all signals to fewest.
+    scales: n arrays that broadcast to them.
+    x_t, t: the noisy video and its times [B, T]; not used.
+    phi: share of the rescaling; 0 is none.
   """
   guided = linear(estimates, scales, x_t, t)
   std = lambda x: jnp.std(x, axis=(1, 2, 3, 4), keepdims=True)
@@ -48,11 +49,18 @@ def rescaled(estimates, scales, x_t, t, *, phi=0.7):
 
 
 def adaptive_projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
-  """Adaptive projected guidance (APG) without momentum, of two estimates of x0.
+  """Guided x0 [B, T, H, W, C] by adaptive projected guidance (APG) without momentum.
 
   The update d_0 - d_1 is clipped to the length `norm`, and its part parallel to d_0
-  is multiplied by eta: eta = 1 without a norm is `linear`. Lengths and projections are
-  of a whole clip. https://arxiv.org/abs/2410.02416, algorithm 1.
+  is multiplied by eta. Lengths and projections are of a whole clip.
+  https://arxiv.org/abs/2410.02416, algorithm 1.
+
+  Args:
+    estimates: two estimates of x0 [B, T, H, W, C], with the signals and without.
+    scales: one array that broadcasts to them; 1 is no guidance.
+    x_t, t: the noisy video and its times [B, T]; not used.
+    eta: 1 without a norm is classifier-free guidance.
+    norm: largest length of the update; None does not clip.
   """
   del x_t, t
   _two(estimates, "adaptive_projected")
@@ -67,12 +75,19 @@ def adaptive_projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
 
 
 def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
-  """CFG-Zero*, of two estimates c and u, meant for velocities (see `in_terms_of`).
+  """Guided prediction [B, T, H, W, C] by CFG-Zero*, meant for velocities.
 
     s u + scale (c - s u),   s = <c, u> / |u|^2 over a clip
 
-  and 0 while t > zero_above (zero-init): the first steps change nothing.
-  https://arxiv.org/abs/2503.18886.
+  https://arxiv.org/abs/2503.18886. `in_terms_of` applies it to a network's prediction.
+
+  Args:
+    estimates: c and u [B, T, H, W, C], with the signals and without.
+    scales: one array that broadcasts to them.
+    x_t: the noisy video; not used.
+    t: times [B, T].
+    zero_above: the result is 0 at t > zero_above (zero-init), so that the first steps
+      change nothing; None: never.
   """
   del x_t
   _two(estimates, "cfg_zero_star")
@@ -84,7 +99,16 @@ def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
 
 
 def in_terms_of(estimates, scales, x_t, t, *, process, prediction, combine):
-  """x0 [B, T, H, W, C] of `combine`, applied to the estimates as `prediction`s."""
+  """x0 [B, T, H, W, C] of a guidance rule that is applied to the network's predictions.
+
+  Args:
+    estimates: estimates of x0 [B, T, H, W, C], from all signals to the fewest.
+    scales: one less, arrays that broadcast to them.
+    x_t, t: the noisy video and its times [B, T].
+    process: forward process, which gives alpha and sigma of t.
+    prediction: what `combine` gets: "x0", "eps", "v", "velocity" or "edm".
+    combine: (predictions, scales, x_t, t) -> guided prediction, e.g. `cfg_zero_star`.
+  """
 
   def to_prediction(x0):
     return p.mix(
@@ -143,8 +167,11 @@ def guide_by_known_frames(denoise, null, *, process, scale):
 
   https://arxiv.org/abs/2211.13221, where scale is 1.1. Without them these frames are
   noised as all others are, with one noise in all steps. It is outside of
-  `denoise.hold_known`: named after it among the wrappers, or the `known_wrapper` of a
-  rollout.
+  `denoise.hold_known`: after it among the wrappers.
+
+  Args:
+    process: forward process, which gives alpha and sigma of t.
+    scale: a number; 1 returns `denoise`.
   """
   del null
   if scale == 1:
@@ -173,19 +200,19 @@ def guide_by_known_frames(denoise, null, *, process, scale):
 
 
 def interval_scale(t, *, scale, low, high):
-  """The scale [B, T], 1 unless low < t <= high. https://arxiv.org/abs/2404.07724."""
+  """Guidance scales [B, T]: `scale` at low < t <= high, else 1. arXiv 2404.07724."""
   return jnp.where((low < t) & (t <= high), scale, 1.0)
 
 
 def linear_scale(t, *, start, stop):
-  """The scale [B, T], linear from the first frame to the last, as SVD's."""
+  """Guidance scales of t's shape [B, T], from `start` (frame 0) to `stop` (last)."""
   return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
 
 
 def triangular_scale(t, *, ends, middle):
-  """The scale [B, T], linear from the ends of the clip to its middle.
+  """Guidance scales of t's shape [B, T], linear from both `ends` to the `middle`.
 
-  SV3D's triangle, https://arxiv.org/abs/2403.12008, for a camera that returns.
+  SV3D's over frames, https://arxiv.org/abs/2403.12008, for a camera that returns.
   """
   height = 1.0 - jnp.abs(jnp.linspace(-1.0, 1.0, t.shape[1]))
   return jnp.broadcast_to(ends + (middle - ends) * height, t.shape)

@@ -1,17 +1,8 @@
 """Long videos from a denoiser of short ones: windows of frames, one after another.
 
-A plan says which frames are in each window and which of them are known by then:
-
-  plan(num_frames) -> [(index [K, w], known [K, w]), ...]
-
-stages of K windows of w frames. `rollout` makes a sampler of short videos a sampler of
-long ones by any plan:
-
-  extend                   w frames at a time, the last ones known
-  extend_with_first        the same, with the first frames of the video known too
-  extend_with_sparse_past  the same, the known frames ever sparser towards the past
-  fill_between_keyframes   the frames between known key frames
-  hierarchical             key frames first, then the frames between them
+A plan, num_frames -> [(index [K, w], known [K, w])], gives stages of K windows of w
+frames, and which of these are known by then. `rollout` makes a sampler of short videos
+a sampler of long ones by any plan.
 """
 
 import jax
@@ -44,11 +35,16 @@ def rollout(
   and known frames of `cond` that belong to them.
 
   Args:
+    denoise: (x_t, t [B, w], cond) -> Denoised, of windows of w frames.
+    process: forward process, which gives alpha and sigma of t.
     x: [B, T, H, W, C] the initial noise of each frame.
     ts: [S + 1], or [S + 1, T], of which a window takes its frames' columns.
+    cond: Conditioning of the whole video, or None.
+    key: PRNG key.
     sampler: of a window, (denoise, process, x, ts, cond, key) -> x0.
-    plan: num_frames -> stages [(index [K, w], known [K, w])]. Every frame must be in a
-      window in which it is not yet known.
+    plan: num_frames -> stages [(index [K, w], known [K, w])], K windows each, and which
+      of their frames are known by then. Every frame must be in a window in which it is
+      not yet known.
     known_wrapper: how known frames are held: `denoise.hold_known` (at time 0,
       diffusion forcing) or `denoise.replace_known` (noised like the others).
     renoise_known: with `replace_known`, each window noises its known frames anew, as
@@ -99,18 +95,20 @@ def rollout(
 
 
 def extend(num_frames, *, window, overlap):
-  """A plan, [(index [K, window], known [K, window])]: the `overlap` last frames known.
+  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  Autoregression over chunks, as LVDM's prediction model and diffusion forcing do. The
-  last window moves back to end with the video; more of it is then known.
+  Autoregression over chunks: the `overlap` last frames of w = `window` are known, as in
+  LVDM's prediction model and diffusion forcing. The last window moves back to end
+  with the video; more of it is then known.
   """
   return extend_with_first(num_frames, window=window, first=0, recent=overlap)
 
 
 def extend_with_first(num_frames, *, window, first, recent):
-  """A plan as `extend`'s, with the `first` frames of the video and `recent` ones known.
+  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  The attention sinks of https://arxiv.org/abs/2309.17453, as frames.
+  The video's `first` frames and the `recent` last ones are known in w = `window`: the
+  attention sinks of https://arxiv.org/abs/2309.17453, as frames.
   """
 
   def context(start):
@@ -120,9 +118,10 @@ def extend_with_first(num_frames, *, window, first, recent):
 
 
 def extend_with_sparse_past(num_frames, *, window, context):
-  """A plan as `extend`'s, with `context` known frames, sparser towards frame 0.
+  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  Their distances are even in logarithm, as FramePack's compression of the past
+  In w = `window`, `context` frames are known, sparser towards frame 0: their distances
+  are even in logarithm, as FramePack's compression of the past
   is: https://arxiv.org/abs/2504.12626.
   """
 
@@ -140,20 +139,20 @@ def extend_with_sparse_past(num_frames, *, window, context):
 
 
 def fill_between_keyframes(num_frames, *, window, stride):
-  """A plan of the frames between known ones: every stride-th, and the last.
+  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  Interpolation of a video of few frames to one of many (LVDM, AlignYourLatents: T to
-  4 T); `cond.mask` marks them. Each window has as many gaps as it can hold, with the
-  ends of each.
+  The frames between known key frames (every stride-th, and the last): interpolation of
+  a video of few frames to one of many (LVDM, AlignYourLatents: T to 4 T); `cond.mask`
+  marks the key frames. A window has as many gaps as it can hold.
   """
   return [_gaps(num_frames, window, stride, sampled=())]
 
 
 def hierarchical(num_frames, *, window, stride):
-  """A plan of key frames, every stride-th and the last, then of the frames between.
+  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  The key frames by `extend` with an overlap of 1, then as `fill_between_keyframes`.
-  AlignYourLatents, NUWA-XL.
+  First key frames, every stride-th and the last, in windows that overlap by one; then
+  the frames between. AlignYourLatents, NUWA-XL.
   """
   keys = key_frame_indices(num_frames, stride)
   size = min(window, len(keys))
@@ -163,7 +162,7 @@ def hierarchical(num_frames, *, window, stride):
 
 
 def key_frame_indices(num_frames, stride):
-  """Indices [K] of every stride-th frame and the last."""
+  """Indices [K] of every stride-th frame and the last, integers."""
   return np.array([*range(0, num_frames - 1, stride), num_frames - 1])
 
 

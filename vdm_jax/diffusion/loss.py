@@ -16,7 +16,7 @@ from vdm_jax.diffusion import variance
 
 
 def squared(error):
-  """The square of an error, of its shape."""
+  """The square of an error, of its shape: the usual loss."""
   return error**2
 
 
@@ -26,17 +26,17 @@ def absolute(error):
 
 
 def constant(process, prediction, t):
-  """Weights 1 [B, T]: the unweighted error of what the network predicts."""
+  """Loss weights [B, T], all 1: the unweighted error of the network's prediction."""
   del process, prediction
   return jnp.ones_like(t)
 
 
 def min_snr(process, prediction, t, *, gamma=5.0):
-  """Min-SNR weights [B, T]: min(SNR, gamma) on the error of x0.
+  """Min-SNR loss weights [B, T] at times t [B, T]: min(SNR, gamma) on the error of x0.
 
-  An error of F is an error of x0 times determinant / sigma, so the weight on F is
-  min(SNR, gamma) (sigma / determinant)^2: for eps min(SNR, gamma) / SNR, for v
-  min(SNR, gamma) / (SNR + 1), for x0 min(SNR, gamma).
+  On the error of the network's `prediction` ("x0", "eps", "v" ...) that is, for eps
+  min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1), for x0 min(SNR, gamma): an
+  error of F is an error of x0 times determinant / sigma.
   https://arxiv.org/abs/2303.09556.
   """
   alpha, sigma = process.alpha_sigma(t)
@@ -45,8 +45,9 @@ def min_snr(process, prediction, t, *, gamma=5.0):
 
 
 def soft_min_snr(process, prediction, t, *, gamma=4.0):
-  """Weights [B, T], SNR gamma / (SNR + gamma) on the error of x0: a smooth min-SNR.
+  """Loss weights [B, T] at times t: SNR gamma / (SNR + gamma) on the error of x0.
 
+  A smooth min-SNR, converted to the error of the network's `prediction` ("eps" ...).
   https://arxiv.org/abs/2401.11605, appendix B.
   """
   alpha, sigma = process.alpha_sigma(t)
@@ -55,13 +56,19 @@ def soft_min_snr(process, prediction, t, *, gamma=4.0):
 
 
 def truncated_snr(process, prediction, t):
-  """Weights [B, T], max(SNR, 1) on the error of x0. arXiv 2202.00512."""
+  """Loss weights [B, T] at times t: max(SNR, 1) on the error of x0. arXiv 2202.00512.
+
+  Converted to the error of the network's `prediction` ("eps", "v" ...).
+  """
   alpha, sigma = process.alpha_sigma(t)
   return jnp.maximum((alpha / sigma) ** 2, 1.0) * _to_x0(process, prediction, t) ** 2
 
 
 def sigmoid(process, prediction, t, *, bias=-3.0):
-  """Weights [B, T], sigmoid(bias - log SNR) on the error of eps. arXiv 2410.19324."""
+  """Loss weights [B, T] at times t: sigmoid(bias - log SNR) on the error of eps.
+
+  Converted to the error of the network's `prediction` ("v" ...). arXiv 2410.19324.
+  """
   alpha, sigma = process.alpha_sigma(t)
   log_snr = 2.0 * (jnp.log(alpha) - jnp.log(sigma))
   to_eps = _to_x0(process, prediction, t) * alpha / sigma
@@ -69,10 +76,11 @@ def sigmoid(process, prediction, t, *, bias=-3.0):
 
 
 def edm(process, prediction, t, *, sigma_data=0.5):
-  """EDM's weights [B, T], which are 1 on EDM's own F.
+  """EDM's loss weights [B, T] at times t, which are 1 on EDM's own prediction.
 
-  (s^2 + sd^2) / (s sd)^2 on the error of x0, s = sigma / alpha, sd = sigma_data: table
-  1 of https://arxiv.org/abs/2206.00364.
+  (s^2 + sd^2) / (s sd)^2 on the error of x0, s = sigma / alpha, sd = sigma_data (the
+  data's deviation): table 1 of https://arxiv.org/abs/2206.00364. Converted to the error
+  of the network's `prediction` ("eps", "v" ...).
   """
   alpha, sigma = process.alpha_sigma(t)
   s = sigma / alpha
@@ -100,23 +108,25 @@ def denoising_loss(
   offset_noise=0.0,
   vlb_weight=1.0,
 ):
-  """(scalar loss, metrics) of one batch.
+  """(scalar loss, metrics) of one batch of clean latents.
 
   Args:
     apply: (x, t, cond) -> network output [B, T, H, W, C]; or [.., 2 C], whose second
-      half is the learned variance (diffusion/variance.py).
+      half is the learned variance.
+    process: forward process, which gives alpha and sigma of t.
+    prediction: what the output is: "x0", "eps", "v", "velocity" or "edm".
     x0: [B, T, H, W, C] clean latents.
     cond: Conditioning; frames of its mask are input as `known` (or clean), at time 0,
       and are not in the loss.
     t: [B, T] times.
-    key: of the noise.
+    key: PRNG key of the noise.
     weight: (process, prediction, t) -> [B, T].
     error_fn: error -> loss of every element, `squared` or `absolute`. The weights above
       are stated for the square.
     offset_noise: deviation of noise that is constant over a frame's channel, added to
       eps so that brightness is learned; 0.05 to 0.1 is usual.
-    vlb_weight: of the variational bound, in bits per element, that a learned
-      variance is trained by; the mean gets no gradient from it.
+    vlb_weight: of the variational bound, in bits per element, that a learned variance
+      is trained by; the mean gets no gradient from it.
 
   Returns:
     The loss, and scalars {"loss", "mse"}: with and without the weight; with a learned

@@ -1,13 +1,8 @@
-"""Masks of known frames. Training draws a mask, sampling names one.
+"""Masks of known frames: bool [T], True where a frame is given.
 
-A mask [T] is True for known frames. Its name is a pattern and, after a colon, a number
-k (1 by default):
-
-  first:k    the first k         image to video, prediction, extension
-  last:k     the last k          what came before
-  ends:k     the first and last k     interpolation
-  every:k    every k-th, from the first   key frames; k is at least 2
-  random     any subset but all: each frame with one probability drawn for the clip
+Training draws a mask, sampling names one: "first:k" for image to video, prediction and
+extension, "last:k" for what came before, "ends:k" for interpolation, "every:k" for key
+frames, "random" for any subset.
 """
 
 import jax
@@ -15,27 +10,27 @@ import jax.numpy as jnp
 
 
 def first_mask(num_frames, k=1):
-  """The mask [T] of the first k frames."""
+  """The bool mask [num_frames] that is True for the first k frames."""
   return jnp.arange(num_frames) < k
 
 
 def last_mask(num_frames, k=1):
-  """The mask [T] of the last k frames."""
+  """The bool mask [num_frames] that is True for the last k frames."""
   return jnp.arange(num_frames) >= num_frames - k
 
 
 def ends_mask(num_frames, k=1):
-  """The mask [T] of the first k and the last k frames."""
+  """The bool mask [num_frames] that is True for the first k and the last k frames."""
   return first_mask(num_frames, k) | last_mask(num_frames, k)
 
 
 def keyframe_mask(num_frames, k=2):
-  """The mask [T] of frames 0, k, 2 k ..."""
+  """The bool mask [num_frames] that is True for frames 0, k, 2 k ..."""
   return jnp.arange(num_frames) % k == 0
 
 
 def random_mask(key, num_frames):
-  """The mask [T] of a random subset of the frames, of any size below T."""
+  """The bool mask [num_frames] of a random subset of the frames, never of all."""
   k_chance, k_frames, k_left = jax.random.split(key, 3)
   known = jax.random.uniform(k_frames, (num_frames,)) < jax.random.uniform(k_chance)
   left = jax.random.randint(k_left, (), 0, num_frames)  # at least this is generated
@@ -51,7 +46,11 @@ MASKS = {
 
 
 def from_name(name, num_frames):
-  """The mask [T] with a name such as "ends" or "first:4"."""
+  """The bool mask [num_frames] of known frames with a name such as "ends" or "first:4".
+
+  Names are "first:k", "last:k", "ends:k" (first k and last k; k is 1 by default) and
+  "every:k" (every k-th from the first, k at least 2, the default).
+  """
   kind, _, k = name.partition(":")
   if kind not in MASKS or (k and not k.isdigit()):
     names = [*MASKS, *(f"{kind}:k" for kind in MASKS), "random"]
@@ -67,11 +66,11 @@ def from_name(name, num_frames):
 
 
 def sample_masks(key, batch_size, num_frames, rates):
-  """A random mask for each example, [B, T, 1, 1, 1] bool.
+  """A random mask of known frames for each example, bool [B, T, 1, 1, 1].
 
   Args:
-    rates: {name of a mask: probability}, such as {"first": 0.3, "random": 0.2}; the
-      rest to 1 is the probability of no known frames.
+    rates: {name of a mask: probability}, such as {"first": 0.3, "every:4": 0.1,
+      "random": 0.2}; the rest to 1 is the probability of no known frames.
   """
   total = sum(rates.values())
   if any(r < 0 for r in rates.values()) or total > 1 + 1e-6:

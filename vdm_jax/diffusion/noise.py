@@ -1,14 +1,9 @@
 """Initial noise of videos: [B, T, H, W, C], every frame standard normal.
 
 `samplers.loop.noise` draws the frames independently; these correlate them, so that
-frames are alike or a model of short clips stays consistent over a long video. All are
-functions (key, shape) -> noise, to bind.
-
-  mixed         all frames have a part in common
-  progressive   each frame is correlated with the one before it
-  free_noise    the first window's frames, repeated in other orders
-
-`free_init` is a sampler: it starts again from the low frequencies of its own result.
+frames are alike or a model of short clips stays consistent over a long video: `mixed`,
+`progressive` and `free_noise` are functions (key, shape) -> noise. `free_init` is a
+sampler: it starts again from the low frequencies of its own result.
 """
 
 import jax
@@ -20,7 +15,7 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def mixed(key, shape, *, fraction):
-  """Noise [B, T, H, W, C] whose frames have correlation `fraction` with each other.
+  """Initial noise [B, T, H, W, C] whose frames have correlation `fraction` in pairs.
 
   sqrt(fraction) times common noise + sqrt(1 - fraction) times each frame's own.
 
@@ -35,7 +30,10 @@ def mixed(key, shape, *, fraction):
 
 
 def progressive(key, shape, *, correlation):
-  """Noise [B, T, H, W, C]; frames i, j have correlation^|i - j|. arXiv 2305.10474."""
+  """Initial noise [B, T, H, W, C]; frames i and j have correlation^|i - j|.
+
+  "Progressive" noise of PYoCo, https://arxiv.org/abs/2305.10474.
+  """
   _check_part("correlation", correlation)
   own = loop.noise(key, shape)
   fresh = np.sqrt(1.0 - correlation**2)
@@ -49,11 +47,11 @@ def progressive(key, shape, *, correlation):
 
 
 def free_noise(key, shape, *, window, stride):
-  """Noise [B, T, H, W, C]: `window` frames, then copies shuffled `stride` at a time.
+  """FreeNoise's initial noise [B, T, H, W, C]: `window` frames, repeated and shuffled.
 
-  Equation 5 of FreeNoise, https://arxiv.org/abs/2310.15169. Frames of the long video
-  that share noise are about a window apart; a window of `denoise.windows` with the same
-  size and stride has almost no frame twice.
+  Copies are shuffled `stride` frames at a time: equation 5 of
+  https://arxiv.org/abs/2310.15169. Frames that share noise are about a window apart; a
+  window of `denoise.windows` with the same size and stride has almost no frame twice.
   """
   num_frames = shape[1]
   first = loop.noise(key, (shape[0], min(window, num_frames), *shape[2:]))
@@ -61,7 +59,7 @@ def free_noise(key, shape, *, window, stride):
 
 
 def free_noise_order(key, num_frames, window, stride):
-  """Indices [T] of the frames, among the first `window`, that each frame repeats."""
+  """FreeNoise's order: indices [T] below `window`, whose noise each frame repeats."""
   if not 1 <= stride <= window:
     raise ValueError(
       f"stride={stride}; FreeNoise shuffles 1 to window={window} frames."
@@ -86,7 +84,11 @@ def free_init(
   https://arxiv.org/abs/2312.07537.
 
   Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
     x: [B, T, H, W, C] sigma eps.
+    ts: falling times [S + 1], or [S + 1, T] for each frame.
+    cond, key: Conditioning for `denoise`; PRNG key.
     sampler: (denoise, process, x, ts, cond, key) -> x0.
     iterations: runs of the sampler.
     cutoff: of the Butterworth filter, as a share of the highest frequency, along time,
@@ -109,13 +111,16 @@ def free_init(
 
 
 def butterworth_gain(sizes, cutoff, order):
-  """Low-pass gain [T, H, W] = `sizes`, as fftn orders it: 1 at 0, 1/2 at the cutoff."""
+  """Low-pass gain of shape `sizes` (T, H, W), in fftn's order: 1 at 0, 1/2 at `cutoff`.
+
+  `cutoff` is a share of the highest frequency, `order` the Butterworth filter's.
+  """
   axes = np.meshgrid(*(2.0 * np.fft.fftfreq(n) for n in sizes), indexing="ij")
   return 1.0 / (1.0 + (sum(f**2 for f in axes) / cutoff**2) ** order)
 
 
 def apply_filter(x, gain):
-  """x [B, T, H, W, C] with its (T, H, W) spectrum times gain [T, H, W]; real."""
+  """x [B, T, H, W, C], real, with its (T, H, W) spectrum times gain [T, H, W]."""
   axes = (1, 2, 3)
   out = jnp.fft.ifftn(jnp.fft.fftn(x, axes=axes) * gain[None, ..., None], axes=axes)
   return out.real.astype(x.dtype)

@@ -2,9 +2,7 @@
 
 A clip that continues another one starts from generated frames, not from data. A network
 that is trained on clean frames trusts their errors; trained on noisy ones, and given
-their noise level as a condition, it does not. For known frames this is "conditional
-latent perturbation" (LVDM, https://arxiv.org/abs/2211.13221, section 3.3), for an image
-"noise augmentation" (SVD, https://arxiv.org/abs/2311.15127).
+their noise level as a condition, it does not.
 
   train(process, key, cond) -> cond, with noise of a level drawn for each clip
   sample(process, key, cond) -> cond, with noise of the level of sampling
@@ -23,7 +21,10 @@ from vdm_jax.diffusion import process as p
 
 @dataclasses.dataclass(frozen=True)
 class KnownFrameNoise:
-  """Adds noise to `cond.known`; level s is the process' index s, its time s + 1.
+  """Adds noise to `cond.known`, the frames that a clip is conditioned on, by level.
+
+  LVDM's conditional latent perturbation, https://arxiv.org/abs/2211.13221. Level s is
+  the process' index s, its time s + 1; the network gets it as a vector of `cond`.
 
   Attributes:
     num_levels: a training clip's level is uniform in 0 .. num_levels - 1.
@@ -44,21 +45,21 @@ class KnownFrameNoise:
       )
 
   def train(self, process, key, cond):
-    """`cond` with noisy known frames and the vector `name`: random levels [B]."""
+    """`cond` with noisy known frames and their random levels, the vector `name` [B]."""
     k_level, k_noise = jax.random.split(key)
     level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.num_levels)
     cond = self._with_level(k_noise, cond, level)
     return cond.replace(known=self.noisy_known(process, cond), known_noise=None)
 
   def sample(self, process, key, cond):
-    """`cond` with `known_noise` and the vector `name`: sampling_level for all."""
+    """`cond` with noise for `noisy_known`, and the level `sampling_level` for all."""
     del process
     return self._with_level(
       key, cond, jnp.full(cond.known.shape[:1], self.sampling_level)
     )
 
   def noisy_known(self, process, cond):
-    """Known frames [B, T, H, W, C] with noise of the level in `cond.vectors`."""
+    """Known frames [B, T, H, W, C] with `cond.known_noise` of the level in `cond`."""
     t = jnp.broadcast_to(cond.vectors[self.name][:, None] + 1.0, cond.known.shape[:2])
     return p.mix(process.alpha_sigma(t), cond.known, cond.known_noise)
 
@@ -69,11 +70,10 @@ class KnownFrameNoise:
 
 @dataclasses.dataclass(frozen=True)
 class ImageAugmentation:
-  """Adds noise to the channels of a signal: an image's latents, for example.
+  """Adds noise to the channels of a signal, such as an image's latents.
 
-  In training its deviation is exp(mean + std n), n ~ N(0, 1), when sampling that in
-  `cond.vectors`. SVD adds it to the pixels before they are encoded, here it is added
-  to latents.
+  SVD's noise augmentation, https://arxiv.org/abs/2311.15127, there of pixels. Its
+  deviation is exp(mean + std n), n ~ N(0, 1), in training, else that in `cond.vectors`.
 
   Attributes:
     mean, std: of the logarithm of the deviation.
@@ -88,7 +88,7 @@ class ImageAugmentation:
   for_known_frames = False
 
   def train(self, process, key, cond):
-    """`cond` with noise in the signal and the vector `name`: random deviations."""
+    """`cond` with noise in the signal, its random deviations the vector `name` [B]."""
     self._check(cond)
     k_level, key = jax.random.split(key)
     normal = jax.random.normal(k_level, cond.vectors[self.name].shape)
@@ -97,7 +97,7 @@ class ImageAugmentation:
     return self.sample(process, key, cond)
 
   def sample(self, process, key, cond):
-    """`cond` with noise in the signal, of the deviation in the vector `name`."""
+    """`cond` with noise in the signal, of the deviation [B] in the vector `name`."""
     del process
     self._check(cond)
     x, level = cond.channels[self.signal], cond.vectors[self.name]

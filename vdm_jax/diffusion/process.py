@@ -30,15 +30,18 @@ FLOOR = 1e-5
 
 
 class Process(Protocol):
-  """A forward process, x_t = alpha(t) x0 + sigma(t) eps; times t are [B, T]."""
+  """A forward process, x_t = alpha(t) x0 + sigma(t) eps; times t are [B, T].
+
+  t is 0 at the data and `t_max` at the noisiest.
+  """
 
   t_max: float  # the noisiest time
 
   def alpha_sigma(self, t):
-    """(alpha, sigma), [B, T] each, both >= FLOOR."""
+    """(alpha, sigma) of times t, each of t's shape and >= FLOOR."""
 
   def rates(self, t):
-    """(d alpha / dt, d sigma / dt), [B, T] each."""
+    """The derivatives (d alpha / dt, d sigma / dt), each of t's shape."""
 
   def network_inputs(self, x_t, t):
     """(x [B, T, H, W, C], time [B, T]) in the network's own scale and units."""
@@ -51,7 +54,7 @@ BETAS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos"
 
 @functools.cache
 def betas(schedule, num_steps=1000, ends=None):
-  """The betas [num_steps] of a named schedule, float64.
+  """The noise variances beta [num_steps] of a named DDPM schedule, float64.
 
   Args:
     schedule: "linear" in beta, "scaled_linear" in its square root, or "squaredcos".
@@ -73,7 +76,7 @@ def betas(schedule, num_steps=1000, ends=None):
 
 
 def zero_terminal_snr(betas):
-  """The betas [num_steps], rescaled so that the last alpha_bar is FLOOR^2.
+  """The betas [num_steps], rescaled so that the last alpha_bar is 1e-10, nearly zero.
 
   sqrt(alpha_bar) is moved and stretched; its first value stays. Algorithm 1 of
   https://arxiv.org/abs/2305.08891; for predictions that determine x0 where alpha
@@ -87,16 +90,17 @@ def zero_terminal_snr(betas):
 
 @dataclasses.dataclass(frozen=True)
 class DDPM:
-  """Variance preserving, by a table of betas; t in [0, num_steps].
+  """The variance-preserving process of a table of betas; times t are in [0, num_steps].
 
   t = 0 is the data, t = k + 1 the published index k (the network sees k). Between
   steps log alpha_bar is interpolated, so any t is a time.
 
   Attributes:
-    schedule: a name in BETAS.
-    beta_ends: (first, last) beta of the schedule, see `betas`.
-    zero_snr: whether the betas are rescaled by `zero_terminal_snr`.
-    table: num_steps betas, in place of a schedule's.
+    schedule: "linear", "scaled_linear" (Stable Diffusion's) or "squaredcos".
+    num_steps: number of steps.
+    beta_ends: (first, last) beta; None: the published ones of the schedule.
+    zero_snr: whether the betas are rescaled to a terminal SNR of (nearly) zero.
+    table: num_steps betas, in place of a schedule's; None: the schedule's.
   """
 
   schedule: str = "linear"
@@ -113,6 +117,7 @@ class DDPM:
 
   @property
   def t_max(self):
+    """The noisiest time, num_steps as a float."""
     return float(self.num_steps)
 
   @property
@@ -121,7 +126,7 @@ class DDPM:
 
   @property
   def betas(self):
-    """The betas [num_steps], float64."""
+    """The betas [num_steps], float64, rescaled if `zero_snr`."""
     if self.table is not None:
       table = np.asarray(self.table)
     else:
@@ -154,82 +159,94 @@ class DDPM:
     return (high_t - high_s) + (rest_t - rest_s)
 
   def alpha_sigma(self, t):
+    """(alpha, sigma) of times t, each of t's shape and >= 1e-5."""
     value, _ = self._log_alpha_bar(jnp.asarray(t, float))
     alpha, sigma = jnp.exp(0.5 * value), jnp.sqrt(jnp.maximum(-jnp.expm1(value), 0.0))
     return jnp.maximum(alpha, FLOOR), jnp.maximum(sigma, FLOOR)
 
   def rates(self, t):
+    """The derivatives (d alpha / dt, d sigma / dt), each of t's shape."""
     _, slope = self._log_alpha_bar(jnp.asarray(t, float))
     alpha, sigma = self.alpha_sigma(t)
     return 0.5 * alpha * slope, -0.5 * alpha**2 * slope / sigma
 
   def network_inputs(self, x_t, t):
+    """(x_t, published index t - 1, at least 0): the network's inputs at t [B, T]."""
     return x_t, jnp.maximum(t - 1.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-  """Variance preserving on the circle: alpha = cos, sigma = sin of pi t / 2.
+  """The variance-preserving cosine process: alpha = cos, sigma = sin of pi t / 2.
 
-  The continuous limit of https://arxiv.org/abs/2102.09672; it stops at t_max, where
+  The continuous limit of https://arxiv.org/abs/2102.09672. t is in [0, t_max]; at 0.999
   alpha is still 0.0016, so that every prediction can start there.
   """
 
   t_max: float = 0.999
 
   def alpha_sigma(self, t):
+    """(alpha, sigma) of times t, each of t's shape and >= 1e-5."""
     u = 0.5 * jnp.pi * jnp.asarray(t, float)
     return jnp.maximum(jnp.cos(u), FLOOR), jnp.maximum(jnp.sin(u), FLOOR)
 
   def rates(self, t):
+    """The derivatives (d alpha / dt, d sigma / dt), each of t's shape."""
     u = 0.5 * jnp.pi * jnp.asarray(t, float)
     return -0.5 * jnp.pi * jnp.sin(u), 0.5 * jnp.pi * jnp.cos(u)
 
   def network_inputs(self, x_t, t):
+    """(x_t, 1000 t): the network's inputs at times t [B, T]."""
     return x_t, 1000.0 * t
 
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-  """Rectified flow, https://arxiv.org/abs/2209.03003: a straight line, t in [0, 1].
+  """Rectified flow, https://arxiv.org/abs/2209.03003: alpha = 1 - t, sigma = t.
 
-  The shift of https://arxiv.org/abs/2403.03206 is a property of times, not of this
-  process: `times.shifted`, `times.shifted_grid`. The network sees
-  `scale` t.
+  t is in [0, t_max = 1], and the network sees `scale` t. SD3's shift is a property of
+  times, not of this process: `times.shifted`, `times.shifted_grid`.
   """
 
   t_max: float = 1.0
   scale: float = 1000.0
 
   def alpha_sigma(self, t):
+    """(alpha, sigma) of times t, each of t's shape and >= 1e-5."""
     t = jnp.asarray(t, float)
     return jnp.maximum(1.0 - t, FLOOR), jnp.maximum(t, FLOOR)
 
   def rates(self, t):
+    """The derivatives (d alpha / dt, d sigma / dt) = (-1, 1), each of t's shape."""
     return -jnp.ones_like(t), jnp.ones_like(t)
 
   def network_inputs(self, x_t, t):
+    """(x_t, scale t): the network's inputs at times t [B, T]."""
     return x_t, self.scale * t
 
 
 @dataclasses.dataclass(frozen=True)
 class EDM:
-  """Variance exploding, https://arxiv.org/abs/2206.00364: t is sigma itself.
+  """The variance-exploding process of EDM: alpha = 1, and sigma = t in [0, t_max].
 
-  `sigma_data` is the deviation of the data: 0.5 for images, 1 for unit latents.
+  https://arxiv.org/abs/2206.00364. `sigma_data` is the deviation of the data: 0.5 for
+  images, 1 for unit latents.
   """
 
   t_max: float = 80.0
   sigma_data: float = 0.5
 
   def alpha_sigma(self, t):
+    """(alpha, sigma) of times t, each of t's shape; sigma >= 1e-5."""
     t = jnp.asarray(t, float)
     return jnp.ones_like(t), jnp.maximum(t, FLOOR)
 
   def rates(self, t):
+    """The derivatives (d alpha / dt, d sigma / dt) = (0, 1), each of t's shape."""
     return jnp.zeros_like(t), jnp.ones_like(t)
 
   def network_inputs(self, x_t, t):
+    """(x_t / sqrt(sigma^2 + sigma_data^2), log(sigma) / 4), the network's inputs."""
     _, sigma = self.alpha_sigma(t)
     scale = 1.0 / jnp.sqrt(sigma**2 + self.sigma_data**2)
     return expand(scale) * x_t, 0.25 * jnp.log(sigma)
@@ -250,7 +267,9 @@ def check_prediction(prediction, process):
 
 
 def coefficients(prediction, process, t):
-  """(a, b) of F = a x0 + b eps, what the network predicts at time t; of t's shape.
+  """(a, b), each of t's shape, of the network's prediction F = a x0 + b eps at times t.
+
+  `prediction` is one of:
 
   x0        (1, 0)
   eps       (0, 1)
@@ -276,25 +295,32 @@ def coefficients(prediction, process, t):
 
 
 def expand(t):
-  """[B, T] -> [B, T, 1, 1, 1], to broadcast against x."""
+  """Per-frame values [B, T] as [B, T, 1, 1, 1], to broadcast against videos."""
   return rearrange(t, "b t -> b t 1 1 1")
 
 
 def mix(coeffs, x0, eps):
-  """a x0 + b eps for coeffs (a, b), each [B, T]: x_t, the target F or dx/dt."""
+  """a x0 + b eps [B, T, H, W, C] for coeffs (a, b), each [B, T]: x_t, F or dx/dt."""
   a, b = coeffs
   return expand(a) * x0 + expand(b) * eps
 
 
 def determinant(prediction, process, t):
-  """alpha b - sigma a [B, T], the determinant of (x_t, F) in (x0, eps); never zero."""
+  """alpha b - sigma a [B, T], never zero: the determinant of (x_t, F) in (x0, eps).
+
+  x_t = alpha x0 + sigma eps is the noisy video, F = a x0 + b eps what the network
+  predicts at times t [B, T].
+  """
   alpha, sigma = process.alpha_sigma(t)
   a, b = coefficients(prediction, process, t)
   return alpha * b - sigma * a
 
 
 def x0_from_output(process, prediction, x_t, out, t):
-  """x0 from x_t and the network's output F, all [B, T, H, W, C]; t is [B, T]."""
+  """The estimate of x0 [B, T, H, W, C] from x_t and a network's output of that shape.
+
+  `prediction` says what the output is: "x0", "eps", "v", "velocity" or "edm"; t [B, T].
+  """
   _, sigma = process.alpha_sigma(t)
   _, b = coefficients(prediction, process, t)
   det = determinant(prediction, process, t)

@@ -3,36 +3,31 @@
 A matrix is [R + 1, T]: row r holds the times of the T frames before step r, the last
 row is 0. A column never rises. A frame whose time does not change in a step is not
 changed by the sampler, so waiting, known and finished frames are all plateaus.
-
-  full            all frames at once: a plain grid
-  autoregressive  frame after frame (block after block)
-  pyramid         frame after frame, `lag` steps apart
-  fifo            frame after frame, one step apart
-  hierarchical    key frames, then the frames between them
-  hold_known      a matrix with some frames clean from the start
 """
 
 import numpy as np
 
 
 def full(grid, num_frames):
-  """The matrix [S + 1, T] in which all frames share the grid [S + 1]."""
+  """The matrix of times [S + 1, T] in which all T frames share the grid [S + 1]."""
   return pyramid(grid, num_frames, lag=0)
 
 
 def autoregressive(grid, num_frames, *, block=1):
-  """The matrix [S ceil(T / block) + 1, T] of one block of frames after another.
+  """The matrix of times [R + 1, T] of one block of frames after another.
 
-  Each block takes the whole grid [S + 1] before the next one starts.
+  R = S ceil(T / block): each block of `block` frames takes the whole falling grid
+  [S + 1] before the next one starts. T = num_frames.
   """
   return pyramid(grid, num_frames, lag=len(grid) - 1, block=block)
 
 
 def pyramid(grid, num_frames, *, lag=1, block=1):
-  """The matrix [R + 1, T] in which block k of frames starts `lag` steps after k - 1.
+  """The matrix of times [R + 1, T]; each block of frames starts `lag` steps later.
 
-  R = S + lag (ceil(T / block) - 1), for a grid [S + 1]. Diffusion forcing,
-  https://arxiv.org/abs/2407.01392. lag = 0 is `full`, lag = S `autoregressive`.
+  R = S + lag (ceil(T / block) - 1), for a falling grid [S + 1] and T = num_frames.
+  Diffusion forcing, https://arxiv.org/abs/2407.01392. With lag 0 all frames share the
+  grid, with lag S they are autoregressive.
   """
   grid = np.asarray(grid, np.float32)
   num_steps = len(grid) - 1
@@ -47,20 +42,20 @@ def pyramid(grid, num_frames, *, lag=1, block=1):
 
 
 def fifo(grid, num_frames):
-  """The matrix [S + T, T] with each frame one step of the grid behind the last one.
+  """The matrix of times [S + T, T]; each frame is a step of the grid behind the last.
 
-  S frames are in flight; `denoise.fifo_windows` denoises only these.
-  https://arxiv.org/abs/2405.11473, which starts from a clip of another sampler.
-
-  Returns: [S + T, T].
+  For a falling grid [S + 1] and T = num_frames; S frames are denoised at a time, which
+  `denoise.fifo_windows` picks. FIFO-Diffusion, https://arxiv.org/abs/2405.11473, which
+  starts from a clip of another sampler.
   """
   return pyramid(grid, num_frames, lag=1)
 
 
 def hierarchical(grid, num_frames, *, stride):
-  """The matrix [2 S + 1, T] of key frames first, then of the frames between them.
+  """The matrix of times [2 S + 1, T] of key frames first, then of the frames between.
 
-  Key frames are every stride-th and the last; both groups take the grid [S + 1].
+  Key frames are every stride-th and the last; both groups take the falling grid [S +
+  1].
   """
   if not 1 < stride < num_frames:
     raise ValueError(f"stride={stride}; it must be 2 to {num_frames - 1}.")
@@ -73,7 +68,7 @@ def hierarchical(grid, num_frames, *, stride):
 
 
 def hold_known(matrix, mask):
-  """`matrix` [R + 1, T] with time 0 throughout for the frames of `mask` [T]."""
+  """The matrix of times [R + 1, T] with time 0 for the frames of `mask` [T]."""
   if np.shape(mask) != matrix.shape[1:]:
     raise ValueError(
       f"mask {np.shape(mask)} and matrix {matrix.shape} differ in frames; the mask "

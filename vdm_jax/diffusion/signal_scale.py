@@ -1,6 +1,4 @@
-"""A process with a scaled signal: VideoCrafter's `use_scale`.
-
-  x_t = s(t) alpha(t) x0 + sigma(t) eps,     s: 1 -> scale over the first steps
+"""A process with a scaled signal, x_t = s(t) alpha(t) x0 + sigma(t) eps.
 
 alpha and sigma are those of DDPM, and eps is predicted as there; every time past the
 first has less signal for its noise. In the code of https://arxiv.org/abs/2310.19512.
@@ -15,9 +13,9 @@ from vdm_jax.diffusion import process as p
 
 @dataclasses.dataclass(frozen=True)
 class SignalScale:
-  """The process `base` with its alpha multiplied by s(t).
+  """The process `base` with alpha multiplied by s(t): VideoCrafter's `use_scale`.
 
-  s falls linearly over the original's indices k = t - 1 from 1 at 0 to `scale` at
+  s falls linearly over the published indices k = t - 1 from 1 at 0 to `scale` at
   `steps` - 1, and stays there. Variance is not preserved.
 
   Attributes:
@@ -41,10 +39,12 @@ class SignalScale:
 
   @property
   def num_steps(self):
+    """Number of steps of the base."""
     return self.base.num_steps
 
   @property
   def t_max(self):
+    """The noisiest time, that of the base."""
     return self.base.t_max
 
   def signal(self, t):
@@ -53,10 +53,12 @@ class SignalScale:
     return 1.0 + (self.scale - 1.0) * k / (self.steps - 1.0)
 
   def alpha_sigma(self, t):
+    """(s alpha, sigma) of times t, each of t's shape and >= 1e-5."""
     alpha, sigma = self.base.alpha_sigma(t)
     return jnp.maximum(self.signal(t) * alpha, p.FLOOR), sigma
 
   def rates(self, t):
+    """The derivatives in t of (s alpha, sigma), each of t's shape."""
     t = jnp.asarray(t, float)
     alpha, _ = self.base.alpha_sigma(t)
     alpha_rate, sigma_rate = self.base.rates(t)
@@ -65,4 +67,5 @@ class SignalScale:
     return slope * alpha + self.signal(t) * alpha_rate, sigma_rate
 
   def network_inputs(self, x_t, t):
+    """(x_t, published index t - 1): the network's inputs at times t [B, T]."""
     return self.base.network_inputs(x_t, t)

@@ -15,18 +15,18 @@ from vdm_jax.diffusion import process as p
 
 
 def uniform(process, key, shape):
-  """Times t [shape] uniform in (0, t_max]."""
+  """Training times of `shape`, uniform in (0, process.t_max]."""
   return process.t_max * (1.0 - jax.random.uniform(key, shape))
 
 
 def uniform_steps(process, key, shape):
-  """Times t [shape] uniform over the whole steps 1 .. t_max: DDPM as published."""
+  """Training times of `shape`, uniform over the whole steps 1 .. t_max of a DDPM."""
   steps = jax.random.randint(key, shape, 0, _num_steps(process))
   return 1.0 + steps.astype(jnp.float32)
 
 
 def stratified(process, key, shape):
-  """Times t [shape] uniform in (0, t_max], spread evenly over the batch.
+  """Training times of `shape`, uniform in (0, process.t_max], spread over the batch.
 
   Each t is uniform, together they cover the range: the loss varies less from batch
   to batch. https://arxiv.org/abs/2107.00630, appendix I.1.
@@ -39,24 +39,28 @@ def stratified(process, key, shape):
 
 
 def logit_normal(process, key, shape, *, mean=0.0, std=1.0):
-  """Times t_max sigmoid(mean + std n), n ~ N(0, 1). https://arxiv.org/abs/2403.03206."""
+  """Times of `shape` for training, t_max sigmoid(mean + std n), n normal: SD3's."""
   return process.t_max * jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
 
 
 def lognormal(process, key, shape, *, mean=-1.2, std=1.2):
-  """Times t [shape] with log t ~ N(mean, std), at most t_max: EDM's noise levels."""
+  """EDM's training times of `shape`, exp(mean + std n), n normal, at most t_max."""
   _is_edm(process, "lognormal")
   t = jnp.exp(mean + std * jax.random.normal(key, shape))
   return jnp.minimum(t, process.t_max)
 
 
 def shifted(process, key, shape, *, base=uniform, shift=1.0):
-  """Times of the distribution `base`, moved by `shift_times`: noisier for shift > 1."""
+  """Training times of `shape`, drawn by `base` and moved: noisier for a shift s > 1.
+
+  u -> s u / (1 + (s - 1) u) for u = t / t_max, https://arxiv.org/abs/2403.03206; `base`
+  is another distribution, (process, key, shape) -> t.
+  """
   return process.t_max * shift_times(base(process, key, shape) / process.t_max, shift)
 
 
 def shift_times(u, shift):
-  """s u / (1 + (s - 1) u) of times u in [0, 1]: the same for s = 1, noisier above.
+  """Times s u / (1 + (s - 1) u) for u in [0, 1], of its shape; s is `shift`.
 
   Equation 23 of https://arxiv.org/abs/2403.03206.
   """
@@ -66,20 +70,23 @@ def shift_times(u, shift):
 
 
 def uniform_grid(process, *, num_steps):
-  """Evenly spaced times [num_steps + 1], from t_max to 0."""
+  """Sampling times [num_steps + 1], float32, evenly spaced from t_max to 0."""
   return _grid(process.t_max * np.linspace(1.0, 0.0, _positive(num_steps) + 1))
 
 
 def shifted_grid(process, *, num_steps, shift):
-  """Times [num_steps + 1] from t_max to 0, denser near the noise for shift > 1."""
+  """Sampling times [num_steps + 1], float32, from t_max to 0, denser near the noise.
+
+  s u / (1 + (s - 1) u) of even times u = t / t_max, for s = shift > 1.
+  """
   u = np.linspace(1.0, 0.0, _positive(num_steps) + 1)
   return _grid(process.t_max * shift_times(u, shift))
 
 
 def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
-  """Sigmas [num_steps + 1], even in sigma^(1 / rho) down to sigma_min, then 0.
+  """EDM's sampling times (sigmas) [num_steps + 1], float32, from t_max to sigma_min, 0.
 
-  EDM only. Equation 5 of https://arxiv.org/abs/2206.00364.
+  Even in sigma^(1 / rho). Equation 5 of https://arxiv.org/abs/2206.00364.
   """
   _is_edm(process, "karras_grid")
   ends = process.t_max ** (1 / rho), sigma_min ** (1 / rho)
@@ -87,9 +94,10 @@ def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
 
 
 def respaced_grid(process, *, num_steps):
-  """DDPM's times t = k + 1, k even with both ends: 999, 979 .. 41, 20, 0 for 50 steps.
+  """DDPM's sampling times t = k + 1, k = 999, 979 .. 20, 0 for 50 steps.
 
-  [num_steps + 1], the last one 0. The spacing of improved DDPM, DiT and Latte.
+  [num_steps + 1], float32, k even with both ends. The spacing of improved DDPM, DiT and
+  Latte.
   """
   if not 2 <= num_steps <= _num_steps(process):
     raise ValueError(
@@ -102,9 +110,9 @@ def respaced_grid(process, *, num_steps):
 
 
 def leading_grid(process, *, num_steps, offset=0):
-  """DDPM's times t = k + 1, k = 980, 960 .. 20, 0 for 50 steps, all plus `offset`.
+  """DDPM's sampling times t = k + 1, k = 980, 960 .. 20, 0 for 50 steps, plus `offset`.
 
-  [num_steps + 1], the last one 0. DDIM's own spacing ("ddim50"), diffusers' "leading";
+  [num_steps + 1], float32, the last one 0. DDIM's own spacing, diffusers' "leading";
   Stable Diffusion's has offset 1. It never visits the last steps.
   """
   stride = _num_steps(process) // _at_most(num_steps, process)
@@ -116,10 +124,10 @@ def leading_grid(process, *, num_steps, offset=0):
 
 
 def trailing_grid(process, *, num_steps):
-  """DDPM's times t = k + 1, k = 999, 979 .. 19 for 50 steps.
+  """DDPM's sampling times t = k + 1, k = 999, 979 .. 19 for 50 steps.
 
-  [num_steps + 1], the last one 0. diffusers' "trailing"; right for few steps and for a
-  terminal SNR of 0, https://arxiv.org/abs/2305.08891.
+  [num_steps + 1], float32, the last one 0. diffusers' "trailing"; right for few steps
+  and for a terminal SNR of 0, https://arxiv.org/abs/2305.08891.
   """
   last = _num_steps(process)
   stride = last / _at_most(num_steps, process)
@@ -128,10 +136,10 @@ def trailing_grid(process, *, num_steps):
 
 
 def linspace_grid(process, *, num_steps):
-  """DDPM's times [num_steps + 1], even with both ends: diffusers' "linspace".
+  """DDPM's sampling times [num_steps + 1], float32, even with both ends, then 0.
 
-  The same steps as `respaced_grid`. diffusers' DDIM leaves a step at t - 1000 // n,
-  which is not where the next one begins, and agrees with nobody; here it does begin.
+  diffusers' "linspace", with the same steps as `respaced_grid`. diffusers' DDIM leaves
+  a step at t - 1000 // n, which is not where the next one begins; here it is.
   """
   return respaced_grid(process, num_steps=num_steps)
 

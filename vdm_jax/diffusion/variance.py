@@ -15,11 +15,12 @@ from vdm_jax.diffusion import process as p
 
 
 def split_output(out, channels):
-  """(F, fraction) of a network's output, [..., C] each; fraction may be None.
+  """(prediction, fraction) of a network's output, [..., C] each.
 
   Args:
-    out: [..., C], without a learned variance, or [..., 2 C]; the second half v gives
-      the fraction (v + 1) / 2.
+    out: [..., C], without a learned variance (then fraction is None), or [..., 2 C];
+      the second half v gives the fraction (v + 1) / 2, which places the log variance
+      between the posterior's (0) and beta (1).
     channels: C, of the latents.
   """
   if out.shape[-1] not in (channels, 2 * channels):
@@ -34,7 +35,7 @@ def split_output(out, channels):
 
 
 def forward_step(process, t, s):
-  """(alpha_t / alpha_s, variance) of q(x_t | x_s) for times s < t, all [B, T]."""
+  """(alpha_t / alpha_s, variance), each [B, T], of q(x_t | x_s) for times s < t."""
   if isinstance(process, p.DDPM):  # a difference of nearly equal numbers otherwise
     log_ratio = process.log_alpha_bar_ratio(t, s)
     return jnp.exp(0.5 * log_ratio), -jnp.expm1(log_ratio)
@@ -45,22 +46,22 @@ def forward_step(process, t, s):
 
 
 def posterior_variance(process, t, s):
-  """Variance [B, T] of q(x_s | x_t, x0) for times s < t [B, T]."""
+  """The variance [B, T] of the reverse step q(x_s | x_t, x0) for times s < t."""
   _, var = forward_step(process, t, s)
   return var * (process.alpha_sigma(s)[1] / process.alpha_sigma(t)[1]) ** 2
 
 
 def ddim_variance(process, t, s):
-  """The variance [B, T] of DDIM's noise in a step from t to s with eta = 1.
+  """The variance [B, T] of DDIM's noise in a step from t to s [B, T] with eta = 1.
 
   That of the posterior; any up to sigma_s^2 would do: DDIM's mean keeps q(x_s | x0).
-  A process with a scaled signal (signal_scale.py) takes the variance without the scale.
+  For a SignalScale process that of its base.
   """
   return posterior_variance(getattr(process, "base", process), t, s)
 
 
 def posterior_mean(process, x_t, x0, t, s):
-  """Mean [B, T, H, W, C] of q(x_s | x_t, x0) for times s < t [B, T]."""
+  """The mean [B, T, H, W, C] of the reverse step q(x_s | x_t, x0) for times s < t."""
   ratio, var = forward_step(process, t, s)
   _, sigma = process.alpha_sigma(t)
   alpha_s, sigma_s = process.alpha_sigma(s)
@@ -68,7 +69,7 @@ def posterior_mean(process, x_t, x0, t, s):
 
 
 def log_variance(process, fraction, t, s):
-  """Log variance of the reverse step from t to s, broadcastable to [B, T, H, W, C].
+  """The log variance of the reverse step from t to s, broadcastable to [B, T, H, W, C].
 
   Args:
     fraction: [B, T, H, W, C], from the posterior's variance (0) to beta (1), in
@@ -117,8 +118,9 @@ def variational_bound(process, x0, x_t, x0_hat, fraction, t):
 def discretized_log_likelihood(x, mean, log_var):
   """Log probability, of x's shape, of x in 256 values of [-1, 1] under a Gaussian.
 
-  The mass of the bin of width 2 / 255 around x, the last ones open, as in DDPM's code
-  (its tanh in place of the error function included).
+  The mass of the bin of width 2 / 255 around x, the last ones open, under the given
+  mean and log variance, as in DDPM's code (its tanh in place of the error function
+  included).
   """
   scale = jnp.exp(-0.5 * log_var)
   above = _cdf(scale * (x - mean + 1 / 255))

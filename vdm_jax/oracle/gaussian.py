@@ -24,31 +24,37 @@ from vdm_jax.diffusion import process as p
 
 
 def ornstein_uhlenbeck(i, j, *, correlation, variance=1.0):
-  """Ornstein-Uhlenbeck (AR(1)) covariance of frames i and j: rough, Markov motion.
+  """Covariance of frames i and j, variance correlation^|i - j|: rough, Markov motion.
 
-  variance correlation^|i - j|, of the broadcast shape of positions i and j.
+  Of the broadcast shape of the positions i and j. The Ornstein-Uhlenbeck or AR(1)
+  kernel.
   """
   return variance * correlation ** jnp.abs(i - j)
 
 
 def rbf(i, j, *, length, variance=1.0):
-  """Squared-exponential covariance of frames at positions i and j: smooth motion."""
+  """Squared-exponential covariance of frames at positions i and j: smooth motion.
+
+  variance exp(-(i - j)^2 / (2 length^2)), of the broadcast shape of i and j.
+  """
   return variance * jnp.exp(-0.5 * ((i - j) / length) ** 2)
 
 
 def constant(i, j, *, variance):
-  """Covariance of frames i and j of a value that all frames share: the scene."""
+  """Covariance `variance` for all frames i and j, of their shape: a static scene."""
   return variance * jnp.ones_like(i * j)
 
 
 def kernel_sum(i, j, *, kernels):
-  """Covariance of frames i and j of a sum of independent processes, one a kernel."""
+  """Covariance of frames i and j, the sum of `kernels`, each (i, j) -> covariance."""
   return sum(kernel(i, j) for kernel in kernels)
 
 
 @dataclasses.dataclass(frozen=True)
 class GaussianVideo:
-  """A Gaussian process over the frames of a video [T, H, W, C] of any size.
+  """Videos [T, H, W, C] whose pixels are independent Gaussian processes over frames.
+
+  The best denoiser is known exactly, for tests of samplers without a network.
 
   Attributes:
     kernel: (i, j) -> covariance of the frames at positions i and j, broadcast arrays.
@@ -59,23 +65,19 @@ class GaussianVideo:
   mean: float = 0.0
 
   def covariance(self, positions):
-    """Covariance [..., T, T] of the frames at `positions` [..., T], or 0 .. T - 1.
-
-    Args:
-      positions: an array, or the number T.
-    """
+    """Covariance [..., T, T] of frames at `positions` [..., T]; T means 0 .. T - 1."""
     if isinstance(positions, int):
       positions = jnp.arange(positions)
     i = jnp.asarray(positions, float)
     return self.kernel(i[..., :, None], i[..., None, :])
 
   def sample(self, key, shape, positions=None):
-    """Videos [B, T, H, W, C] = `shape`, at `positions` [T], by default 0 .. T - 1."""
+    """Videos of `shape` [B, T, H, W, C], of frames at positions [T] (0 .. T - 1)."""
     root = _root(self.covariance(shape[1] if positions is None else positions))
     return self.mean + _over_time(root, jax.random.normal(key, shape, float))
 
   def denoiser(self, process):
-    """The exact denoise(x_t, t [B, T], cond) -> Denoised; uses cond.positions."""
+    """The exact denoiser (x_t, t [B, T], cond) -> Denoised, by cond.positions."""
 
     def denoise(x_t, t, cond):
       alpha, sigma = process.alpha_sigma(t)
@@ -87,7 +89,7 @@ class GaussianVideo:
     return denoise
 
   def causal_denoiser(self, process):
-    """The denoiser, (x_t, t, cond) -> Denoised, exact given the frames up to each.
+    """A denoiser (x_t, t [B, T], cond) -> Denoised, exact given the frames up to each.
 
     The bound of attention with a causal mask. It is optimal for each frame, but the
     estimates are not consistent as a video: see `experiments/exact_long_video`.
@@ -133,7 +135,7 @@ class GaussianVideo:
     return det**2 * jnp.where(sigma < alpha, eps / alpha**2, x0 / sigma**2)
 
   def probability_flow(self, process, x, t, s):
-    """x_s [B, T, H, W, C]: the probability flow ODE solved from x at time t to time s.
+    """x_s [B, T, H, W, C]: the probability flow ODE, solved exactly from x at t to s.
 
       x_s = alpha_s mean + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t mean)
 

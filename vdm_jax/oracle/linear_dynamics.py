@@ -3,9 +3,8 @@
   x_{k+1} = M x_k + w_k,   w_k ~ N(0, Q),   x_0 ~ N(0, P)
 
 A frame is a vector of D = H W C numbers: position and speed, say, or an image that is
-rotated. Covariances follow from the dynamics and the exact denoiser is a regression
-over all T D numbers; `kalman_denoiser` computes it frame by frame. Both use
-`cond.positions`, whole numbers: frames that are k apart are related by M^k.
+rotated. Covariances follow from the dynamics. Denoisers use `cond.positions`, whole
+numbers: frames that are k apart are related by M^k.
 """
 
 import dataclasses
@@ -22,11 +21,13 @@ NUM_BITS = 16  # positions are below 2^16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearDynamics:
-  """A linear-Gaussian state space over frames of D = H W C numbers.
+  """Videos of linear-Gaussian dynamics x_{k+1} = M x_k + w_k, of frames of D numbers.
+
+  D = H W C. The best denoiser is known exactly, as a regression and a Kalman smoother.
 
   Attributes:
     transition: M [D, D].
-    noise: Q [D, D], covariance of the noise of each step.
+    noise: Q [D, D], covariance of the noise w_k of each step.
     initial: P [D, D], covariance of frame 0, see `stationary_covariance`.
   """
 
@@ -35,9 +36,9 @@ class LinearDynamics:
   initial: np.ndarray
 
   def covariance(self, positions):
-    """Covariance [..., T D, T D] of the frames at `positions` [..., T], or 0 .. T - 1.
+    """Covariance [..., T D, T D] of frames at `positions` [..., T], or a number T.
 
-    Cov(x_i, x_j) = M^(i - j) Cov(x_j) for i >= j.
+    Cov(x_i, x_j) = M^(i - j) Cov(x_j) for i >= j; a number T is 0 .. T - 1.
     """
     if isinstance(positions, int):
       positions = jnp.arange(positions)
@@ -49,7 +50,7 @@ class LinearDynamics:
     return rearrange(block, "... i j d e -> ... (i d) (j e)")
 
   def sample(self, key, shape):
-    """Videos [B, T, H, W, C] = `shape`."""
+    """Videos of `shape` [B, T, H, W, C], H W C = D."""
     size = int(np.prod(shape[2:]))
     k_first, k_rest = jax.random.split(key)
     draw = lambda key, cov: jax.random.multivariate_normal(
@@ -67,7 +68,7 @@ class LinearDynamics:
     return rearrange(video, "t b d -> b t d").reshape(shape)
 
   def denoiser(self, process):
-    """The exact denoise(x_t, t [B, T], cond) -> Denoised, from all frames at once."""
+    """The exact denoiser (x_t, t [B, T], cond) -> Denoised, from all frames at once."""
 
     def denoise(x_t, t, cond):
       size = self._size(x_t)
@@ -84,7 +85,7 @@ class LinearDynamics:
     return denoise
 
   def kalman_denoiser(self, process):
-    """The exact denoiser, (x_t, t, cond) -> Denoised, by a Kalman smoother.
+    """The exact denoiser (x_t, t [B, T], cond) -> Denoised, by a Kalman smoother.
 
     A filter and the backward pass of Rauch, Tung and Striebel, of cost T, not T^3;
     positions must rise. https://doi.org/10.2514/3.3166.
@@ -178,7 +179,10 @@ def _positions(t, cond):
 
 
 def stationary_covariance(transition, noise):
-  """The stationary covariance P [D, D] of M and Q [D, D]: P = M P M' + Q.
+  """The stationary covariance P [D, D] of x' = M x + w, w ~ N(0, Q): P = M P M' + Q.
+
+  Args:
+    transition, noise: M and Q, [D, D].
 
   Raises:
     ValueError: if an eigenvalue of M is not inside the unit circle.
@@ -194,6 +198,6 @@ def stationary_covariance(transition, noise):
 
 
 def damped_rotation(angle, damping):
-  """A transition M [2, 2]: a rotation by `angle` a frame, times `damping`."""
+  """A transition matrix [2, 2]: a rotation by `angle` radians, times `damping`."""
   c, s = np.cos(angle), np.sin(angle)
   return damping * np.array([[c, -s], [s, c]])

@@ -1,8 +1,7 @@
 """Exact errors of samplers on Gaussian data, without sampling.
 
-With Gaussian data every sampler is an affine map of the noises that it draws.
-`affine_map` finds its matrix J; the covariance of its videos is J J', and Wasserstein
-distances, seams and correlations follow by linear algebra.
+`affine_map` finds a sampler's matrix J; the covariance of its videos is J J', and
+Wasserstein distances, seams and correlations follow by linear algebra.
 """
 
 import jax.numpy as jnp
@@ -13,10 +12,13 @@ from vdm_jax.metrics import frechet
 
 
 def affine_map(run, num_frames, *, num_steps=0):
-  """(J [T, K], mean [T]) of a sampler's videos J noise + mean, float64.
+  """(J [T, K], mean [T]), float64, of a sampler whose videos are J noise + mean.
+
+  On Gaussian data every sampler is such an affine map of the noises that it draws.
 
   Args:
     run: (noise [1, T, K, 1, 1], key) -> videos of that shape; pixels must not mix.
+    num_frames: T.
     num_steps: of a sampler that draws noise in each step; its key is RecordedNoise.
       K = T (num_steps + 1): the first T noises are the initial ones.
   """
@@ -31,29 +33,29 @@ def affine_map(run, num_frames, *, num_steps=0):
 
 
 def covariance(jacobian):
-  """J J' [T, T]: the covariance of a sampler's videos, J [T, K] of `affine_map`."""
+  """J J' [T, T]: the covariance of a sampler's videos J noise + mean, J [T, K]."""
   return jacobian @ jacobian.T
 
 
 def gaussian_wasserstein(a, b, mean_a=0.0, mean_b=0.0):
-  """Squared 2-Wasserstein distance / T, a float, of Gaussians, covariances [T, T].
+  """Squared 2-Wasserstein distance / T, a float, of Gaussians, covariances a, b [T, T].
 
-  |m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2).
+  |m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2), means [T] or numbers.
   """
   mean_a, mean_b = (np.broadcast_to(m, len(a)) for m in (mean_a, mean_b))
   return frechet.gaussian_distance(mean_a, a, mean_b, b) / len(a)
 
 
 def mean_squared_jumps(cov):
-  """E (x_{i+1} - x_i)^2 [T - 1] of successive frames with covariance [T, T]."""
+  """E (x_{i+1} - x_i)^2 [T - 1] of successive frames with covariance `cov` [T, T]."""
   var = np.diag(cov)
   return var[1:] + var[:-1] - 2.0 * np.diag(cov, 1)
 
 
 def seam_ratio(cov, truth, at):
-  """Mean squared jump into the frames `at`, over the true one; 1 is seamless.
+  """Mean squared jump into the frames `at`, over the true one, a float; 1 is seamless.
 
-  Of covariances [T, T] of a sampler's videos and of the data; a float.
+  From covariances [T, T] of a sampler's videos and of the data; `at` are frame indices.
   """
   at = np.asarray(at) - 1
   return float(
@@ -62,20 +64,20 @@ def seam_ratio(cov, truth, at):
 
 
 def motion_ratio(cov, truth):
-  """Mean squared jump, over the true one, of covariances [T, T]; a float."""
+  """Mean squared jump between frames over the true one, a float; covariances [T, T]."""
   return float(mean_squared_jumps(cov).mean() / mean_squared_jumps(truth).mean())
 
 
 def end_correlation(cov):
-  """Correlation of the first frame with the last, of a covariance [T, T]; a float."""
+  """Correlation of the first frame with the last, a float, from a covariance [T, T]."""
   return float(cov[0, -1] / np.sqrt(cov[0, 0] * cov[-1, -1]))
 
 
 def mean_variance(cov):
-  """The mean variance of a frame, of a covariance [T, T]; a float."""
+  """The mean variance of the frames, a float, from a covariance [T, T]."""
   return float(np.diag(cov).mean())
 
 
 def convergence_order(errors, steps):
-  """Order of convergence, a float: the slope of log error over log(1 / steps)."""
+  """Order of convergence, a float: minus the slope of log errors over log steps."""
   return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])

@@ -16,11 +16,11 @@ from vdm_jax.diffusion import denoise as d
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture:
-  """A mixture distribution of videos.
+  """A mixture of Gaussian-process videos with labels and an exactly known denoiser.
 
   Attributes:
-    components: GaussianVideos.
-    weights: their probabilities.
+    components: K GaussianVideos.
+    weights: their probabilities. Label k is component k, K is the null label.
   """
 
   components: tuple
@@ -34,7 +34,7 @@ class GaussianMixture:
       )
 
   def sample(self, key, shape):
-    """(videos [B, T, H, W, C] = `shape`, labels [B], indices of components)."""
+    """(videos of `shape` [B, T, H, W, C], labels [B]: indices of their components)."""
     k_label, k_video = jax.random.split(key)
     weights = jnp.log(jnp.asarray(self.weights))
     label = jax.random.categorical(k_label, weights, shape=shape[:1])
@@ -42,7 +42,10 @@ class GaussianMixture:
     return videos[label, jnp.arange(shape[0])], label
 
   def log_density(self, process, x_t, t, cond=None):
-    """(log p(x_t) [B], log (weight p_k(x_t)) [K, B]), given cond.vectors["label"]."""
+    """(log p(x_t) [B], log (weight p_k(x_t)) [K, B]) of noisy videos at times t [B, T].
+
+    cond.vectors["label"] [B], if given, leaves one component, the null label all.
+    """
     logs = jnp.stack(
       [
         jnp.log(w) + c.log_density(process, x_t, t, cond)
@@ -56,7 +59,7 @@ class GaussianMixture:
     return jax.nn.logsumexp(logs, axis=0), logs
 
   def denoiser(self, process):
-    """The exact denoise(x_t, t [B, T], cond) -> Denoised, given label and positions."""
+    """The exact denoiser (x_t, t [B, T], cond) -> Denoised, by label and positions."""
     each = [c.denoiser(process) for c in self.components]
 
     def denoise(x_t, t, cond):

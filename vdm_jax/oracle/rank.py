@@ -1,9 +1,4 @@
-"""Methods for long videos, compared exactly with the true distribution.
-
-A method is a sampler with its wrappers, schedule and initial noise. `score` computes
-the covariance of its videos with the exact denoiser of a Gaussian video, in double
-precision: methods are ranked without a network.
-"""
+"""Methods for long videos, compared exactly with the true distribution: no network."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,11 +13,11 @@ from vdm_jax.oracle import measure
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongVideoMethod:
-  """How long videos are sampled.
+  """How long videos are sampled: sampler, wrappers, schedule and initial noise.
 
   Attributes:
     sampler: (denoise, process, x, ts, cond, key) -> x0, of the whole video.
-    wrappers: around the exact denoiser, innermost first.
+    wrappers: (denoise, null) -> denoise, around the exact one, innermost first.
     schedule: (grid, num_frames) -> schedule matrix; None is the grid itself.
     initial_noise: noise [B, T, H, W, C] -> the initial noise; None is the identity.
     denoiser: (distribution, process) -> denoise; None is the exact one.
@@ -43,11 +38,14 @@ class LongVideoMethod:
 
 
 def score(method, distribution, process, grid, num_frames):
-  """(scores, covariance [T, T]) of a LongVideoMethod's videos.
+  """(scores, covariance [T, T]) of a LongVideoMethod's videos, computed exactly.
 
   Args:
-    distribution: the distribution of videos, an oracle.gaussian.GaussianVideo.
-    grid: times [S + 1].
+    method: the LongVideoMethod.
+    distribution: of the true videos, an oracle.gaussian.GaussianVideo.
+    process: forward process, which gives alpha and sigma of t.
+    grid: falling times [S + 1].
+    num_frames: T.
 
   Returns:
     {name: float}: "distance", W2^2 / T to the truth; "seam", the mean squared jump
@@ -83,11 +81,14 @@ def score(method, distribution, process, grid, num_frames):
 
 
 def free_noise(x, *, window, stride, seed=0):
-  """FreeNoise's reordering of noise x, for the `initial_noise` of a LongVideoMethod."""
+  """FreeNoise's reordering of noise x, [B, T, H, W, C]: LongVideoMethod.initial_noise.
+
+  The first `window` frames, repeated in orders shuffled `stride` frames at a time.
+  """
   key = jax.random.key(seed)
   return x[:, noise.free_noise_order(key, x.shape[1], window, stride)]
 
 
 def causal_denoiser(distribution, process):
-  """A LongVideoMethod's `denoiser`: the exact one without later frames."""
+  """A GaussianVideo's causal denoiser, as LongVideoMethod.denoiser: no later frames."""
   return distribution.causal_denoiser(process)

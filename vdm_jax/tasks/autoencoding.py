@@ -21,19 +21,21 @@ from vdm_jax.metrics import frames, wavelets
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Autoencoding:
-  """Holds no arrays. Parameters: {"autoencoder": ..., and if used "discriminator": ...,
+  """A task that trains an autoencoder: L1, KL, a perceptual distance and a patch GAN.
+
+  Holds no arrays. Parameters: {"autoencoder": ..., and if used "discriminator": ...,
   "perceptual": ...}.
 
   Attributes:
     autoencoder: see autoencoders/base.py.
-    softness: of the L1 term, see `wavelets.charbonnier`; 0 is L1, 1 almost L2.
+    softness: of the L1 term, sqrt(x^2 + softness^2) - softness; 0 is L1, 1 almost L2.
     kl_weight: of the posterior's KL divergence in nats, per value of the video.
     perceptual: (params, x, y) -> distance [N] of frames [N, H, W, C] in [-1, 1]. If it
       has a method `init()`, that gives its parameters, which are never trained.
     perceptual_weight: of that distance; 0 leaves it out.
     gan_weight: of the generator's loss; 0 means that there is no discriminator.
     gan_start: the first step with a GAN; before it, the GAN's terms are 0.
-    discriminator: linen module, clips -> logits; see autoencoders/discriminator.py.
+    discriminator: linen module, clips [N, T, H, W, C] -> logits.
     frames_per_clip: frames drawn from each clip at every step, without repetition;
       None takes all.
   """
@@ -67,7 +69,7 @@ class Autoencoding:
       )
 
   def init(self, key, batch):
-    """Parameters for videos like those of the batch."""
+    """Initial parameters, a nested dict, for videos of the shape of batch["video"]."""
     k_autoencoder, k_discriminator = jax.random.split(key)
     video = float_video(batch)
     params = {"autoencoder": self.autoencoder.init(k_autoencoder, video)}
@@ -80,14 +82,17 @@ class Autoencoding:
     return params
 
   def loss(self, params, batch, key):
-    """(scalar, metrics): the sum of the generator's and the discriminator's losses.
+    """(loss, {name: scalar}): the sum of generator's and discriminator's losses.
 
     Each takes the other's parameters, or frames, as constants, so the gradient of the
-    sum is the gradient of each one's own loss.
+    sum is the gradient of each one's own loss. Metrics are "loss", "l1", "kl", "psnr"
+    and, if used, "perceptual" and "gan/...".
 
     Args:
+      params: of `init`.
       batch: {"video": [B, T, H, W, C], uint8 or float in [-1, 1]}; with a GAN also
         {"step": the number of the step}.
+      key: PRNG key of the frames and latents that are drawn.
     """
     check_mesh()
     k_frames, k_latents = jax.random.split(key)
@@ -119,14 +124,17 @@ class Autoencoding:
     return loss, metrics | {"loss": loss}
 
   def reconstruct(self, params, video):
-    """[B, T, H, W, C] uint8 or float -> the decoded mean of its latents, in [-1, 1]."""
+    """Videos decoded from latent means, of the video's shape, float32 in [-1, 1].
+
+    `video` is [B, T, H, W, C], uint8 or float in [-1, 1].
+    """
     params = params["autoencoder"]
     moments = self.autoencoder.encode(params, float_video({"video": video}))
     latents = self.autoencoder.latents(params, moments, None)
     return jnp.clip(self.autoencoder.decode(params, latents), -1.0, 1.0)
 
   def finish(self, params, batches):
-    """`params` with the autoencoder's latents measured on an iterable of batches."""
+    """`params` with the latents' mean and deviation, measured on `batches`."""
     encode = jax.jit(lambda p, video: self.autoencoder.encode(p, float_video(video)))
     moments = (
       encode(params["autoencoder"], {"video": batch["video"]}) for batch in batches
@@ -162,7 +170,7 @@ class Autoencoding:
 
 
 def param_group(path):
-  """The group of a parameter "a/b/c": "generator", "discriminator" or "frozen".
+  """The optimizer group of a path "a/b/c": "generator", "discriminator" or "frozen".
 
   The `label_fn` of `optimizer.partitioned`, where "frozen" is not updated
   (`optax.set_to_zero()`): perceptual networks, and the measured statistics of the
@@ -175,7 +183,7 @@ def param_group(path):
 
 
 def float_video(batch):
-  """batch["video"] as float32 in [-1, 1]; uint8 is scaled, float is taken as it is."""
+  """batch["video"] as float32 in [-1, 1]: uint8 is scaled, floats are kept."""
   if "video" not in batch:
     raise KeyError(f"The batch has {sorted(batch)}; an autoencoder needs 'video'.")
   video = jnp.asarray(batch["video"])
@@ -189,7 +197,7 @@ def float_video(batch):
 
 
 def draw_frames(key, video, count):
-  """[B, count, H, W, C]: other frames of each clip, in their order."""
+  """`count` random frames of each clip, in their order: [B, count, H, W, C]."""
   clips, frames = video.shape[:2]
   if count > frames:
     raise ValueError(
@@ -202,7 +210,7 @@ def draw_frames(key, video, count):
 
 
 def check_mesh():
-  """Refuses a mesh on which convolutions would learn wrongly.
+  """Raises a ValueError for a mesh on which gradients of convolutions would be wrong.
 
   Where a video is split by frames or rows and another axis of the mesh repeats it, the
   compiler of jax 0.10.2 gives a kernel a gradient several times too large.

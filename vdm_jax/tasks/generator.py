@@ -9,20 +9,21 @@ from vdm_jax import video_io
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Generator:
-  """Makes videos of signals; holds the names of its weights, and no arrays by itself.
+  """A trained video model with its sampler: makes videos of the signals of a batch.
 
-  Parameters are a dict, {"denoiser": ..., "autoencoder": ...}, as `load` gives it.
+  Holds names of its weights and no arrays; parameters are a dict, {"denoiser": ...,
+  "autoencoder": ...}, as `load` returns it.
 
   Attributes:
     task: a LatentDiffusion.
     shape: [T, h, w, c] of one video's latents.
     sampler: (denoise, process, x, ts, cond, key) -> x0, see diffusion/samplers.
     ts: times [S + 1] or [S + 1, T], or process -> times.
-    wrappers: around the denoiser, innermost first: guidance, windows, caches.
+    wrappers: (denoise, null) -> denoise, innermost first: guidance, windows, caches.
     weights: of the denoiser: the folder of a training stage under the workdir, or a
       nested dict of arrays.
     autoencoder: see autoencoders/base.py; None for latents that stay latents.
-    autoencoder_weights: as `weights`.
+    autoencoder_weights: a folder or nested dict, as for the denoiser.
   """
 
   task: Any
@@ -35,7 +36,10 @@ class Generator:
   autoencoder_weights: Any = None
 
   def load(self, job):
-    """The parameters on the mesh of a programs.job.Job, averaged where training did."""
+    """The parameters {"denoiser", "autoencoder"} on the mesh of a programs.job.Job.
+
+    Where training kept a moving average of them, that is taken.
+    """
     params = {"denoiser": job.weights(self.weights)}
     if self.autoencoder is not None:
       part = "ema/autoencoder"
@@ -43,10 +47,10 @@ class Generator:
     return params
 
   def latents(self, params, batch, key, **options):
-    """Latents [B, T, h, w, c] for the signals {name: [B, ...]} of a batch.
+    """Latents [B, T, h, w, c], sampled for the signals {name: [B, ...]} of a batch.
 
-    Args:
-      options: of LatentDiffusion.sample: `start`, or `known` and `mask`.
+    `params` has "denoiser"; `options` are of LatentDiffusion.sample: `start`, or
+    `known` and `mask`.
     """
     return self.task.sample(
       params["denoiser"],
@@ -60,15 +64,18 @@ class Generator:
     )
 
   def encode(self, params, video):
-    """Latents [B, t, h, w, c], the means, of uint8 videos [B, T, H, W, 3]."""
+    """Latents [B, t, h, w, c] (posterior means) of uint8 videos [B, T, H, W, 3]."""
     weights = params["autoencoder"]
     moments = self.autoencoder.encode(weights, video_io.to_float(video))
     return self.autoencoder.latents(weights, moments, None)
 
   def decode(self, params, latents):
-    """uint8 videos [B, T, H, W, 3] of latents [B, t, h, w, c]."""
+    """uint8 videos [B, T, H, W, 3], decoded from latents [B, t, h, w, c]."""
     return video_io.to_uint8(self.autoencoder.decode(params["autoencoder"], latents))
 
   def videos(self, params, batch, key, **options):
-    """uint8 videos [B, T, H, W, 3] for the signals of a batch; see `latents`."""
+    """uint8 videos [B, T, H, W, 3], sampled for a batch of signals {name: [B, ...]}.
+
+    `options` are of LatentDiffusion.sample: `start`, or `known` and `mask`.
+    """
     return self.decode(params, self.latents(params, batch, key, **options))

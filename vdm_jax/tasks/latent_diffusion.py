@@ -33,14 +33,15 @@ from vdm_jax.tasks import autoencoding
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentDiffusion:
-  """A latent diffusion model as a task: initialises, trains and samples a network.
+  """A task that initialises, trains and samples a latent video diffusion model.
 
   Holds no arrays; the network's parameters are always passed in.
 
   Attributes:
-    network: linen module, (x, t, cond, *, train) -> F, of x's shape.
-    process: alpha and sigma, see diffusion/process.py.
-    prediction: what F is, a name in process.PREDICTIONS.
+    network: linen module, (x [B, T, H, W, C], t [B, T] or [B, 1], cond, *, train) -> F,
+      of x's shape, or of 2 C channels with a learned variance.
+    process: forward process, which gives alpha and sigma of t, e.g. process.DDPM().
+    prediction: what F is: "x0", "eps", "v", "velocity" or "edm".
     conditioner: batch -> (cond, null), both Conditioning; reads what is encoded.
     autoencoder: frozen, for batches with "video", see autoencoders/base.py; None:
       batches hold latents.
@@ -49,15 +50,17 @@ class LatentDiffusion:
       is the batch with what it makes of them; `abstract_params()` are its parameters
       as boxed ShapeDtypeStructs.
     times: (process, key, shape) -> t, the training distribution.
-    weight: (process, prediction, t) -> weight of the loss.
+    weight: (process, prediction, t) -> weight [B, T] of the loss.
     drop_rates: {signal: probability} of training with its null, for guidance.
-    mask_rates: {mask: probability} of training with given frames, see
-      diffusion/masks.py. If there are any, the network reads `known` and `mask`.
-    perturbation: the noise on given frames or pictures, see diffusion/perturbation.py;
-      None: no noise.
+    mask_rates: {mask: probability} of training with given frames, such as {"first:4":
+      0.3}. If there are any, the network reads `known` and `mask`.
+    perturbation: noise on given frames or images, perturbation.KnownFrameNoise or
+      ImageAugmentation; None: no noise.
     per_frame_times: whether each frame of a training clip has its own time (diffusion
       forcing, https://arxiv.org/abs/2407.01392), or all share one.
-    error_fn, offset_noise, vlb_weight: see denoising_loss.
+    error_fn: error -> loss of every element, loss.squared or loss.absolute.
+    offset_noise: deviation of noise that is constant over a frame's channel; 0: none.
+    vlb_weight: of the variational bound that a learned variance is trained by.
   """
 
   network: Any
@@ -84,8 +87,7 @@ class LatentDiffusion:
   def init(self, key, batch):
     """The network's parameters, a nested dict, boxed with logical axis names.
 
-    Args:
-      batch: encoded, of the shapes that `loss` will get.
+    `batch` is encoded, {name: [B, ...]}, of the shapes that `loss` will get.
     """
     k_latents, k_mask, k_params = jax.random.split(key, 3)
     x0 = sample_latents(batch, k_latents)
@@ -94,10 +96,9 @@ class LatentDiffusion:
     return self.network.init(k_params, x, t, cond)["params"]
 
   def frozen_parts(self, batch):
-    """A list of names, "autoencoder" or of `encoders`: who encodes entries of `batch`.
+    """Names of the encoders, and "autoencoder", that encode entries of `batch`, a list.
 
-    Args:
-      batch: {name: array or ShapeDtypeStruct}.
+    `batch` is {name: array or ShapeDtypeStruct}.
     """
     entries = set(batch) | set(batch.get("pictures", {}))
     names = [k for k, x in self.encoders.items() if entries & set(x.inputs)]
@@ -106,7 +107,7 @@ class LatentDiffusion:
     return names
 
   def abstract_frozen(self, batch):
-    """{name: parameters} of `frozen_parts`, as boxed ShapeDtypeStructs."""
+    """{name: parameters}, boxed ShapeDtypeStructs, of `frozen_parts(batch)`."""
     found = {}
     for name in self.frozen_parts(batch):
       if name == "autoencoder":
@@ -121,11 +122,12 @@ class LatentDiffusion:
   def encode(self, batch, frozen_params):
     """A batch (dict) with latents and tokens in place of videos, token ids and pixels.
 
-    "video" becomes "mean" and "logvar", [B, t, h, w, c] of unit variance. Pictures of
-    joint training stay as they are.
+    "video" becomes "mean" and "logvar", [B, t, h, w, c] of unit variance. Images of
+    joint training ("pictures") stay as they are.
 
     Args:
-      frozen_params: {name: parameters} of `frozen_parts`.
+      batch: {name: [B, ...]}.
+      frozen_params: {name: parameters} of the parts in `frozen_parts(batch)`.
     """
     for name, encoder in self.encoders.items():
       if set(batch) & set(encoder.inputs):
@@ -136,10 +138,16 @@ class LatentDiffusion:
     return batch
 
   def loss(self, params, batch, key, frozen_params=None):
-    """(loss, {name: scalar}) of one batch: means over all frames, pictures included.
+    """(loss, {name: scalar}) of one batch: means over all frames, images included.
+
+    Metrics are "loss", "mse", with a learned variance "bound", with images "image_mse".
 
     Args:
-      batch: see the module's docstring.
+      params: of the network.
+      batch: {name: [B, ...]}: "latents" [B, T, H, W, C], or "mean" and "logvar" of that
+        shape, or "video" for the autoencoder, and what the conditioner reads;
+        "pictures", a dict of the same keys [B, I, ...], for joint training on images.
+      key: PRNG key.
       frozen_params: {name: parameters} of `frozen_parts`, for batches that need some;
         no gradient reaches them.
     """
@@ -189,9 +197,10 @@ class LatentDiffusion:
     )
 
   def denoiser(self, params, null, wrappers=(), *, one_time=False):
-    """The function denoise(x_t, t, cond) -> Denoised of the network, with wrappers.
+    """The network's denoiser (x_t, t [B, T], cond) -> Denoised, with wrappers.
 
     Args:
+      params: of the network.
       null: the Conditioning that guidance compares with.
       wrappers: (denoise, null) -> denoise, innermost first, see diffusion/denoise.py.
       one_time: promises that all frames of a clip share their time unless some are
@@ -230,10 +239,13 @@ class LatentDiffusion:
   ):
     """Latents [B, T, H, W, C] of unit variance for the signals in `batch`.
 
+    Given frames equal `known` to the bit.
+
     Args:
       params: of the network.
-      batch: encoded, as the conditioner reads it.
+      batch: encoded signals {name: [B, ...]}, as the conditioner takes them.
       shape: [B, T, H, W, C].
+      key: PRNG key.
       sampler: (denoise, process, x, ts, cond, key) -> x0.
       ts: [S + 1], [S + 1, T], or a function of the process that gives them.
       wrappers: around the denoiser, innermost first; `denoise.hold_known` is added if
@@ -241,10 +253,7 @@ class LatentDiffusion:
       noise: (key, shape) -> the initial noise, see diffusion/noise.py.
       start: `shape`, latents that are noised to the first time of `ts` and sampled from
         there (SDEdit, https://arxiv.org/abs/2108.01073); None starts from noise alone.
-      known, mask: the given frames, `shape` and [T], [B, T] or [B, T, 1, 1, 1].
-
-    Returns:
-      [B, T, H, W, C]; given frames equal `known` to the bit.
+      known, mask: the given frames, `shape` and bool [T], [B, T] or [B, T, 1, 1, 1].
     """
     if (known is None) != (mask is None):
       raise ValueError("Given frames need both known and mask; one of them is missing.")
@@ -303,9 +312,10 @@ def _held(wrappers, hold):
 
 
 def split_pictures(batch):
-  """(clips, pictures), two batches: of pictures [B, I, ...], B I clips of one frame.
+  """(clips, images), two batches: images are batch["pictures"] as clips of one frame.
 
-  The second is {} for a batch without "pictures".
+  Entries [B, I, ...] become [B I, ...], latents and pixels [B I, 1, H, W, C]. The
+  second is {} for a batch without "pictures".
   """
   clips = {name: x for name, x in batch.items() if name != "pictures"}
   layouts = {5: "b i h w c -> (b i) 1 h w c"}
@@ -317,7 +327,10 @@ def split_pictures(batch):
 
 
 def encode_video(autoencoder, params, batch):
-  """{"mean", "logvar"} [B, t, h, w, c] of unit variance, of batch["video"]."""
+  """{"mean", "logvar"}, each [B, t, h, w, c] of unit variance: batch["video"] encoded.
+
+  `params` are the autoencoder's; no gradient reaches them.
+  """
   moments = autoencoder.encode(params, autoencoding.float_video(batch))
   unit = lambda z: autoencoder.latents(params, base.Moments(z, z), None)
   zero = jnp.zeros((1, 1, 1, 1, moments.mean.shape[-1]))
@@ -327,7 +340,7 @@ def encode_video(autoencoder, params, batch):
 
 
 def sample_latents(batch, key):
-  """x0 [B, T, H, W, C] float32: batch["latents"], or a sample of its moments."""
+  """x0 [B, T, H, W, C], float32: "latents", or a sample of "mean" and "logvar"."""
   if "latents" in batch:
     return jnp.asarray(batch["latents"], jnp.float32)
   if "mean" not in batch or "logvar" not in batch:

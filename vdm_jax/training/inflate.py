@@ -1,8 +1,4 @@
-"""Initialises a larger network from a smaller one: a video U-Net from an image U-Net.
-
-For `init_from` of a training: a video U-Net has the parameters of its image U-Net under
-the same names, and more.
-"""
+"""Initialises a larger network from a smaller: a video U-Net from an image U-Net."""
 
 import re
 
@@ -13,12 +9,14 @@ from vdm_jax import checkpoint
 
 
 def inflate(params, *, folder, parts=("ema",), prefix="", rename=()):
-  """`params`, a nested dict, with the arrays of a checkpoint under the same names.
+  """Parameters `params` of a larger network, filled from a smaller one's checkpoint.
 
-  Where only the next to last axis of an array differs, its inputs, new inputs come last
-  and are zero: a first convolution with more channels.
+  A nested dict; arrays of equal names are replaced. Where only the next to last axis of
+  an array differs, its inputs, new inputs come last and are zero: a first convolution
+  with more channels.
 
   Args:
+    params: nested dict of arrays.
     folder: of checkpoints, "<workdir>/images/checkpoints"; or a nested dict of arrays.
     parts: fields of its State, the later ones over the earlier; ("frozen", "ema") where
       some was frozen.

@@ -65,17 +65,20 @@ def fit(
 ):
   """Trains: the State after `steps` steps, counted from the run's first start.
 
-  SIGTERM and Ctrl-C end the run after the step at hand: a checkpoint is saved and
+  SIGTERM and Ctrl-C end the run after the current step: a checkpoint is saved and
   SystemExit raised, with code 0 for SIGTERM and 130 for Ctrl-C. A second Ctrl-C is a
   KeyboardInterrupt at once. Of many processes, each with its loop, one signal to one of
   them ends all after the same step, `in_flight` steps later.
 
   Args:
-    step: (state, batch, key) -> (state, metrics), compiled; may donate the state.
+    step: (state, batch, key) -> (state, metrics {name: scalar}), compiled; may donate
+      the state.
+    state: the State to start from.
     loader: endless iterator of batches; with a checkpointer, `get_state()` gives its
       position after the batch drawn last.
-    key: the run's base key; the same at every start.
-    cadence: see Cadence.
+    key: the run's base PRNG key; the same at every start.
+    steps: number of steps at the end.
+    cadence: steps between log lines, checkpoints and previews, a Cadence.
     put: batch -> batch on the devices, a `sharding.put_batch` of mesh and rules.
     checkpointer: a `checkpoint.Checkpointer`; saves the last step, too.
     logger: a `log.Logger`.

@@ -1,8 +1,8 @@
 """Optimizers: clip -> AdamW or Lion -> weight decay -> scheduled learning rate.
 
-Each returns an optax transformation. Gradient accumulation is not here: the step
-splits its batch (`step.make_step(..., accumulate=k)`), so that one step is always one
-update of the weights, the schedule, the EMA and the counters.
+Gradient accumulation is not here: the step splits its batch
+(`step.make_step(..., accumulate=k)`), so that one step is always one update of the
+weights, the schedule, the EMA and the counters.
 """
 
 from typing import NamedTuple
@@ -15,10 +15,14 @@ NEVER_DECAYED = ("bias", "scale")  # by name: a scan over blocks stacks 1-D to 2
 
 
 def cosine(peak, *, steps, warmup=0, final=0.0):
-  """A schedule n -> learning rate: linear warmup, then a cosine to `final` at `steps`.
+  """A schedule, update n -> learning rate: linear warmup, then a cosine.
 
-  Step n counts from 0: peak (n + 1) / warmup, then
+  n counts from 0: peak (n + 1) / warmup, then
   final + (peak - final) (1 + cos(pi (n - warmup) / (steps - warmup))) / 2.
+
+  Args:
+    peak, final: the largest rate, and that at update `steps` and after.
+    steps, warmup: numbers of updates, of the whole schedule and of the warmup.
   """
   if not 0 <= warmup < steps:
     raise ValueError(f"warmup={warmup} must be at least 0 and less than steps={steps}.")
@@ -32,7 +36,7 @@ def cosine(peak, *, steps, warmup=0, final=0.0):
 
 
 def constant(peak, *, warmup=0):
-  """A schedule n -> learning rate: linear warmup, then `peak`."""
+  """A schedule, update n -> learning rate: linear for `warmup` updates, then `peak`."""
   return lambda n: peak * jnp.minimum((n + 1) / max(warmup, 1), 1.0)
 
 
@@ -47,7 +51,7 @@ def adamw(
   clip_after=0,
   mu_dtype=None,
 ):
-  """AdamW, https://arxiv.org/abs/1711.05101, as an optax transformation.
+  """AdamW, https://arxiv.org/abs/1711.05101, as an optax transformation with clipping.
 
   Args:
     learning_rate: a number, or a schedule (`cosine`, `constant`).
@@ -55,7 +59,7 @@ def adamw(
     weight_decay: times the learning rate, for parameters of `weight_decay_mask`.
     clip: largest global norm of the gradient; None does not clip.
     clip_after: updates before clipping begins (Latte's `start_clip_iter`).
-    mu_dtype: dtype of the first moment, "bfloat16" saves memory.
+    mu_dtype: dtype of the first moment, "bfloat16" saves memory; None: the parameter's.
   """
   direction = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
   return _chain(direction, learning_rate, weight_decay, clip, clip_after)
@@ -71,9 +75,15 @@ def lion(
   clip_after=0,
   mu_dtype=None,
 ):
-  """Lion, https://arxiv.org/abs/2302.06675, as an optax transformation.
+  """Lion, https://arxiv.org/abs/2302.06675, as an optax transformation with clipping.
 
-  The arguments are those of `adamw`.
+  Args:
+    learning_rate: a number, or a schedule (`cosine`, `constant`).
+    b1, b2: Lion's.
+    weight_decay: times the learning rate, for parameters of `weight_decay_mask`.
+    clip: largest global norm of the gradient; None does not clip.
+    clip_after: updates before clipping begins.
+    mu_dtype: dtype of the momentum; None: the parameter's.
   """
   direction = optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=mu_dtype)
   return _chain(direction, learning_rate, weight_decay, clip, clip_after)
@@ -105,7 +115,10 @@ def partitioned(transforms, label_fn=None):
 
 
 def learning_rates(opt_state):
-  """{"lr": scalar} of the last update; {"lr/generator": scalar ..} if partitioned."""
+  """{"lr": scalar} of the last update; {"lr/generator": scalar ..} if partitioned.
+
+  `opt_state` is the state of `adamw`, `lion` or `partitioned`.
+  """
   found = {}
   is_rate = lambda x: isinstance(x, _RateState)
   for path, node in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_rate):

@@ -37,7 +37,7 @@ class State:
 
 
 def split_trainable(params, trainable):
-  """(trained, frozen), two nested dicts: a path "a/b/c" that matches is trained.
+  """(trained, frozen), nested dicts: parameters whose path "a/b/c" matches are trained.
 
   By `re.search(trainable, path)`. Empty sub-dicts are in `frozen`, so that `merge`
   restores `params`.
@@ -65,7 +65,7 @@ def split_trainable(params, trainable):
 
 
 def merge(params, frozen):
-  """One nested dict of the two that `split_trainable` gives."""
+  """One nested dict of all parameters, trained and frozen: undoes `split_trainable`."""
   flat = {}
   for part in (frozen, params):
     flat |= flax.traverse_util.flatten_dict(part, keep_empty_nodes=True)
@@ -73,9 +73,14 @@ def merge(params, frozen):
 
 
 def abstract_state(task, tx, spec, mesh, rules, trainable=".*"):
-  """A State of ShapeDtypeStructs with shardings, as `create_state` would make.
+  """A State of ShapeDtypeStructs with shardings, to restore a checkpoint into.
 
-  For restoring a checkpoint without initialising. Arguments as of `create_state`.
+  Args:
+    task: has `init(key, batch) -> params`, a nested dict.
+    tx: an optax transformation over the trained parameters.
+    spec: {name: ShapeDtypeStruct}, one batch (`loader.spec()`).
+    mesh, rules: device mesh, and {logical axis: mesh axis} pairs, see sharding.py.
+    trainable: regex over paths "a/b/c"; parameters that do not match are frozen.
   """
   shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
   return jax.tree.map(
@@ -93,7 +98,8 @@ def create_state(
       logical axis names.
     tx: an optax transformation; sees only the trained parameters.
     spec: {name: ShapeDtypeStruct}, one batch (`loader.spec()`).
-    mesh, rules: see sharding.py.
+    key: PRNG key of the initial parameters.
+    mesh, rules: device mesh, and {logical axis: mesh axis} pairs, see sharding.py.
     trainable: regex over paths "a/b/c"; parameters that do not match are frozen.
     init_from: params -> params, or a list of such: pretrained weights, a merge. Must
       keep names and shapes.

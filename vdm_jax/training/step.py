@@ -14,7 +14,8 @@ def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
   """A pure function step(state, batch, key, *frozen_params) -> (State, metrics).
 
   The key of step n is fold_in(key, n), and the loss gets n as `batch["step"]`. A step
-  whose loss or gradient is not finite changes only the counters.
+  whose loss or gradient is not finite changes only the counters. Metrics are scalars:
+  those of the loss, "loss", "grad_norm", "lr", "skipped" and "skipped_in_a_row".
 
   Args:
     loss_fn: (params, batch, key, *frozen_params) -> (loss, metrics), scalars both;
@@ -74,8 +75,9 @@ def compile_step(step, shardings, mesh, rules, compiler_options=None, frozen_par
   shardings, and returns the lowered program.
 
   Args:
-    step: of `make_step`.
+    step: (state, batch, key, *frozen_params) -> (state, metrics), of `make_step`.
     shardings: State of NamedShardings.
+    mesh, rules: device mesh, and {logical axis: mesh axis} pairs, see sharding.py.
     compiler_options: {name: value} for XLA.
     frozen_params: further arguments of `step`, the same at every call.
   """

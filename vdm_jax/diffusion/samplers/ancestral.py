@@ -1,9 +1,6 @@
 """Ancestral sampling, DDPM's own: https://arxiv.org/abs/2006.11239 algorithm 2.
 
-  x_s ~ N(mean of q(x_s | x_t, x0), var)
-
-with the variance that the network learned, where it gives one, else the posterior's
-("fixed small"). Then it is DDIM with eta = 1.
+x_s ~ N(mean of q(x_s | x_t, x0), var); with the posterior's var, DDIM with eta = 1.
 """
 
 import jax.numpy as jnp
@@ -14,11 +11,15 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def ancestral(denoise, process, x, ts, cond, key, *, fraction=None):
-  """Samples as DDPM: x0 [B, T, H, W, C], if the times `ts` end at 0.
+  """DDPM's ancestral sampler: x0 [B, T, H, W, C] from noise, if the times end at 0.
 
   Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with x0 and maybe a learned variance.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; PRNG key of the noise.
     fraction: of the variance, from the posterior's (0, "fixed small") to beta (1,
-      "fixed large"), in place of the network's.
+      "fixed large"); None: the network's, or 0.
   """
 
   def step(denoise, x, t, t_next, key):

@@ -16,9 +16,13 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
-  """Samples by DDIM: x0 [B, T, H, W, C], if the times `ts` end at 0.
+  """The DDIM sampler: x0 [B, T, H, W, C] from noise, if the times end at 0.
 
   Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; PRNG key of the noise.
     eta: 0 is deterministic, 1 has the noise of DDPM.
   """
 
@@ -31,12 +35,14 @@ def ddim(denoise, process, x, ts, cond, key, *, eta=0.0):
 
 
 def ddim_step(process, x0, eps, t, t_next, key, eta):
-  """x at t_next, [B, T, H, W, C], after a step from t with these estimates.
+  """x [B, T, H, W, C] at time t_next after a DDIM step from t; x0 where t_next is 0.
 
   Args:
+    process: forward process, which gives alpha and sigma of t.
     x0, eps: [B, T, H, W, C] estimates of the data and of the noise at t.
-    t, t_next: [B, T].
-    key: of the step's noise, which is drawn unless eta is 0.
+    t, t_next: times [B, T].
+    key: PRNG key of the step's noise, which is drawn unless eta is 0.
+    eta: 0 is deterministic, 1 has the noise of DDPM.
   """
   alpha_next, sigma_next = process.alpha_sigma(t_next)
   if eta == 0.0:
@@ -50,24 +56,33 @@ def ddim_step(process, x0, eps, t, t_next, key, eta):
 
 
 def euler_ancestral(denoise, process, x, ts, cond, key, *, eta=1.0):
-  """k-diffusion's Euler ancestral: an Euler step down, then noise back up.
+  """k-diffusion's Euler ancestral sampler: x0 [B, T, H, W, C], if the times end at 0.
 
   In y = x / alpha and s = sigma / alpha: up^2 = eta^2 s_next^2 (1 - s_next^2 / s^2),
   down^2 = s_next^2 - up^2, y_next = y + (down - s) eps + up noise, which is `ddim`.
+
+  Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; PRNG key of the noise.
   """
   return ddim(denoise, process, x, ts, cond, key, eta=eta)
 
 
 def invert(denoise, process, x, ts, cond, key=None, *, iterations=20):
-  """DDIM inversion: the x_t at ts[0] from which `ddim` with eta = 0 samples x.
+  """DDIM inversion: the noise [B, T, H, W, C] from which deterministic DDIM gives x.
 
   A step of DDIM from t to s is undone by solving x_t = a x_s + b eps(x_t, t) for x_t,
   by `iterations` of the fixed point. One iteration takes eps at x_s: the inversion of
   https://arxiv.org/abs/2105.05233, which is wrong by O(step).
 
   Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
     x: [B, T, H, W, C] clean video.
-    ts: the falling grid [S + 1] or matrix [S + 1, T] that `ddim` would take.
+    ts: the falling times [S + 1] or [S + 1, T] of DDIM; the noise is that of ts[0].
+    cond, key: Conditioning for `denoise`; `key` is not used.
   """
   if iterations < 1:
     raise ValueError(f"iterations={iterations}; inversion takes at least one.")

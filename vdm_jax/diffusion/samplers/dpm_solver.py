@@ -27,11 +27,17 @@ RULES = {
 def dpm_solver(
   denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", final_orders=()
 ):
-  """Samples by DPM-Solver++: x0 [B, T, H, W, C], if the times `ts` end at 0.
+  """The DPM-Solver++ sampler: x0 [B, T, H, W, C] from noise, if the times end at 0.
+
+  Multistep and deterministic, https://arxiv.org/abs/2211.01095.
 
   Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; `key` is not used.
     order: 1, 2 or 3.
-    rule: of the second order, a name in RULES.
+    rule: of the second order, "midpoint" or "heun".
     final_orders: the highest orders of the last steps, that of the last one first.
   """
 
@@ -47,10 +53,19 @@ def dpm_solver(
 def dpm_solver_sde(
   denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", final_orders=()
 ):
-  """Samples by SDE-DPM-Solver++: x0 [B, T, H, W, C], if the times `ts` end at 0.
+  """The SDE-DPM-Solver++ sampler: x0 [B, T, H, W, C] from noise, if the times end at 0.
 
   x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (c_0 D_0 + c_1 D_1 + c_2 D_2)
-        + sigma_s sqrt(1 - e^-2h) noise,   c as above, of 2 h
+        + sigma_s sqrt(1 - e^-2h) noise,   c as in the ODE's solver, of 2 h
+
+  Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; PRNG key of the noise.
+    order: 1, 2 or 3.
+    rule: of the second order, "midpoint" or "heun".
+    final_orders: the highest orders of the last steps, that of the last one first.
   """
 
   def step(x, terms, h, t, t_next, key):
@@ -64,17 +79,18 @@ def dpm_solver_sde(
 
 
 def log_snr(process, t):
-  """lambda = log(alpha / sigma), half the log signal-to-noise ratio; [B, T]."""
+  """log(alpha / sigma) [B, T] at times t [B, T], half the log signal-to-noise ratio."""
   alpha, sigma = process.alpha_sigma(t)
   return jnp.log(alpha) - jnp.log(sigma)
 
 
 def order_by_frame(ts, num_frames, order, final_orders):
-  """A function (t, known) -> the order [B, T] of each frame's step from time t.
+  """A function (t [B, T], known [B, T]) -> the order [B, T] of each frame's next step.
 
-  `known` [B, T] counts the estimates that a frame has from earlier steps.
+  `known` counts the estimates that a frame has from earlier steps.
 
   Args:
+    ts: falling times [S + 1] or [S + 1, num_frames] of all steps.
     order: the highest.
     final_orders: the highest of the last steps, that of the last one first.
   """
@@ -92,7 +108,10 @@ def order_by_frame(ts, num_frames, order, final_orders):
 
 
 def phi(x, order):
-  """phi_k(x) of exponential integrators, k = order: 1 / k! + x / (k + 1)! + ..."""
+  """The function phi_k of exponential integrators, k = order >= 1, of x's shape.
+
+  phi_k(x) = 1 / k! + x / (k + 1)! + x^2 / (k + 2)! + ...
+  """
   series, direct = 0.0, 0.0
   factorials = [1.0]
   for k in range(1, order + 10):

@@ -11,7 +11,14 @@ from vdm_jax.diffusion.samplers import loop
 
 
 def euler(denoise, process, x, ts, cond, key):
-  """Samples by Euler's method: x0 [B, T, H, W, C], if the times `ts` end at 0."""
+  """Euler's method for the probability flow ODE: x0 [B, T, H, W, C], if times end at 0.
+
+  Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; `key` is not used.
+  """
 
   def step(denoise, x, t, t_next, key):
     del key  # deterministic
@@ -23,5 +30,5 @@ def euler(denoise, process, x, ts, cond, key):
 
 
 def ode_derivative(process, x, x0, t):
-  """dx/dt [B, T, H, W, C] of the probability flow at x, if the data is x0."""
+  """dx/dt [B, T, H, W, C] of the probability flow at x and t, if the data is x0."""
   return p.mix(process.rates(t), x0, p.eps_from_x0(process, x, x0, t))

@@ -11,7 +11,16 @@ from vdm_jax.diffusion.samplers import euler, loop
 
 
 def heun(denoise, process, x, ts, cond, key):
-  """Samples by Heun's method: x0 [B, T, H, W, C], if the times `ts` end at 0."""
+  """Heun's method for the probability flow ODE: x0 [B, T, H, W, C], if times end at 0.
+
+  Second order, two calls of the denoiser in a step.
+
+  Args:
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; `key` is not used.
+  """
 
   def step(denoise, x, t, t_next, key):
     del key  # deterministic

@@ -13,7 +13,7 @@ from vdm_jax.diffusion import caching
 
 @flax.struct.dataclass
 class RecordedNoise:
-  """Noise in place of a sampler's key: values[i] is used where step i would draw.
+  """Noise in place of a sampler's PRNG key: values[i] is used where step i would draw.
 
   Attributes:
     values: [S, B, T, H, W, C]; inside a step [B, T, H, W, C]. None: a sampler that
@@ -89,7 +89,7 @@ def _strides(inputs, start, stop, size):
 
 
 def time_matrix(ts, num_frames):
-  """The schedule matrix [S + 1, T], float, of a grid [S + 1] or a matrix."""
+  """The schedule matrix [S + 1, T], float, of times ts [S + 1] or [S + 1, T]."""
   ts = jnp.asarray(ts, float)
   if ts.ndim not in (1, 2) or len(ts) < 2 or ts.shape[1:] not in ((), (num_frames,)):
     raise ValueError(
@@ -99,7 +99,10 @@ def time_matrix(ts, num_frames):
 
 
 def last_step_times(ts, num_frames, count):
-  """Times [count, T] at which each frame's last `count` steps start, the last first."""
+  """Times [T], a list of `count`, at which each frame's last steps start, last first.
+
+  ts are falling times [S + 1], or [S + 1, T] for each frame; T = num_frames.
+  """
   ts = time_matrix(ts, num_frames)
   starts, before = [], ts[-1]
   for _ in range(count):
@@ -109,17 +112,18 @@ def last_step_times(ts, num_frames, count):
 
 
 def fold_key(key, i):
-  """The key of step i, fold_in(key, i); of RecordedNoise, the noise of step i."""
+  """The PRNG key of step i, fold_in(key, i); for RecordedNoise, the noise of step i."""
   if _recorded(key):
     return jax.tree.map(lambda x: jnp.asarray(x)[i], key)
   return jax.random.fold_in(key, i)
 
 
 def noise(key, shape, start=0):
-  """Standard normal [B, T, H, W, C]; frame i depends on `key` and start + i only.
+  """Standard normal noise of `shape` [B, T, H, W, C], drawn for each frame on its own.
 
-  So the noise of a long video is that of its parts. This needs a threefry key, jax's
-  default: under vmap, "rbg" keys draw for all frames at once.
+  Frame i depends on `key` and start + i only, so that the noise of a long video is that
+  of its parts. This needs a threefry key, jax's default: under vmap, "rbg" keys draw
+  for all frames at once. A RecordedNoise in place of the key gives its values.
   """
   if _recorded(key):
     recorded = getattr(key.values, "shape", None)

@@ -22,11 +22,15 @@ KINDS = {"bh1": lambda h: -0.5 * h / jnp.expm1(-h), "bh2": lambda h: 0.5}
 
 
 def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", final_orders=()):
-  """Samples by UniPC: x0 [B, T, H, W, C], if the times `ts` end at 0.
+  """The UniPC sampler: x0 [B, T, H, W, C] from noise, if the times end at 0.
 
   Args:
-    order: of the predictor, 1, 2 or 3.
-    kind: a name in KINDS.
+    denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
+    process: forward process, which gives alpha and sigma of t.
+    x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
+    cond, key: Conditioning for `denoise`; `key` is not used.
+    order: of the predictor, 1, 2 or 3; the corrector's is one more.
+    kind: B(h) of the paper, "bh1" or "bh2".
     final_orders: the highest orders of the last steps, that of the last one first.
   """
   if kind not in KINDS:
