@@ -13,19 +13,23 @@ from vdm_jax import batches, pretrained, sharding
 
 
 def data_parallel_mesh(devices):
-  """(mesh, rules) that spread rows over `devices` and repeat all parameters."""
+  """(mesh, rules) that split the rows of batches over `devices` and copy parameters.
+
+  The mesh is a jax.sharding.Mesh, rules are ((logical axis, mesh axis), ...).
+  """
   return sharding.make_mesh({"rows": -1}, devices), (("batch", "rows"),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenNetwork:
-  """A component's folder, as `module` and `params`; nothing is read before their use.
+  """A published network that is not trained; its folder is opened on the first use.
 
   Attributes:
-    folder: with config.json and weights, see `pretrained.load`.
+    folder: of the component, with config.json and weights.
     dtype: of the parameters and of the computation.
-    devices: (mesh, rules) that the parameters are laid out by, see sharding.py; None:
-      on each device of this process, over which `map_rows` spreads its rows.
+    devices: (jax.sharding.Mesh, rules ((logical axis, mesh axis), ...)) of the
+      parameters; None: copies on each device of this process, over which `map_rows`
+      splits its rows.
   """
 
   folder: Any
@@ -47,21 +51,21 @@ class FrozenNetwork:
     return pretrained.load(self.folder, dtype=self.dtype, mesh=mesh, rules=rules)
 
   def open(self):
-    """Reads the folder now, so that errors of it are raised here; returns itself."""
+    """Opens the folder now, so that errors of it are raised here; returns itself."""
     return self._opened and self
 
   @property
   def module(self):
-    """The linen module, as config.json describes it."""
+    """The linen module that config.json describes."""
     return self._opened[0]
 
   @property
   def params(self):
-    """Its parameters, a nested dict of arrays, laid out as `devices` says."""
+    """The parameters, a nested dict of jax.Arrays on `devices`."""
     return self._opened[1]
 
   def map_rows(self, function, arrays, batch_size):
-    """float32 [N, ...]: function(params, *rows of the arrays), batch by batch.
+    """Applies `function` to all rows, batch by batch: a float32 numpy array [N, ...].
 
     A batch has `batch_size` rows, or the next power of two of fewer: few sizes are
     compiled.
@@ -69,6 +73,7 @@ class FrozenNetwork:
     Args:
       function: compiled; (params, *arrays [B, ...]) -> array [B, ...].
       arrays: a list of numpy arrays [N, ...].
+      batch_size: B.
     """
     (mesh, rules), params = self._devices, self.params  # opened outside of the mesh
     rows = {f"{i}": x for i, x in enumerate(arrays)}

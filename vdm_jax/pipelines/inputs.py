@@ -1,16 +1,16 @@
-"""What a published model makes videos of: texts, classes, pictures.
+"""What a published model makes videos of: texts, classes, images.
 
 An input turns what its user gives into entries of a batch, those that training reads,
-and has the conditioner of training that reads them:
+and has the conditioner of training for them:
 
-  name         of its value among the arguments of the pipeline's call
+  name         of its argument in the pipeline's call
   signals      names of its signals, which guidance may leave out
   random       whether `encode` draws noise from the frame's key
-  conditioner  batch -> (cond, null), see conditioners/conditioner.py
+  conditioner  batch -> (cond, null), two Conditionings
   encode(frame, value, *, ...) -> {name: array [B, ...]}
 
-`value` is the list that the pipeline's caller gives, or None, and the keyword arguments
-are those of the pipeline's call. `frame` is a FrameSpec.
+`value` is the list that the pipeline's caller gives, or None, the keyword arguments are
+those of the pipeline's call, and `frame` is a FrameSpec.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ NUMBERS = ("fps", "motion", "augmentation")
 
 @dataclasses.dataclass(frozen=True)
 class FrameSpec:
-  """The frames that will be made.
+  """Size of the frames to generate, and the key of noise on input images.
 
   Attributes:
     height, width: in pixels.
-    key: for noise on pictures; None for inputs that are not random.
+    key: PRNG key of the noise on images; None for inputs that are not random.
   """
 
   height: int
@@ -46,7 +46,8 @@ class Prompts:
   """The input of texts, the signal `text`.
 
   Attributes:
-    encoder: a TextEncoder, or None: embeddings then take the place of prompts.
+    encoder: a TextEncoder, texts -> (values [N, L, D], mask [N, L]); None: embeddings
+      take the place of prompts.
   """
 
   encoder: Any
@@ -65,13 +66,14 @@ class Prompts:
     embeddings=None,
     negative_embeddings=None,
   ):
-    """{"text", "negative": [B, L, D], "text_mask", "negative_mask": [B, L] bool}.
+    """{"text", "negative": [B, L, D] float32, "text_mask", "negative_mask": [B, L]}.
 
     Args:
+      frame: a FrameSpec; not used.
       prompts: a list of B texts.
       negative: a text, or one for each prompt, that guidance leads away from.
       embeddings, negative_embeddings: (values [B, L, D], mask [B, L]) of a text
-        encoder, in place of prompts; a mask of None is all True.
+        encoder, in place of texts; a mask of None is all True.
     """
     del frame
     if (prompts is None) == (embeddings is None):
@@ -94,7 +96,7 @@ class Prompts:
     }
 
   def embed(self, texts):
-    """(values [N, L, D] float32, mask [N, L] bool) of a list of texts."""
+    """Encodes a list of N texts: (values [N, L, D] float32, mask [N, L] bool)."""
     if self.encoder is None:
       raise ValueError(
         "This pipeline has no text encoder or no tokenizer; give embeddings and "
@@ -121,11 +123,11 @@ class ClassLabels:
 
   @property
   def conditioner(self):
-    """A conditioner.Labels."""
+    """batch -> (cond, null): Conditioning of the class, and of no class."""
     return conditioner.Labels(self.num_classes)
 
   def encode(self, frame, prompts=None):
-    """{"label": [B] int32}; `prompts` is a list of B class ids or names."""
+    """{"label": [B] int32} of a list of B class ids or names; `frame` is not used."""
     del frame
     if prompts is None:
       raise ValueError("This pipeline makes classes: give prompts, a list of them.")
@@ -142,17 +144,17 @@ class ClassLabels:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FirstFrames:
-  """The input of pictures that videos begin with, the signal `image`, and numbers.
+  """The input of images that videos begin with, the signal `image`, and numbers.
 
-  By default as Stable Video Diffusion has it, https://arxiv.org/abs/2311.15127: tokens
-  of an image encoder, and latents of the picture with noise on it, which are not scaled
-  to unit variance.
+  By default that of Stable Video Diffusion, https://arxiv.org/abs/2311.15127: tokens of
+  an image encoder, and latents of the image with noise on it, which are not scaled to
+  unit variance.
 
   Attributes:
-    encoder: an ImageEncoder, or None for no tokens.
-    autoencoder, autoencoder_params: see autoencoders/base.py; None for no latents.
-    numbers: those of fps, motion and augmentation that are signals too.
-    fps_offset: what is added to the frames a second that a user gives.
+    encoder: an ImageEncoder, images -> tokens [N, L, D]; None: no tokens.
+    autoencoder, autoencoder_params: of the latents; None: no latents.
+    numbers: those of "fps", "motion" and "augmentation" that are signals too.
+    fps_offset: added to the frames a second that a user gives.
   """
 
   encoder: Any
@@ -167,7 +169,7 @@ class FirstFrames:
 
   @property
   def conditioner(self):
-    """A conditioner of the image and its numbers."""
+    """batch -> (cond, null): Conditioning of image and numbers, and of no image."""
     forms = {(True, True): "both", (True, False): "tokens", (False, True): "channels"}
     parts = self.encoder is not None, self.autoencoder is not None
     image = conditioner.Image(form=forms[parts])
@@ -186,12 +188,13 @@ class FirstFrames:
     """{"image": [B, L, D], "image_latents": [B, 1, h, w, c]} and the numbers, [B].
 
     Args:
+      frame: a FrameSpec, the size of the video and the key of the noise.
       pictures: a list of B paths, or of uint8 arrays [h, w, 3] of any size; of another
         shape than height : width, they are stretched.
       fps: frames a second.
       motion: how much moves, the motion bucket, 0 to 255.
-      augmentation: deviation of the noise on the pictures, whose range is [-1, 1].
-      noise: [B, H, W, 3] on the pictures, in place of the key's.
+      augmentation: deviation of the noise on the images, whose range is [-1, 1].
+      noise: [B, H, W, 3] on the images, in place of the key's.
     """
     opened = [_opened(picture) for picture in pictures or ()]
     if not opened:

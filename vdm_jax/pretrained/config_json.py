@@ -7,10 +7,13 @@ from vdm_jax.pretrained.formats import files
 
 
 def read_config(path):
-  """The config.json of the weights at `path` as a dict; {} without one.
+  """The config.json of published weights as a dict; {} if there is none.
 
   Args:
-    path: a component's folder, or a file in it.
+    path: a component's folder, or a file of weights in it.
+
+  Raises:
+    WeightsError: the file holds no JSON object.
   """
   path = pathlib.Path(path)
   file = (path if path.is_dir() else path.parent) / "config.json"
@@ -28,23 +31,24 @@ def read_config(path):
 
 
 def class_name(config):
-  """The name of the original's class that a config names, or "no class"."""
+  """The name of the original's class in a config.json dict, or "no class"; a str."""
   return config.get("_class_name") or (config.get("architectures") or ["no class"])[0]
 
 
 def with_defaults(config, defaults):
-  """The config as a dict with `defaults` for the fields that are absent or None."""
+  """A dict: `config`, with the values of `defaults` where a field is absent or None."""
   return defaults | {k: v for k, v in config.items() if v is not None}
 
 
 def require_supported(config, supported, name, problems=()):
-  """Raises one ValueError that lists all fields whose values are not supported.
+  """Raises a ValueError that lists every field whose value is not supported.
 
   Args:
     config: {field: value}.
-    supported: {field: values that it may have}; absent fields are not checked.
-    name: what the config is of, for the error.
-    problems: lines for the same error.
+    supported: {field: collection of its allowed values}; a field that one of the two
+      dicts lacks is not checked.
+    name: of what is configured, for the message.
+    problems: further lines of the message; they raise by themselves, too.
   """
   lines = [
     f"{field}={config[field]!r}; supported: {', '.join(map(repr, values)) or 'none'}"

@@ -27,17 +27,18 @@ DIFFUSERS = "0.42.1"  # the version whose config.json is written
 
 
 def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
-  """(module, params) of a published component.
+  """Opens a published component: (module, params).
 
-  Tensors are read chunk by chunk (chunks.py) and put where they belong; of a large one
-  the host holds a few megabytes at a time, or a layer's q, k and v.
+  Tensors are read chunk by chunk and put on their devices; of a large one the host
+  holds a few megabytes at a time, or a layer's q, k and v.
 
   Args:
     path: a folder with config.json and weights, or a file of weights. A file without
       a config, such as upstream's ucf101.pt, is recognized by its names and shapes.
-    module: in place of the config.
+    module: the module that the weights are for, in place of config.json's.
     dtype: of the parameters and of the computation.
-    mesh, rules: see sharding.py; without a mesh, the first device.
+    mesh: a jax.sharding.Mesh to lay the parameters out on; None: the first device.
+    rules: ((logical axis, mesh axis), ...), which parameter axes the mesh splits.
 
   Returns:
     module: `module.apply(params, ...)`, or for autoencoders `module.decode(params, z)`.
@@ -51,12 +52,14 @@ def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
 
 
 def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
-  """(module, params), as of `load`, of one component whose tensors lie in many folders.
+  """Opens one component whose tensors are spread over folders: (module, params).
 
   Args:
     paths: the folders.
-    config: its config.json as a dict.
-    dtype, mesh, rules: as for `load`.
+    config: the component's config.json as a dict.
+    dtype: of the parameters, nested jax.Arrays, and of the computation.
+    mesh: a jax.sharding.Mesh to lay the parameters out on; None: the first device.
+    rules: ((logical axis, mesh axis), ...), which parameter axes the mesh splits.
   """
   table, state_dict = table_for_config(paths[0], config), {}
   for path in paths:
@@ -81,17 +84,17 @@ def _loaded(table, module, state_dict, config, dtype, mesh, rules):
 
 
 def load_like(params, path, *, module=None):
-  """Parameters at `path`, nested, with the dtypes and shardings of `params`.
+  """Published weights as a nested dict with the dtypes and shardings of `params`.
 
-  For a training that starts from them: no device ever holds more than its part.
+  To start a training from them; each device only ever holds its own shards.
 
   Args:
-    params: a nested dict of arrays; leaves may be boxed.
-    path, module: as for `load`.
+    params: a nested dict of arrays; leaves may be boxed with axis names.
+    path: a component's folder, or a file of weights.
+    module: the module that the weights are for, in place of config.json's.
 
   Raises:
-    ValueError: as `load`, and one for all names and shapes that are not those of
-      `params`.
+    ValueError: all names and shapes that do not fit the module, or `params`.
   """
   expected = {k: jnp.asarray(x) for k, x in sd.flatten(params).items()}
   table, module, state_dict, config = _opened(path, module)
@@ -111,16 +114,16 @@ def load_like(params, path, *, module=None):
 
 
 def save(path, module, params, *, max_shard=files.MAX_SHARD):
-  """Writes a folder that `load`, diffusers and transformers open.
+  """Writes config.json and safetensors that `load`, diffusers or transformers open.
 
   Args:
     path: a folder; made if absent, its config.json and weights are replaced.
     module: of a class that config.json of a published model can describe.
-    params: a nested dict of arrays.
+    params: its parameters, a nested dict of arrays.
     max_shard: bytes of a file; more become several, with an index.
 
   Raises:
-    TypeError: no published layout is this module's.
+    TypeError: no published layout fits the module.
     ValueError: the parameters do not fit the module.
   """
   table = sd.table_of(module, saved=True)
@@ -143,7 +146,10 @@ def save(path, module, params, *, max_shard=files.MAX_SHARD):
 
 
 def table_for_config(path, config):
-  """The Table for the class that the config names; `path` is for the error."""
+  """The Table of the class that a config.json dict names; `path` is for the error.
+
+  A Table has the rules from published names to ours. ValueError: none knows the class.
+  """
   name = class_name(config)
   for table in registry.TABLES:
     if name in table.classes:
@@ -153,7 +159,7 @@ def table_for_config(path, config):
 
 
 def with_dtype(module, dtype):
-  """The module, and those in it, with parameters and computation in `dtype`."""
+  """A copy of the module, submodules included, that computes and stores in `dtype`."""
   fields = {f.name for f in dataclasses.fields(module)} - {"parent"}
   changed = dict.fromkeys(fields & {"dtype", "param_dtype"}, dtype)
   if not isinstance(module, nn.Module):

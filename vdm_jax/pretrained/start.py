@@ -6,23 +6,23 @@ from vdm_jax.pretrained import folder
 
 
 def start_from(params, *, path, module=None):
-  """The nested parameters at `path`, with the shardings of `params`; for `init_from`.
+  """Published weights, nested jax.Arrays sharded like `params`; for `init_from`.
 
   Args:
-    params: a nested dict of arrays.
-    path: as for `load`; "" returns `params`.
-    module: as for `load`.
+    params: the initial parameters, a nested dict of arrays.
+    path: a component's folder, or a file of weights; "" returns `params`.
+    module: the module that the weights are for; None: config.json's.
   """
   return folder.load_like(params, path, module=module) if path else params
 
 
 def weights(*, path, otherwise, module=None):
-  """The nested parameters at `path`, numpy arrays; for the `weights` of a stage.
+  """Published weights, a nested dict of numpy arrays, for the `weights` of a stage.
 
   Args:
-    path: as for `load`; "" returns `otherwise`.
-    otherwise: the name of the folder of another stage.
-    module: as for `load`.
+    path: a component's folder, or a file of weights; "" returns `otherwise`.
+    otherwise: what stands in for them, such as the name of the stage that trains them.
+    module: the module that the weights are for; None: config.json's.
   """
   if not path:
     return otherwise

@@ -1,8 +1,6 @@
-"""State dicts of PyTorch code <-> parameters, by the Table of the model.
+"""State dicts of PyTorch code <-> parameters, by the rules of the model's Table.
 
-`from_state_dict` and `to_state_dict` read the rules of a table (tables/table.py)
-forwards and backwards. Arrays may be tensor.Tensors, which stand in files and are read
-one after the other; nothing here unpickles.
+Arrays may be tensor.Tensors, which are read one after the other; nothing unpickles.
 """
 
 from collections.abc import Mapping
@@ -21,7 +19,9 @@ WRAPPERS = ("ema", "model", "state_dict", "module", "_forward_module")
 
 
 def from_state_dict(module, state_dict):
-  """Parameters of `module`, a nested dict of numpy arrays in its `param_dtype`.
+  """Parameters of `module` from a PyTorch state dict: nested numpy arrays.
+
+  Their dtype is the module's `param_dtype`.
 
   Args:
     state_dict: {published name: array}, perhaps wrapped: {"ema": {name: array}, ...}
@@ -44,10 +44,14 @@ def from_state_dict(module, state_dict):
 
 
 def parameter_chunks(module, table, state_dict, shapes):
-  """Yields (our name, chunks of the parameter), reading as little as possible.
+  """Yields (our name "a/b/c", chunks) for each parameter of `module`.
+
+  Chunks are an iterator of (index of its first element, numpy array), read on demand.
 
   Args:
-    shapes: {our name: what has the parameter's shape}.
+    table: the Table of the module's published layout.
+    state_dict: {published name: array, or Tensor in a file}.
+    shapes: {our name: anything with the parameter's `shape`}.
   """
   axis_sizes = table.axis_sizes(module)
   for names, ours, pattern in table.rules(module):
@@ -56,21 +60,24 @@ def parameter_chunks(module, table, state_dict, shapes):
 
 
 def constant_params(module, table, config):
-  """{our name: float32 array} of the parameters that no published array holds."""
+  """{our name "a/b/c": float32 array} of parameters that have no published array.
+
+  Such as the scale of latents, which is in `config`, config.json as a dict or {}.
+  """
   found = table.constants(module, config)
   return {k: np.asarray(x, np.float32) for k, x in found.items()}
 
 
 def to_state_dict(module, params, *, size=None, ignored=None, table=None):
-  """{published name: numpy array}, the inverse of `from_state_dict`, bit for bit.
+  """{published name: numpy array} of our parameters, as the PyTorch original loads it.
 
   Args:
-    params: a nested dict; leaves may be boxed with logical axis names.
+    params: of `module`, a nested dict; leaves may be boxed with axis names.
     size: (T, H, W) of x. If given, the buffers of this size are added; the original
       needs them to load the weights strictly.
-    ignored: {published name: array} for names that the table ignores; added as they
-      are, for the same reason.
-    table: where several fit the module, which; the first by default.
+    ignored: {published name: array} of arrays that our module does not use; added as
+      they are, for the same reason.
+    table: the Table of the published layout, if several fit; None: the first.
   """
   table = table or table_of(module)
   flat = flatten(params)
@@ -87,10 +94,9 @@ def to_state_dict(module, params, *, size=None, ignored=None, table=None):
 
 
 def published_arrays(module, table, flat):
-  """Yields (published name, numpy array), from one of our parameters at a time.
+  """Yields (published name, numpy array) for parameters {our name "a/b/c": array}.
 
-  Args:
-    flat: {our name: array}.
+  One parameter is converted at a time, by the rules of the module's Table.
   """
   for names, ours, pattern in table.rules(module):
     x = _rearrange(
@@ -101,7 +107,7 @@ def published_arrays(module, table, flat):
 
 
 def param_problems(module, table, flat):
-  """Sentences about what of {our name: array} does not fit the module and the table."""
+  """[sentence] on params {our name: array} that do not fit the module; [] if all do."""
   rules = table.rules(module)
   known = {ours for _, ours, _ in rules} | set(constant_params(module, table, {}))
   problems = _differing_names(known, set(flat))
@@ -120,7 +126,10 @@ def param_problems(module, table, flat):
 
 
 def unwrap(state_dict):
-  """The innermost {name: array} of a checkpoint; the average (ema) is preferred."""
+  """The innermost {name: array} of a checkpoint; the average (ema) is preferred.
+
+  Levels and prefixes "ema", "model", "state_dict" and "module" are removed.
+  """
   for name in WRAPPERS:
     if isinstance(state_dict.get(name), Mapping):
       return unwrap(state_dict[name])
@@ -133,11 +142,16 @@ def unwrap(state_dict):
 
 
 def table_of(module, state_dict=(), saved=False):
-  """The Table that fits the module; of several, the one with most names in common.
+  """The Table (rules from published names to ours) that fits the module.
+
+  Of several, the one with most names in common.
 
   Args:
-    state_dict: {published name: array}; without it, the first table.
-    saved: whether the table must write a config.json.
+    state_dict: {published name: array} to compare names with; (): the first Table.
+    saved: whether the Table must be able to write a config.json.
+
+  Raises:
+    TypeError: no Table fits; lists the fields that differ.
   """
   own = [t for t in registry.TABLES if isinstance(module, t.module_class)]
   found = [t for t in own if t.fits(module) and (t.to_config or not saved)]
@@ -157,22 +171,26 @@ def table_of(module, state_dict=(), saved=False):
 
 
 def flatten(params):
-  """{"a/b/c": leaf} of a nested dict, without axis names, whatever mesh is in use."""
+  """{"a/b/c": leaf} of nested parameters, without their boxes of logical axis names."""
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   box = nn.meta.AxisMetadata  # its unbox() would shard the leaf
   return {k: x.value if isinstance(x, box) else x for k, x in flat.items()}
 
 
 def shapes_of(state_dict):
-  """{name: shape}."""
+  """{name: shape, a tuple of ints} of a dict of arrays."""
   return {name: tuple(x.shape) for name, x in state_dict.items()}
 
 
 def check_state_dict(module, table, state_dict):
-  """{our name: ShapeDtypeStruct}; one ValueError lists all that `state_dict` lacks.
+  """Checks a state dict; returns the parameters' {our name "a/b/c": ShapeDtypeStruct}.
 
   Args:
-    state_dict: {published name: array}, as `table.renamed` gives it.
+    module, table: a linen module or autoencoder, and the Table of its layout.
+    state_dict: {published name: array}, without prefixes and by the newest names.
+
+  Raises:
+    ValueError: one that lists all problems of names, shapes and buffers.
   """
   found = shapes_of(state_dict)
   ours = flatten(table.abstract_params(module, found))
@@ -217,7 +235,7 @@ def _differing_names(expected, found):
 
 
 def raise_problems(module, problems):
-  """Raises one ValueError if the list of sentences is not empty."""
+  """Raises a ValueError with a list of sentences, if any, on weights for `module`."""
   if problems:
     name, lines = type(module).__name__, "\n  ".join(problems)
     raise ValueError(

@@ -1,9 +1,4 @@
-"""A parameter from arrays in files, chunk by chunk, so that little memory is used.
-
-A chunk is (start, array): the index of its first element in the parameter, one integer
-per axis, and its values. A small parameter is one chunk. Of a large one, each layer of
-a stack is a chunk; of a large layer, as many rows of its arrays as stay under LIMIT.
-"""
+"""A parameter from arrays in files, chunk by chunk, so that little memory is used."""
 
 import functools
 import re
@@ -19,15 +14,19 @@ LIMIT = 16 * 2**20  # bytes of arrays that are read whole
 
 
 def to_chunks(arrays, pattern, axis_sizes, shape, limit=None):
-  """Yields (start: tuple of ints, values: numpy array), the chunks of a parameter.
+  """Yields (start, values), the chunks of a parameter made of published arrays.
+
+  `start` is the index of a chunk's first element in the parameter, one int an axis;
+  `values` is a numpy array. A small parameter is one chunk. Of a large one, each layer
+  of a stack is; of a large layer, as many rows as stay under the limit.
 
   Args:
     arrays: list of one published array, or of several that are stacked first; numpy
-      arrays, or tensor.Tensors in files.
+      arrays, or Tensors in files.
     pattern: einops, from published to ours; the axis of stacked ones is l, outermost.
     axis_sizes: {letter of the pattern: size}.
     shape: of the parameter.
-    limit: bytes of published arrays in a chunk; None: LIMIT.
+    limit: bytes of published arrays in a chunk; None: LIMIT, 16 MiB.
   """
   limit = limit or LIMIT
   left, right = (re.findall(r"\(.*?\)|\S+", side) for side in pattern.split("->"))
@@ -60,7 +59,10 @@ def _as_ours(x, pattern, axes):
 
 
 def assemble(chunks, shape, dtype):
-  """The parameter, a numpy array of this shape and dtype, from its chunks."""
+  """One numpy array of this shape and dtype, put together from chunks.
+
+  `chunks` yields (index of a chunk's first element, one int an axis; numpy array).
+  """
   out = np.empty(shape, dtype)
   for start, x in chunks:
     out[tuple(slice(s, s + n) for s, n in zip(start, x.shape, strict=True))] = (
@@ -70,9 +72,9 @@ def assemble(chunks, shape, dtype):
 
 
 def to_devices(chunks, shape, dtype, sharding):
-  """The parameter, a jax.Array with this sharding, from its chunks.
+  """One jax.Array of this shape, dtype and sharding; a device gets only its own shard.
 
-  Each device receives only what belongs to its part.
+  `chunks` yields (index of a chunk's first element, one int an axis; numpy array).
   """
   parts = {
     device: tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))

@@ -1,9 +1,8 @@
 """Files of weights: their tensors, which are read when they are needed.
 
 A component of a published model is a folder: config.json beside model.safetensors, or
-beside shards and an index that names the shard of each tensor. PyTorch's own files are
-read by torch_file.py. Headers say names, types and shapes; nothing else is read until
-a tensor is, and never more than its bytes.
+beside shards and an index that names the shard of each tensor. Only headers are read
+until a tensor is, and then only its bytes.
 """
 
 import json
@@ -38,7 +37,12 @@ MAX_SHARD = 5 * 10**9  # bytes
 
 
 def open_tensors(path):
-  """{name: Tensor} of a file, or of the folder of a component; nothing is read yet.
+  """{name: Tensor} of a file of weights, or of a component's folder.
+
+  A Tensor says dtype and shape; its values are read when it becomes a numpy array.
+
+  Args:
+    path: a safetensors or PyTorch file, an index of shards, or a folder.
 
   Raises:
     FileNotFoundError: there is nothing of the kind.
@@ -147,16 +151,18 @@ def _sharded(index):
 
 
 def replace_weights(folder, name, config, spec, arrays, max_shard=MAX_SHARD):
-  """Writes config.json and weights, and removes those that were there before.
+  """Writes config.json and safetensors, and removes the weights that were there before.
 
   All new files are whole before the first takes its place; if anything fails before,
   the folder stays as it was.
 
   Args:
-    folder: that exists.
-    name: of NAMES.
+    folder: pathlib.Path of a folder that exists.
+    name: of the files: "diffusion_pytorch_model" or "model".
     config: the text of config.json.
-    spec, arrays, max_shard: as for `write_safetensors`.
+    spec: {name: anything with the array's shape and dtype}.
+    arrays: yields (name, numpy array) in the order of `spec`; one is held at a time.
+    max_shard: bytes of a file; more become several, with an index.
   """
   partial = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
   try:
@@ -178,11 +184,11 @@ def write_safetensors(folder, name, spec, arrays, max_shard=MAX_SHARD):
   """Writes safetensors, in shards with an index where one file would be too large.
 
   Args:
-    folder: that exists.
-    name: of NAMES.
-    spec: {name: what has the shape and dtype of the array}.
-    arrays: iterable of (name, array) in the same order; one is held at a time.
-    max_shard: bytes.
+    folder: pathlib.Path of a folder that exists.
+    name: of the files: "diffusion_pytorch_model" or "model".
+    spec: {name: anything with the array's shape and dtype}.
+    arrays: yields (name, numpy array) in the order of `spec`; one is held at a time.
+    max_shard: bytes of a file.
   """
   sizes = {name: tensor.num_bytes(x) for name, x in spec.items()}
   shards, arrays = _split(sizes, max_shard), iter(arrays)

@@ -20,14 +20,14 @@ PACKAGED = pathlib.Path(__file__).parents[1] / "weights"
 
 
 def save(path, parts, dtype=np.float16, eight_bits=None):
-  """Writes {part: nested dict of arrays} to a file; returns its number of bytes.
-
-  The file is written whole or not at all.
+  """Writes parameters to one safetensors file, whole or not at all; returns its bytes.
 
   Args:
+    path: of the file.
+    parts: {part, such as "autoencoder": nested dict of arrays}.
     dtype: of all arrays but those of 8 bits.
-    eight_bits: regex over "part/a/b/c": which arrays of two axes or more, their last
-      one the output channels, are rounded to 8 bits.
+    eight_bits: regex over "part/a/b/c", or None: which arrays of two axes or more,
+      their last one the output channels, become int8 with a scale for each channel.
 
   Raises:
     ValueError: a value is not finite, or is too large for `dtype`.
@@ -56,9 +56,10 @@ def save(path, parts, dtype=np.float16, eight_bits=None):
 
 
 def load(path, part):
-  """One part of a file, a nested dict of float32 numpy arrays.
+  """One part of a file that `save` wrote, a nested dict of float32 numpy arrays.
 
   Args:
+    path: of the safetensors file.
     part: such as "autoencoder".
 
   Raises:
@@ -84,9 +85,9 @@ def load(path, part):
 
 
 def quantize_int8(x):
-  """(int8 array, scale [C] float32) whose product is x [..., C].
+  """(int8 array like x, scale [C] float32) whose product is x [..., C], up to rounding.
 
-  Its error is at most 1/254 of the largest number of a channel.
+  The error is at most 1/254 of the largest absolute value of a channel.
   """
   top = np.abs(x).max(axis=tuple(range(x.ndim - 1)))
   scale = (top / 127.0).astype(np.float16).astype(np.float32)  # as it will be read
@@ -95,11 +96,14 @@ def quantize_int8(x):
 
 
 def load_packaged(name, part):
-  """One part of weights in the package, a nested dict of float32 numpy arrays.
+  """Weights that ship with this package, a nested dict of float32 numpy arrays.
 
   Args:
-    name: of a file in vdm_jax/weights, without its ending.
-    part: such as "autoencoder".
+    name: of a file in vdm_jax/weights, without its ending, such as "moving_digits".
+    part: of the file, such as "autoencoder".
+
+  Raises:
+    FileNotFoundError: the package has no such file.
   """
   path = PACKAGED / f"{name}.safetensors"
   if not path.is_file():

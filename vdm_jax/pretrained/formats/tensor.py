@@ -15,12 +15,12 @@ class WeightsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """An array in a file; np.asarray reads it.
+  """An array in a file that is read when np.asarray asks for it.
 
   Attributes:
-    path, offset: the file and the array's first byte in it.
-    dtype, shape: of the array.
-    strides: in elements, as torch counts them; None: contiguous, in the order of C.
+    path, offset: the file, and the array's first byte in it.
+    dtype, shape: as a numpy array has them.
+    strides: in elements, as in torch; None: contiguous, in C order.
   """
 
   path: pathlib.Path
@@ -54,8 +54,8 @@ class Tensor:
 def as_array(x):
   """A Tensor or numpy array as it is, anything else as a numpy array.
 
-  A torch.Tensor is taken off its device and its graph, bfloat16 as float32, which
-  numpy lacks.
+  A torch.Tensor is detached and moved to the CPU; bfloat16, which numpy lacks, becomes
+  float32.
   """
   if isinstance(x, Tensor | np.ndarray):
     return x
@@ -67,17 +67,17 @@ def as_array(x):
 
 
 def num_bytes(x):
-  """Number of bytes of a Tensor or of an array."""
+  """Number of bytes of an array, or of a Tensor in a file; an int."""
   return math.prod(x.shape) * np.dtype(x.dtype).itemsize
 
 
 def read_rows(x, start, stop):
-  """Rows start : stop of a Tensor or of an array, a numpy array."""
+  """Rows start : stop of an array, or of a Tensor in a file, as a numpy array."""
   return x.read(start, stop) if isinstance(x, Tensor) else np.asarray(x[start:stop])
 
 
 def contiguous(x):
-  """The numpy array x in the order of C.
+  """The numpy array x in C order.
 
   For large transposed views six times as fast as np.ascontiguousarray.
   """
@@ -97,10 +97,10 @@ def contiguous(x):
 
 
 def iterate_rows(arrays, limit):
-  """Yields (number of the first row, [numpy array of rows of each]).
+  """Yields (number of the first row, [numpy array of these rows of each array]).
 
   Args:
-    arrays: Tensors or arrays of the same number of rows.
+    arrays: Tensors in files, or arrays, of the same number of rows.
     limit: bytes of all arrays' rows at a time; at least one row is read.
   """
   count = arrays[0].shape[0] if arrays[0].shape else 0
@@ -114,11 +114,11 @@ def iterate_rows(arrays, limit):
 
 
 def differing_copies(state_dict, copies):
-  """Sentences about arrays that are not the copies that they should be.
+  """["NAME is not the same as OTHER"] for arrays that should be copies and are not.
 
   Args:
-    state_dict: {name: array}.
-    copies: {name: name of which it is a copy}; absent names are no problem.
+    state_dict: {name: array, or Tensor in a file}.
+    copies: {name: name of which it should be a copy}; absent names are no problem.
   """
   return [
     f"{name} is not the same as {other}"

@@ -1,10 +1,10 @@
 """PyTorch's files (.pt), read without unpickling.
 
-Such a file is a zip: a pickle that describes a tree, and the bytes of each storage
-beside it. A pickle is a program; `torch.load(weights_only=True)` runs it with a short
-list of what it may call. Here it is not run at all: its operations are read one by one
-(`pickletools`), those that build trees of tensors and plain values are understood, and
-at the first other one the file is refused. Nothing is imported by name, nothing called.
+Such a file is a zip: a pickle that describes a tree, and the bytes of each storage.
+`torch.load(weights_only=True)` runs the pickle with a short list of what it may call.
+Here it is not run: its operations are parsed one by one (`pickletools`), those that
+build trees of tensors and plain values are followed, any other one is refused. Nothing
+is imported by name, nothing called.
 """
 
 import math
@@ -47,15 +47,17 @@ MEND = (
 
 
 class GlobalName(str):
-  """What a pickle names; it is never imported."""
+  """The dotted name of a Python object in a pickle, a str; it is never imported."""
 
 
 def open_tensors(path):
-  """The state dict of a .pt file: {name: Tensor, plain value, or such a dict}.
+  """The state dict of PyTorch's .pt file: {name: Tensor, plain value, or such a dict}.
+
+  A Tensor says dtype and shape, and reads its values later; the pickle is not run.
 
   Raises:
-    WeightsError: it is torn, too old, or its pickle does anything but describe
-      tensors, which is named.
+    WeightsError: the file is torn or too old, or its pickle does anything but describe
+      tensors; the message names what.
   """
   if not zipfile.is_zipfile(path):
     raise WeightsError(

@@ -1,8 +1,8 @@
 """Published LoRAs -> the LoRA of a module in our names, or weights with it merged.
 
-Two ways lead to the same network: `factors_from_state_dict` gives what models/lora.py
-runs, trains on, or merges; `merge_state_dict` merges under the published names, before
-our table renames them. names.py lists the layouts of files.
+`factors_from_state_dict` gives what models/lora.py runs, trains on, or merges;
+`merge_state_dict` merges under the published names. names.py lists the layouts of
+files.
 """
 
 import re
@@ -18,7 +18,10 @@ from vdm_jax.pretrained.lora import names as lora_names
 
 
 def load(module, path, scale=1.0):
-  """The factors of a LoRA in a file, as `factors_from_state_dict` returns them.
+  """The LoRA of `module` from a file, a nested dict of float32 numpy arrays.
+
+  At each kernel that it changes are "down" [..., i, R] and "up" [..., R, o], scaled: it
+  is run or merged (models/lora.py) with scale 1.
 
   Args:
     module: the network that the LoRA is for.
@@ -31,24 +34,27 @@ def load(module, path, scale=1.0):
 
 
 def add(params, *, path, module, scale=1.0):
-  """The nested `params` of `module` with the LoRA at `path` merged; for `init_from`.
+  """Nested parameters with the LoRA in a file merged into them; for `init_from`.
 
   Args:
-    path, scale: as for `load`; path "" leaves `params` as they are.
+    params: of `module`, a nested dict of arrays.
+    path: of the LoRA, a file or an adapter's folder; "" returns `params`.
+    module: the network that the LoRA is for.
+    scale: of the product up @ down.
   """
   return lora.merge(params, load(module, path, scale)) if path else params
 
 
 def factors_from_state_dict(module, lora_state, scale=1.0):
-  """The LoRA of `module` for models/lora.py: a nested dict, float32.
+  """The LoRA of `module` for models/lora.py, a nested dict of float32 numpy arrays.
 
-  Beside each of the module's kernels that the LoRA changes stand down [..., i, R] and
-  up [..., R, o]. `up` holds the scale: the Lora that runs it has scale=1. Where one
-  kernel of ours holds several published ones (q, k and v), R is the sum of their ranks.
+  At each kernel that it changes are "down" [..., i, R] and "up" [..., R, o]. `up` holds
+  the scale: the Lora that runs it has scale=1. Where one kernel of ours holds several
+  published ones (q, k and v), R is the sum of their ranks.
 
   Args:
     module: the network that the LoRA is for.
-    lora_state: {name: array}, in a layout of names.py.
+    lora_state: {name: array} of the file: AnimateDiff's, diffusers', peft's, kohya's.
     scale: of the product up @ down.
 
   Raises:
@@ -87,8 +93,8 @@ def merge_state_dict(state, lora_state, scale=1.0):
   The sum is made in float32. What the LoRA does not change is not read.
 
   Args:
-    state: {published name: array, or a tensor.Tensor in a file}.
-    lora_state: {name: array}, in a layout of names.py.
+    state: {published name: W, an array or a Tensor in a file}.
+    lora_state: {name: array} of the file: AnimateDiff's, diffusers', peft's, kohya's.
     scale: of the product up @ down.
 
   Raises:
@@ -116,9 +122,10 @@ class LoraKernel:
   """A kernel of ours, and the published weights [o, i, ...] that it is made of.
 
   Args:
-    names: of the published weights.
-    pattern, axis_sizes: of the table's rule.
-    shape: of our kernel.
+    names: of the published weights, a tuple; several are stacked (q, k and v, layers).
+    pattern: einops, from the published weights to the kernel.
+    axis_sizes: {letter of the pattern: size}.
+    shape: of our kernel, a tuple.
   """
 
   def __init__(self, names, pattern, axis_sizes, shape):
@@ -131,16 +138,16 @@ class LoraKernel:
     self.axes = {k: n for k, n in axis_sizes.items() if k in grouped}
 
   def published_shape(self):
-    """The shape of one of the published weights, a tuple."""
+    """The shape (o, i, ...) of one of the published weights."""
     # A view of one number has the shape and costs no memory.
     view = np.broadcast_to(np.int8(0), self.shape)
     published = rearrange(view, state_dict.inverse_pattern(self.pattern), **self.axes)
     return published.shape[self.stacked :]
 
   def is_factorable(self):
-    """Whether a product up @ down of the published weights is one of our kernel.
+    """Whether a LoRA of the published weights is a LoRA of our kernel; a bool.
 
-    It is where i is an axis of the kernel, next to last.
+    It is where the input i is an axis of the kernel, next to last.
     """
     _, i, *pixels = self.left[self.stacked :]
     return [i, *self.right[-2:-1]] == ["i", "i"] and set(self.right[:-2]) <= {
@@ -149,13 +156,13 @@ class LoraKernel:
     }
 
   def factors(self, pairs, scale):
-    """(down [..., i, R], up [..., R, o]) of our kernel, float32.
+    """(down [..., i, R], up [..., R, o]) of our kernel, float32 numpy arrays.
 
-    Each published weight has rows of R for itself, R being what the fullest layer
-    needs. The output axis goes where the pattern sends it; i stays an axis.
+    Each published weight has its own part of R, which is as long as the layer with most
+    ranks needs. The output axis goes where the pattern sends it; i stays an axis.
 
     Args:
-      pairs: {published name: Pair}; names may be absent.
+      pairs: {published name: Pair of factors}; names may be absent.
       scale: of the product.
     """
     depth = self.shape[self.right.index("l")] if "l" in self.right else 1

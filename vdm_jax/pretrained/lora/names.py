@@ -67,7 +67,13 @@ SUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """One layer's matrices down [r, i, ...] and up [o, r, ...]; factor is alpha / r."""
+  """The LoRA of one layer whose weight is W [o, i, ...].
+
+  Attributes:
+    down: [r, i, ...].
+    up: [o, r, ...].
+    factor: of the product up @ down, alpha / r.
+  """
 
   down: np.ndarray
   up: np.ndarray
@@ -92,7 +98,10 @@ class Pair:
 
 
 def read_factors(lora_state):
-  """({published layer: Pair}, [problem]) of a LoRA's {name: array}, in any layout."""
+  """({published layer: Pair}, [sentence on what is wrong]) of a LoRA file.
+
+  `lora_state` is its {name: array}, in any of the published layouts.
+  """
   parts, problems = {}, []
   for name, x in state_dict.unwrap(lora_state).items():
     if name in IGNORED:
@@ -120,28 +129,20 @@ def read_factors(lora_state):
 
 
 def select_network(lora_state, name):
-  """The {name: array} in a LoRA file that belong to one network.
-
-  Args:
-    lora_state: {name: array} of the file.
-    name: of the network, "unet" or "text_encoder".
-  """
+  """The part of a LoRA file's {name: array} for `name`, "unet" or "text_encoder"."""
   if name not in PARTS:
     raise ValueError(f"name={name!r}; expected one of {tuple(PARTS)}.")
   return {k: x for k, x in lora_state.items() if re.match(PARTS[name], k)}
 
 
 def with_known_names(pairs, known):
-  """{name: Pair} under the known names; kohya has underscores in place of dots."""
+  """{name: Pair} by the `known` published names; kohya's have underscores for dots."""
   dotted = {name.replace(".", "_"): name for name in known}
   return {dotted.get(k.replace(".", "_"), k): pair for k, pair in pairs.items()}
 
 
 def adapter_scale(config):
-  """The scale of a LoRA, a number: alpha / r, or alpha / sqrt(r).
-
-  Args:
-    config: the dict of an adapter_config.json.
+  """The scale of a LoRA, alpha / r or alpha / sqrt(r), of an adapter_config.json dict.
 
   Raises:
     ValueError: all fields that ask for more than a LoRA of one scale; merge it with
@@ -153,11 +154,7 @@ def adapter_scale(config):
 
 
 def open_adapter(path):
-  """(path of the file of tensors, scale) of a LoRA.
-
-  Args:
-    path: of the file, or of the folder that an adapter is saved as.
-  """
+  """(path of the file of tensors, scale) of a LoRA file, or of an adapter's folder."""
   path = pathlib.Path(path)
   if path.is_dir():
     found = [path / name for name in ADAPTERS if (path / name).is_file()]
@@ -173,7 +170,7 @@ def open_adapter(path):
 
 
 def raise_problems(target, problems):
-  """Raises one ValueError if the list `problems` is not empty; target: a name."""
+  """Raises a ValueError with a list of sentences, if any, on a LoRA for `target`."""
   if problems:
     lines = "\n  ".join(problems)
     raise ValueError(

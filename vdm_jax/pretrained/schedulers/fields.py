@@ -143,7 +143,7 @@ SUPPORTED = {
 
 
 def fill_defaults(original):
-  """A scheduler_config.json, a dict, with the default of every absent field.
+  """A scheduler_config.json dict with the default, in its class, of every absent field.
 
   Raises:
     ValueError: one that lists all fields whose values are not supported.

@@ -1,8 +1,7 @@
 """Noise tables and grids of times of diffusers' schedulers, with their rounding.
 
-`config` is a scheduler_config.json with every default filled in (fields.fill_defaults).
-Grids are numpy arrays [S + 1], float32, in the time of the process that goes with them:
-t = index + 1 for DDPM, sigma / alpha for SigmaTable and EDM, sigma for Flow.
+Times are those of the process: t = index + 1 for DDPM, sigma / alpha for SigmaTable and
+EDM, sigma for Flow.
 """
 
 import math
@@ -19,7 +18,7 @@ MARGIN = 5e-6
 
 
 def betas(config):
-  """The betas of the original, to the bit: [N] float32."""
+  """Betas [N] float32 of a complete scheduler_config.json dict, equal to the bit."""
   count, first, last = (
     config[k] for k in ("num_train_timesteps", "beta_start", "beta_end")
   )
@@ -35,16 +34,20 @@ def betas(config):
 
 
 def alpha_bars(config):
-  """The cumulative products of 1 - beta, to the bit: [N] float32.
+  """Cumulative products of 1 - beta, [N] float32, equal to diffusers' to the bit.
 
-  The last is 0 where rescaling to zero terminal SNR makes it so.
+  Of a complete scheduler_config.json dict. The last is 0 where rescaling to zero
+  terminal SNR makes it so.
   """
   alphas = np.float32(1.0) - betas(config)
   return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 
 def noise_to_signal(config):
-  """sigma / alpha of each index: [N] float32; the last of a rescaled table is 4096."""
+  """sigma / alpha of N training steps, [N] float32, of a scheduler_config.json dict.
+
+  With rescaling to zero terminal SNR the last is 4096, as in diffusers.
+  """
   alpha_bar = alpha_bars(config)
   if config["rescale_betas_zero_snr"]:
     alpha_bar[-1] = 2.0**-24
@@ -52,10 +55,10 @@ def noise_to_signal(config):
 
 
 def increasing_noise_to_signal(config):
-  """`noise_to_signal` as an increasing tuple of N floats, for looking up an index.
+  """sigma / alpha of the N training steps, an increasing tuple of floats.
 
-  A rescaled table ends in 4096, which can be less than the ones before; those are
-  moved below it.
+  Of a complete scheduler_config.json dict. A table rescaled to zero terminal SNR ends
+  in 4096, which can be less than the ones before; those are moved below it.
   """
   table = noise_to_signal(config)
   below = table[-1] * (1.0 - 1e-6 * np.arange(len(table))[::-1])
@@ -69,17 +72,22 @@ def increasing_noise_to_signal(config):
 
 
 def spaced_by_sigma(config):
-  """Whether the grid is spaced in sigmas (Karras' and the like), not in indices."""
+  """Whether a scheduler_config.json dict spaces times in sigma (Karras'), not in t."""
   return any(config.get(shape) for shape in (*SHAPES, "use_lu_lambdas"))
 
 
 def ddpm_grid(num_steps, *, config, end):
-  """The grid [S + 1] of DDPM and DDIM: indices + 1, then `end`."""
+  """Falling times [S + 1] float32 of DDPM and DDIM: numbers of training steps, from 1.
+
+  Args:
+    num_steps, config: S; a complete scheduler_config.json dict.
+    end: the last time, 0 for the data.
+  """
   return np.asarray([*(_spaced(config, num_steps) + 1), end], np.float32)
 
 
 def euler_grid(num_steps, *, config):
-  """The grid [S + 1] of the Euler family: ratios, at whole indices or between them."""
+  """Falling sigma / alpha [S + 1] float32, Euler's times; config: with all defaults."""
   table = noise_to_signal(config)
   whole = config["timestep_spacing"] != "linspace"
   indices = _spaced(config, num_steps) if whole else _even(config, num_steps)
@@ -90,9 +98,11 @@ def euler_grid(num_steps, *, config):
 
 
 def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
-  """The grid [S + 1] of DPM-Solver and UniPC: ratios, or sigmas of Flow.
+  """Falling sigma / alpha [S + 1] float32, the times of DPM-Solver and UniPC.
 
   Args:
+    num_steps, config: S; a complete scheduler_config.json dict. With flow sigmas the
+      times are Flow's, sigma itself.
     mu: the log of the shift, where it is dynamic.
     sigmas: [S] in place of evenly spaced ones, before the shift; of Flow, UniPC only.
   """
@@ -118,7 +128,7 @@ def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
 
 
 def rounds_time_down(config):
-  """Whether the network's time is rounded down to a whole index, not to the nearest."""
+  """Whether a scheduler_config.json dict rounds the network's time down."""
   if any(config.get(shape) for shape in SHAPES[1:]):
     return True
   squared = config["beta_schedule"] == "squaredcos_cap_v2"
@@ -126,9 +136,10 @@ def rounds_time_down(config):
 
 
 def flow_match_grid(num_steps, *, config, mu=None, sigmas=None):
-  """The grid [S + 1] of FlowMatchEulerDiscreteScheduler: sigmas.
+  """Falling sigmas [S + 1] float32, the times of FlowMatchEulerDiscreteScheduler.
 
   Args:
+    num_steps, config: S; a complete scheduler_config.json dict.
     mu: of the dynamic shift; a pipeline computes it from the size of the video.
     sigmas: [S] in place of evenly spaced ones, before the shift.
   """

@@ -13,19 +13,19 @@ ROUNDINGS = {"none": lambda part: part, "nearest": jnp.round, "down": jnp.floor}
 
 @dataclasses.dataclass(frozen=True)
 class SigmaTable:
-  """A process on a table of noise levels; its time t is the ratio sigma / alpha.
+  """A process whose time t is the ratio sigma / alpha, with a table of noise levels.
 
   For grids of sigmas (Karras') and a network that was trained at a table's steps: the
-  network's time is the index of t among `ratios`. x is what it was in training, alpha
-  = 1 / sqrt(1 + t^2), or "exploding" x / alpha, with alpha = 1, scaled back for the
-  network. The same steps in either: DDIM's and those in log SNR do not change.
+  network's time is the index of t in the table. With alpha = 1 / sqrt(1 + t^2) x has
+  unit variance as in training; "exploding" is x / alpha, with alpha = 1, scaled back
+  for the network. DDIM and solvers in log SNR take the same steps in either.
 
   Attributes:
     ratios: sigma / alpha of the indices 0, 1 .. in training, increasing.
     t_max: the largest ratio of a grid.
     exploding: whether x is divided by alpha.
     log_index: whether the index is interpolated in log t, in place of t.
-    rounding: of the index, a name in ROUNDINGS.
+    rounding: of the index: "none", "nearest" or "down".
   """
 
   ratios: tuple[float, ...] = dataclasses.field(repr=False)
@@ -41,20 +41,25 @@ class SigmaTable:
       raise ValueError("The ratios must be two or more and increase.")
 
   def alpha_sigma(self, t):
-    """(alpha, sigma) of the shape of t, both >= process.FLOOR."""
+    """(alpha, sigma) of x_t = alpha x0 + sigma eps at times t, each shaped like t."""
     t = jnp.asarray(t, float)
     alpha = jnp.ones_like(t) if self.exploding else 1.0 / jnp.sqrt(1.0 + t**2)
     return jnp.maximum(alpha, p.FLOOR), jnp.maximum(t * alpha, p.FLOOR)
 
   def rates(self, t):
-    """(d alpha / dt, d sigma / dt) of the shape of t."""
+    """(d alpha / dt, d sigma / dt) at times t, each shaped like t."""
     if self.exploding:
       return jnp.zeros_like(t), jnp.ones_like(t)
     alpha = 1.0 / jnp.sqrt(1.0 + jnp.asarray(t, float) ** 2)
     return -t * alpha**3, alpha**3
 
   def network_inputs(self, x_t, t):
-    """(x [B, T, H, W, C] of unit variance, index in the table [B, T] float)."""
+    """What the network gets: (x of unit variance, float index of t in the table).
+
+    Args:
+      x_t: [B, T, H, W, C].
+      t: [B, T].
+    """
     if self.exploding:
       x_t = p.expand(1.0 / jnp.sqrt(1.0 + t**2)) * x_t
     return x_t, self._index(t)
@@ -74,18 +79,22 @@ class SigmaTable:
 
 @dataclasses.dataclass(frozen=True)
 class WholeStepFlow(p.Flow):
-  """process.Flow whose network's time is rounded down, as in DPM-Solver and UniPC.
+  """Rectified flow x_t = (1 - t) x0 + t eps; the network's time is rounded down.
 
-  UniPC's grid starts at t = 1 - 1e-6, so alpha has a lower floor here.
+  As in diffusers' DPM-Solver and UniPC.
+
+  Attributes:
+    floor: the least alpha and sigma; UniPC's grid starts at t = 1 - 1e-6.
+    scale: of the network's time, which is the whole part of scale * t.
   """
 
   floor: float = 1e-7
 
   def alpha_sigma(self, t):
-    """(1 - t, t), both >= `floor`."""
+    """(1 - t, t), each shaped like t and at least `floor`."""
     t = jnp.asarray(t, float)
     return jnp.maximum(1.0 - t, self.floor), jnp.maximum(t, self.floor)
 
   def network_inputs(self, x_t, t):
-    """(x_t, the whole part of `scale` t [B, T])."""
+    """(x_t [B, T, H, W, C], whole part of scale * t [B, T]), for the network."""
     return x_t, jnp.floor(self.scale * t)

@@ -13,15 +13,18 @@ LEAST = np.log(1e-20)
 
 
 def ddpm(denoise, process, x, ts, cond, key, *, fraction=None):
-  """DDPMScheduler: `ancestral`, but a last step longer than 1 gets its noise, too.
+  """Samples as DDPMScheduler does: x0 [B, T, H, W, C], if the times `ts` end at 0.
+
+  Ancestral sampling, but a last step longer than 1 gets its noise, too.
 
   Args:
-    denoise, process, x, ts, cond, key: see samplers/loop.py; x [B, T, H, W, C].
-    fraction: of the way from the posterior's variance (0) to beta (1), in the
-      logarithm; None: what the network learned.
-
-  Returns:
-    x0 [B, T, H, W, C], if `ts` ends at 0.
+    denoise: (x, t [B, T], cond) -> Denoised, with the estimate of x0.
+    process: the noise schedule, alpha and sigma of a time.
+    x: [B, T, H, W, C], noise at the time ts[0].
+    ts: [S + 1] or [S + 1, T], falling times, the same or one for each frame.
+    cond, key: the network's Conditioning; PRNG key of the steps' noise.
+    fraction: where the log variance is between the posterior's (0) and beta's (1);
+      None: what the network learned.
   """
 
   def step(denoise, x, t, t_next, key):
@@ -43,19 +46,20 @@ def ddpm(denoise, process, x, ts, cond, key, *, fraction=None):
 def ddim(
   denoise, process, x, ts, cond, key, *, eta=0.0, clip=None, train_steps=None, end=0.0
 ):
-  """DDIMScheduler: `ddim`, with clipping after eps is taken, and steps of its own.
+  """Samples as DDIMScheduler does: x0 [B, T, H, W, C], if the times `ts` end at 0.
 
   Args:
-    denoise, process, x, ts, cond, key: see samplers/loop.py; x [B, T, H, W, C].
+    denoise: (x, t [B, T], cond) -> Denoised, with the estimate of x0.
+    process: the noise schedule, alpha and sigma of a time.
+    x: [B, T, H, W, C], noise at the time ts[0].
+    ts: [S + 1] or [S + 1, T], falling times, the same or one for each frame.
+    cond, key: the network's Conditioning; PRNG key of the steps' noise.
     eta: 0 is deterministic, 1 ancestral sampling.
     clip: x0 -> x0, applied after eps was computed from the estimate; a wrapper such
       as `denoise.edit_x0` changes both.
     train_steps: where given, each of the S steps leads from t to t - train_steps // S,
       wherever the next one starts, and to `end` if that is less than 1.
-    end: the time of index -1.
-
-  Returns:
-    x0 [B, T, H, W, C], if `ts` ends at 0.
+    end: the time that diffusers calls index -1.
   """
 
   def step(denoise, x, t, t_next, key):
@@ -84,18 +88,20 @@ def dpm_solver(
   lower_order_final,
   final_orders,
 ):
-  """DPMSolverMultistepScheduler, whose last steps have a lower order if they are few.
+  """Samples as DPMSolverMultistepScheduler: x0 [B, T, H, W, C], if `ts` ends at 0.
 
   Args:
-    denoise, process, x, ts, cond, key: see samplers/loop.py; x [B, T, H, W, C].
-    solver: dpm_solver or dpm_solver_sde of samplers/dpm_solver.py.
-    order, rule: of the solver.
+    denoise: (x, t [B, T], cond) -> Denoised, with the estimate of x0.
+    process: the noise schedule, alpha and sigma of a time.
+    x: [B, T, H, W, C], noise at the time ts[0].
+    ts: [S + 1] or [S + 1, T], falling times, the same or one for each frame.
+    cond, key: the network's Conditioning; PRNG key of the steps' noise.
+    solver: dpm_solver or dpm_solver_sde of diffusion/samplers/dpm_solver.py.
+    order: 1, 2 or 3, how many estimates a step uses.
+    rule: of the second order, "midpoint" or "heun".
     lower_order_final: whether the last two steps have order 2 and 1 if there are fewer
       than 15.
     final_orders: otherwise the highest orders of the last steps, the last first.
-
-  Returns:
-    x0 [B, T, H, W, C], if `ts` ends at 0.
   """
   final_orders = (1, 2) if lower_order_final and len(ts) - 1 < 15 else final_orders
   return solver(

@@ -29,16 +29,16 @@ FILE = "scheduler_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class Scheduler:
-  """What a task's `sample` takes, of a published scheduler; holds no arrays.
+  """A published scheduler in the terms of a task's `sample`; holds no arrays.
 
   Attributes:
-    process: its `network_inputs` give the network the original's scaled x and its
-      timestep, rounded as it is there.
-    prediction: a name in process.PREDICTIONS.
+    process: the noise schedule; its `network_inputs` give the network the original's
+      scaled x and its timestep, rounded as it is there.
+    prediction: what the network predicts: "eps", "x0", "v" or "velocity".
     sampler: (denoise, process, x, ts, cond, key) -> x0; of DDIM, `eta` may be bound.
     ts: num_steps -> the grid of times [S + 1], float32; with a dynamic shift also mu,
       and of flows also sigmas.
-    wrappers: of the denoiser, outside of guidance.
+    wrappers: functions (denoise, null) -> denoise, applied outside of guidance.
     init_noise_sigma: ts -> the number by which unit noise is multiplied at the start.
     original: the config as it was read.
   """
@@ -52,7 +52,7 @@ class Scheduler:
   original: Mapping = dataclasses.field(default_factory=dict, repr=False, hash=False)
 
   def noise(self, ts, draw=loop.noise):
-    """A function (key, shape) -> noise [B, T, H, W, C] for LatentDiffusion.sample.
+    """A function (key, shape) -> initial noise [B, T, H, W, C], for a task's `sample`.
 
     That multiplies noise by the process' sigma at ts[0], where the original has
     `init_noise_sigma`; the noise here makes up for it.
@@ -66,18 +66,19 @@ class Scheduler:
     return lambda key, shape: scale * draw(key, shape)
 
   def config(self):
-    """The scheduler_config.json, a dict."""
+    """The scheduler_config.json that this was read from, a dict."""
     return dict(self.original)
 
 
 def load_scheduler(source):
-  """The Scheduler of a scheduler_config.json.
+  """The Scheduler of a scheduler_config.json: process, prediction, sampler and grid.
 
   Args:
     source: a folder with scheduler_config.json, or with a folder "scheduler" that has
-      it; the file itself; or what stands in it, a dict.
+      it; the file; or its dict.
 
   Raises:
+    FileNotFoundError: there is no such file.
     ValueError: no such class, or all the fields whose values are not supported.
   """
   original = source if isinstance(source, Mapping) else _read(pathlib.Path(source))

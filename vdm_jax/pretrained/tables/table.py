@@ -1,8 +1,6 @@
 """A table of weights: how one published layout corresponds to one of our modules.
 
-A published name is that of an array in the state dict of the original PyTorch code; our
-name is the path of a parameter, "a/b/c". A new model is one file with a Table, and its
-line in registry.py.
+A new model is one file with a Table, and its line in registry.py.
 """
 
 import dataclasses
@@ -18,7 +16,10 @@ def _nothing(*_):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-  """The correspondence; `shapes` below are {published name: shape} of a file.
+  """One published layout of weights, and our module that computes the same.
+
+  `shapes` below are {published name: shape} of a file, "our name" is the path of a
+  parameter, "a/b/c". `rules`, `buffers` and the like are functions of our module.
 
   Attributes:
     module_class: our class.
@@ -32,8 +33,9 @@ class Table:
     from_config: (config.json as a dict, shapes) -> module.
     to_config: (module, params) -> config.json as a dict.
     from_shapes: shapes -> module, or None if they are of something else.
-    refine: (module, state dict) -> module, where only values tell its fields.
-    axis_sizes: module -> {letter: size}, of letters that a shape does not determine.
+    refine: (module, state dict) -> module, where only values decide on its fields.
+    axis_sizes: module -> {letter: size}, of the letters in patterns that an array's
+      shape does not determine.
     prefix: a regex, how the names begin in a file of several models; it is removed.
     renames: (regex, replacement) pairs from names in older files to these.
     ignored: published names of arrays that the network does not use.
@@ -44,7 +46,7 @@ class Table:
     buffers: module -> {published name: array}, of constants among the weights; files
       may leave them out.
     sized_buffers: (module, (T, H, W) of x) -> the same, of those that depend on it.
-    input_size: (module, shapes) -> (T, H, W) of x of which a file's buffers are.
+    input_size: (module, shapes) -> (T, H, W) of x that a file's buffers are made for.
   """
 
   module_class: type
@@ -67,7 +69,7 @@ class Table:
   input_size: Callable = lambda module, shapes: None
 
   def unsupported(self, module):
-    """["field=value; supported: ..."] of a module of `module_class`; [] if it fits."""
+    """["field=value; supported: ..."] of the module's fields that the layout lacks."""
     out = []
     for field, values in self.fields.items():
       value = module
@@ -79,15 +81,15 @@ class Table:
     return out
 
   def fits(self, module):
-    """Whether this is a layout of the module."""
+    """Whether `module` is of this layout's class, with values that the layout has."""
     return isinstance(module, self.module_class) and not self.unsupported(module)
 
   def published_names(self, module):
-    """The set of published names that the parameters of `module` are made of."""
+    """The set of published names whose arrays are parameters of `module`."""
     return {name for names, _, _ in self.rules(module) for name in as_tuple(names)}
 
   def renamed(self, state_dict):
-    """{name: array}: the same arrays, without `prefix` and by the newest names."""
+    """{published name: array} without `prefix`, older names replaced by newer ones."""
     if self.prefix:
       own = {k: x for k, x in state_dict.items() if re.match(self.prefix, k)}
       own = {re.sub(f"^{self.prefix}", "", k): x for k, x in own.items()}
@@ -105,16 +107,17 @@ def _listed(values):
 
 
 def as_tuple(names):
-  """The published names of a rule as a tuple of strings."""
+  """A str as a tuple of one, a tuple of str as it is: the published names of a rule."""
   return (names,) if isinstance(names, str) else names
 
 
 def input_width(shapes, pattern, default):
-  """Axis 1, the input's, of the first weight whose name matches; else `default`.
+  """The input channels of a weight [o, i, ...], an int; `default` if no name matches.
 
   Args:
     shapes: {published name: shape}.
-    pattern: a regex for the name.
+    pattern: a regex; the first name of a weight in which it is found is taken.
+    default: what is returned if there is none.
   """
   for name, shape in shapes.items():
     if len(shape) > 1 and re.search(pattern, name):
@@ -123,6 +126,9 @@ def input_width(shapes, pattern, default):
 
 
 def init_shapes(module, *inputs):
-  """The parameters of a linen module called on `inputs`: ShapeDtypeStructs, boxed."""
+  """Parameters of a linen module called on `inputs`, as nested ShapeDtypeStructs.
+
+  Leaves are boxed with their logical axis names.
+  """
   init = lambda key: module.init(key, *inputs)["params"]
   return jax.eval_shape(init, jax.random.key(0))

@@ -83,9 +83,9 @@ def _to_config(module, params):
 
 
 def latent_statistics(module, config):
-  """{"latents/shift", "latents/scale": [channels] float32}; see Table.constants.
+  """{"latents/shift", "latents/scale": [channels] float32} of a config.json dict.
 
-  By default Stable Diffusion's.
+  Latents z become (z - shift) / scale, of unit variance. By default Stable Diffusion's.
   """
   value = lambda name: config.get(name, FIELDS[name][0])
   shift = value("latents_mean") or value("shift_factor") or 0.0
@@ -95,11 +95,10 @@ def latent_statistics(module, config):
 
 
 def fields_from_config(config, fields, name):
-  """{our field: value} of a config.json.
+  """{our field: value} of an autoencoder's config.json dict.
 
   Args:
-    config: a dict.
-    fields: as FIELDS.
+    fields: {its field: (default, our field or None)}.
     name: of the original's class, for the error.
 
   Raises:
@@ -121,7 +120,10 @@ def fields_from_config(config, fields, name):
 
 
 def config_from_module(module, fields):
-  """{field: value} of config.json for our fields: `fields_from_config`, inverted."""
+  """{field of config.json: value} of an autoencoder's hyper-parameters.
+
+  `fields` are {field of config.json: (default, our field or None)}.
+  """
   out = {field: getattr(module, mine) for field, (_, mine) in fields.items() if mine}
   out["block_out_channels"] = list(module.channels)
   return out | {"out_channels": module.output_channels or module.pixel_channels}
@@ -150,14 +152,14 @@ def _problems(values):
 
 
 def latent_statistics_config(latents, std_factor=1.0):
-  """{field of config.json: value} for the statistics of the latents.
+  """{field of config.json: value} that describes the mean and deviation of the latents.
 
-  One factor where all channels are alike, which is what most pipelines use; else a
-  mean and a deviation for each channel, which only those of SDXL do.
+  One scaling_factor (and shift_factor) where all channels are alike, which is what most
+  pipelines use; else latents_mean and latents_std, which only those of SDXL do.
 
   Args:
-    latents: {"shift": [c], "scale": [c]}.
-    std_factor: the scaling_factor beside deviations.
+    latents: {"shift": [c], "scale": [c]}, the mean and deviation.
+    std_factor: the scaling_factor by which latents_std is divided.
   """
   shift, scale = (np.asarray(latents[k], np.float32) for k in ("shift", "scale"))
   mean = [_shortest(x, float(x), lambda y: y) for x in shift]
@@ -179,7 +181,7 @@ def _shortest(x, near, back):
 
 
 def autoencoder_rules(module):
-  """Table.rules of an autoencoder whose names follow from the published ones."""
+  """[(published name, our name, einops pattern)] of an autoencoder's parameters."""
   out = []
   spec = nn.unbox(abstract_params(module, {}))
   for ours, leaf in flax.traverse_util.flatten_dict(spec, sep="/").items():
@@ -192,7 +194,7 @@ def autoencoder_rules(module):
 
 
 def abstract_params(module, shapes):
-  """The parameters of an autoencoder, see Table.abstract_params."""
+  """An autoencoder's parameters as nested ShapeDtypeStructs; `shapes` are not used."""
   del shapes
   return _spec(module)
 

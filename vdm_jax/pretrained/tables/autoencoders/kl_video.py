@@ -1,7 +1,7 @@
 """Weights of LVDM's autoencoder <-> KLVideo, as its own code names them.
 
-The weight of a convolution that does not enlarge stands in a file twice. The shift and
-scale of the latents do not: they are its configs', see KLVideo.statistics.
+The weight of a convolution that does not enlarge is in a file twice. Shift and scale of
+the latents are not: they are in its configs, and `KLVideo.statistics` converts them.
 
 Source: YingqingHe/LVDM (aemodules3d.py, autoencoder3d.py).
 """

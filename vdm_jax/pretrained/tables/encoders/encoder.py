@@ -9,13 +9,14 @@ NORMS = ("attention_norm", "mlp_norm")
 
 
 def block_rules(prefix, depth, qkv, names):
-  """Rules, see Table.rules, for all blocks of encoders/blocks.py, "blocks" here.
+  """[(published names, our name, einops pattern)] of an encoder's stack of blocks.
 
   Args:
     prefix: published name of block i, with "{}" for i and a dot at the end.
     depth: number of blocks.
     qkv: published names of the three layers that are one of ours.
-    names: {our name, of LINEARS and NORMS: published name}.
+    names: {"attention/out", "mlp_in", "mlp_out", "attention_norm", "mlp_norm":
+      published name}.
   """
   prefixes = [prefix.format(i) for i in range(depth)]
   qkv = tuple(f"{p}{name}" for p in prefixes for name in qkv)
@@ -32,12 +33,10 @@ def block_rules(prefix, depth, qkv, names):
 
 
 def linear_rules(published, ours, stacked=""):
-  """Rules, see Table.rules, of a linear layer's kernel and bias.
+  """[(published name, our name, einops pattern)] of a linear layer's kernel and bias.
 
-  Args:
-    published: name without ending, or a tuple of them.
-    ours: name without ending.
-    stacked: "l " for a tuple of published names.
+  Names are without endings; for a tuple of published ones, which are stacked, `stacked`
+  is "l ".
   """
   return [
     (
@@ -50,7 +49,11 @@ def linear_rules(published, ours, stacked=""):
 
 
 def norm_rules(published, ours, stacked=""):
-  """Rules of a layer norm's scale and bias; arguments as for `linear_rules`."""
+  """[(published name, our name, einops pattern)] of a layer norm's scale and bias.
+
+  Names are without endings; for a tuple of published ones, which are stacked, `stacked`
+  is "l ".
+  """
   return [
     (with_ending(published, "weight"), f"{ours}/scale", f"{stacked}o -> {stacked}o"),
     (with_ending(published, "bias"), f"{ours}/bias", f"{stacked}o -> {stacked}o"),
@@ -58,28 +61,28 @@ def norm_rules(published, ours, stacked=""):
 
 
 def with_ending(names, ending):
-  """One name, or each of a tuple, with a dot and the ending."""
+  """The name, or each name of a tuple, followed by a dot and the ending."""
   if isinstance(names, str):
     return f"{names}.{ending}"
   return tuple(f"{name}.{ending}" for name in names)
 
 
 def fields_from_config(config, fields):
-  """{our field: value} of a config.json; fields: (published, ours, default)."""
+  """{our field: value} of a config.json dict; fields: [(its field, ours, default)]."""
   return {ours: config.get(name, default) for name, ours, default in fields}
 
 
 def config_from_module(module, fields):
-  """{published field: value}, the inverse of `fields_from_config`, without defaults."""
+  """{field of config.json: value} of a module; fields: [(its field, ours, default)]."""
   return {name: getattr(module, ours) for name, ours, _ in fields}
 
 
 def abstract_token_params(module, shapes):
-  """The parameters of an encoder of token ids, see Table.abstract_params."""
+  """A text encoder's parameters as nested ShapeDtypeStructs; `shapes` are not used."""
   del shapes
   return init_shapes(module, jnp.zeros((1, 1), jnp.int32))
 
 
 def qkv_axis_sizes(module):
-  """{letter: size} of blocks with q, k and v in one kernel, see Table.axis_sizes."""
+  """{letter: size} of axes in an encoder's rules: heads, and q k v in one kernel."""
   return {"three": 3, "n": module.num_heads}

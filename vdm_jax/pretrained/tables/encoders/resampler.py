@@ -1,6 +1,6 @@
 """Weights of VideoCrafter 1's Resampler, IP-Adapter's too <-> encoders/resampler.py.
 
-Checkpoints name them "image_proj_model.*", beside the U-Net's; IP-Adapter's files,
+Checkpoints name them "image_proj_model.*", next to the U-Net's; IP-Adapter's files,
 "image_proj.*". There is no config: the module must have the fields of the weights.
 
 Source: AILab-CVC/VideoCrafter (lvdm/modules/encoders/ip_resampler.py).

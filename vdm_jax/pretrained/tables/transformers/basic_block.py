@@ -22,14 +22,17 @@ PERCEPTRON = (
 
 
 def block_rules(module, prefix, ours, layers, linears, norms):
-  """Rules of a stack of blocks, see Table.rules.
+  """Rules from diffusers' BasicTransformerBlocks to a stack of our blocks.
+
+  Returns a list of (published names, our name, einops pattern from published to ours).
 
   Args:
     module: a VideoDiT.
     prefix, ours: published and our name of the stack, such as "transformer_blocks" and
       "blocks/spatial".
-    layers: numbers of the blocks.
-    linears: of SELF, CROSS and PERCEPTRON.
+    layers: numbers of the published blocks.
+    linears: [(published names of layers, our name of them as one, number of them in
+      words or None)], such as SELF, CROSS and PERCEPTRON.
     norms: published names of the norms before attention and perceptron.
   """
   out = []
@@ -51,7 +54,10 @@ def block_rules(module, prefix, ours, layers, linears, norms):
 
 
 def linear_rules(published, ours):
-  """Rules of one linear layer, see Table.rules; the names are without endings."""
+  """[(published name, our name, einops pattern)] of a linear layer's kernel and bias.
+
+  The two names are given without their endings, such as ".weight" and "/kernel".
+  """
   return [
     (f"{published}.weight", f"{ours}/kernel", "o i -> i o"),
     (f"{published}.bias", f"{ours}/bias", "o -> o"),
@@ -59,7 +65,7 @@ def linear_rules(published, ours):
 
 
 def patchify_rules():
-  """Rules of the convolution that cuts a frame into patches, see Table.rules."""
+  """[(published name, our name, einops pattern)] of the convolution into patches."""
   return [
     ("pos_embed.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),
     ("pos_embed.proj.bias", "patchify/bias", "o -> o"),
@@ -67,15 +73,16 @@ def patchify_rules():
 
 
 def axis_sizes(module):
-  """{letter: size} of a VideoDiT, see Table.axis_sizes."""
+  """{letter: size} of axes in a VideoDiT's rules: heads, q k v, sides of a patch."""
   heads = {"three": 3, "two": 2, "n": module.num_heads}
   return heads | {"p": module.patch, "q": module.patch}
 
 
 def abstract_params(module, channels, text_width):
-  """The parameters of a VideoDiT as nested ShapeDtypeStructs, boxed.
+  """The parameters of a VideoDiT as nested ShapeDtypeStructs, boxed with axis names.
 
   Args:
+    module: a VideoDiT.
     channels: of x with all that is concatenated to it, the mask too.
     text_width: of the text's vector or tokens, if the module uses a text.
   """

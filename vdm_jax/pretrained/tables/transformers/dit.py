@@ -1,9 +1,9 @@
 """Weights of diffusers' DiTTransformer2DModel <-> VideoDiT(layout=("spatial",)).
 
-Its pictures are clips of one frame. Each of its blocks holds embedders of the time and
-of the class; in published files they are copies of one pair, which is what ours holds.
-Where they differ, ours has them in each block, too: embedders="block". Its sinusoids
-have another spacing than the original DiT's: time_shift=1.
+Images are clips of one frame. Each of its blocks holds embedders of the time and of the
+class; in published files they are copies of one pair, which is what ours holds. Where
+they differ, ours has them in each block, too: embedders="block". Its sinusoids have
+another spacing than the original DiT's: time_shift=1.
 
 Source: diffusers 0.42 (models/transformers/dit_transformer_2d.py).
 """

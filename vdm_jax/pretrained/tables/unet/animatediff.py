@@ -23,7 +23,7 @@ NAMES = (
 
 
 def layout_of(architecture):
-  """The NameLayout of an Architecture."""
+  """The NameLayout, templates of published names, of a UNet3D in AnimateDiff's code."""
   layout = unet_diffusers.layout_of(architecture)
   inside = "motion_modules.{j}.temporal_transformer"
   return dataclasses.replace(
@@ -39,11 +39,9 @@ def _names(c):
 
 
 def sinusoid_buffers(module, params):
-  """{published name: positions [1, max_frames, C]}, one for each attention.
+  """{published name: positions [1, max_frames, C]} of each attention along time.
 
-  Args:
-    module: a UNet3D or ControlNet with motion modules.
-    params: its parameters as nested ShapeDtypeStructs.
+  Of a UNet3D or ControlNet; `params` are its parameters as nested ShapeDtypeStructs.
   """
   found = unet_diffusers.block_sinusoids(module, layout_of(module.config), params)
   return {

@@ -47,11 +47,11 @@ BLOCKS = {
 
 
 def block_names(config, names=None):
-  """{our name: published name} inside a block of transformers.
+  """{our name: published name} of the layers in a U-Net's block of transformers.
 
   Args:
-    config: a TransformerConfig.
-    names: as a value of BLOCKS, in place of it.
+    config: the TransformerConfig.
+    names: [(norm, layer)], the published names of each sublayer; None: diffusers'.
   """
   names = BLOCKS[config.block] if names is None else names
   out = {}

@@ -97,7 +97,7 @@ def _to_config(module, params):
 
 
 def controlnet_rules(module, layout):
-  """Rules, see Table.rules, of a ControlNet whose U-Net has this NameLayout."""
+  """[(published name, our name, einops pattern)] of a ControlNet, by a NameLayout."""
   spec = abstract_params(module, {})
   names = layout_lib.flatten_shapes(spec)
   numbers = range(sum(name.startswith("zero_") for name in names) // 2 - 1)
@@ -116,7 +116,10 @@ def controlnet_rules(module, layout):
 
 
 def abstract_params(module, shapes):
-  """The parameters of a ControlNet, see Table.abstract_params."""
+  """A ControlNet's parameters as nested ShapeDtypeStructs, boxed with axis names.
+
+  `shapes` are {published name: shape}, from which the widths of inputs are taken.
+  """
   channels = input_width(shapes, rf"^{HINT}\.(conv_in\.)?weight$", 3)
   hint = module.hint, channels, 2 ** max(len(module.widths) - 1, 0)
   layout_of = unet_diffusers.layout_of

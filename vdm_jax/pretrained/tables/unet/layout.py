@@ -1,8 +1,4 @@
-"""How published code names a UNet3D: one walk over its cells, by a NameLayout of names.
-
-A prefix is (our prefix, published prefix, {our name inside: published name inside});
-the name "" is the prefix itself.
-"""
+"""How published code names a UNet3D: one walk over its cells, by a layout of names."""
 
 import dataclasses
 import functools
@@ -29,10 +25,12 @@ PROJECTIONS = {name: name for name in ("norm", "proj_in", "proj_out")}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NameLayout:
-  """Names in a published U-Net, of one architecture.
+  """Templates of the names in a published U-Net, of one architecture.
 
-  In a template stand {i}, the level; {u}, the level from the coarsest on; {j}, the cell
-  in its level; {n}, the module in its half of the network; {k}, the module in its cell.
+  A cell is a residual block and the transformers after it. In a template stand {i}, the
+  level; {u}, the level from the coarsest on; {j}, the cell in its level; {n}, the
+  module in its half of the network; {k}, the module in its cell. A prefix is (our
+  prefix, published prefix, {our name inside: published name inside}).
 
   Attributes:
     roots: prefixes outside of cells.
@@ -40,9 +38,10 @@ class NameLayout:
     downsample, upsample: templates of the convolutions between levels.
     parts: {our part of a cell: template, after the cell's module}.
     resnet, perceptron: {our name: published} inside a residual block, a perceptron.
-    temporal_in: of the transformer along time after the first convolution.
-    temporal_blocks: of the blocks along time within a transformer of frames.
-    temporal_block_names: TransformerConfig -> names inside a block along time.
+    temporal_in: name of the transformer along time after the first convolution.
+    temporal_blocks: name of the blocks along time within a transformer of frames.
+    temporal_block_names: TransformerConfig -> {our name: published} inside a block
+      along time.
     attentions: (our prefix, published prefix) -> prefixes of attention without
       projections around.
     pattern_of: (our name, number of axes) -> einops pattern from published to ours.
@@ -69,11 +68,14 @@ class NameLayout:
 
 
 def name_prefixes(architecture, layout):
-  """[prefix] of all parts of a UNet3D, some of which it may lack.
+  """All parts of a UNet3D, some of which it may lack, by our and their published names.
+
+  Returns a list of (our prefix, published prefix, {our name inside: published name
+  inside}); the name "" is the prefix itself.
 
   Args:
-    architecture: its Architecture.
-    layout: a NameLayout.
+    architecture: of the UNet3D.
+    layout: the NameLayout.
   """
   c, out = architecture, list(layout.roots)
   if c.temporal_in is not None:
@@ -141,12 +143,12 @@ def _transformer(ours, published, c, layout, names=blocks.block_names, inner=Non
 
 
 def rules_from_prefixes(params, prefixes, pattern_of):
-  """Rules, see Table.rules, of the parameters under these prefixes.
+  """[(published name, our name, einops pattern)] of parameters under these prefixes.
 
   Args:
     params: nested ShapeDtypeStructs.
-    prefixes: a list; see the head of this file.
-    pattern_of: as in NameLayout.
+    prefixes: [(our prefix, published prefix, {our name inside: published inside})].
+    pattern_of: (our name, number of axes) -> einops pattern from published to ours.
   """
   table = {}
   for ours, published, inside in prefixes:
@@ -166,7 +168,10 @@ def rules_from_prefixes(params, prefixes, pattern_of):
 
 
 def unet_rules(module, layout_of):
-  """Rules, see Table.rules, of a UNet3D; layout_of: Architecture -> Layout."""
+  """[(published name, our name, einops pattern)] of a UNet3D's parameters.
+
+  `layout_of` is a function of its Architecture that returns a NameLayout.
+  """
   params, layout = abstract_params(module, {}, layout_of), layout_of(module.config)
   return rules_from_prefixes(
     params, name_prefixes(module.config, layout), layout.pattern_of
@@ -177,8 +182,9 @@ def abstract_params(module, shapes, layout_of, hint=None):
   """The parameters of a UNet3D or ControlNet as nested ShapeDtypeStructs, boxed.
 
   Args:
+    module: the UNet3D or ControlNet.
     shapes: {published name: shape}, from which the widths of inputs are taken.
-    layout_of: Architecture -> Layout.
+    layout_of: a function of its Architecture that returns a NameLayout.
     hint: (name, channels, size over that of x) of the image for a control network.
   """
   layout = layout_of(module.config)
@@ -208,5 +214,5 @@ def _spec(module, channels, text, image, hint):
 
 
 def flatten_shapes(spec):
-  """{our name: ShapeDtypeStruct} of a nested, boxed tree."""
+  """{our name "a/b/c": ShapeDtypeStruct} of a nested tree, boxes removed."""
   return flax.traverse_util.flatten_dict(nn.unbox(spec), sep="/")

@@ -37,12 +37,14 @@ KEPT = ("motion_num_attention_heads", "motion_max_seq_length", "use_motion_mid_b
 
 
 def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
-  """(module, params) of AnimateDiff.
+  """AnimateDiff of two folders: a UNet3D and its parameters, nested jax.Arrays.
 
   Args:
     unet: the folder of a UNet2DConditionModel.
-    adapter: that of a MotionAdapter.
-    dtype, mesh, rules: see `folder.load`.
+    adapter: the folder of a MotionAdapter.
+    dtype: of the parameters and of the computation.
+    mesh: a jax.sharding.Mesh to lay the parameters out on; None: the first device.
+    rules: ((logical axis, mesh axis), ...), which parameter axes the mesh splits.
 
   Raises:
     ValueError: what does not fit.
@@ -52,9 +54,11 @@ def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
 
 
 def joined_config(unet, adapter):
-  """(config.json of the image U-Net as a UNetMotionModel's, what the adapter adds).
+  """AnimateDiff's config.json as two dicts, to be joined.
 
-  Both are dicts; unet and adapter: folders.
+  The first is of the folder `unet` of a UNet2DConditionModel, changed to that of a
+  UNetMotionModel; the second has the fields that the folder `adapter` of a
+  MotionAdapter adds. ValueError: what does not fit.
   """
   config, motion = read_config(unet), read_config(adapter)
   for path, found, expected in ((unet, config, IMAGES), (adapter, motion, MOTION)):

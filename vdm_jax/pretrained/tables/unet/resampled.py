@@ -1,6 +1,6 @@
 """Weights of VideoCrafter 1's image to video <-> models/unet/resampled.py.
 
-Checkpoints hold the U-Net and the resampler before it, among other parts.
+Checkpoints hold the U-Net and its resampler of image tokens, among other parts.
 
 Source: AILab-CVC/VideoCrafter (lvdm/models/ddpm3d.py).
 """

@@ -68,10 +68,10 @@ SUPPORTED = {
 
 
 def from_config(config, shapes):
-  """The UNet3D that a config.json describes.
+  """The UNet3D that a config.json of diffusers describes.
 
   Args:
-    config: a dict.
+    config: config.json as a dict, of one of the four CLASSES of U-Nets.
     shapes: of the weights; not used.
 
   Raises:
@@ -131,10 +131,10 @@ def from_config(config, shapes):
 
 
 def to_config(module, params):
-  """The config.json of a UNet3D, a dict.
+  """The config.json of a UNet3D as diffusers writes it, a dict.
 
-  Raises:
-    ValueError: what the class of diffusers would compute otherwise.
+  `params` are its nested parameters, whose shapes say the widths of inputs. ValueError:
+  what the class of diffusers would compute otherwise.
   """
   c = module.config
   kind = _class_of(c)
@@ -217,12 +217,12 @@ def _one(values, what):
 
 
 def block_type_names(class_name, direction, attention):
-  """The names of blocks in diffusers, a tuple, level by level.
+  """A tuple of diffusers' block classes, one a level, such as "CrossAttnDownBlock2D".
 
   Args:
-    class_name: of CLASSES.
+    class_name: of the U-Net, such as "UNet2DConditionModel".
     direction: "Down" or "Up".
-    attention: a bool for each level.
+    attention: a bool for each level, whether it attends to text.
   """
   end = CLASSES[class_name]
   return tuple(f"{'CrossAttn' if a else ''}{direction}Block{end}" for a in attention)

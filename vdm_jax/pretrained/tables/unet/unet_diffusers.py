@@ -38,7 +38,7 @@ PARTS = {
 
 
 def layout_of(architecture):
-  """The NameLayout of an Architecture."""
+  """The NameLayout, templates of published names, of a UNet3D in diffusers."""
   parts = dict(PARTS)
   if architecture.temporal_resnet == "alpha":
     parts["resnet"] += ".spatial_res_block"
@@ -82,11 +82,11 @@ def _patterns(c):
 
 
 def block_sinusoids(module, layout, params):
-  """[(published name of a block along time, its positions [1, max_frames, C])].
+  """[(published name of a block along time, its sinusoids [1, max_frames, C])].
 
   Args:
     module: a UNet3D or ControlNet.
-    layout: of its architecture.
+    layout: the NameLayout of its architecture.
     params: its parameters as nested ShapeDtypeStructs.
   """
   c = module.config
@@ -103,7 +103,10 @@ def block_sinusoids(module, layout, params):
 
 
 def sinusoid_buffers(module, params):
-  """{published name: positions [1, max_frames, C]} in the names of diffusers."""
+  """{published name in diffusers: positions [1, max_frames, C]} of blocks along time.
+
+  Of a UNet3D or ControlNet; `params` are its parameters as nested ShapeDtypeStructs.
+  """
   found = block_sinusoids(module, layout_of(module.config), params)
   return {f"{published}.pos_embed.pe": table for published, table in found}
 

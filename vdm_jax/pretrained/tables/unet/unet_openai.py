@@ -33,7 +33,7 @@ PARTS = {
 
 
 def layout_of(architecture):
-  """The NameLayout of an Architecture."""
+  """The NameLayout, templates of published names, of a UNet3D in LVDM's code."""
   roots = [
     ("embed/time", "time_embed", PERCEPTRON),
     ("embed/augmentation", "label_emb", {"": ""}),
