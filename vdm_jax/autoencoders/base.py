@@ -37,13 +37,13 @@ class Autoencoder(Protocol):
   stride: tuple[int, int, int]
 
   def init(self, key, video):
-    """New parameters {..., "latents": {"shift": [c], "scale": [c]}} for such videos."""
+    """Parameters {..., "latents": {"shift": [c], "scale": [c]}} for videos like it."""
 
   def encode(self, params, video) -> Moments:
     """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
 
   def latents(self, params, moments, key):
-    """A sample [B, t, h, w, c] of unit variance of Moments; the mean if key is None."""
+    """Unit-variance latents [B, t, h, w, c] from Moments; the mean if key is None."""
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C] of latents of unit variance [B, t, h, w, c]."""
@@ -53,7 +53,7 @@ class Autoencoder(Protocol):
 
 
 def latents(autoencoder, params, moments, key):
-  """A sample [B, t, h, w, c] of unit variance of Moments; the mean if key is None."""
+  """Unit-variance latents [B, t, h, w, c] from Moments; the mean if key is None."""
   del autoencoder
   return normalize(params["latents"], sample_moments(moments, key))
 
@@ -86,7 +86,7 @@ def split_moments(stacked):
 
 
 def sample_moments(moments, key):
-  """Raw latents [B, t, h, w, c], a sample of Moments; their mean if key is None."""
+  """Raw latents [B, t, h, w, c] drawn from Moments; their mean if key is None."""
   if key is None:
     return moments.mean
   noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
@@ -105,7 +105,7 @@ def clip_logvar(logvar):
 
 
 def check_video(video, channels, multiples, field="stride"):
-  """Raises a ValueError unless `video` is [B, T, H, W, channels] in these multiples.
+  """Raises a ValueError unless `video` is [B, T, H, W, channels] of these multiples.
 
   Args:
     channels: of the video.

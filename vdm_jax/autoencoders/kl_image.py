@@ -230,7 +230,7 @@ class KLImageNetwork(nn.Module):
 
 
 def narrow_posterior_bias(key, shape, dtype):
-  """Initializer of a bias of [mean, logvar] of the posterior: 0 and INITIAL_LOGVAR."""
+  """Initializer of a bias [mean, logvar] of the posterior, two halves: 0 and -6."""
   del key
   mean, logvar = jnp.split(jnp.zeros(shape, dtype), 2)
   return jnp.concatenate([mean, logvar + INITIAL_LOGVAR])

@@ -224,7 +224,7 @@ class ReplicatePadConvTranspose3D(nn.Module):
 
 
 class ConvTranspose3D(nn.Module):
-  """A transposed 4 x 4 x 4 convolution of a padded input to `features` channels."""
+  """A transposed 4 x 4 x 4 convolution to `features` channels; sizes times `stride`."""
 
   config: KLVideo
   features: int

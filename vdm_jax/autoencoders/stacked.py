@@ -42,7 +42,7 @@ class Stacked:
     return self.inner.encode(params["inner"], self._between(params["outer"], video))
 
   def latents(self, params, moments, key):
-    """Inner latents [B, t, h, w, c] of unit variance; the mean if key is None."""
+    """Unit-variance latents of `inner`, [B, t, h, w, c]; the mean if key is None."""
     return self.inner.latents(params["inner"], moments, key)
 
   def decode(self, params, latents):

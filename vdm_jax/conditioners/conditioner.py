@@ -20,7 +20,7 @@ from vdm_jax.conditioning import GROUPS, Conditioning, Tokens, signal_names
 
 @dataclasses.dataclass(frozen=True)
 class Unconditional:
-  """batch -> (cond, null), two empty Conditionings: an unconditional model."""
+  """batch -> (cond, null), both empty Conditionings: an unconditional model."""
 
   def __call__(self, batch):
     return Conditioning(), Conditioning()
@@ -28,10 +28,10 @@ class Unconditional:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """batch -> (cond, null), two Conditionings: class ids as the vector `label` [B].
+  """batch -> (cond, null), Conditionings with vectors["label"], class ids int32 [B].
 
-  batch["label"] [B] is in 0 .. num_classes - 1. The null is the id num_classes, "no
-  class"; networks have an embedding for it.
+  batch["label"] [B] is in 0 .. num_classes - 1. `null`, the unconditional input, is the
+  id num_classes, "no class"; networks have an embedding for it.
   """
 
   num_classes: int
@@ -65,10 +65,10 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class LabelTokens:
-  """batch -> (cond, null), two Conditionings: class ids as texts of one token.
+  """batch -> (cond, null), Conditionings with tokens["text"], class ids as one token.
 
-  For networks with cross-attention to a text: batch["label"] [B] becomes the tokens
-  `text`, one-hot [B, 1, num_classes + 1]; the last channel is the null, "no class".
+  For networks with cross-attention to a text: batch["label"] [B] becomes one-hot values
+  [B, 1, num_classes + 1], whose last channel is `null`, "no class".
   """
 
   num_classes: int
@@ -82,12 +82,12 @@ class LabelTokens:
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-  """batch -> (cond, null), two Conditionings: numbers, such as fps, as vectors [B].
+  """batch -> (cond, null), Conditionings; cond.vectors has numbers [B], such as fps.
 
-  They have no null: guidance keeps them, and to drop one is an error that says so.
+  `null` is empty: guidance keeps the numbers, and to drop one in training is an error.
 
   Attributes:
-    names: batch[name] [B] becomes the vector `name`.
+    names: batch[name] [B] becomes vectors[name].
     values: {name: number}, used for all examples of a batch without that entry.
   """
 
@@ -110,12 +110,12 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class LowResolution:
-  """batch -> (cond, null), two Conditionings: a small video as channels `low`.
+  """batch -> (cond, null), Conditionings with channels["low"], a video of fewer pixels.
 
   For upsamplers (https://arxiv.org/abs/2106.15282, https://arxiv.org/abs/2304.08818):
   batch["low"], uint8 [B, T, h, w, 3], becomes [B, T, H, W, C] in [-1, 1]. Where it has
   more pixels than the latents, p x p of them become channels (space to depth); where it
-  has fewer, they are repeated. The null equals the condition: it is never dropped.
+  has fewer, they are repeated. `null` equals `cond`: it is never dropped.
 
   Attributes:
     grid: (height, width) of the latents.
@@ -145,14 +145,14 @@ class LowResolution:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-  """batch -> (cond, null), two Conditionings: an image that the video starts with.
+  """batch -> (cond, null), Conditionings on an image that the video starts with.
 
-  Its signal `image` is tokens, batch["image"] [B, L, D] of an image encoder, and
-  channels, batch["image_latents"] [B, 1, h, w, c], the same for every frame, as in SVD;
-  or one of the two. The null is 0 in both.
+  tokens["image"] are batch["image"] [B, L, D] of an image encoder, channels["image"]
+  batch["image_latents"] [B, 1, h, w, c], the same for every frame, as in SVD. `null`,
+  the unconditional input, is 0 in both.
 
   Attributes:
-    form: "both", "tokens" or "channels".
+    form: which of the two there are, "both", "tokens" or "channels".
     from_first_frame: latents of the clip's first frame (of "latents" or "mean")
       replace absent image_latents, and as tokens [B, h w, c] an absent "image".
   """
@@ -210,16 +210,16 @@ TEXT_FORMS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-  """batch -> (cond, null), two Conditionings: the text of an encoder, as `text`.
+  """batch -> (cond, null), Conditionings with the output of a text encoder.
 
-  batch["text"] [B, L, D] are its values, "text_mask" [B, L] is True at its tokens. The
-  null is batch["negative"] and "negative_mask", of the same shapes, if it has them.
+  batch["text"] [B, L, D] are its values, "text_mask" [B, L] is True at its tokens.
+  `null` is "negative" and "negative_mask", of the same shapes, if the batch has them.
 
   Attributes:
-    form: "tokens" for cross-attention; "flat", a vector [B, L D] of all values; "mean",
-      a vector [B, D], their mean over the mask.
-    null: [M, D], M <= L, encoder values that are the null of other batches, such as
-      those of the empty text; None: values 0 and a mask that is False everywhere.
+    form: "tokens": tokens["text"], for cross-attention; "flat": vectors["text"]
+      [B, L D], all values; "mean": vectors["text"] [B, D], the mean over the mask.
+    null: [M, D], M <= L, encoder values for `null` of other batches, such as those of
+      the empty text; None: values 0 and a mask that is False everywhere.
   """
 
   form: str = "tokens"
@@ -268,7 +268,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class All:
-  """batch -> (cond, null), two Conditionings with the signals of several conditioners.
+  """batch -> (cond, null), Conditionings with the signals of several conditioners.
 
   Attributes:
     parts: conditioners, such as (Labels(101), Text()); no two may have a signal of the

@@ -8,7 +8,7 @@ from vdm_jax.data.transforms import TIME_KEYS
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-  """(record, rng) -> record: a random square is cut out, the same of all its frames.
+  """(record, rng) -> record: a random square is cut out, at one place in all frames.
 
   "video" [T, H, W, C] becomes [T, size, size, C], `size` in pixels; a smaller video
   raises decode.BadClip. `rng` is a numpy Generator.

@@ -18,7 +18,7 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 
 
 class BadClip(ValueError):
-  """A clip that cannot be used: `path`, its file or name, and `reason`, both str."""
+  """The error of an unusable clip: `path`, its file or name, and `reason`, two str."""
 
   def __init__(self, path, reason):
     super().__init__(f"{path}: {reason}")

@@ -25,8 +25,8 @@ def uniform_indices(length, num_frames):
 def window_indices(length, num_frames, stride, start):
   """int [num_frames]: `stride` apart from `start` on, of a video's `length` frames.
 
-  They are closer in a video too short for that, which with less than num_frames
-  repeats its first ones. `start` is at most length - window_span(...).
+  In a video too short for that they are closer, and one of less than num_frames frames
+  repeats its first ones. `start` is at most `length` minus the frames spanned.
   """
   if length <= num_frames:
     return stretched_indices(length, num_frames)

@@ -231,7 +231,7 @@ class Tfds:
   """A source of a split of a prepared TFDS data set (array_record, no TensorFlow).
 
   Records are {key: array} for `keys`: "video" uint8 [T, H, W, 3], "label" int32 [].
-  `classes` are the names of the labels, or None.
+  `classes` are the names of the labels, in order, or None.
 
   Args:
     builder: a TFDS builder, or the folder of a prepared data set (`.../1.0.0`).

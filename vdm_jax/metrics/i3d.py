@@ -80,7 +80,7 @@ def logits(params, x):
 
 
 def last_feature_map(params, x):
-  """The feature map before the last pool, [N, t, h, w, 1024], of x [N, T, H, W, 3]."""
+  """I3D's features before the last pool, [N, t, h, w, 1024], of x [N, T, H, W, 3]."""
   for layer in LAYERS:
     if len(layer) == 4:
       name, _, _, stride = layer

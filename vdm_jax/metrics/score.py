@@ -39,7 +39,7 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """A number, `value`, and the Protocol by which it was measured, `protocol`."""
+  """A number, `value`, and `protocol`, the Protocol by which it was measured."""
 
   value: float
   protocol: Protocol
@@ -118,7 +118,7 @@ class EvaluationData:
   seed: int = 0
 
   def protocol(self, metric, **fields):
-    """The Protocol of a score of all samples; `fields` of it replace its defaults."""
+    """The Protocol of score `metric` of all samples; `fields` replace its defaults."""
     frames = self.samples.videos.shape[1]
     fields = {"frames": frames, "stride": self.stride, "seed": self.seed} | fields
     return Protocol(metric=metric, count=len(self.samples), **fields)

@@ -38,14 +38,14 @@ UNSEEN = tuple((digit, 3 * digit % len(DIRECTIONS)) for digit in range(len(DIGIT
 
 
 def direction_index(velocity):
-  """Indices in DIRECTIONS [...] of velocities [..., 2], (y, x) with y downwards."""
+  """Indices [...] in DIRECTIONS, 0 to 7, of velocities [..., 2], (y downwards, x)."""
   angle = np.arctan2(-velocity[..., 0], velocity[..., 1])
   return np.rint(angle / (2 * np.pi) * len(DIRECTIONS)).astype(int) % len(DIRECTIONS)
 
 
 @functools.cache
 def wordings(digit=None, direction=None):
-  """All captions, str, of a digit 0 to 9 and a direction 0 to 7; None is not named."""
+  """A tuple of all captions of a digit 0 to 9 and direction 0 to 7; None: not named."""
   names = ("a digit", "the digit", "a number", "the number")
   if digit is not None:
     word = DIGITS[digit]

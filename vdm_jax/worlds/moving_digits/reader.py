@@ -44,7 +44,7 @@ def centres_of_mass(videos):
 
 
 def centred_frames(videos):
-  """Brightness [N, T, CROP, CROP] of uint8 videos [N, T, H, W, 3], cropped.
+  """Brightness [N, T, 12, 12] of uint8 videos [N, T, H, W, 3], cropped.
 
   Bilinearly, around the centre of mass of each frame.
   """
