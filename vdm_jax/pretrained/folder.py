@@ -159,7 +159,7 @@ def table_for_config(path, config):
 
 
 def with_dtype(module, dtype):
-  """A copy of the module, submodules included, that computes and stores in `dtype`."""
+  """A copy of the module and its submodules: computation and parameters in `dtype`."""
   fields = {f.name for f in dataclasses.fields(module)} - {"parent"}
   changed = dict.fromkeys(fields & {"dtype", "param_dtype"}, dtype)
   if not isinstance(module, nn.Module):

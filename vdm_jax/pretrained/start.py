@@ -21,7 +21,7 @@ def weights(*, path, otherwise, module=None):
 
   Args:
     path: a component's folder, or a file of weights; "" returns `otherwise`.
-    otherwise: what stands in for them, such as the name of the stage that trains them.
+    otherwise: returned instead, such as the name of a stage that trains them.
     module: the module that the weights are for; None: config.json's.
   """
   if not path:

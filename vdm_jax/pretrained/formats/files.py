@@ -1,8 +1,8 @@
 """Files of weights: their tensors, which are read when they are needed.
 
-A component of a published model is a folder: config.json beside model.safetensors, or
-beside shards and an index that names the shard of each tensor. Only headers are read
-until a tensor is, and then only its bytes.
+A component of a published model is a folder: config.json and model.safetensors, or
+shards and an index that names the shard of each tensor. Only headers are read until a
+tensor is, and then only its bytes.
 """
 
 import json

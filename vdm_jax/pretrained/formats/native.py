@@ -2,7 +2,7 @@
 
 A file holds several parts, such as "autoencoder" and "denoiser"; a parameter is named
 "part/a/b/c". Half precision keeps it small, and 8 bits where that is enough: integers,
-with a scale for each output channel beside them. What is read back is float32.
+and a scale for each output channel. What is read back is float32.
 """
 
 import pathlib

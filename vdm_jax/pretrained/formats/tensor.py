@@ -10,7 +10,7 @@ BLOCK = 16 * 2**20  # bytes of two arrays that are compared at a time
 
 
 class WeightsError(ValueError):
-  """A file that holds no whole, safe weights; the message lists all that is wrong."""
+  """Raised for a file without whole, safe weights; the message lists what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)

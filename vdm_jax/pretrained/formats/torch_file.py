@@ -154,7 +154,7 @@ class _Reader:
     return GlobalName(name)
 
   def _place(self, name):
-    """(first byte, bytes) of a part of the zip, which lies there as it is."""
+    """(first byte, bytes) of a part of the zip, which is not compressed."""
     info = self.archive.getinfo(f"{self.folder}{name}")
     with open(self.path, "rb") as file:
       file.seek(info.header_offset + 26)  # in front of it: a name and an extra field

@@ -67,12 +67,12 @@ SUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """The LoRA of one layer whose weight is W [o, i, ...].
+  """The LoRA of one layer: W [o, i, ...] becomes W + scale * factor * up @ down.
 
   Attributes:
     down: [r, i, ...].
     up: [o, r, ...].
-    factor: of the product up @ down, alpha / r.
+    factor: alpha / r, 1 where the file has no alpha.
   """
 
   down: np.ndarray

@@ -128,7 +128,10 @@ def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
 
 
 def rounds_time_down(config):
-  """Whether a scheduler_config.json dict rounds the network's time down."""
+  """Whether the network's time is rounded down to a training step, not to the nearest.
+
+  `config` is a complete scheduler_config.json dict.
+  """
   if any(config.get(shape) for shape in SHAPES[1:]):
     return True
   squared = config["beta_schedule"] == "squaredcos_cap_v2"
@@ -267,7 +270,7 @@ def _ended(grid, table, config):
 
 
 def _flow(num_steps, config, mu, sigmas):
-  """Shifted sigmas [S] for DPM-Solver and UniPC, which space them unlike."""
+  """Shifted sigmas [S] for DPM-Solver and UniPC, each spaced by its own rule."""
   count, shift = config["num_train_timesteps"], config["flow_shift"]
   if config["_class_name"] == "DPMSolverMultistepScheduler":
     if sigmas is not None:

@@ -58,7 +58,8 @@ def ddim(
     clip: x0 -> x0, applied after eps was computed from the estimate; a wrapper such
       as `denoise.edit_x0` changes both.
     train_steps: where given, each of the S steps leads from t to t - train_steps // S,
-      wherever the next one starts, and to `end` if that is less than 1.
+      wherever the next one starts, and to `end` if that is less than 1; None: to the
+      next time of `ts`.
     end: the time that diffusers calls index -1.
   """
 

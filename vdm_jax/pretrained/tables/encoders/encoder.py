@@ -35,8 +35,8 @@ def block_rules(prefix, depth, qkv, names):
 def linear_rules(published, ours, stacked=""):
   """[(published name, our name, einops pattern)] of a linear layer's kernel and bias.
 
-  Names are without endings; for a tuple of published ones, which are stacked, `stacked`
-  is "l ".
+  Names are without endings. `stacked` is "l " for a tuple of published names, whose
+  arrays are stacked.
   """
   return [
     (
@@ -51,8 +51,8 @@ def linear_rules(published, ours, stacked=""):
 def norm_rules(published, ours, stacked=""):
   """[(published name, our name, einops pattern)] of a layer norm's scale and bias.
 
-  Names are without endings; for a tuple of published ones, which are stacked, `stacked`
-  is "l ".
+  Names are without endings. `stacked` is "l " for a tuple of published names, whose
+  arrays are stacked.
   """
   return [
     (with_ending(published, "weight"), f"{ours}/scale", f"{stacked}o -> {stacked}o"),

@@ -3,7 +3,7 @@
 Both have the same blocks; Latte's even ones are spatial, its odd ones temporal, and a
 module with late fusion takes them over in these places. Latte for videos and images
 has the same weights. Its label table may lack the row for "no class": then num_classes
-is one less and the last class stands in that row.
+is one less and the last class has that row.
 
 Sources: facebookresearch/DiT (models.py), Vchitect/Latte (models/latte.py,
 models/latte_img.py).

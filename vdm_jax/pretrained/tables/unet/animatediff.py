@@ -1,7 +1,7 @@
 """Weights of AnimateDiff as its own code names them <-> UNet3D.
 
 As in diffusers (unet_diffusers.py), but inside the motion modules. Published motion
-modules (mm_sd_v15_v2.ckpt ...) hold these alone.
+modules (mm_sd_v15_v2.ckpt ...) hold only these.
 
 Source: guoyww/AnimateDiff (models/motion_module.py).
 """

@@ -27,7 +27,7 @@ PROJECTIONS = {name: name for name in ("norm", "proj_in", "proj_out")}
 class NameLayout:
   """Templates of the names in a published U-Net, of one architecture.
 
-  A cell is a residual block and the transformers after it. In a template stand {i}, the
+  A cell is a residual block and the transformers after it. A template has {i}, the
   level; {u}, the level from the coarsest on; {j}, the cell in its level; {n}, the
   module in its half of the network; {k}, the module in its cell. A prefix is (our
   prefix, published prefix, {our name inside: published name inside}).
