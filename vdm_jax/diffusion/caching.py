@@ -20,13 +20,10 @@ import numpy as np
 
 
 class CacheMode(NamedTuple):
-  """What one call of the network takes from a step cache, and what it stores there.
+  """What one network call takes from a step cache (reuse) and stores in it (keep).
 
-  Parts are "spatial", "temporal", "full", "cross" (attentions) or "stack" (all blocks).
-
-  Attributes:
-    reuse: names of the parts whose stored output replaces their computation.
-    keep: names of the parts whose output is stored for later calls.
+  Both are names of parts: "spatial", "temporal", "full", "cross" (attentions), "stack"
+  (all blocks). The stored output of a part replaces its computation.
   """
 
   reuse: tuple[str, ...] = ()
@@ -165,18 +162,16 @@ class CachedDenoiser:
 def union_of_modes(steps):
   """A step's tuple of CacheModes that re-use nothing and keep all that any step keeps.
 
-  Args:
-    steps: for each step, a tuple with a CacheMode for each of its calls.
+  `steps` has for each step a tuple with a CacheMode for each of its calls.
   """
   names = {name for modes in steps for mode in modes for name in mode.keep}
   return (CacheMode((), tuple(sorted(names))),) * len(steps[0])
 
 
 def modes_from_reused_parts(reuse):
-  """CacheModes, each part kept by the last call that computes it before its re-use.
+  """A list of CacheModes from the set of names of parts that each call re-uses.
 
-  Args:
-    reuse: for each call, the set of names of the parts that it re-uses.
+  A part is kept by the last call that computes it before its re-use.
   """
   after = [*reuse[1:], set()]
   return [
@@ -224,8 +219,8 @@ def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
 
   Args:
     times: [calls]; only their number is used.
-    ratios: m_i of each call of a run that computed all, see studies/calibrate.py; for
-      another number of calls, those at the nearest ones.
+    ratios: m_i of each call of a run that computed all (studies.calibrate); for another
+      number of calls, those at the nearest ones.
     threshold: 0 re-uses nothing.
     max_skips: the most calls in a row that are skipped.
     retain: share of the calls, the first ones, that are always computed.

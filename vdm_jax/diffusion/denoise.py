@@ -100,10 +100,9 @@ def cached(denoise, null, *, plan, on_update=None):
 
 
 def apply_wrappers(denoise, wrappers, null):
-  """The denoiser `denoise` inside `wrappers`, innermost first.
+  """`denoise` inside `wrappers`, functions (denoise, null) -> denoise, innermost first.
 
-  Each is a function (denoise, null) -> denoise; `null` is the Conditioning in which
-  every signal is empty.
+  `null` is the Conditioning in which every signal is empty.
   """
   for wrap in wrappers:
     if isinstance(denoise, caching.CachedDenoiser):
@@ -116,11 +115,8 @@ def apply_wrappers(denoise, wrappers, null):
 def hold_known(denoise, null, *, noisy_known=None):
   """A denoiser that holds the frames of `cond.mask` at `cond.known`, at time 0.
 
-  In x_t and in its estimate, as diffusion forcing does. `null` is not used.
-
-  Args:
-    noisy_known: cond -> the known frames [B, T, H, W, C] with noise, as the network's
-      input; None: clean.
+  In its input x_t and in its estimate, as diffusion forcing does. `null` is not used;
+  `noisy_known`, cond -> [B, T, H, W, C], gives the input with noise, None is clean.
   """
   del null
 
@@ -158,9 +154,8 @@ def replace_known(denoise, null):
 def edit_x0(denoise, null, *, fn, below):
   """A denoiser whose estimate of x0 is fn(x0) while t < below: clipping, smoothing.
 
-  Args:
-    fn: x0 [B, T, H, W, C] -> an array of that shape, e.g. `clip_x0`.
-    below: a time of the process; jnp.inf: always.
+  `fn` keeps the shape [B, T, H, W, C], e.g. `clip_x0`; with jnp.inf for `below` it is
+  always applied. `null` is not used.
   """
   del null
 
@@ -181,12 +176,8 @@ def clip_x0(x0, *, bound):
 def dynamic_threshold(x0, *, ratio, max_bound):
   """x0 [B, T, H, W, C] clipped to a bound and divided by it, of the same shape.
 
-  The bound is a quantile of |x0| over each clip. Dynamic thresholding,
-  https://arxiv.org/abs/2205.11487, for `edit_x0`.
-
-  Args:
-    ratio: the quantile, 0 to 1; the bound is at least 1.
-    max_bound: the largest bound.
+  The bound is the quantile `ratio` (0 to 1) of |x0| over each clip, at least 1, at most
+  `max_bound`. Dynamic thresholding, https://arxiv.org/abs/2205.11487, for `edit_x0`.
   """
   bound = jnp.quantile(jnp.abs(x0), ratio, axis=(1, 2, 3, 4), keepdims=True)
   bound = jnp.clip(bound, 1.0, max_bound)

@@ -21,8 +21,7 @@ def linear(estimates, scales, x_t, t):
 
   Args:
     estimates: n + 1 estimates d_i of x0 [B, T, H, W, C], of all signals to fewest.
-    scales: n arrays that broadcast to them.
-    x_t, t: the noisy video and its times [B, T]; not used.
+    scales: n arrays that broadcast to them; the noisy x_t and times t are not used.
   """
   del x_t, t
   out = estimates[-1]
@@ -39,8 +38,7 @@ def rescaled(estimates, scales, x_t, t, *, phi=0.7):
 
   Args:
     estimates: n + 1 estimates d_i of x0 [B, T, H, W, C], of all signals to fewest.
-    scales: n arrays that broadcast to them.
-    x_t, t: the noisy video and its times [B, T]; not used.
+    scales: n arrays that broadcast to them; the noisy x_t and times t are not used.
     phi: share of the rescaling; 0 is none.
   """
   guided = linear(estimates, scales, x_t, t)
@@ -57,8 +55,7 @@ def adaptive_projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
 
   Args:
     estimates: two estimates of x0 [B, T, H, W, C], with the signals and without.
-    scales: one array that broadcasts to them; 1 is no guidance.
-    x_t, t: the noisy video and its times [B, T]; not used.
+    scales: one array that broadcasts to them; the noisy x_t and times t are not used.
     eta: 1 without a norm is classifier-free guidance.
     norm: largest length of the update; None does not clip.
   """
@@ -84,8 +81,7 @@ def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
   Args:
     estimates: c and u [B, T, H, W, C], with the signals and without.
     scales: one array that broadcasts to them.
-    x_t: the noisy video; not used.
-    t: times [B, T].
+    x_t, t: the noisy video, which is not used, and its times [B, T].
     zero_above: the result is 0 at t > zero_above (zero-init), so that the first steps
       change nothing; None: never.
   """
@@ -165,13 +161,10 @@ def guide_by_known_frames(denoise, null, *, process, scale):
 
     d(no known frames) + scale (d(known frames) - d(no known frames))
 
-  https://arxiv.org/abs/2211.13221, where scale is 1.1. Without them these frames are
-  noised as all others are, with one noise in all steps. It is outside of
-  `denoise.hold_known`: after it among the wrappers.
-
-  Args:
-    process: forward process, which gives alpha and sigma of t.
-    scale: a number; 1 returns `denoise`.
+  https://arxiv.org/abs/2211.13221, where scale is 1.1; 1 returns `denoise`. Without
+  them these frames are noised as all others are, by the forward `process`, with one
+  noise in all steps. It is outside of `denoise.hold_known`: after it among the
+  wrappers.
   """
   del null
   if scale == 1:
@@ -210,10 +203,7 @@ def linear_scale(t, *, start, stop):
 
 
 def triangular_scale(t, *, ends, middle):
-  """Guidance scales of t's shape [B, T], linear from both `ends` to the `middle`.
-
-  SV3D's over frames, https://arxiv.org/abs/2403.12008, for a camera that returns.
-  """
+  """SV3D's guidance scales, of t's shape [B, T], linear from `ends` to `middle`."""
   height = 1.0 - jnp.abs(jnp.linspace(-1.0, 1.0, t.shape[1]))
   return jnp.broadcast_to(ends + (middle - ends) * height, t.shape)
 

@@ -97,9 +97,9 @@ def rollout(
 def extend(num_frames, *, window, overlap):
   """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  Autoregression over chunks: the `overlap` last frames of w = `window` are known, as in
-  LVDM's prediction model and diffusion forcing. The last window moves back to end
-  with the video; more of it is then known.
+  Autoregression over chunks: of w = `window` frames the first `overlap`, the last ones
+  before, are known, as in LVDM's prediction model and diffusion forcing. The last
+  window moves back to end with the video; more of it is then known.
   """
   return extend_with_first(num_frames, window=window, first=0, recent=overlap)
 
@@ -107,8 +107,8 @@ def extend(num_frames, *, window, overlap):
 def extend_with_first(num_frames, *, window, first, recent):
   """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  The video's `first` frames and the `recent` last ones are known in w = `window`: the
-  attention sinks of https://arxiv.org/abs/2309.17453, as frames.
+  Of w = `window` frames the video's `first` ones and the `recent` last ones are known:
+  the attention sinks of https://arxiv.org/abs/2309.17453, as frames.
   """
 
   def context(start):
@@ -120,9 +120,8 @@ def extend_with_first(num_frames, *, window, first, recent):
 def extend_with_sparse_past(num_frames, *, window, context):
   """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  In w = `window`, `context` frames are known, sparser towards frame 0: their distances
-  are even in logarithm, as FramePack's compression of the past
-  is: https://arxiv.org/abs/2504.12626.
+  Of w = `window` frames `context` are known, sparser towards frame 0: their distances
+  are even in logarithm, as FramePack's compression of the past, arXiv 2504.12626.
   """
 
   def past(start):
@@ -141,9 +140,9 @@ def extend_with_sparse_past(num_frames, *, window, context):
 def fill_between_keyframes(num_frames, *, window, stride):
   """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  The frames between known key frames (every stride-th, and the last): interpolation of
-  a video of few frames to one of many (LVDM, AlignYourLatents: T to 4 T); `cond.mask`
-  marks the key frames. A window has as many gaps as it can hold.
+  The frames between known key frames (every stride-th, and the last, marked by
+  `cond.mask`): interpolation to more frames (LVDM, AlignYourLatents). A window of at
+  most `window` frames has as many gaps as it can hold.
   """
   return [_gaps(num_frames, window, stride, sampled=())]
 

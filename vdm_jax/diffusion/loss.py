@@ -35,8 +35,7 @@ def min_snr(process, prediction, t, *, gamma=5.0):
   """Min-SNR loss weights [B, T] at times t [B, T]: min(SNR, gamma) on the error of x0.
 
   On the error of the network's `prediction` ("x0", "eps", "v" ...) that is, for eps
-  min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1), for x0 min(SNR, gamma): an
-  error of F is an error of x0 times determinant / sigma.
+  min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1), for x0 min(SNR, gamma).
   https://arxiv.org/abs/2303.09556.
   """
   alpha, sigma = process.alpha_sigma(t)

@@ -17,10 +17,8 @@ from vdm_jax.diffusion.samplers import loop
 def mixed(key, shape, *, fraction):
   """Initial noise [B, T, H, W, C] whose frames have correlation `fraction` in pairs.
 
-  sqrt(fraction) times common noise + sqrt(1 - fraction) times each frame's own.
-
-  "Mixed" noise of PYoCo, https://arxiv.org/abs/2305.10474, whose alpha is
-  fraction = alpha^2 / (1 + alpha^2).
+  sqrt(fraction) times common noise + sqrt(1 - fraction) times each frame's own: "mixed"
+  noise of PYoCo, https://arxiv.org/abs/2305.10474, fraction = alpha^2 / (1 + alpha^2).
   """
   _check_part("fraction", fraction)
   k_common, k_own = jax.random.split(key)
@@ -30,10 +28,7 @@ def mixed(key, shape, *, fraction):
 
 
 def progressive(key, shape, *, correlation):
-  """Initial noise [B, T, H, W, C]; frames i and j have correlation^|i - j|.
-
-  "Progressive" noise of PYoCo, https://arxiv.org/abs/2305.10474.
-  """
+  """Initial noise [B, T, H, W, C]; frames i, j have correlation^|i - j|: PYoCo's."""
   _check_part("correlation", correlation)
   own = loop.noise(key, shape)
   fresh = np.sqrt(1.0 - correlation**2)
@@ -59,7 +54,7 @@ def free_noise(key, shape, *, window, stride):
 
 
 def free_noise_order(key, num_frames, window, stride):
-  """FreeNoise's order: indices [T] below `window`, whose noise each frame repeats."""
+  """FreeNoise's order [T]: of each frame the one, below `window`, that it repeats."""
   if not 1 <= stride <= window:
     raise ValueError(
       f"stride={stride}; FreeNoise shuffles 1 to window={window} frames."

@@ -97,7 +97,6 @@ class DDPM:
 
   Attributes:
     schedule: "linear", "scaled_linear" (Stable Diffusion's) or "squaredcos".
-    num_steps: number of steps.
     beta_ends: (first, last) beta; None: the published ones of the schedule.
     zero_snr: whether the betas are rescaled to a terminal SNR of (nearly) zero.
     table: num_steps betas, in place of a schedule's; None: the schedule's.

@@ -54,8 +54,7 @@ def fifo(grid, num_frames):
 def hierarchical(grid, num_frames, *, stride):
   """The matrix of times [2 S + 1, T] of key frames first, then of the frames between.
 
-  Key frames are every stride-th and the last; both groups take the falling grid [S +
-  1].
+  Key frames are every stride-th and the last; both groups take the grid [S + 1].
   """
   if not 1 < stride < num_frames:
     raise ValueError(f"stride={stride}; it must be 2 to {num_frames - 1}.")

@@ -60,7 +60,7 @@ def shifted(process, key, shape, *, base=uniform, shift=1.0):
 
 
 def shift_times(u, shift):
-  """Times s u / (1 + (s - 1) u) for u in [0, 1], of its shape; s is `shift`.
+  """Times s u / (1 + (s - 1) u) for u in [0, 1], of u's shape; noisier for shift s > 1.
 
   Equation 23 of https://arxiv.org/abs/2403.03206.
   """
@@ -94,10 +94,9 @@ def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
 
 
 def respaced_grid(process, *, num_steps):
-  """DDPM's sampling times t = k + 1, k = 999, 979 .. 20, 0 for 50 steps.
+  """DDPM's sampling times t = k + 1, k = 999, 979 .. 20, 0 for 50 steps, even, then 0.
 
-  [num_steps + 1], float32, k even with both ends. The spacing of improved DDPM, DiT and
-  Latte.
+  [num_steps + 1], float32. The spacing of improved DDPM, DiT and Latte.
   """
   if not 2 <= num_steps <= _num_steps(process):
     raise ValueError(

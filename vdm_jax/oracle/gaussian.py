@@ -26,8 +26,7 @@ from vdm_jax.diffusion import process as p
 def ornstein_uhlenbeck(i, j, *, correlation, variance=1.0):
   """Covariance of frames i and j, variance correlation^|i - j|: rough, Markov motion.
 
-  Of the broadcast shape of the positions i and j. The Ornstein-Uhlenbeck or AR(1)
-  kernel.
+  Of the broadcast shape of the positions i and j: the AR(1) kernel.
   """
   return variance * correlation ** jnp.abs(i - j)
 

@@ -28,7 +28,7 @@ class LinearDynamics:
   Attributes:
     transition: M [D, D].
     noise: Q [D, D], covariance of the noise w_k of each step.
-    initial: P [D, D], covariance of frame 0, see `stationary_covariance`.
+    initial: P [D, D], covariance of frame 0, such as `stationary_covariance(M, Q)`.
   """
 
   transition: np.ndarray
@@ -181,11 +181,8 @@ def _positions(t, cond):
 def stationary_covariance(transition, noise):
   """The stationary covariance P [D, D] of x' = M x + w, w ~ N(0, Q): P = M P M' + Q.
 
-  Args:
-    transition, noise: M and Q, [D, D].
-
-  Raises:
-    ValueError: if an eigenvalue of M is not inside the unit circle.
+  M = transition and Q = noise are [D, D]. A ValueError is raised if an eigenvalue of M
+  is not inside the unit circle.
   """
   m = np.asarray(transition, np.float64)
   if np.abs(np.linalg.eigvals(m)).max() >= 1.0:

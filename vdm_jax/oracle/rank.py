@@ -41,11 +41,9 @@ def score(method, distribution, process, grid, num_frames):
   """(scores, covariance [T, T]) of a LongVideoMethod's videos, computed exactly.
 
   Args:
-    method: the LongVideoMethod.
     distribution: of the true videos, an oracle.gaussian.GaussianVideo.
     process: forward process, which gives alpha and sigma of t.
     grid: falling times [S + 1].
-    num_frames: T.
 
   Returns:
     {name: float}: "distance", W2^2 / T to the truth; "seam", the mean squared jump

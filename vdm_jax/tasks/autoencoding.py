@@ -27,7 +27,7 @@ class Autoencoding:
   "perceptual": ...}.
 
   Attributes:
-    autoencoder: see autoencoders/base.py.
+    autoencoder: video autoencoder, with encode and decode (autoencoders/base.py).
     softness: of the L1 term, sqrt(x^2 + softness^2) - softness; 0 is L1, 1 almost L2.
     kl_weight: of the posterior's KL divergence in nats, per value of the video.
     perceptual: (params, x, y) -> distance [N] of frames [N, H, W, C] in [-1, 1]. If it

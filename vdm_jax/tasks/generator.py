@@ -17,12 +17,12 @@ class Generator:
   Attributes:
     task: a LatentDiffusion.
     shape: [T, h, w, c] of one video's latents.
-    sampler: (denoise, process, x, ts, cond, key) -> x0, see diffusion/samplers.
+    sampler: (denoise, process, x, ts, cond, key) -> x0.
     ts: times [S + 1] or [S + 1, T], or process -> times.
     wrappers: (denoise, null) -> denoise, innermost first: guidance, windows, caches.
     weights: of the denoiser: the folder of a training stage under the workdir, or a
       nested dict of arrays.
-    autoencoder: see autoencoders/base.py; None for latents that stay latents.
+    autoencoder: video autoencoder with encode and decode; None: latents only.
     autoencoder_weights: a folder or nested dict, as for the denoiser.
   """
 
@@ -36,10 +36,7 @@ class Generator:
   autoencoder_weights: Any = None
 
   def load(self, job):
-    """The parameters {"denoiser", "autoencoder"} on the mesh of a programs.job.Job.
-
-    Where training kept a moving average of them, that is taken.
-    """
+    """The parameters {"denoiser", "autoencoder"} (EMA) on a programs.job.Job's mesh."""
     params = {"denoiser": job.weights(self.weights)}
     if self.autoencoder is not None:
       part = "ema/autoencoder"

@@ -1,12 +1,12 @@
-"""A latent video diffusion model: its parts, and what one does with them.
+"""A latent video diffusion model as a task: initialise, train, sample.
 
 A batch is a dict of arrays with a leading axis B. The latents in it are either drawn
 already, "latents" [B, T, H, W, C], or stand as moments of unit variance, "mean" and
 "logvar" of that shape, from which a new sample is drawn at every step. The rest of
-the batch is read by the conditioner. What a frozen part encodes may stand in it raw:
+the batch is for the conditioner. What a frozen part encodes may stand in it raw:
 "video" for the autoencoder, token ids or pixels for the encoders.
 
-Joint training on images and videos: batch["pictures"] holds the same keys, of pictures
+Joint training on images and videos: batch["pictures"] holds the same keys, of images
 [B, I, ...]. Each is a clip of one frame to the network, with a condition of its own.
 """
 
@@ -42,18 +42,18 @@ class LatentDiffusion:
       of x's shape, or of 2 C channels with a learned variance.
     process: forward process, which gives alpha and sigma of t, e.g. process.DDPM().
     prediction: what F is: "x0", "eps", "v", "velocity" or "edm".
-    conditioner: batch -> (cond, null), both Conditioning; reads what is encoded.
-    autoencoder: frozen, for batches with "video", see autoencoders/base.py; None:
-      batches hold latents.
+    conditioner: batch -> (cond, null), both Conditioning, of an encoded batch.
+    autoencoder: frozen video autoencoder, for batches with "video"; None: batches hold
+      latents.
     encoders: {name: encoder}, frozen, such as pipelines/text_encoder.py's. `inputs`
-      names the entries of a batch that an encoder reads; `encode_batch(params, batch)`
-      is the batch with what it makes of them; `abstract_params()` are its parameters
+      names the entries of a batch that an encoder takes; `encode_batch(params, batch)`
+      is the batch with the encoded ones; `abstract_params()` are its parameters
       as boxed ShapeDtypeStructs.
     times: (process, key, shape) -> t, the training distribution.
     weight: (process, prediction, t) -> weight [B, T] of the loss.
     drop_rates: {signal: probability} of training with its null, for guidance.
     mask_rates: {mask: probability} of training with given frames, such as {"first:4":
-      0.3}. If there are any, the network reads `known` and `mask`.
+      0.3}. If there are any, the network gets `known` and `mask`.
     perturbation: noise on given frames or images, perturbation.KnownFrameNoise or
       ImageAugmentation; None: no noise.
     per_frame_times: whether each frame of a training clip has its own time (diffusion
@@ -145,7 +145,7 @@ class LatentDiffusion:
     Args:
       params: of the network.
       batch: {name: [B, ...]}: "latents" [B, T, H, W, C], or "mean" and "logvar" of that
-        shape, or "video" for the autoencoder, and what the conditioner reads;
+        shape, or "video" for the autoencoder, and the conditioner's signals;
         "pictures", a dict of the same keys [B, I, ...], for joint training on images.
       key: PRNG key.
       frozen_params: {name: parameters} of `frozen_parts`, for batches that need some;
@@ -202,7 +202,7 @@ class LatentDiffusion:
     Args:
       params: of the network.
       null: the Conditioning that guidance compares with.
-      wrappers: (denoise, null) -> denoise, innermost first, see diffusion/denoise.py.
+      wrappers: (denoise, null) -> denoise, innermost first, such as guidance.
       one_time: promises that all frames of a clip share their time unless some are
         given: less to compute.
     """
@@ -250,7 +250,7 @@ class LatentDiffusion:
       ts: [S + 1], [S + 1, T], or a function of the process that gives them.
       wrappers: around the denoiser, innermost first; `denoise.hold_known` is added if
         there is a mask, as the outermost unless it is among them.
-      noise: (key, shape) -> the initial noise, see diffusion/noise.py.
+      noise: (key, shape) -> the initial noise, such as diffusion.noise.mixed.
       start: `shape`, latents that are noised to the first time of `ts` and sampled from
         there (SDEdit, https://arxiv.org/abs/2108.01073); None starts from noise alone.
       known, mask: the given frames, `shape` and bool [T], [B, T] or [B, T, 1, 1, 1].
@@ -266,7 +266,7 @@ class LatentDiffusion:
         )
     hold = (d.hold_known,) if mask is not None else ()
     if mask is None and self.mask_rates:
-      # Such a network is always told which frames are given: none.
+      # Such a network always gets a mask of given frames: here none.
       known, mask = jnp.zeros(shape), jnp.zeros(shape[1], bool)
     k_noise, k_steps = jax.random.split(key)
     ts = ts(self.process) if callable(ts) else ts
@@ -293,7 +293,7 @@ class LatentDiffusion:
     """(cond, null) of a training batch; with mask_rates, some frames are given."""
     cond, null = self.conditioner(batch)
     if self.mask_rates:
-      # Such a network is always told: pictures, that nothing is given.
+      # Such a network always gets a mask: of images an empty one.
       mask = masks.sample_masks(key, *x0.shape[:2], mask_rates)
       cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
     if self.perturbation:

@@ -9,22 +9,18 @@ from vdm_jax import checkpoint
 
 
 def inflate(params, *, folder, parts=("ema",), prefix="", rename=()):
-  """Parameters `params` of a larger network, filled from a smaller one's checkpoint.
+  """A larger network's `params`, a nested dict, filled from a smaller one's checkpoint.
 
-  A nested dict; arrays of equal names are replaced. Where only the next to last axis of
-  an array differs, its inputs, new inputs come last and are zero: a first convolution
-  with more channels.
+  Arrays of equal names are replaced. Where only the next to last axis of an array
+  differs, its inputs, new inputs come last and are zero: a first convolution with more
+  channels. A ValueError lists all names and shapes that do not fit.
 
   Args:
-    params: nested dict of arrays.
     folder: of checkpoints, "<workdir>/images/checkpoints"; or a nested dict of arrays.
     parts: fields of its State, the later ones over the earlier; ("frozen", "ema") where
       some was frozen.
     prefix: path in `params` of the checkpoint's names, such as "base" of a Lora.
     rename: pairs (pattern, replacement) of `re.sub`, for names that differ.
-
-  Raises:
-    ValueError: with all names and shapes that do not fit `params`.
   """
   flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
   loaded = {}

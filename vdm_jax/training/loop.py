@@ -73,11 +73,9 @@ def fit(
   Args:
     step: (state, batch, key) -> (state, metrics {name: scalar}), compiled; may donate
       the state.
-    state: the State to start from.
     loader: endless iterator of batches; with a checkpointer, `get_state()` gives its
       position after the batch drawn last.
     key: the run's base PRNG key; the same at every start.
-    steps: number of steps at the end.
     cadence: steps between log lines, checkpoints and previews, a Cadence.
     put: batch -> batch on the devices, a `sharding.put_batch` of mesh and rules.
     checkpointer: a `checkpoint.Checkpointer`; saves the last step, too.
@@ -85,13 +83,11 @@ def fit(
     preview: (step, state) -> None; must not keep the state, whose memory the next step
       overwrites.
     finish: state -> state, called once after the last step and before it is saved.
-    max_skipped: steps in a row that may be skipped as not finite before it is an error.
+    max_skipped: steps in a row that may be skipped as not finite; one more raises a
+      FloatingPointError.
     in_flight: steps that may run before the metrics of the first are fetched.
     agree: `distributed.agree_on_max(mesh)` where there are many processes.
     name: of the run, for messages.
-
-  Raises:
-    FloatingPointError: for more skipped steps than that.
   """
   if in_flight < 1:
     raise ValueError(f"in_flight={in_flight} must be at least 1.")

@@ -40,10 +40,7 @@ def split_trainable(params, trainable):
   """(trained, frozen), nested dicts: parameters whose path "a/b/c" matches are trained.
 
   By `re.search(trainable, path)`. Empty sub-dicts are in `frozen`, so that `merge`
-  restores `params`.
-
-  Raises:
-    ValueError: if the pattern matches no parameter, or is no pattern.
+  restores `params`. A pattern that matches no parameter is a ValueError.
   """
   try:
     pattern = re.compile(trainable)
@@ -79,7 +76,7 @@ def abstract_state(task, tx, spec, mesh, rules, trainable=".*"):
     task: has `init(key, batch) -> params`, a nested dict.
     tx: an optax transformation over the trained parameters.
     spec: {name: ShapeDtypeStruct}, one batch (`loader.spec()`).
-    mesh, rules: device mesh, and {logical axis: mesh axis} pairs, see sharding.py.
+    mesh, rules: device mesh, and pairs (logical axis, mesh axis).
     trainable: regex over paths "a/b/c"; parameters that do not match are frozen.
   """
   shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
@@ -99,7 +96,7 @@ def create_state(
     tx: an optax transformation; sees only the trained parameters.
     spec: {name: ShapeDtypeStruct}, one batch (`loader.spec()`).
     key: PRNG key of the initial parameters.
-    mesh, rules: device mesh, and {logical axis: mesh axis} pairs, see sharding.py.
+    mesh, rules: device mesh, and pairs (logical axis, mesh axis).
     trainable: regex over paths "a/b/c"; parameters that do not match are frozen.
     init_from: params -> params, or a list of such: pretrained weights, a merge. Must
       keep names and shapes.

@@ -77,7 +77,7 @@ def compile_step(step, shardings, mesh, rules, compiler_options=None, frozen_par
   Args:
     step: (state, batch, key, *frozen_params) -> (state, metrics), of `make_step`.
     shardings: State of NamedShardings.
-    mesh, rules: device mesh, and {logical axis: mesh axis} pairs, see sharding.py.
+    mesh, rules: device mesh, and pairs (logical axis, mesh axis).
     compiler_options: {name: value} for XLA.
     frozen_params: further arguments of `step`, the same at every call.
   """

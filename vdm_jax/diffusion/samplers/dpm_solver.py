@@ -7,6 +7,8 @@ at t and 1 at s; the rest of the equation is solved exactly:
   x_s = (sigma_s / sigma_t) x_t + alpha_s (c_0 D_0 + c_1 D_1 + c_2 D_2)
   c_0 = 1 - e^-h,  c_1 = h phi_2(-h),  c_2 = h phi_3(-h)
 
+The SDE has x_t times e^-h, c of 2 h, and sigma_s sqrt(1 - e^-2h) noise.
+
 Order 2, "2M", is the default, with c_1 = c_0 / 2: x0 in the middle of the step. One
 call a step whatever the order. Each frame has its own history; its first step is of
 first order, and a last one to 0 returns the estimate.
@@ -27,9 +29,7 @@ RULES = {
 def dpm_solver(
   denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", final_orders=()
 ):
-  """The DPM-Solver++ sampler: x0 [B, T, H, W, C] from noise, if the times end at 0.
-
-  Multistep and deterministic, https://arxiv.org/abs/2211.01095.
+  """The multistep DPM-Solver++ sampler (ODE): x0 [B, T, H, W, C], if times end at 0.
 
   Args:
     denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
@@ -53,16 +53,13 @@ def dpm_solver(
 def dpm_solver_sde(
   denoise, process, x, ts, cond, key, *, order=2, rule="midpoint", final_orders=()
 ):
-  """The SDE-DPM-Solver++ sampler: x0 [B, T, H, W, C] from noise, if the times end at 0.
-
-  x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (c_0 D_0 + c_1 D_1 + c_2 D_2)
-        + sigma_s sqrt(1 - e^-2h) noise,   c as in the ODE's solver, of 2 h
+  """The multistep SDE-DPM-Solver++ sampler: x0 [B, T, H, W, C], if times end at 0.
 
   Args:
     denoise: (x_t, t [B, T], cond) -> Denoised, with field x0.
     process: forward process, which gives alpha and sigma of t.
     x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
-    cond, key: Conditioning for `denoise`; PRNG key of the noise.
+    cond, key: Conditioning for `denoise`; PRNG key of each step's noise.
     order: 1, 2 or 3.
     rule: of the second order, "midpoint" or "heun".
     final_orders: the highest orders of the last steps, that of the last one first.
@@ -91,8 +88,7 @@ def order_by_frame(ts, num_frames, order, final_orders):
 
   Args:
     ts: falling times [S + 1] or [S + 1, num_frames] of all steps.
-    order: the highest.
-    final_orders: the highest of the last steps, that of the last one first.
+    order, final_orders: the highest of all steps, and of the last ones, the last first.
   """
   if order not in (1, 2, 3):
     raise ValueError(f"order={order}; expected 1, 2 or 3.")
@@ -108,10 +104,7 @@ def order_by_frame(ts, num_frames, order, final_orders):
 
 
 def phi(x, order):
-  """The function phi_k of exponential integrators, k = order >= 1, of x's shape.
-
-  phi_k(x) = 1 / k! + x / (k + 1)! + x^2 / (k + 2)! + ...
-  """
+  """phi_k(x) = 1 / k! + x / (k + 1)! + ... of exponential integrators, k = order."""
   series, direct = 0.0, 0.0
   factorials = [1.0]
   for k in range(1, order + 10):

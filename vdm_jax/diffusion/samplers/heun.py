@@ -1,7 +1,7 @@
 """Heun's second-order method, https://arxiv.org/abs/2206.00364 algorithm 1.
 
-Two calls a step: an Euler step, then the mean of the slopes at both its ends. The
-step to t = 0 is the Euler step's x0, for dx/dt has no end there.
+An Euler step, then the mean of the slopes at both its ends. The step to t = 0 is the
+Euler step's x0, for dx/dt has no end there.
 """
 
 import jax.numpy as jnp

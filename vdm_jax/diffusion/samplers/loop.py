@@ -15,9 +15,8 @@ from vdm_jax.diffusion import caching
 class RecordedNoise:
   """Noise in place of a sampler's PRNG key: values[i] is used where step i would draw.
 
-  Attributes:
-    values: [S, B, T, H, W, C]; inside a step [B, T, H, W, C]. None: a sampler that
-      draws noise raises a ValueError.
+  Values are [S, B, T, H, W, C], inside a step [B, T, H, W, C]; with None a sampler that
+  draws noise raises a ValueError.
   """
 
   values: jax.Array | None
