@@ -16,17 +16,17 @@ from vdm_jax.layers.module import Module
 
 
 class Bert(Module):
-  """Token ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
+  """BERT: token ids [B, L] and mask [B, L] -> the last hidden states [B, L, width].
 
-  The mask is True for tokens that are attended to; outputs where it is False have no
-  meaning. All tokens are of the first type, "sentence A". The published pooler, a layer
-  on the first token, is not part of it. The defaults are BERT-base's.
+  All tokens are of the first type, "sentence A". The published pooler, a layer on the
+  first token, is not part of it. The defaults are BERT-base's.
 
   Attributes:
     hidden: width of the MLPs.
     vocabulary: number of token ids.
     length: number of position embeddings, the longest text.
     types: number of token types.
+    activation: of the MLPs: "gelu", "gelu_new" (tanh), "quick_gelu", "relu" ...
   """
 
   depth: int = 12
@@ -34,15 +34,20 @@ class Bert(Module):
   num_heads: int = 12
   hidden: int = 3072
   vocabulary: int = 30522
-  length: int = 512  # positions
+  length: int = 512
   types: int = 2
-  activation: str = "gelu"  # a key of activations.ACTIVATIONS
+  activation: str = "gelu"
   epsilon: float = 1e-12
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, ids, mask=None):
+    """Hidden states [B, L, width] of token ids [B, L].
+
+    `mask` [B, L] is True for tokens that are attended to; None: all. Outputs at False
+    have no meaning.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     places = blocks.token_positions(ids, self.length)
     table = lambda rows, name: blocks.Embedding(rows, self.width, **dtypes, name=name)

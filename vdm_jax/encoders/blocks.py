@@ -17,11 +17,14 @@ normal = nn.initializers.normal(0.02)
 
 
 class Embedding(nn.Module):
-  """Token ids [...] below `rows` -> embeddings [..., width]; a larger id gives NaN."""
+  """Embedding table: ids [...] -> [..., width] in `dtype`; an id >= `rows` gives NaN.
+
+  `axis` is the logical name of the width, for a mesh.
+  """
 
   rows: int
   width: int
-  axis: str = "embed"  # logical name of the width
+  axis: str = "embed"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -37,22 +40,25 @@ class Embedding(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """A transformer block, self-attention and MLP with biases, on tokens [B, L, D].
+  """A transformer block: self-attention and an MLP of width `hidden`, with biases.
 
-  Returns (tokens, tokens): the carry of the scan in `scan_blocks` and what it stacks.
+  `norm` is "before" or "after" each branch; `activation` is "gelu", "quick_gelu" ...
   """
 
   num_heads: int
-  hidden: int  # width of the MLP
-  norm: str  # "before" or "after" each branch
-  activation: str  # a key of activations.ACTIVATIONS
+  hidden: int
+  norm: str
+  activation: str
   epsilon: float
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, mask):
-    """`mask` is boolean, broadcastable to [B, N, L, L], or None."""
+    """(tokens, tokens) [B, L, D] of x [B, L, D]: a scan's carry, and what it stacks.
+
+    `mask` is boolean, broadcastable to [B, N, L, L], or None.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     width = x.shape[-1]
     attend = attention.Attention(self.num_heads, **dtypes, name="attention")
@@ -70,14 +76,14 @@ class EncoderBlock(nn.Module):
 
 
 def scan_blocks(block, depth):
-  """A module class that applies `block` `depth` times; parameters have a leading axis.
+  """A module class that applies a block `depth` times; parameters have a leading axis.
 
-  Its call returns (tokens [B, L, D] after the last block, tokens [depth, B, L, D] after
-  each); the second costs nothing if it is not used. All arguments but the first are the
-  same for every block.
+  Called with (x, *args), it returns (tokens [B, L, D] after the last block, tokens
+  [depth, B, L, D] after each); the second costs nothing if it is not used. `args` are
+  the same for every block.
 
   Args:
-    block: a module class, (x, *args) -> (x, what is stacked).
+    block: a module class, called with (x, *args) -> (x, what is stacked).
   """
   return nn.scan(
     block,
@@ -90,14 +96,7 @@ def scan_blocks(block, depth):
 
 
 def token_positions(ids, length):
-  """The positions [L], 0 .. L - 1, of token ids [B, L].
-
-  Args:
-    length: number of position embeddings.
-
-  Raises:
-    ValueError: a longer text.
-  """
+  """Positions 0 .. L - 1 of ids [B, L]; a ValueError if L > length, those there are."""
   if ids.shape[1] > length:
     raise ValueError(
       f"A text of {ids.shape[1]} tokens, but this encoder has length={length} "

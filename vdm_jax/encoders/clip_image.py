@@ -13,16 +13,17 @@ from vdm_jax.layers.module import Module
 
 
 class ClipImage(Module):
-  """Pixels [B, H, W, C] -> image embeddings [B, P], or [B, D] without a projection.
+  """CLIP's image encoder: pixels [B, H, W, C] -> embeddings [B, projection].
 
-  With `method="tokens"`: the hidden states [B, 1 + N, D] of the class token and of N
-  patches. Pixels are normalised with CLIP's own mean and deviation. The defaults are
-  ViT-L/14's.
+  `apply(params, pixels, method="tokens")` gives hidden states instead. Pixels are
+  normalised with CLIP's own mean and deviation. The defaults are ViT-L/14's.
 
   Attributes:
     hidden: width of the MLPs.
     size: H and W; pixels behind the last whole patch are left out.
-    projection: P.
+    patch: height and width of a patch.
+    activation: of the MLPs: "gelu", "gelu_new" (tanh), "quick_gelu", "relu" ...
+    projection: size of the embeddings; None: [B, width], without a projection.
     skip: the hidden states are those before so many of the last blocks; 1 takes the
       penultimate ones. It does not change the embeddings.
   """
@@ -34,7 +35,7 @@ class ClipImage(Module):
   size: int = 224
   patch: int = 14
   channels: int = 3
-  activation: str = "quick_gelu"  # a key of activations.ACTIVATIONS
+  activation: str = "quick_gelu"
   epsilon: float = 1e-5
   projection: int | None = 768
   skip: int = 0
@@ -42,11 +43,11 @@ class ClipImage(Module):
   param_dtype: Any = jnp.float32
 
   def __call__(self, pixels):
-    """Image embeddings [B, P], or [B, D] without a projection."""
+    """Image embeddings [B, projection], or [B, width] without a projection."""
     return self._encode(pixels)[0]
 
   def tokens(self, pixels):
-    """Hidden states [B, 1 + N, D] of pixels, the class token first.
+    """Hidden states [B, 1 + N, width] of pixels: the class token, then N patches.
 
     No norm follows the last block.
     """

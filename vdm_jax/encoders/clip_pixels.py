@@ -16,7 +16,7 @@ def preprocess(images, size=224, mean=MEAN, deviation=DEVIATION):
 
   Args:
     images: uint8 [B, H, W, 3], sides of at least 2 pixels.
-    size: of the encoder's input.
+    size: H and W of the encoder's input.
     mean, deviation: of the RGB values in [0, 1], subtracted and divided by.
   """
   images = np.asarray(images)
@@ -33,7 +33,7 @@ def preprocess(images, size=224, mean=MEAN, deviation=DEVIATION):
 
 
 def resize_matrix(old, new):
-  """The matrix [new, old] that resizes an axis from `old` to `new` pixels.
+  """The matrix [new, old] that resizes an axis from `old` to `new` pixels; numpy.
 
   Cubic interpolation; where the axis shrinks, after a Gaussian blur.
   """

@@ -18,21 +18,19 @@ HIGHEST = 2  # old configs name this as the end token: the end is at the highest
 
 
 class ClipText(Module):
-  """Token ids [B, L] and an optional mask [B, L] -> hidden states [B, L, D].
+  """CLIP's text encoder: token ids [B, L] -> hidden states [B, L, width].
 
-  With `method="pooled"`: the last block's, normalised, at the end token, [B, D], and
-  projected to [B, P] if there is a projection.
-
-  The mask is True for tokens that are attended to; Stable Diffusion gives none and
-  attends to the padding too. The defaults are ViT-L/14's.
+  `apply(params, ids, mask, method="pooled")` gives a vector for each text instead. The
+  defaults are ViT-L/14's.
 
   Attributes:
     hidden: width of the MLPs.
     vocabulary: number of token ids.
     length: number of position embeddings, the longest text.
+    activation: of the MLPs: "gelu", "gelu_new" (tanh), "quick_gelu", "relu" ...
     end: the id of the end token, at whose first position the text is pooled; 2 means
       the highest id.
-    projection: P.
+    projection: size of the pooled text; None: `width`, without a projection.
     skip: the hidden states are those before so many of the last blocks; 1 takes the
       penultimate ones. It does not change what is pooled.
     norm: whether the hidden states go through the last norm, as Stable Diffusion 2
@@ -45,7 +43,7 @@ class ClipText(Module):
   hidden: int = 3072
   vocabulary: int = 49408
   length: int = 77
-  activation: str = "quick_gelu"  # a key of activations.ACTIVATIONS
+  activation: str = "quick_gelu"
   epsilon: float = 1e-5
   end: int = 49407
   projection: int | None = None
@@ -55,11 +53,15 @@ class ClipText(Module):
   param_dtype: Any = jnp.float32
 
   def __call__(self, ids, mask=None):
-    """Hidden states [B, L, D] of token ids [B, L]."""
+    """Hidden states [B, L, width] of token ids [B, L].
+
+    `mask` [B, L] is True for tokens that are attended to; with None, as in Stable
+    Diffusion, the padding is, too.
+    """
     return self._encode(ids, mask)[0]
 
   def pooled(self, ids, mask=None):
-    """The pooled text [B, D], or [B, P] with a projection, of token ids [B, L]."""
+    """[B, width or projection], the last normalised state at each text's end token."""
     return self._encode(ids, mask)[1]
 
   @nn.compact

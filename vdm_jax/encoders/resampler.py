@@ -22,12 +22,16 @@ EPSILON = 1e-5  # of the norms, PyTorch's
 
 
 class Resampler(Module):
-  """Image tokens [B, N, E] -> tokens [B, Q, P]. The defaults are VideoCrafter 1's.
+  """Perceiver resampler: image tokens [B, N, embedding] -> [B, queries, features].
+
+  The defaults are VideoCrafter 1's.
 
   Attributes:
-    embedding: E, of the image encoder (ViT-H/14's last tokens).
-    queries: Q.
-    features: P, the width of the text tokens that the result joins.
+    width: of the tokens inside; num_heads * head_dim may differ.
+    embedding: width of the image encoder's tokens (ViT-H/14's last ones).
+    queries: number of learned queries, the tokens that come out.
+    features: width of the text tokens that the result joins.
+    expansion: width of the MLPs over `width`.
   """
 
   depth: int = 4
@@ -37,12 +41,13 @@ class Resampler(Module):
   embedding: int = 1280
   queries: int = 16
   features: int = 1024
-  expansion: int = 4  # of the MLPs
+  expansion: int = 4
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, tokens):
+    """[B, queries, features] of an image encoder's tokens [B, N, embedding]."""
     if tokens.ndim != 3 or tokens.shape[-1] != self.embedding:
       raise ValueError(
         f"Image tokens of shape {tokens.shape}, but this resampler takes [B, N, E] "

@@ -1,9 +1,7 @@
 """The encoder of T5 (https://arxiv.org/abs/1910.10683), v1.1, and UMT5.
 
 Positions enter only as a relative bias of the attention, one number for each head and
-bucket of distances: T5 has one table of them for all blocks, UMT5
-(https://arxiv.org/abs/2304.09151) one in each. There are no other biases, the norms
-only scale, and q k is not divided by sqrt(head_dim).
+bucket of distances (UMT5: https://arxiv.org/abs/2304.09151).
 """
 
 import math
@@ -24,7 +22,7 @@ BIASES = ("shared", "each")  # one table of distances for all blocks, or one in 
 
 
 class RMSNorm(nn.Module):
-  """x / sqrt(mean(x^2) + epsilon) scale, in float32, returned in `dtype`."""
+  """Norm without centring, x / sqrt(mean(x^2) + epsilon) scale, computed in float32."""
 
   epsilon: float
   dtype: Any
@@ -32,6 +30,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """[..., D] in `dtype` of x [..., D]."""
     ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
     scale = self.param("scale", ones, (x.shape[-1],), self.param_dtype)
     x = x.astype(jnp.float32)
@@ -40,7 +39,7 @@ class RMSNorm(nn.Module):
 
 
 class BiasedAttention(nn.Module):
-  """Self-attention softmax(q k' + bias) v; its width does not follow from D."""
+  """Multi-head self-attention softmax(q k' + bias) v, not scaled by sqrt(head_dim)."""
 
   num_heads: int
   head_dim: int
@@ -49,10 +48,10 @@ class BiasedAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x, bias, mask):
-    """Tokens [B, L, D] of tokens x [B, L, D].
+    """Attention output [B, L, D] of tokens x [B, L, D].
 
     Args:
-      bias: [L, L, N] in float32.
+      bias: [L, L, N] in float32, for query, key and head.
       mask: [B, 1, 1, L], True for tokens that are attended to; or None.
     """
     rest = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
@@ -71,7 +70,13 @@ class BiasedAttention(nn.Module):
 
 
 class T5Block(nn.Module):
-  """Attention and an MLP after a norm each; returns (tokens [B, L, D], None)."""
+  """T5's encoder block: attention and an MLP of width `hidden`, a norm before each.
+
+  Attributes:
+    activation: of the MLP: "gelu_new" (tanh), "gelu", "relu" ...
+    gated: whether the MLP is activation(x U) (x V), or activation(x V).
+    buckets: number of distance buckets in a bias table of its own; 0: it has none.
+  """
 
   num_heads: int
   head_dim: int
@@ -79,13 +84,19 @@ class T5Block(nn.Module):
   activation: str
   gated: bool
   epsilon: float
-  buckets: int  # 0 where the bias comes from outside
+  buckets: int
   dtype: Any
   param_dtype: Any
 
   @nn.compact
   def __call__(self, x, places, mask):
-    """`places` is the bias [L, L, N], or with buckets, the bucket of each [L, L]."""
+    """(tokens [B, L, D], None) of x [B, L, D]: a scan's carry, and what it stacks.
+
+    Args:
+      places: relative bias [L, L, N], or with `buckets`, the integer bucket of each
+        query and key [L, L].
+      mask: [B, 1, 1, L], True for tokens that are attended to; or None.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     linear = lambda size, axes, name: Linear(
       size, axes, use_bias=False, **dtypes, name=name
@@ -111,18 +122,18 @@ class T5Block(nn.Module):
 
 
 class T5Encoder(Module):
-  """Token ids [B, L] and mask [B, L] -> the last hidden states [B, L, D].
+  """T5's encoder: token ids [B, L] and mask [B, L] -> last hidden states [B, L, width].
 
-  The mask is True for tokens that are attended to; outputs where it is False have no
-  meaning. The defaults are t5-v1_1-xxl's; use bfloat16 or float32: its hidden states
-  are too large for float16.
+  The defaults are t5-v1_1-xxl's; use bfloat16 or float32: its hidden states are too
+  large for float16.
 
   Attributes:
     hidden: width of the MLPs.
     vocabulary: number of token ids.
+    activation: of the MLPs: "gelu", "gelu_new" (tanh), "quick_gelu", "relu" ...
     gated: whether the MLP is activation(x U) (x V), or activation(x V).
-    bias: one of BIASES.
-    buckets: of distances; half of them for each direction.
+    bias: tables of relative positions: "shared" by all blocks (T5), or "each" (UMT5).
+    buckets: number of buckets of distances; half of them for each direction.
     max_distance: all that is farther has one bucket.
   """
 
@@ -132,7 +143,7 @@ class T5Encoder(Module):
   head_dim: int = 64
   hidden: int = 10240
   vocabulary: int = 32128
-  activation: str = "gelu_new"  # a key of activations.ACTIVATIONS
+  activation: str = "gelu_new"
   gated: bool = True
   bias: str = "shared"
   buckets: int = 32
@@ -143,6 +154,11 @@ class T5Encoder(Module):
 
   @nn.compact
   def __call__(self, ids, mask=None):
+    """Hidden states [B, L, width] of token ids [B, L].
+
+    `mask` [B, L] is True for tokens that are attended to; None: all. Outputs at False
+    have no meaning.
+    """
     if self.bias not in BIASES:
       raise ValueError(f"bias={self.bias!r} is not one of {BIASES}.")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -172,7 +188,7 @@ class T5Encoder(Module):
 
 
 def relative_attention_bias(num_buckets, num_heads, param_dtype):
-  """The table of T5's relative bias: a module, buckets [L, L] -> float32 [L, L, N]."""
+  """A module with T5's bias table: buckets [L, L] -> float32 [L, L, num_heads]."""
   return blocks.Embedding(
     num_buckets, num_heads, axis="heads", param_dtype=param_dtype, name="position"
   )
@@ -181,13 +197,8 @@ def relative_attention_bias(num_buckets, num_heads, param_dtype):
 def relative_position_buckets(length, num_buckets, max_distance):
   """The buckets [L, L] of the distances key - query, integers, a numpy array.
 
-  Half of the buckets are for keys after the query. In each half, half stand for one
-  distance each, and the rest widen, geometrically, up to `max_distance`.
-
-  Args:
-    length: L, tokens of the text.
-    num_buckets: number of buckets.
-    max_distance: from which on all distances share the last bucket.
+  L is `length`. Half of the buckets are for keys after the query. In each half, half
+  stand for one distance each, and the rest widen, geometrically, up to `max_distance`.
   """
   i = np.arange(length)
   distance = rearrange(i, "m -> 1 m") - rearrange(i, "l -> l 1")

@@ -18,14 +18,14 @@ LONGEST = 512  # tokens, where a tokenizer names no length or a greater one
 
 
 class Tokenizer:
-  """(texts, length) -> (ids [N, length] int32, mask [N, length] bool), numpy.
+  """Tokenizer of a published text encoder, (texts, length) -> (ids, mask).
 
   The package transformers opens the files: from the folder, never from the network, and
   without code that a folder brings along. The files say which token pads a text, and on
   which side; the mask is False there.
 
   Args:
-    folder: of the files; nothing is read before the first call.
+    folder: of the tokenizer's files; nothing is read before the first call.
 
   Raises:
     FileNotFoundError: no such folder, or no vocabulary in it.
@@ -44,8 +44,8 @@ class Tokenizer:
 
   @functools.cached_property
   def original(self):
-    """The tokenizer of transformers."""
-    import transformers  # slow to import, and only for who has texts to read
+    """The tokenizer of the package transformers, opened from the folder."""
+    import transformers  # slow to import, and not always needed
 
     try:
       found = transformers.AutoTokenizer.from_pretrained(
@@ -67,13 +67,13 @@ class Tokenizer:
     return found
 
   def __call__(self, texts, length=None):
-    """(token ids [N, length], mask [N, length]); longer texts are cut, with a warning.
+    """(ids [N, length] int32, mask [N, length] bool), numpy arrays; False at padding.
 
-    The end token of a text that is cut is kept.
+    Longer texts are cut, with a warning, and keep their end token.
 
     Args:
-      texts: N of them; "" has its special tokens only.
-      length: of the ids; None is the tokenizer's own, or LONGEST.
+      texts: list of N strings; "" has its special tokens only.
+      length: of the ids; None is the tokenizer's own, or at most 512.
     """
     texts = texts if isinstance(texts, str) else list(texts)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):

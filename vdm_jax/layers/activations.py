@@ -1,7 +1,6 @@
-"""Activation functions: pointwise ones, and gated ones of a perceptron.
+"""Activation functions: pointwise ones, and the gated ones of a perceptron.
 
-Gated ones take a first layer twice as wide and multiply its halves,
-https://arxiv.org/abs/2002.05202; the second half is the gate.
+Gated ones follow a layer twice as wide, https://arxiv.org/abs/2002.05202.
 """
 
 import flax.linen as nn
@@ -10,28 +9,28 @@ import jax.numpy as jnp
 
 
 def gelu(x):
-  """x Phi(x), exact; Phi is the normal distribution function."""
+  """GELU, elementwise and exact: x Phi(x), Phi the normal distribution function."""
   return nn.gelu(x, approximate=False)
 
 
 def gelu_tanh(x):
-  """The tanh approximation of `gelu`."""
+  """GELU of x, elementwise, by its tanh approximation."""
   return nn.gelu(x, approximate=True)
 
 
 def quick_gelu(x):
-  """x sigmoid(1.702 x), https://arxiv.org/abs/1606.08415."""
+  """Approximate GELU x sigmoid(1.702 x), elementwise, https://arxiv.org/abs/1606.08415."""
   return x * nn.sigmoid(1.702 * x)
 
 
 def geglu(x):
-  """[..., 2 D] -> [..., D]: the first half times gelu of the second."""
+  """Gated GELU, [..., 2 D] -> [..., D]: the first half times gelu of the second."""
   x, gate = jnp.split(x, 2, axis=-1)
   return x * gelu(gate)
 
 
 def swiglu(x):
-  """[..., 2 D] -> [..., D]: the first half times silu of the second."""
+  """Gated SiLU, [..., 2 D] -> [..., D]: the first half times silu of the second."""
   x, gate = jnp.split(x, 2, axis=-1)
   return x * nn.silu(gate)
 

@@ -16,16 +16,18 @@ fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(TypedModule):
-  """Cross-correlation of [N, ..., C_in] with a kernel over the axes between.
+  """Convolution [N, ..., C_in] -> [N, ..., features] (cross-correlation and a bias).
 
-  A kernel of one pixel is a matrix product; others are XLA's convolution, or on a CPU
-  one of layers/cpu/convolution.py.
+  It goes over the axes between the first and the last. A kernel of one pixel is a
+  matrix product; others are XLA's convolution, or on a CPU an equal and faster one.
 
   Attributes:
-    kernel: its size along each axis, (height, width) or (time, height, width).
+    features: output channels.
+    kernel: size along each axis, (height, width) or (time, height, width).
     stride: along all axes, or one along each.
     padding: (before, after) zeros along each axis; by default what keeps the size at
       stride 1 for an odd kernel.
+    kernel_init, bias_init: initializers of [*kernel, C_in, features] and [features].
   """
 
   features: int
@@ -37,7 +39,7 @@ class Conv(TypedModule):
 
   @nn.compact
   def __call__(self, x):
-    """[N, ..., features] of x [N, ..., C_in]."""
+    """[N, ..., features] in `dtype` of x [N, ..., C_in]."""
     rank = len(self.kernel)
     if x.ndim != rank + 2:
       raise ValueError(
@@ -63,9 +65,10 @@ class Conv(TypedModule):
 
 
 def convolve(x, kernel, stride, padding):
-  """Cross-correlation of x [N, ..., C_in] by [..., C_in, C_out] -> [N, ..., C_out].
+  """Cross-correlation of x [N, ..., C_in] with a kernel -> [N, ..., C_out], no bias.
 
   Args:
+    kernel: [..., C_in, C_out], its size along the same axes before the channels.
     stride: along all axes, or one along each.
     padding: (before, after) zeros along each axis.
   """
@@ -86,16 +89,16 @@ def convolve(x, kernel, stride, padding):
 
 
 def transposed_convolution(x, kernel, stride):
-  """Transposed convolution of x [N, T, H, W, C_in] -> [N, T', H', W', C_out].
+  """Transposed 3D convolution of x [N, T, H, W, C_in] -> [N, T', H', W', C_out].
 
-  Of size stride * (size - 1) + 2 - side along an axis of a kernel with that side: the
-  output has no padding. With zeros inserted between the places of x, it is a
-  convolution by the flipped kernel, of which each phase of a stride meets a part only.
+  An axis of n places becomes stride * (n - 1) + 2 - k long for a kernel of k: outputs
+  that would need padding are left out. With zeros inserted between the places of x it
+  is a convolution by the flipped kernel, of which each phase of a stride meets a part.
 
   Args:
-    x: [N, T, H, W, C_in].
     kernel: [t, h, w, C_in, C_out], as PyTorch's ConvTranspose3d applies it; each side a
       multiple of its stride.
+    stride: three, along T, H and W.
   """
   kernel = kernel[::-1, ::-1, ::-1]
   axes = range(1, 4)

@@ -13,9 +13,9 @@ normal = nn.initializers.normal(0.02)
 
 
 def sinusoid(t, dim, *, max_period=10_000.0, shift=0):
-  """Sinusoidal embedding of t: [...] -> [..., dim], the cosines, then the sines.
+  """Sinusoidal embedding of numbers t [...] -> [..., dim], the cosines, then the sines.
 
-  The dim / 2 frequencies fall from 1 to max_period^-1 with shift 1, and nearly so far
+  The dim / 2 frequencies fall from 1 to 1 / max_period with shift 1, and nearly so far
   with shift 0 (diffusers' downscale_freq_shift).
   """
   exponents = np.arange(dim // 2, dtype=np.float32) / (dim // 2 - shift)
@@ -25,17 +25,23 @@ def sinusoid(t, dim, *, max_period=10_000.0, shift=0):
 
 
 class TimeEmbedding(nn.Module):
-  """Embedding of diffusion time or another number: a sinusoid through a perceptron."""
+  """Embedding of diffusion time or another number: a sinusoid through a perceptron.
+
+  Attributes:
+    num_frequencies: features of the sinusoid; 0: the input is features [..., D].
+    shift: of the sinusoid, diffusers' downscale_freq_shift, 0 or 1.
+    features: of the output; None: width.
+  """
 
   width: int
-  num_frequencies: int = 256  # 0: the input [..., D] replaces the sinusoid
-  shift: int = 0  # see `sinusoid`
-  features: int | None = None  # of the second layer; None: width
+  num_frequencies: int = 256
+  shift: int = 0
+  features: int | None = None
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, t):
-    """[..., features] in float32 of numbers t [...]."""
+    """[..., features] in float32 of t [...], or [..., D] with num_frequencies=0."""
     rest = dict(kernel_init=normal, param_dtype=self.param_dtype)
     dim = self.num_frequencies
     h = sinusoid(t, dim, shift=self.shift) if dim else jnp.asarray(t, jnp.float32)
@@ -45,7 +51,7 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-  """Table of class embeddings; the row after the last class is the null class."""
+  """Embedding table of class ids; the id num_classes is the null class ("no class")."""
 
   num_classes: int
   width: int
@@ -65,7 +71,7 @@ class LabelEmbedding(nn.Module):
 
 
 class TextProjection(TypedModule):
-  """A two-layer perceptron on the tokens of a text encoder."""
+  """Two-layer perceptron of a text encoder's tokens, [B, L, D] -> [B, L, width]."""
 
   width: int
 

@@ -14,8 +14,8 @@ zeros = nn.initializers.zeros
 class Linear(TypedModule):
   """Dense layer x W + b, [..., I] -> [..., features].
 
-  `axes` are the logical names of the kernel's two axes (input, output); None is an
-  axis that no mesh splits. The bias has the second one.
+  `axes` are the logical names of W's axes (input, output), by which sharding rules
+  split it; None is an axis that no mesh splits. The bias has the second name.
   """
 
   features: int
@@ -25,6 +25,7 @@ class Linear(TypedModule):
 
   @nn.compact
   def __call__(self, x):
+    """[..., features] in `dtype` of x [..., I]."""
     named = nn.with_logical_partitioning
     kernel = self.param(
       "kernel",

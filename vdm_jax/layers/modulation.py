@@ -1,8 +1,6 @@
 """Adaptive layer norm: shifts, scales and gates of a block from the condition.
 
-Each function is called inside a linen module, to which it adds one child called
-`modulation`, and returns a list of `num` arrays that broadcast to tokens [B, T, N, D]:
-shift, scale and gate of each branch in turn. By their names in MODULATIONS:
+By their names in MODULATIONS:
 
   block   a linear layer in each block; all are 0 at first (adaLN-Zero of
           https://arxiv.org/abs/2212.09748, S-AdaLN of https://arxiv.org/abs/2401.03048)
@@ -19,7 +17,7 @@ from vdm_jax.layers.linear import Linear, zeros
 
 
 class ModulationTable(nn.Module):
-  """A parameter [rows, width] of learned shifts and scales."""
+  """A learned table of shifts and scales; its call returns it, [rows, width]."""
 
   rows: int
   width: int
@@ -33,7 +31,12 @@ class ModulationTable(nn.Module):
 
 
 def adaln_zero(emb, width, num, **dtypes):
-  """[num] arrays [B, T or 1, 1, width], a linear layer of emb [B, T or 1, D]."""
+  """`num` shifts, scales and gates by a linear layer of emb [B, T or 1, D]: adaLN-Zero.
+
+  Called inside a linen module, to which it adds the layer, 0 at first, as the child
+  `modulation`. Returns a list of arrays [B, T or 1, 1, width], for tokens
+  [B, T, N, width]. `dtypes` are dtype and param_dtype.
+  """
   linear = Linear(
     num * width, ("embed", None), kernel_init=zeros, **dtypes, name="modulation"
   )
@@ -41,7 +44,10 @@ def adaln_zero(emb, width, num, **dtypes):
 
 
 def adaln_single(emb, width, num, *, dtype, param_dtype):
-  """[num] arrays [B, T or 1, 1, width], a table plus emb.
+  """`num` shifts, scales and gates by a learned table plus `emb` (adaLN-single).
+
+  Called inside a linen module, to which it adds the table as the child `modulation`.
+  Returns a list of arrays [B, T or 1, 1, width], for tokens [B, T, N, width].
 
   Args:
     emb: [B, T or 1, num * width], computed once for all blocks; or [B, T or 1, width],
@@ -58,7 +64,11 @@ def adaln_single(emb, width, num, *, dtype, param_dtype):
 
 
 def learned_affine(emb, width, num, *, dtype, param_dtype):
-  """[num] shifts and scales [width] of a table, and gates 1.0; emb is not used."""
+  """`num` shifts, scales and gates by a learned table, without a condition (`emb`).
+
+  Called inside a linen module, to which it adds the table as the child `modulation`.
+  Returns a list of shift, scale and gate in turn: arrays [width], but 1.0 for gates.
+  """
   del emb
   names = [("shift", "scale", "gate")[i % 3] for i in range(num)]
   learned = [i for i, name in enumerate(names) if name != "gate"]

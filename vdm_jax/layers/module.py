@@ -11,19 +11,23 @@ class Module(nn.Module):
 
   @nn.nowrap
   def apply(self, variables, *args, **kwargs):
-    """The module's output; `variables` is {"params": ...} or bare parameters."""
+    """The module's output; with `mutable`, (output, changed collections).
+
+    `variables` is {"params": ...} with any other collections, or bare parameters; other
+    arguments are the module's, and nn.Module.apply's method, rngs and mutable.
+    """
     if "params" not in variables:
       variables = {"params": variables}
     return super().apply(variables, *args, **kwargs)
 
 
 class TypedModule(nn.Module, kw_only=True):
-  """nn.Module with the dtypes of computation and of parameters, as keywords."""
+  """nn.Module with keyword fields `dtype`, of computation, and `param_dtype`."""
 
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @property
   def dtypes(self):
-    """{"dtype", "param_dtype"} as keyword arguments of a layer inside this one."""
+    """dict(dtype=..., param_dtype=...), keyword arguments of a layer inside this."""
     return dict(dtype=self.dtype, param_dtype=self.param_dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def layer_norm(x, *, epsilon=1e-6):
-  """x [..., D] with mean 0 and variance 1 over its last axis, in float32."""
+  """x [..., D] with mean 0 and variance 1 over its last axis, float32; not learned."""
   x = x.astype(jnp.float32)
   x = x - x.mean(axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + epsilon)
@@ -17,11 +17,12 @@ def layer_norm(x, *, epsilon=1e-6):
 # Checkpointed: the backward pass keeps x and not the normalised x, in float32, too.
 @jax.checkpoint
 def modulated_norm(x, shift, scale, affine=None, epsilon=1e-6):
-  """layer_norm(x) (1 + scale) + shift, of the shape and dtype of x [..., D].
+  """Adaptive layer norm, layer_norm(x) (1 + scale) + shift, in the dtype of x [..., D].
 
   Args:
     shift, scale: broadcastable to x.
     affine: (scale [D], bias [D]) of the norm itself, before the modulation, or None.
+    epsilon: added to the variance.
   """
   h = layer_norm(x, epsilon=epsilon)
   if affine is not None:
@@ -30,7 +31,7 @@ def modulated_norm(x, shift, scale, affine=None, epsilon=1e-6):
 
 
 class AffineParameters(nn.Module):
-  """The parameters of a norm: (scale [D], bias [D])."""
+  """Holds the parameters of a norm; its call returns (scale [width], bias [width])."""
 
   width: int
   param_dtype: Any = jnp.float32
@@ -42,7 +43,7 @@ class AffineParameters(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Layer norm with learned scale and bias, computed in float32."""
+  """Layer norm of [..., D] with learned scale and bias, computed in float32."""
 
   epsilon: float
   param_dtype: Any = jnp.float32
@@ -56,7 +57,7 @@ class LayerNorm(nn.Module):
 
 
 def affine_parameters(module, width):
-  """(scale, bias) [width], parameters of `module`."""
+  """Creates the parameters of a norm in a linen module: (scale, bias), [width] each."""
   ones, zeros = nn.initializers.ones, nn.initializers.zeros
   named = lambda init: nn.with_logical_partitioning(init, ("norm",))
   return tuple(

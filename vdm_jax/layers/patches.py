@@ -7,9 +7,10 @@ from einops import rearrange
 
 
 def patchify(video, patch_size):
-  """Patches of a video: [B, T, H, W, C] -> [B, T / s, (H / p) (W / q), s p q C].
+  """Patches of a video [B, T, H, W, C] -> [B, T / s, (H / p) (W / q), s p q C].
 
-  `patch_size` is (s, p, q): frames, height and width of a patch.
+  Args:
+    patch_size: (s, p, q), frames, height and width of a patch.
   """
   s, p, q = patch_size
   layout = "b (t s) (h p) (w q) c -> b t (h w) (s p q c)"

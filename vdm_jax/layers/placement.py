@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 
 def constrain(x, names, min_sizes=None):
-  """x with a sharding constraint; x itself without a mesh or rules.
+  """x with a sharding constraint by logical axis names; x itself without mesh or rules.
 
   Args:
     names: for each axis of x a logical name, several of them, or None, which is whole.
@@ -33,16 +33,18 @@ def constrain(x, names, min_sizes=None):
 
 
 def num_shards(size, name):
-  """How many shards `constrain` makes of an array's first axis, of this size."""
+  """The number of shards into which an axis of that size and logical name is split."""
   found = mesh_axes((size,), (name,))
   sizes = jax.sharding.get_abstract_mesh().shape
   return 1 if found is None else math.prod(sizes[axis] for axis in found[0])
 
 
 def mesh_axes(shape, names, min_sizes=None):
-  """The mesh axes that split each axis of an array: a list of tuples, () for whole.
+  """The mesh axes that split each axis of an array: a list of tuples of names.
 
-  None without mesh or rules. Arguments as `constrain` has them.
+  () is an axis that stays whole; the result is None without a mesh or rules. For each
+  axis there is in `names` a logical name, a tuple of several, or None, and in min_sizes
+  the least size that a device holds, 1 if None.
   """
   axes = _axes_of(names)
   if axes is None:

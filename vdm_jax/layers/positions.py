@@ -5,27 +5,27 @@ import numpy as np
 
 
 def frequencies(width, *, max_period=10_000.0):
-  """[width / 2] angular frequencies, from 1 down to nearly 1 / max_period."""
+  """Angular frequencies [width / 2], from 1 down to nearly 1 / max_period; numpy."""
   if width % 2:
     raise ValueError(f"sin-cos positions need an even width, not {width}.")
   return max_period ** -(np.arange(width // 2) / (width // 2))
 
 
 def sincos(positions, width, *, max_period=10_000.0):
-  """Constant table [L, width] for positions [L]: the sines, then the cosines."""
+  """Sin-cos table [L, width] of constant positions [L]: sines, then cosines; numpy."""
   angles = np.asarray(positions, np.float64)[:, None]
   angles = angles * frequencies(width, max_period=max_period)
   return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
 def sincos_at(positions, width):
-  """`sincos` of positions that may be traced, [...] -> [..., width]."""
+  """Sin-cos features [..., width] of traced positions [...]: sines, then cosines."""
   angles = jnp.asarray(positions, float)[..., None] * frequencies(width)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def sincos_interleaved(positions, width):
-  """Sinusoidal positions [...] -> [..., width], sine and cosine in turn.
+  """Sinusoidal embedding of positions [...] -> [..., width], sine and cosine in turn.
 
   The positions of https://arxiv.org/abs/1706.03762, and AnimateDiff's of frames.
   """
@@ -35,7 +35,7 @@ def sincos_interleaved(positions, width):
 
 
 def sincos_grid(rows, columns, width, *, span=0):
-  """Constant table [rows * columns, width] for a grid in row order.
+  """Sin-cos table [rows * columns, width] of a grid's places in row order; numpy.
 
   The first half of the features encodes the column, the second half the row, as in
   the positions of https://arxiv.org/abs/2111.06377 that DiT and Latte use.
@@ -53,10 +53,11 @@ def sincos_grid(rows, columns, width, *, span=0):
 
 
 def apply_rotary(x, positions):
-  """Rotary embedding, [..., L, N, D]: features 2i, 2i + 1 rotated by position * freq_i.
+  """Queries or keys x [..., L, N, D] with rotary position embedding, of the same shape.
 
-  https://arxiv.org/abs/2104.09864: products of a query and a key then depend on the
-  distance of their positions only. Angles are in float32.
+  Features 2i and 2i + 1 of each of N heads are rotated by position * frequency_i, in
+  float32: products of a query and a key then depend on the distance of their
+  positions only, https://arxiv.org/abs/2104.09864.
 
   Args:
     positions: [..., L].

@@ -15,7 +15,7 @@ from vdm_jax.layers.module import TypedModule
 
 
 class GroupNorm(TypedModule):
-  """Group norm of [N, H, W, C]: over pixels and a group's channels, then an affine map.
+  """Group norm of [N, H, W, C]: over pixels and a group's channels; a scale and a bias.
 
   In float32, the variance from centred values. Sums over pixels come before sums over
   channels: on CPU three times faster than a reduction over both.
@@ -26,6 +26,7 @@ class GroupNorm(TypedModule):
 
   @nn.compact
   def __call__(self, x):
+    """[N, H, W, C] in `dtype` of x of that shape."""
     channels = x.shape[-1]
     if channels % self.groups:
       raise ValueError(
@@ -45,11 +46,11 @@ class GroupNorm(TypedModule):
 
 
 class ResnetBlock(TypedModule):
-  """x + conv(silu(norm(conv(silu(norm(x)))))).
+  """Residual block x + conv(silu(norm(conv(silu(norm(x)))))), -> [N, H, W, features].
 
-  x first passes a 1 x 1 convolution where the number of channels changes. The second
-  convolution starts at zero, so that a deep network starts as a shallow one.
-  `activation` is silu or another of ACTIVATIONS.
+  x [N, H, W, C] first passes a 1 x 1 convolution where the number of channels changes.
+  The second convolution starts at zero, so that a deep network starts as a shallow one.
+  `activation` takes the place of "silu": "gelu", "relu", "mish" ...
   """
 
   features: int
@@ -71,7 +72,7 @@ class ResnetBlock(TypedModule):
 
 
 class Downsample(TypedModule):
-  """Half the size, [N, H, W, C] -> [N, H/2, W/2, C]: zeros below and right only."""
+  """Convolution of stride 2, [N, H, W, C] -> [N, H/2, W/2, C]; pads below and right."""
 
   @nn.compact
   def __call__(self, x):
@@ -86,7 +87,7 @@ class Downsample(TypedModule):
 
 
 class Upsample(TypedModule):
-  """Twice the size, [N, H, W, C] -> [N, 2H, 2W, C]: every pixel four times, then 3 x 3.
+  """Upsampling, [N, H, W, C] -> [N, 2H, 2W, C]: nearest neighbour, then a 3 x 3 conv.
 
   https://distill.pub/2016/deconv-checkerboard
   """

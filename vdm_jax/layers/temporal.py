@@ -26,16 +26,16 @@ STATISTICS = {
 
 
 def per_frame(layer, x):
-  """layer(x) on each frame: x [B, T, H, W, C], layer of images [N, H, W, C]."""
+  """layer(x) of each frame of x [B, T, H, W, C], for a layer of images [N, H, W, C]."""
   y = layer(rearrange(x, "b t h w c -> (b t) h w c"))
   return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
 
 def group_norm(x, over, **fields):
-  """GroupNorm(**fields)(x) [B, T, H, W, C], with statistics over a key of STATISTICS.
+  """Group norm of a video x [B, T, H, W, C], of the same shape.
 
-  Published video networks differ in it: the same weights under other statistics are
-  another network.
+  Statistics are taken `over` each "frame", each "clip", or each "pixel" along time: the
+  same weights are then other networks. `fields` are GroupNorm's: groups, epsilon ...
   """
   b, t, h, w, _ = x.shape
   flat = rearrange(x, f"b t h w c -> {STATISTICS[over]}")
@@ -44,21 +44,25 @@ def group_norm(x, over, **fields):
 
 
 def convolution(x, features, kernel, **fields):
-  """Conv of x [B, T, H, W, C]: of each frame, kernel (h, w); or the clip, (t, h, w)."""
+  """Convolution of a video x [B, T, H, W, C] -> [B, T, H, W, features].
+
+  A kernel (h, w) convolves each frame, (t, h, w) the clip; `fields` are those of Conv:
+  stride, padding, kernel_init ...
+  """
   conv = Conv(features, kernel, **fields)
   return per_frame(conv, x) if len(kernel) == 2 else conv(x)
 
 
 class VideoResnetBlock(TypedModule):
-  """x + conv(silu(norm(conv(silu(norm(x))) + embedding))).
+  """Residual block of videos, x + conv(silu(norm(conv(silu(norm(x))) + linear(emb)))).
 
   x first passes a convolution of one pixel where the number of channels changes. The
   second convolution starts at zero.
 
   Attributes:
-    features: channels; None: those of x.
+    features: output channels; None: those of x.
     kernel: (3, 3) within the frames, (3, 1, 1) along time, (3, 3, 3) both.
-    norm_over: the statistics of the norms, a key of STATISTICS.
+    norm_over: statistics of a norm: over each "frame", "clip", or "pixel" along time.
     scale_shift: the embedding scales and shifts the second norm, and is not added
       before it (FiLM).
   """
@@ -72,7 +76,7 @@ class VideoResnetBlock(TypedModule):
 
   @nn.compact
   def __call__(self, x, emb=None):
-    """[B, T, H, W, features]; emb [B, T or 1, E] float32 or None."""
+    """[B, T, H, W, features] of x [B, T, H, W, C]; emb [B, T or 1, E], or None."""
     rest = dict(groups=self.groups, epsilon=self.epsilon, **self.dtypes)
     norm = lambda name, x: group_norm(x, self.norm_over, **rest, name=name)
     features, zeros = self.features or x.shape[-1], nn.initializers.zeros
@@ -112,6 +116,7 @@ class TemporalConvolutions(TypedModule):
 
   @nn.compact
   def __call__(self, x):
+    """[B, T, H, W, C] of x of that shape."""
     rest = dict(groups=self.groups, epsilon=self.epsilon, **self.dtypes)
     h = x
     for i in range(1, self.count + 1):
@@ -122,17 +127,19 @@ class TemporalConvolutions(TypedModule):
 
 
 class SpatioTemporalResBlock(TypedModule):
-  """(1 - a) s + a t: s = ResnetBlock of each frame, t = temporal residual block of s.
+  """(1 - a) s + a t: s = residual block of each frame, t = residual block in time of s.
 
-  a = sigmoid(mix_factor) is learned, one number, 1/2 at first.
+  a = sigmoid(mix_factor) is learned, one number, 1/2 at first. `epsilons` are of the
+  norms in s and in t.
   """
 
   features: int
   groups: int = 32
-  epsilons: tuple[float, float] = (1e-6, 1e-5)  # of the block of frames, of time
+  epsilons: tuple[float, float] = (1e-6, 1e-5)
 
   @nn.compact
   def __call__(self, x):
+    """[B, T, H, W, features] of x [B, T, H, W, C]."""
     within, along = self.epsilons
     frames = ResnetBlock(
       self.features, self.groups, within, **self.dtypes, name="spatial_res_block"
@@ -150,13 +157,13 @@ class SpatioTemporalResBlock(TypedModule):
 
 
 class AlphaBlender(nn.Module):
-  """A mixture of two features with a learnt share of the second."""
+  """A mixture of two arrays, (1 - a) first + a second, with a learned number a."""
 
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, first, second, second_only=None):
-    """(1 - a) first + a second; where `second_only` is True (broadcast), second."""
+    """(1 - a) first + a second, or second where the boolean second_only is True."""
     init = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
     factor = self.param("mix_factor", init, (1,), self.param_dtype)
     share = jax.nn.sigmoid(factor.astype(jnp.float32)).astype(first.dtype)

@@ -1,9 +1,8 @@
 """Control networks: a copy of a U-Net's encoder, conditioned on an image-like hint.
 
-Its outputs are residuals, 0 at first, that are added to the skip connections and the
-middle of a U-Net. ControlNet, https://arxiv.org/abs/2302.05543, also has the noisy
-video as input; SparseCtrl, https://arxiv.org/abs/2311.16933, has the hints of some
-frames only, and layers along time that carry them to the other frames.
+ControlNet, https://arxiv.org/abs/2302.05543, also has the noisy video as input;
+SparseCtrl, https://arxiv.org/abs/2311.16933, has the hints of some frames only, and
+layers along time that carry them to the other frames.
 """
 
 import flax.linen as nn
@@ -19,17 +18,15 @@ zeros = nn.initializers.zeros
 
 
 class ControlNet(Module, unet3d.UNetModule):
-  """Control network: (x, t, cond) -> residuals for UNet3D.
+  """Control network: (x, t, cond) -> residuals for a UNet3D, 0 at first.
 
   Attributes:
-    config: Architecture of the U-Net that it is a copy of.
-    hint: the name in cond.hints, [B, T, h, w, C]; of the size of x, or, with `widths`,
-      larger by 2^(len(widths) - 1). SparseCtrl's last channel is 1 where a frame has a
-      hint; frames without one are 0.
-    widths: channels of the convolutions that downsample the hint; () for one
-      convolution without downsampling.
-    ignores_x: the noisy video is replaced by zeros.
-    scale: of the residuals.
+    config: Architecture of the U-Net whose encoder it copies.
+    hint: the name of its hint in cond.hints.
+    widths: channels of the convolutions that downsample the hint to the size of x, by
+      2^(len(widths) - 1); (): one convolution, of a hint that has that size.
+    ignores_x: it gets zeros and not the noisy video (SparseCtrl).
+    scale: factor of the residuals.
   """
 
   hint: str = "edges"
@@ -39,9 +36,13 @@ class ControlNet(Module, unet3d.UNetModule):
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False):
-    """([one residual for each skip connection], the middle's), [B, T, h, w, c] each.
+    """([a residual for each skip connection], the middle's), [B, T, h, w, c] each.
 
-    Arguments as UNet3D has them, and cond.hints[hint].
+    Args:
+      x: noisy video [B, T, H, W, C].
+      t: diffusion time in the network's units, [B], [B, 1] or [B, T].
+      cond: Conditioning with hints[hint] [B, T or 1, h, w, C'] and the U-Net's signals.
+        SparseCtrl's last channel is 1 where a frame has a hint; frames without are 0.
     """
     del train
     c = self.config
@@ -94,8 +95,15 @@ class ControlNet(Module, unet3d.UNetModule):
 class Controlled(Module, TypedModule):
   """A U-Net with a control network: (x, t, cond) -> F [B, T, H, W, out_channels].
 
-  Parameters are {"base": the U-Net's, "control": the control network's}. `base` and
-  `control` are their Architectures; the other fields are ControlNet's.
+  Parameters are {"base": the U-Net's, "control": the control network's}.
+
+  Attributes:
+    base, control: Architectures of the U-Net and of the control network.
+    hint: the name of the hint, an image-like condition, in cond.hints.
+    widths: channels of the convolutions that downsample the hint by 2^(len(widths) - 1)
+      to the size of x; (): one convolution, of a hint that has that size.
+    ignores_x: the control network gets zeros and not the noisy video (SparseCtrl).
+    scale: factor of the control network's residuals.
   """
 
   base: Architecture
@@ -108,7 +116,13 @@ class Controlled(Module, TypedModule):
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False):
-    """The U-Net's output in float32; arguments as UNet3D's, and cond.hints[hint]."""
+    """The U-Net's output F [B, T, H, W, out_channels] in float32.
+
+    Args:
+      x: noisy video [B, T, H, W, C].
+      t: diffusion time in the network's units, [B], [B, 1] or [B, T].
+      cond: Conditioning with hints[hint] [B, T or 1, h, w, C'] and the U-Net's signals.
+    """
     rest = dict(remat=self.remat, **self.dtypes)
     own = dict(
       hint=self.hint, widths=self.widths, ignores_x=self.ignores_x, scale=self.scale

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Signals:
-  """The condition as every block of a network receives it.
+  """Time and condition as every block of a network receives them.
 
   Attributes:
     emb: embedding of time and of all vectors, [B, T or 1, D]; or, for transformers,

@@ -33,7 +33,7 @@ class Lora:
     network: a linen module, or another Lora, whose parameters are the base's then.
     targets: regex, searched in the paths of the base's kernels, "a/b/kernel".
     rank: r.
-    scale: of the product; 1 for what pretrained/lora/lora.py reads.
+    scale: factor of the product; 1 for published LoRAs, which are loaded with theirs.
     param_dtype: of `down` and `up`.
   """
 
@@ -46,7 +46,7 @@ class Lora:
   def init(self, key, *args, **kwargs):
     """{"params": {"base", "lora"}}, nested dicts; leaves boxed with axis names.
 
-    Arguments are those of the network's `init`.
+    Arguments after the PRNG key are the network's, for example (x, t, cond).
     """
     k_base, k_lora = jax.random.split(key)
     variables = dict(self.network.init(k_base, *args, **kwargs))
@@ -55,7 +55,10 @@ class Lora:
     return variables | {"params": {"base": base, "lora": added}}
 
   def apply(self, variables, *args, **kwargs):
-    """The network's output; variables are {"params": ...} or bare parameters."""
+    """The network's output, the LoRA added to its kernels.
+
+    `variables` are {"params": {"base", "lora"}} or bare; other arguments the network's.
+    """
     variables = variables if "params" in variables else {"params": variables}
     params = variables["params"]
     merged = merge(params["base"], params["lora"], self.scale)
@@ -65,14 +68,15 @@ class Lora:
 def init_lora(key, base, targets, rank, dtype=jnp.float32):
   """Initial LoRA: {"a": {"kernel": {"down", "up"}}}, leaves boxed with axis names.
 
-  down is N(0, 1 / r^2) and up zero, as in diffusers' LoRALinearLayer. Each of stacked
-  layers has its own. Of a convolution's kernel, `down` has the pixels, and `up` is a
-  convolution of one pixel.
+  down is N(0, 1 / rank^2) and up zero, as in diffusers' LoRALinearLayer. Each of
+  stacked layers has its own. Of a convolution's kernel, `down` has the pixels, and
+  `up` is a convolution of one pixel.
 
   Args:
     base: nested dict of parameters; leaves may be boxed.
     targets: regex, searched in the paths of the base's kernels, "a/b/kernel".
     rank: inner size of the product.
+    dtype: of `down` and `up`.
 
   Raises:
     ValueError: if `targets` finds no kernel, or is no regex.
@@ -109,9 +113,7 @@ def init_lora(key, base, targets, rank, dtype=jnp.float32):
 
 
 def merge(base, lora, scale=1.0):
-  """Parameters of the base, a nested dict, with W + scale * down @ up for W.
-
-  The sum is rounded once, to the dtype of W.
+  """The base's parameters with W + scale * down @ up for W, in the dtype of W.
 
   Args:
     base: nested dict; leaves may be boxed and stay so.

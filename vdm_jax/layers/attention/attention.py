@@ -1,8 +1,7 @@
 """Attention: queries, keys and values in, a weighted mean of the values out.
 
-`attend` is the one door: it chooses a kernel by platform and size, runs a kernel that
-the compiler cannot split on each device's shard, and attends over a sequence that is
-split over devices. `Attention` and `CrossAttention` are layers of a transformer block.
+`attend` chooses a kernel by platform and size, runs one that the compiler cannot split
+on each device's shard, and attends over a sequence that is split over devices.
 """
 
 import flax.linen as nn
@@ -18,23 +17,22 @@ KERNELS = ("auto", *kernels.KERNELS)
 
 
 def attend(q, k, v, *, mask=None, kernel="auto", names=None, sequence_split="ulysses"):
-  """Attention output [B, L, N, D], in the dtype of `v`.
+  """Attention [..., L, N, D] in the dtype of `v`: softmax(q k' / sqrt(D)) v, N heads.
 
-  softmax(q k' / sqrt(D)) v, the softmax in float32. More than one leading batch
-  axis is allowed, as long as q, k and v have the same ones.
+  The softmax is in float32. q, k and v have the same leading axes, one or more.
 
   Args:
-    q: [B, L, N, D].
-    k: [B, M, N, D].
-    v: [B, M, N, D].
-    mask: boolean, broadcastable to [B, N, L, M]; True where a query may attend. A
+    q: [..., L, N, D].
+    k, v: [..., M, N, D].
+    mask: boolean, broadcastable to [..., N, L, M]; True where a query may attend. A
       query that may attend nowhere gets the mean of all values.
-    kernel: one of KERNELS. "auto" is never wrong, but on a TPU or a GPU it may be a
-      kernel without `jax.jvp`; for that choose "xla" or "chunked".
+    kernel: "auto", "xla", "chunked", "splash" (TPU) or "cudnn" (NVIDIA GPU). "auto" is
+      never wrong, but on a TPU or a GPU it may be a kernel without `jax.jvp`; for that
+      choose "xla" or "chunked".
     names: the logical names of the axes of q, k and v, for a mesh of several devices;
       without them the compiler splits, and "auto" takes a kernel that it can split.
-    sequence_split: the method for a sequence that is split over devices, a key of
-      sequence.SPLITS.
+    sequence_split: the method for a sequence that is split over devices, "ulysses"
+      (all-to-all of tokens for heads) or "ring" (keys and values passed round).
   """
   layout = shard_map.layout_of(q.shape, names)
   if layout is None:
@@ -50,27 +48,29 @@ def attend(q, k, v, *, mask=None, kernel="auto", names=None, sequence_split="uly
 
 
 class Attention(TypedModule):
-  """Self-attention over the next-to-last axis of [..., L, D].
+  """Multi-head self-attention over the next-to-last axis of [..., L, D].
 
-  One product makes q, k and v. Its output is ordered (head, q k v, head_dim), so a
-  mesh that splits the heads cuts between heads.
+  One product makes q, k and v (with a bias if use_bias). Its output is ordered (head,
+  q k v, head_dim), so a mesh that splits the heads cuts between heads.
+
+  Attributes:
+    kernel: "auto", "xla", "chunked", "splash" or "cudnn".
+    sequence_split: "ulysses" or "ring", for a sequence that is split over devices.
   """
 
   num_heads: int
-  use_bias: bool = True  # of q, k and v; the output always has one
-  kernel: str = "auto"  # one of KERNELS
-  sequence_split: str = (
-    "ulysses"  # over devices that share a sequence, a key of sequence.SPLITS
-  )
+  use_bias: bool = True
+  kernel: str = "auto"
+  sequence_split: str = "ulysses"
 
   @nn.compact
   def __call__(self, x, *, mask=None, positions=None, names=None):
     """Attention output [..., L, D] of x [..., L, D].
 
     Args:
-      mask: see `attend`.
+      mask: boolean, broadcastable to [..., N, L, L], True where a query may attend.
       positions: [..., L] for rotary positions, or None.
-      names: the logical names of the axes of x, see `attend`.
+      names: the logical names of the axes of x, for a mesh of several devices.
     """
     width = x.shape[-1]
     check_heads(width, self.num_heads)
@@ -87,14 +87,14 @@ class Attention(TypedModule):
 
 
 class CrossAttention(TypedModule):
-  """Attention of x [B, L, D] to another sequence [B, M, E].
+  """Multi-head attention of x [B, L, D] to another sequence [B, M, E]; 0 at first.
 
   Where an example's mask is False everywhere, its output is the last bias, whatever the
-  sequence holds.
+  sequence holds. `use_bias` is for q, k and v; the output always has a bias.
   """
 
   num_heads: int
-  use_bias: bool = True  # of q, k and v; the output always has one
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x, sequence, mask):
@@ -119,7 +119,7 @@ class CrossAttention(TypedModule):
 
 
 def check_heads(width, num_heads):
-  """Raises a ValueError if the heads cannot share the width."""
+  """Raises a ValueError if num_heads does not divide the width."""
   if width % num_heads:
     raise ValueError(
       f"width={width} cannot be split over num_heads={num_heads}; num_heads must be a "

@@ -26,21 +26,24 @@ MASK_VALUE = jnp.finfo(jnp.float32).min  # the logit of a masked key
 
 
 class SoftmaxState(NamedTuple):
-  """An unfinished softmax over keys j with logits x_j, all in float32.
+  """A softmax of L queries over some keys j with logits x_j, which may be merged.
 
-  total = sum_j e^(x_j - top) v_j, weight = sum_j e^(x_j - top), top = max_j x_j.
+  All are float32: total = sum_j e^(x_j - top) v_j, [..., N, L, D]; weight =
+  sum_j e^(x_j - top), [..., N, L]; top = max_j x_j, [..., N, L].
   """
 
-  total: jax.Array  # [..., N, L, D]
-  weight: jax.Array  # [..., N, L]
-  top: jax.Array  # [..., N, L]
+  total: jax.Array
+  weight: jax.Array
+  top: jax.Array
 
 
 def attend(q, k, v, mask=None):
-  """Attention [..., L, N, D], as kernels.xla computes it, in bounded memory.
+  """Attention [..., L, N, D], softmax(q k' / sqrt(D)) v, in bounded memory.
 
-  Forward and backward: as many rows at a time as have logits of CHUNK_BYTES together;
-  where one row has more, a chunk of its queries and keys at a time.
+  q is [..., L, N, D], k and v are [..., M, N, D]; `mask` is boolean, broadcastable to
+  [..., N, L, M], True where a query may attend. Forward and backward: as many rows at a
+  time as have logits of CHUNK_BYTES together; where one row has more, a chunk of its
+  queries and keys at a time.
   """
   *rows, length, heads, _ = q.shape
   group = max(1, CHUNK_BYTES // (4 * length * heads * k.shape[-3]))
@@ -63,25 +66,29 @@ def attend(q, k, v, mask=None):
 
 
 def attend_all_rows(q, k, v, mask=None):
-  """Attention [..., L, N, D] in chunks of all rows, so that a mesh may split them."""
+  """Attention [..., L, N, D] in chunks of queries and keys; a mesh may split the rows.
+
+  q is [..., L, N, D], k and v are [..., M, N, D]; `mask` is boolean, broadcastable to
+  [..., N, L, M], True where a query may attend.
+  """
   limit = None if mask is None else logit_limits(mask, k.shape[-3])
   return normalize(attend_chunks(q, k, v, limit), v.dtype)
 
 
 def logit_limits(mask, num_keys):
-  """Upper bounds of logits [..., M]: infinity where `mask` is True, or MASK_VALUE."""
+  """Upper bounds [..., num_keys] of logits: infinity where `mask`, else MASK_VALUE."""
   limit = jnp.where(mask, jnp.inf, MASK_VALUE)
   return jnp.broadcast_to(limit, (*limit.shape[:-1], num_keys))
 
 
 def normalize(state, dtype):
-  """Attention output [..., L, N, D] of a SoftmaxState over all keys."""
+  """Attention [..., L, N, D] in `dtype` from the SoftmaxState over all keys."""
   out = state.total / state.weight[..., None]
   return rearrange(out, "... n l d -> ... l n d").astype(dtype)
 
 
 def merge(first, second):
-  """The SoftmaxState over the keys of both states."""
+  """The SoftmaxState over the keys of two others, both of the same queries."""
   top = jnp.maximum(first.top, second.top)
   a, b = (jnp.exp(state.top - top) for state in (first, second))
   weight = a * first.weight + b * second.weight
@@ -90,7 +97,11 @@ def merge(first, second):
 
 
 def attend_block(q, k, v, limit=None):
-  """The SoftmaxState of queries [..., L, N, D] over keys [..., M, N, D], at once."""
+  """SoftmaxState (total, weight, top) of queries over all keys at once.
+
+  q is [..., L, N, D], k and v are [..., M, N, D]; `limit` are upper bounds of the
+  logits, broadcastable to [..., N, L, M], or None.
+  """
   scale = q.shape[-1] ** -0.5
   logits = jnp.einsum(
     "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
@@ -110,7 +121,7 @@ def attend_block(q, k, v, limit=None):
 
 
 def attend_chunks(q, k, v, limit=None):
-  """The SoftmaxState of all queries over all keys, a chunk of either at a time.
+  """SoftmaxState (total, weight, top) of queries over keys, chunk by chunk.
 
   Args:
     q: [..., L, N, D].
@@ -156,7 +167,7 @@ def attend_chunks(q, k, v, limit=None):
 
 
 def empty_state(q):
-  """The SoftmaxState of queries [..., L, N, D] over no keys."""
+  """SoftmaxState (total, weight, top) of queries q [..., L, N, D] over no keys."""
   q = rearrange(q, "... l n d -> ... n l d").astype(jnp.float32)
   total = jnp.zeros_like(q)
   weight = jnp.zeros_like(q[..., 0])
@@ -181,7 +192,7 @@ def _chunks(x, size, pattern):
 
 
 def pad_end(x, axis, count, value=0):
-  """x with `count` more entries of `value` at the end of an axis."""
+  """x with `count` entries of `value` appended to an axis."""
   widths = [(0, 0)] * x.ndim
   widths[axis] = (0, count)
   return jnp.pad(x, widths, constant_values=value) if count else x

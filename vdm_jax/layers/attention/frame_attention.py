@@ -21,12 +21,12 @@ RELATIVE = ("none", "relative", "transposed")
 
 
 def select_frames(h, frames):
-  """(queries, keys) [B, T', N', D]: tokens [B, T, N, D] of the frames attended to.
+  """(queries, keys) of spatial attention, [B, T', N', D] each, from tokens of frames.
 
   Args:
     h: tokens [B, T, N, D].
-    frames: "self"; "all", the frames as one big picture (ControlVideo,
-      https://arxiv.org/abs/2305.13077); "first_previous" (Tune-A-Video,
+    frames: what a frame attends to: "self"; "all", the frames as one big image
+      (ControlVideo, https://arxiv.org/abs/2305.13077); "first_previous" (Tune-A-Video,
       https://arxiv.org/abs/2212.11565); "first_last".
   """
   if frames not in FRAMES:
@@ -62,10 +62,11 @@ class UNetAttention(TypedModule):
   """Attention of [..., L, D] to [..., M, E] with separate layers for q, k and v.
 
   Attributes:
-    head_dim: num_heads * head_dim may differ from D.
+    num_heads, head_dim: their product may differ from D.
     use_bias: of q, k and v; the output always has one.
     fused_qkv: one layer makes q, k and v of x.
-    relative: relative positions, a name in RELATIVE; L = M are then frames.
+    relative: relative positions of L = M frames: "none", "relative", or "transposed"
+      with the terms of queries and keys exchanged.
     max_distance: larger relative distances are clipped to it.
     zero_init: the output layer starts at zero.
   """

@@ -1,7 +1,6 @@
 """The kernels of attention, and which of them serves where.
 
-Each takes q [..., L, N, D], k and v [..., M, N, D] and a mask, and returns attention
-[..., L, N, D] in the dtype of v. `xla` is the one that all others are tested against.
+Each returns attention in the dtype of v. All others are tested against `xla`.
 
 | kernel | logits | where | derivatives |
 | --- | --- | --- | --- |
@@ -34,10 +33,11 @@ LOGITS_BYTES = 2**28
 
 
 def xla(q, k, v, mask=None):
-  """Attention [..., L, N, D], softmax(q k' / sqrt(D)) v, the softmax in float32.
+  """Attention [..., L, N, D], softmax(q k' / sqrt(D)) v, with all logits in memory.
 
-  The backward pass computes the logits again. `mask` is boolean, broadcastable to
-  [..., N, L, M]; a query that may attend nowhere gets the mean of all values.
+  q is [..., L, N, D], k and v are [..., M, N, D]; `mask` is boolean, broadcastable to
+  [..., N, L, M]. A query that may attend nowhere gets the mean of all values. The
+  softmax is in float32; the backward pass computes the logits again.
   """
   return _xla(q, k, v, mask)
 
@@ -65,7 +65,10 @@ def _xla(q, k, v, mask):
 
 
 def cudnn(q, k, v, mask=None):
-  """cuDNN's flash attention [..., L, N, D], on an NVIDIA GPU; `mask` must be None."""
+  """cuDNN's flash attention [..., L, N, D], on an NVIDIA GPU; `mask` must be None.
+
+  q is [..., L, N, D], k and v are [..., M, N, D], all bfloat16 or float16.
+  """
   assert mask is None, "resolve refuses it"
   flat = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
   out = jax.nn.dot_product_attention(*flat, implementation="cudnn")
@@ -73,7 +76,10 @@ def cudnn(q, k, v, mask=None):
 
 
 def splash_attention(q, k, v, mask=None):
-  """The splash kernel's attention [..., L, N, D], in blocks for the TPU in use."""
+  """Attention [..., L, N, D] on a TPU by JAX's splash kernel; `mask` must be None.
+
+  q is [..., L, N, D], k and v are [..., M, N, D].
+  """
   return splash.attend(q, k, v, mask, device_kind=target_device()[1])
 
 
@@ -87,9 +93,10 @@ FUSED = ("splash", "cudnn")  # the compiler cannot split them over a mesh
 
 
 def attend(q, k, v, mask=None, kernel="auto"):
-  """Attention [..., L, N, D] by `kernel`, "auto" or a key of KERNELS.
+  """Attention [..., L, N, D] of whole arrays, or within `jax.shard_map` of a shard.
 
-  The arrays are whole, or, within `jax.shard_map`, one device's shard.
+  q is [..., L, N, D], k and v are [..., M, N, D]; `mask` is boolean, broadcastable to
+  [..., N, L, M]. `kernel` is "auto", "xla", "chunked", "splash" or "cudnn".
   """
   name = resolve(
     kernel, q.shape, k.shape, q.dtype, mask, single_device=shard_map.is_single_device()
@@ -100,10 +107,11 @@ def attend(q, k, v, mask=None, kernel="auto"):
 
 
 def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
-  """The key of KERNELS for a choice, which may be "auto"; arguments as `resolve_auto`.
+  """The kernel's name, a key of KERNELS, for a `kernel` that may be "auto".
 
-  Raises:
-    ValueError: if it is none, or one that cannot serve; it says which could.
+  A ValueError if it is unknown or cannot run. q_shape is [..., L, N, D] and k_shape
+  [..., M, N, D] of one device; of `mask` only matters whether it is None; without
+  `single_device` the compiler splits the arrays over a mesh.
   """
   platform = target_device()[0]
   if kernel == "auto":
@@ -127,12 +135,12 @@ def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
 
 
 def resolve_auto(platform, q_shape, k_shape, dtype, mask=None, *, single_device=True):
-  """The key of KERNELS that "auto" chooses.
+  """The kernel that "auto" chooses: "xla", "chunked", "splash" or "cudnn".
 
   Args:
-    platform: the first of `target_device()`.
+    platform: "tpu", "cpu", "cuda" or "gpu".
     q_shape, k_shape: [..., L, N, D] and [..., M, N, D], of one device.
-    mask: whether there is one is all that matters.
+    mask: only whether it is None matters.
     single_device: whether one device holds all of it; else the compiler splits it.
   """
   length = min(q_shape[-3], k_shape[-3])
@@ -152,9 +160,10 @@ def resolve_auto(platform, q_shape, k_shape, dtype, mask=None, *, single_device=
 
 
 def why_unsupported(kernel, platform, q_shape, dtype, mask, *, single_device):
-  """Why a kernel of FUSED cannot run, as the end of a sentence, or None if it can.
+  """Why "splash" or "cudnn" cannot run, as the end of a sentence, or None if it can.
 
-  Arguments as `resolve_auto` has them.
+  Platforms are "tpu", "cpu", "cuda", "gpu"; q_shape is [..., L, N, D] of one device. Of
+  `mask` only matters whether it is None; without `single_device` the compiler splits.
   """
   needed = {"splash": "tpu", "cudnn": "cuda"}[kernel]
   head_dim = q_shape[-1]
@@ -177,7 +186,7 @@ def why_unsupported(kernel, platform, q_shape, dtype, mask, *, single_device):
 
 
 def target_device():
-  """(platform, device kind), strings, of the devices in use: the mesh's or the default.
+  """(platform, device kind), strings, of the mesh's devices or the default one.
 
   The platform is "tpu", "cpu", "cuda" or "gpu". "cuda" is a GPU of this machine; one
   that is only compiled for is a "gpu", since cuDNN's kernels are built on the GPU, and

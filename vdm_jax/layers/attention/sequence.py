@@ -1,10 +1,8 @@
 """Self-attention over a sequence that is split over the devices of a mesh.
 
-Each has some of the tokens, in order. With "ulysses" (https://arxiv.org/abs/2309.14509)
-they exchange tokens for heads, attend to the whole sequence with a few heads each, and
-exchange back. With "ring" (https://arxiv.org/abs/2310.01889) queries stay where they
-are, keys and values are passed round the devices, and the partial softmaxes are merged.
-Ulysses moves less and may use any kernel; the ring needs no heads to share.
+"ulysses" is of https://arxiv.org/abs/2309.14509, "ring" of
+https://arxiv.org/abs/2310.01889. Ulysses moves less and may use any kernel; the ring
+needs no heads to share.
 """
 
 import functools
@@ -17,16 +15,17 @@ from vdm_jax.layers.attention import chunked, kernels, shard_map
 
 
 def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses"):
-  """Attention [..., L, N, D], laid out as `layout` says.
+  """Self-attention [..., L, N, D] over a sequence that is split over devices.
 
   A length that the devices do not divide is padded with tokens that are masked.
 
   Args:
     q, k, v: [..., L, N, D].
-    layout: a shard_map.AttentionLayout whose sequence is split.
-    kernel: "auto" or a key of kernels.KERNELS.
-    mask: of keys, broadcastable to [..., 1, 1, L].
-    sequence_split: a key of SPLITS.
+    layout: shard_map.AttentionLayout with the mesh axes that split the sequence; the
+      output has it, too.
+    mask: boolean, of keys, broadcastable to [..., 1, 1, L].
+    kernel: "auto", "xla", "chunked", "splash" or "cudnn".
+    sequence_split: "ulysses" or "ring".
   """
   check(q, k, mask, kernel, sequence_split)
   length, axes = q.shape[-3], layout.sequence
@@ -42,7 +41,7 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
 
 
 def check(q, k, mask, kernel, sequence_split):
-  """Raises a ValueError for what cannot be split over a sequence."""
+  """Raises a ValueError for attention that cannot be split over its sequence."""
   if sequence_split not in SPLITS:
     raise ValueError(
       f"sequence_split={sequence_split!r} is unknown; choose one of {tuple(SPLITS)}."
@@ -66,15 +65,17 @@ def check(q, k, mask, kernel, sequence_split):
 
 
 def ulysses_attention(q, k, v, mask, *, axes, length, kernel):
-  """One device's [..., L / n, N, D], by attention of a share of the heads to all.
+  """Attention [..., L / n, N, D] of one of n devices: all-to-all of tokens for heads.
 
-  Runs within `jax.shard_map`; heads that n devices do not divide are padded with 0.
+  Runs within `jax.shard_map`: each device attends to the whole sequence with a share of
+  the heads, which are padded with 0 if n does not divide them.
 
   Args:
     q, k, v: this device's tokens [..., L / n, N, D].
-    mask: [..., 1, 1, L] or None.
-    axes: the mesh axes of the sequence.
+    mask: boolean [..., 1, 1, L], True for keys that may be attended to; or None.
+    axes: the n devices' mesh axes.
     length: L without padding.
+    kernel: "auto", "xla", "chunked", "splash" or "cudnn".
   """
   share, heads = shard_map.num_devices(axes), q.shape[-2]
 
@@ -90,7 +91,7 @@ def ulysses_attention(q, k, v, mask, *, axes, length, kernel):
 
 
 def ring_attention(q, k, v, mask, *, axes, length, kernel):
-  """One device's [..., L / n, N, D]: keys and values of all are passed round once.
+  """Attention [..., L / n, N, D] of one of n devices: keys and values are passed round.
 
   Runs within `jax.shard_map`. A step attends to one block while passing it on. The
   backward pass keeps no logits, but all blocks: the whole sequence's k and v.

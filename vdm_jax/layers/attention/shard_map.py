@@ -14,9 +14,12 @@ from vdm_jax.layers import placement
 
 
 class AttentionLayout(NamedTuple):
-  """The mesh axes that split each axis of [..., L, N, D]; () where it is whole."""
+  """Mesh axes, tuples of names, that split an array [..., L, N, D]; () is a whole axis.
 
-  rows: tuple[tuple[str, ...], ...]  # of each leading axis
+  `rows` has a tuple for each leading axis; `sequence` splits L, and `heads` splits N.
+  """
+
+  rows: tuple[tuple[str, ...], ...]
   sequence: tuple[str, ...]
   heads: tuple[str, ...]
 
@@ -28,14 +31,14 @@ def is_single_device():
 
 
 def layout_of(shape, names):
-  """The AttentionLayout of an array [..., L, N, D], or None where nothing is split.
+  """AttentionLayout (mesh axes of rows, sequence, heads), or None if nothing is split.
+
+  Rows and heads are split evenly or not at all; the sequence over all mesh axes of its
+  name, whatever its length.
 
   Args:
-    shape: of the array.
-    names: logical names of its axes, or None.
-
-  Rows and heads are split as `placement.constrain` splits them, evenly or not at all;
-  the sequence over all mesh axes of its name, whatever its length.
+    shape: [..., L, N, D].
+    names: logical names of these axes, or None.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if names is None or is_single_device() or mesh.manual_axes:
@@ -49,13 +52,13 @@ def layout_of(shape, names):
 
 
 def num_devices(axes):
-  """The number of devices along these mesh axes, the product of their sizes."""
+  """The number of devices along mesh axes, the product of the axes' sizes."""
   sizes = jax.sharding.get_abstract_mesh().shape
   return math.prod(sizes[axis] for axis in axes)
 
 
 def local_shape(shape, layout):
-  """The shape of one device's shard of an array [..., L, N, D], rounded up."""
+  """The shape of a device's shard of an array with an AttentionLayout, rounded up."""
   split = (*layout.rows, layout.sequence, layout.heads, ())
   return tuple(
     -(-size // num_devices(axes)) for size, axes in zip(shape, split, strict=True)
@@ -63,11 +66,11 @@ def local_shape(shape, layout):
 
 
 def run_sharded(fn, layout, q, k, v, mask=None):
-  """fn(q, k, v, mask) [..., L, N, D], computed on each device's shard.
+  """fn(q, k, v, mask) -> [..., L, N, D], called with each device's shard.
 
   Args:
-    fn: attention of one shard, of the shape of its q.
-    layout: of q, k, v and the output.
+    fn: attention of one shard, (q, k, v, mask) -> array of the shape of q.
+    layout: AttentionLayout of q, k, v and the output.
     mask: [..., 1, 1, M], not split along M, or None.
   """
   mesh = jax.sharding.get_abstract_mesh()

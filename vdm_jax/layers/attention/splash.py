@@ -29,13 +29,12 @@ LANES = 128  # blocks are multiples of the width of a vector register
 
 
 def attend(q, k, v, mask=None, *, device_kind="", interpret=False):
-  """Attention [..., L, N, D], as kernels.xla computes it, on a TPU.
+  """Attention [..., L, N, D], softmax(q k' / sqrt(D)) v, on a TPU; `mask` must be None.
 
   Args:
     q: [..., L, N, D].
     k, v: [..., M, N, D].
-    mask: must be None.
-    device_kind: a key of BLOCKS, or any other name.
+    device_kind: of jax.Device, by which sizes of blocks are chosen.
     interpret: whether to run the kernel in Python, on any device, for tests.
   """
   assert mask is None, "kernels.resolve refuses it"

@@ -8,7 +8,7 @@ from jax.extend import core
 
 
 def batched_init(init):
-  """A function key -> pytree, like `init`, in which equal draws are one vmapped draw.
+  """A function like `init`, key -> parameters, with equal random draws batched by vmap.
 
   A network folds its key into each of its parameters and draws it, and XLA compiles
   every fold and every draw anew: for 20 seconds of a small U-Net, on one CPU core. Here

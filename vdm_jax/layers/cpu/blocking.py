@@ -6,13 +6,13 @@ BYTES = 8 * 2**20  # of the widest intermediate result of a block
 
 
 def enabled():
-  """Whether the program runs on one CPU."""
+  """Whether to compute in cache blocks: the program runs on one CPU."""
   mesh = jax.sharding.get_abstract_mesh()
   return on_cpu() and (mesh.empty or mesh.size == 1)
 
 
 def on_cpu():
-  """Whether the program runs on CPUs, one or several."""
+  """Whether the program runs on CPUs, one or several; a bool."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return (device.platform if device else jax.default_backend()) == "cpu"
 
@@ -20,9 +20,7 @@ def on_cpu():
 def block_size(num_rows, row_bytes):
   """Rows in a block: the largest divisor of `num_rows` of which a block fits in BYTES.
 
-  Args:
-    num_rows: rows in all.
-    row_bytes: bytes of the widest intermediate result of one row.
+  row_bytes is the size of the widest intermediate result of one row.
   """
   most = max(1, BYTES // row_bytes)
   return max(k for k in range(1, min(most, num_rows) + 1) if num_rows % k == 0)

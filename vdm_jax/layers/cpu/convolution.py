@@ -13,14 +13,10 @@ from vdm_jax.layers.cpu import blocking, kernel_gradient
 
 
 def choose(x, kernel, stride):
-  """A function (convolve, x, kernel, stride, padding) -> y for a CPU, or None.
+  """The CPU's substitute for XLA's convolution of these arrays, or None if XLA is fast.
 
-  `convolve` is what it may call for a smaller convolution.
-
-  Args:
-    x: [N, ..., C_in].
-    kernel: [..., C_in, C_out].
-    stride: along all axes, or one along each.
+  A function (convolve, x, kernel, stride, padding) -> y, which may call `convolve` for
+  a smaller convolution. x is [N, ..., C_in], the kernel [..., C_in, C_out].
   """
   spatial = kernel.shape[:-2]
   one_cpu = stride == 1 and blocking.enabled()
@@ -36,20 +32,21 @@ def choose(x, kernel, stride):
 
 
 def im2col_beats_xla(input_size, kernel_size):
-  """Whether, on one CPU, `im2col` beats XLA's convolution.
+  """Whether, on one CPU, `im2col` is faster than XLA, for sizes without N and channels.
 
-  It does for kernels along one axis of several, and for images of 2 x 2 pixels. With
+  It is for kernels along one axis of several, and for images of 2 x 2 pixels. With
   larger kernels on larger images the gathered input costs too much.
-
-  Args:
-    input_size, kernel_size: sizes of x and of the kernel, without N and channels.
   """
   along_one_axis = sum(k > 1 for k in kernel_size) == 1 and len(kernel_size) > 2
   return along_one_axis or tuple(input_size[-2:]) == (2, 2)
 
 
 def im2col(convolve, x, kernel, stride, padding):
-  """A convolution of stride 1 as one product with each pixel's neighbours (im2col)."""
+  """Convolution of stride 1, [N, ..., C_out], as one matrix product.
+
+  x is [N, ..., C_in], the kernel [..., C_in, C_out], `padding` a pair (before, after)
+  for each axis; convolve and stride are not used.
+  """
   del convolve, stride
   spatial = kernel.shape[:-2]
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -61,7 +58,11 @@ def im2col(convolve, x, kernel, stride, padding):
 
 
 def frame_by_frame(convolve, x, kernel, stride, padding):
-  """A convolution of [N, T, H, W, C] as one of images, taps in time being channels."""
+  """3D convolution [N, T', H', W', C_out] as one of images, kernel frames as channels.
+
+  x is [N, T, H, W, C_in], the kernel [t, h, w, C_in, C_out], `padding` a pair (before,
+  after) for each axis; `convolve` is (x, kernel, stride, padding) -> y, for images.
+  """
   taps, (step, *within) = kernel.shape[0], np.broadcast_to(stride, 3).tolist()
   x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
   reach = (x.shape[1] - taps) // step * step + 1

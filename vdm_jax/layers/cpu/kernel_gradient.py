@@ -18,14 +18,18 @@ CHANNELS = 64  # with fewer the products are too small: XLA's gradient is as fas
 
 
 def beats_xla(x, kernel):
-  """Whether `convolve` beats XLA's gradient for x [N, H, W, C], kernel [h, w, C, O]."""
+  """Whether the banded gradient beats XLA's for x [N, H, W, C], kernel [h, w, C, O]."""
   if x.ndim != 4 or min(kernel.shape[-2:]) < CHANNELS:
     return False
   return kernel.shape[0] <= _band(x) < x.shape[1]
 
 
 def banded(convolve_xla, x, kernel, stride, padding):
-  """`convolve` with the arguments that layers/cpu/convolution.py gives."""
+  """Convolution [N, H', W', C_out] of stride 1, whose kernel gradient is fast on a CPU.
+
+  x is [N, H, W, C_in], the kernel [h, w, C_in, C_out], `padding` a pair (before, after)
+  for each axis; convolve_xla and stride are not used.
+  """
   del convolve_xla, stride
   return convolve(tuple(map(tuple, padding)), x, kernel)
 
@@ -34,10 +38,8 @@ def banded(convolve_xla, x, kernel, stride, padding):
 def convolve(padding, x, kernel):
   """Convolution of stride 1, [N, H', W', C_out], whose gradient is fast on a CPU.
 
-  Args:
-    x: [N, H, W, C_in].
-    kernel: [h, w, C_in, C_out].
-    padding: ((top, bottom), (left, right)) zeros, smaller than the kernel.
+  x is [N, H, W, C_in], the kernel [h, w, C_in, C_out], `padding` a pair (before, after)
+  for each axis, smaller than the kernel.
   """
   return jax.lax.conv_general_dilated(
     x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -59,7 +61,7 @@ convolve.defjvp(_jvp, symbolic_zeros=True)
 
 
 def convolve_in_bands(padding, x, kernel):
-  """The output of `convolve`, in the form whose transpose in the kernel is fast."""
+  """convolve(padding, x, kernel) in the form whose transpose in the kernel is fast."""
   (rows, columns), (top, bottom), (left, right) = kernel.shape[:2], *padding
   n, height, width, _ = x.shape
   band = _band(x)

@@ -2,7 +2,7 @@
 
 Tokens are [B, T, N, D]: N places in each of T frames. A block attends inside a frame
 (spatial), along time at one place (temporal), both, or over all places of all frames as
-one big picture (full), and ends with a perceptron; each branch is shifted, scaled and
+one big image (full), and ends with a perceptron; each branch is shifted, scaled and
 gated by the condition, see layers/modulation.py.
 
 Variants 1 to 4 of https://arxiv.org/abs/2401.03048 are four pairs of a layout and a
@@ -90,16 +90,18 @@ class TransformerBlock(TypedModule):
     x = x + gate2 mlp(norm2(x) (1 + scale2) + shift2)
 
   Attributes:
-    kind: a key of BLOCKS.
-    modulation: a key of modulation.MODULATIONS.
-    attention_bias: of q, k and v.
-    activation: a key of activations.PERCEPTRONS.
-    norm_epsilon, norm_affine: of norm1 and norm2.
-    kernel: of self-attention, a key of attention.KERNELS.
-    sequence_split: of "full" over devices that share a clip, a key of sequence.SPLITS.
-    keep_outputs: keys of AXES, and "cross": attentions whose outputs [B, T, N, D] are
-      put into the collection "cache_out". Where the collection "cache" holds such an
-      output, it is taken from there and not computed.
+    kind: "spatial", "temporal", "serial" or "parallel" (both), "full".
+    mlp_ratio: hidden width of the perceptron over D.
+    modulation: where shift, scale and gate come from: "block" (adaLN-Zero), "shared"
+      (adaLN-single), "tokens" (learned, without a condition).
+    attention_bias: whether q, k and v have biases.
+    activation: "gelu", "gelu-approximate" (tanh), "geglu", "swiglu" ...
+    norm_epsilon, norm_affine: of norm1 and norm2; affine: with learned scale and bias.
+    kernel: of attention, "auto", "xla", "chunked", "splash" or "cudnn".
+    sequence_split: "ulysses" or "ring", for "full" over devices that share a clip.
+    keep_outputs: "spatial", "temporal", "full", "cross": attentions whose outputs
+      [B, T, N, D] are put into the collection "cache_out". Where the collection "cache"
+      holds such an output, it is taken from there and not computed.
   """
 
   kind: str
@@ -120,8 +122,8 @@ class TransformerBlock(TypedModule):
 
     Args:
       x: tokens [B, T, N, D].
-      signals: inputs.Signals.
-      along: the keys of AXES to attend along, of those in BLOCKS.
+      signals: inputs.Signals, the embedded time and condition.
+      along: which of its attentions are computed: "spatial", "temporal", "full".
       time: [B or 1, T, 1, D], positions to add before attention along time.
     """
     x = checkpoint_name(x, "block_in")
@@ -229,16 +231,18 @@ class TransformerBlock(TypedModule):
 class BlockStack(nn.Module):
   """All blocks of a transformer: a scan for each group of kinds, parameters stacked.
 
-  The parameters of each kind [layers, ...] lie under its name, whatever the fusion.
+  The parameters of each kind [layers, ...] are under its name, whatever the fusion.
 
   Attributes:
-    layout: kinds of blocks, keys of BLOCKS.
-    fusion: a key of FUSIONS.
-    num_layers: of each kind.
-    remat: True is "full", False "none"; a key of REMAT.
+    layout: kinds of blocks: "spatial", "temporal", "serial", "parallel", "full".
+    fusion: "interleaved", the kinds in turn, or "late", all blocks of a kind first.
+    num_layers: blocks of each kind.
+    remat: what the backward pass computes again: False or "none"; True or "full";
+      "dots", all but products with weights; "offload", which keeps some on the host.
     unroll: layers in one iteration of the scan.
-    block: fields of TransformerBlock.
-    keep_outputs: "stack": the sum of what all blocks add; others are the blocks'.
+    block: keyword fields of each TransformerBlock.
+    keep_outputs: parts whose outputs go into the collection "cache_out": "stack", the
+      sum of what all blocks add, or the blocks' "spatial", "temporal", "full", "cross".
     train: whether a backward pass follows; only speed depends on it.
   """
 
@@ -257,10 +261,11 @@ class BlockStack(nn.Module):
 
     Args:
       x: tokens [B, T, N, D].
-      signals: inputs.Signals.
+      signals: inputs.Signals, the embedded time and condition.
       time: [B or 1, T, 1, D] or None, positions that are added once, before the first
         attention along time.
-      axes: the keys of AXES that are attended along; blocks without one are skipped.
+      axes: of "spatial", "temporal", "full", those that are attended along; blocks
+        without one are skipped.
     """
     if self.has_variable("cache", "stack"):
       added = self.get_variable("cache", "stack")

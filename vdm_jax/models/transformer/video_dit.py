@@ -1,10 +1,8 @@
 """Factorised spatial-temporal diffusion transformer: Latte in its variants, and DiT.
 
-Each frame is cut into patches, or each few frames into tubelets. Blocks attend inside
-a frame (spatial) and along time at one position (temporal), in one of the four ways of
-Latte, `blocks.VARIANTS`. Time and class enter frame by frame, by modulation or as
-tokens; a text as a pooled vector or by cross-attention. With `layout=("spatial",)` all
-blocks are spatial: DiT, on frames; with `layout=("full",)` all see the whole clip.
+Blocks attend inside a frame (spatial) and along time at one position (temporal), in one
+of the four ways of Latte, `blocks.VARIANTS`. With `layout=("spatial",)` all blocks are
+spatial: DiT, on frames; with `layout=("full",)` all attend to the whole clip.
 
 Latte: https://arxiv.org/abs/2401.03048, DiT: https://arxiv.org/abs/2212.09748.
 """
@@ -33,25 +31,19 @@ SIZES = {
 CHOICES = {
   "fusion": tuple(dit_blocks.FUSIONS),
   "modulation": tuple(modulation.MODULATIONS),
-  # Sin-cos, added once; rotary, in each attention along time; or none.
   "time_positions": ("absolute", "rotary", "none"),
-  # vectors["text"], added to time; or tokens["text"], for cross-attention.
   "text": ("none", "pooled", "cross"),
-  # A clip of one frame: temporal blocks attend to it, with its position in time or
-  # without one ("still"), or are skipped.
   "one_frame": ("clip", "still", "image"),
   "activation": tuple(PERCEPTRONS),
-  # The embeddings of time and class, for all blocks or one in each (diffusers' DiT).
   "embedders": ("shared", "block"),
 }
 
 
 def position_tables(frames, rows, columns, width, span=0):
-  """(spatial [N, width], temporal [T, width]): constant sin-cos positions.
+  """Constant sin-cos positions (spatial [rows * columns, width], temporal [T, width]).
 
-  Args:
-    frames, rows, columns: the grid of patches; N = rows * columns.
-    span: see positions.sincos_grid.
+  `frames`, `rows` and `columns` are those of the grid of patches; with a `span`, rows
+  and columns are spread over that many places, as in PixArt.
   """
   space = positions.sincos_grid(rows, columns, width, span=span)
   return space, positions.sincos(range(frames), width)
@@ -61,37 +53,62 @@ class VideoDiT(Module, TypedModule):
   """Video transformer: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels].
 
   Parameters of the repeated blocks are stacked under blocks/spatial, blocks/temporal.
+
+  Attributes:
+    patch, patch_time: height and width, and frames of a patch.
+    depth: number of blocks, of all kinds together.
+    num_classes: 0: no class condition.
+    text: "none"; "pooled", vectors["text"] added to time; "cross", cross-attention.
+    layout: kinds of blocks: "spatial", "temporal", "serial" or "parallel" (both
+      attentions in one block), "full" (attention over the whole clip).
+    fusion: "interleaved", the kinds in turn, or "late", all blocks of a kind first.
+    modulation: how time and class enter: "block", a linear layer in each block
+      (adaLN-Zero); "shared", one for all and a table in each (adaLN-single); "tokens".
+    time_positions: sin-cos, added once ("absolute"), "rotary" or "none".
+    space_span: if not 0, positions of patches are spread over so many places.
+    one_frame: in a clip of one frame temporal blocks attend to it with its position
+      in time ("clip"), without ("still"), or are skipped ("image").
+    mask_channel: whether the mask of known frames is a channel of the input.
+    attention_bias: whether q, k and v have biases.
+    activation: "gelu", "gelu-approximate" (tanh), "geglu", "swiglu" ...
+    norm_epsilon, norm_affine: of the norms before attention, before the perceptron.
+    embedders: of time and class, "shared" or one in each "block" (diffusers' DiT).
+    num_frames: of the training clips; the network takes any number.
+    time_shift: of the time sinusoid, downscale_freq_shift; 1 in diffusers' DiT.
+    attention: the kernel: "auto", "xla", "chunked", "splash" or "cudnn".
+    sequence_split: of "full" over devices that share a clip, "ulysses" or "ring".
+    remat: what the backward pass computes again: False or "none"; True or "full";
+      "dots", all but products with weights; "offload", which keeps some on the host.
+    unroll: layers per iteration of the scan over layers.
   """
 
   out_channels: int
   patch: int = 2
-  patch_time: int = 1  # frames in a patch
+  patch_time: int = 1
   width: int = 1152
-  depth: int = 28  # blocks of all kinds together
+  depth: int = 28
   num_heads: int = 16
-  num_classes: int = 0  # 0: no class condition
+  num_classes: int = 0
   text: str = "none"
   mlp_ratio: float = 4.0
-  layout: tuple[str, ...] = ("spatial", "temporal")  # keys of dit_blocks.BLOCKS
+  layout: tuple[str, ...] = ("spatial", "temporal")
   fusion: str = "interleaved"
   modulation: str = "block"
   time_positions: str = "absolute"
-  space_span: float = 0  # positions spread over so many places; 0: one for each patch
+  space_span: float = 0
   one_frame: str = "clip"
-  mask_channel: bool = False  # the mask of known frames is a channel of the input
-  attention_bias: bool = True  # of q, k and v
+  mask_channel: bool = False
+  attention_bias: bool = True
   activation: str = "gelu-approximate"
-  norm_epsilon: tuple[float, float] = (1e-6, 1e-6)  # before attention, perceptron
+  norm_epsilon: tuple[float, float] = (1e-6, 1e-6)
   norm_affine: tuple[bool, bool] = (False, False)
   embedders: str = "shared"
-  num_frames: int = 16  # of the training clips; it takes any number
-  time_shift: int = 0  # downscale_freq_shift of the time sinusoid: 1 in diffusers' DiT
-  attention: str = "auto"  # the kernel, a key of layers.attention.KERNELS
-  sequence_split: str = (
-    "ulysses"  # of "full" over the devices that share a clip, SPLITS
-  )
-  remat: bool | str = False  # True is "full", False "none"; a key of dit_blocks.REMAT
-  unroll: int = 1  # layers per iteration of the scan over layers
+  num_frames: int = 16
+  time_shift: int = 0
+  attention: str = "auto"
+  sequence_split: str = "ulysses"
+  remat: bool | str = False
+  unroll: int = 1
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False, keep_outputs=()):
@@ -102,14 +119,13 @@ class VideoDiT(Module, TypedModule):
       t: [B, T], the time of each frame; or [B, 1] or [B], one for the clip. [B, 1] is
         the cheapest: the modulation is then computed once for a clip. Frames of one
         tubelet share the mean of their embeddings.
-      cond: vectors["label"] [B] if num_classes > 0, the id num_classes being "no
-        class"; vectors["text"] [B, D] or tokens["text"], as `text` says; channels,
-        stacked on x in the order of their names; mask; positions.
-      train: whether a backward pass follows; only speed depends on it. There is no
-        dropout; a class is dropped by its id.
-      keep_outputs: names of parts, see diffusion/caching.py, whose outputs are put into
-        the collection "cache_out". Outputs that the collection "cache" holds are taken
-        from there and not computed.
+      cond: Conditioning: vectors["label"] [B] if num_classes > 0, the id num_classes
+        being "no class"; vectors["text"] [B, D] or tokens["text"], as `text` says;
+        channels, stacked on x in the order of their names; mask; positions [B, T].
+      train: whether a backward pass follows; only speed depends on it.
+      keep_outputs: parts, "stack", "spatial", "temporal", "full" or "cross", whose
+        outputs are put into the collection "cache_out". Outputs that the collection
+        "cache" holds are taken from there and not computed.
     """
     self._check_fields()
     self._check_inputs(x, t, cond)
@@ -328,7 +344,7 @@ class VideoDiT(Module, TypedModule):
 
 
 class TimeLabelEmbedding(nn.Module):
-  """Embedding of time plus that of a class label."""
+  """Embedding of time plus that of a class label; num_classes=0: of time only."""
 
   width: int
   num_classes: int

@@ -1,6 +1,4 @@
-"""U-Nets of published systems: each function returns its Architecture.
-
-Keyword arguments beyond the named ones replace fields of the Architecture.
+"""U-Nets of published systems: each function returns the Architecture of a UNet3D.
 
   UNet3D(architectures.svd())                        # 1,524,623,082 parameters
   UNet3D(architectures.svd(channels=(32, 64), attention=(True, False), head_dim=16))
@@ -17,19 +15,20 @@ MOTION_SUBLAYERS = ("temporal_self", "temporal_self", "feed_forward")
 
 
 def stable_diffusion(*, num_heads=8, **fields):
-  """Stable Diffusion 1: each frame is an image."""
+  """Architecture for UNet3D: Stable Diffusion 1's. Keyword `fields` override it."""
   spatial = TransformerConfig(num_heads=num_heads, projection="convolution")
   return Architecture(**dict(spatial=spatial) | fields)
 
 
 def animatediff(*, version=2, num_heads=8, max_frames=None, norm="frame", **fields):
-  """Stable Diffusion 1 with motion modules in every cell.
-
-  Version 1 takes the statistics of norms in residual blocks over the clip, and has 24
-  positions for 32; version 2 alone has a module in the middle.
+  """Architecture for UNet3D: AnimateDiff, Stable Diffusion 1 with motion modules.
 
   Args:
-    norm: the statistics of the motion modules' norm; "clip" in diffusers.
+    version: 1, 2 or 3. Version 1 takes the statistics of norms in residual blocks over
+      the clip, and has 24 positions for 32; only version 2 has a module in the middle.
+    max_frames: number of positions in time; None: the version's.
+    norm: statistics of the motion modules' norm, "frame" or as in diffusers "clip".
+    **fields: override the Architecture's.
   """
   if version not in (1, 2, 3):
     raise ValueError(f"version={version}; AnimateDiff has versions 1, 2 and 3.")
@@ -50,9 +49,11 @@ def animatediff(*, version=2, num_heads=8, max_frames=None, norm="frame", **fiel
 
 
 def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
-  """SparseCtrl's network, for AnimateDiff version 3, without its decoder.
+  """Architecture for UNet3D: SparseCtrl's, for a ControlNet with `ignores_x`.
 
-  One attention in each motion module; for a ControlNet with `ignores_x`.
+  Of AnimateDiff 3; motion modules have one attention, max_frames positions in time, and
+  statistics of a norm over each "frame" or "clip" (`norm`).
+  Keyword `fields` override the Architecture's.
   """
   own = animatediff(version=3, num_heads=num_heads, max_frames=max_frames, norm=norm)
   motion = dataclasses.replace(own.temporal, block=("temporal_self", "feed_forward"))
@@ -60,10 +61,10 @@ def sparse_control(*, num_heads=8, max_frames=32, norm="frame", **fields):
 
 
 def svd(*, head_dim=64, num_heads=None, **fields):
-  """Stable Video Diffusion; its text is one image token, see UNet3D's `cond`.
+  """Architecture for UNet3D: Stable Video Diffusion's; its text is one image token.
 
-  `epsilon` is the original's 1e-5; diffusers has a `level_epsilon` of 1e-6 beside it.
-  `num_heads` takes the place of `head_dim`.
+  `epsilon` is the original's 1e-5; diffusers has a `level_epsilon` of 1e-6, too.
+  num_heads replaces head_dim. Keyword `fields` override the Architecture's.
   """
   heads = dict(num_heads=num_heads) if num_heads else dict(head_dim=head_dim)
   along = TransformerConfig(
@@ -82,17 +83,18 @@ def svd(*, head_dim=64, num_heads=None, **fields):
 
 
 def video_ldm(*, head_dim=64, **fields):
-  """AlignYourLatents: SVD's layers along time, and no vector but the frame rate.
+  """Architecture for UNet3D: AlignYourLatents'; `fields` override it.
 
-  The paper has no code; these are the layers that its authors published with SVD. Known
-  frames enter as the mask channel, and as latents where it is 1.
+  SVD's with only "fps" as a vector: the paper has no code; these are the layers that
+  its authors published with SVD. Known frames enter as the mask channel, and as latents
+  where it is 1.
   """
   own = dict(joint=(), vectors=("fps",), mask_channel=True)
   return svd(head_dim=head_dim, **own | fields)
 
 
 def modelscope(*, head_dim=64, **fields):
-  """ModelScope's text-to-video (diffusers' UNet3DConditionModel)."""
+  """Architecture for UNet3D: ModelScope's text-to-video. `fields` override it."""
   along = TransformerConfig(block=MOTION_SUBLAYERS, head_dim=head_dim, norm_over="clip")
   first = dict(block=MOTION_SUBLAYERS, num_heads=8, head_dim=head_dim, norm_over="clip")
   own = dict(
@@ -105,14 +107,22 @@ def modelscope(*, head_dim=64, **fields):
 
 
 def videocrafter2(*, head_dim=64, image_keys=False, **fields):
-  """VideoCrafter 2, and with `image_keys` VideoCrafter 1's image-to-video."""
+  """Architecture for UNet3D: VideoCrafter 2, or VideoCrafter 1's image-to-video.
+
+  The latter has `image_keys`: cross-attention with keys of its own for image tokens.
+  Keyword `fields` override the Architecture's.
+  """
   spatial = TransformerConfig(head_dim=head_dim, image_keys=image_keys)
   own = dict(spatial=spatial, vectors=("fps",))
   return modelscope(head_dim=head_dim, **own | fields)
 
 
 def videocrafter1(*, head_dim=64, max_frames=16, fps=True, **fields):
-  """VideoCrafter 1's text-to-video, 1024 pixels wide; the 512 wide one has no `fps`."""
+  """Architecture for UNet3D: VideoCrafter 1's text-to-video.
+
+  The model 1024 pixels wide has the frame rate as a condition (`fps`), that of 512 not.
+  max_frames: the largest distance of relative positions; `fields` override other ones.
+  """
   along = dict(
     block=MOTION_SUBLAYERS,
     head_dim=head_dim,
@@ -130,7 +140,10 @@ def videocrafter1(*, head_dim=64, max_frames=16, fps=True, **fields):
 
 
 def lvdm(*, num_heads=4, max_frames=4, **fields):
-  """LVDM without a text, of short clips: 16 frames are 4 latents."""
+  """Architecture for UNet3D: LVDM without a text, of 4 latents (16 frames).
+
+  max_frames: the largest distance of relative positions; `fields` override other ones.
+  """
   spatial = TransformerConfig(
     block=("spatial_self", "temporal_self"),
     num_heads=num_heads,
@@ -151,16 +164,20 @@ def lvdm(*, num_heads=4, max_frames=4, **fields):
 
 
 def lvdm_long(*, max_frames=4, **fields):
-  """LVDM's prediction (4 latents) and interpolation (5) of known, noised frames.
+  """Architecture for UNet3D: LVDM's prediction (4 latents) and interpolation (5).
 
-  vectors["augmentation"] is the integer level of noise in the known frames, 0 .. 250.
+  Known frames are noised: vectors["augmentation"] is their integer level, 0 .. 250.
+  max_frames: the largest distance of relative positions; `fields` override other ones.
   """
   own = dict(tables=(("augmentation", 251),), mask_channel=True)
   return lvdm(max_frames=max_frames, **own | fields)
 
 
 def lvdm_text(*, num_heads=8, max_frames=16, **fields):
-  """LVDM's text-to-video."""
+  """Architecture for UNet3D: LVDM's text-to-video.
+
+  max_frames: the largest distance of relative positions; `fields` override other ones.
+  """
   spatial = TransformerConfig(
     block=(
       "spatial_self",

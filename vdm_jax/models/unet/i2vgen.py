@@ -33,7 +33,8 @@ class I2VGenXL(Module, unet3d.UNetModule):
     """The network's output F [B, T, H, W, out_channels] in float32.
 
     Args:
-      x, t: as UNet3D's.
+      x: noisy video [B, T, H, W, C].
+      t: diffusion time in the network's units, [B], [B, 1] or [B, T].
       cond: tokens["text"] [B, L, D]; tokens["image"] [B, 1, D], the image's embedding;
         channels["image"] [B, T or 1, H, W, C], its latents, of which the original
         puts a ramp from 1 / (T - 1) to 1 in the place of later frames; vectors["fps"].
@@ -78,11 +79,11 @@ class _ConvModule(TypedModule):
 
 
 class LatentProjector(_ConvModule):
-  """Convolutions of each frame, then a transformer layer along time."""
+  """Projects an image's latents by convolutions, then attention along time."""
 
   @nn.compact
   def __call__(self, x):
-    """Latents [B, T, H, W, C] -> [B, T, H, W, channels]."""
+    """[B, T, H, W, channels] of latents [B, T, H, W, C]."""
     frames, rows, columns = x.shape[1:4]
     wide = 4 * self.channels
     x = rearrange(x, "b t h w c -> (b t) h w c")
@@ -98,13 +99,13 @@ class LatentProjector(_ConvModule):
 
 
 class ContextEncoder(_ConvModule):
-  """Encodes an image's latents as tokens."""
+  """Encodes an image's latents, of `channels`, as tokens of width `features`."""
 
   features: int = 1024
 
   @nn.compact
   def __call__(self, x):
-    """Latents [B, H, W, C], for any H and W -> tokens [B, 64, features]."""
+    """Tokens [B, 64, features] of latents [B, H, W, C], for any H and W."""
     x = nn.silu(self.conv(8 * self.channels, "conv1")(x))
     down, across = (
       adaptive_pooling_matrix(size, POOLED).astype(self.dtype) for size in x.shape[1:3]
@@ -116,10 +117,10 @@ class ContextEncoder(_ConvModule):
 
 
 def adaptive_pooling_matrix(size, count):
-  """Matrix [count, size] float32 of torch's adaptive average pooling along one axis.
+  """Matrix [count, size] of torch's adaptive average pooling of an axis; numpy float32.
 
-  Each of `count` outputs is the mean of the inputs that it overlaps; count may exceed
-  size.
+  Each of `count` outputs is the mean of those of `size` inputs that it overlaps; count
+  may exceed size.
   """
   edges = np.arange(count + 1) * size
   start, end = edges[:-1] // count, -(-edges[1:] // count)

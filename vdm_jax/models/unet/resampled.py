@@ -1,4 +1,4 @@
-"""A network whose image tokens pass a resampler: few learnt queries of CLIP's many."""
+"""A network with a resampler: a few learned queries of an image encoder's tokens."""
 
 from typing import Any
 
@@ -10,17 +10,14 @@ from vdm_jax.layers.module import Module
 
 
 class Resampled(Module):
-  """A network and a resampler before it, trained together: VideoCrafter 1.
+  """A network and a resampler of its image tokens, trained together: VideoCrafter 1.
 
-  Called as the network is. tokens["image"] of its condition are those of the image
-  encoder, [B, N, E]; the network gets the resampler's in their place, [B, Q, P]. The
-  null image is tokens of zeros, which pass the resampler like others.
-
-  https://arxiv.org/abs/2310.19512
+  https://arxiv.org/abs/2310.19512. The null image is tokens of zeros, which go through
+  the resampler like others.
 
   Attributes:
-    network: linen module, (x, t, cond, ...).
-    resampler: linen module, [B, N, E] -> [B, Q, P], see encoders/resampler.py.
+    network: linen module, (x, t, cond, ...) -> F.
+    resampler: linen module, image tokens [B, N, E] -> [B, Q, P].
   """
 
   network: Any
@@ -28,12 +25,18 @@ class Resampled(Module):
 
   @property
   def param_dtype(self):
-    """The network's."""
+    """The dtype of the network's parameters."""
     return self.network.param_dtype
 
   @nn.compact
   def __call__(self, x, t, cond, **kwargs):
-    """The network's output; cond.tokens["image"] holds the image encoder's tokens."""
+    """The network's output F.
+
+    Args:
+      x, t, **kwargs: as the network takes them.
+      cond: Conditioning; tokens["image"] [B, N, E] are an image encoder's, and the
+        network gets the resampler's [B, Q, P] in their place.
+    """
     if "image" not in cond.tokens:
       raise ValueError(
         "There are no tokens `image` to resample; use conditioner.Image('tokens')."

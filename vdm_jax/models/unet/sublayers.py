@@ -35,8 +35,6 @@ SUBLAYERS = (
   "temporal_cross",
   "feed_forward",
 )
-# Positions in time: none, a sinusoid added before each attention along time, one
-# through a perceptron added to a block's input, or relative ones within attention.
 POSITIONS = ("none", "sinusoid", "perceptron", *frame_attention.RELATIVE[1:])
 
 # Logical names of tokens on a mesh: [B, T, N, D], and [B, N, T, D] along time.
@@ -49,20 +47,23 @@ class TransformerConfig:
   """Hyper-parameters of a transformer in the U-Net, spatial or along time.
 
   Attributes:
-    block: names in SUBLAYERS: the sublayers of one block, in order.
+    block: the sublayers of one block, in order: "spatial_self", "spatial_cross",
+      "temporal_self", "temporal_cross", "feed_forward".
     depth: number of blocks.
     num_heads, head_dim: of the attentions; one may be left out, then they share the
       width. With both, the width inside is num_heads * head_dim.
-    norm_over: the statistics of the group norm before, a key of temporal.STATISTICS.
+    norm_over: statistics of the first norm: over each "frame", "clip" or "pixel".
     projection: into and out of the transformer; "linear", or "convolution" of one
       pixel, which differ in published files only. "none": there are only the
       sublayers, with group norms in place of layer norms and with biases of q, k, v.
-    frames: the frames that give keys to spatial_self, a key of frame_attention.FRAMES.
-    position: of frames, a name in POSITIONS.
+    frames: keys of spatial_self: "self", "all", "first_previous" or "first_last".
+    position: of frames: "none"; "sinusoid", added before each attention along time;
+      "perceptron", a sinusoid through one, added to a block's input; "relative" or
+      "transposed", within attention.
     max_frames: the longest clip that "sinusoid" allows; the largest distance that
       relative positions distinguish.
     image_keys: whether spatial_cross has keys and values of its own for image tokens.
-    merge: "residual", or "alpha": a learnt mixture of the output and the input.
+    merge: "residual", or "alpha": a learned mixture of the output and the input.
     zero_init: whether the projection out of the transformer starts at zero.
   """
 
@@ -98,11 +99,11 @@ class TransformerConfig:
 
   @property
   def projected(self):
-    """Whether there are projections, and layer norms inside."""
+    """Whether there are projections, and layer norms inside: a bool."""
     return self.projection != "none"
 
   def heads(self, width):
-    """(num_heads, head_dim) of attention on `width` features."""
+    """(num_heads, head_dim) of attention on tokens with `width` features."""
     if self.num_heads and self.head_dim:
       return self.num_heads, self.head_dim
     given = self.num_heads or self.head_dim
@@ -120,8 +121,8 @@ class SpatialTransformer(TypedModule):
 
   Attributes:
     config: TransformerConfig, spatial or along time.
-    inner: of blocks along time after each of its blocks, within the same projections,
-      mixed by a learnt share (Stable Video Diffusion); or None.
+    inner: TransformerConfig of blocks along time after each of its blocks, within the
+      same projections, mixed by a learned share (Stable Video Diffusion); or None.
     groups: of the group norm.
   """
 
@@ -131,7 +132,7 @@ class SpatialTransformer(TypedModule):
 
   @nn.compact
   def __call__(self, x, signals):
-    """[B, T, H, W, C] of x of that shape and inputs.Signals."""
+    """[B, T, H, W, C] of x of that shape; signals: inputs.Signals."""
     c = self.config
     height = x.shape[2]
     tokens = lambda x: rearrange(x, "b t h w c -> b t (h w) c")
@@ -165,14 +166,14 @@ class SpatialTransformer(TypedModule):
 
 
 class SublayerStack(TypedModule):
-  """The sublayers of one block, in order, on tokens [B, T, N, D]."""
+  """One block of a transformer: the sublayers that `config.block` names, in order."""
 
   config: TransformerConfig
   groups: int = 32
 
   @nn.compact
   def __call__(self, x, signals):
-    """Tokens [B, T, N, D] of x of that shape and inputs.Signals."""
+    """Tokens [B, T, N, D] of x of that shape; signals: inputs.Signals."""
     c = self.config
     if c.position == "perceptron":
       width = x.shape[-1]
@@ -186,7 +187,11 @@ class SublayerStack(TypedModule):
 
 
 class Sublayer(TypedModule):
-  """x + sublayer(norm(x)), on tokens [B, T, N, D]; `kind` is a name in SUBLAYERS."""
+  """One residual sublayer, x + sublayer(norm(x)), on tokens [B, T, N, D].
+
+  `kind` is "spatial_self", "spatial_cross", "temporal_self", "temporal_cross" or
+  "feed_forward".
+  """
 
   config: TransformerConfig
   kind: str
@@ -194,7 +199,7 @@ class Sublayer(TypedModule):
 
   @nn.compact
   def __call__(self, x, signals):
-    """Tokens [B, T, N, D] of x of that shape and inputs.Signals."""
+    """Tokens [B, T, N, D] of x of that shape; signals: inputs.Signals."""
     h = self._norm(x)
     if self.kind == "feed_forward":
       return x + self._feed_forward(h)
@@ -266,6 +271,6 @@ class Sublayer(TypedModule):
 
 
 def expand_image_only(signals, rank):
-  """signals.image_only [B, T, 1, ...] with `rank` axes, or None without it."""
+  """signals.image_only as [B, T, 1, ...] with `rank` axes, or None if there is none."""
   flags = signals.image_only
   return None if flags is None else flags.reshape(flags.shape + (1,) * (rank - 2))

@@ -1,7 +1,7 @@
 """The U-Net of video: Stable Diffusion's, with layers along time, as data.
 
-Systems differ in what follows a residual block in a cell of this network (see `Cell`),
-over what the norms take their statistics, and in how a frame's position enters:
+Systems differ in what follows a residual block in a cell of this network, over what the
+norms take their statistics, and in how a frame's position enters:
 
   AlignYourLatents  https://arxiv.org/abs/2304.08818
   LVDM              https://arxiv.org/abs/2211.13221
@@ -9,8 +9,6 @@ over what the norms take their statistics, and in how a frame's position enters:
   VideoCrafter      https://arxiv.org/abs/2310.19512, https://arxiv.org/abs/2401.09047
   Stable Video Diffusion  https://arxiv.org/abs/2311.15127
   AnimateDiff       https://arxiv.org/abs/2307.04725
-
-`UNetEncoder` is a module of its own, which control networks have as well.
 """
 
 import dataclasses
@@ -28,20 +26,13 @@ from vdm_jax.models.unet.sublayers import TransformerConfig
 # The fields that choose by a name, and the names that there are.
 CHOICES = {
   "norm_over": tuple(temporal.STATISTICS),
-  # After each residual block: nothing; one along time, mixed in by a learnt share; four
-  # convolutions along time; or one of 3 x 3 x 3.
   "temporal_resnet": ("none", "alpha", "four", "volume"),
-  # Where transformers along time stand: in each cell with a transformer; in all cells
-  # but the middle's; in all; or within the transformers, behind each of their blocks.
   "temporal_at": ("attention", "levels", "levels and middle", "inside"),
-  # A clip of one frame passes the layers along time, or passes them by.
   "one_frame": ("clip", "image"),
-  # Each frame has its own time, or the clip has the latest of its frames' times: known
-  # frames have time 0, and networks of one time never saw that.
   "times": ("frame", "clip"),
 }
 
-# How a video lies on a mesh: frames apart, or for layers along time, rows apart. Where
+# The split of a video on a mesh: of frames, or for layers along time, of rows. Where
 # a convolution along time is left split, the compiler of jax 0.10.2 gives its weights a
 # wrong gradient on meshes that split frames and repeat over another axis.
 SPATIAL_LAYOUT = ("batch", "frames", None, None, None)
@@ -55,21 +46,29 @@ class Architecture:
   Attributes:
     channels: of each level; height and width are halved from one to the next.
     layers: cells of a level on the way down; one more on the way up.
-    attention: which levels have spatial transformers.
-    spatial: TransformerConfig of the spatial transformers.
-    temporal: TransformerConfig of those along time, or None.
-    temporal_at, temporal_resnet, norm_over, one_frame, times: see CHOICES.
-    temporal_in: of a transformer along time behind the first convolution, or None.
-    scale_shift: how time enters a residual block, see VideoResnetBlock.
+    attention: for each level, whether its cells have spatial transformers.
+    spatial, temporal: TransformerConfigs of those and of the ones along time, or None.
+    temporal_at: where these are: "attention", in each cell with a spatial one;
+      "levels", in all cells but the middle's; "levels and middle", in all; "inside",
+      behind each block of the spatial ones.
+    temporal_in: TransformerConfig of one behind the first convolution, or None.
+    temporal_resnet: what follows a residual block: "none"; "alpha", one along time,
+      mixed in by a learned share; "four" convolutions along time; "volume", a 3D one.
+    norm_over: statistics of a norm: over each "frame", "clip", or "pixel" along time.
+    scale_shift: time scales and shifts the second norm of a residual block (FiLM),
+      and is not added before it.
     vectors: names of cond.vectors [B], each embedded by a perceptron of its own and
       added to the embedding of time.
     joint: names of cond.vectors that share one perceptron: numbers [B], embedded as
       sinusoids, or features [B, joint_frequencies] in the place of a sinusoid.
     joint_frequencies: features of each number's sinusoid there.
     tables: (name, size) of integers [B] below that size, each embedded by a table.
-    mask_channel: the mask of known frames is a channel of the input.
-    groups: of all group norms.
-    epsilon: of the norms in residual blocks, and the last.
+    mask_channel: whether the mask of known frames is a channel of the input.
+    one_frame: whether a clip of one frame passes the layers along time ("clip") or
+      skips them ("image").
+    times: "frame", each has its own time; "clip", all have the latest of them, for
+      networks of one time (known frames have time 0).
+    groups, epsilon: of the norms.
     level_epsilon: of the residual blocks of the decoder, and of the encoder's levels
       with transformers, where it is another one; 1e-6 in diffusers' SVD.
   """
@@ -109,10 +108,9 @@ class Architecture:
       )
 
   def has_temporal(self, level):
-    """Whether cells of a level have a transformer along time of their own.
+    """Whether cells of a level, None for the middle, have a transformer along time.
 
-    Args:
-      level: index into `channels`; None is the middle.
+    One of their own, outside the spatial one; `level` is an index into `channels`.
     """
     if self.temporal is None or self.temporal_at == "inside":
       return False
@@ -122,17 +120,21 @@ class Architecture:
 
 
 class UNetModule(TypedModule):
-  """Base of the U-Net's modules: the fields that all of them share."""
+  """Base of the U-Net's modules, with the fields that all of them share.
+
+  `config` is an Architecture; with `remat` the backward pass computes the inside of
+  each cell again.
+  """
 
   config: Architecture
-  remat: bool = False  # the backward pass computes the inside of each cell again
+  remat: bool = False
 
   def fields(self):
-    """The shared fields as keyword arguments, for a module inside this one."""
+    """dict(config, remat, dtype, param_dtype), arguments for a module in this one."""
     return dict(config=self.config, remat=self.remat, **self.dtypes)
 
   def skips_temporal(self, x):
-    """Whether the layers along time are skipped for a clip x [B, T, H, W, C]."""
+    """Whether layers along time are skipped for a clip x [B, T, H, W, C]: a bool."""
     image = x.shape[1] == 1 and self.config.one_frame == "image"
     return image and not self.is_initializing()  # all parameters are made
 
@@ -145,7 +147,11 @@ class UNetModule(TypedModule):
 
 
 class UNet3D(Module, UNetModule):
-  """Video U-Net: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels]."""
+  """Video U-Net: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels].
+
+  Its fields are `config`, an Architecture, and `remat`, to compute the inside of each
+  cell again in the backward pass.
+  """
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False, residuals=None):
@@ -159,7 +165,6 @@ class UNet3D(Module, UNetModule):
         stacked on x in the order of their names; mask; positions, for sinusoids and
         perceptrons of time (relative attention counts the frames of x);
         vectors["image_only"] [B] or [B, T], True for frames that are images.
-      train: ignored; there is no dropout.
       residuals: of a control network, ([one for each skip connection], the middle's),
         [B, T, h, w, c] each, added to them; or None.
     """
@@ -177,11 +182,14 @@ class UNet3D(Module, UNetModule):
 
 
 class ConditionEmbedding(UNetModule):
-  """Embeds time and condition for the cells."""
+  """Embeds time and condition for all cells of a U-Net with this `config`."""
 
   @nn.compact
   def __call__(self, t, cond, num_frames):
-    """inputs.Signals of (t, cond) for clips of `num_frames`; `emb` is float32."""
+    """inputs.Signals: emb [B, T or 1, E] float32, text and image tokens, positions.
+
+    t is [B], [B, 1] or [B, T], cond a Conditioning, num_frames T.
+    """
     c = self.config
     width, rest = 4 * c.channels[0], dict(param_dtype=self.param_dtype)
     t = t[:, None] if t.ndim == 1 else t
@@ -242,7 +250,7 @@ class ConditionEmbedding(UNetModule):
 
 
 class UNetEncoder(UNetModule):
-  """The way down and the middle: what a control network shares with a U-Net."""
+  """The way down and the middle of a U-Net; control networks are copies of it."""
 
   @nn.compact
   def __call__(self, x, signals, extra=None):
@@ -250,7 +258,7 @@ class UNetEncoder(UNetModule):
 
     Args:
       x: [B, T, H, W, C] with all that is stacked on it.
-      signals: inputs.Signals.
+      signals: inputs.Signals of (t, cond).
       extra: [B, T, H, W, channels[0]], added behind the first convolution, or None.
     """
     c = self.config
@@ -283,11 +291,14 @@ class UNetEncoder(UNetModule):
 
 
 class UNetDecoder(UNetModule):
-  """The way up: from the middle back to the size of the input."""
+  """The way up of a U-Net: from the middle back to the size of the input."""
 
   @nn.compact
   def __call__(self, x, skips, signals):
-    """[B, T, H, W, out_channels] of the middle x, the skip connections, the Signals."""
+    """[B, T, H, W, out_channels] of the middle x [B, T, h, w, c].
+
+    `skips` is the list of skip connections, `signals` the inputs.Signals of (t, cond).
+    """
     c = self.config
     skips = list(skips)
     for i, features in reversed(list(enumerate(c.channels))):
@@ -311,10 +322,10 @@ class Cell(UNetModule):
   """A residual block, and the layers along time and transformers that follow it.
 
   Attributes:
-    features: channels of the output.
+    features: output channels.
     attention: whether there is a spatial transformer.
     temporal: whether there is a transformer along time behind it.
-    in_level: whether norms have the `level_epsilon`.
+    in_level: whether norms have the `level_epsilon` of `config`.
   """
 
   features: int = 0
@@ -324,7 +335,7 @@ class Cell(UNetModule):
 
   @nn.compact
   def __call__(self, x, signals):
-    """[B, T, H, W, features] of x [B, T, H, W, C] and inputs.Signals."""
+    """[B, T, H, W, features] of x [B, T, H, W, C]; signals: inputs.Signals."""
     c, emb, in_time = self.config, signals.emb, not self.skips_temporal(x)
     epsilon = (self.in_level and c.level_epsilon) or c.epsilon
     block = dict(
@@ -365,7 +376,7 @@ class Cell(UNetModule):
 
 
 def apply_along_time(layer, x):
-  """layer(x) for a layer along time of videos [B, T, H, W, C], rows split on a mesh."""
+  """layer(x) for a layer along time of x [B, T, H, W, C]; a mesh splits the rows."""
   x = placement.constrain(placement.constrain(x, SPATIAL_LAYOUT), TEMPORAL_LAYOUT)
   return placement.constrain(
     placement.constrain(layer(x), TEMPORAL_LAYOUT), SPATIAL_LAYOUT
@@ -373,7 +384,7 @@ def apply_along_time(layer, x):
 
 
 def resize_nearest(x, size):
-  """Nearest-neighbour upsampling: x [B, T, h, w, C] -> [B, T, *size, C]."""
+  """Nearest-neighbour upsampling of x [B, T, h, w, C] to [B, T, *size, C]."""
   for axis, wanted in zip((2, 3), size, strict=True):
     here = x.shape[axis]
     if wanted == 2 * here:
