@@ -55,9 +55,9 @@ class EncoderBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, mask):
-    """(tokens, tokens) [B, L, D] of x [B, L, D]: a scan's carry, and what it stacks.
+    """(tokens, tokens), the same [B, L, D] twice: a scan's carry, and what it stacks.
 
-    `mask` is boolean, broadcastable to [B, N, L, L], or None.
+    x is [B, L, D]; `mask` is boolean, broadcastable to [B, N, L, L], or None.
     """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     width = x.shape[-1]
@@ -78,12 +78,9 @@ class EncoderBlock(nn.Module):
 def scan_blocks(block, depth):
   """A module class that applies a block `depth` times; parameters have a leading axis.
 
-  Called with (x, *args), it returns (tokens [B, L, D] after the last block, tokens
-  [depth, B, L, D] after each); the second costs nothing if it is not used. `args` are
-  the same for every block.
-
-  Args:
-    block: a module class, called with (x, *args) -> (x, what is stacked).
+  `block` is a module class, called with (x, *args) -> (x, y). The result, called with
+  (x, *args), returns (x [B, L, D] after the last block, y of all [depth, B, L, D]); the
+  second costs nothing if it is not used. `args` are the same for every block.
   """
   return nn.scan(
     block,

@@ -68,7 +68,7 @@ def convolve(x, kernel, stride, padding):
   """Cross-correlation of x [N, ..., C_in] with a kernel -> [N, ..., C_out], no bias.
 
   Args:
-    kernel: [..., C_in, C_out], its size along the same axes before the channels.
+    kernel: [..., C_in, C_out], with a size for each axis of x between N and C_in.
     stride: along all axes, or one along each.
     padding: (before, after) zeros along each axis.
   """

@@ -26,7 +26,7 @@ STATISTICS = {
 
 
 def per_frame(layer, x):
-  """layer(x) of each frame of x [B, T, H, W, C], for a layer of images [N, H, W, C]."""
+  """layer(x) of each frame of x [B, T, H, W, C]; `layer` takes images [N, H, W, C]."""
   y = layer(rearrange(x, "b t h w c -> (b t) h w c"))
   return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 

@@ -41,7 +41,11 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
 
 
 def check(q, k, mask, kernel, sequence_split):
-  """Raises a ValueError for attention that cannot be split over its sequence."""
+  """Raises a ValueError for attention that cannot be split over its sequence.
+
+  So are q and k of two shapes, a mask of more than keys, or a kernel without partial
+  softmaxes for "ring".
+  """
   if sequence_split not in SPLITS:
     raise ValueError(
       f"sequence_split={sequence_split!r} is unknown; choose one of {tuple(SPLITS)}."

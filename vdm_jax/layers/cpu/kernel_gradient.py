@@ -61,7 +61,11 @@ convolve.defjvp(_jvp, symbolic_zeros=True)
 
 
 def convolve_in_bands(padding, x, kernel):
-  """convolve(padding, x, kernel) in the form whose transpose in the kernel is fast."""
+  """Convolution of stride 1, [N, H', W', C_out], as a sum over bands of rows.
+
+  Its transpose in the kernel is fast. x is [N, H, W, C_in], the kernel
+  [h, w, C_in, C_out], `padding` a pair (before, after) for each axis.
+  """
   (rows, columns), (top, bottom), (left, right) = kernel.shape[:2], *padding
   n, height, width, _ = x.shape
   band = _band(x)

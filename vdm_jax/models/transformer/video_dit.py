@@ -57,7 +57,7 @@ class VideoDiT(Module, TypedModule):
   Attributes:
     patch, patch_time: height and width, and frames of a patch.
     depth: number of blocks, of all kinds together.
-    num_classes: 0: no class condition.
+    num_classes: of the class condition; 0: there is none.
     text: "none"; "pooled", vectors["text"] added to time; "cross", cross-attention.
     layout: kinds of blocks: "spatial", "temporal", "serial" or "parallel" (both
       attentions in one block), "full" (attention over the whole clip).

@@ -30,12 +30,9 @@ class Resampled(Module):
 
   @nn.compact
   def __call__(self, x, t, cond, **kwargs):
-    """The network's output F.
+    """The network's output F, for the noisy video x, times t and a Conditioning.
 
-    Args:
-      x, t, **kwargs: as the network takes them.
-      cond: Conditioning; tokens["image"] [B, N, E] are an image encoder's, and the
-        network gets the resampler's [B, Q, P] in their place.
+    Its tokens["image"] [B, N, E] are an image encoder's; the network gets [B, Q, P].
     """
     if "image" not in cond.tokens:
       raise ValueError(

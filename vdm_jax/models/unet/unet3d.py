@@ -47,8 +47,9 @@ class Architecture:
     channels: of each level; height and width are halved from one to the next.
     layers: cells of a level on the way down; one more on the way up.
     attention: for each level, whether its cells have spatial transformers.
-    spatial, temporal: TransformerConfigs of those and of the ones along time, or None.
-    temporal_at: where these are: "attention", in each cell with a spatial one;
+    spatial: TransformerConfig of these.
+    temporal: TransformerConfig of transformers along time, or None.
+    temporal_at: where those are: "attention", in each cell with a spatial one;
       "levels", in all cells but the middle's; "levels and middle", in all; "inside",
       behind each block of the spatial ones.
     temporal_in: TransformerConfig of one behind the first convolution, or None.
@@ -70,7 +71,7 @@ class Architecture:
       networks of one time (known frames have time 0).
     groups, epsilon: of the norms.
     level_epsilon: of the residual blocks of the decoder, and of the encoder's levels
-      with transformers, where it is another one; 1e-6 in diffusers' SVD.
+      with transformers, 1e-6 in diffusers' SVD; None: `epsilon`.
   """
 
   out_channels: int = 4
@@ -376,7 +377,7 @@ class Cell(UNetModule):
 
 
 def apply_along_time(layer, x):
-  """layer(x) for a layer along time of x [B, T, H, W, C]; a mesh splits the rows."""
+  """layer(x) of x [B, T, H, W, C], for which a mesh splits rows and not frames."""
   x = placement.constrain(placement.constrain(x, SPATIAL_LAYOUT), TEMPORAL_LAYOUT)
   return placement.constrain(
     placement.constrain(layer(x), TEMPORAL_LAYOUT), SPATIAL_LAYOUT
