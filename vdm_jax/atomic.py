@@ -1,7 +1,7 @@
 """Files and folders that are written whole or not at all.
 
-Each is written under another name beside its own and renamed at the end: a reader sees
-the old one or the whole new one, and what a killed run left is never mistaken for it.
+Each is written under a temporary name next to its own and renamed at the end: a reader
+sees the old one or the whole new one, never what a killed run left.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import uuid
 
 @contextlib.contextmanager
 def file(path):
-  """A temporary pathlib.Path, moved to `path` when the block ends without an error."""
+  """A context with a temporary pathlib.Path, moved to `path` if no error is raised."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -26,10 +26,10 @@ def file(path):
 
 @contextlib.contextmanager
 def folder(path):
-  """An empty temporary folder, moved to `path` when the block ends without an error.
+  """A context with an empty temporary folder, moved to `path` unless an error ends it.
 
-  What stood there is replaced. The temporary name is always the same, so that the next
-  run removes what a killed one left.
+  An old folder there is replaced. The temporary name is always the same: the next run
+  removes what a killed one left.
   """
   path = pathlib.Path(path)
   temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))

@@ -9,7 +9,11 @@ from vdm_jax import sharding
 
 
 def pad_rows(rows, size):
-  """({name: array [size, ...]}, count): the last of the `count` rows is repeated."""
+  """({name: array [size, ...]}, count): `count` rows, padded by repeating the last one.
+
+  Args:
+    rows: {name: array [count, ...]}.
+  """
   count = len(next(iter(rows.values())))
   if count == size:
     return rows, count
@@ -18,21 +22,27 @@ def pad_rows(rows, size):
 
 
 def round_up(size, mesh, rules):
-  """The least number of rows, at least `size`, that the mesh splits evenly."""
+  """The least number of rows, at least `size`, that the mesh splits evenly.
+
+  Args:
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
+  """
   count = sharding.data_shard(mesh, rules)[1]
   return -(-size // count) * count
 
 
 def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, update=None):
-  """What `apply` gives for all rows: a tree of numpy arrays [N, ...], on all processes.
+  """Applies a function to all rows in batches: a tree of numpy arrays [N, ...].
 
-  Every batch has the same shape, `batch_size` rounded up to what the mesh splits
-  evenly: the last row is repeated, and what is made of the repetitions is left out.
+  Every batch has the same shape: the last row is repeated, and what is made of the
+  repetitions is left out. The result is the same on all processes.
 
   Args:
     apply: batch -> tree of arrays [B, ...]; (batch, key) -> tree where a key is given.
-    rows: {name: array [N, ...]}, the same on every process; a batch lies on the mesh.
-    mesh, rules: see sharding.py; without a mesh, the default device computes all.
+    rows: {name: array [N, ...]}, the same on every process.
+    batch_size: rows at a time, rounded up to what the mesh splits evenly.
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch";
+      None: the default device computes all.
     key: folded with the index of a batch's first row.
     update: called with the number of rows done after each batch.
   """

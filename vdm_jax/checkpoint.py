@@ -29,13 +29,13 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A checkpoint that was read.
+  """What was loaded from a checkpoint.
 
   Attributes:
     step: of the training.
     state: the saved pytree of arrays.
-    key: the run's base key.
-    loader_state: the position in the data, JSON, for `loader.set_state`.
+    key: the run's base jax.random key.
+    loader_state: JSON, the position in the data, for `loader.set_state`.
   """
 
   step: int
@@ -45,9 +45,10 @@ class Restored:
 
 
 class Checkpointer:
-  """Saves and restores the states of a run under `folder`.
+  """Saves and restores the states of a run.
 
   Args:
+    folder: of its checkpoints.
     keep: number of newest checkpoints to keep.
     keep_every: checkpoints at multiples of this step are kept too; None: no others.
     frozen_parts: {name: {"path", "digest"}} of networks that are not saved; a
@@ -76,8 +77,9 @@ class Checkpointer:
     Waits for the last save. Does nothing for a step that is saved already.
 
     Args:
+      step: of the training.
       state: a pytree of arrays.
-      key: the run's base key.
+      key: the run's base jax.random key.
       loader_state: JSON, the position in the data after the batch of this step.
     """
     if step in self._manager.all_steps():
@@ -111,7 +113,7 @@ class Checkpointer:
     return self._manager.latest_step()
 
   def restore_latest(self, like):
-    """The newest checkpoint as `Restored`, or None where there is none.
+    """The newest checkpoint as Restored (step, state, key, loader_state), or None.
 
     Args:
       like: a pytree of arrays, or of ShapeDtypeStructs with shardings on any mesh: the
@@ -142,7 +144,7 @@ class Checkpointer:
       raise _refusal(folder, wrong, " It was trained with other frozen networks:")
 
   def wait(self):
-    """Returns when all saves are on disk; raises their errors."""
+    """Waits until all saves are on disk; raises their errors."""
     self._manager.wait_until_finished()
 
   def close(self):
@@ -151,19 +153,19 @@ class Checkpointer:
 
 
 def saved_steps(folder):
-  """Steps, a sorted list of ints, of the finished checkpoints in `folder`."""
+  """The steps, a sorted list of ints, of the finished checkpoints in `folder`."""
   folder = pathlib.Path(folder)
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   return sorted(int(name) for name in names if name.isdigit())
 
 
 def restore_part(folder, part, *, step=None, sharding=None):
-  """A part of a checkpoint, a nested dict of arrays or one array; only it is read.
+  """Loads a part of a checkpoint only: a nested dict of arrays, or one array.
 
   Args:
-    folder: of a Checkpointer.
-    part: a path of the saved State: "ema", "frozen", "params/denoiser/...".
-    step: the newest by default.
+    folder: of the checkpoints of a run.
+    part: a path in the saved state: "ema", "frozen", "params/denoiser/...".
+    step: of the training; the newest by default.
     sharding: of every array; by default one device of this process.
 
   Raises:
@@ -193,7 +195,7 @@ def restore_part(folder, part, *, step=None, sharding=None):
 
 
 def digest(tree):
-  """Sixteen hex digits of names, shapes, types and bits of a tree of arrays.
+  """A hash, sixteen hex digits, of names, shapes, types and bits of a tree of arrays.
 
   Computed on the devices of the arrays; the same on every mesh.
   """
@@ -206,7 +208,13 @@ def digest(tree):
 
 
 def init_from_checkpoint(params, *, folder, part="ema"):
-  """For `init_from`: a part of another run's newest checkpoint in place of `params`."""
+  """Initial parameters, a nested dict, from another run's newest checkpoint.
+
+  Args:
+    params: initialised parameters, which are replaced.
+    folder: of the other run's checkpoints.
+    part: a path in the saved state, such as "ema".
+  """
   del params
   return restore_part(folder, part)
 

@@ -39,10 +39,10 @@ PRESETS = {
 
 
 def options(preset, platform=None):
-  """A dict {option: value} for jax.jit's `compiler_options`.
+  """XLA's options, {name: value}, for the `compiler_options` of jax.jit.
 
   Args:
-    preset: a name in PRESETS, or "auto": that of the platform.
+    preset: "none", "cpu", "tpu" or "gpu"; "auto": that of the platform.
     platform: "tpu", "gpu" or "cpu"; JAX's default backend by default.
   """
   if preset == "auto":

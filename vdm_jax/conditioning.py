@@ -41,18 +41,17 @@ class Conditioning:
   """Every signal of a batch of videos, all with a leading axis B.
 
   Attributes:
-    tokens: {name: Tokens}.
+    tokens: {name: Tokens}, attended to.
     vectors: {name: [B] or [B, D]}; integer ids or floats, embedded by the network.
-    channels: {name: [B, T, H, W, C]}; T may be 1: the same for all frames.
-    hints: {name: [B, T, h, w, C]}, of the size that the control network takes, such as
-      pixels; T may be 1 as well.
-    known: [B, T, H, W, C] clean latents of given frames, used where `mask` is True.
-    mask: [B, T, 1, 1, 1] bool, True for given frames.
+    channels: {name: [B, T, H, W, C]}, stacked on x_t; T may be 1: for all frames.
+    hints: {name: [B, T, h, w, C]}, inputs of a control network, of the size that it
+      takes, such as pixels; T may be 1 as well.
+    known: [B, T, H, W, C] clean latents of known frames, used where `mask` is True.
+    mask: [B, T, 1, 1, 1] bool, True for known frames.
     known_noise: [B, T, H, W, C] noise of unit variance, added to `known` before the
-      network sees it, see diffusion/perturbation.py; None: `known` is clean.
-    positions: [B, T] the place of each frame in its video, counted in frames; None is
-      0 .. T - 1. A window that leaves frames out (key frames, a far context) says so
-      here.
+      network sees it; None: `known` stays clean.
+    positions: [B, T] index of each frame in its video; None: 0 .. T - 1. Windows that
+      leave frames out (key frames, a far context) need it.
   """
 
   tokens: dict = flax.struct.field(default_factory=dict)
@@ -66,14 +65,12 @@ class Conditioning:
 
 
 def signal_names(cond):
-  """A sorted list of the names of all signals, from all groups."""
+  """A sorted list of the names of all signals of a Conditioning, from all groups."""
   return sorted({name for group in GROUPS for name in getattr(cond, group)})
 
 
 def swap(cond, null, signals):
   """A Conditioning: `cond` with the named signals replaced by those of `null`.
-
-  Guidance is made of these.
 
   Args:
     cond, null: Conditioning; arrays of `null` are broadcast to the shapes of `cond`'s.
@@ -93,6 +90,7 @@ def drop(key, cond, null, rates):
   depend on `key` and its name only.
 
   Args:
+    key: jax.random key.
     cond, null: Conditioning of the same shapes.
     rates: {name: probability}; a signal without a rate is never dropped.
   """
@@ -112,11 +110,10 @@ def drop(key, cond, null, rates):
 
 
 def take(cond, index):
-  """A Conditioning: the part of `cond` for the frames `index`, [w] integers.
+  """A Conditioning: the part of `cond` for the frames `index`, integers [w].
 
-  Channels, hints, known, mask, known_noise and positions are gathered along T; what
-  has one frame is shared by all and stays. Tokens and vectors belong to the whole
-  video.
+  Channels, hints, known, mask, known_noise and positions are gathered along T; those of
+  one frame are shared by all and stay. Tokens and vectors belong to the whole video.
   """
 
   def gather(x):

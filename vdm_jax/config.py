@@ -40,7 +40,7 @@ def bind(target, /, **kwargs):
 
 
 def replace(node, /, **changes):
-  """A ConfigDict of the same call as `node` with other arguments; `node` stays.
+  """A ConfigDict of the same call or bind as `node` with other arguments; `node` stays.
 
   Inner parts and shared values are those of `node`. A change to DEFAULT leaves an
   argument out, so that the target's own default holds.
@@ -53,7 +53,7 @@ def replace(node, /, **changes):
 
 
 def deferred(node):
-  """A `bind` of what the `call` `node` calls: built, it is a function () -> the result.
+  """A `bind` node that, built, is a function () -> what the `call` node `node` builds.
 
   Its arguments follow those of `node`.
   """
@@ -97,7 +97,7 @@ def build(cfg, workdir=None):
 
 
 def to_dict(cfg):
-  """The config as dicts with sorted keys, lists and plain values, ready for JSON."""
+  """A config as dicts with sorted keys, lists and plain values, ready for JSON."""
   if isinstance(cfg, (dict, ml_collections.ConfigDict)):
     return {k: to_dict(cfg[k]) for k in sorted(cfg)}
   if isinstance(cfg, (list, tuple)):
@@ -106,7 +106,7 @@ def to_dict(cfg):
 
 
 def fingerprint(*parts):
-  """A string of sixteen hex digits, another one when any of the configs differs."""
+  """A hash, sixteen hex digits, of configs or plain values; equal if all are equal."""
   text = json.dumps([to_dict(p) for p in parts], sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

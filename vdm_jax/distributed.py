@@ -1,4 +1,4 @@
-"""Runs of many processes: joined before a device is used, and ended together.
+"""Runs of many processes: connected before a device is used, and ended together.
 
 Which processes belong to a run: on TPU pods and GKE, Slurm, Open MPI and Kubernetes the
 environment says it (https://docs.jax.dev/en/latest/multi_process.html), elsewhere a
@@ -40,11 +40,12 @@ def initialize(
   heartbeat=HEARTBEAT,
   timeout=TIMEOUT,
 ):
-  """Connects the processes of this run: True if there are several.
+  """Connects the processes of this run; returns whether there are several.
 
   Args:
-    coordinator: "host:port" of process 0, with `num_processes` and `process_id` 0, 1,
-      ... By default what the environment says; num_processes=1 overrides it.
+    coordinator: "host:port" of process 0; by default what the environment says.
+    num_processes: of the run; 1 overrides the environment.
+    process_id: index of this process, from 0.
     heartbeat: seconds without a heartbeat of a process after which all others end.
     timeout: seconds to wait for the others.
 
@@ -93,10 +94,10 @@ def initialize(
 
 
 def detect_cluster(environment):
-  """The kind of cluster of these environment variables, a str such as "Slurm", or None.
+  """The kind of cluster, "Slurm", "Open MPI", "TPU hosts", "Kubernetes" ..., or None.
 
   Args:
-    environment: {name: value}, such as os.environ.
+    environment: {name: value} of environment variables, such as os.environ.
   """
   many = lambda name: int(environment.get(name) or 1) > 1
   hosts = lambda name: "," in environment.get(name, "")
@@ -119,7 +120,7 @@ def detect_cluster(environment):
 
 
 def barrier(name):
-  """Returns when all processes have called it with this name; at once if only one."""
+  """Waits until all processes have called it with this name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
@@ -144,7 +145,7 @@ def agree_on_max(mesh):
 
 @contextlib.contextmanager
 def exit_together():
-  """A context in which an error ends this process at once, and so the other ones.
+  """A context in which an error ends this process at once, and so all others.
 
   At exit jax would wait, for minutes, for all processes. A run of one process, and a
   SystemExit, on which all have agreed, end as usual.

@@ -19,10 +19,11 @@ from vdm_jax import atomic
 
 
 class Logger:
-  """Writes scalars and images of one run under `workdir`; process 0 only.
+  """Writes scalars and images of a run; process 0 only.
 
   Args:
-    step: the step that the run goes on from; later lines are dropped.
+    workdir: folder of log.jsonl and tensorboard/.
+    step: the step that the run resumes at; later lines of an old log are dropped.
   """
 
   def __init__(self, workdir, *, step=0):
@@ -45,7 +46,7 @@ class Logger:
     )
 
   def scalars(self, step, values):
-    """Appends a line of {name: number} of a step; what is not finite becomes null."""
+    """Logs {name: number} at a step; in log.jsonl, what is not finite becomes null."""
     if not self._writes:
       return
     values = {name: float(value) for name, value in values.items()}
@@ -56,7 +57,7 @@ class Logger:
       self._events.add_scalar(name, value, step)
 
   def image(self, step, name, image):
-    """Writes an image, uint8 [H, W, 3], of a step to TensorBoard."""
+    """Logs an image, uint8 [H, W, 3], at a step to TensorBoard."""
     if self._writes:
       self._events.add_image(name, image, step, dataformats="HWC")
 
@@ -80,7 +81,7 @@ class Logger:
 
 
 def read_log(path):
-  """The rows of log.jsonl, a list of {"step": int, name: number or None}.
+  """The rows of a log.jsonl, a list of {"step": int, name: number or None}.
 
   Lines that are no such row, as one torn by a kill, are left out.
   """
@@ -145,9 +146,12 @@ def format_table(rows):
 
 
 class Progress:
-  """A bar with rate, loss and time left; a line every `every` seconds to a file.
+  """A progress bar on a terminal; elsewhere a line with rate, values and time left.
 
-  `stream` decides: a terminal gets the bar, anything else the lines.
+  Args:
+    total, start: number of steps, and of those that are done already.
+    stream: a file; None: stderr.
+    every: seconds between lines.
   """
 
   def __init__(self, total, *, start=0, name="train", stream=None, every=30.0):
@@ -155,14 +159,14 @@ class Progress:
     self._name, self._total, self._every = name, total, every
     self._step, self._shown = start, {}
     self._first, self._said = None, time.monotonic()
-    self._bar, self._last = None, None  # the last step that a line told
+    self._bar, self._last = None, None  # the last step that was printed
     if self._stream.isatty() and jax.process_index() == 0:
       self._bar = tqdm.tqdm(
         total=total, initial=start, desc=name, file=self._stream, dynamic_ncols=True
       )
 
   def update(self, step, values):
-    """Shows `step` of `total` and {name: number}."""
+    """Shows that `step` of `total` steps are done, and {name: number}."""
     shown = {name: _cell(float(value)) for name, value in values.items()}
     advance, self._step, self._shown = step - self._step, step, shown
     if self._first is None:  # the clock starts here: compiling is no step
@@ -174,7 +178,7 @@ class Progress:
       self._say()
 
   def close(self):
-    """Ends the bar, or says the last line."""
+    """Ends the bar, or prints the last line."""
     if self._bar is not None:
       self._bar.close()
     elif self._first is not None and self._last != self._step:

@@ -49,13 +49,13 @@ PROCESSES = (
 
 
 def exit_with_usage_error(message):
-  """Ends before any work, with the reason alone."""
+  """Prints a message to stderr and exits with status 2."""
   print(f"vdm_jax: {message}\nTry --help.", file=sys.stderr)
   sys.exit(2)
 
 
 def parse(argv):
-  """Reads the flags; refuses what is unknown with the nearest right name."""
+  """Parses the flags of `argv`, and returns the rest; exits with a message if wrong."""
   try:
     rest = FLAGS(argv)
     missing = not FLAGS["config"].present
@@ -76,7 +76,7 @@ def parse(argv):
 
 
 def workdir():
-  """The folder of the run: "configs/latte.py:t2v" has runs/latte_t2v."""
+  """The run's folder, a pathlib.Path: --workdir, or runs/latte_t2v of latte.py:t2v."""
   if FLAGS["workdir"].present:
     return pathlib.Path(WORKDIR.value)
   file, _, arg = config_flags.get_config_filename(FLAGS["config"]).partition(":")
@@ -84,6 +84,7 @@ def workdir():
 
 
 def run(_):
+  """Runs the stages of the config that --mode names, or compiles for absent chips."""
   from vdm_jax import distributed  # imports jax: not for --help and refusals
 
   if not FLAGS["verbosity"].present:
@@ -109,7 +110,7 @@ def run(_):
 
 
 def run_compile():
-  """Compiles for absent chips; what cannot be is refused with the reason alone."""
+  """Compiles for absent chips; exits with a message if that is impossible."""
   import jax
 
   from vdm_jax.programs import compile as program

@@ -23,7 +23,7 @@ MIN_BYTES = 4 * 2**20  # smaller parameters without names are replicated
 
 
 def make_mesh(axes, devices=None, dcn=None):
-  """A jax.sharding.Mesh of `devices` (all by default) with these axes.
+  """A jax.sharding.Mesh with these axes.
 
   Devices of one slice share a fast network (ICI, NVLink); between slices is a slow one
   (DCN). A slice is a TPU slice, or a host of GPUs or CPUs. Each axis has `dcn` parts in
@@ -31,6 +31,7 @@ def make_mesh(axes, devices=None, dcn=None):
 
   Args:
     axes: {name: size}, slowest first. One size may be -1: the rest of the devices.
+    devices: [jax.Device]; None: all.
     dcn: {name: slices}, which axes cross slices; -1 as above. By default all slices
       of TPUs and of GPUs are on `data`, and CPU hosts are not considered.
 
@@ -118,7 +119,11 @@ def _crossing(axes, slices, dcn):
 
 @contextlib.contextmanager
 def use_mesh(mesh, rules):
-  """A context in which layers' logical axes are those of this mesh, by the rules."""
+  """A context in which layers' logical axes are split over a mesh.
+
+  Args:
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axis or axes), ...).
+  """
   rules = check_rules(rules, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
     yield
@@ -146,20 +151,20 @@ def replicated(mesh):
 
 
 def unbox(tree):
-  """A tree of arrays from one with flax's boxes of axis names."""
+  """A tree of arrays, from one with flax's boxes of axis names."""
   return jax.tree.map(
     lambda leaf: leaf.value if _is_boxed(leaf) else leaf, tree, is_leaf=_is_boxed
   )
 
 
 def shard_tree(shapes, mesh, rules, min_bytes=MIN_BYTES):
-  """NamedShardings for parameters, in the tree of `unbox(shapes)`.
+  """A tree of NamedShardings for parameters, in the structure of `unbox(shapes)`.
 
   Args:
     shapes: the abstract pytree that `jax.eval_shape` gives; leaves may be boxed by
       `nn.with_logical_partitioning`. A name takes its first rule whose mesh axes are
       still free in this array and divide its size; else that axis is not split.
-    mesh, rules: as of `use_mesh`.
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axis or axes), ...).
     min_bytes: from this size on, a parameter without names is split over `fsdp`.
   """
   rules = check_rules(rules, mesh)
@@ -176,7 +181,7 @@ def shard_like(tree, params, shardings):
   """A tree of NamedShardings for `tree`, such as an optimizer state of `params`.
 
   A leaf whose path ends in a parameter's path, with its shape, has the parameter's
-  sharding; everything else is replicated.
+  sharding from `shardings`, a tree like `params`; everything else is replicated.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
   placed = zip(leaves, jax.tree.leaves(shardings), strict=True)
@@ -195,7 +200,7 @@ def shard_like(tree, params, shardings):
 
 
 def batch_axes(mesh, rules):
-  """Names of the mesh axes that split the rows of a batch, by the rule `batch`."""
+  """The mesh axes, a tuple of names, that split the rows of a batch (rule "batch")."""
   return dict(check_rules(rules, mesh)).get("batch", ())
 
 
@@ -207,6 +212,7 @@ def data_shard(mesh, rules, process=None):
   torus the parts of a host need not be neighbours.
 
   Args:
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
     process: index of the process; this one by default.
   """
   process = jax.process_index() if process is None else process
@@ -224,11 +230,12 @@ def data_shard(mesh, rules, process=None):
 
 
 def check_accumulation(batch, parts, mesh, rules):
-  """Raises a ValueError if micro-batches cannot be split evenly over the mesh.
+  """Raises a ValueError if the mesh cannot split the rows of a micro-batch evenly.
 
   Args:
     batch: {name: array or ShapeDtypeStruct [B, ...]}.
-    parts: number of micro-batches.
+    parts: number of micro-batches, over which gradients are accumulated.
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
   """
   rows, shards = jax.tree.leaves(batch)[0].shape[0], data_shard(mesh, rules)[1]
   if parts > 1 and rows % parts == 0 and rows // parts % shards:
@@ -240,10 +247,12 @@ def check_accumulation(batch, parts, mesh, rules):
 
 
 def put_batch(batch, mesh, rules):
-  """A batch as jax arrays [B, ...] on the mesh, rows split by the rule `batch`.
+  """A batch {name: [B, ...]} as jax.Arrays, its rows split over the mesh.
 
-  Each process passes numpy arrays of the rows of its `data_shard`, in order; scalars
-  are replicated.
+  Args:
+    batch: numpy arrays, in each process of the rows of its `data_shard`, in order;
+      scalars are replicated.
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
 
   Raises:
     ValueError: for rows that do not divide, TypeError: for what is not a number.
@@ -252,16 +261,21 @@ def put_batch(batch, mesh, rules):
 
 
 def put_whole_batch(batch, mesh, rules):
-  """As `put_batch`, where each process passes the whole batch of numpy arrays."""
+  """A batch {name: [B, ...]} as jax.Arrays, its rows split over the mesh.
+
+  Args:
+    batch: numpy arrays of all rows, the same in each process; scalars are replicated.
+    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
+  """
   count = data_shard(mesh, rules)[1]
   return _place_rows(batch, mesh, rules, range(count), count)
 
 
 def device_put(tree, shardings):
-  """A tree of jax arrays with `shardings`, a tree like it or one for all.
+  """A tree of jax.Arrays with `shardings`, a tree like it or one for all.
 
-  As jax.device_put, without its comparison of all processes: an array that only this
-  process holds, numpy or jax, must be the same on every process.
+  Unlike jax.device_put, it does not compare processes: an array that only this process
+  holds, numpy or jax, must be the same on every process.
   """
 
   def place_one(x, to):
@@ -308,7 +322,7 @@ def _place_rows(batch, mesh, rules, parts, count):
 
 
 def fetch(tree):
-  """The tree as whole numpy arrays on every process, from arrays on any devices.
+  """Whole numpy arrays, on every process, of a tree of arrays on any devices.
 
   All processes must call it together.
   """

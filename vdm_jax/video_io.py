@@ -24,7 +24,7 @@ def iterate_frames(path):
 
 
 def read_mp4(path):
-  """The whole video file as uint8 [T, H, W, 3]."""
+  """Reads a whole video file: uint8 [T, H, W, 3]."""
   video = list(iterate_frames(path))
   if not video:
     raise ValueError(f"{path}: the video stream holds no frame.")
@@ -32,7 +32,7 @@ def read_mp4(path):
 
 
 def to_uint8(video):
-  """The video [...] as uint8, rounded from floats in [-1, 1], clipped; uint8 passes.
+  """Converts a video [...] of floats in [-1, 1] to uint8, clipped; uint8 passes.
 
   numpy arrays must be finite; JAX's stay on their device, inside a jitted function too.
   """
@@ -49,14 +49,14 @@ def to_uint8(video):
 
 
 def to_float(video):
-  """The video [...] of numpy or JAX as floats in [-1, 1]: uint8 scaled, floats pass."""
+  """Converts uint8 videos [...], numpy or JAX, to floats in [-1, 1]; floats pass."""
   if video.dtype == np.uint8:
     return video.astype(np.float32) / 127.5 - 1.0
   return video
 
 
 def average_pool(video, factors):
-  """[..., H, W, C] -> [..., H / p, W / q, C] float32: means of (p, q) = factors pixels.
+  """Mean-pools [..., H, W, C] to [..., H / p, W / q, C], float32; (p, q) = factors.
 
   Raises:
     ValueError: unless the factors divide the sizes.
@@ -69,7 +69,7 @@ def average_pool(video, factors):
 
 
 def enlarge(video, scale):
-  """The video [..., H * scale, W * scale, C]: each pixel of [..., H, W, C] repeated."""
+  """Repeats pixels: [..., H, W, C] -> [..., H * scale, W * scale, C]."""
   if int(scale) != scale or scale < 1:
     raise ValueError(f"scale={scale}: wanted a whole number of at least 1.")
   return repeat(video, "... h w c -> ... (h p) (w q) c", p=int(scale), q=int(scale))
@@ -97,14 +97,15 @@ def video_grid(videos, columns=None, *, gap=1):
 
 
 def write_mp4(path, video, fps=8, *, scale=1, crf=18):
-  """Writes [T, H, W, 3] as h264 (yuv420p: every player and browser shows it).
+  """Writes a video [T, H, W, 3] as h264 (yuv420p: every player and browser shows it).
+
+  An odd height or width grows by one repeated edge line: yuv420p has even sizes.
 
   Args:
     video: uint8, or floats in [-1, 1].
-    scale: nearest-neighbour enlargement of small canvases.
+    fps: frames a second.
+    scale: integer enlargement, by repeating pixels.
     crf: x264's quality; 0 is best, 18 looks lossless.
-
-  yuv420p wants even sizes: an odd height or width grows by one repeated edge line.
   """
   video = enlarge(_checked(video, "T H W 3"), scale)
   height, width = video.shape[1:3]
@@ -122,9 +123,10 @@ def write_mp4(path, video, fps=8, *, scale=1, crf=18):
 
 
 def write_gif(path, video, fps=8, *, scale=1):
-  """Writes [T, H, W, 3] as an endless gif; its clock ticks in hundredths of a second.
+  """Writes a video [T, H, W, 3], uint8 or floats in [-1, 1], as an endless gif.
 
-  Equal neighbours may be written as one frame, which is shown as long.
+  Its clock ticks in hundredths of a second; equal neighbours may become one frame.
+  `scale` is an integer enlargement.
   """
   video = enlarge(_checked(video, "T H W 3"), scale)
   pictures = [Image.fromarray(frame).quantize(256) for frame in video]
@@ -140,13 +142,13 @@ def write_gif(path, video, fps=8, *, scale=1):
 
 
 def write_png(path, image, *, scale=1):
-  """Writes one image [H, W, 3], losslessly."""
+  """Writes an image [H, W, 3], uint8 or floats in [-1, 1], `scale` times enlarged."""
   with atomic.file(path) as file:
     Image.fromarray(enlarge(_checked(image, "H W 3"), scale)).save(file, format="PNG")
 
 
 def frame_sheet(videos, *, gap=1):
-  """One picture, uint8 [H', W', 3]: a video in a row, its frames from left to right.
+  """One image, uint8 [H', W', 3]: a row of frames, left to right, for each video.
 
   Args:
     videos: uint8 [N, T, H, W, 3].

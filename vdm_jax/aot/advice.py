@@ -1,4 +1,4 @@
-"""What to change when a training step does not fit, with what each change should need.
+"""Changes of a training step that does not fit, with the memory that each should need.
 
 The state after a change is counted exactly. Of the temporaries, what the backward pass
 keeps of the forward pass is counted on the jaxpr, gradients are as large as the
@@ -14,10 +14,10 @@ class StepMemory:
   """Bytes that a training step needs on one device, known before it is compiled.
 
   Attributes:
-    state: parameters, averages, optimizer and batch.
-    gradients: of the parameters.
-    saved: of the forward pass for the backward pass.
-    clips: that a device works on at a time, 1/2 where two share one.
+    state: of parameters, averages, optimizer and batch.
+    gradients: of the parameters' gradients.
+    saved: of activations that the forward pass saves for the backward pass.
+    clips: number of clips on the device at a time, 1/2 where two devices share one.
   """
 
   state: int
@@ -27,14 +27,16 @@ class StepMemory:
 
 
 def estimate_changes(usage, current, candidates, step_memory_of):
-  """Estimates [{"flags": a change, "total": bytes, "fits": bool}] of the candidates.
+  """Estimates what a training step would need after each change of the config.
 
   Args:
-    usage: the memory.MemoryUsage of the program that does not fit.
+    usage: memory.MemoryUsage of the step that does not fit.
     current: its StepMemory.
-    candidates: [{path of a config field: value}], what `candidate_changes` gives.
-    step_memory_of: one of the candidates -> StepMemory of the config changed so; a
-      ValueError from it drops the candidate.
+    candidates: [change], a change being {path of a config field: value}.
+    step_memory_of: change -> StepMemory after it; a ValueError drops the change.
+
+  Returns:
+    [{"flags": change, "total": bytes, "fits": bool}].
   """
   workspace = max(usage.temporaries - current.gradients - current.saved, 0)
   found = []
@@ -50,11 +52,11 @@ def estimate_changes(usage, current, candidates, step_memory_of):
 
 
 def candidate_changes(cfg, stage, mesh):
-  """Changes of a config to try, the cheapest first, one by one and then together.
+  """Changes of a config that save memory, the cheapest first, then combined.
 
   Args:
-    cfg: the config; a field that it does not have is left alone.
-    stage: the name of its stage that trains.
+    cfg: ConfigDict; only fields that it has are changed.
+    stage: name of its training stage.
     mesh: {axis: size}.
 
   Returns:
@@ -83,7 +85,7 @@ def candidate_changes(cfg, stage, mesh):
 
 
 def to_flag(path, value):
-  """The flag that sets a field, a str: "--config.network.remat=full"."""
+  """The flag that sets a config field, a str: "--config.network.remat=full"."""
   return f"--config.{path}={value}"
 
 

@@ -1,6 +1,6 @@
-"""The forward FLOPs of a VideoDiT, in closed form: what its sizes ask for.
+"""The forward FLOPs of a VideoDiT in closed form, from its sizes.
 
-With D the width, L the tokens that one attention sees, M = mlp_ratio, a block costs
+With D the width, L the tokens of one attention, M = mlp_ratio, a block costs
 
   attention   2 t (4 D^2) + 4 t L D     for t tokens: q, k, v and out; both products
   perceptron  2 t (2 M D^2)
@@ -8,7 +8,7 @@ With D the width, L the tokens that one attention sees, M = mlp_ratio, a block c
   text        2 t (2 D^2) + 2 s (2 D^2) + 4 t (s / B) D     for s tokens of text
 
 and a training step costs three forward passes, four if all is computed again. Table 4
-of https://arxiv.org/abs/2212.09748 gives products alone: half of these FLOPs.
+of https://arxiv.org/abs/2212.09748 counts products only: half of these FLOPs.
 """
 
 GATED = ("geglu", "swiglu")
@@ -25,7 +25,7 @@ def video_dit_flops(network, shape, *, text=(0, 0), times=1):
   """FLOPs, an int, of one forward pass of a models.transformer.video_dit.VideoDiT.
 
   Args:
-    network: the module; only its fields are read.
+    network: the module; only its fields are used.
     shape: [B, T, H, W, C] of x, with all channels that are stacked on it.
     text: (tokens, width) of the text of a clip; a pooled one is (1, width).
     times: diffusion times of a clip: 1, or T if each frame has its own.

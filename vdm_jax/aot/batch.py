@@ -1,4 +1,4 @@
-"""What a training batch of a config looks like, when its data is not there.
+"""Shapes of a config's training batch, when its data is not there.
 
 A config names its sources: what each of them gives is known from its arguments and
 from the shape of the latents. Transforms are real ones, applied to a black video. A
@@ -20,12 +20,12 @@ UNCUT = 1024
 def batch_spec(cfg, loader, task):
   """{name: jax.ShapeDtypeStruct [B, ...]} of a batch that a config's loader would give.
 
-  A dict of these for "pictures", those of joint training.
+  With joint training on images, "pictures" is a dict of these.
 
   Args:
-    cfg: the whole config.
-    loader: its part that describes a data.loader.Loader.
-    task: its part that describes the task.
+    cfg: ConfigDict of the run.
+    loader: its node of the data.loader.Loader.
+    task: its node of the task.
 
   Raises:
     ValueError: a source whose records cannot be known without its data.
@@ -54,14 +54,14 @@ def latent_shape(cfg):
 
 
 def sampling_signals(batch, task=None):
-  """{name: jax.ShapeDtypeStruct [B, ...]} of the conditions in a training batch.
+  """{name: jax.ShapeDtypeStruct [B, ...]} of the conditions that sampling takes.
 
-  All but the videos themselves; {"index"} where there are none, and "image_latents" for
-  a conditioner of first frames.
+  All of a training batch but videos and latents; "image_latents" for a conditioner of
+  first frames; {"index"} if there are none.
 
   Args:
-    batch: what `batch_spec` gives.
-    task: the part of the config that describes the task.
+    batch: {name: ShapeDtypeStruct [B, ...]} of a training batch.
+    task: the config's node of the task.
   """
   told = {
     name: x

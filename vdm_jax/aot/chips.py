@@ -16,15 +16,16 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device as JAX counts them.
+  """Peak rates and memory of one device, as JAX counts devices.
 
   Attributes:
-    peak_flops: products and sums a second, in bfloat16.
-    hbm: bytes a program may use.
-    hbm_bandwidth: bytes a second between the chip and this memory.
+    name: such as "v5e".
+    peak_flops: FLOPs a second, in bfloat16.
+    hbm: bytes that a program may use.
+    hbm_bandwidth: bytes a second between the chip and its HBM.
     ici_bandwidth: bytes a second sent within a slice (ICI), or a host (NVLink).
     dcn_bandwidth: bytes a second sent to other slices or hosts (DCN, InfiniBand).
-    platform: as JAX names it.
+    platform: JAX's name, "tpu" or "cuda".
   """
 
   name: str

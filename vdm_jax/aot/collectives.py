@@ -29,20 +29,21 @@ OPCODE = re.compile(rf"({'|'.join(KINDS)})(-start)?")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One exchange between devices of a compiled program.
+  """A collective operation of a compiled program.
 
   Attributes:
-    kind: of KINDS.
-    axes: the mesh axes over which its devices differ, with "part of" before them if
-      a group does not span them whole.
-    over_dcn: whether it leaves a slice (or a host of GPUs).
-    shapes: of what one device puts in, as text: "bf16[4,16,256,1152]".
-    sizes: numbers in each of these arrays.
-    devices: of one group.
-    count: times a step.
-    bytes: that one device sends a step.
-    scan: the innermost loop of the program around it, "blocks/while", or "".
-    op_name: the path through the Python program to what needed it.
+    kind: "all-gather", "all-reduce", "reduce-scatter", "all-to-all",
+      "collective-permute", "collective-broadcast" or "ragged-all-to-all".
+    axes: the mesh axes over which its devices differ, after "part of" if a group does
+      not span them whole.
+    over_dcn: whether it crosses slices (or hosts of GPUs).
+    shapes: of one device's operands, as text: "bf16[4,16,256,1152]".
+    sizes: number of elements of each operand.
+    devices: in one group.
+    count: times that it runs in a step.
+    bytes: that one device sends in a step.
+    scan: the innermost loop around it, "blocks" or "blocks (backward)", or "".
+    op_name: path in the Python program, "jit(step)/VideoDiT/blocks/while/...".
   """
 
   kind: str
@@ -58,12 +59,12 @@ class Collective:
 
 
 def find_collectives(module, mesh_shape, slices=None):
-  """A list of the Collectives of a program, those of a single device left out.
+  """A list of the Collectives of a compiled program, without those of single devices.
 
   Args:
-    module: an hlo.HloModule.
-    mesh_shape: {axis: size}, slowest first; the program's devices are numbered so.
-    slices: the slice of each device, in that order; None: all in one.
+    module: hlo.HloModule of the program.
+    mesh_shape: {axis: size}, slowest first, in the order of the program's devices.
+    slices: index of the slice of each device, in that order; None: all in one.
   """
   total = math.prod(mesh_shape.values())
   slices = np.zeros(total, int) if slices is None else np.asarray(slices)
@@ -223,15 +224,15 @@ def _axes(groups, mesh_shape, pairs):
 
 
 def collectives_table(collectives, parameter_shapes=()):
-  """Rows of a table, a list of dicts, the most bytes first.
-
-  A row is for one kind, axes, loop ("scan"), what it "moves" ("parameters" or
-  "activations") and "network", and has "count", "bytes" and the "largest" exchange.
+  """Sums collectives of the same kind, axes and loop: table rows, the most bytes first.
 
   Args:
-    collectives: Collectives.
-    parameter_shapes: shapes of the parameters, to tell them and their gradients from
-      activations by their sizes.
+    collectives: [Collective].
+    parameter_shapes: of the network, to tell parameters and gradients from activations.
+
+  Returns:
+    [{"kind", "axes": "data+fsdp", "scan": loop, "moves": "parameters" or "activations",
+    "network": bool, across slices, "count", "bytes", "largest": bytes of one}].
   """
   rows = {}
   for c in collectives:
@@ -247,15 +248,15 @@ def collectives_table(collectives, parameter_shapes=()):
 
 
 def moves_parameters(collective, parameter_shapes):
-  """Whether all arrays of a Collective have sizes of parameters, or of their parts.
-
-  Args:
-    collective: a Collective.
-    parameter_shapes: of the parameters.
+  """Whether all arrays of a collective have sizes of parameters, or of their parts.
 
   A part is a half, a quarter ... a 4096th of one layer of a parameter, as a mesh or the
-  compiler may cut it, with no more axes. An activation may look like this, too, where
-  the width is a power of two.
+  compiler may cut it, with no more axes. An activation may match, too, where the width
+  is a power of two.
+
+  Args:
+    collective: Collective.
+    parameter_shapes: [tuple of sizes].
   """
   known, axes = set(), max((len(shape) for shape in parameter_shapes), default=0)
   for shape in parameter_shapes:

@@ -17,10 +17,10 @@ from jax.extend import core
 
 @dataclasses.dataclass(frozen=True)
 class FlopCount:
-  """Floating-point operations of a program.
+  """Floating-point operations of a program on all devices; has + and * (an int).
 
   Attributes:
-    flops: of everything, kernels included.
+    flops: of matrix products and convolutions, Pallas kernels included.
     kernels: {name of a Pallas kernel: its calls}.
     unbounded_loops: while loops of unknown length, whose bodies are counted once.
   """
@@ -42,16 +42,17 @@ class FlopCount:
 
 
 def count_flops(function, *args):
-  """The FlopCount of function(*args).
+  """The FlopCount (flops, kernels, unbounded_loops) of function(*args), by its jaxpr.
 
   Args:
+    function: of arrays.
     args: arrays, or jax.ShapeDtypeStructs: nothing is computed.
   """
   return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def count_jaxpr(jaxpr):
-  """The FlopCount of a jax.extend.core.Jaxpr."""
+  """The FlopCount (flops, kernels, unbounded_loops) of a jax.extend.core.Jaxpr."""
   total = FlopCount()
   for equation in jaxpr.eqns:
     total += _equation(equation)
@@ -146,13 +147,10 @@ def convolution_pairs(
   """How many (output, kernel) positions along one axis meet an input and no padding.
 
   Args:
-    size: inputs along the axis.
-    kernel: positions of the kernel.
-    out: outputs.
+    size, kernel, out: numbers of inputs, kernel positions and outputs.
     stride: of the outputs, in inputs.
-    padding: padding before the first input.
-    input_dilation: dilation of the inputs.
-    kernel_dilation: dilation of the kernel.
+    padding: before the first input.
+    input_dilation, kernel_dilation: steps between neighbours; 1: none.
   """
   window = np.arange(kernel) * kernel_dilation - padding
   place = np.arange(out)[:, None] * stride + window

@@ -1,4 +1,4 @@
-"""The text of a compiled program, read: computations, and how often each of them runs.
+"""Parses the text of a compiled program: its computations, and how often each runs.
 
 XLA's own cost analysis counts the body of a loop once. Here a loop counts as often as
 it turns: the compiler's `known_trip_count` where it says so (CPU, GPU), else the
@@ -20,40 +20,56 @@ TRANSPARENT = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """One array of a shape: its HLO type, its sizes, and in which memory it is."""
+  """The type of an array in HLO, such as bf16[2,3].
+
+  Attributes:
+    dtype: "bf16", "f32", "pred" ...
+    dims: sizes of its axes.
+    on_chip: whether it is in the chip's own memory (VMEM), not in HBM.
+  """
 
   dtype: str
   dims: tuple[int, ...]
-  on_chip: bool  # in the chip's own memory (VMEM), not in HBM
+  on_chip: bool
 
   @property
   def size(self):
+    """Number of elements."""
     return functools.reduce(int.__mul__, self.dims, 1)
 
   @property
   def bytes(self):
+    """Size in bytes."""
     return self.size * dtype_bits(self.dtype) // 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a computation: name = shape opcode(argument), attributes."""
+  """One line of HLO: name = shape opcode(argument), attributes.
+
+  Attributes:
+    name, opcode: as in the text, without "%".
+    shape: text of the result's type.
+    operands: names of instructions of the same computation.
+    argument: text in the parentheses.
+    attributes: text after them.
+  """
 
   name: str
   shape: str
   opcode: str
-  operands: tuple[str, ...]  # names in the same computation
-  argument: str  # what stands in the parentheses
+  operands: tuple[str, ...]
+  argument: str
   attributes: str
 
   @functools.cached_property
   def arrays(self):
-    """The arrays of its result, of a tuple all of them."""
+    """The Arrays of its result, a tuple: one, or all of a tuple's."""
     return parse_shape(self.shape)
 
   @functools.cached_property
   def op_name(self):
-    """The way through the Python program: "jit(step)/VideoDiT/blocks/while"."""
+    """Its path in the Python program, "jit(step)/VideoDiT/blocks/while", or ""."""
     found = re.search(r'op_name="([^"]*)"', self.attributes)
     return found[1] if found else ""
 
@@ -65,7 +81,12 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-  """Instructions by name; `root` is the name of that which gives the result."""
+  """A function of a compiled program.
+
+  Attributes:
+    instructions: {name: Instruction}.
+    root: name of the instruction that gives the result.
+  """
 
   name: str
   instructions: dict[str, Instruction]
@@ -73,7 +94,7 @@ class Computation:
 
   @functools.cached_property
   def parameters(self):
-    """{number: name} of its parameters."""
+    """{index: name of the instruction} of its parameters."""
     return {
       int(i.argument): n
       for n, i in self.instructions.items()
@@ -82,7 +103,7 @@ class Computation:
 
   @functools.cached_property
   def users(self):
-    """{name: the instructions that read it}."""
+    """{name: the Instructions that have it as an operand}."""
     found = {name: [] for name in self.instructions}
     for instruction in self.instructions.values():
       for operand in set(instruction.operands):
@@ -95,8 +116,8 @@ class Loop:
   """A loop around a computation.
 
   Attributes:
-    name: the op_name of the loop.
-    trips: how often it turns; None where the text does not say.
+    name: path in the Python program, "jit(step)/VideoDiT/blocks/while".
+    trips: number of iterations; None if unknown.
   """
 
   name: str
@@ -110,13 +131,14 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-  """A computation as it is reached from the entry.
+  """A computation, and how often and where a compiled program runs it.
 
   Attributes:
-    times: how often it runs, unknown loops counted once.
-    loops: those around it, the outermost first.
-    fused: whether it is the inside of a fusion, whose values lie in no memory.
-    enclosing: the computation that is not fused in which it stands.
+    computation: the Computation.
+    times: how often it runs, the bodies of loops of unknown length once.
+    loops: the Loops around it, the outermost first.
+    fused: whether it is the inside of a fusion, whose values are not in HBM.
+    enclosing: name of the innermost computation around it that is not fused.
   """
 
   computation: Computation
@@ -128,13 +150,18 @@ class Visit:
 
 @dataclasses.dataclass(frozen=True)
 class HloModule:
-  """A compiled program: its computations by name, and the name of the first one."""
+  """A compiled program.
+
+  Attributes:
+    computations: {name: Computation}.
+    entry: name of the computation that runs first.
+  """
 
   computations: dict[str, Computation]
   entry: str
 
   def visits(self):
-    """Yields a Visit of every computation that runs, but for those of reducers."""
+    """Yields a Visit (computation, times, loops ...) of all that runs but reducers."""
     yield from self._visits(self.entry, 1, (), False, self.entry)
 
   def _visits(self, name, times, loops, fused, enclosing):
@@ -276,7 +303,11 @@ class HloModule:
 
 
 def parse(text):
-  """The HloModule of the text that jax's `compiled.as_text()` gives."""
+  """Parses HLO text to an HloModule: computations by name, and the entry's name.
+
+  Args:
+    text: what jax's `compiled.as_text()` gives.
+  """
   computations, entry, name, found, root = {}, None, None, {}, None
   for line in text.splitlines():
     if name is None:
@@ -296,7 +327,7 @@ def parse(text):
 
 
 def parse_shape(shape):
-  """A tuple of the Arrays in the text "(bf16[2,3]{1,0:S(1)}, u32[])" of a shape."""
+  """The Arrays, a tuple, in the text of a shape, "(bf16[2,3]{1,0:S(1)}, u32[])"."""
   found = []
   for dtype, dims, layout in ARRAY.findall(shape):
     sizes = tuple(int(re.sub(r"\D", "", d)) for d in dims.split(",") if d.strip())
@@ -306,7 +337,7 @@ def parse_shape(shape):
 
 
 def dtype_bits(dtype):
-  """Bits, an int, of one number of an HLO type such as "bf16" or "pred"."""
+  """Bits, an int, of one number of an HLO type: 16 of "bf16", 8 of "pred"."""
   if dtype in ITEM_BITS:
     return ITEM_BITS[dtype]
   return int(re.search(r"\d+", dtype)[0])

@@ -1,4 +1,4 @@
-"""What a program needs of a device's HBM: by whom, and whether it fits.
+"""What a program needs of a device's HBM, by part, and whether it fits.
 
 Parts of the state are counted exactly, by their shards. What the compiler says covers
 all: its arguments may be larger than the parts (arrays are padded to tiles), its
@@ -25,11 +25,11 @@ class MemoryUsage:
   """What a program needs of the HBM of one device, in bytes.
 
   Attributes:
-    parts: {"parameters", "ema" ...: of the arguments}, and "padding and rest".
-    temporaries: activations, gradients, workspace; at least that where it is an
-      estimate from an error.
+    parts: {"parameters", "ema" ...: of its arguments}, and "padding and rest".
+    temporaries: activations, gradients, workspace; at least so many if the compiler
+      refused the program.
     code: the program itself.
-    outputs: those that do not lie where an argument was.
+    outputs: those that do not re-use the memory of an argument.
     available: what the device has.
   """
 
@@ -41,7 +41,7 @@ class MemoryUsage:
 
   @property
   def total(self):
-    """Bytes of all parts."""
+    """Bytes of arguments, temporaries, code and outputs."""
     return sum(self.parts.values()) + self.temporaries + self.code + self.outputs
 
   @property
@@ -50,17 +50,17 @@ class MemoryUsage:
     return self.total <= self.available
 
   def by_part(self):
-    """{part: bytes}: arguments, activations and workspace, program, outputs."""
+    """{part: bytes}: arguments, "activations and workspace", "program", "outputs"."""
     rest = {"activations and workspace": self.temporaries, "program": self.code}
     return {**self.parts, **rest, "outputs": self.outputs}
 
 
 def from_analysis(stats, trees, available):
-  """The MemoryUsage of a compiled program.
+  """The MemoryUsage, bytes by part and whether they fit, of a compiled program.
 
   Args:
     stats: what jax's `compiled.memory_analysis()` gives.
-    trees: {part: tree of the program's arguments, with shardings}.
+    trees: {part: tree of ShapeDtypeStructs with shardings}, the program's arguments.
     available: bytes of a device.
   """
   parts = {name: shard_bytes(tree) for name, tree in trees.items()}
@@ -75,11 +75,11 @@ def from_analysis(stats, trees, available):
 
 
 def from_compile_error(message, trees, available):
-  """The MemoryUsage of a program that the compiler refused for its size, or None.
+  """The MemoryUsage, in bytes, of a program that the compiler refused for its size.
 
   Args:
-    message: of the error; None is returned for an error of another kind.
-    trees: {part: tree of the program's arguments, with shardings}.
+    message: of the error; for an error of another kind None is returned.
+    trees: {part: tree of ShapeDtypeStructs with shardings}, the program's arguments.
     available: bytes of a device.
   """
   parts = {name: shard_bytes(tree) for name, tree in trees.items()}
@@ -94,7 +94,7 @@ def from_compile_error(message, trees, available):
 
 
 def shard_bytes(tree):
-  """Bytes of a tree of ShapeDtypeStructs with shardings on the fullest device."""
+  """Bytes that one device holds of a tree of ShapeDtypeStructs with shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * _itemsize(x.dtype)
     for x in jax.tree.leaves(tree)

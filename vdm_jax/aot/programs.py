@@ -1,8 +1,7 @@
-"""The programs of a config, lowered from shapes: nothing is read, nothing runs.
+"""The programs of a config, lowered from shapes: nothing is loaded, nothing runs.
 
-Each function (config, mesh) -> LoweredProgram builds what the stage of that name
-builds, but data, weights and samples; its arguments are ShapeDtypeStructs with the
-shardings that the stage gives them.
+Each builds what the stage of that name builds, but data, weights and samples; its
+arguments are ShapeDtypeStructs with the shardings that the stage gives them.
 """
 
 import dataclasses
@@ -24,18 +23,18 @@ from vdm_jax.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True)
 class LoweredProgram:
-  """A program to compile.
+  """A program to compile for a mesh, and what is known of it before.
 
   Attributes:
     lower: () -> jax.stages.Lowered.
-    trees: {part: tree of the arguments' ShapeDtypeStructs with shardings}.
-    count_flops: () -> flops.FlopCount of the whole program, before any compiler.
+    trees: {part: tree of ShapeDtypeStructs with shardings}, its arguments.
+    count_flops: () -> flops.FlopCount of the whole program.
     model_flops: () -> FLOPs that the model itself needs, without recomputation.
-    batch_size: clips a call.
-    parameter_shapes: shapes of the network's parameters.
-    saved_bytes: () -> bytes of the forward pass that one device keeps for the backward
+    batch_size: clips of a call.
+    parameter_shapes: of the network.
+    saved_bytes: () -> bytes that the forward pass saves on a device for the backward
       pass.
-    clips_at_a_time: on a device; less than one where devices share them.
+    clips_at_a_time: on a device; less than one where devices share a clip.
   """
 
   lower: Callable
@@ -49,11 +48,10 @@ class LoweredProgram:
 
 
 def train(cfg, mesh):
-  """The LoweredProgram of a config's training step: the denoiser's, or autoencoder's.
+  """The LoweredProgram of a config's training step: denoiser, or else autoencoder.
 
   Args:
-    cfg: the config.
-    mesh: of the devices to compile for.
+    mesh: jax.sharding.Mesh of the devices to compile for.
   """
   stage = cfg[training_stage(cfg)]
   task, tx = config.build(stage.task), config.build(stage.optimizer)
@@ -96,11 +94,10 @@ def train(cfg, mesh):
 
 
 def sample(cfg, mesh):
-  """The LoweredProgram of a batch of a config's stage `sample`.
+  """The LoweredProgram of a batch of a config's sampling, with guidance and decoding.
 
   Args:
-    cfg: the config.
-    mesh: of the devices to compile for.
+    mesh: jax.sharding.Mesh of the devices to compile for.
   """
   stage = _named(cfg, "sample", "sample")
   if "generator" not in stage:
@@ -130,8 +127,7 @@ def decode(cfg, mesh):
   """The LoweredProgram of a config's decoder, latents -> uint8 videos.
 
   Args:
-    cfg: the config.
-    mesh: of the devices to compile for.
+    mesh: jax.sharding.Mesh of the devices to compile for.
   """
   stage = _named(cfg, "sample", "decode")
   part = stage.generator if "generator" in stage else cfg

@@ -39,22 +39,22 @@ def make_report(
   slices=None,
   parameter_shapes=(),
 ):
-  """The report, a dict ready for JSON.
+  """A report on a program's memory, FLOPs, traffic and time, a dict ready for JSON.
 
   Args:
-    what: of programs.PROGRAMS.
-    topology: a topology.Topology.
+    what: "train", "sample" or "decode".
+    topology: topology.Topology.
     mesh: of its devices.
-    batch_size: clips a call.
-    notes: lines for the reader.
-    memory: a memory.MemoryUsage.
-    flop_count: the flops.FlopCount of the whole program.
+    batch_size: clips of a call.
+    notes: [str] for the reader.
+    memory: memory.MemoryUsage.
+    flop_count: flops.FlopCount of the whole program.
     model_flops: FLOPs without recomputation.
-    module: the hlo.HloModule, or None where the program was refused for its size.
-    seconds: {"lower", "compile"}.
-    advice: what advice.estimate_changes gives.
-    slices: the slice of each device, in the order of the mesh.
-    parameter_shapes: a list of tuples, by which their collectives are recognised.
+    module: hlo.HloModule, or None where the program was refused for its size.
+    seconds: {"lower", "compile": float}, how long these took.
+    advice: [{"flags": change, "total": bytes, "fits": bool}], changes of the config.
+    slices: index of the slice of each device, in the order of the mesh.
+    parameter_shapes: of the network, by which collectives of parameters are recognised.
 
   Returns:
     {"what", "topology", "chip", "devices", "slices", "mesh", "clips",
@@ -119,7 +119,7 @@ def make_report(
 
 
 def to_text(report):
-  """A report of `make_report` as lines of text, a str."""
+  """A report, the dict of `make_report`, as lines of text, a str."""
   size = memory_lib.format_bytes
   mesh = (
     " x ".join(f"{k} {n}" for k, n in report["mesh"].items() if n > 1) or "1 device"
@@ -160,12 +160,7 @@ def to_text(report):
 
 
 def save_chart(report, path):
-  """Saves a picture of a report: memory by part, and the time of each resource.
-
-  Args:
-    report: of `make_report`.
-    path: of the PNG.
-  """
+  """Saves a PNG chart of a report, the dict of `make_report`: memory and times."""
   from matplotlib.figure import Figure  # slow to import
 
   figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")

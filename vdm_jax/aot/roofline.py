@@ -1,4 +1,4 @@
-"""The time below which no step of a program can be, and what sets it.
+"""A lower bound on the time of a program's step, and the resource that sets it.
 
 Each resource alone, at its peak, needs work / rate (Williams et al., 2009,
 https://doi.org/10.1145/1498765.1498785); the longest of them is the bound, their sum
@@ -11,10 +11,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TimeBound:
-  """Seconds that a step takes one device at least, by the resource.
+  """Seconds that each resource of a device needs at least for a step.
 
   Attributes:
-    compute: for its products, at the chip's peak.
+    compute: for its FLOPs, at the chip's peak.
     hbm: for its traffic with its memory.
     ici: for what it sends within its slice.
     dcn: for what it sends to other slices.
@@ -32,27 +32,27 @@ class TimeBound:
 
   @property
   def time(self):
-    """Seconds of a step in which all overlaps."""
+    """Seconds of a step if all resources overlap: the longest."""
     return max(self.by_resource.values())
 
   @property
   def serial(self):
-    """Seconds of a step in which nothing overlaps."""
+    """Seconds of a step if nothing overlaps: the sum."""
     return sum(self.by_resource.values())
 
   @property
   def bottleneck(self):
-    """The name of the resource that takes longest."""
+    """The name of the resource that takes longest: "compute", "hbm", "ici" or "dcn"."""
     return max(self.by_resource, key=self.by_resource.get)
 
 
 def time_bound(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
-  """The TimeBound of a program on a chip.
+  """The TimeBound of a step: least seconds for compute, hbm, ici and dcn.
 
   Args:
-    chip: a chips.Chip.
-    flops: of one device, a step.
-    hbm_bytes: that it reads and writes in its memory.
+    chip: chips.Chip, its peak rates.
+    flops: of one device.
+    hbm_bytes: that it moves from and to its memory.
     ici_bytes: that it sends within its slice.
     dcn_bytes: that it sends to other slices.
   """
@@ -65,14 +65,14 @@ def time_bound(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
 
 
 def model_flops_utilization(chip, devices, model_flops, seconds):
-  """MFU in [0, 1]: the share of the peak that the model's own FLOPs take.
+  """MFU in [0, 1]: the share of the devices' peak that the model's own FLOPs take.
 
   Args:
-    chip: a chips.Chip.
-    devices: how many.
+    chip: chips.Chip.
+    devices: number of devices.
     model_flops: of a step on all devices, without recomputation.
     seconds: of the step.
 
-  Products that are done twice (remat) do not count, https://arxiv.org/abs/2204.02311.
+  Recomputation (remat) does not count, https://arxiv.org/abs/2204.02311.
   """
   return model_flops / (chip.peak_flops * devices * seconds)

@@ -79,9 +79,9 @@ class Topology:
 
   Attributes:
     name: such as "v5e:4x4".
-    chip: what each device can do.
+    chip: chips.Chip, the rates of each device.
     devices: of all slices, in JAX's order.
-    num_slices: parts that are joined by the slow network: TPU slices, or GPU hosts.
+    num_slices: parts joined by the slow network: TPU slices, or GPU hosts.
   """
 
   name: str
@@ -90,18 +90,18 @@ class Topology:
   num_slices: int
 
   def slice_index(self, device):
-    """The number, an int, of the slice that a jax.Device is in."""
+    """The index, an int, of the slice that a device of the topology is in."""
     if self.chip.platform == "cuda":
       return device.process_index
     return getattr(device, "slice_index", 0) or 0
 
 
 def get_topology(name, num_slices=1):
-  """The Topology of a name.
+  """The Topology (name, chip, devices, num_slices) of hardware that is not here.
 
   Args:
-    name: "v5e:4x4", "v5p:2x2x2", "h100:2x8" ...
-    num_slices: so many slices of a TPU.
+    name: chip and shape: "v5e:4x4", "v5p:2x2x2", "h100:2x8" (hosts x GPUs) ...
+    num_slices: number of TPU slices of that shape.
 
   Raises:
     ValueError: there is no such chip or shape; the nearest ones are named.
@@ -121,7 +121,11 @@ def get_topology(name, num_slices=1):
 
 
 def parse_name(name):
-  """("v5e", (4, 4)) of "v5e:4x4"; a ValueError names the nearest names."""
+  """(chip, sizes) of a topology's name: ("v5e", (4, 4)) of "v5e:4x4".
+
+  Raises:
+    ValueError: there is no such topology; the nearest ones are named.
+  """
   known = [f"{kind}:{shape}" for kind, shapes in SHAPES.items() for shape in shapes]
   if name not in known:
     close = difflib.get_close_matches(name, known, 3, cutoff=0.4)

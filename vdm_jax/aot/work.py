@@ -1,4 +1,4 @@
-"""What a compiled program does on one device: products, and traffic with its HBM.
+"""FLOPs of a compiled program on one device, and its traffic with its HBM.
 
 Both are read from the program's text and count a loop as often as it turns. What is
 counted is what the compiler left: recomputation, work that every device repeats, and
@@ -25,11 +25,7 @@ LIBRARY = re.compile(r'custom_call_target="__cublas\$')
 
 
 def device_flops(module):
-  """FLOPs of one device, an int: of all matrix products and convolutions.
-
-  Args:
-    module: an hlo.HloModule.
-  """
+  """FLOPs on one device, an int, of the products and convolutions of an HloModule."""
   total = 0
   for visit in module.visits():
     for instruction in visit.computation.instructions.values():
@@ -43,11 +39,7 @@ def device_flops(module):
 
 
 def hbm_bytes(module):
-  """Bytes that one device moves between its cores and its HBM, an int.
-
-  Args:
-    module: an hlo.HloModule.
-  """
+  """Bytes, an int, that an hlo.HloModule moves between one device's cores and HBM."""
   total = 0
   for visit in module.visits():
     if visit.fused:

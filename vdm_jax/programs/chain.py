@@ -20,15 +20,18 @@ from vdm_jax.programs import sample
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pass:
-  """One pass over the video.
+  """One sampling pass over a video, which fills in between the frames of the last pass.
 
   Attributes:
-    num_frames: of its video, in frames of latents.
-    sampler, ts, wrappers: see tasks.generator.Generator.
+    num_frames: of this pass, in latent frames.
+    sampler: (denoise, process, x, ts, cond, key) -> x0.
+    ts: times [S + 1] or [S + 1, T], or process -> times.
+    wrappers: (denoise, null) -> denoise, innermost first, such as guidance.
     known_stride: the frames of the pass before are frames 0, known_stride,
       2 known_stride ... of this one; 0 for the first pass.
-    signals: {name: number}, of all videos, such as the frame rate.
-    task, weights: if they are not those of the whole chain.
+    signals: {name: number}, conditions of all videos, such as {"fps": 2.0}.
+    task: its LatentDiffusion; None: that of the chain.
+    weights: of its denoiser, a training stage's folder or a tree; None: the chain's.
   """
 
   num_frames: int
@@ -53,15 +56,19 @@ def run(
   scale=1,
   grid_columns=8,
 ):
-  """Writes <workdir>/<folder>, a folder of samples: the videos of the last pass.
+  """Samples videos in several passes and writes the last pass to <workdir>/<folder>.
+
+  The folder has an mp4 for each video, grid.gif, grid.png, videos.npz and meta.json.
 
   Args:
-    generator: a tasks.generator.Generator; a pass has its own length, sampler, times
-      and wrappers.
-    passes: [Pass], or a dict of them, whose names are sorted.
-    signals: () -> {name: array [N, ...]}, what the task's conditioner takes.
-    batch_size, fps, scale, grid_columns: see sample.run.
-    folder: under the workdir.
+    job: programs.job.Job: workdir, seed, mesh.
+    generator: tasks.generator.Generator; each pass replaces its number of frames,
+      sampler, times and wrappers.
+    passes: [Pass], or {name: Pass} in the order of the names.
+    signals: () -> {name: array [N, ...]}, the conditions of N videos.
+    batch_size: videos at a time, rounded up to what the mesh splits evenly.
+    fps, scale: frames a second and integer enlargement of the files.
+    grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
   if isinstance(passes, Mapping):
     passes = [passes[name] for name in sorted(passes)]
@@ -100,7 +107,12 @@ def run(
 
 
 def pass_generator(generator, chain_pass):
-  """The Generator of the latents of a Pass."""
+  """The tasks.generator.Generator that samples the latents of one pass.
+
+  Args:
+    generator: the Generator of the chain.
+    chain_pass: a Pass, whose fields replace those of the generator.
+  """
   return dataclasses.replace(
     generator,
     task=chain_pass.task or generator.task,
@@ -113,7 +125,7 @@ def pass_generator(generator, chain_pass):
 
 
 def check_passes(passes):
-  """Raises a ValueError where a list of Pass do not follow one another."""
+  """Raises a ValueError if one of [Pass] needs more frames than the pass before has."""
   if not passes:
     raise ValueError("passes are empty; give at least one Pass.")
   before = 0
@@ -134,10 +146,14 @@ def check_passes(passes):
 
 
 def pass_sampler(generator, chain_pass):
-  """(params, batch, latents of the pass before, key) -> latents [B, T, h, w, c].
+  """A function (params, batch, previous, key) -> latents [B, T, h, w, c] of one pass.
+
+  `params` is {"denoiser": tree}, `batch` {name: array [B, ...]}, `previous` the latents
+  of the pass before, which are known frames of this one (unused in the first).
 
   Args:
-    generator: of the Pass `chain_pass`, see `pass_generator`.
+    generator: the Generator of this pass, what `pass_generator` returns.
+    chain_pass: the Pass.
   """
 
   def draw(params, batch, before, key):

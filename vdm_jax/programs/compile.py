@@ -1,12 +1,6 @@
-"""Compiles a config's real programs for chips that are not here, and says the cost.
+"""Compiles a config's real programs for chips that are not here, and reports the cost.
 
-  train    the step of programs/train.py: loss, gradients, optimizer, EMA
-  sample   the generator of programs/sample.py: all steps, guidance, decoding
-  decode   the autoencoder alone, on a batch of latents
-  fit      train, and where that does not fit, changes that should, until one does
-
-Writes <workdir>/compile/<topology>_<what>.json, .txt and .png. No data, no weights and
-no accelerator are asked for: shapes come from the config.
+No data, no weights and no accelerator are needed: shapes come from the config.
 """
 
 import contextlib
@@ -30,18 +24,23 @@ OPTIONS = {
 
 
 def run(cfg, workdir, *, topology, num_slices=1, what="train"):
-  """Compiles a program, writes and prints the report; returns it, a dict.
+  """Compiles a program of a config for absent chips; writes and prints a report.
+
+  Writes <workdir>/compile/<topology>_<what>.json, .txt and .png.
 
   Args:
-    cfg: the config.
-    workdir: pathlib.Path; files are written in its folder compile/.
-    topology: a name, such as "v5e:4x4" or "h100:2x8".
-    num_slices: so many slices of it, joined by the slow network.
-    what: of WHAT.
+    cfg: ConfigDict of a run.
+    workdir: pathlib.Path.
+    topology: name of the chips, such as "v5e:4x4" or "h100:2x8".
+    num_slices: TPU slices of that topology, joined by the data-centre network.
+    what: "train", a training step; "sample", a batch with all steps and decoding;
+      "decode", the autoencoder's decoder; "fit", train and, where that exceeds the HBM,
+      the advised changes of the config until one fits.
 
   Returns:
-    The keys of aot.report.make_report; of "fit" also "tried", a list of {"flags",
-    "total"}, and "changed", the flags of the change that fits.
+    A dict for JSON: memory by part and whether it fits, FLOPs, traffic, collectives,
+    time bounds, advice; of "fit" also "tried", [{"flags": change, "total": bytes}], and
+    "changed", the change that fits.
   """
   if what not in WHAT:
     raise ValueError(
@@ -131,9 +130,13 @@ def _uncached():
 
 
 def for_platform(cfg, topology):
-  """(config, notes [str]): without the kernels whose compiler needs a real GPU.
+  """(config, notes): the config, changed where its kernels need a real GPU to compile.
 
-  A network without a field `attention` chooses "auto", which is XLA's kernel there.
+  On a GPU topology "network.attention" becomes "xla" in place of cuDNN's. The notes are
+  a list of sentences about that.
+
+  Args:
+    topology: aot.topology.Topology.
   """
   if topology.chip.platform != "cuda" or "network" not in cfg:
     return cfg, []
@@ -150,11 +153,10 @@ def for_platform(cfg, topology):
 
 
 def override_fields(cfg, values):
-  """A copy of a config with other values of some fields.
+  """A copy of a ConfigDict with other values of some fields.
 
   Args:
-    cfg: the config.
-    values: {path of a field: value}, such as {"network.remat": "full"}.
+    values: {dotted path of a field: value}, such as {"network.remat": "full"}.
   """
   cfg = copy.deepcopy(cfg)
   with cfg.unlocked(), cfg.ignore_type():
@@ -168,7 +170,7 @@ def override_fields(cfg, values):
 
 
 def _advice(cfg, target, program, needs):
-  """What to change, with what each change should need, see aot/advice.py."""
+  """Changes of the config and the memory that each should need."""
   mesh = dict(mesh_of(cfg, target).shape)
   changes = advice.candidate_changes(cfg, programs.training_stage(cfg), mesh)
 
@@ -190,7 +192,12 @@ def _step_memory(program):
 
 
 def mesh_of(cfg, topology):
-  """The jax.sharding.Mesh of a config on a Topology, whose hosts of GPUs are slices."""
+  """The jax.sharding.Mesh of a config's `mesh` and `dcn` on the devices of a topology.
+
+  Args:
+    cfg: ConfigDict; without `dcn`, the axis "data" crosses hosts of GPUs.
+    topology: aot.topology.Topology.
+  """
   dcn = cfg.get("dcn")
   if topology.chip.platform == "cuda" and topology.num_slices > 1 and dcn is None:
     dcn = {"data": topology.num_slices}

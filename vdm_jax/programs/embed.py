@@ -11,14 +11,15 @@ from vdm_jax.programs import job as job_lib
 
 
 def run(job, *, texts, encoder, folder="texts"):
-  """Writes <workdir>/<folder>: records of "text" [L, D] float16 and "text_mask" [L].
+  """Embeds texts once, for all runs, and writes <workdir>/<folder>.
 
-  The texts, in their order, stand in its meta.json as "texts". A folder that was made
-  of the same texts by the same encoder is left as it is; another one is refused.
+  A record is {"text": float16 [L, D], "text_mask": bool [L]}; meta.json has "texts",
+  in the same order. A folder of the same texts and encoder is kept; another is refused.
 
   Args:
+    job: programs.job.Job: workdir, mesh.
     texts: () -> list of str.
-    encoder: a TextEncoder of pipelines/text_encoder.py.
+    encoder: TextEncoder, (list of N str) -> (float32 [N, L, D], bool mask [N, L]).
   """
   wanted = list(texts())
   made_of = {
@@ -46,13 +47,14 @@ def run(job, *, texts, encoder, folder="texts"):
 
 
 def prompt_signals(*, encoder, texts, clips, count, negative=""):
-  """Signals of prompts or, without any, of the captions of the first `count` clips.
+  """Embeddings of prompts, or of clips' captions, and of a negative prompt.
 
   Args:
-    encoder: a TextEncoder of pipelines/text_encoder.py.
-    texts: a text, several, or a .txt file, see texts.parse_prompts.
-    clips: () -> `folders.ClipFolder` with a table of texts.
-    negative: a negative prompt, the same for all.
+    encoder: TextEncoder, (list of N str) -> (float32 [N, L, D], bool mask [N, L]).
+    texts: a prompt, several, or a .txt file of them; empty: captions.
+    clips: () -> data.folders.ClipFolder, whose captions are used without prompts.
+    count: number of captions.
+    negative: one negative prompt for all.
 
   Returns:
     {"text", "negative": [N, L, D] float32, "text_mask", "negative_mask": [N, L] bool}.
@@ -68,11 +70,14 @@ def prompt_signals(*, encoder, texts, clips, count, negative=""):
 
 
 def repeat_prompts(*, encoder, texts, repeats=1):
-  """Signals of every text `repeats` times, in order.
+  """Embeddings of each prompt `repeats` times in a row, labelled by its index.
+
+  Args:
+    encoder: TextEncoder, (list of N str) -> (float32 [N, L, D], bool mask [N, L]).
+    texts: list of str.
 
   Returns:
-    {"text": [N, L, D] float32, "text_mask": [N, L] bool, "label": [N] int32}; a label
-    is the index of the text.
+    {"text": [N, L, D] float32, "text_mask": [N, L] bool, "label": [N] int32}.
   """
   values, mask = encoder(texts)
   row = np.repeat(np.arange(len(texts), dtype=np.int32), repeats)
@@ -80,10 +85,10 @@ def repeat_prompts(*, encoder, texts, repeats=1):
 
 
 def negative_tokens(*, encoder, text=""):
-  """The tokens [M, D] of a negative prompt, as conditioner.Text's null; None for "".
+  """The embedding, float32 [M, D], of a negative prompt without padding; None for "".
 
   Args:
-    encoder: a TextEncoder of pipelines/text_encoder.py.
+    encoder: TextEncoder, (list of N str) -> (float32 [N, L, D], bool mask [N, L]).
   """
   if not text:
     return None

@@ -24,20 +24,22 @@ def run(
   folder="latents",
   num_workers=0,
 ):
-  """Writes <workdir>/<folder>: records of moments in float16, and their statistics.
+  """Encodes clips to latents once, for all runs, and writes <workdir>/<folder>.
 
-  Everything in a clip's record but the video goes along. A folder that was made from
-  the same weights and settings is left as it is; another one is refused. Clips are
-  spread over all devices, whatever the mesh; each process encodes its share of them.
+  A record is {"mean", "logvar": float16 [t, h, w, c]}, the moments of the latents, and
+  all entries of the clip but "video"; meta.json has their "shift", "scale" and the
+  "classes". A folder of the same weights and settings is kept, another is refused.
 
   Args:
-    source: of clips, see data/sources.py; `transforms.LatentsAsVideo` makes some of
-      stored latents, for an autoencoder of these.
-    autoencoder: see autoencoders/base.py.
+    job: programs.job.Job; each process encodes a share of the clips on its own devices.
+    source: clips, [i] -> {"video": uint8 [T, H, W, 3], ...}, or stored latents as
+      videos (data.transforms.LatentsAsVideo) for an autoencoder of latents.
+    autoencoder: autoencoders.base.Autoencoder.
     weights: the folder, under the workdir, of the stage that trained it.
     batch_size: clips at a time in each process.
-    image_encoder: an ImageEncoder of pipelines/image_encoder.py; its tokens of the
-      first frames become "image" [L, D] of the records, float16. None: no "image".
+    image_encoder: uint8 [N, H, W, 3] -> [N, L, D], applied to the first frames, whose
+      tokens are stored as "image", float16 [L, D]; None: no "image".
+    num_workers: processes that load clips; 0: threads of this one.
   """
   params = job.weights(weights, "ema/autoencoder")
   made_of = {
@@ -107,7 +109,17 @@ def run(
 
 
 def is_written(job, path, provenance, description):
-  """Whether the records at `place` were made of this; others are refused."""
+  """Whether the folder of records `path` exists, and has this provenance.
+
+  Args:
+    job: programs.job.Job, which prints that it exists.
+    path: pathlib.Path.
+    provenance: JSON dict, what the folder's meta.json must have as "settings".
+    description: of the records, for the message: "clips are encoded".
+
+  Raises:
+    ValueError: the folder has another provenance.
+  """
   if not path.exists():
     return False
   made = records.read_meta(path)

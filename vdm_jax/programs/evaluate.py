@@ -1,4 +1,4 @@
-"""Measures samples beside real, held-out clips; writes metrics.json, prints a table."""
+"""Scores samples, and real held-out clips like them; writes metrics.json."""
 
 import jax
 import numpy as np
@@ -23,15 +23,22 @@ def run(
   stride=1,
   out="metrics.json",
 ):
-  """Writes <workdir>/<out>, {metric: {"samples": score, "real": score}}, and a table.
+  """Scores samples and held-out clips by the same metrics; writes <workdir>/<out>.
+
+  The file is {metric: {"samples": score, "real": score}}; a score is {"value": float,
+  "protocol": {...}}, or null. The same is printed as a table.
 
   Args:
-    real, train: sources of the held-out and of the training split.
-    metrics: functions of an Evidence that give Rows, see metrics/score.py.
-    samples: the folder that the sampling stage wrote, under the workdir.
-    autoencoder, autoencoder_weights: to measure reconstructions of real clips.
-    train_clips: how many of the training split the metrics see.
-    stride: data frames between two frames of the real clips.
+    job: programs.job.Job: workdir, seed, mesh.
+    real, train: held-out and training clips, [i] -> {"video": uint8 [T, H, W, 3]} and
+      perhaps "label".
+    metrics: functions metrics.score.EvaluationData -> [Row].
+    samples: the folder of samples, under the workdir.
+    autoencoder: Autoencoder whose reconstructions of real clips are scored, too.
+    autoencoder_weights: the folder, under the workdir, of the stage that trained it.
+    train_clips: number of training clips that metrics compare with.
+    batch_size: clips that are reconstructed at a time.
+    stride: data frames from one frame of a real clip to the next.
   """
   place = job.workdir / samples / sample.VIDEOS
   if not place.is_file():
@@ -71,9 +78,20 @@ def run(
 
 
 def match_labels(clips, source, rng):
-  """As many clips of a source, with the same labels in the same order.
+  """Real clips, as many as `clips`, with the same labels in the same order.
 
-  A class with fewer clips than asked gives some of them twice; no clip is one.
+  They are chosen at random; a class that has too few clips repeats them.
+
+  Args:
+    clips: metrics.score.LabelledVideos; without labels, any real clips are taken.
+    source: [i] -> {"video": uint8 [T, H, W, 3], "label": int}.
+    rng: np.random.Generator.
+
+  Returns:
+    LabelledVideos: videos uint8 [N, T, H, W, 3], labels int [N] or None.
+
+  Raises:
+    ValueError: a class has no real clip.
   """
   if clips.labels is None:
     return load_videos(
@@ -94,7 +112,10 @@ def match_labels(clips, source, rng):
 
 
 def load_videos(source, indices):
-  """The records `indices` of a source as score.LabelledVideos."""
+  """Loads clips `indices` of a source as score.LabelledVideos.
+
+  These have videos, uint8 [N, T, H, W, 3], and labels, int [N] or None.
+  """
   records = [source[int(i)] for i in indices]
   labels = [r["label"] for r in records] if "label" in records[0] else None
   return score.LabelledVideos(

@@ -1,7 +1,6 @@
-"""Frozen networks of a training: opened, laid out on the mesh, known by their digests.
+"""Frozen networks that encode batches in a training step, laid out on the mesh.
 
-They encode videos, token ids or pixels of a batch inside the training step. A
-checkpoint holds their paths and digests, and none of their parameters.
+A checkpoint holds their paths and digests, and none of their parameters.
 """
 
 import dataclasses
@@ -15,13 +14,13 @@ from vdm_jax import checkpoint, pretrained, sharding
 
 @dataclasses.dataclass(frozen=True)
 class FrozenParts:
-  """What a task's batches need besides its own parameters.
+  """The frozen networks that encode a task's batches inside the training step.
 
   Attributes:
-    task: the task, its encoders on the mesh of the job.
-    params: {name: parameters}, laid out by the rules; {} if batches need none.
-    spec: {name: ShapeDtypeStruct} of a batch once it is encoded.
-    provenance: {name: {"path", "digest"}}, for checkpoints.
+    task: the task, its encoders laid out on the mesh of the job.
+    params: {name: parameters} on the mesh; {} if batches need none.
+    spec: {name: ShapeDtypeStruct} of an encoded batch.
+    provenance: {name: {"path": str, "digest": str}}, which checkpoints store.
   """
 
   task: Any
@@ -31,17 +30,22 @@ class FrozenParts:
 
   @property
   def loss_arguments(self):
-    """() or (params,): the further arguments of the task's loss."""
+    """(params,) or (): what is appended to the arguments of the task's loss."""
     return (self.params,) if self.params else ()
 
 
 def open_frozen_parts(job, task, spec, autoencoder=""):
-  """The FrozenParts of a task for batches of `spec`.
+  """Loads the frozen networks that a task's batches need, as FrozenParts.
+
+  These have the `task`, the networks' `params` on the mesh, the `spec` of an encoded
+  batch and the `provenance` of each network.
 
   Args:
-    spec: {name: ShapeDtypeStruct} of one batch, `loader.spec()`.
-    autoencoder: a published folder with config.json, or the folder, under the workdir,
-      of the stage that trained it, or its parameters.
+    job: programs.job.Job: workdir, mesh, rules.
+    task: its frozen_parts(spec), if it has this method, names such networks.
+    spec: {name: ShapeDtypeStruct} of one batch.
+    autoencoder: weights: a published folder with config.json, or the folder, under the
+      workdir, of the stage that trained it, or its parameters.
   """
   names = task.frozen_parts(spec) if hasattr(task, "frozen_parts") else []
   if not names:
@@ -84,5 +88,5 @@ def _autoencoder(job, task, spec, weights):
 
 
 def published_or_trained(*, published, trained):
-  """For `autoencoder` of a training: a published folder, or "" and a stage's folder."""
+  """`published` or, if it is "", `trained`: a folder of an autoencoder's weights."""
   return published or trained

@@ -1,4 +1,4 @@
-"""Videos of a published model, from its folder and prompts or pictures."""
+"""Videos of a published model, from its folder and prompts or images."""
 
 import json
 import pathlib
@@ -34,24 +34,28 @@ def run(
   fps=8,
   grid_columns=4,
 ):
-  """Writes <workdir>/<folder>: an mp4 for each prompt or picture, and videos.npz.
+  """Samples videos from a published model and writes them to <workdir>/<folder>.
 
-  The folder has grids of the videos too (grid.gif, grid.png). One that was made of the
-  same weights and settings is left as it is.
+  The folder has an mp4 for each, grid.gif, grid.png, videos.npz and meta.json. One of
+  the same weights and settings is kept.
 
   Args:
-    pretrained: the folder, with model_index.json.
-    prompts: a text or several, or the path of a text file with one in each line; class
-      ids or names for a model of classes.
-    pictures: for a model of pictures: a path or several, or a folder of them; a model
-      of both has one picture for each prompt.
-    motion, autoencoder: see pipelines/load.py.
-    num_frames, height, width, steps, negative: see the call of pipeline.Pipeline, whose
-      defaults are used for 0 and "".
-    guidance: a number, or two, at the first frame and at the last; () for the
-      pipeline's default.
+    job: programs.job.Job: workdir, seed, mesh.
+    pretrained: the model's folder, with model_index.json.
+    prompts: a text, several, or a .txt file with one in each line; class ids or names
+      for a class-conditional model.
+    pictures: for an image-to-video model: path of an image, several, or a folder of
+      them; one for each prompt if the model takes both.
+    motion: folder of a motion adapter (AnimateDiff) for Stable Diffusion 1, or "".
+    autoencoder: sub-folder of the decoder.
+    num_frames, height, width: of a video, in frames and pixels; 0: the model's default.
+    steps: network evaluations of a video; 0: the model's default.
+    guidance: a scale, or two, of the first frame and the last; (): the model's default.
+    negative: negative prompt; "": the model's default.
     dtype: of weights and computation.
-    batch_size: videos at a time, at least; as many more as the mesh splits evenly.
+    batch_size: videos at a time, rounded up to what the mesh splits evenly.
+    fps: frames a second of the files.
+    grid_columns: videos in a row of the grids.
   """
   values = read_inputs(prompts, pictures)
   made_of = {
@@ -105,7 +109,7 @@ def run(
 
 
 def guidance_scale(guidance):
-  """{"guidance": one number, or those of the first and last frame}; {} for ()."""
+  """A pipeline's argument {"guidance": scale or (first, last frame's)}; {} for ()."""
   scales = guidance if isinstance(guidance, tuple | list) else (guidance,)
   if len(scales) > 2:
     raise ValueError(
@@ -115,7 +119,12 @@ def guidance_scale(guidance):
 
 
 def read_inputs(prompts, pictures):
-  """{"prompts": a list of texts, "pictures": a list of paths}: those that are given."""
+  """{"prompts": list of str, "pictures": list of pathlib.Path}, only what is given.
+
+  Args:
+    prompts: a text, several, or a .txt file; needed where there are no pictures.
+    pictures: path of an image, several, or a folder of images; "" or () for none.
+  """
   if not pictures:
     return {"prompts": read_prompts(prompts)}
   given = {"prompts": read_prompts(prompts)} if prompts else {}
@@ -123,7 +132,7 @@ def read_inputs(prompts, pictures):
 
 
 def _paths(pictures):
-  """Paths of one picture, of several, or of all in a folder."""
+  """Paths of one image, of several, or of all in a folder."""
   if not isinstance(pictures, str):
     return [pathlib.Path(path) for path in pictures]
   path = pathlib.Path(pictures)
@@ -138,7 +147,7 @@ def _paths(pictures):
 
 
 def read_prompts(prompts):
-  """A list of texts, at least one, of `prompts` as `run` takes them."""
+  """A list of prompts of a text, several, or a .txt file; a ValueError if empty."""
   prompts = texts.parse_prompts(prompts)
   if not prompts:
     raise ValueError(

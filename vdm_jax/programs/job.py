@@ -1,7 +1,7 @@
-"""What every program is given: where to write, the seed, the devices.
+"""A Job, what every program is given, and the loop over the stages of a config.
 
 A stage of a config is a program bound to its settings, `bind(train.run, steps=...)`;
-`main` builds it and calls it with a Job. All paths in settings lie under the workdir.
+`main` builds it and calls it with a Job. All paths in settings are under the workdir.
 """
 
 import contextlib
@@ -20,15 +20,16 @@ from vdm_jax.training import state as state_lib
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One stage of a run.
+  """One stage of a run, the first argument of every program.
 
   Attributes:
-    workdir: the folder of the run.
-    stage: name of the stage, for messages and random numbers.
-    seed: of everything random.
-    mesh, rules: devices, and how arrays are split over them, see sharding.py.
+    workdir: pathlib.Path of the run's folder.
+    stage: its name, for messages and random numbers.
+    seed: of all random numbers, an int.
+    mesh: jax.sharding.Mesh of all devices.
+    rules: ((logical axis, mesh axis or axes), ...), by which arrays are split.
     settings: the stage's part of the config as plain data, for fingerprints.
-    compiler: a preset of compiler.py.
+    compiler: XLA options: "none", "auto", or of a platform, "cpu", "tpu", "gpu".
   """
 
   workdir: pathlib.Path
@@ -40,7 +41,7 @@ class Job:
   compiler: str = "none"
 
   def key(self):
-    """The stage's base jax.random key: of the seed and the stage's name."""
+    """The base jax.random key of the stage, from the seed and the stage's name."""
     return jax.random.fold_in(jax.random.key(self.seed), _number(self.stage))
 
   @contextlib.contextmanager
@@ -58,10 +59,14 @@ class Job:
     return sharding.put_whole_batch(batch, self.mesh, self.rules)
 
   def map_batches(self, apply, rows, batch_size, *, key=None, progress=False):
-    """Numpy arrays [N, ...] of `apply` on batches of rows, see batches.map_batches.
+    """Applies a function to all rows, a batch at a time; numpy arrays [N, ...].
 
     Args:
-      progress: whether a bar is shown.
+      apply: batch -> tree of arrays [B, ...]; (batch, key) -> tree if a key is given.
+      rows: {name: array [N, ...]}, the same on every process.
+      batch_size: rows at a time, rounded up to what the mesh splits evenly.
+      key: folded with the index of a batch's first row.
+      progress: whether to print a progress bar.
     """
     mesh = dict(mesh=self.mesh, rules=self.rules)
     if not progress:
@@ -73,35 +78,37 @@ class Job:
     return found
 
   def provenance(self, params):
-    """{"settings" and each of `params`: a digest}: equal where the results are equal.
+    """Digests of what a result is made of: equal dicts mean equal results.
 
     Args:
       params: {name: tree of arrays}.
+
+    Returns:
+      {"settings" (and seed), and each name of `params`: sixteen hex digits}.
     """
     digests = {name: digest(tree) for name, tree in params.items()}
     return {"settings": config.fingerprint(self.settings, self.seed), **digests}
 
   def to_mesh(self, params):
-    """The tree of arrays as jax.Arrays that every device of the mesh holds whole."""
+    """A tree of arrays as jax.Arrays that are replicated over the mesh."""
     return sharding.device_put(params, sharding.replicated(self.mesh))
 
   def print(self, text):
-    """Prints "stage: text"; process 0 only."""
+    """Prints "stage: text" on process 0."""
     if jax.process_index() == 0:
       print(f"{self.stage}: {text}", flush=True)
 
   def weights(self, folder, part="ema"):
-    """Parameters of a trained model, a nested dict of jax.Arrays on every device.
+    """Loads trained parameters, a nested dict of jax.Arrays replicated over the mesh.
 
     Args:
-      folder: of a training stage under the workdir, whose newest checkpoint is read; or
-        a nested dict of arrays (`call(native.load_packaged, ...)` in a config), that is
-        returned; or a dict of such folders, of which a dict is made.
+      folder: of a training stage, under the workdir, for its newest checkpoint; or a
+        nested dict of arrays, put on the mesh; or {name: folder}, for a dict of them.
       part: of the checkpoint, such as "ema/autoencoder". Parameters that were frozen in
         the training are merged into "ema" and "params".
 
     Raises:
-      FileNotFoundError: it has not been trained.
+      FileNotFoundError: there is no checkpoint.
     """
     if isinstance(folder, dict):
       parts = {k: v for k, v in folder.items() if isinstance(v, str)}
@@ -128,7 +135,7 @@ class Job:
 
 
 def digest(tree):
-  """Sixteen hex digits, a str, of the bits of a tree of arrays and their paths."""
+  """A hash, sixteen hex digits, of the paths and the bits of a tree of arrays."""
   total = hashlib.sha256()
   for path, x in jax.tree_util.tree_leaves_with_path(tree):
     total.update(jax.tree_util.keystr(path).encode())
@@ -137,7 +144,7 @@ def digest(tree):
 
 
 def write_json(path, value):
-  """Writes `value` as JSON to the file `path`, whole or not at all; process 0 only."""
+  """Writes a value as JSON to the file `path`, atomically; process 0 only."""
   if jax.process_index():
     return
   with atomic.file(path) as file:
@@ -149,19 +156,19 @@ def _number(name):
 
 
 def run(cfg, stages, workdir):
-  """Builds each stage of a config, only when its turn comes, and runs it.
+  """Builds and runs the stages of a config, one after the other.
+
+  Each is built when its turn comes, first by process 0, and begins when all processes
+  have ended the stage before. Writes <workdir>/config.json.
 
   Args:
-    cfg: the config.
-    stages: names of its stages, in their order.
-    workdir: the folder of the run.
-
-  Many processes share the workdir: process 0 builds first, data sets too, and no
-  process begins a stage before all have ended the one before.
+    cfg: ConfigDict with the stages, `mesh`, `rules` and `seed`.
+    stages: names of stages, in their order.
+    workdir: path of the run's folder, shared by all processes.
 
   Raises:
-    FileNotFoundError: before any stage, where one of them needs a file of the user's
-      (`cfg.needs`, {stage: names of settings}) and there is none of that name.
+    FileNotFoundError: before any stage, if a path of the user's that a stage needs
+      (`cfg.needs`, {stage: names of fields}) does not exist.
   """
   for stage, names in cfg.get("needs", {}).items():
     for name in names if stage in stages else ():

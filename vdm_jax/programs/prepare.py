@@ -2,11 +2,11 @@
 
 
 def run(job, *, builder):
-  """Says what the data set holds.
+  """Prints the splits and sizes of a data set, which is built when the stage is built.
 
   Args:
-    builder: a TFDS builder whose data set stands: `call(moving_digits.build, ...)` in a
-      config builds it when the stage is built.
+    job: programs.job.Job, which prints.
+    builder: a tfds.core.DatasetBuilder, in a config `call(moving_digits.build, ...)`.
   """
   info = builder.info
   splits = ", ".join(f"{s.num_examples} {name}" for name, s in info.splits.items())

@@ -1,7 +1,7 @@
-"""Work that needs no other process: each does a share of it on all of its own devices.
+"""Work that needs no other process: each does a share on all of its own devices.
 
-A network that reads frames or texts one by one gains nothing from the mesh of the run:
-its rows are spread over whatever devices there are. Process 0 joins what all wrote.
+A network that encodes frames or texts one by one gains nothing from the run's mesh: its
+rows are spread over whatever devices there are. Process 0 joins the results.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ RULES = (("batch", "rows"),)
 
 
 def local_mesh(devices=None):
-  """A jax.sharding.Mesh of one axis, "rows", over this process's devices.
+  """A jax.sharding.Mesh of one axis, "rows": those of `devices` that this process has.
 
   Args:
-    devices: to choose from; None is all.
+    devices: jax devices; None: all.
   """
   devices = jax.devices() if devices is None else devices
   here = [d for d in devices if d.process_index == jax.process_index()]
@@ -27,24 +27,24 @@ def local_mesh(devices=None):
 
 
 def local_job(job):
-  """A copy of a Job whose mesh has only this process's devices, in one axis."""
+  """A copy of a programs.job.Job whose mesh, of one axis, is this process's devices."""
   return dataclasses.replace(job, mesh=local_mesh(job.mesh.devices.flat), rules=RULES)
 
 
 def on_all_processes(job):
-  """A copy of a Job whose batches are split over all axes of its mesh."""
+  """A copy of a programs.job.Job whose batches are split over all axes of its mesh."""
   return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
 
 
 def write_records(path, provenance, meta, count, fill):
-  """Writes a folder of records, of which each process makes a share.
+  """Writes a folder of records, a share of them by each process.
 
   Args:
-    path: path of the folder.
-    provenance: the `settings` of its records.RecordWriter.
-    meta: {name: JSON} for its meta.json.
-    count: items of work, in the order of their records.
-    fill: (records.RecordWriter, range of items) -> None, writes the records of these.
+    path: pathlib.Path of the folder.
+    provenance: JSON dict, stored as "settings" in meta.json.
+    meta: {name: JSON}, further entries of meta.json.
+    count: number of work items, in the order of their records.
+    fill: (data.records.RecordWriter, range of items) -> None, writes their records.
   """
   index, total = jax.process_index(), jax.process_count()
   bounds = [count * i // total for i in range(total + 1)]

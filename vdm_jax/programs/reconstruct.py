@@ -1,4 +1,4 @@
-"""Measures an autoencoder on clips it has not seen; writes numbers and a picture."""
+"""Scores an autoencoder's reconstructions of held-out clips."""
 
 import jax
 import numpy as np
@@ -14,17 +14,18 @@ PEAK = 255.0
 def run(
   job, *, task, weights, source, batch_size=8, preview_clips=4, folder="reconstruction"
 ):
-  """Writes <workdir>/<folder>: metrics.json, and clips.png of the first frames.
+  """Scores the reconstructions of held-out clips and writes <workdir>/<folder>.
 
-  metrics.json holds {name: score} over all frames of all clips, and under "clips" the
-  PSNR of each.
+  metrics.json has {metric: score} over all frames and "clips", {name: PSNR in dB};
+  clips.png has first frames above their reconstructions.
 
   Args:
-    task: an Autoencoding.
+    job: programs.job.Job: workdir, mesh.
+    task: tasks.autoencoding.Autoencoding.
     weights: the folder, under the workdir, of the stage that trained it.
-    source: of held-out clips, all of one length and size.
+    source: clips of one size, [i] -> {"video": uint8 [T, H, W, 3]}, name(i) -> str.
     batch_size: clips at a time.
-    preview_clips: clips in the picture, each above what is made of it.
+    preview_clips: number of clips in clips.png.
   """
   params = job.weights(weights)
   draw = jax.jit(lambda params, x: video_io.to_uint8(task.reconstruct(params, x)))
@@ -58,16 +59,15 @@ def run(
 
 
 def score_reconstructions(reconstructed, real):
-  """Scores of reconstructions, and the PSNR of each clip.
+  """(scores, PSNR in dB of each clip, float [N]) of reconstructed videos.
 
   Args:
-    reconstructed, real: uint8 videos [N, T, H, W, C].
+    reconstructed, real: uint8 [N, T, H, W, C].
 
   Returns:
-    ({name of a score: number}, PSNR in dB, float [N]).
-
-  The mean of frames' PSNRs is what papers report; that of their mean squared error
-  is lower, for it is ruled by the worst frames.
+    The scores are {name: float}: "psnr (dB)", the mean of the frames' as papers report
+    it; "psnr of the worst clip (dB)", "psnr of the worst frame (dB)"; "psnr of the mean
+    squared error (dB)", lower as the worst frames dominate it; and "ssim".
   """
   each = frames.psnr(reconstructed, real, peak=PEAK)
   error = np.square(np.asarray(reconstructed, np.float64) - real)

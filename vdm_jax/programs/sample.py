@@ -1,8 +1,4 @@
-"""Samples videos and writes them as files that a person can look at.
-
-A folder of samples holds an mp4 for each video, grid.gif and grid.png of some of them,
-videos.npz, {"video": uint8 [N, T, H, W, 3], and the signals [N, ...]}, and meta.json.
-"""
+"""Samples videos, and writes and reads folders of samples."""
 
 import json
 import pathlib
@@ -31,20 +27,19 @@ def run(
   scale=1,
   grid_columns=8,
 ):
-  """Writes <workdir>/<folder>, a folder of samples: one video for each row of signals.
+  """Samples a video for each row of signals and writes them to <workdir>/<folder>.
 
-  The folder is replaced as a whole when the weights or the settings have changed. The
-  rows of a batch are spread over the mesh, which changes no video.
+  The folder has an mp4 for each video, grid.gif and grid.png of some, videos.npz with
+  "video", uint8 [N, T, H, W, 3], and the signals, and meta.json. It is replaced as a
+  whole when weights or settings have changed.
 
   Args:
-    generator: a tasks.generator.Generator.
-    signals: () -> {name: array [N, ...]}, what the task's conditioner takes.
-    batch_size: videos at a time; rows are added where the mesh cannot split so many.
-    folder: under the workdir.
-    fps: frames a second of the files.
-    scale: pixels of the files for each pixel of small frames.
-    grid_columns: videos in a row of grid.gif and grid.png; with "label" among the
-      signals, of each class.
+    job: programs.job.Job: workdir, seed, mesh.
+    generator: tasks.generator.Generator: task, weights, latent shape, sampler, times.
+    signals: () -> {name: array [N, ...]}, the conditions of N videos.
+    batch_size: videos at a time, rounded up to what the mesh splits evenly.
+    fps, scale: frames a second and integer enlargement of the files.
+    grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
   write_samples(
     job,
@@ -62,12 +57,16 @@ def run(
 def write_samples(
   job, sample_fn, params, signals, *, batch_size, folder, fps, scale, grid_columns
 ):
-  """Samples, and writes a folder of samples, unless the same ones are there.
+  """Samples with a given function and writes a folder of samples, unless it exists.
 
   Args:
+    job: programs.job.Job: workdir, seed, mesh.
     sample_fn: (params, batch, key) -> uint8 [B, T, H, W, 3], jitted.
-    params: {name: nested dict of arrays}.
-    signals, batch_size, folder, fps, scale, grid_columns: as `run` takes them.
+    params: {name: nested dict of arrays}, the parameters of `sample_fn`.
+    signals: () -> {name: array [N, ...]}, the conditions of N videos.
+    batch_size: videos at a time, rounded up to what the mesh splits evenly.
+    fps, scale: frames a second and integer enlargement of the files.
+    grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
   path, provenance = job.workdir / folder, job.provenance(params)
   if read_provenance(path) == provenance:
@@ -87,13 +86,15 @@ def write_samples(
 
 
 def write_folder(path, videos, rows, provenance, fps, scale, grid_columns):
-  """Replaces the folder of samples `path`; process 0 only.
+  """Writes mp4s, grid.gif, grid.png, videos.npz and meta.json; process 0 only.
 
   Args:
+    path: pathlib.Path of the folder.
     videos: uint8 [N, T, H, W, 3].
-    rows: {name: array [N, ...]}, the signals of the videos.
-    provenance: what the videos were made of, JSON: `read_provenance` gives it back.
-    fps, scale, grid_columns: as `run` takes them.
+    rows: {name: array [N, ...]}, the videos' signals.
+    provenance: JSON, stored in meta.json.
+    fps, scale: frames a second and integer enlargement of the files.
+    grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
   if jax.process_index():
     return
@@ -112,7 +113,7 @@ def write_folder(path, videos, rows, provenance, fps, scale, grid_columns):
 
 
 def read_provenance(path):
-  """What the samples in the folder `path` were made of, or None without any."""
+  """The JSON provenance that the folder of samples `path` was written with, or None."""
   try:
     return json.loads((path / "meta.json").read_text())["made_of"]
   except (OSError, ValueError, KeyError):
@@ -120,11 +121,13 @@ def read_provenance(path):
 
 
 class Preview:
-  """(job, denoiser params, key) -> uint8 [N, T, H, W, 3], samples during training.
+  """Samples videos during training: (job, params, key) -> uint8 [N, T, H, W, 3].
+
+  `job` is a programs.job.Job, `params` are the denoiser's.
 
   Args:
-    generator: a tasks.generator.Generator; its own weights are not opened.
-    signals: as `run` takes them; one video for each row.
+    generator: tasks.generator.Generator; only its autoencoder's weights are loaded.
+    signals: () -> {name: array [N, ...]}, the conditions of N videos.
   """
 
   def __init__(self, *, generator, signals):
@@ -143,13 +146,13 @@ class Preview:
 
 
 def reconstruction_preview(job, params, key, *, task, source, count=8):
-  """uint8 [2 * count, T, H, W, 3]: clips of `source`, each before its reconstruction.
+  """Clips and their reconstructions, alternating: uint8 [2 * count, T, H, W, 3].
 
   Args:
-    job, key: not used; a preview of a training run has them.
+    job, key: not used; every preview of a training run has them.
     params: of the task.
-    task: an Autoencoding.
-    count: clips, the first of the source.
+    task: tasks.autoencoding.Autoencoding.
+    source: [i] -> {"video": uint8 [T, H, W, 3]}, whose first `count` clips are used.
   """
   del job, key
   video = np.stack([source[i]["video"] for i in range(count)])
@@ -158,22 +161,25 @@ def reconstruction_preview(job, params, key, *, task, source, count=8):
 
 
 def class_signals(*, num_classes, per_class):
-  """Signals {"label": int32 [num_classes * per_class]}: each class in turn."""
+  """{"label": int32 [num_classes * per_class]}: `per_class` labels of each class."""
   return {"label": np.repeat(np.arange(num_classes, dtype=np.int32), per_class)}
 
 
 def unconditional_signals(*, count):
-  """Signals {"index": int32 [count]} that an unconditional model ignores."""
+  """{"index": int32 [count]}: as many videos of an unconditional model."""
   return {"index": np.arange(count, dtype=np.int32)}
 
 
 def first_frame_signals(*, source, count):
-  """Signals of the first frames of the first `count` records of encoded clips.
+  """Signals for image-to-video sampling, from the first `count` encoded clips.
+
+  Args:
+    source: [i] -> {"mean": [t, h, w, c], ...}, records of latents.
 
   Returns:
-    {"image_latents": float32 [N, 1, h, w, c], those of the records or, where they have
-    none, the mean of their first frame}, and those of SIGNALS that the records have,
-    such as "image" [N, L, D], the tokens of an image encoder.
+    {"image_latents": float32 [N, 1, h, w, c]}, the records' own or the mean of their
+    first frame, and those of "label", "image" (tokens [N, L, D]), "text", "text_mask",
+    "negative", "negative_mask" that they have.
   """
   records = [source[i] for i in range(min(count, len(source)))]
   latents = [record.get("image_latents", record["mean"][:1]) for record in records]
@@ -181,11 +187,11 @@ def first_frame_signals(*, source, count):
 
 
 def low_resolution_signals(*, source, count, factor):
-  """Signals of the first `count` clips of a source, made smaller by `factor`.
+  """Signals for super-resolution: a source's first `count` clips, smaller by `factor`.
 
   Returns:
-    {"low": uint8 [N, T, H / factor, W / factor, 3]}, and those of SIGNALS that the
-    clips have.
+    {"low": uint8 [N, T, H / factor, W / factor, 3]}, and those of "label", "image",
+    "text", "text_mask", "negative", "negative_mask" that the clips have.
   """
   records = [source[i] for i in range(min(count, len(source)))]
   low = np.stack([transforms.downsample(record["video"], factor) for record in records])
@@ -193,14 +199,18 @@ def low_resolution_signals(*, source, count, factor):
 
 
 def stack_signals(records):
-  """{name: array [N, ...]} of those of SIGNALS that a list of records has."""
+  """{name: array [N, ...]} of the conditions in a list of N records.
+
+  These are "label", "image", "text", "text_mask", "negative" and "negative_mask", where
+  the records have them; float16 becomes float32.
+  """
   stacked = {k: np.stack([r[k] for r in records]) for k in SIGNALS if k in records[0]}
   half = lambda x: x.dtype == np.float16
   return {k: x.astype(np.float32) if half(x) else x for k, x in stacked.items()}
 
 
 def load_low_resolution(*, path, factor=1):
-  """Signals of a folder of samples, made smaller by `factor`, to be upsampled.
+  """Signals for super-resolution: a folder of samples, downsampled by `factor`.
 
   Returns:
     {"low": uint8 [N, T, H / factor, W / factor, 3]}, and the samples' own signals.
@@ -211,12 +221,12 @@ def load_low_resolution(*, path, factor=1):
 
 
 def select_grid_videos(videos, labels, columns):
-  """(videos for a grid, its columns): the first videos of each class in a row.
+  """(videos for a grid, its columns): first videos of each class, a row for each.
 
   Args:
     videos: [N, ...].
     labels: int [N]; None: the first videos, in at most `columns` rows.
-    columns: at most.
+    columns: the most videos in a row.
   """
   if labels is None:
     columns = min(columns, len(videos))

@@ -1,7 +1,4 @@
-"""Trains a task to its last step, from its newest checkpoint on.
-
-Writes <workdir>/<folder>: checkpoints/, log.jsonl, tensorboard/, loss.png, previews/.
-"""
+"""Trains a task to its last step, resuming at its newest checkpoint."""
 
 import functools
 import itertools
@@ -34,27 +31,29 @@ def run(
   plot=("loss",),
   autoencoder="",
 ):
-  """Trains `task` and leaves its newest checkpoint in <workdir>/<folder>/checkpoints.
+  """Trains a task, from its newest checkpoint on, and saves it in <workdir>/<folder>.
+
+  The folder has checkpoints/, log.jsonl, tensorboard/, loss.png and previews/.
 
   Args:
-    folder: under the workdir.
-    task: has `init`, `loss` and, if measured, `finish`; see tasks/.
-    loader: endless batches with `spec`, `get_state`, `set_state`; see data/loader.py.
+    job: programs.job.Job: workdir, seed, mesh, rules.
+    task: has init(key, batch) -> params, loss(params, batch, key) -> (scalar, metrics)
+      and, if it measures, finish(params, batches) -> params.
+    loader: endless batches {name: [B, ...]}; has spec, get_state and set_state.
     optimizer: an optax transformation.
-    steps: counted from the run's beginning; a finished run is left as it is.
-    ema_decay: of the average of the parameters, a step.
-    trainable: regex over "a/b/c", the names of parameters that are trained.
-    accumulate: parts of a batch whose gradients are added up.
-    init_from: parameters -> parameters that the training begins with; None keeps them.
-    cadence: a loop.Cadence.
-    max_skipped: steps in a row that may be not finite.
-    preview: (job, params, key) -> uint8 [N, T, H, W, 3], drawn with the averaged
-      parameters, at the end too.
-    measure_batches: batches on which `task.finish` measures at the end, such as an
-      autoencoder its latents; 0 for a task that measures nothing.
-    plot: names of the log that loss.png shows.
-    autoencoder: of batches that hold videos for a task with an autoencoder: a published
-      folder, or that of the stage that trained it.
+    steps: in all; a run that has done as many is left as it is.
+    ema_decay: of the average of the parameters, per step.
+    trainable: regex over parameter names "a/b/c"; the others are frozen.
+    accumulate: number of micro-batches of a step.
+    init_from: initialised parameters -> those to begin with; None: as initialised.
+    cadence: training.loop.Cadence: steps between log lines, checkpoints, previews.
+    max_skipped: steps in a row that may be skipped as not finite.
+    preview: (job, averaged params, key) -> uint8 [N, T, H, W, 3].
+    measure_batches: batches that `task.finish` measures at the end, such as latents of
+      an autoencoder for their scale; 0: it is not called.
+    plot: names of logged scalars that loss.png plots.
+    autoencoder: its weights, where batches hold videos: a published folder, or that of
+      the stage that trained it.
   """
   place = job.workdir / folder
   done = checkpoint.saved_steps(place / "checkpoints")

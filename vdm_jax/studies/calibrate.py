@@ -1,8 +1,6 @@
-"""Measures how the length of what all blocks add changes from call to call: MagCache.
+"""Measures how the residual of all blocks changes from call to call, for MagCache.
 
-A sampling run that computes everything gives, for each call of the network, the mean
-over tokens of |r_i| / |r_{i-1}|, r being the output of all blocks less their input. A
-second config, or a later stage of the same, plans by it:
+A second config, or a later stage of the same, plans by the ratios:
 
   plan = c.bind(caching.mag_cache, threshold=0.06,
                 ratios=c.call(calibrate.read_ratios, folder="{workdir}/calibration"))
@@ -37,14 +35,16 @@ def run(
   batch_size=50,
   folder="calibration",
 ):
-  """Writes <workdir>/<folder>/ratios.json.
+  """Samples, measures MagCache's ratios and writes <workdir>/<folder>/ratios.json.
+
+  The file has "ratios", a number for each call of the network: the mean of |r_i| /
+  |r_{i-1}| over tokens and videos, r being what all blocks add to their input.
 
   Args:
-    generator: a tasks.generator.Generator, whose wrappers have no denoise.cached.
-    signals: () -> {name: array [N, ...]}, what the task's conditioner takes. The ratios
-      are the mean over the batches of all of them.
+    job: programs.job.Job: workdir, seed, mesh.
+    generator: tasks.generator.Generator, without a step cache among its wrappers.
+    signals: () -> {name: array [N, ...]}, the conditions of N videos.
     batch_size: videos at a time.
-    folder: under the workdir.
   """
   params = {"denoiser": job.weights(generator.weights)}
   provenance = job.provenance(params)
@@ -73,10 +73,13 @@ def run(
 
 
 def read_ratios(folder):
-  """The ratios, a tuple of numbers, one for each call.
+  """MagCache's measured ratios, a tuple of floats, one for each call of the network.
+
+  Args:
+    folder: with the ratios.json that a calibration wrote.
 
   Raises:
-    FileNotFoundError: nothing has been calibrated there.
+    FileNotFoundError: it has none.
   """
   place = pathlib.Path(folder) / FILE
   if not place.is_file():

@@ -1,8 +1,4 @@
-"""What several arms of an experiment reached, side by side: a table and two pictures.
-
-An arm is one training run and what `evaluate` measured of it. All arms must have been
-measured by one protocol. Writes `folder`/{scores.json, table.md, scores.png, loss.png}.
-"""
+"""Compares the arms of an experiment in a table and two plots."""
 
 import json
 import math
@@ -20,14 +16,17 @@ POINTS = 40  # of a curve, at most about twice as many: means of rows of the log
 
 
 def run(job, *, arms, metrics, plot="mse", curves=None, folder="comparison"):
-  """Compares the arms.
+  """Compares what arms of an experiment reached, in a table and two plots.
+
+  Writes <workdir>/<folder>: scores.json, table.md, scores.png and loss.png.
 
   Args:
+    job: programs.job.Job: workdir.
     arms: {label: {"metrics": the file that `evaluate` wrote, "log": the folder of the
-      training stage}}, both under the workdir.
-    metrics: names of the metrics, the columns of the table.
-    plot: the column of the logs that loss.png shows.
-    curves: labels of the arms whose losses are of one kind; None is all.
+      training stage}}, both under the workdir; all measured by one protocol.
+    metrics: names of metrics, the columns of the table.
+    plot: name of the logged scalar in loss.png.
+    curves: labels of the arms in loss.png; None: all.
   """
   out = job.workdir / folder
   measured = {
@@ -54,7 +53,10 @@ def run(job, *, arms, metrics, plot="mse", curves=None, folder="comparison"):
 
 
 def read_metrics(path):
-  """{name: {"samples": Score, "real": Score or None}} that `evaluate` wrote."""
+  """{metric: {"samples": Score, "real": Score or None}} of a file metrics.json.
+
+  A metrics.score.Score has a value, a float, and a protocol, how it was measured.
+  """
   if not path.is_file():
     raise FileNotFoundError(f"There are no measurements in {path}; evaluate first.")
   return {
@@ -64,15 +66,15 @@ def read_metrics(path):
 
 
 def check_protocols(measured, metrics):
-  """{metric: its value for real clips, the same in all arms}, NaN where there is none.
+  """{metric: float}, the values of real clips, if all arms were measured alike.
 
   Args:
-    measured: {label of an arm: what `read_metrics` gives}.
-    metrics: names of the metrics.
+    measured: {label of an arm: {metric: {"samples": Score, "real": Score or None}}}.
+    metrics: names of metrics; NaN is returned for one without real clips.
 
   Raises:
-    KeyError: an arm was not measured so.
-    ProtocolMismatch: two arms were measured differently.
+    KeyError: an arm lacks a metric.
+    ProtocolMismatch: two arms were measured by different protocols.
   """
   first = next(iter(measured.values()))
   for label, scores in measured.items():
@@ -85,11 +87,11 @@ def check_protocols(measured, metrics):
 
 
 def markdown_table(table, metrics):
-  """A list of lines of a Markdown table, a row for each arm.
+  """Lines of a Markdown table, a list of str, with a row for each arm.
 
   Args:
-    table: {label of an arm: {metric: value}}.
-    metrics: names of the metrics, the columns.
+    table: {label of an arm: {metric: value}}; NaN is left empty.
+    metrics: names of metrics, the columns.
   """
   lines = ["| | " + " | ".join(metrics) + " |", "| --- |" + " ---: |" * len(metrics)]
   for label, row in table.items():
@@ -99,10 +101,13 @@ def markdown_table(table, metrics):
 
 
 def bin_means(rows, name):
-  """A list of (step, mean of the scalar `name` over a few rows around it).
+  """[(step, value)]: means of a logged scalar over disjoint bins of its rows.
+
+  There are 40 to 80 bins, or a bin for each row if there are fewer.
 
   Args:
-    rows: of log.read_log.
+    rows: [{"step": int, name: number}], of a log.
+    name: of the scalar.
   """
   points = [(row["step"], row[name]) for row in rows if name in row]
   size = max(1, len(points) // POINTS)
@@ -112,7 +117,7 @@ def bin_means(rows, name):
 
 
 def plot_scores(path, table, real):
-  """A panel for each metric, a bar for each arm, a line for real clips."""
+  """Saves bars of {arm: {metric: value}}, with lines at `real`, {metric: value}."""
   labels = list(table)
   names = list(real)
   size = (2.6 * len(names) + 1.5, 0.32 * len(labels) + 1.1)
@@ -135,6 +140,7 @@ def plot_scores(path, table, real):
 
 
 def plot_curves(path, curves, name):
+  """Saves a plot of the scalar `name`, `curves` being {arm: [(step, value)]}."""
   fig, ax = plt.subplots(figsize=(6.5, 4))
   for label, points in curves.items():
     ax.plot(*zip(*points, strict=True), label=label, linewidth=1.2)

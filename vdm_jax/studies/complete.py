@@ -1,9 +1,4 @@
-"""Completes real clips of which some frames are given, and scores them by the truth.
-
-One model, several tasks: which frames are given, how many are made, by which sampler.
-Writes, under `folder`, for each task <name>/videos.npz, grid.gif and strips.png (the
-real clip above the sample), and for all of them metrics.json and by_frame.png.
-"""
+"""Completes real clips of which some frames are known, and scores the results."""
 
 import dataclasses
 import functools
@@ -30,15 +25,17 @@ WIDEST = 16  # frames in a row of a picture
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Completion:
-  """One task: which frames are given, and how the others are sampled.
+  """A completion task: which frames are known, and how the others are sampled.
 
   Attributes:
-    mask_name: which frames of latents are given: "first:2", "ends:1", "every:4" ...
-      (diffusion/masks.py), or "nothing".
-    num_frames: of the finished clip, in frames of video; at most those of the real
-      ones, and a multiple of the autoencoder's temporal stride.
-    signals: names of those that the model gets; the others are null.
-    sampler, ts, wrappers: see tasks.generator.Generator.
+    mask_name: of the known latent frames, "first", "first:4", "last", "ends", "every:2"
+      (k frames after the colon), or "nothing".
+    num_frames: of the completed clip, in video frames; a multiple of the autoencoder's
+      temporal stride.
+    sampler: (denoise, process, x, ts, cond, key) -> x0.
+    ts: times [S + 1] or [S + 1, T], or process -> times.
+    signals: names of the conditions that are used; the others are null.
+    wrappers: (denoise, null) -> denoise, innermost first, such as guidance.
   """
 
   mask_name: str
@@ -49,10 +46,10 @@ class Completion:
   wrappers: tuple = ()
 
   def mask(self, stride=1):
-    """bool [num_frames / stride], True for given frames of latents.
+    """bool [num_frames / stride], True for known latent frames.
 
     Args:
-      stride: frames of video in one of latents.
+      stride: video frames in a latent frame.
     """
     if self.num_frames % stride:
       low = self.num_frames // stride * stride
@@ -67,11 +64,11 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class KeepSignals:
-  """A conditioner, batch -> (cond, null), of which only some signals stay.
+  """A conditioner, batch -> (cond, null), that makes all but some signals null.
 
   Attributes:
-    conditioner: that gives them all.
-    signals: names of those that stay; the others are null in `cond`, too.
+    conditioner: batch -> (Conditioning, null Conditioning), with all signals.
+    signals: names of those that are kept in `cond`.
   """
 
   conditioner: Callable
@@ -96,21 +93,23 @@ def run(
   scale=4,
   preview_clips=4,
 ):
-  """Runs all completions on the same real clips.
+  """Runs completion tasks on the same real clips, scores them and writes files.
+
+  In <workdir>/<folder>, each task has <name>/videos.npz, grid.gif and strips.png (real
+  clips above samples); metrics.json and by_frame.png are of all tasks.
 
   Args:
-    generator: a tasks.generator.Generator; a Completion has its own length, sampler,
-      times and wrappers.
-    source: of clips, as long as the longest completion.
+    job: programs.job.Job: workdir, seed, mesh.
+    generator: tasks.generator.Generator, whose frames, sampler, times and wrappers
+      each Completion replaces.
+    source: real clips, [i] -> {"video": uint8 [T, H, W, 3], ...}, no shorter than the
+      longest completion.
     completions: {name: Completion}.
-    judge: (videos, real, labels, mask) -> {name: number or list of numbers}: uint8
-      videos [N, T, H, W, 3] against the real ones; labels int [N] or None; mask bool
-      [T], True for frames that were given.
-    count: clips, the first of the source.
-    folder: under the workdir.
-    fps: frames a second of grid.gif.
-    scale: pixels of the pictures for each of the clips.
-    preview_clips: clips in the pictures.
+    judge: (videos, real, labels, mask) -> {name: number or list}; uint8 videos
+      [N, T, H, W, 3], labels int [N] or None, mask bool [T], True for known frames.
+    count: number of clips, the first of the source.
+    fps, scale: frames a second, and integer enlargement, of the images.
+    preview_clips: number of clips in the images.
   """
   params = generator.load(job)
   batch, real = load_clips(source, count)
@@ -155,7 +154,7 @@ def run(
 
 
 def load_clips(source, count):
-  """(signals {name: [N, ...]}, videos [N, T, H, W, 3]) of the first records."""
+  """(signals {name: [N, ...]}, videos [N, T, H, W, 3]) of the first `count` records."""
   if not 1 <= count <= len(source):
     raise ValueError(
       f"count={count} clips of a source of {len(source)}; ask for 1 to {len(source)}."
@@ -166,7 +165,11 @@ def load_clips(source, count):
 
 
 def reconstruct(generator, params, video):
-  """(latents [N, t, h, w, c], uint8 [N, T, H, W, 3] that they decode to) of videos."""
+  """(latents [N, t, h, w, c], decoded uint8 videos [N, T, H, W, 3]) of uint8 videos.
+
+  Args:
+    generator: tasks.generator.Generator, whose parameters are `params`.
+  """
   latents = generator.encode(params, video)
   return latents, generator.decode(params, latents)
 
@@ -196,7 +199,11 @@ def _pictures(path, real, videos, fps, scale):
 
 
 def plot_by_frame(path, scores):
-  """How the figures that a judge gives by frame change over each clip."""
+  """Saves a plot of the scores "... by frame", if there are any, to the PNG `path`.
+
+  Args:
+    scores: {task: {"samples": {score: [T]}, "given": indices of known frames}}.
+  """
   names = sorted({k for s in scores.values() for k in s["samples"] if k.endswith(BY)})
   if not names:
     return
@@ -217,7 +224,7 @@ def plot_by_frame(path, scores):
 
 
 def tint_known_frames(videos, mask):
-  """uint8 videos [N, T, H, W, 3] whose given frames are tinted blue."""
+  """uint8 videos [N, T, H, W, 3] with known frames, mask [T] True, tinted blue."""
   tint = np.array([0.45, 0.65, 1.0])
   floor = np.array([0, 0, 70])
   blue = np.maximum(videos * tint, floor).astype(np.uint8)
@@ -225,7 +232,10 @@ def tint_known_frames(videos, mask):
 
 
 def table_rows(scores):
-  """Rows [{"": task and side, figure: number}] for log.format_table."""
+  """[{"": "task, side", score: number}] of {task: {side: {score: number or list}}}.
+
+  Sides are "samples", "autoencoder" and "real"; lists are left out.
+  """
   rows = []
   for name, score in scores.items():
     for side in ("samples", "autoencoder", "real"):
@@ -234,5 +244,5 @@ def table_rows(scores):
 
 
 def scalar_scores(scores):
-  """[(name, number)] of a judge's {name: number or list}, without the lists."""
+  """[(name, number)] of scores {name: number or list}, without the lists."""
   return [(name, x) for name, x in scores.items() if not isinstance(x, list)]

@@ -1,9 +1,4 @@
-"""Samples a text-to-video model by the same prompts in several variants, and scores it.
-
-A variant is a guidance and perhaps a negative prompt; all variants have the same
-prompts and the same noise. Writes, under `folder`, for each variant
-<variant>/{videos.npz, grid.gif, grid.png}, texts left of the clips, and metrics.json.
-"""
+"""Samples a text-to-video model with the same prompts in several guidance variants."""
 
 import collections
 import dataclasses
@@ -25,13 +20,13 @@ EDGE = 70  # grey around each clip in the pictures
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuidanceVariant:
-  """One guidance of the model.
+  """A guidance, and perhaps a negative prompt, to sample a model with.
 
   Attributes:
-    name: of its figures and its folder.
-    wrappers: of the denoiser, such as guidance, see diffusion/.
-    negative_embedding: float [M, D], tokens of a negative prompt for the
-      unconditional branch; None: the null embedding of training.
+    name: of its scores and its folder.
+    wrappers: (denoise, null) -> denoise, innermost first, such as guidance.
+    negative_embedding: float [M, D], tokens of a negative prompt for the unconditional
+      branch; None: the null embedding of training.
   """
 
   name: str
@@ -55,23 +50,24 @@ def run(
   scale=4,
   grid_shape=(8, 6),
 ):
-  """Samples a clip for each prompt in each variant, and writes means of their scores.
+  """Samples each prompt in each variant from equal noise, and writes mean scores.
+
+  In <workdir>/<folder>, each variant has a folder of videos.npz, grid.gif, grid.png,
+  texts left of clips; metrics.json has {variant: {group: {score: mean}}}.
 
   Args:
-    generator: a tasks.generator.Generator whose task has a conditioner.Text; its
-      wrappers are replaced by those of each variant.
-    encoder: list of str -> (values [N, L, D], mask [N, L]), of the texts.
-    prompts: () -> list of dicts with "text" and whatever else the judge reads.
-    variants: a list of GuidanceVariant.
-    judge: (uint8 videos [N, T, H, W, 3], prompts) -> {figure: [N]}, NaN where a figure
-      is not defined.
-    group: prompt -> a name; means are given for each of these groups, too.
-    real: () -> (videos, prompts) of real clips, judged like the samples.
+    job: programs.job.Job: workdir, seed, mesh.
+    generator: tasks.generator.Generator whose task has a conditioner.Text; each variant
+      replaces its wrappers.
+    encoder: TextEncoder, (list of N str) -> (float32 [N, L, D], bool mask [N, L]).
+    prompts: () -> [{"text": str, ...}], dicts that `judge` understands.
+    variants: [GuidanceVariant].
+    judge: (uint8 videos [N, T, H, W, 3], prompts) -> {score: [N]}, NaN if undefined.
+    group: prompt -> name of a group that has its own means; None: no groups.
+    real: () -> (videos, prompts) of real clips to be scored, too.
     batch_size: videos at a time.
-    folder: under the workdir.
-    fps: frames a second of grid.gif.
-    scale: pixels of the pictures for each of the clips.
-    grid_shape: (rows, columns) of the grids: texts, evenly spaced, and clips of each.
+    fps, scale: frames a second, and integer enlargement, of the images.
+    grid_shape: (number of texts, clips of each) in the grids.
   """
   params, task = generator.load(job), generator.task
   prompts = prompts()
@@ -106,12 +102,12 @@ def run(
 
 
 def mean_scores(scores, prompts, group=None):
-  """{"all" and each group: {"count": clips, figure: its mean over their prompts}}.
+  """{group: {"count": clips, score: mean}}, for the group "all" and each other one.
 
   Args:
-    scores: {figure: [N]}; NaN is left out of the means.
-    prompts: [N], dicts.
-    group: prompt -> name of its group.
+    scores: {score: [N]}; NaN is left out of the means.
+    prompts: [N] dicts.
+    group: prompt -> name of its group; None: only "all".
   """
   rows = collections.defaultdict(list)
   for i, prompt in enumerate(prompts):
@@ -128,12 +124,12 @@ def mean_scores(scores, prompts, group=None):
 
 
 def text_of(prompt):
-  """The "text" of a prompt: as `group` of `run`, a group for each text."""
+  """The "text" of a prompt, a dict: makes a group of all clips of one text."""
   return prompt["text"]
 
 
 def table_rows(scores):
-  """Rows [{"": variant and group, figure: number}] for log.format_table."""
+  """[{"": "variant, group", score: number}] of {variant: {group: {score: number}}}."""
   return [
     {"": variant if name == "all" else f"{variant}, {name}", **figures}
     for variant, groups in scores.items()
@@ -142,12 +138,13 @@ def table_rows(scores):
 
 
 def write_pictures(path, videos, texts, grid_shape, fps, scale):
-  """Writes grid.gif, texts left of their clips, and grid.png, left of frames of one.
+  """Writes grid.gif, texts left of moving clips, and grid.png, left of frames of one.
 
   Args:
-    path: a folder.
+    path: of a folder.
     videos: uint8 [N, T, H, W, 3], of the texts [N].
-    grid_shape, fps, scale: as `run` takes them.
+    grid_shape: (number of texts, clips of each).
+    fps, scale: frames a second and integer enlargement.
   """
   firsts = list(dict.fromkeys(texts))  # each text once, in their order
   rows, columns = min(grid_shape[0], len(firsts)), grid_shape[1]
@@ -168,7 +165,12 @@ def write_pictures(path, videos, texts, grid_shape, fps, scale):
 
 
 def caption(text, video, *, width=300, size=17, gap=6):
-  """uint8 [T, H + gap, width + W, 3]: the text, white on black, left of a video."""
+  """A video with a text, white on black, to its left: uint8 [T, H + gap, width + W, 3].
+
+  Args:
+    video: uint8 [T, H, W, 3].
+    width, size, gap: pixels of the text's area, of its font, and below the video.
+  """
   frames, height = video.shape[:2]
   label = Image.new("RGB", (width, height + gap))
   font = ImageFont.load_default(size)

@@ -1,7 +1,4 @@
-"""Ranks methods for long videos against the exact truth: a table and two pictures.
-
-Reads nothing. Writes `folder`/{scores.json, table.md, scores.png, covariances.png}.
-"""
+"""Ranks methods for long videos by their distance to an exactly known distribution."""
 
 import textwrap
 import time
@@ -25,12 +22,17 @@ COLUMNS = {
 
 
 def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
-  """Scores every method in every world.
+  """Scores every method on every distribution of videos, exactly and without sampling.
+
+  Writes <workdir>/<folder>: scores.json, table.md, scores.png, covariances_<world>.png.
 
   Args:
-    worlds: {name: oracle.gaussian.GaussianVideo}.
-    methods: {name: oracle.rank.LongVideoMethod}; the first is the reference.
-    grid: (process) -> ts [S + 1].
+    job: programs.job.Job: workdir.
+    worlds: {name: oracle.gaussian.GaussianVideo}, distributions of videos.
+    methods: {name: oracle.rank.LongVideoMethod}: a sampler, wrappers, a schedule.
+    process: the diffusion process.
+    grid: process -> times [S + 1].
+    num_frames: of the videos.
   """
   out = job.workdir / folder
   out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,13 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
 
 
 def markdown_table(world, scores, correlation):
-  """Lines of Markdown, best first."""
+  """Lines of a Markdown table, a list of str, the method nearest to the truth first.
+
+  Args:
+    world: its name, for the title.
+    scores: {method: {"distance", "seam", "memory", "variance", "motion": float}}.
+    correlation: true correlation of the first frame with the last.
+  """
   head = ["method", *COLUMNS.values()]
   lines = [
     f"**{world}** (true first-last correlation {correlation:.3f})",
@@ -71,7 +79,7 @@ def markdown_table(world, scores, correlation):
 
 
 def plot_covariances(path, covariances):
-  """What each method believes about which frames go together."""
+  """Saves images of the covariances of frames, {method: [T, T]}, to the PNG `path`."""
   columns = 5
   rows = -(-len(covariances) // columns)
   fig, axes = plt.subplots(
@@ -92,7 +100,7 @@ def plot_covariances(path, covariances):
 
 
 def plot_scores(path, scores):
-  """Distance to the truth, a bar for each method, a panel for each world."""
+  """Saves bars of {world: {method: {"distance", "seam": float}}} to the PNG `path`."""
   count = max(map(len, scores.values()))
   size = (5.5 * len(scores), 0.32 * count + 1.2)
   fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)

@@ -1,8 +1,7 @@
-"""At which noise does a model lose what a metric measures?
+"""At which noise level does a model lose what a metric measures?
 
-Real clips are noised to several levels and denoised from there. Near no noise the model
-has little to do; the level from which a figure leaves that of the real clips is the one
-to train more. Writes `folder`/{metrics.json, renoise.png}.
+Near no noise it has little to do; the level from which a score leaves that of the real
+clips is the one to train more.
 """
 
 import dataclasses
@@ -30,17 +29,19 @@ def run(
   count=100,
   folder="renoise",
 ):
-  """Measures the clips from each level, and the autoencoder's as level 0.
+  """Noises real clips to several levels, denoises them from there and scores them.
+
+  Writes <workdir>/<folder>: renoise.png and metrics.json, {"real": {score: number},
+  "levels": {level: {score: number}}}; level 0 is the autoencoder's reconstruction.
 
   Args:
-    generator: a tasks.generator.Generator; from level u on, its times are u times as
-      high. Its shape is that of the encoded clips.
-    source: of real clips, whose first `count` are used, with all of their signals.
-    judge: (videos, real, labels, mask) -> {name: number or list}, uint8 videos [N, T,
-      H, W, 3] against the clips; labels int [N] or None; mask [T], no frame is given.
-    levels: fractions of the grid's first time.
-    count: clips.
-    folder: under the workdir.
+    job: programs.job.Job: workdir, seed, mesh.
+    generator: tasks.generator.Generator; its times are multiplied by the level.
+    source: real clips, [i] -> {"video": uint8 [T, H, W, 3], ...} with their signals.
+    judge: (videos, real, labels, mask) -> {name: number or list}; uint8 videos
+      [N, T, H, W, 3], labels int [N] or None, mask bool [T], all False.
+    levels: of noise, fractions of the sampler's first time.
+    count: number of clips, the first of the source.
   """
   params = generator.load(job)
   batch, real = complete.load_clips(source, count)
@@ -72,7 +73,7 @@ def _from_level(generator, params, batch, start, ts, key):
 
 
 def plot_scores(path, scores, clean):
-  """A panel for each figure over the level of noise; dashed, the real clips'."""
+  """Saves a plot of {noise level: {score: number}}; `clean` are real clips' scores."""
   size = (3.2 * len(clean), 2.8)
   fig, axes = plt.subplots(1, len(clean), figsize=size, squeeze=False)
   for ax, (name, value) in zip(axes[0], clean.items(), strict=True):

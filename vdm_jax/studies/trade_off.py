@@ -1,9 +1,7 @@
-"""What a step cache saves and what it costs: time and PSNR beside the uncached sample.
+"""What a step cache saves and what it costs: time and PSNR to the uncached sample.
 
 Every setting samples the same noise. Times are medians over rounds, in each of which
-every setting has its turn. Beside the speed-up stands the ratio of the operations in
-the programs (aot/flops.py): what it would be if time were products. Reads nothing;
-writes `folder`/{scores.json, table.md, trade_off.png}.
+every setting has its turn.
 """
 
 import dataclasses
@@ -34,12 +32,13 @@ class BenchmarkCase:
   """A model to sample, and the plans of a step cache to sample it with.
 
   Attributes:
-    generator: a tasks.generator.Generator. PSNR is of the decoded videos; without an
-      autoencoder, of the latents, whose peak is the range of the uncached ones.
-    signals: () -> {name: array [N, ...]}, what the task's conditioner takes.
-    plans: {setting: plan}, see diffusion/caching.py.
+    generator: tasks.generator.Generator. PSNR is of decoded videos; without an
+      autoencoder, of latents, the peak being the range of the uncached ones.
+    signals: () -> {name: array [N, ...]}, the conditions of N videos.
+    plans: {setting: plan}; a plan, such as a bound diffusion.caching.mag_cache, is
+      times [calls] -> [CacheMode], what each call of the network re-uses and keeps.
     judge: (videos, uncached videos, labels, mask) -> {name: number}, of uint8 videos
-      [N, T, H, W, 3].
+      [N, T, H, W, 3]; None: only PSNR.
   """
 
   generator: Any
@@ -50,7 +49,14 @@ class BenchmarkCase:
 
 @dataclasses.dataclass
 class Setting:
-  """One way to sample: its program, what it remembers, how long it took."""
+  """A compiled sampler, with or without a step cache, and its measurements.
+
+  Attributes:
+    program: (params, batch, key) -> latents, compiled.
+    flops: of the program.
+    cache_bytes: that the step cache keeps.
+    seconds: of each measured call.
+  """
 
   program: Callable
   flops: int
@@ -59,10 +65,14 @@ class Setting:
 
 
 def run(job, *, cases, rounds=7, folder="step_caching"):
-  """Measures every plan of every case.
+  """Measures the speed and quality of every step-cache plan of every case.
+
+  Writes <workdir>/<folder>: scores.json, table.md and trade_off.png.
 
   Args:
+    job: programs.job.Job: workdir, seed, mesh.
     cases: {name: BenchmarkCase}.
+    rounds: measured calls of each setting.
   """
   out, scores = job.workdir / folder, {}
   for name, case in cases.items():
@@ -76,7 +86,14 @@ def run(job, *, cases, rounds=7, folder="step_caching"):
 
 
 def measure_case(job, case, rounds):
-  """{setting: {figure: number}} of a case."""
+  """{setting: scores} of a BenchmarkCase; the uncached setting is "no cache".
+
+  Scores are "speed-up", "of operations" (the ratio of FLOPs), "psnr (dB)", "seconds",
+  "remembered (MB)", "all seconds" (a list), and the numbers of the case's judge.
+
+  Args:
+    job: programs.job.Job; `rounds`: measured calls of each setting.
+  """
   rows = {k: np.asarray(v) for k, v in case.signals().items()}
   with job.use_mesh():
     params, batch = case.generator.load(job), job.put_batch(rows)
@@ -133,10 +150,13 @@ def _decoder(generator):
 
 
 def random_nonzero_params(*, task, signals, shape, seed=0, scale=0.1):
-  """Weights as they are before training, but none zero: gates let the blocks through.
+  """Untrained parameters, numpy arrays, with noise for zeros, so that no gate is shut.
 
   Args:
-    scale: deviation of what is 0 at first.
+    task: its `init` makes the parameters.
+    signals: () -> {name: array [N, ...]}, the conditions of N videos.
+    shape: [T, h, w, c] of latents.
+    scale: standard deviation of the noise.
   """
   rows = {k: np.asarray(v)[:1] for k, v in signals().items()}
   batch = {**rows, "latents": np.zeros((1, *shape), np.float32)}
@@ -157,7 +177,7 @@ def random_nonzero_params(*, task, signals, shape, seed=0, scale=0.1):
 
 
 def markdown_table(name, scores):
-  """Lines of Markdown, from the least saved to the most."""
+  """Lines of a Markdown table of {setting: {score: number}}, by the FLOPs saved."""
   columns = [k for k in next(iter(scores.values())) if k != "all seconds"]
   lines = [
     f"**{name}**",
@@ -172,7 +192,7 @@ def markdown_table(name, scores):
 
 
 def plot_trade_off(path, scores):
-  """PSNR over speed-up, a panel for each case; hollow, by operations."""
+  """Saves a plot of PSNR over speed-up, from {case: {setting: {score: number}}}."""
   size = (5.2 * len(scores), 4.2)
   fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
   for ax, (name, rows) in zip(axes[0], scores.items(), strict=True):
