@@ -25,7 +25,7 @@ def round_up(size, mesh, rules):
   """The least number of rows, at least `size`, that the mesh splits evenly.
 
   Args:
-    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
+    mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
   """
   count = sharding.data_shard(mesh, rules)[1]
   return -(-size // count) * count
@@ -41,8 +41,8 @@ def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, updat
     apply: batch -> tree of arrays [B, ...]; (batch, key) -> tree where a key is given.
     rows: {name: array [N, ...]}, the same on every process.
     batch_size: rows at a time, rounded up to what the mesh splits evenly.
-    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch";
-      None: the default device computes all.
+    mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
+      Without a mesh, the default device computes all.
     key: folded with the index of a batch's first row.
     update: called with the number of rows done after each batch.
   """

@@ -70,7 +70,7 @@ def shared(value):
 
 
 def build(cfg, workdir=None):
-  """Makes what `cfg` describes, inner parts first.
+  """Builds what `cfg` describes, inner parts first.
 
   Args:
     cfg: ConfigDict, dict, list, tuple or plain value.

@@ -126,7 +126,7 @@ def barrier(name):
 
 
 def agree_on_max(mesh):
-  """A function agree(number) -> the maximum over all processes, an int32 array.
+  """A function agree(number) -> int32 array, the maximum over all processes.
 
   All processes must call it equally often; it does not wait, the array is fetched
   later. In a run of one process it returns the number.

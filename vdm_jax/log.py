@@ -97,11 +97,11 @@ def read_log(path):
 
 
 def plot_scalars(jsonl, png, names=("loss",)):
-  """Saves a picture of scalars of a log over its steps.
+  """Saves a plot of logged scalars over steps.
 
   Args:
     jsonl: path of log.jsonl.
-    png: path of the picture.
+    png: path of the plot.
     names: of the scalars; a ValueError if the log has none of them.
   """
   from matplotlib.figure import Figure  # slow to import, and only drawn at the end

@@ -76,7 +76,7 @@ def parse(argv):
 
 
 def workdir():
-  """The run's folder, a pathlib.Path: --workdir, or runs/latte_t2v of latte.py:t2v."""
+  """The run's folder, a pathlib.Path: --workdir, or runs/latte_t2v for latte.py:t2v."""
   if FLAGS["workdir"].present:
     return pathlib.Path(WORKDIR.value)
   file, _, arg = config_flags.get_config_filename(FLAGS["config"]).partition(":")

@@ -212,7 +212,7 @@ def data_shard(mesh, rules, process=None):
   torus the parts of a host need not be neighbours.
 
   Args:
-    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
+    mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
     process: index of the process; this one by default.
   """
   process = jax.process_index() if process is None else process
@@ -235,7 +235,7 @@ def check_accumulation(batch, parts, mesh, rules):
   Args:
     batch: {name: array or ShapeDtypeStruct [B, ...]}.
     parts: number of micro-batches, over which gradients are accumulated.
-    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
+    mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
   """
   rows, shards = jax.tree.leaves(batch)[0].shape[0], data_shard(mesh, rules)[1]
   if parts > 1 and rows % parts == 0 and rows // parts % shards:
@@ -252,7 +252,7 @@ def put_batch(batch, mesh, rules):
   Args:
     batch: numpy arrays, in each process of the rows of its `data_shard`, in order;
       scalars are replicated.
-    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
+    mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
 
   Raises:
     ValueError: for rows that do not divide, TypeError: for what is not a number.
@@ -265,7 +265,7 @@ def put_whole_batch(batch, mesh, rules):
 
   Args:
     batch: numpy arrays of all rows, the same in each process; scalars are replicated.
-    mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axes), ...) with "batch".
+    mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
   """
   count = data_shard(mesh, rules)[1]
   return _place_rows(batch, mesh, rules, range(count), count)

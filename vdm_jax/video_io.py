@@ -160,7 +160,7 @@ def frame_sheet(videos, *, gap=1):
 
 
 def _checked(video, axes):
-  """The array as uint8, or an error that says which shape was wanted."""
+  """The array as uint8, or an error that says which shape was expected."""
   video = to_uint8(video)
   wanted = axes.split()
   if video.ndim != len(wanted) or video.shape[-1] != 3 or 0 in video.shape:

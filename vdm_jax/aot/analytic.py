@@ -76,7 +76,7 @@ def _perceptron(network, tokens):
 
 
 def _signals_as_tokens(network):
-  """Tokens in each frame that are no places: time, class and text, as they are told."""
+  """Tokens in each frame that are no places: time, class and text."""
   if network.modulation != "tokens":
     return 0
   return 1 + bool(network.num_classes) + (network.text == "pooled")

@@ -91,7 +91,7 @@ def _inner(cfg, source, task):
 
 
 def _records(cfg, source, task):
-  """Latents that `encode` wrote, with what the conditioner reads beside them."""
+  """Latents that `encode` wrote, and the conditions that the conditioner takes."""
   shape, encoder = latent_shape(cfg), cfg.get("encode", {}).get("image_encoder")
   moments = {k: np.zeros(shape, np.float32) for k in ("mean", "logvar")}
   seen = {"image": np.zeros(encoder.shape, np.float16)} if encoder else {}

@@ -59,10 +59,10 @@ class Collective:
 
 
 def find_collectives(module, mesh_shape, slices=None):
-  """A list of the Collectives of a compiled program, without those of single devices.
+  """[Collective], the kind, axes, count, bytes ... of each exchange between devices.
 
   Args:
-    module: hlo.HloModule of the program.
+    module: hlo.HloModule, a compiled program.
     mesh_shape: {axis: size}, slowest first, in the order of the program's devices.
     slices: index of the slice of each device, in that order; None: all in one.
   """
@@ -228,7 +228,7 @@ def collectives_table(collectives, parameter_shapes=()):
 
   Args:
     collectives: [Collective].
-    parameter_shapes: of the network, to tell parameters and gradients from activations.
+    parameter_shapes: [tuple], by which parameters and gradients are recognised.
 
   Returns:
     [{"kind", "axes": "data+fsdp", "scan": loop, "moves": "parameters" or "activations",

@@ -17,7 +17,7 @@ from jax.extend import core
 
 @dataclasses.dataclass(frozen=True)
 class FlopCount:
-  """Floating-point operations of a program on all devices; has + and * (an int).
+  """Floating-point operations of a program on all devices; + and * combine counts.
 
   Attributes:
     flops: of matrix products and convolutions, Pallas kernels included.

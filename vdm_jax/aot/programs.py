@@ -48,7 +48,7 @@ class LoweredProgram:
 
 
 def train(cfg, mesh):
-  """The LoweredProgram of a config's training step: denoiser, or else autoencoder.
+  """A config's training step as a LoweredProgram: to compile, with its FLOPs and sizes.
 
   Args:
     mesh: jax.sharding.Mesh of the devices to compile for.
@@ -94,7 +94,7 @@ def train(cfg, mesh):
 
 
 def sample(cfg, mesh):
-  """The LoweredProgram of a batch of a config's sampling, with guidance and decoding.
+  """A batch of a config's sampling as a LoweredProgram: to compile, with its FLOPs.
 
   Args:
     mesh: jax.sharding.Mesh of the devices to compile for.
@@ -124,7 +124,7 @@ def sample(cfg, mesh):
 
 
 def decode(cfg, mesh):
-  """The LoweredProgram of a config's decoder, latents -> uint8 videos.
+  """A config's decoder, latents -> uint8 videos, as a LoweredProgram to compile.
 
   Args:
     mesh: jax.sharding.Mesh of the devices to compile for.

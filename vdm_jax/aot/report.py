@@ -119,7 +119,7 @@ def make_report(
 
 
 def to_text(report):
-  """A report, the dict of `make_report`, as lines of text, a str."""
+  """Formats a report dict (memory, FLOPs, bounds, advice) as text, a str."""
   size = memory_lib.format_bytes
   mesh = (
     " x ".join(f"{k} {n}" for k, n in report["mesh"].items() if n > 1) or "1 device"
@@ -160,7 +160,7 @@ def to_text(report):
 
 
 def save_chart(report, path):
-  """Saves a PNG chart of a report, the dict of `make_report`: memory and times."""
+  """Saves a PNG chart of a report dict: memory by part, time of each resource."""
   from matplotlib.figure import Figure  # slow to import
 
   figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""The devices of hardware that is not here, by name: v5e:4x4, v5p:2x2x2, h100:2x8.
+"""The devices of absent hardware, by name: v5e:4x4, v5p:2x2x2, h100:2x8.
 
 A TPU's name gives the shape of its slice, in chips; a GPU's the hosts and the GPUs of
 each. TPU programs are compiled by libtpu, GPU programs by JAX's CUDA plugin; neither
@@ -97,7 +97,7 @@ class Topology:
 
 
 def get_topology(name, num_slices=1):
-  """The Topology (name, chip, devices, num_slices) of hardware that is not here.
+  """The Topology (name, chip, devices, num_slices) of absent hardware.
 
   Args:
     name: chip and shape: "v5e:4x4", "v5p:2x2x2", "h100:2x8" (hosts x GPUs) ...

@@ -20,7 +20,7 @@ from vdm_jax.programs import sample
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pass:
-  """One sampling pass over a video, which fills in between the frames of the last pass.
+  """One sampling pass over a video, filling in between the frames of the previous one.
 
   Attributes:
     num_frames: of this pass, in latent frames.
@@ -31,7 +31,7 @@ class Pass:
       2 known_stride ... of this one; 0 for the first pass.
     signals: {name: number}, conditions of all videos, such as {"fps": 2.0}.
     task: its LatentDiffusion; None: that of the chain.
-    weights: of its denoiser, a training stage's folder or a tree; None: the chain's.
+    weights: of its denoiser, a stage's folder or a nested dict; None: the chain's.
   """
 
   num_frames: int

@@ -32,9 +32,9 @@ def run(
     job: programs.job.Job: workdir, seed, mesh.
     real, train: held-out and training clips, [i] -> {"video": uint8 [T, H, W, 3]} and
       perhaps "label".
-    metrics: functions metrics.score.EvaluationData -> [Row].
+    metrics: functions metrics.score.EvaluationData -> [Row], clips -> rows of scores.
     samples: the folder of samples, under the workdir.
-    autoencoder: Autoencoder whose reconstructions of real clips are scored, too.
+    autoencoder: Autoencoder whose reconstructions are scored, too; None: none.
     autoencoder_weights: the folder, under the workdir, of the stage that trained it.
     train_clips: number of training clips that metrics compare with.
     batch_size: clips that are reconstructed at a time.

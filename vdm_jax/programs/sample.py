@@ -57,7 +57,7 @@ def run(
 def write_samples(
   job, sample_fn, params, signals, *, batch_size, folder, fps, scale, grid_columns
 ):
-  """Samples with a given function and writes a folder of samples, unless it exists.
+  """Samples with a function and writes a folder, unless it has these samples already.
 
   Args:
     job: programs.job.Job: workdir, seed, mesh.
@@ -86,7 +86,7 @@ def write_samples(
 
 
 def write_folder(path, videos, rows, provenance, fps, scale, grid_columns):
-  """Writes mp4s, grid.gif, grid.png, videos.npz and meta.json; process 0 only.
+  """Writes or replaces a folder of mp4s, grids, videos.npz, meta.json; process 0 only.
 
   Args:
     path: pathlib.Path of the folder.

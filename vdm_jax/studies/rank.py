@@ -30,7 +30,7 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
     job: programs.job.Job: workdir.
     worlds: {name: oracle.gaussian.GaussianVideo}, distributions of videos.
     methods: {name: oracle.rank.LongVideoMethod}: a sampler, wrappers, a schedule.
-    process: the diffusion process.
+    process: diffusion process, with alpha_sigma(t).
     grid: process -> times [S + 1].
     num_frames: of the videos.
   """

@@ -92,7 +92,8 @@ def measure_case(job, case, rounds):
   "remembered (MB)", "all seconds" (a list), and the numbers of the case's judge.
 
   Args:
-    job: programs.job.Job; `rounds`: measured calls of each setting.
+    job: programs.job.Job: seed, mesh.
+    rounds: measured calls of each setting.
   """
   rows = {k: np.asarray(v) for k, v in case.signals().items()}
   with job.use_mesh():
