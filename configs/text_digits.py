@@ -113,5 +113,5 @@ def get_config(arg="full"):
   if arg == "tiny":
     cfg.update_from_flattened_dict(digits.TINY_NETWORK | digits.few_steps(train=20))
     cfg.dataset.update(train_clips=300, test_clips=100)
-    cfg.sample.generator.ts.num_steps = cfg.sample.signals.each = 2
+    cfg.sample.generator.ts.num_steps = cfg.sample.signals.repeats = 2
   return cfg

@@ -128,7 +128,7 @@ def test_a_motion_adapter_makes_animatediff_of_stable_diffusion(folder, tmp_path
     (images / path).write_text(text.replace("DDIMScheduler", "PNDMScheduler"))
   with pytest.raises(ValueError, match="PNDM"):
     vdm_jax.load(images)
-  with pytest.raises(ValueError, match="wanted a MotionAdapter"):
+  with pytest.raises(ValueError, match="expected a MotionAdapter"):
     vdm_jax.load(images, motion=images / "vae")
   ours = vdm_jax.load(images, motion=folder("motion"))
   noise, (text, negative) = recorded.noise(), recorded.embeddings()

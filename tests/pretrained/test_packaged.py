@@ -66,7 +66,7 @@ def test_guided_samples_are_read_as_asked(cfg, reader):
     params = {"denoiser": weights, "autoencoder": decoder}
     return np.asarray(draw(params, {"label": labels}, jax.random.key(0)))
 
-  right = lambda videos: (reader.read(videos) == labels).mean()
+  right = lambda videos: (reader.classify(videos) == labels).mean()
 
   made = run(generator.weights)
   assert made.shape == (40, 8, 16, 16, 3)

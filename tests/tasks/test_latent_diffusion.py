@@ -128,7 +128,7 @@ def test_every_random_choice_has_its_own_key(monkeypatch):
 
   cond, _ = conditioner(BATCH)
   mask = np.zeros((B, T, 1, 1, 1), bool)
-  monkeypatch.setattr(latent_diffusion, "latents", spy("latents", 1, X0))
+  monkeypatch.setattr(latent_diffusion, "sample_latents", spy("latents", 1, X0))
   monkeypatch.setattr(masks, "sample_masks", spy("mask", 0, mask))
   monkeypatch.setattr(conditioning, "drop", spy("drop", 0, cond))
   monkeypatch.setattr(losses, "denoising_loss", spy("noise", 6, (0.0, {})))

@@ -442,5 +442,5 @@ def test_a_pooled_text_is_one_vector_for_each_clip():
 )
 def test_signals_that_it_cannot_hear_are_refused(num_classes, cond):
   x, t = inputs()
-  with pytest.raises(ValueError, match=f"num_classes={num_classes} reads"):
+  with pytest.raises(ValueError, match=f"num_classes={num_classes} takes"):
     random_params(tiny(num_classes=num_classes), x, t, cond)
