@@ -96,6 +96,9 @@ def long(size):
     settings["preview"] = False  # it would be of neighbours
   unets.denoiser(cfg, size, network, predicting, **settings)
   between = windows(cfg.train.loader, stride + 1, interval=1)
+  if size == "tiny":  # its convolutions over space and time are slow
+    cfg.autoencode.steps = cfg.autoencode.loader.batch_size = 4
+    cfg.autoencode.cadence.update(log=2, save=2)
   unets.train_also(cfg, "filler", task=cfg.filling, loader=between, init_from=c.DEFAULT)
   apart = windows(cfg.train.loader, WINDOW, interval=stride)
   cfg.train = c.replace(cfg.train, loader=apart)

@@ -16,6 +16,9 @@ from vdm_jax.data import sources
 from vdm_jax.pipelines import text_encoder
 from vdm_jax.programs import job
 
+# What it shares with test_encode_in_step.py is in the quick suite there.
+pytestmark = pytest.mark.complete
+
 CAPTIONS = ("the bird", "the sea", "a bird", "the bird", "the sea", "a bird")
 
 

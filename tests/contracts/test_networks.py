@@ -66,8 +66,6 @@ QUICK = (
   "serial, adaLN-single, text, rotary",
   "parallel, all tokens",
   "svd",
-  "videocrafter, image",
-  "lvdm, levels, remat",
 )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests.support import golden_files, parity_table
+from tests.support import golden_files, parity_table, suite
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.unet import architectures
@@ -189,7 +189,11 @@ def test_weights_come_back_bit_for_bit(case):
     np.testing.assert_array_equal(back[name], x, strict=True)
 
 
-@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.other])
+OTHERS = [name for name, row in ROWS.items() if row.other]
+
+
+# One epsilon is the finest difference of them.
+@pytest.mark.parametrize("name", suite.choose(OTHERS, "svd_unet"))
 def test_another_architecture_with_the_same_weights_is_another_network(name):
   """Statistics over frame or clip: the difference that is missed most often."""
   row = ROWS[name]

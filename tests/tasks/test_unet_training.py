@@ -291,6 +291,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trained):
   assert bits(resumed) == bits(after) != bits(before)
 
 
+@pytest.mark.complete
 def test_clips_that_are_pictures_teach_nothing_along_time():
   """Stable Video Diffusion's image-only clips; videos teach all of it."""
   numbers = conditioner.Numbers((*NUMBERS, "image_only"), values={"image_only": 0.0})

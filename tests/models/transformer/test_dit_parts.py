@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import suite
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.layers.cpu import blocking
 from vdm_jax.models.transformer import blocks, video_dit
@@ -58,7 +59,7 @@ def distance(a, b):
   return max(float(x) for x in jax.tree.leaves(apart))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", suite.choose(CASES, "interleaved", "tokens"))
 def test_a_block_in_parts_is_the_block(case, monkeypatch):
   network, params, inputs = draw(CASES[case])
   whole = run(network, params, inputs)
