@@ -39,6 +39,15 @@ def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
   assert differs[12:16].any() and differs[:, 12:16].any()
 
 
+def test_a_tile_fades_in_over_the_end_of_the_one_before():
+  x = jnp.broadcast_to(jnp.arange(12.0)[None, None, :, None], (1, 8, 12, 1))
+  mean = lambda tile: jnp.broadcast_to(tile.mean((1, 2), keepdims=True), tile.shape)
+  tiled = tiling.map_tiles(mean, x, sides=(8, 8), overlap_share=0.25)
+  # Columns 0 to 7 have the mean 3.5, columns 6 to 11 the mean 8.5.
+  expected = [3.5] * 7 + [6.0] + [8.5] * 4
+  np.testing.assert_allclose(tiled[0, :6, :, 0], [expected] * 6, atol=1e-6)
+
+
 def test_tiles_of_single_pixels_are_the_whole():
   x = noise(1, 17, 11, 2)
   tiled = tiling.map_tiles(jnp.tanh, x, sides=(8, 8), overlap_share=0.5)
