@@ -31,6 +31,15 @@ def other(name):
   return {"num_train_timesteps": 500} if name == fields.FLOW else {"beta_end": 0.013}
 
 
+@pytest.mark.parametrize("name", [fields.DPM, fields.UNIPC])
+def test_leading_steps_of_multistep_solvers_begin_at_their_offset(name):
+  config = {"_class_name": name, **SD, "timestep_spacing": "leading", "steps_offset": 3}
+  betas = np.linspace(SD["beta_start"] ** 0.5, SD["beta_end"] ** 0.5, 1000) ** 2
+  alpha_bar = np.cumprod(1.0 - betas)[[803, 603, 403, 203]]
+  ts = schedulers.load_scheduler(config).ts(4)
+  np.testing.assert_allclose(ts[:4], np.sqrt(1 / alpha_bar - 1), rtol=1e-4)
+
+
 def test_everything_that_is_not_supported_is_listed():
   config = {
     "_class_name": fields.DPM,
