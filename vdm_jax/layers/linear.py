@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vdm_jax.layers.cpu import kernel_gradient
 from vdm_jax.layers.module import TypedModule
 
 xavier = nn.initializers.xavier_uniform()
@@ -35,8 +36,8 @@ class Linear(TypedModule):
     )
     x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
     if not self.use_bias:
-      return x @ kernel
+      return kernel_gradient.matmul(x, kernel)
     bias = self.param(
       "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
     )
-    return x @ kernel + jnp.asarray(bias, self.dtype)
+    return kernel_gradient.matmul(x, kernel) + jnp.asarray(bias, self.dtype)

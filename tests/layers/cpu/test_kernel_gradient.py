@@ -57,6 +57,28 @@ def test_gradients_and_tangents_are_those_of_the_convolution(case):
   )
 
 
+def test_a_product_has_the_derivatives_of_a_product():
+  rng = np.random.default_rng(0)
+  array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
+  x, kernel, dy = array(2, 3, 4), array(4, 6), array(2, 3, 6)
+  ours, plain = kernel_gradient.matmul, jnp.matmul
+  assert "custom_jvp_call" in str(jax.make_jaxpr(ours)(x, kernel))
+  assert "custom_jvp_call" not in str(jax.make_jaxpr(ours)(dy, kernel.T))  # 6 to 4
+  both = [jax.vjp(f, x, kernel)[1](dy) for f in (ours, plain)]
+  for got, wanted in zip(*both, strict=True):
+    close(got, wanted)
+  tangents = array(*x.shape), array(*kernel.shape)
+  close(*(jax.jvp(f, (x, kernel), tangents)[1] for f in (ours, plain)))
+  for i in (0, 1):  # a zero tangent takes another way
+    close(*(jax.jacobian(f, i)(x, kernel) for f in (ours, plain)))
+
+  def penalty(f):
+    score = lambda x, k: jnp.sum(jnp.tanh(f(x, k)))
+    return jax.grad(lambda k: jnp.sum(jax.grad(score)(x, k) ** 2))
+
+  close(penalty(ours)(kernel), penalty(plain)(kernel))
+
+
 def test_there_is_more_than_one_band():
   x, kernel, *_ = draw("square")
   assert kernel.shape[0] <= kernel_gradient._band(x) < x.shape[1]

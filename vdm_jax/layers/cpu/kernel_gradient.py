@@ -1,10 +1,14 @@
-"""Convolutions whose kernel's gradient is fast on a CPU.
+"""Products and convolutions whose kernel's gradient is fast on a CPU.
+
+y = x K is linear in K. XLA multiplies matrices at full speed when the summed axis is
+contiguous; in the gradient of K, x' dy, it is not. With x transposed first, it is.
 
   y[h, w] = sum over i, j of x[h + i, w + j] K[i, j]
 
-is linear in K. `convolve_in_bands` computes it in bands of rows, one product for each
-place of the kernel; its transpose, which is what a backward pass runs, finds a band of
-x and of dy in the cache for all of them. What it gains: experiments/speed/README.md.
+is linear in K. `convolve_in_bands` computes it in bands of rows, one product for
+each place of the kernel; its transpose, which is what a backward pass runs, finds a
+band of x and of dy in the cache for all of them. What both gain:
+experiments/speed/README.md.
 """
 
 import functools
@@ -12,6 +16,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+
+from vdm_jax.layers.cpu import blocking
 
 BAND = 2**20  # bytes of x in a band of rows
 CHANNELS = 64  # with fewer the products are too small: XLA's gradient is as fast
@@ -22,6 +28,29 @@ def beats_xla(x, kernel):
   if x.ndim != 4 or min(kernel.shape[-2:]) < CHANNELS:
     return False
   return kernel.shape[0] <= _band(x) < x.shape[1]
+
+
+def matmul(x, kernel):
+  """x @ kernel [..., O] of x [..., I], kernel [I, O], with a fast gradient on a CPU.
+
+  With more inputs than outputs the transpose costs what it saves.
+  """
+  fast = blocking.enabled() and x.shape[-1] <= kernel.shape[-1]
+  return _matmul(x, kernel) if fast else x @ kernel
+
+
+@jax.custom_jvp
+def _matmul(x, kernel):
+  return x @ kernel
+
+
+def _across(x, kernel):
+  """x @ kernel, in the form whose transpose in the kernel is fast."""
+  across = jax.lax.optimization_barrier(rearrange(x, "... i -> i (...)"))
+  return jnp.einsum("ip,io->po", across, kernel).reshape(*x.shape[:-1], -1)
+
+
+_matmul.defjvp(lambda *args: _tangent(jnp.matmul, _across, *args), symbolic_zeros=True)
 
 
 def banded(convolve_xla, x, kernel, stride, padding):
@@ -46,15 +75,22 @@ def convolve(padding, x, kernel):
   )
 
 
-def _jvp(padding, primals, tangents):
-  """convolve(padding, x, kernel) and its tangent, that of the kernel in bands."""
+def _tangent(apply, by_kernel, primals, tangents):
+  """apply(x, kernel) and its tangent, that of the kernel by `by_kernel`.
+
+  `apply` is the plain operation, so that a policy of remat sees what it is.
+  """
   (x, kernel), (dx, dk) = primals, tangents
-  # The plain operation, so that a policy of remat sees what it is.
-  y = convolve(padding, x, kernel)
+  y = apply(x, kernel)
   zero = lambda d: isinstance(d, jax.custom_derivatives.SymbolicZero)
-  dy = [] if zero(dx) else [convolve(padding, dx, kernel)]
-  dy += [] if zero(dk) else [convolve_in_bands(padding, x, dk)]
+  dy = [] if zero(dx) else [apply(dx, kernel)]
+  dy += [] if zero(dk) else [by_kernel(x, dk)]
   return y, sum(dy[1:], dy[0]) if dy else jnp.zeros_like(y)
+
+
+def _jvp(padding, *args):
+  across = functools.partial(convolve_in_bands, padding)
+  return _tangent(functools.partial(convolve, padding), across, *args)
 
 
 convolve.defjvp(_jvp, symbolic_zeros=True)
