@@ -74,7 +74,9 @@ QUICK = (
 
 @pytest.mark.parametrize("world", suite.choose(TABLES, "motion and a scene"))
 def test_the_table_of_methods(parts, world):
-  table = {name: TABLES[world][name] for name in suite.choose(TABLES[world], *QUICK)}
+  rows = TABLES[world]
+  names = suite.choose(rows, *(name for name in QUICK if name in rows))
+  table = {name: rows[name] for name in names}
   out = {}
   for name, (distance, seam, memory) in table.items():
     ts = parts["grid"](parts["process"])
