@@ -144,7 +144,7 @@ def agree_on_max(mesh):
 
 
 @contextlib.contextmanager
-def exit_together():
+def abort_all_on_error():
   """A context in which an error ends this process at once, and so all others.
 
   At exit jax would wait, for minutes, for all processes. A run of one process, and a

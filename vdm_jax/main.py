@@ -100,7 +100,7 @@ def run(_):
   stages = CONFIG.value.stages if MODE.value == "all" else (MODE.value,)
   start = time.monotonic()
   try:
-    with distributed.exit_together():
+    with distributed.abort_all_on_error():
       job.run(CONFIG.value, stages, workdir())
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from there.", file=sys.stderr)

@@ -193,7 +193,7 @@ def after_lora(folder):
 def single_frames(clips):
   """The loader `clips`, of single frames."""
   source = c.call(
-    sources.Transformed, source=clips.source, transforms=(c.call(pictures.SingleFrame),)
+    sources.Transformed, source=clips.source, transforms=(c.call(pictures.RandomFrame),)
   )
   return c.call(loader.Loader, source=source, batch_size=clips.batch_size)
 

@@ -113,7 +113,7 @@ def get_config(arg="full"):
     plot=("l1", "perceptual"),
   )
   cfg.reconstruct = c.bind(
-    reconstruct.run,
+    reconstruct.reconstruct_and_score,
     task=cfg.autoencoding,
     weights="autoencoder",
     source=held_out,

@@ -64,7 +64,7 @@ class Reconstruction:
     moments = self.autoencoder.encode(params, video)
     raw = moments.mean + jnp.exp(0.5 * moments.logvar) * batch["noise"]
     output = self.autoencoder.decode(params, base.normalize(params["latents"], raw))
-    kl = base.kl(moments).sum() / video.size
+    kl = base.elementwise_kl(moments).sum() / video.size
     return jnp.square(output - video).mean() + inputs.KL_WEIGHT * kl, {}
 
 

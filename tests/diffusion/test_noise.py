@@ -77,7 +77,7 @@ def test_free_init_starts_again_from_low_frequencies():
   """With one known video, the second start holds its low frequencies and its noise."""
   process, ts = p.DDPM(), np.array([1000.0, 500.0, 0.0])
   shape = (2, 5, 6, 7, 3)
-  eps = loop.noise(KEY, shape)
+  eps = loop.noise_by_frame(KEY, shape)
   starts = []
 
   def sampler(denoise, process, x, ts, cond, key):

@@ -13,7 +13,7 @@ from vdm_jax import distributed, sharding
 def main(coordinator, process, folder):
   assert distributed.initialize(coordinator, 2, int(process), heartbeat=10)
   agree = distributed.agree_on_max(sharding.make_mesh({"data": -1}))
-  with distributed.exit_together():
+  with distributed.abort_all_on_error():
     while int(agree(1)):
       (pathlib.Path(folder) / process).touch()
       time.sleep(0.05)

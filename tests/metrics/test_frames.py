@@ -10,14 +10,16 @@ VIDEOS = np.random.default_rng(0).integers(0, 256, (2, 3, 14, 17, 3)).astype(np.
 
 def test_psnr_of_a_constant_error_is_closed_form():
   x = np.full((2, 3, 4, 4, 3), 100.0)
-  np.testing.assert_allclose(frames.psnr(x, x + 5.0), 20 * np.log10(255 / 5.0))
-  np.testing.assert_allclose(frames.psnr(x, x), 100.0)
+  np.testing.assert_allclose(
+    frames.psnr_per_video(x, x + 5.0), 20 * np.log10(255 / 5.0)
+  )
+  np.testing.assert_allclose(frames.psnr_per_video(x, x), 100.0)
   # uint8 must not wrap around.
   low, high = (
     np.zeros((1, 1, 2, 2, 1), np.uint8),
     np.full((1, 1, 2, 2, 1), 255, np.uint8),
   )
-  np.testing.assert_allclose(frames.psnr(low, high), 0.0, atol=1e-12)
+  np.testing.assert_allclose(frames.psnr_per_video(low, high), 0.0, atol=1e-12)
 
 
 def brute_ssim(x, y):
@@ -47,14 +49,14 @@ def test_ssim_equals_its_definition():
     for t in range(3)
     for c in range(3)
   ]
-  got = frames.ssim(x, y)
+  got = frames.ssim_per_video(x, y)
   np.testing.assert_allclose(got[0], np.mean(planes), rtol=1e-9)
   assert abs(got[1] - got[0]) > 1e-6
 
 
 def test_ssim_of_equal_videos_is_one_and_small_frames_are_refused():
-  np.testing.assert_allclose(frames.ssim(VIDEOS, VIDEOS), 1.0)
+  np.testing.assert_allclose(frames.ssim_per_video(VIDEOS, VIDEOS), 1.0)
   with pytest.raises(ValueError, match="window"):
-    frames.ssim(VIDEOS[:, :, :8], VIDEOS[:, :, :8])
+    frames.ssim_per_video(VIDEOS[:, :, :8], VIDEOS[:, :, :8])
   with pytest.raises(ValueError, match="equal"):
-    frames.psnr(VIDEOS, VIDEOS[:1])
+    frames.psnr_per_video(VIDEOS, VIDEOS[:1])

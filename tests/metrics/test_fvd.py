@@ -102,7 +102,7 @@ def test_the_row_says_how_it_was_measured(monkeypatch):
     def features(self, videos):
       return videos.mean((1, 2, 3)).astype(float)
 
-  monkeypatch.setattr(fvd, "FVD", Colour)
+  monkeypatch.setattr(fvd, "I3DFeatures", Colour)
   rng = np.random.default_rng(0)
   draw = lambda n, mean: np.clip(
     rng.normal(mean, 2.0, (n, 1, 1, 1, 3)).repeat(4, 1), 0, 255
@@ -123,7 +123,7 @@ def test_the_row_says_how_it_was_measured(monkeypatch):
 def test_a_batch_that_is_not_full_is_padded(found, tmp_path, monkeypatch):
   path = tmp_path / "i3d.npz"
   np.savez(path, **found)
-  extractor = fvd.FVD(path, batch_size=2)
+  extractor = fvd.I3DFeatures(path, batch_size=2)
   seen = []
 
   def apply(params, x):

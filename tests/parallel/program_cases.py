@@ -119,6 +119,6 @@ if __name__ == "__main__":
   if sys.argv[3:]:
     coordinator, count, number = sys.argv[3:]
     distributed.initialize(coordinator, int(count), int(number))
-  with distributed.exit_together():
+  with distributed.abort_all_on_error():
     found = run(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))
   print(json.dumps(found))

@@ -52,12 +52,12 @@ def test_prompts_make_what_their_embeddings_make(folder):
 
 
 def test_prompts_are_read_in_each_form(tmp_path):
-  assert generate.read_prompts("a dog") == ["a dog"]
-  assert generate.read_prompts(("a dog", "a cat")) == ["a dog", "a cat"]
+  assert generate.read_nonempty_prompts("a dog") == ["a dog"]
+  assert generate.read_nonempty_prompts(("a dog", "a cat")) == ["a dog", "a cat"]
   (tmp_path / "p.txt").write_text("a dog\n\n a cat \n")
-  assert generate.read_prompts(str(tmp_path / "p.txt")) == ["a dog", "a cat"]
+  assert generate.read_nonempty_prompts(str(tmp_path / "p.txt")) == ["a dog", "a cat"]
   with pytest.raises(ValueError, match="config.prompts"):
-    generate.read_prompts(" ")
+    generate.read_nonempty_prompts(" ")
 
 
 def test_pictures_stand_in_place_of_prompts_or_beside_them(tmp_path):

@@ -61,7 +61,7 @@ def test_the_program_measures_the_averaged_weights_and_shows_pairs(tmp_path):
   saver.save(1, state, key=jax.random.key(0), loader_state={})
   saver.close()
   task = job.Job(tmp_path, "reconstruct", 0, mesh, (("batch", "data"),), {})
-  reconstruct.run(
+  reconstruct.reconstruct_and_score(
     task,
     task=Darker(),
     weights="autoencoder",
@@ -71,7 +71,7 @@ def test_the_program_measures_the_averaged_weights_and_shows_pairs(tmp_path):
   )
   place = tmp_path / "reconstruction"
   scores = json.loads((place / "metrics.json").read_text())
-  expected = frames.psnr(video - 10, video).mean()
+  expected = frames.psnr_per_video(video - 10, video).mean()
   assert scores["psnr (dB)"]["value"] == pytest.approx(expected, abs=1e-6)
   assert scores["psnr (dB)"]["protocol"]["frames"] == 2
   assert len(scores["clips"]) == 3

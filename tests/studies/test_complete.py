@@ -181,7 +181,7 @@ def test_given_frames_are_blue_in_the_pictures():
 def test_clips_that_are_too_few_or_too_short_are_refused(tmp_path):
   source = sources.ArraySource({"video": np.zeros((2, 3, 16, 16, 3), np.uint8)})
   with pytest.raises(ValueError, match="count=3 clips of a source of 2"):
-    complete.load_clips(source, 3)
+    complete.load_signals_and_videos(source, 3)
   with pytest.raises(ValueError, match="4 frames cannot be judged by real clips of 3"):
     complete.run(
       job.Job(tmp_path, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {}),

@@ -123,7 +123,7 @@ def test_psnr_rises_and_the_latents_get_measured():
   np.testing.assert_allclose(before, after, atol=1e-3)
   real = autoencoding.float_video({"video": fresh})
   pairs = zip(np.split(real, 2, axis=1), np.split(after, 2, axis=1), strict=True)
-  unseen = [frames.psnr(x, y, peak=2.0).mean() for x, y in pairs]
+  unseen = [frames.psnr_per_video(x, y, peak=2.0).mean() for x, y in pairs]
   assert min(unseen) > curve[0]["psnr"] + 6.0
 
 

@@ -93,7 +93,7 @@ def sample_moments(moments, key):
   return moments.mean + jnp.exp(0.5 * moments.logvar) * noise
 
 
-def kl(moments):
+def elementwise_kl(moments):
   """KL(posterior || N(0, 1)) in nats of each latent of Moments, [B, t, h, w, c]."""
   mean, logvar = moments.mean, moments.logvar
   return 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)

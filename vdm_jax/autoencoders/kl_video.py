@@ -125,7 +125,7 @@ class Encoder3D(nn.Module):
     x = ReplicatePadConv3D(c, c.width, name="conv_first")(x)
     for i, stride in enumerate(c.levels):
       x = DownBlock3D(c, c.width * 2 ** (i + 1), stride, name=f"conv_blocks_{i}")(x)
-    x = nn.silu(clip_group_norm(c, x, "final_block_0"))
+    x = nn.silu(group_norm_over_clip(c, x, "final_block_0"))
     return ReplicatePadConv3D(c, 2 * c.latent_channels, name="final_block_2")(x)
 
 
@@ -185,9 +185,9 @@ class ResidualBlock3D(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    h = nn.silu(clip_group_norm(self.config, x, "norm1"))
+    h = nn.silu(group_norm_over_clip(self.config, x, "norm1"))
     h = ReplicatePadConv3D(self.config, x.shape[-1], name="conv1")(h)
-    h = nn.silu(clip_group_norm(self.config, h, "norm2"))
+    h = nn.silu(group_norm_over_clip(self.config, h, "norm2"))
     return x + ReplicatePadConv3D(self.config, x.shape[-1], name="conv2")(h)
 
 
@@ -242,8 +242,12 @@ class ConvTranspose3D(nn.Module):
     return convs.transposed_convolution(x, kernel, self.stride) + bias
 
 
-def clip_group_norm(config, x, name):
-  """Group norm of x [B, T, H, W, C] over each clip, with its parameters as `name`."""
+def group_norm_over_clip(config, x, name):
+  """Group norm of x [B, T, H, W, C], whose statistics are over time and space.
+
+  Called inside a linen module, to which it adds the norm, with its learned scale and
+  bias, as the child `name`. `config` is a KLVideo: groups and dtypes.
+  """
   return temporal.group_norm(
     x, "clip", groups=config.groups, epsilon=1e-6, **config.dtypes, name=name
   )

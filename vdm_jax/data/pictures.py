@@ -14,7 +14,7 @@ from vdm_jax.data.transforms import TIME_KEYS
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleFrame:
+class RandomFrame:
   """(record, rng) -> record with one random frame, [1, H, W, C], in place of its clip.
 
   "video", "mean", "logvar" and "latents" are cut alike; `rng` is a numpy Generator.

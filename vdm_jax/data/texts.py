@@ -54,17 +54,17 @@ def read_captions(path):
       found[name] = text
 
 
-def parse_prompts(prompts):
+def read_prompts(texts_or_file):
   """A list of texts: of one text, of several, or the lines of a .txt file.
 
   Args:
-    prompts: a text, a sequence of texts, or the path of a .txt file; "" gives [].
+    texts_or_file: a text, a sequence of texts, or the path of a .txt file; "" gives [].
   """
-  if not isinstance(prompts, str):
-    return list(prompts)
-  if not prompts.endswith(".txt"):
-    return [prompts] if prompts.strip() else []
-  lines = pathlib.Path(prompts).read_text().splitlines()
+  if not isinstance(texts_or_file, str):
+    return list(texts_or_file)
+  if not texts_or_file.endswith(".txt"):
+    return [texts_or_file] if texts_or_file.strip() else []
+  lines = pathlib.Path(texts_or_file).read_text().splitlines()
   return [line.strip() for line in lines if line.strip()]
 
 

@@ -80,7 +80,9 @@ def rollout(
       start = jnp.where(mask, old, start)
     else:
       eps = (
-        at(sigma) * loop.noise(k_window, x.shape)[:, index] if renoise_known else start
+        at(sigma) * loop.noise_by_frame(k_window, x.shape)[:, index]
+        if renoise_known
+        else start
       )
       start = jnp.where(mask, at(alpha) * old + eps, start)
     new = sampler(denoise, process, start, ts[:, index], part, k_window)
@@ -107,8 +109,9 @@ def extend(num_frames, *, window, overlap):
 def extend_with_first(num_frames, *, window, first, recent):
   """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
 
-  Of w = `window` frames the video's `first` ones and the `recent` last ones are known:
-  the attention sinks of https://arxiv.org/abs/2309.17453, as frames.
+  Autoregression: a window of w = `window` frames holds the `first` frames of the video
+  and the `recent` ones before its new frames, all known, and new frames for the rest. As
+  the attention sinks of https://arxiv.org/abs/2309.17453.
   """
 
   def context(start):

@@ -1,6 +1,6 @@
 """Initial noise of videos: [B, T, H, W, C], every frame standard normal.
 
-`samplers.loop.noise` draws the frames independently; these correlate them, so that
+`samplers.loop.noise_by_frame` draws frames independently; these correlate them, so that
 frames are alike or a model of short clips stays consistent over a long video: `mixed`,
 `progressive` and `free_noise` are functions (key, shape) -> noise. `free_init` is a
 sampler: it starts again from the low frequencies of its own result.
@@ -22,15 +22,15 @@ def mixed(key, shape, *, fraction):
   """
   _check_part("fraction", fraction)
   k_common, k_own = jax.random.split(key)
-  common = loop.noise(k_common, (shape[0], 1, *shape[2:]))
-  own = loop.noise(k_own, shape)
+  common = loop.noise_by_frame(k_common, (shape[0], 1, *shape[2:]))
+  own = loop.noise_by_frame(k_own, shape)
   return np.sqrt(fraction) * common + np.sqrt(1.0 - fraction) * own
 
 
 def progressive(key, shape, *, correlation):
   """Initial noise [B, T, H, W, C]; frames i, j have correlation^|i - j|: PYoCo's."""
   _check_part("correlation", correlation)
-  own = loop.noise(key, shape)
+  own = loop.noise_by_frame(key, shape)
   fresh = np.sqrt(1.0 - correlation**2)
 
   def step(before, eps):
@@ -49,7 +49,7 @@ def free_noise(key, shape, *, window, stride):
   window of `denoise.windows` with the same size and stride has almost no frame twice.
   """
   num_frames = shape[1]
-  first = loop.noise(key, (shape[0], min(window, num_frames), *shape[2:]))
+  first = loop.noise_by_frame(key, (shape[0], min(window, num_frames), *shape[2:]))
   return first[:, free_noise_order(key, num_frames, window, stride)]
 
 
@@ -100,7 +100,7 @@ def free_init(
   for i in range(iterations):
     k_sampler, k_noise = jax.random.split(jax.random.fold_in(key, i))
     x0 = sampler(denoise, process, start, ts, cond, k_sampler)
-    fresh = sigma * loop.noise(k_noise, x.shape)
+    fresh = sigma * loop.noise_by_frame(k_noise, x.shape)
     start = fresh + apply_filter(alpha * x0 + x - fresh, low)
   return x0
 

@@ -30,7 +30,7 @@ class ModulationTable(nn.Module):
     return self.param("table", init, (self.rows, self.width), self.param_dtype)
 
 
-def adaln_zero(emb, width, num, **dtypes):
+def adaln_zero_modulation(emb, width, num, **dtypes):
   """`num` shifts, scales and gates by a linear layer of emb [B, T or 1, D]: adaLN-Zero.
 
   Called inside a linen module, to which it adds the layer, 0 at first, as the child
@@ -43,7 +43,7 @@ def adaln_zero(emb, width, num, **dtypes):
   return _split(linear(emb), num)
 
 
-def adaln_single(emb, width, num, *, dtype, param_dtype):
+def adaln_single_modulation(emb, width, num, *, dtype, param_dtype):
   """`num` shifts, scales and gates by a learned table plus `emb` (adaLN-single).
 
   Called inside a linen module, to which it adds the table as the child `modulation`.
@@ -63,7 +63,7 @@ def adaln_single(emb, width, num, *, dtype, param_dtype):
   return [row + part for row, part in zip(rows, _split(emb, num), strict=True)]
 
 
-def learned_affine(emb, width, num, *, dtype, param_dtype):
+def unconditional_modulation(emb, width, num, *, dtype, param_dtype):
   """`num` shifts, scales and gates by a learned table, without a condition (`emb`).
 
   Called inside a linen module, to which it adds the table as the child `modulation`.
@@ -77,7 +77,11 @@ def learned_affine(emb, width, num, *, dtype, param_dtype):
   return [found.get(i, 1.0) for i in range(num)]
 
 
-MODULATIONS = {"block": adaln_zero, "shared": adaln_single, "tokens": learned_affine}
+MODULATIONS = {
+  "block": adaln_zero_modulation,
+  "shared": adaln_single_modulation,
+  "tokens": unconditional_modulation,
+}
 
 
 def _split(mod, num):

@@ -20,7 +20,7 @@ def psnr_from_mse(mse, *, peak=PEAK, xp=np):
   return 10.0 * xp.log10(peak**2 / xp.maximum(mse, peak**2 * 1e-10))
 
 
-def psnr(x, y, *, peak=PEAK):
+def psnr_per_video(x, y, *, peak=PEAK):
   """PSNR [N] in dB of videos x and y [N, T, H, W, C], whose values span `peak`.
 
   The mean of the frames' peak signal to noise ratios.
@@ -30,7 +30,7 @@ def psnr(x, y, *, peak=PEAK):
   return psnr_from_mse(error, peak=peak).mean(1)
 
 
-def ssim(x, y, *, peak=PEAK):
+def ssim_per_video(x, y, *, peak=PEAK):
   """SSIM [N], structural similarity, of videos x and y [N, T, H, W, C], mean of frames.
 
   Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861: an 11 x 11 Gaussian window
@@ -76,7 +76,10 @@ def reconstruction_rows(data):
   """Two Rows (name, Score): PSNR and SSIM of `data.reconstructed` to `data.real`."""
   if data.reconstructed is None:
     raise ValueError("PSNR and SSIM need the reconstructions of an autoencoder.")
-  measures = {"reconstruction psnr (dB)": psnr, "reconstruction ssim": ssim}
+  measures = {
+    "reconstruction psnr (dB)": psnr_per_video,
+    "reconstruction ssim": ssim_per_video,
+  }
   return [
     data.sample_row(
       name,

@@ -17,7 +17,7 @@ from vdm_jax.metrics import frechet, i3d, weights
 CLIPS = 2048  # of the published protocol
 
 
-class FVD:
+class I3DFeatures:
   """I3D as a feature extractor: `features(videos)` -> logits [N, 400].
 
   Args:
@@ -49,7 +49,7 @@ def fvd_rows(data, *, file, ddof=0, batch_size=8):
   if not file:
     logging.warning("FVD is left out: it needs a file of I3D's weights.")
     return []
-  extractor = FVD(file, batch_size)
+  extractor = I3DFeatures(file, batch_size)
   reference = extractor.features(data.train.videos)
   fields = dict(
     extractor="I3D logits, Kinetics-400",

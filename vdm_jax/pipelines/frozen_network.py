@@ -12,7 +12,7 @@ import numpy as np
 from vdm_jax import batches, pretrained, sharding
 
 
-def data_parallel_mesh(devices):
+def data_parallel_mesh_and_rules(devices):
   """(mesh, rules) that split the rows of batches over `devices` and copy parameters.
 
   The mesh is a jax.sharding.Mesh, rules are ((logical axis, mesh axis), ...).
@@ -38,7 +38,7 @@ class FrozenNetwork:
 
   @functools.cached_property
   def _devices(self):
-    return self.devices or data_parallel_mesh(jax.local_devices())
+    return self.devices or data_parallel_mesh_and_rules(jax.local_devices())
 
   @functools.cached_property
   def _opened(self):

@@ -86,7 +86,7 @@ class PublishedFolder:
   def encoder_options(self):
     """{"dtype", "devices": (mesh, rules)} of the other components, for an encoder."""
     mesh, rules = self.load_options["mesh"], self.load_options["rules"]
-    one = frozen_network.data_parallel_mesh(jax.local_devices()[:1])
+    one = frozen_network.data_parallel_mesh_and_rules(jax.local_devices()[:1])
     devices = one if mesh is None else (mesh, rules)
     return dict(dtype=self.load_options["dtype"], devices=devices)
 

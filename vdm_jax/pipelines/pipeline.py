@@ -109,7 +109,7 @@ class Pipeline:
     channels = self.components.autoencoder.latent_channels
     shape = (len(jax.tree.leaves(batch)[0]), frames, h, w, channels)
     if latents is None:
-      latents = loop.noise(k_noise, shape)
+      latents = loop.noise_by_frame(k_noise, shape)
     elif np.shape(latents) != shape:
       raise ValueError(
         f"latents has shape {np.shape(latents)}; for {shape[0]} videos it must be "

@@ -59,7 +59,7 @@ def prompt_signals(*, encoder, texts, clips, count, negative=""):
   Returns:
     {"text", "negative": [N, L, D] float32, "text_mask", "negative_mask": [N, L] bool}.
   """
-  texts = texts_lib.parse_prompts(texts)
+  texts = texts_lib.read_prompts(texts)
   if not texts:
     found = clips()
     texts = [found.classes[label] for label in found.labels[:count]]

@@ -126,8 +126,8 @@ def read_inputs(prompts, pictures):
     pictures: path of an image, several, or a folder of images; "" or () for none.
   """
   if not pictures:
-    return {"prompts": read_prompts(prompts)}
-  given = {"prompts": read_prompts(prompts)} if prompts else {}
+    return {"prompts": read_nonempty_prompts(prompts)}
+  given = {"prompts": read_nonempty_prompts(prompts)} if prompts else {}
   return given | {"pictures": _paths(pictures)}
 
 
@@ -146,9 +146,9 @@ def _paths(pictures):
   return found
 
 
-def read_prompts(prompts):
+def read_nonempty_prompts(prompts):
   """A list of prompts of a text, several, or a .txt file; a ValueError if empty."""
-  prompts = texts.parse_prompts(prompts)
+  prompts = texts.read_prompts(prompts)
   if not prompts:
     raise ValueError(
       'There is no prompt; give --config.prompts="a dog in the snow", or the path of a '

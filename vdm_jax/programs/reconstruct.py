@@ -11,7 +11,7 @@ from vdm_jax.programs import job as job_lib
 PEAK = 255.0
 
 
-def run(
+def reconstruct_and_score(
   job, *, task, weights, source, batch_size=8, preview_clips=4, folder="reconstruction"
 ):
   """Scores the reconstructions of held-out clips and writes <workdir>/<folder>.
@@ -69,7 +69,7 @@ def score_reconstructions(reconstructed, real):
     it; "psnr of the worst clip (dB)", "psnr of the worst frame (dB)"; "psnr of the mean
     squared error (dB)", lower as the worst frames dominate it; and "ssim".
   """
-  each = frames.psnr(reconstructed, real, peak=PEAK)
+  each = frames.psnr_per_video(reconstructed, real, peak=PEAK)
   error = np.square(np.asarray(reconstructed, np.float64) - real)
   error = reduce(error, "n t h w c -> n t", "mean")
   ratio = lambda error: float(frames.psnr_from_mse(error, peak=PEAK))
@@ -78,5 +78,5 @@ def score_reconstructions(reconstructed, real):
     "psnr of the worst clip (dB)": float(each.min()),
     "psnr of the worst frame (dB)": ratio(error.max()),
     "psnr of the mean squared error (dB)": ratio(error.mean()),
-    "ssim": float(frames.ssim(reconstructed, real, peak=PEAK).mean()),
+    "ssim": float(frames.ssim_per_video(reconstructed, real, peak=PEAK).mean()),
   }, each

@@ -112,7 +112,7 @@ def run(
     preview_clips: number of clips in the images.
   """
   params = generator.load(job)
-  batch, real = load_clips(source, count)
+  batch, real = load_signals_and_videos(source, count)
   longest = max(completion.num_frames for completion in completions.values())
   if longest > real.shape[1]:
     raise ValueError(
@@ -153,7 +153,7 @@ def run(
     print("\n" + log.format_table(table_rows(scores)) + "\n", flush=True)
 
 
-def load_clips(source, count):
+def load_signals_and_videos(source, count):
   """(signals {name: [N, ...]}, videos [N, T, H, W, 3]) of the first `count` records."""
   if not 1 <= count <= len(source):
     raise ValueError(

@@ -44,7 +44,7 @@ def run(
     count: number of clips, the first of the source.
   """
   params = generator.load(job)
-  batch, real = complete.load_clips(source, count)
+  batch, real = complete.load_signals_and_videos(source, count)
   labels, mask = batch.get("label"), np.zeros(real.shape[1], bool)
   grid = np.asarray(generator.ts(generator.task.process))
   draw = jax.jit(functools.partial(_from_level, generator))

@@ -117,7 +117,9 @@ def measure_case(job, case, rounds):
     scores[name] = {
       "speed-up": float(np.median(plain.seconds)) / seconds,
       "of operations": plain.flops / setting.flops,
-      "psnr (dB)": float(frames.psnr(made[name], made[PLAIN], peak=peak).mean()),
+      "psnr (dB)": float(
+        frames.psnr_per_video(made[name], made[PLAIN], peak=peak).mean()
+      ),
       "seconds": seconds,
       "remembered (MB)": setting.cache_bytes / 1e6,
       "all seconds": setting.seconds,

@@ -104,7 +104,7 @@ class Autoencoding:
     output = self.autoencoder.decode(params["autoencoder"], latents)
 
     real, fake = (rearrange(x, "b t h w c -> (b t) h w c") for x in (video, output))
-    kl = base.kl(moments)
+    kl = base.elementwise_kl(moments)
     loss = wavelets.charbonnier(real - fake, self.softness).mean()
     loss += self.kl_weight * kl.sum() / video.size
     error = reduce(jnp.square(real - fake), "n h w c -> n", "mean")

@@ -232,7 +232,7 @@ class LatentDiffusion:
     sampler,
     ts,
     wrappers=(),
-    noise=loop.noise,
+    noise=loop.noise_by_frame,
     start=None,
     known=None,
     mask=None,

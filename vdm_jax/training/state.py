@@ -105,7 +105,7 @@ def create_state(
   init = lambda key: sharding.unbox(task.init(key, _zeros(spec)))
   assemble = lambda params: _assemble(params, tx, trainable)
   if all(device.platform == "cpu" for device in mesh.devices.flat):
-    init = batched_init.batched_init(init)
+    init = batched_init.batch_random_draws(init)
   with sharding.use_mesh(mesh, rules):
     if not init_from:
       both = jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)

@@ -42,7 +42,7 @@ def test_every_step_has_its_own_key():
 
 
 def test_noise_is_normal_and_differs_between_frames():
-  noise = np.asarray(loop.noise(KEY, SHAPE))
+  noise = np.asarray(loop.noise_by_frame(KEY, SHAPE))
   np.testing.assert_allclose(noise.mean(), 0.0, atol=0.03)
   np.testing.assert_allclose(noise.std(), 1.0, atol=0.02)
   flat = noise.swapaxes(0, 1).reshape(SHAPE[1], -1)
@@ -51,10 +51,13 @@ def test_noise_is_normal_and_differs_between_frames():
 
 
 def test_noise_does_not_depend_on_how_frames_are_cut():
-  early, late = loop.noise(KEY, SHAPE), loop.noise(KEY, SHAPE, start=4)
+  early, late = (
+    loop.noise_by_frame(KEY, SHAPE),
+    loop.noise_by_frame(KEY, SHAPE, first_frame=4),
+  )
   np.testing.assert_array_equal(early[:, 4:], late[:, :2])
   assert not np.array_equal(early[:, :2], late[:, :2])
-  assert not np.array_equal(early, loop.noise(jax.random.key(1), SHAPE))
+  assert not np.array_equal(early, loop.noise_by_frame(jax.random.key(1), SHAPE))
 
 
 def test_samples_do_not_depend_on_the_mesh():

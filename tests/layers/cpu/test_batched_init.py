@@ -37,7 +37,7 @@ def init(key):
 
 def test_every_parameter_is_what_it_is_drawn_alone():
   key = jax.random.key(3)
-  want, got = jax.jit(init)(key), jax.jit(batched_init.batched_init(init))(key)
+  want, got = jax.jit(init)(key), jax.jit(batched_init.batch_random_draws(init))(key)
   assert jax.tree.structure(got) == jax.tree.structure(want)
   assert got.pop("key") == want.pop("key")
   # Only the rounding of products may differ, as these are fused otherwise.
@@ -45,7 +45,7 @@ def test_every_parameter_is_what_it_is_drawn_alone():
   kernels = [got[f"Dense_{i}"]["kernel"] for i in (0, 1, 4)]
   assert not np.allclose(kernels[0], kernels[1])
   assert not np.allclose(kernels[0], kernels[2])
-  other = jax.jit(batched_init.batched_init(init))(jax.random.key(4))
+  other = jax.jit(batched_init.batch_random_draws(init))(jax.random.key(4))
   assert not np.allclose(other["twice"], got["twice"])
 
 
@@ -55,5 +55,7 @@ def test_equal_draws_are_compiled_once():
     fn = change(lambda key: net.init(key, jnp.ones((2, 6))))
     return jax.jit(fn).lower(jax.random.key(0)).compile().as_text().count(" while(")
 
-  assert loops(8, batched_init.batched_init) == loops(2, batched_init.batched_init)
+  assert loops(8, batched_init.batch_random_draws) == loops(
+    2, batched_init.batch_random_draws
+  )
   assert loops(8, lambda init: init) > loops(2, lambda init: init)

@@ -29,6 +29,6 @@ def ancestral(denoise, process, x, ts, cond, key, *, fraction=None):
     ends = p.expand(t_next) <= 0.0
     std = jnp.exp(0.5 * variance.log_variance(process, at, t, t_next))
     mean, std = jnp.where(ends, estimate.x0, mean), jnp.where(ends, 0.0, std)
-    return mean + std * loop.noise(key, x.shape)
+    return mean + std * loop.noise_by_frame(key, x.shape)
 
   return loop.run_steps(step, denoise, x, ts, key)

@@ -51,7 +51,7 @@ def ddim_step(process, x0, eps, t, t_next, key, eta):
     var = eta**2 * variance.ddim_variance(process, t, t_next)
     kept = jnp.sqrt(jnp.maximum(sigma_next**2 - var, 0.0))
     x_next = p.mix((alpha_next, kept), x0, eps)
-    x_next += p.expand(jnp.sqrt(var)) * loop.noise(key, x0.shape)
+    x_next += p.expand(jnp.sqrt(var)) * loop.noise_by_frame(key, x0.shape)
   return jnp.where(p.expand(t_next) > 0.0, x_next, x0)
 
 

@@ -70,7 +70,7 @@ def dpm_solver_sde(
     alpha_next, sigma_next = process.alpha_sigma(t_next)
     x_next = p.mix((sigma_next / sigma * jnp.exp(-h), alpha_next), x, terms(2.0 * h))
     std = sigma_next * jnp.sqrt(-jnp.expm1(-2.0 * h))
-    return x_next + p.expand(std) * loop.noise(key, x.shape)
+    return x_next + p.expand(std) * loop.noise_by_frame(key, x.shape)
 
   return _multistep(step, denoise, process, x, ts, cond, key, order, rule, final_orders)
 

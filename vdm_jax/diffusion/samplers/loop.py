@@ -117,10 +117,10 @@ def fold_key(key, i):
   return jax.random.fold_in(key, i)
 
 
-def noise(key, shape, start=0):
+def noise_by_frame(key, shape, first_frame=0):
   """Standard normal noise of `shape` [B, T, H, W, C], drawn for each frame on its own.
 
-  Frame i depends on `key` and start + i only, so that the noise of a long video is that
+  Frame i depends on `key` and first_frame + i only: the noise of a long video is that
   of its parts. This needs a threefry key, jax's default: under vmap, "rbg" keys draw
   for all frames at once. A RecordedNoise in place of the key gives its values.
   """
@@ -133,7 +133,8 @@ def noise(key, shape, start=0):
       )
     return key.values
   batch, num_frames, *rest = shape
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(num_frames))
+  index = first_frame + jnp.arange(num_frames)
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
   draw = lambda k: jax.random.normal(k, (batch, *rest))
   return jax.vmap(draw, out_axes=1)(keys)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 
-def batched_init(init):
+def batch_random_draws(init):
   """A function like `init`, key -> parameters, with equal random draws batched by vmap.
 
   A network folds its key into each of its parameters and draws it, and XLA compiles

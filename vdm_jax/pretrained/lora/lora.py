@@ -66,7 +66,7 @@ def factors_from_state_dict(module, lora_state, scale=1.0):
   table = state_dict.table_of(module, pairs)
   rules = [(_names(rule), rule) for rule in table.rules(module)]
   known = {name for names, _ in rules for name in names}
-  pairs = lora_names.with_known_names(table.renamed(pairs), known)
+  pairs = lora_names.rename_to_known(table.renamed(pairs), known)
   problems += _unknown(pairs, known, target)
 
   shapes = {name: (len(p.up), *p.down.shape[1:]) for name, p in pairs.items()}
@@ -103,7 +103,7 @@ def merge_state_dict(state, lora_state, scale=1.0):
   target, out = "the state dict", state_dict.unwrap(state)
   pairs, problems = lora_names.read_factors(lora_state)
   pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
-  pairs = lora_names.with_known_names(pairs, out)
+  pairs = lora_names.rename_to_known(pairs, out)
   problems += _unknown(pairs, out, target)
   fitted = {}
   for name in pairs.keys() & out.keys():

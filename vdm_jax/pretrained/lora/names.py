@@ -135,8 +135,15 @@ def select_network(lora_state, name):
   return {k: x for k, x in lora_state.items() if re.match(PARTS[name], k)}
 
 
-def with_known_names(pairs, known):
-  """{name: Pair} by the `known` published names; kohya's have underscores for dots."""
+def rename_to_known(pairs, known):
+  """{name: Pair} of a LoRA with its layers renamed to published names, where they fit.
+
+  kohya's files have underscores for dots: "down_blocks_0" becomes "down_blocks.0".
+
+  Args:
+    pairs: {name of a layer in the file: Pair}.
+    known: the published names, with dots.
+  """
   dotted = {name.replace(".", "_"): name for name in known}
   return {dotted.get(k.replace(".", "_"), k): pair for k, pair in pairs.items()}
 

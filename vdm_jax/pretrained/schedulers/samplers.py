@@ -38,7 +38,7 @@ def ddpm(denoise, process, x, ts, cond, key, *, fraction=None):
     last = jnp.where(p.expand(t) > 1.0, last, 0.0)
     ends = p.expand(t_next) <= 0.0
     mean, std = jnp.where(ends, estimate.x0, mean), jnp.where(ends, last, std)
-    return mean + std * loop.noise(key, x.shape)
+    return mean + std * loop.noise_by_frame(key, x.shape)
 
   return loop.run_steps(step, denoise, x, ts, key)
 

@@ -51,7 +51,7 @@ class Scheduler:
   init_noise_sigma: Callable = lambda ts: 1.0
   original: Mapping = dataclasses.field(default_factory=dict, repr=False, hash=False)
 
-  def noise(self, ts, draw=loop.noise):
+  def noise(self, ts, draw=loop.noise_by_frame):
     """A function (key, shape) -> initial noise [B, T, H, W, C], for a task's `sample`.
 
     That multiplies noise by the process' sigma at ts[0], where the original has

@@ -62,7 +62,12 @@ class Config(tfds.core.BuilderConfig):
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder of moving digits, which `build` makes from its settings."""
+  """A TFDS builder of clips of one digit that moves and bounces off the walls.
+
+  Splits are "train" and "test". Records are {"video": uint8 [T, H, W, 3], "label": the
+  digit, "digit": index of its image, "position": float32 [T, 2] of the upper left corner
+  in pixels (y, x), "velocity": float32 [2] at the first frame, pixels a frame}.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}

@@ -16,7 +16,7 @@ DARK = 0.1  # values below this are background
 CROP = 12  # side in pixels of the classifier's input
 
 
-def brightness(videos):
+def pixel_brightness(videos):
   """Brightness [N, T, H, W] in [0, 1] of videos [N, T, H, W, 3] uint8; background 0."""
   videos = np.asarray(videos)
   if videos.ndim != 5 or videos.dtype != np.uint8:
@@ -33,7 +33,7 @@ def centres_of_mass(videos):
 
   The middle for an empty frame.
   """
-  light = brightness(videos)
+  light = pixel_brightness(videos)
   mass = light.sum((2, 3))
   height, width = light.shape[2:]
   y = np.einsum("nthw,h->nt", light, np.arange(height))
@@ -48,7 +48,7 @@ def centred_frames(videos):
 
   Bilinearly, around the centre of mass of each frame.
   """
-  light, at = brightness(videos), centres_of_mass(videos)
+  light, at = pixel_brightness(videos), centres_of_mass(videos)
   n = light.shape[0]
   frames = rearrange(light, "n t h w -> (n t) h w")
   corner = rearrange(at, "n t i -> (n t) i") - (CROP - 1) / 2
@@ -165,7 +165,9 @@ class CompletionScorer:
       "read right": float((self.classifier.classify(videos[:, new]) == labels).mean()),
       "motion error (pixels)": float(np.median(motion_error(videos))),
       "path error (pixels)": float(np.median(distance[:, new].mean(1))),
-      "psnr (dB)": float(np.median(frames.psnr(videos[:, new], real[:, new]))),
+      "psnr (dB)": float(
+        np.median(frames.psnr_per_video(videos[:, new], real[:, new]))
+      ),
       "path error by frame": np.median(distance, axis=0).tolist(),
       "read right by frame": right.mean(0).tolist(),
     }

@@ -43,7 +43,7 @@ def sinusoid_buffers(module, params):
 
   Of a UNet3D or ControlNet; `params` are its parameters as nested ShapeDtypeStructs.
   """
-  found = unet_diffusers.block_sinusoids(module, layout_of(module.config), params)
+  found = unet_diffusers.named_block_sinusoids(module, layout_of(module.config), params)
   return {
     f"{published}.{layer}.pos_encoder.pe": table
     for published, table in found

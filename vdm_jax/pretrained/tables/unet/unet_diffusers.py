@@ -81,7 +81,7 @@ def _patterns(c):
   return pattern
 
 
-def block_sinusoids(module, layout, params):
+def named_block_sinusoids(module, layout, params):
   """[(published name of a block along time, its sinusoids [1, max_frames, C])].
 
   Args:
@@ -107,7 +107,7 @@ def sinusoid_buffers(module, params):
 
   Of a UNet3D or ControlNet; `params` are its parameters as nested ShapeDtypeStructs.
   """
-  found = block_sinusoids(module, layout_of(module.config), params)
+  found = named_block_sinusoids(module, layout_of(module.config), params)
   return {f"{published}.pos_embed.pe": table for published, table in found}
 
 
