@@ -146,14 +146,14 @@ def lengthen(cfg, size, stride, latents):
   predicted = c.call(
     chain.Pass,
     num_frames=KEYS,
-    sampler=rolled(long_video.extend, window=WINDOW, overlap=1),
+    sampler=rolled(long_video.extension_plan, window=WINDOW, overlap=1),
     ts=cfg.ts,
   )
   filled = c.call(
     chain.Pass,
     num_frames=latents,
     known_stride=stride,
-    sampler=rolled(long_video.fill_between_keyframes, window=stride + 1, stride=stride),
+    sampler=rolled(long_video.interpolation_plan, window=stride + 1, stride=stride),
     ts=cfg.ts,
     task=cfg.filling,
     weights="filler",

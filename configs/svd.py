@@ -55,7 +55,9 @@ def get_config(arg="full"):
     **signals,
   )
   rising = c.bind(guidance.linear_scale, start=1.0, stop=2.5)
-  clips = dict(source=cfg.latents, transforms=(c.call(pictures.ImageOnly, rate=0.1),))
+  clips = dict(
+    source=cfg.latents, transforms=(c.call(pictures.AddImageOnly, rate=0.1),)
+  )
   cfg.latents = c.call(sources.Transformed, **clips)
   unets.denoiser(
     cfg,

@@ -97,7 +97,9 @@ def get_config(arg="full"):
     ts=c.bind(times.uniform_grid, num_steps=20),
     wrappers=(cfg.guide,),
   )
-  prompts = c.bind(embed.repeat_prompts, encoder=cfg.encoder, texts=PROMPTS, repeats=8)
+  prompts = c.bind(
+    embed.repeated_prompt_signals, encoder=cfg.encoder, texts=PROMPTS, repeats=8
+  )
   drawing = dict(generator=cfg.generator, signals=prompts)
   latents = digits.records("{workdir}/" + folder)
   captioned = c.call(captions.Captioned, source=latents, texts="{workdir}/texts")

@@ -11,7 +11,7 @@ motion; the encoder stays as it is, and with it all latents.
 With "-upsampler" behind it, another model makes large videos of small ones: it sees the
 small video beside its latents, with noise whose deviation it is told. What it is to
 enlarge comes from held-out clips, or from a folder of samples
-(sample.load_low_resolution).
+(sample.low_resolution_signals_of_samples).
 
 At full size it reads captions, as configs/parts/unets.py says, by CLIP ViT-H/14.
 

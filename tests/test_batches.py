@@ -11,16 +11,16 @@ MESH = sharding.make_mesh({"data": -1})
 
 def test_a_short_batch_is_padded_with_its_last_row():
   rows = {"a": np.arange(3), "b": np.eye(3)}
-  padded, count = batches.pad_rows(rows, 5)
+  padded, count = batches.pad_rows_and_count(rows, 5)
   assert count == 3 and padded["a"].tolist() == [0, 1, 2, 2, 2]
   assert padded["b"].shape == (5, 3)
-  whole, count = batches.pad_rows(rows, 3)
+  whole, count = batches.pad_rows_and_count(rows, 3)
   assert count == 3 and whole is rows
 
 
 def test_rows_are_rounded_up_to_what_a_mesh_splits():
   assert MESH.size == 2
-  assert [batches.round_up(n, MESH, RULES) for n in (1, 2, 3)] == [2, 2, 4]
+  assert [batches.round_up_batch_size(n, MESH, RULES) for n in (1, 2, 3)] == [2, 2, 4]
 
 
 def test_every_row_is_computed_once_in_batches_of_one_shape():

@@ -109,7 +109,7 @@ def test_take_gathers_what_has_frames():
     mask=clip > 2,
     positions=jnp.arange(10, 16)[None] * jnp.ones((2, 1)),
   )
-  cut = jax.jit(conditioning.take)(cond, jnp.array([0, 4, 3]))
+  cut = jax.jit(conditioning.take_frames)(cond, jnp.array([0, 4, 3]))
   for x in (cut.channels["low_res"], cut.hints["pose"], cut.known):
     np.testing.assert_array_equal(x[0, :, 0, 0, 0], [0, 4, 3])
   np.testing.assert_array_equal(cut.mask[1, :, 0, 0, 0], [False, True, True])

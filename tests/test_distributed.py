@@ -329,7 +329,7 @@ def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
   assert distributed.initialize() is False
   assert distributed.initialize(free_address(), 1, 0) is False
   distributed.barrier("nobody")
-  assert distributed.agree_on_max(None)(15) == 15
+  assert distributed.make_max_over_processes(None)(15) == 15
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,9 @@ ROWS = (("batch", ("data", "fsdp")),)
 
 
 def test_hosts_need_the_rows_of_their_devices():
-  shards = lambda mesh: [sharding.data_shard(mesh, ROWS, host) for host in range(4)]
+  shards = lambda mesh: [
+    sharding.batch_parts_and_count(mesh, ROWS, host) for host in range(4)
+  ]
   mesh = sharding.make_mesh(dict(data=-1, fsdp=2, seq=2), chips(4, 4))
   assert shards(mesh) == [((2 * k, 2 * k + 1), 8) for k in range(4)]
   axes, dcn = dict(data=1, fsdp=8, seq=2), dict(fsdp=2, seq=2)
@@ -127,7 +129,7 @@ def test_hosts_need_the_rows_of_their_devices():
   half = [((0, 1, 2, 3), 8)] * 2, [((4, 5, 6, 7), 8)] * 2
   assert shards(mesh) == [*half[0], *half[1]]  # two hosts share each clip
   with pytest.raises(ValueError, match="process 9 has no device in the mesh"):
-    sharding.data_shard(mesh, ROWS, 9)
+    sharding.batch_parts_and_count(mesh, ROWS, 9)
 
 
 def test_a_host_on_a_torus_needs_rows_that_are_no_neighbours():
@@ -135,14 +137,14 @@ def test_a_host_on_a_torus_needs_rows_that_are_no_neighbours():
   ring = [0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0]
   devices = np.array([Chip(i, host, 0, "tpu") for i, host in enumerate(ring)])
   mesh = jax.sharding.Mesh(devices.reshape(16, 1), ("data", "fsdp"))
-  assert sharding.data_shard(mesh, ROWS, 0) == ((0, 1, 6, 15), 16)
-  assert sharding.data_shard(mesh, ROWS, 2) == ((7, 12, 13, 14), 16)
+  assert sharding.batch_parts_and_count(mesh, ROWS, 0) == ((0, 1, 6, 15), 16)
+  assert sharding.batch_parts_and_count(mesh, ROWS, 2) == ((7, 12, 13, 14), 16)
 
 
 def test_a_rule_for_an_unknown_mesh_axis_is_refused_with_the_nearest():
   mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
   with pytest.raises(ValueError, match="Did you mean 'fsdp'"):
-    sharding.check_rules((("embed", "fsdpp"),), mesh)
+    sharding.normalize_rules((("embed", "fsdpp"),), mesh)
 
 
 def test_names_follow_the_rules_and_fall_back_to_whole():
@@ -153,7 +155,7 @@ def test_names_follow_the_rules_and_fall_back_to_whole():
     "twice": shape(4, 4, names=("embed", "embed")),
     "unknown": shape(4, names=("nobody",)),
   }
-  got = jax.tree.map(lambda s: s.spec, sharding.shard_tree(tree, mesh, RULES))
+  got = jax.tree.map(lambda s: s.spec, sharding.param_shardings(tree, mesh, RULES))
   assert got["kernel"] == P("fsdp", "tensor")
   assert got["odd"] == P(None, None)
   assert got["twice"] == P("fsdp", None)
@@ -167,10 +169,10 @@ def test_large_parameters_without_names_are_split_over_fsdp():
     "odd": shape(1025, 1025),
     "small": shape(1024, 1023),
   }
-  got = jax.tree.map(lambda s: s.spec, sharding.shard_tree(tree, mesh, RULES[:2]))
+  got = jax.tree.map(lambda s: s.spec, sharding.param_shardings(tree, mesh, RULES[:2]))
   assert got == {"large": P(None, "fsdp"), "odd": P(), "small": P()}
   data = sharding.make_mesh({"data": 2, "fsdp": 1})
-  assert sharding.shard_tree(tree, data, RULES[:2])["large"].spec == P()
+  assert sharding.param_shardings(tree, data, RULES[:2])["large"].spec == P()
 
 
 def test_slots_lie_as_their_parameters():
@@ -183,7 +185,7 @@ def test_slots_lie_as_their_parameters():
   players = {"generator": optax.adam(1.0), "discriminator": optax.adam(1.0)}
   tx = optimizer.partitioned(players)
   slots = jax.eval_shape(tx.init, params)
-  got = sharding.shard_like(slots, params, shardings)
+  got = sharding.shardings_like_params(slots, params, shardings)
   found = {
     jax.tree_util.keystr(k): s.spec for k, s in jax.tree_util.tree_leaves_with_path(got)
   }
@@ -249,7 +251,9 @@ def start(mesh, rules, accumulate=1):
   batch = {"x": x, "y": np.sin(x[:, :2])}
   spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
   key = jax.random.key(1)
-  state, shardings = state_lib.create_state(task, tx, spec, key, mesh, rules)
+  state, shardings = state_lib.create_state_and_shardings(
+    task, tx, spec, key, mesh, rules
+  )
   one = step.make_step(task.loss, tx, 0.9, shardings=shardings, accumulate=accumulate)
   return step.compile_step(one, shardings, mesh, rules), state, batch, key
 

@@ -8,7 +8,7 @@ import numpy as np
 from vdm_jax import sharding
 
 
-def pad_rows(rows, size):
+def pad_rows_and_count(rows, size):
   """({name: array [size, ...]}, count): `count` rows, padded by repeating the last one.
 
   Args:
@@ -21,13 +21,13 @@ def pad_rows(rows, size):
   return {name: x[index] for name, x in rows.items()}, count
 
 
-def round_up(size, mesh, rules):
+def round_up_batch_size(size, mesh, rules):
   """The least number of rows, at least `size`, that the mesh splits evenly.
 
   Args:
     mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
   """
-  count = sharding.data_shard(mesh, rules)[1]
+  count = sharding.batch_parts_and_count(mesh, rules)[1]
   return -(-size // count) * count
 
 
@@ -47,11 +47,11 @@ def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, updat
     update: called with the number of rows done after each batch.
   """
   total = len(next(iter(rows.values())))
-  size = batch_size if mesh is None else round_up(batch_size, mesh, rules)
+  size = batch_size if mesh is None else round_up_batch_size(batch_size, mesh, rules)
   parts = []
   for first in range(0, total, batch_size):
     part = {name: x[first : first + batch_size] for name, x in rows.items()}
-    batch, count = pad_rows(part, size)
+    batch, count = pad_rows_and_count(part, size)
     args = () if key is None else (jax.random.fold_in(key, first),)
     with contextlib.nullcontext() if mesh is None else sharding.use_mesh(mesh, rules):
       batch = batch if mesh is None else sharding.put_whole_batch(batch, mesh, rules)

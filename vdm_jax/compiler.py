@@ -49,7 +49,7 @@ def options(preset, platform=None):
     preset = jax.default_backend() if platform is None else platform
   if preset not in PRESETS:
     raise ValueError(
-      f"compiler={preset!r} is unknown.{config.nearest(preset, PRESETS)} There are "
-      f"auto, {', '.join(PRESETS)}."
+      f"compiler={preset!r} is unknown.{config.did_you_mean(preset, PRESETS)} "
+      f"There are auto, {', '.join(PRESETS)}."
     )
   return dict(PRESETS[preset])

@@ -109,7 +109,7 @@ def drop(key, cond, null, rates):
   return _replace(cond, null, tuple(rates), toss)
 
 
-def take(cond, index):
+def take_frames(cond, index):
   """A Conditioning: the part of `cond` for the frames `index`, integers [w].
 
   Channels, hints, known, mask, known_noise and positions are gathered along T; those of

@@ -111,7 +111,7 @@ def fingerprint(*parts):
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def nearest(name, names):
+def did_you_mean(name, names):
   """The sentence " Did you mean 'x'?", x the nearest of `names`; "" if none is near."""
   found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
   return f" Did you mean {found[0]!r}?" if found else ""
@@ -122,7 +122,7 @@ def check_variant(file, arg, variants):
   if arg not in variants:
     known = ", ".join(variants)
     raise ValueError(
-      f"{file}:{arg} is unknown; there are {known}.{nearest(arg, variants)}"
+      f"{file}:{arg} is unknown; there are {known}.{did_you_mean(arg, variants)}"
     )
 
 
@@ -144,7 +144,7 @@ def flag_error_message(argv, error):
     return f"{flag}: the config has no field {unknown[1]!r}."
   if files := re.search(r"No such file or directory: '([^']+)'", text):
     path = pathlib.Path(files[1])
-    near = nearest(str(path), map(str, path.parent.rglob("*.py")))
+    near = did_you_mean(str(path), map(str, path.parent.rglob("*.py")))
     return f"there is no config file {path}.{near}"
   return text
 
@@ -196,6 +196,6 @@ def _check(target, kwargs):
     if name not in params:
       raise TypeError(
         f"{target.__qualname__} has no argument {name!r}."
-        f"{nearest(name, params)} It takes {', '.join(params)}."
+        f"{did_you_mean(name, params)} It takes {', '.join(params)}."
       )
   return target

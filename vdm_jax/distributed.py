@@ -125,7 +125,7 @@ def barrier(name):
     multihost_utils.sync_global_devices(name)
 
 
-def agree_on_max(mesh):
+def make_max_over_processes(mesh):
   """A function agree(number) -> int32 array, the maximum over all processes.
 
   All processes must call it equally often; it does not wait, the array is fetched

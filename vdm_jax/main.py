@@ -54,7 +54,7 @@ def exit_with_usage_error(message):
   sys.exit(2)
 
 
-def parse(argv):
+def parse_flags(argv):
   """Parses the flags of `argv`, and returns the rest; exits with a message if wrong."""
   try:
     rest = FLAGS(argv)
@@ -68,7 +68,7 @@ def parse(argv):
     exit_with_usage_error("--config is missing.")
   modes = ("all", *stages, "compile")
   if MODE.value not in modes:
-    near = config_lib.nearest(MODE.value, modes)
+    near = config_lib.did_you_mean(MODE.value, modes)
     exit_with_usage_error(
       f"--mode={MODE.value!r} is unknown.{near} There are {', '.join(modes)}."
     )
@@ -101,7 +101,7 @@ def run(_):
   start = time.monotonic()
   try:
     with distributed.abort_all_on_error():
-      job.run(CONFIG.value, stages, workdir())
+      job.run_stages(CONFIG.value, stages, workdir())
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from there.", file=sys.stderr)
     sys.exit(130)
@@ -123,4 +123,4 @@ def run_compile():
 
 
 if __name__ == "__main__":
-  app.run(run, flags_parser=parse)
+  app.run(run, flags_parser=parse_flags)

@@ -124,12 +124,12 @@ def use_mesh(mesh, rules):
   Args:
     mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axis or axes), ...).
   """
-  rules = check_rules(rules, mesh)
+  rules = normalize_rules(rules, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
     yield
 
 
-def check_rules(rules, mesh):
+def normalize_rules(rules, mesh):
   """Rules as ((name, (mesh axis, ...)), ...); ValueError for axes not in the mesh."""
   pairs = rules.items() if hasattr(rules, "items") else rules
   out = []
@@ -139,7 +139,7 @@ def check_rules(rules, mesh):
       if axis not in mesh.shape:
         raise ValueError(
           f"rule ({name!r}, {axes}) names the mesh axis {axis!r}; the mesh has "
-          f"{mesh.axis_names}.{config.nearest(axis, mesh.axis_names)}"
+          f"{mesh.axis_names}.{config.did_you_mean(axis, mesh.axis_names)}"
         )
     out.append((name, axes))
   return tuple(out)
@@ -157,7 +157,7 @@ def unbox(tree):
   )
 
 
-def shard_tree(shapes, mesh, rules, min_bytes=MIN_BYTES):
+def param_shardings(shapes, mesh, rules, min_bytes=MIN_BYTES):
   """A tree of NamedShardings for parameters, in the structure of `unbox(shapes)`.
 
   Args:
@@ -167,7 +167,7 @@ def shard_tree(shapes, mesh, rules, min_bytes=MIN_BYTES):
     mesh, rules: jax.sharding.Mesh, and ((logical axis, mesh axis or axes), ...).
     min_bytes: from this size on, a parameter without names is split over `fsdp`.
   """
-  rules = check_rules(rules, mesh)
+  rules = normalize_rules(rules, mesh)
 
   def sharding(leaf):
     if _is_boxed(leaf):
@@ -177,7 +177,7 @@ def shard_tree(shapes, mesh, rules, min_bytes=MIN_BYTES):
   return jax.tree.map(sharding, shapes, is_leaf=_is_boxed)
 
 
-def shard_like(tree, params, shardings):
+def shardings_like_params(tree, params, shardings):
   """A tree of NamedShardings for `tree`, such as an optimizer state of `params`.
 
   A leaf whose path ends in a parameter's path, with its shape, has the parameter's
@@ -201,10 +201,10 @@ def shard_like(tree, params, shardings):
 
 def batch_axes(mesh, rules):
   """The mesh axes, a tuple of names, that split the rows of a batch (rule "batch")."""
-  return dict(check_rules(rules, mesh)).get("batch", ())
+  return dict(normalize_rules(rules, mesh)).get("batch", ())
 
 
-def data_shard(mesh, rules, process=None):
+def batch_parts_and_count(mesh, rules, process=None):
   """(parts, count): the indices, of `count` equal parts of a batch, of a process.
 
   By the batch coordinate of its devices, not by the index of the process: hosts that
@@ -237,7 +237,10 @@ def check_accumulation(batch, parts, mesh, rules):
     parts: number of micro-batches, over which gradients are accumulated.
     mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
   """
-  rows, shards = jax.tree.leaves(batch)[0].shape[0], data_shard(mesh, rules)[1]
+  rows, shards = (
+    jax.tree.leaves(batch)[0].shape[0],
+    batch_parts_and_count(mesh, rules)[1],
+  )
   if parts > 1 and rows % parts == 0 and rows // parts % shards:
     raise ValueError(
       f"accumulate={parts} cuts a batch of {rows} rows in parts of {rows // parts}, "
@@ -250,14 +253,14 @@ def put_batch(batch, mesh, rules):
   """A batch {name: [B, ...]} as jax.Arrays, its rows split over the mesh.
 
   Args:
-    batch: numpy arrays, in each process of the rows of its `data_shard`, in order;
-      scalars are replicated.
+    batch: numpy arrays, in each process the rows of its `batch_parts_and_count`, in
+      order; scalars are replicated.
     mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
 
   Raises:
     ValueError: for rows that do not divide, TypeError: for what is not a number.
   """
-  return _place_rows(batch, mesh, rules, *data_shard(mesh, rules))
+  return _place_rows(batch, mesh, rules, *batch_parts_and_count(mesh, rules))
 
 
 def put_whole_batch(batch, mesh, rules):
@@ -267,7 +270,7 @@ def put_whole_batch(batch, mesh, rules):
     batch: numpy arrays of all rows, the same in each process; scalars are replicated.
     mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
   """
-  count = data_shard(mesh, rules)[1]
+  count = batch_parts_and_count(mesh, rules)[1]
   return _place_rows(batch, mesh, rules, range(count), count)
 
 

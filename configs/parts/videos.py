@@ -128,7 +128,7 @@ def encode_in_step(cfg):
   cfg.latents = c.replace(
     cfg.latents,
     source=cfg.train_videos,
-    texts=c.call(texts.TokenizedTexts, encoder=cfg.encoder),
+    texts=c.call(texts.TokenizeText, encoder=cfg.encoder),
   )
   weights = c.call(
     frozen.published_or_trained,
@@ -164,7 +164,7 @@ def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
     loader=c.call(loader.Loader, source=cfg.latents, batch_size=batch_size),
     optimizer=c.call(optimizer.adamw, **adam),
     steps=1_000_000,
-    init_from=c.bind(start.start_from, **published),
+    init_from=c.bind(start.init_from_published, **published),
     cadence=c.call(loop.Cadence, save=10_000),
   )
   # FVD as published: 2,048 clips of each kind. It needs I3D's weights, --config.i3d.

@@ -43,7 +43,7 @@ def get_config(arg="full"):
   uniform = c.bind(denoise.uniform_weights)
   triangular = c.bind(denoise.windows, size=16, stride=4)
   rollout = lambda **kwargs: c.bind(long_video.rollout, sampler=base, **kwargs)
-  extend = lambda overlap: c.bind(long_video.extend, window=16, overlap=overlap)
+  extend = lambda overlap: c.bind(long_video.extension_plan, window=16, overlap=overlap)
   replace = c.bind(denoise.replace_known)
   method = lambda **kwargs: c.call(oracle_rank.LongVideoMethod, **kwargs)
   methods = {
@@ -63,7 +63,7 @@ def get_config(arg="full"):
     "FreeNoise": method(
       sampler=base,
       wrappers=(triangular,),
-      initial_noise=c.bind(oracle_rank.free_noise, window=16, stride=4),
+      initial_noise=c.bind(oracle_rank.reorder_as_free_noise, window=16, stride=4),
       seams=(4, 4),
     ),
     "replacement, new noise": method(
@@ -78,14 +78,12 @@ def get_config(arg="full"):
     "extension, 12 given": method(sampler=rollout(plan=extend(12)), seams=(16, 4)),
     "extension, first 4 and last 8": method(
       sampler=rollout(
-        plan=c.bind(long_video.extend_with_first, window=16, first=4, recent=8)
+        plan=c.bind(long_video.first_and_recent_plan, window=16, first=4, recent=8)
       ),
       seams=(16, 4),
     ),
     "extension, 12 ever farther": method(
-      sampler=rollout(
-        plan=c.bind(long_video.extend_with_sparse_past, window=16, context=12)
-      ),
+      sampler=rollout(plan=c.bind(long_video.sparse_past_plan, window=16, context=12)),
       seams=(16, 4),
     ),
     "FIFO": method(
@@ -103,7 +101,7 @@ def get_config(arg="full"):
       margin=steps,
     ),
     "hierarchical": method(
-      sampler=rollout(plan=c.bind(long_video.hierarchical, window=16, stride=8)),
+      sampler=rollout(plan=c.bind(long_video.hierarchical_plan, window=16, stride=8)),
       seams=(8, 8),
     ),
     "causal, same level": method(

@@ -45,7 +45,7 @@ def run(job, *, arms, tasks, loader, real, frozen="images", folder="summary"):
     for label, suffix in arms.items()
   }
   clips = np.stack([real[i]["video"] for i in range(min(250, len(real)))])
-  real = compare.check_protocols(measured, SHOWN)
+  real = compare.comparable_real_scores(measured, SHOWN)
   real[CHANGE] = float(reader.handwriting_change(clips).mean())
   batch = next(iter(loader))
   counts = {suffix: size(task, loader.spec()) for suffix, task in tasks.items()}
@@ -85,7 +85,7 @@ def cost(job, task, batch, spec):
   """(seconds, MiB) of a step that trains the layers along time."""
   rule = optimizer.adamw(learning_rate=1e-4)
   key, parts = jax.random.key(0), (job.mesh, job.rules, "temporal")
-  begin, shardings = state.create_state(task, rule, spec, key, *parts)
+  begin, shardings = state.create_state_and_shardings(task, rule, spec, key, *parts)
   train = step.make_step(task.loss, rule, 0.99, shardings=shardings)
   train = step.compile_step(train, shardings, job.mesh, job.rules, None)
   batch = sharding.put_batch(batch, mesh=job.mesh, rules=job.rules)

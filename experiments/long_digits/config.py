@@ -120,8 +120,8 @@ def chains(cfg, per_class):
   windows = lambda plan, **fields: c.bind(
     long_video.rollout, sampler=cfg.sampler, plan=c.bind(plan, window=WINDOW, **fields)
   )
-  between = windows(long_video.fill_between_keyframes, stride=STRIDE)
-  predicted = windows(long_video.extend, overlap=OVERLAP)
+  between = windows(long_video.interpolation_plan, stride=STRIDE)
+  predicted = windows(long_video.extension_plan, overlap=OVERLAP)
   averaged = c.bind(denoise.windows, size=WINDOW, stride=CONTEXT)
   ways = dict(
     lvdm=(

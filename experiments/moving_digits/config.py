@@ -57,7 +57,7 @@ def get_config(arg="full"):
       cfg[f"{stage}_{suffix}"] = program
       stages.append(f"{stage}_{suffix}")
   cfg.renoise = c.bind(
-    renoise.run,
+    renoise.renoise_and_score,
     generator=c.replace(cfg.sample.generator, wrappers=()),
     source=cfg.evaluate.real,
     judge=c.call(reader.CompletionScorer, train=cfg.evaluate.train),

@@ -72,7 +72,7 @@ def get_config(arg="full"):
   goes_on = c.bind(
     long_video.rollout,
     sampler=cfg.sampler,
-    plan=c.bind(long_video.extend, window=8, overlap=4),
+    plan=c.bind(long_video.extension_plan, window=8, overlap=4),
   )
   train_split, long_split = (
     c.call(sources.Tfds, builder=dataset, split=split)

@@ -208,7 +208,9 @@ def get_config(arg="full"):
   # Four times as long: 8 new frames, then 4 at a time behind the last 4.
   plan = dict(window=8, overlap=4)
   rollout = c.bind(
-    long_video.rollout, sampler=cfg.sampler, plan=c.bind(long_video.extend, **plan)
+    long_video.rollout,
+    sampler=cfg.sampler,
+    plan=c.bind(long_video.extension_plan, **plan),
   )
   cfg.extend = c.bind(
     sample.run,
@@ -222,7 +224,7 @@ def get_config(arg="full"):
     samples="extended",
     real=held_out_clips,
     train=train_clips,
-    metrics=(c.bind(temporal.extension_rows, **plan),),
+    metrics=(c.bind(temporal.long_video_rows, **plan),),
     out="extended.json",
     stride=2,
   )

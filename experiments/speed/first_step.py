@@ -46,7 +46,9 @@ def ours(settings):
   tx = optimizer.adamw(learning_rate=inputs.RATE, clip=None)
   spec = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
   key = jax.random.key(0)
-  state, shardings = state_lib.create_state(task, tx, spec, key, mesh, rules)
+  state, shardings = state_lib.create_state_and_shardings(
+    task, tx, spec, key, mesh, rules
+  )
   jax.block_until_ready(state)
   clock.part("first state")
   step = step_lib.make_step(task.loss, tx, inputs.DECAY, shardings=shardings)

@@ -79,7 +79,7 @@ def trained(task, batch, loaded):
   spec = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
   key = jax.random.key(0)
   init_from = None if loaded is None else (lambda params: loaded)
-  state, shardings = state_lib.create_state(
+  state, shardings = state_lib.create_state_and_shardings(
     task, tx, spec, key, mesh, RULES, init_from=init_from
   )
   step = step_lib.make_step(task.loss, tx, inputs.DECAY, shardings=shardings)

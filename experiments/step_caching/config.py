@@ -81,18 +81,20 @@ def get_config(arg="full"):
     signals=signals,
   )
   cfg.calibrate_digits = c.bind(
-    calibrate.run, folder="calibration_digits", **digits_model
+    calibrate.measure_mag_cache_ratios, folder="calibration_digits", **digits_model
   )
-  cfg.calibrate_latte = c.bind(calibrate.run, folder="calibration_latte", **latte_model)
+  cfg.calibrate_latte = c.bind(
+    calibrate.measure_mag_cache_ratios, folder="calibration_latte", **latte_model
+  )
 
   broadcast = lambda **ranges: c.bind(caching.pyramid_attention_broadcast, **ranges)
   magnitude = lambda folder, **settings: c.bind(
     caching.mag_cache,
-    ratios=c.call(calibrate.read_ratios, folder="{workdir}/" + folder),
+    ratios=c.call(calibrate.read_mag_cache_ratios, folder="{workdir}/" + folder),
     **settings,
   )
   cfg.trade_off = c.bind(
-    trade_off.run,
+    trade_off.measure_step_caches,
     rounds=rounds,
     cases={
       "moving_digits": c.call(

@@ -14,7 +14,7 @@ def config(**network):
 
 def test_what_is_set_already_is_not_advised():
   cfg = config(remat="full", dtype="bfloat16")
-  found = advice.candidate_changes(cfg, "train", {"data": 1, "fsdp": 16})
+  found = advice.memory_saving_changes(cfg, "train", {"data": 1, "fsdp": 16})
   fields = {field for change in found for field in change}
   assert fields == {"train.accumulate", "train.loader.batch_size"}
   assert {"train.accumulate": 4} in found
@@ -23,7 +23,7 @@ def test_what_is_set_already_is_not_advised():
 
 def test_everything_is_advised_alone_and_then_together():
   cfg = config(remat="none", dtype="float32")
-  found = advice.candidate_changes(cfg, "train", {"data": 16, "fsdp": 1})
+  found = advice.memory_saving_changes(cfg, "train", {"data": 16, "fsdp": 1})
   assert found[0] == {"network.dtype": "bfloat16"}
   assert {"mesh.data": 4, "mesh.fsdp": 4} in found
   together = {"network.dtype": "bfloat16", "network.remat": "full"}

@@ -128,12 +128,12 @@ def test_configs_say_what_their_batches_are(cfg, stage, expected):
 
 
 def test_a_sampler_is_told_all_but_the_videos():
-  told = batch.sampling_signals(spec(latte.get_config("ucf101-images")))
+  told = batch.sampling_batch_spec(spec(latte.get_config("ucf101-images")))
   assert set(told) == {"label"} and told["label"].shape == (32,)
-  alone = batch.sampling_signals(spec(latte.get_config("sky")))
+  alone = batch.sampling_batch_spec(spec(latte.get_config("sky")))
   assert alone == {"index": jax.ShapeDtypeStruct((40,), np.int32)}
   cfg = svd.get_config()
-  told = batch.sampling_signals(spec(cfg), cfg.task)
+  told = batch.sampling_batch_spec(spec(cfg), cfg.task)
   assert {name: x.shape for name, x in told.items()} == {
     "image": (40, 1, 1024),
     "image_only": (40,),

@@ -19,7 +19,7 @@ CLIP = 2 * 16 * 4 * 48 * 2
 @pytest.fixture(scope="module")
 def found():
   return collectives.find_collectives(
-    hlo.parse(TEXT), MESH, slices=[0, 0, 0, 0, 1, 1, 1, 1]
+    hlo.parse_module(TEXT), MESH, slices=[0, 0, 0, 0, 1, 1, 1, 1]
   )
 
 
@@ -94,14 +94,14 @@ def test_the_table_adds_up_and_tells_parameters_from_activations(found):
 def test_every_way_to_write_groups_is_read(groups, axes):
   text = TEXT.replace("replica_groups=[4,2]<=[8]", groups)
   assert text != TEXT
-  (swap,) = of(collectives.find_collectives(hlo.parse(text), MESH), "all-to-all")
+  (swap,) = of(collectives.find_collectives(hlo.parse_module(text), MESH), "all-to-all")
   assert swap.axes == axes
 
 
 def test_groups_that_cannot_be_read_are_no_silence():
   text = TEXT.replace("replica_groups=[4,2]<=[8]", "replica_groups=somehow")
   with pytest.raises(ValueError, match="Cannot read the groups"):
-    collectives.find_collectives(hlo.parse(text), MESH)
+    collectives.find_collectives(hlo.parse_module(text), MESH)
 
 
 def test_a_real_program_on_two_devices():
@@ -119,7 +119,7 @@ def test_a_real_program_on_two_devices():
     return jnp.sum(jax.lax.scan(layer, x, ws)[0] ** 2)
 
   step = jax.jit(jax.grad(loss), out_shardings=ws.sharding)
-  module = hlo.parse(step.lower(ws, x).compile().as_text())
+  module = hlo.parse_module(step.lower(ws, x).compile().as_text())
   found = collectives.find_collectives(module, mesh.shape)
   gathers = of(found, "all-gather")
   assert gathers and all(c.axes == ("fsdp",) for c in found)

@@ -15,7 +15,7 @@ TPU = (pathlib.Path(__file__).parent / "loop.hlo").read_text()
 
 
 def test_a_loop_turns_as_often_as_its_counter_says():
-  module = hlo.parse(TPU)
+  module = hlo.parse_module(TPU)
   inside = [v for v in module.visits() if v.loops]
   assert {v.computation.name for v in inside} == {"body", "fused_add", "fused_product"}
   assert {v.times for v in inside} == {5}  # 1, 3, 5, 7, 9
@@ -37,30 +37,30 @@ def test_a_loop_turns_as_often_as_its_counter_says():
   ],
 )
 def test_another_loop_turns_as_often_as_that_one(old, new, trips):
-  module = hlo.parse(TPU.replace(old, new))
+  module = hlo.parse_module(TPU.replace(old, new))
   loops = {v.loops[0].trips for v in module.visits() if v.loops}
   assert loops == {trips}
 
 
 def test_a_product_that_is_written_as_a_convolution_with_gaps():
   """Two products of 8 x 16 and 16 x 4, five times; the gaps multiply nothing."""
-  assert work.device_flops(hlo.parse(TPU)) == 5 * 2 * (2 * 8 * 16 * 4)
+  assert work.device_flops(hlo.parse_module(TPU)) == 5 * 2 * (2 * 8 * 16 * 4)
 
 
 def test_what_stays_on_the_chip_is_no_traffic():
   """Each turn reads x and the counter from HBM, and writes the counter."""
-  assert work.hbm_bytes(hlo.parse(TPU)) == 5 * (2 * 8 * 16 * 2 + 4 + 4)
-  everything = hlo.parse(TPU.replace("S(1)", ""))
-  assert work.hbm_bytes(everything) > work.hbm_bytes(hlo.parse(TPU))
+  assert work.hbm_bytes(hlo.parse_module(TPU)) == 5 * (2 * 8 * 16 * 2 + 4 + 4)
+  everything = hlo.parse_module(TPU.replace("S(1)", ""))
+  assert work.hbm_bytes(everything) > work.hbm_bytes(hlo.parse_module(TPU))
 
 
 def test_custom_calls_are_counted_by_their_target():
-  assert work.custom_calls(hlo.parse(TPU)) == {"AllocateBuffer": 5}
+  assert work.count_custom_calls(hlo.parse_module(TPU)) == {"AllocateBuffer": 5}
 
 
 def test_a_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match="no compiled program"):
-    hlo.parse("HloModule nothing")
+    hlo.parse_module("HloModule nothing")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def stack():
 def test_a_real_program_does_what_its_jaxpr_says(stack):
   function, args = stack
   compiled = jax.jit(function).lower(*args).compile()
-  module = hlo.parse(compiled.as_text())
+  module = hlo.parse_module(compiled.as_text())
   assert (
     work.device_flops(module)
     == flops.count_flops(function, *args).flops
@@ -99,7 +99,7 @@ def test_a_loop_whose_end_is_data_is_said_to_be_unknown():
     return jax.lax.while_loop(lambda x: x.sum() < 1.0, lambda x: x @ x, x)
 
   compiled = jax.jit(run).lower(np.ones((4, 4), np.float32)).compile()
-  loops = [v.loops for v in hlo.parse(compiled.as_text()).visits() if v.loops]
+  loops = [v.loops for v in hlo.parse_module(compiled.as_text()).visits() if v.loops]
   assert loops and all(loop[0].trips is None for loop in loops)
 
 
@@ -111,7 +111,9 @@ def test_traffic_of_a_scan_grows_with_its_length_and_not_with_its_square():
       return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
 
     ws, x = np.ones((length, 32, 32), np.float32), np.ones((4, 32), np.float32)
-    return work.hbm_bytes(hlo.parse(jax.jit(run).lower(ws, x).compile().as_text()))
+    return work.hbm_bytes(
+      hlo.parse_module(jax.jit(run).lower(ws, x).compile().as_text())
+    )
 
   few, many = traffic(4), traffic(16)
   assert 3.5 < many / few < 4.5

@@ -24,8 +24,8 @@ def mesh():
 def test_a_shard_counts_and_not_the_whole(mesh):
   whole = spec(mesh, (8, 6))
   half = spec(mesh, (8, 6), "fsdp", dtype=jnp.bfloat16)
-  assert memory.shard_bytes({"a": whole, "b": half}) == 8 * 6 * 4 + 4 * 6 * 2
-  assert memory.shard_bytes(spec(mesh, (), dtype=jax.random.key(0).dtype)) == 8
+  assert memory.bytes_per_device({"a": whole, "b": half}) == 8 * 6 * 4 + 4 * 6 * 2
+  assert memory.bytes_per_device(spec(mesh, (), dtype=jax.random.key(0).dtype)) == 8
 
 
 def test_parts_and_temporaries_are_those_of_the_program(mesh):

@@ -156,7 +156,7 @@ def test_patch_is_only_a_rearrangement_at_the_doors(tiny):
 
 
 def test_the_posterior_starts_narrow():
-  bias = kl_image.narrow_posterior_bias(key, (8,), jnp.float32)
+  bias = kl_image.narrow_posterior_bias_init(key, (8,), jnp.float32)
   np.testing.assert_array_equal(bias, [0.0] * 4 + [-6.0] * 4)
 
 

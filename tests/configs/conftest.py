@@ -27,7 +27,7 @@ def runs(tiny_digits, tmp_path_factory):
         lambda stage: stage in FOLDERS and cfg.get(stage) == same[stage], FOLDERS
       )
       begun.begin(tiny_digits, workdir, [FOLDERS[stage] for stage in shared])
-      job.run(cfg, cfg.stages, workdir)
+      job.run_stages(cfg, cfg.stages, workdir)
       made[name] = cfg, workdir
     return made[name]
 

@@ -72,7 +72,7 @@ def run(place, tmp_path_factory):
     small(tiny.get_config("configs.animatediff", "v2"), place),
     tmp_path_factory.mktemp("run"),
   )
-  job.run(cfg, ("embed", "encode", "train", "sample"), workdir)
+  job.run_stages(cfg, ("embed", "encode", "train", "sample"), workdir)
   return cfg, workdir
 
 
@@ -119,7 +119,7 @@ def test_samples_are_of_held_out_captions_or_of_prompts(run):
   prompts.write_text("the sea\nthe sea the bird\n")
   cfg.prompts = str(prompts)
   cfg.test_clips.path = "nowhere"
-  job.run(cfg, ("sample",), workdir)
+  job.run_stages(cfg, ("sample",), workdir)
   other = read()
   assert other["video"].shape == (2, 4, 16, 16, 3)
   np.testing.assert_array_equal(other["text"][0], found["text"][1])

@@ -49,11 +49,11 @@ def test_it_trains_from_raw_clips_and_captions(tmp_path):
   cfg.train.steps = 3
   cfg.train.cadence.update(log=1, save=3)
   # Absent chips compile the same step, from shapes alone.
-  program = programs.train(cfg, sharding.make_mesh(dict(cfg.mesh)))
+  program = programs.training_program(cfg, sharding.make_mesh(dict(cfg.mesh)))
   assert set(program.trees["frozen networks"][0]) == {"autoencoder", "text"}
   assert "text_ids" in program.trees["batch"] and program.lower() is not None
 
-  job.run(cfg, ("train",), tmp_path / "run")
+  job.run_stages(cfg, ("train",), tmp_path / "run")
 
   folder = tmp_path / "run" / "denoiser"
   rows = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]

@@ -46,7 +46,7 @@ def test_its_networks_have_shapes_at_full_size(name):
     if count > 100e6:  # what is large lies in parts, on as many chips as there are
       axes = ("data", "fsdp", "seq", "tensor")
       mesh = jax.sharding.AbstractMesh((1, 16, 1, 1), axes)
-      places = sharding.shard_tree(shapes, mesh, cfg.rules)
+      places = sharding.param_shardings(shapes, mesh, cfg.rules)
       sizes = jax.tree.map(
         lambda x, place: np.prod(place.shard_shape(x.shape)),
         sharding.unbox(shapes),

@@ -27,7 +27,7 @@ def test_tiny_runs_to_the_end(name, runs):
 @pytest.mark.complete
 def test_latte_trains_on_pictures_too(tmp_path):
   cfg = tiny.get_config("configs.latte", "tiny-images")
-  job.run(cfg, cfg.stages[: cfg.stages.index("train") + 1], tmp_path)
+  job.run_stages(cfg, cfg.stages[: cfg.stages.index("train") + 1], tmp_path)
   rows = (tmp_path / "denoiser" / "log.jsonl").read_text().splitlines()
   row = json.loads(rows[-1])
   assert np.isfinite([row["loss"], row["image_mse"], row["bound"]]).all()
@@ -56,7 +56,7 @@ def test_latte_trains_on_and_samples_from_published_weights(runs, tmp_path):
   cfg.train.optimizer.learning_rate = 0.0
   for name in ("data", "autoencoder"):
     shutil.copytree(workdir / name, tmp_path / "run" / name)
-  job.run(cfg, ("encode", "train", "sample"), tmp_path / "run")
+  job.run_stages(cfg, ("encode", "train", "sample"), tmp_path / "run")
   moved = read(tmp_path / "run" / "denoiser" / "checkpoints")
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a + 0.5, b, atol=1e-6), params, moved
@@ -85,7 +85,7 @@ def test_the_quickstart_writes_what_a_newcomer_looks_at(runs):
 def test_a_second_run_of_the_same_command_does_nothing_again(runs, capsys):
   cfg, workdir = runs("configs.quickstart")
   before = {p: p.stat().st_mtime_ns for p in (workdir / "samples").rglob("*")}
-  job.run(cfg, ("autoencode", "encode", "train", "sample"), workdir)
+  job.run_stages(cfg, ("autoencode", "encode", "train", "sample"), workdir)
   said = capsys.readouterr().out
   assert said.count("done already") == 2
   assert "encoded already" in said and "there already" in said
@@ -101,10 +101,10 @@ def test_latents_of_other_settings_are_refused_and_samples_are_made_anew(
   cfg = tiny.get_config("configs.quickstart", "tiny")
   cfg.encode.batch_size = 100
   with pytest.raises(ValueError, match="other settings; delete the folder"):
-    job.run(cfg, ("encode",), copy)
+    job.run_stages(cfg, ("encode",), copy)
   cfg.guide.scales = (1.5,)
   old = sample.read_provenance(copy / "samples")
-  job.run(cfg, ("sample",), copy)
+  job.run_stages(cfg, ("sample",), copy)
   assert sample.read_provenance(copy / "samples") != old
   with np.load(copy / "samples" / sample.VIDEOS) as new:
     with np.load(workdir / "samples" / sample.VIDEOS) as first:
@@ -114,11 +114,11 @@ def test_latents_of_other_settings_are_refused_and_samples_are_made_anew(
 def test_a_stage_without_the_one_before_it_says_so(tmp_path):
   cfg = tiny.get_config("configs.quickstart", "tiny")
   with pytest.raises(FileNotFoundError, match="Train first"):
-    job.run(cfg, ("encode",), tmp_path)
+    job.run_stages(cfg, ("encode",), tmp_path)
   with pytest.raises(FileNotFoundError, match="write it first"):
-    job.run(cfg, ("train",), tmp_path)
+    job.run_stages(cfg, ("train",), tmp_path)
   with pytest.raises(FileNotFoundError, match="sample first"):
-    job.run(cfg, ("evaluate",), tmp_path)
+    job.run_stages(cfg, ("evaluate",), tmp_path)
 
 
 def test_encoded_latents_have_unit_variance(runs):

@@ -142,7 +142,7 @@ def test_measured_latents_have_unit_variance(case):
   moments = moments.replace(mean=5.0 * moments.mean + 3.0)
   before = autoencoder.latents(params, moments, None)
   halves = [jax.tree.map(lambda x, i=i: x[i : i + 1], moments) for i in range(2)]
-  measured = autoencoder.with_measured_latents(params, iter(halves))
+  measured = autoencoder.with_latent_statistics(params, iter(halves))
   means = np.asarray(autoencoder.latents(measured, moments, None))
   spread = np.exp(moments.logvar) / np.square(inner(measured)["latents"]["scale"])
   axes = tuple(range(means.ndim - 1))

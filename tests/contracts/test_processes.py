@@ -19,7 +19,7 @@ PROCESSES = {
   "cosine": p.Cosine(),
   "flow": p.Flow(),
   "edm": p.EDM(),
-  "sigma-table": processes.SigmaTable(RATIOS, t_max=150.0, log_index=True),
+  "sigma-table": processes.SigmaTableProcess(RATIOS, t_max=150.0, log_index=True),
 }
 SHAPE = (2, 8, 3, 2, 4)
 each_process = pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_solve_inverts_mix(process):
   alpha, sigma = process.alpha_sigma(t)
   x_t = p.mix((alpha, sigma), x0, eps)
   for prediction in predictions(process):
-    out = p.mix(p.coefficients(prediction, process, t), x0, eps)
+    out = p.mix(p.prediction_coefficients(prediction, process, t), x0, eps)
     found = p.x0_from_output(process, prediction, x_t, out, t)
     error = np.abs(found - x0).max((2, 3, 4))
     # x0 is known to the rounding of x_t and F: a few ulp of what is divided by det.
-    a, b = p.coefficients(prediction, process, t)
+    a, b = p.prediction_coefficients(prediction, process, t)
     det = np.abs(p.determinant(prediction, process, t))
     terms = np.abs(b) * (alpha + sigma) + sigma * (np.abs(a) + np.abs(b))
     bound = 3e-6 * (1.0 + terms / det)
@@ -91,7 +91,7 @@ def test_solve_is_well_conditioned_unless_alpha_vanishes(process):
   t = times(process)
   _, sigma = process.alpha_sigma(t)
   for prediction in predictions(process):
-    unit = np.hypot(*p.coefficients(prediction, process, t))
+    unit = np.hypot(*p.prediction_coefficients(prediction, process, t))
     gain = np.abs(unit * sigma / p.determinant(prediction, process, t))
     limit = 2e5 if prediction == "eps" else 1000
     assert np.isfinite(gain).all() and (gain <= limit).all(), prediction
@@ -129,7 +129,7 @@ def test_gradients_are_finite_at_every_time(process):
     x_t = p.mix(process.alpha_sigma(t), x0, eps)
     loss = 0.0
     for prediction in predictions(process):
-      out = scale * p.mix(p.coefficients(prediction, process, t), x0, eps)
+      out = scale * p.mix(p.prediction_coefficients(prediction, process, t), x0, eps)
       loss += p.x0_from_output(process, prediction, x_t, out, t).sum()
     return loss + p.eps_from_x0(process, x_t, scale * x0, t).sum()
 

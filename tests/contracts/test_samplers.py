@@ -67,7 +67,7 @@ def gaussian(process, prediction, mean=MEAN, std=STD):
     total = alpha**2 * std**2 + sigma**2
     x0 = (alpha * std**2 * x_t + sigma**2 * mean) / total
     eps = sigma * (x_t - alpha * mean) / total
-    out = p.mix(p.coefficients(prediction, process, t), x0, eps)
+    out = p.mix(p.prediction_coefficients(prediction, process, t), x0, eps)
     apply = lambda x, t, cond: out
     return d.from_network(apply, process, prediction)(x_t, t, cond)
 

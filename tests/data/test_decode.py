@@ -1,4 +1,4 @@
-"""Clips come out exact, or a `BadClip` says which file, what came, what was wanted."""
+"""Clips come out exact, or a `BadClipError` says the file, what came, what it needs."""
 
 import struct
 
@@ -182,7 +182,7 @@ def bad_files(folder):
 
 def test_every_kind_of_bad_file_is_named_with_its_reason(tmp_path):
   for name, words in bad_files(tmp_path).items():
-    with pytest.raises(decode.BadClip, match=words) as caught:
+    with pytest.raises(decode.BadClipError, match=words) as caught:
       decode.read_clip(tmp_path / name, 8, 2)
     assert caught.value.path == str(tmp_path / name)
   assert decode.read_clip(tmp_path / "whole.mp4", 8, 2).shape == (8, H, W, 3)
@@ -197,7 +197,7 @@ def test_a_file_broken_inside_is_bad(tmp_path):
   start = data.index(b"mdat") + 3000
   data[start : start + 4000] = bytes(4000)
   path.write_bytes(data)
-  with pytest.raises(decode.BadClip):
+  with pytest.raises(decode.BadClipError):
     decode.read_clip(path, 24)
 
 
@@ -208,7 +208,7 @@ def test_a_sound_without_pictures_is_bad(tmp_path):
     frame.sample_rate = 8000
     container.mux(stream.encode(frame))
     container.mux(stream.encode())
-  with pytest.raises(decode.BadClip, match="no video stream"):
+  with pytest.raises(decode.BadClipError, match="no video stream"):
     decode.read_clip(tmp_path / "a.mp4", 1)
 
 
@@ -225,10 +225,12 @@ def test_bad_pictures_are_named(tmp_path):
   (tmp_path / "zero.jpg").write_bytes(b"")
   Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
   for name in ("torn.jpg", "zero.jpg", "deep.png", "absent.jpg"):
-    with pytest.raises(decode.BadClip, match=name):
+    with pytest.raises(decode.BadClipError, match=name):
       decode.read_image(tmp_path / name)
   Image.fromarray(stripes(1)[0, :8]).save(tmp_path / "small.jpg")
-  with pytest.raises(decode.BadClip, match=r"different sizes.*\(8, 48\), \(32, 48\)"):
+  with pytest.raises(
+    decode.BadClipError, match=r"different sizes.*\(8, 48\), \(32, 48\)"
+  ):
     decode.read_images("clip", [good, tmp_path / "small.jpg"])
 
 

@@ -33,7 +33,7 @@ class Faulty:
   def __getitem__(self, i):
     self.reads += 1
     if i in self.bad:
-      raise decode.BadClip(self.name(i), self.what)
+      raise decode.BadClipError(self.name(i), self.what)
     record = self.inner[i]
     return {**record, "video": record["video"][:, :3]} if i in self.odd else record
 
@@ -246,18 +246,18 @@ def test_one_pass_leaves_bad_clips_out():
 def test_only_bad_clips_stop_at_once_and_say_so(repeat, num_workers):
   source = Faulty(bad=range(23))
   batches = make(source, repeat=repeat, num_workers=num_workers)
-  with pytest.raises(loader.NoGoodClips) as caught:
+  with pytest.raises(loader.NoGoodClipsError) as caught:
     next(batches)
   text = str(caught.value)
   assert "23 tried of 23" in text and ".mp4: is torn" in text and "18 more" in text
-  with pytest.raises(loader.NoGoodClips, match="23 tried of 23"):
+  with pytest.raises(loader.NoGoodClipsError, match="23 tried of 23"):
     make(source).spec()
   batches.close()
 
 
 def test_a_large_bad_source_is_given_up_early():
   source = Faulty(count=5000, bad=range(5000))
-  with pytest.raises(loader.NoGoodClips, match="256 tried of 5000"):
+  with pytest.raises(loader.NoGoodClipsError, match="256 tried of 5000"):
     make(source).spec()
   assert source.reads == 256
 

@@ -187,8 +187,8 @@ def test_a_record_that_rotted_is_a_bad_clip(tmp_path, monkeypatch):
     return whole(data)
 
   monkeypatch.setattr(records, "unpack", rotten)
-  with pytest.raises(decode.BadClip, match=r"a\[4\]: cannot be read"):
+  with pytest.raises(decode.BadClipError, match=r"a\[4\]: cannot be read"):
     source[4]
-  with pytest.raises(decode.BadClip, match=r"a\[4\]"):
+  with pytest.raises(decode.BadClipError, match=r"a\[4\]"):
     source.__getitems__([3, 4])
   assert int(source[5]["label"]) == 5

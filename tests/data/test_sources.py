@@ -82,7 +82,7 @@ def test_sequences_of_pictures_are_decoded_by_us(tmp_path):
   source = sources.Tfds(builder, "train", keys=("video",))
   video = source[0]["video"]
   assert video.shape == (3, 6, 8, 3) and video[:, 0, 0, 0].tolist() == [0, 50, 100]
-  with pytest.raises(decode.BadClip, match=r"pictures/train\[1\] video, frame 1"):
+  with pytest.raises(decode.BadClipError, match=r"pictures/train\[1\] video, frame 1"):
     source[1]
   held = sources.in_memory(source)
   assert len(held) == 1 and "frame 1" in held.skipped[0][0]

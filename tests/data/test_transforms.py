@@ -23,7 +23,7 @@ def test_a_clip_is_every_nth_frame_from_a_start_in_range():
   assert starts == {0, 1, 2, 3}
   centre = transforms.SampleFrames(2, start="centre")(whole, None)
   assert centre["video"][:, 0, 0, 0].tolist() == [4, 5]
-  with pytest.raises(decode.BadClip, match="holds 10 frames; 4 at .* 4 need 13"):
+  with pytest.raises(decode.BadClipError, match="holds 10 frames; 4 at .* 4 need 13"):
     transforms.SampleFrames(4, interval=4)(whole, None)
   with pytest.raises(ValueError, match="'last'"):
     transforms.SampleFrames(4, start="last")
@@ -47,7 +47,7 @@ def test_a_paced_clip_tells_the_frame_rate_that_it_has():
     assert cut["label"] == 3
     seen.add((interval, int(numbers[0])))
   assert seen == {(1, i) for i in range(8)} | {(4, 0), (4, 1)}
-  with pytest.raises(decode.BadClip, match="holds 10 frames; 4 at .* 4 need 13"):
+  with pytest.raises(decode.BadClipError, match="holds 10 frames; 4 at .* 4 need 13"):
     transforms.RandomFrameRate(4, intervals=(4,), fps=8.0)(
       whole, np.random.default_rng(0)
     )
@@ -93,7 +93,9 @@ def test_centre_crop_cuts_the_middle():
   cut = transforms.CentreCrop(10, 20)(whole, None)["video"]
   assert np.array_equal(cut, whole["video"][:, 7:17, 6:26])
   assert transforms.CentreCrop(24)(whole, None)["video"].shape == (6, 24, 24, 3)
-  with pytest.raises(decode.BadClip, match="24 x 32 .* smaller than the crop of 30"):
+  with pytest.raises(
+    decode.BadClipError, match="24 x 32 .* smaller than the crop of 30"
+  ):
     transforms.CentreCrop(30)(whole, None)
 
 

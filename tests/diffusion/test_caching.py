@@ -134,7 +134,7 @@ def test_watching_sees_what_was_kept_before_and_now():
     note = lambda call, *sizes: seen.update({int(call): [float(s) for s in sizes]})
     jax.debug.callback(note, call, jnp.abs(a).sum(), jnp.abs(b).sum())
 
-  plan = functools.partial(caching.keep_all, names=("spatial",))
+  plan = functools.partial(caching.keep_all_modes, names=("spatial",))
   out = jax.jit(lambda: sample((cached(plan, on_update=watch),), heun.heun))()
   jax.effects_barrier()
   np.testing.assert_allclose(out, jax.jit(lambda: sample((), heun.heun))(), atol=1e-6)
@@ -158,7 +158,7 @@ def test_what_cannot_be_cached_is_refused_by_name():
     sample((first, functools.partial(d.windows, size=2, stride=1)))
   with refused("without `cached`"):
     sample((first,), ddim.invert)
-  extend = functools.partial(long_video.extend, window=2, overlap=1)
+  extend = functools.partial(long_video.extension_plan, window=2, overlap=1)
   rollout = functools.partial(long_video.rollout, sampler=ddim.ddim, plan=extend)
   with refused("without `cached`"):
     sample((first,), rollout)

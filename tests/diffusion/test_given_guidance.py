@@ -102,7 +102,7 @@ def test_a_task_puts_it_outside_of_given_and_in_a_rollout_it_holds():
   extended = functools.partial(
     long_video.rollout,
     sampler=ddim.ddim,
-    plan=functools.partial(long_video.extend, window=4, overlap=2),
+    plan=functools.partial(long_video.extension_plan, window=4, overlap=2),
   )
   without = sampled((), extended, 6)
   held = sampled((), functools.partial(extended, known_wrapper=guide), 6)

@@ -68,7 +68,7 @@ def test_zero_star_fits_the_untold_velocity():
   gap = lambda s: ((told - s * untold) ** 2).sum()
   assert gap(s) < min(gap(s + 0.01), gap(s - 0.01))
   zero_star = functools.partial(
-    guidance.in_terms_of,
+    guidance.in_prediction_space,
     process=FLOW,
     prediction="velocity",
     combine=guidance.cfg_zero_star,
@@ -83,10 +83,13 @@ def test_zero_star_fits_the_untold_velocity():
 @pytest.mark.parametrize("prediction", ["eps", "velocity", "v"])
 def test_linear_guidance_is_the_same_in_all_terms(prediction):
   inside = functools.partial(
-    guidance.in_terms_of, process=FLOW, prediction=prediction, combine=guidance.linear
+    guidance.in_prediction_space,
+    process=FLOW,
+    prediction=prediction,
+    combine=guidance.classifier_free,
   )
   out = combined(inside, 3.0)
-  np.testing.assert_allclose(out, combined(guidance.linear, 3.0), atol=1e-4)
+  np.testing.assert_allclose(out, combined(guidance.classifier_free, 3.0), atol=1e-4)
   other = functools.partial(inside, combine=guidance.rescaled)
   assert not np.allclose(
     combined(other, 3.0), combined(guidance.rescaled, 3.0), atol=1e-2
@@ -104,7 +107,7 @@ def test_three_branches_are_refused_where_two_are_meant(combine):
 def test_chosen_channels_are_guided_as_dit_does():
   """DiT guides three channels of four and keeps the told estimate of the last."""
   scale = np.array([4.0, 4.0, 4.0, 1.0], np.float32).reshape(1, 1, 1, 4)
-  out = combined(guidance.linear, scale)
+  out = combined(guidance.classifier_free, scale)
   np.testing.assert_allclose(out[..., 3], TOLD[..., 3], atol=1e-6)
   wanted = UNTOLD + 4.0 * (TOLD - UNTOLD)
   np.testing.assert_allclose(out[..., :3], wanted[..., :3], atol=1e-5)

@@ -18,17 +18,15 @@ FLOW = p.Flow()
 TS = times.uniform_grid(FLOW, num_steps=4)
 KEY = jax.random.key(0)
 PLANS = {
-  "extend": functools.partial(long_video.extend, window=8, overlap=3),
+  "extend": functools.partial(long_video.extension_plan, window=8, overlap=3),
   "remember": functools.partial(
-    long_video.extend_with_first, window=8, first=2, recent=3
+    long_video.first_and_recent_plan, window=8, first=2, recent=3
   ),
-  "remember_far": functools.partial(
-    long_video.extend_with_sparse_past, window=8, context=5
-  ),
-  "hierarchical": functools.partial(long_video.hierarchical, window=8, stride=3),
-  "fill": functools.partial(long_video.fill_between_keyframes, window=8, stride=3),
+  "remember_far": functools.partial(long_video.sparse_past_plan, window=8, context=5),
+  "hierarchical": functools.partial(long_video.hierarchical_plan, window=8, stride=3),
+  "fill": functools.partial(long_video.interpolation_plan, window=8, stride=3),
   "hierarchical, one gap": functools.partial(
-    long_video.hierarchical, window=8, stride=7
+    long_video.hierarchical_plan, window=8, stride=7
   ),
 }
 
@@ -173,15 +171,15 @@ def test_given_frames_stay_through_a_rollout_to_the_bit():
 def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
   x, size = normal(7, (2, 20, 2, 2, 1)), dict(window=8, stride=3)
   run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, sampler=euler.euler)
-  whole = run(None, KEY, plan=functools.partial(long_video.hierarchical, **size))
+  whole = run(None, KEY, plan=functools.partial(long_video.hierarchical_plan, **size))
   keys = np.isin(np.arange(20), long_video.key_frame_indices(20, 3))
   cond = Conditioning(known=whole, mask=masks.broadcast(keys, 2, 20))
-  plan = functools.partial(long_video.fill_between_keyframes, **size)
+  plan = functools.partial(long_video.interpolation_plan, **size)
   np.testing.assert_allclose(run(cond, KEY, plan=plan), whole, atol=1e-6)
   other = run(cond.replace(known=whole + 1.0), KEY, plan=plan)
   assert np.abs(other - whole)[:, ~keys].min() > 1e-3  # they do read their ends
   with pytest.raises(ValueError, match="between two key frames"):
-    long_video.fill_between_keyframes(20, window=8, stride=8)
+    long_video.interpolation_plan(20, window=8, stride=8)
 
 
 def test_replaced_frames_travel_with_their_own_noise():
@@ -272,6 +270,6 @@ def test_bad_plans_are_refused():
   with pytest.raises(ValueError, match="windows, frames"):
     run([([[0, 1, 2, 3, 4, 5]], [[1, 0]])])
   with pytest.raises(ValueError, match="leave nothing to sample"):
-    long_video.extend(20, window=8, overlap=8)
+    long_video.extension_plan(20, window=8, overlap=8)
   with pytest.raises(ValueError, match="between two key frames"):
-    long_video.hierarchical(20, window=8, stride=8)
+    long_video.hierarchical_plan(20, window=8, stride=8)

@@ -22,7 +22,7 @@ PROCESSES = [p.Flow(), p.Cosine(), p.EDM()]
 
 def target(process, prediction, t):
   eps = jax.random.normal(KEY, SHAPE)
-  return p.mix(p.coefficients(prediction, process, t), X0, eps)
+  return p.mix(p.prediction_coefficients(prediction, process, t), X0, eps)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -76,7 +76,7 @@ def test_min_snr_has_its_closed_forms(gamma):
   alpha, sigma = process.alpha_sigma(t)
   snr = np.asarray((alpha / sigma) ** 2)
   assert (snr < gamma).any() and (snr > gamma).any()
-  weight = lambda prediction: losses.min_snr(process, prediction, t, gamma=gamma)
+  weight = lambda prediction: losses.min_snr_weight(process, prediction, t, gamma=gamma)
   clipped = np.minimum(snr, gamma)
   np.testing.assert_allclose(weight("x0"), clipped, rtol=1e-4)
   np.testing.assert_allclose(weight("eps"), clipped / snr, rtol=1e-4)
@@ -93,7 +93,7 @@ def test_min_snr_weighs_x0_alike_for_every_prediction(process):
   found = p.eps_from_x0(process, x_t, wrong, t)
   values = []
   for prediction in ("x0", "eps", "v", "velocity"):
-    out = p.mix(p.coefficients(prediction, process, t), wrong, found)
+    out = p.mix(p.prediction_coefficients(prediction, process, t), wrong, found)
     value, _ = losses.denoising_loss(
       lambda x, t, cond, out=out: out,
       process,
@@ -102,7 +102,7 @@ def test_min_snr_weighs_x0_alike_for_every_prediction(process):
       Conditioning(),
       t,
       KEY,
-      weight=losses.min_snr,
+      weight=losses.min_snr_weight,
     )
     values.append(value)
   np.testing.assert_allclose(values, values[0], rtol=2e-3)
@@ -113,7 +113,10 @@ def test_min_snr_weighs_x0_alike_for_every_prediction(process):
 def test_weights_are_finite_at_every_time(process):
   t = process.t_max * jnp.array([[0.0, 1e-7, 0.5, 1.0]])
   for prediction in ("x0", "eps", "v", "velocity"):
-    for weight in (losses.constant, functools.partial(losses.min_snr, gamma=5.0)):
+    for weight in (
+      losses.constant_weight,
+      functools.partial(losses.min_snr_weight, gamma=5.0),
+    ):
       w = weight(process, prediction, t)
       assert w.shape == t.shape and np.isfinite(w).all() and (w >= 0).all()
 

@@ -102,7 +102,7 @@ def test_windows_of_a_long_video_are_shown_their_past_with_noise():
     sampler=functools.partial(
       long_video.rollout,
       sampler=ddim.ddim,
-      plan=functools.partial(long_video.extend, window=4, overlap=2),
+      plan=functools.partial(long_video.extension_plan, window=4, overlap=2),
     ),
     ts=times.leading_grid(LVDM, num_steps=3, offset=1),
     known=jnp.full(shape, 2.0),

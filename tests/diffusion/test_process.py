@@ -125,13 +125,14 @@ def test_v_on_edm_is_what_svd_predicts():
 def test_velocity_on_flow_is_noise_minus_data():
   t = jnp.array([[0.0, 0.3, 1.0]])
   np.testing.assert_array_equal(
-    jnp.stack(p.coefficients("velocity", p.Flow(), t))[:, 0], [[-1, -1, -1], [1, 1, 1]]
+    jnp.stack(p.prediction_coefficients("velocity", p.Flow(), t))[:, 0],
+    [[-1, -1, -1], [1, 1, 1]],
   )
 
 
 def test_wrong_predictions_are_refused():
   with pytest.raises(ValueError, match="'noise'; expected one of"):
-    p.coefficients("noise", p.Flow(), jnp.zeros((1, 1)))
+    p.prediction_coefficients("noise", p.Flow(), jnp.zeros((1, 1)))
   with pytest.raises(ValueError, match="sigma_data"):
     p.check_prediction("edm", p.Flow())
 

@@ -8,11 +8,11 @@ from vdm_jax.diffusion import schedules
 GRID = np.array([1.0, 0.7, 0.3, 0.0], np.float32)
 T = 5
 MATRICES = {
-  "full": schedules.full(GRID, T),
+  "full": schedules.full_sequence(GRID, T),
   "autoregressive": schedules.autoregressive(GRID, T),
   "blocks": schedules.autoregressive(GRID, T, block=2),
   "pyramid": schedules.pyramid(GRID, T, lag=2),
-  "given": schedules.hold_known(schedules.full(GRID, T), np.arange(T) < 2),
+  "given": schedules.hold_known(schedules.full_sequence(GRID, T), np.arange(T) < 2),
 }
 
 
@@ -75,8 +75,8 @@ def test_wrong_sizes_are_refused():
   with pytest.raises(ValueError, match="lag=4"):
     schedules.pyramid(GRID, T, lag=4)
   with pytest.raises(ValueError, match="num_frames=0"):
-    schedules.full(GRID, 0)
+    schedules.full_sequence(GRID, 0)
   with pytest.raises(ValueError, match="at least one step"):
-    schedules.full(GRID[:1], T)
+    schedules.full_sequence(GRID[:1], T)
   with pytest.raises(ValueError, match="differ in frames"):
     schedules.hold_known(MATRICES["full"], np.zeros(4, bool))

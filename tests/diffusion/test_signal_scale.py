@@ -123,7 +123,7 @@ def test_another_scale_and_another_variance_are_seen(
 def test_ancestral_steps_keep_the_marginals_of_the_scaled_process():
   """alpha_t = ratio alpha_s and sigma_t^2 = var + (ratio sigma_s)^2, all the way."""
   t, s = jnp.array([[2.0, 150.0, 400.0, 401.0, 999.0]]), jnp.array([[1.0, 40, 1, 2, 9]])
-  ratio, var = variance.forward_step(PROCESS, t, s)
+  ratio, var = variance.transition_scale_and_variance(PROCESS, t, s)
   (alpha, sigma), (alpha_s, sigma_s) = (PROCESS.alpha_sigma(x) for x in (t, s))
   np.testing.assert_allclose(ratio * alpha_s, alpha, rtol=1e-5)
   np.testing.assert_allclose(var + (ratio * sigma_s) ** 2, sigma**2, rtol=1e-5)

@@ -12,7 +12,7 @@ from vdm_jax import distributed, sharding
 
 def main(coordinator, process, folder):
   assert distributed.initialize(coordinator, 2, int(process), heartbeat=10)
-  agree = distributed.agree_on_max(sharding.make_mesh({"data": -1}))
+  agree = distributed.make_max_over_processes(sharding.make_mesh({"data": -1}))
   with distributed.abort_all_on_error():
     while int(agree(1)):
       (pathlib.Path(folder) / process).touch()

@@ -25,7 +25,7 @@ MESHES = {
 def look(axes, dcn):
   mesh = sharding.make_mesh(axes, dcn=dcn)
   rules = [(k, [a for a in v if a in mesh.shape]) for k, v in RULES]
-  parts, count = sharding.data_shard(mesh, rules)
+  parts, count = sharding.batch_parts_and_count(mesh, rules)
   whole = {"x": np.arange(24.0, dtype=np.float32).reshape(8, 3), "fps": np.float32(9)}
   size = 8 // count
   rows = [part * size + i for part in parts for i in range(size)]
@@ -42,7 +42,7 @@ def look(axes, dcn):
   placed = [sharding.device_put(whole["x"], to), jax.numpy.asarray(whole["x"])]
   placed.append(sharding.device_put(placed[1], to))  # from one device of each process
   placed.append(sharding.device_put(placed[0], sharding.replicated(mesh)))
-  agree = distributed.agree_on_max(mesh)
+  agree = distributed.make_max_over_processes(mesh)
   said = [agree(0), agree(15 * jax.process_index())]
   equal = lambda tree: all(np.array_equal(tree[k], whole[k]) for k in tree)
   return {

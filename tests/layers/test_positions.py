@@ -42,7 +42,7 @@ def test_a_spread_grid_covers_the_same_places_in_any_size():
 
 def test_traced_positions_are_the_table():
   places = np.array([[0, 3, 900], [2.5, 1, 0]])
-  out = jax.jit(lambda p: positions.sincos_at(p, 6))(places)
+  out = jax.jit(lambda p: positions.sincos_traced(p, 6))(places)
   wanted = [positions.sincos(row, 6) for row in places]
   np.testing.assert_allclose(out, wanted, atol=2e-4)  # 6e-8 * 900 radians and more
   assert out.dtype == np.float32

@@ -32,7 +32,7 @@ def test_numbers_of_one_protocol_compare():
 )
 def test_numbers_of_other_protocols_do_not(change):
   other = score.Score(1.0, dataclasses.replace(PROTOCOL, **change))
-  with pytest.raises(score.ProtocolMismatch, match=next(iter(change))):
+  with pytest.raises(score.ProtocolMismatchError, match=next(iter(change))):
     score.score_difference(score.Score(3.0, PROTOCOL), other)
 
 

@@ -19,8 +19,8 @@ def test_flicker_is_the_mean_change():
 
 
 def test_motion_listens_to_the_pixels_that_change_most():
-  np.testing.assert_allclose(temporal.largest_pixel_changes(clip(200, 0.05)), 200.0)
-  np.testing.assert_allclose(temporal.largest_pixel_changes(clip(200, 0.01)), 40.0)
+  np.testing.assert_allclose(temporal.mean_largest_pixel_change(clip(200, 0.05)), 200.0)
+  np.testing.assert_allclose(temporal.mean_largest_pixel_change(clip(200, 0.01)), 40.0)
 
 
 def test_moving_clip_fraction_is_the_share_of_clips_that_move():
@@ -56,5 +56,5 @@ def test_a_seam_is_found_where_windows_meet():
 
 
 def test_drift_is_the_change_of_the_mean():
-  np.testing.assert_allclose(temporal.drift(walk(np.ones(9)), window=2), 8.0)
-  assert temporal.drift(walk(np.zeros(9)), window=2) == 0.0
+  np.testing.assert_allclose(temporal.colour_drift(walk(np.ones(9)), window=2), 8.0)
+  assert temporal.colour_drift(walk(np.zeros(9)), window=2) == 0.0

@@ -114,13 +114,13 @@ def test_training_leaves_the_base_bit_for_bit(params, trainable):
   @jax.jit
   def step(trained, frozen):
     def loss(trained):
-      whole = state_lib.merge(trained, frozen)
+      whole = state_lib.merge_params(trained, frozen)
       return jnp.square(BOTH.apply({"params": whole}, *INPUTS) - 1.0).mean()
 
     before, grads = jax.value_and_grad(loss)(trained)
     updates, _ = tx.update(grads, tx.init(trained), trained)
     after = optax.apply_updates(trained, updates)
-    return state_lib.merge(after, frozen), before, loss(after)
+    return state_lib.merge_params(after, frozen), before, loss(after)
 
   whole, before, after = step(trained, frozen)
   assert after < before
@@ -144,7 +144,7 @@ def test_a_task_trains_it_on_a_mesh_as_any_network():
   rules = (("batch", "data"), ("heads", "tensor"))
   spec = {"latents": jax.ShapeDtypeStruct(X.shape, X.dtype)}
   k_init, k_steps = jax.random.split(jax.random.key(0))
-  state, shardings = state_lib.create_state(
+  state, shardings = state_lib.create_state_and_shardings(
     task, tx, spec, k_init, mesh, rules, trainable="^lora/", init_from=shaken
   )
   assert list(state.params) == ["lora"] and list(state.frozen) == ["base"]

@@ -166,7 +166,7 @@ def test_the_bayes_loss_is_what_the_best_denoiser_leaves(prediction):
   x_t = p.mix(process.alpha_sigma(t), x0, eps)
   x0_hat = WORLD.denoiser(process)(x_t, jnp.broadcast_to(t, (400, 5)), None).x0
   eps_hat = p.eps_from_x0(process, x_t, x0_hat, t)
-  row = p.coefficients(prediction, process, t)
+  row = p.prediction_coefficients(prediction, process, t)
   error = (p.mix(row, x0, eps) - p.mix(row, x0_hat, eps_hat)) ** 2
   error = np.moveaxis(np.asarray(error), 1, 0).reshape(5, -1)
   bayes = WORLD.bayes_loss(process, prediction, t)[0]
@@ -186,7 +186,7 @@ def test_the_flow_map_composes_and_carries_the_distribution():
     there,
     rtol=1e-9,
   )
-  jacobian, mean = measure.affine_map(
+  jacobian, mean = measure.sampler_affine_map(
     lambda x, key: WORLD.probability_flow(process, x, 0.8, 0.1), 5
   )
   before = 0.2**2 * WORLD.covariance(5) + 0.8**2 * np.eye(5)

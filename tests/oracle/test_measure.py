@@ -63,7 +63,7 @@ def run(sampler, process, ts, world=WORLD):
 def distance(denoise, ts, num_frames):
   """(W2^2 / T, motion) of Euler on the scene."""
   run = jax.jit(lambda x, key: euler.euler(denoise, FLOW, x, ts, None, key))
-  cov = measure.covariance(measure.affine_map(run, num_frames)[0])
+  cov = measure.covariance(measure.sampler_affine_map(run, num_frames)[0])
   truth = np.asarray(SCENE.covariance(num_frames))
   return measure.gaussian_wasserstein(cov, truth), measure.motion_ratio(cov, truth)
 
@@ -109,7 +109,7 @@ def test_samplers_that_draw_noise_are_pushed_through_too(sampler, num_steps):
   for n in (num_steps // 2, num_steps):
     ts = times.karras_grid(process, num_steps=n)
     scaled = lambda x, key, ts=ts: run(sampler, process, ts, world)(80.0 * x, key)
-    jacobian, mean = measure.affine_map(scaled, 8, num_steps=n)
+    jacobian, mean = measure.sampler_affine_map(scaled, 8, num_steps=n)
     assert jacobian.shape == (8, 8 * (n + 1))
     cov = measure.covariance(jacobian)
     left[n] = measure.gaussian_wasserstein(cov, world.covariance(8), mean, 0.5)
@@ -119,7 +119,7 @@ def test_samplers_that_draw_noise_are_pushed_through_too(sampler, num_steps):
 def test_a_sampler_that_wants_noise_is_refused_where_none_is_recorded():
   ts = times.uniform_grid(FLOW, num_steps=4)
   with pytest.raises(ValueError, match="recorded noise is None"):
-    measure.affine_map(run(ancestral.ancestral, FLOW, ts), 4)
+    measure.sampler_affine_map(run(ancestral.ancestral, FLOW, ts), 4)
 
 
 def test_good_solvers_beat_euler_at_the_same_cost():
@@ -132,6 +132,6 @@ def test_good_solvers_beat_euler_at_the_same_cost():
     ("unipc", unipc.unipc, 32),
   ):
     ts = times.uniform_grid(FLOW, num_steps=n)
-    cov = measure.covariance(measure.affine_map(run(sampler, FLOW, ts), 32)[0])
+    cov = measure.covariance(measure.sampler_affine_map(run(sampler, FLOW, ts), 32)[0])
     left[name] = measure.gaussian_wasserstein(cov, WORLD.covariance(32))
   assert max(left["heun"], left["dpm_solver"], left["unipc"]) < 0.2 * left["euler"]

@@ -81,7 +81,7 @@ def test_the_table_of_methods(parts, world):
   for name, (distance, seam, memory) in table.items():
     ts = parts["grid"](parts["process"])
     video, method = parts["worlds"][world], parts["methods"][name]
-    out[name], _ = rank.score(method, video, parts["process"], ts, 64)
+    out[name], _ = rank.scores_and_covariance(method, video, parts["process"], ts, 64)
     row = out[name]
     # There FIFO starts from a clip of another sampler, FreeNoise is another shuffle,
     # and the seams of uniform windows are counted at other frames.
@@ -94,7 +94,7 @@ def test_the_table_of_methods(parts, world):
   assert sorted(out, key=lambda name: out[name]["distance"]) == order
   if "replacement, own noise" in parts["methods"]:  # a gain over the published method
     method = parts["methods"]["replacement, own noise"]
-    own, _ = rank.score(method, video, parts["process"], ts, 64)
+    own, _ = rank.scores_and_covariance(method, video, parts["process"], ts, 64)
     assert own["distance"] < 0.7 * out["replacement, new noise"]["distance"]
     assert own["seam"] < 0.8 * out["replacement, new noise"]["seam"]
 
@@ -109,7 +109,7 @@ def test_a_causal_denoiser_is_right_only_frame_by_frame(parts):
       denoiser=rank.causal_denoiser,
       schedule=lambda grid, n, lag=lag: schedules.pyramid(grid, n, lag=lag),
     )
-    row, _ = rank.score(method, world, p.Flow(), ts, 32)
+    row, _ = rank.scores_and_covariance(method, world, p.Flow(), ts, 32)
     out.append(row)
   distance = [row["distance"] for row in out]
   np.testing.assert_allclose(distance, [0.1365, 0.0224, 0.0024], rtol=0.02)
@@ -123,7 +123,9 @@ def test_a_method_that_is_wrong_is_found_out(parts):
   )
   ts = times.uniform_grid(p.Flow(), num_steps=16)
   args = parts["worlds"]["motion alone"], p.Flow(), ts, 16
-  wrong, _ = rank.score(rank.LongVideoMethod(sampler=loud), *args)
-  right, cov = rank.score(rank.LongVideoMethod(sampler=euler.euler), *args)
+  wrong, _ = rank.scores_and_covariance(rank.LongVideoMethod(sampler=loud), *args)
+  right, cov = rank.scores_and_covariance(
+    rank.LongVideoMethod(sampler=euler.euler), *args
+  )
   assert wrong["distance"] > 10 * right["distance"] and cov.shape == (16, 16)
   assert not jax.config.jax_enable_x64

@@ -49,7 +49,7 @@ def sample(axes, seed=1, case=train_cases.Case(), fields=FIELDS):  # noqa: B008
   boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), batch))
   params = jax.device_put(
     meshes.randomised(sharding.unbox(boxed)),
-    sharding.shard_tree(boxed, mesh, meshes.RULES),
+    sharding.param_shardings(boxed, mesh, meshes.RULES),
   )
   frame = np.zeros((1, 1, 4, 4, 3), np.float32)
   decoder = sharding.unbox(

@@ -68,7 +68,7 @@ def run(axes, seed=1):
   boxed = jax.eval_shape(lambda: TASK.init(jax.random.key(0), batch()))
   params = jax.device_put(
     meshes.randomised(sharding.unbox(boxed)),
-    sharding.shard_tree(boxed, mesh, meshes.RULES),
+    sharding.param_shardings(boxed, mesh, meshes.RULES),
   )
   with sharding.use_mesh(mesh, meshes.RULES):
     rows = sharding.put_batch(batch(), mesh, meshes.RULES)

@@ -63,7 +63,9 @@ def test_each_device_gets_its_part(theirs, monkeypatch, axis, limit):
   module, params = pretrained.load(theirs, mesh=mesh, rules=RULES)
   equal(params, wanted)
   init = lambda k: module.init(k, jnp.zeros((1, 2), int), jnp.ones((1, 2)))["params"]
-  places = sharding.shard_tree(jax.eval_shape(init, jax.random.key(0)), mesh, RULES)
+  places = sharding.param_shardings(
+    jax.eval_shape(init, jax.random.key(0)), mesh, RULES
+  )
   split = 0
   for x, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
     assert x.sharding == place

@@ -12,7 +12,7 @@ from vdm_jax.pretrained.formats import native
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 from vdm_jax.worlds.moving_digits import reader as digits
 
-CLIPS = moving_digits.Config()
+CLIPS = moving_digits.MovingDigitsConfig()
 
 
 @pytest.fixture(scope="module")

@@ -27,5 +27,7 @@ def test_a_network_without_a_choice_of_kernels_has_a_report(gpus, tmp_path):
 @pytest.mark.parametrize("kernel, used", [("cudnn", "xla"), ("chunked", "chunked")])
 def test_only_a_kernel_that_needs_a_gpu_is_replaced(gpus, kernel, used):
   cfg = program.override_fields(latte.get_config("tiny"), {"network.attention": kernel})
-  cfg, notes = program.for_platform(cfg, topology.get_topology("h100:1x8", 1))
+  cfg, notes = program.adapted_config_and_notes(
+    cfg, topology.get_topology("h100:1x8", 1)
+  )
   assert cfg.network.attention == used and bool(notes) == (kernel != used)

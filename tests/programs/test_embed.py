@@ -76,13 +76,13 @@ def test_texts_are_embedded_once(encoder, embedded, tmp_path, capsys):
 
 
 def test_prompts_are_signals_that_the_conditioner_reads(encoder, embedded):
-  signals = embed.repeat_prompts(encoder=encoder, texts=TEXTS, repeats=2)
+  signals = embed.repeated_prompt_signals(encoder=encoder, texts=TEXTS, repeats=2)
   assert signals["label"].tolist() == [0, 0, 1, 1, 2, 2]
   np.testing.assert_allclose(signals["text"][::2], embedded[0], atol=1e-4)
   cond, null = conditioner.Text()(signals)
   np.testing.assert_array_equal(cond.tokens["text"].mask[1::2], embedded[1])
   assert not null.tokens["text"].mask.any()
-  assert embed.repeat_prompts(encoder=encoder, texts=TEXTS)["text"].shape == (
+  assert embed.repeated_prompt_signals(encoder=encoder, texts=TEXTS)["text"].shape == (
     3,
     LENGTH,
     pipelines.WIDTH,
@@ -92,7 +92,7 @@ def test_prompts_are_signals_that_the_conditioner_reads(encoder, embedded):
 def test_a_negative_prompt_stands_in_the_place_of_no_text(encoder, embedded):
   assert embed.negative_tokens(encoder=encoder) is None
   null = embed.negative_tokens(encoder=encoder, text=TEXTS[1])
-  signals = embed.repeat_prompts(encoder=encoder, texts=TEXTS, repeats=1)
+  signals = embed.repeated_prompt_signals(encoder=encoder, texts=TEXTS, repeats=1)
   _, empty = conditioner.Text(null=null)(signals)
   told = empty.tokens["text"]
   assert (np.asarray(told.mask) == embedded[1][1]).all()

@@ -78,7 +78,7 @@ def test_pictures_stand_in_place_of_prompts_or_beside_them(tmp_path):
 
 
 def test_guidance_is_one_number_or_two():
-  scale = generate.guidance_scale
+  scale = generate.guidance_kwargs
   assert scale(()) == {}
   assert scale(0.0) == scale((0.0,)) == {"guidance": 0}
   assert scale((1.0, 3.0)) == {"guidance": (1.0, 3.0)}

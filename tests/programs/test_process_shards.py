@@ -21,7 +21,7 @@ def test_rows_take_devices_that_the_run_gives_to_something_else(tmp_path):
   assert held(run) == [[0, 1, 2, 3]] * 2
   assert (
     held(process_shards.local_job(run))
-    == held(process_shards.on_all_processes(run))
+    == held(process_shards.job_on_all_processes(run))
     == [[0, 1], [2, 3]]
   )
 

@@ -24,10 +24,10 @@ def test_a_digest_is_of_the_bits():
 def test_a_grid_has_one_row_for_each_class():
   videos = np.arange(7)[:, None]
   labels = np.array([1, 0, 1, 0, 0, 1, 0])
-  chosen, columns = sample.select_grid_videos(videos, labels, 8)
+  chosen, columns = sample.grid_videos_and_columns(videos, labels, 8)
   assert columns == 3  # as many as the rarest class has
   assert chosen[:, 0].tolist() == [1, 3, 4, 0, 2, 5]
-  chosen, columns = sample.select_grid_videos(videos, None, 3)
+  chosen, columns = sample.grid_videos_and_columns(videos, None, 3)
   assert columns == 3 and chosen[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -36,18 +36,18 @@ def test_real_clips_have_the_labels_of_the_samples():
   source = sources.ArraySource({"video": np.arange(12), "label": labels})
   wanted = np.array([2, 2, 0, 2, 1])
   clips = score.LabelledVideos(videos=np.zeros(5), labels=wanted)
-  got = evaluate.match_labels(clips, source, np.random.default_rng(0))
+  got = evaluate.draw_label_matched_clips(clips, source, np.random.default_rng(0))
   assert got.labels.tolist() == wanted.tolist()
   assert len(set(got.videos.tolist())) == 5  # no clip twice while there are others
   clips = score.LabelledVideos(videos=np.zeros(1), labels=np.array([7]))
   with pytest.raises(ValueError, match="class 7, of which the real clips hold none"):
-    evaluate.match_labels(clips, source, np.random.default_rng(0))
+    evaluate.draw_label_matched_clips(clips, source, np.random.default_rng(0))
 
 
 def test_unlabelled_real_clips_are_drawn_without_repetition():
   source = sources.ArraySource({"video": np.arange(6)})
   clips = score.LabelledVideos(videos=np.zeros(6))
-  got = evaluate.match_labels(clips, source, np.random.default_rng(0))
+  got = evaluate.draw_label_matched_clips(clips, source, np.random.default_rng(0))
   assert sorted(got.videos.tolist()) == list(range(6)) and got.labels is None
 
 
@@ -78,12 +78,12 @@ def test_a_file_that_a_later_stage_needs_is_missed_at_once(tmp_path):
   for name in ("pretrained_autoencoder", "image_encoder"):
     setattr(cfg, name, str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=f"encode needs --config.{name}.*where"):
-      job.run(cfg, cfg.stages, tmp_path / "run")
+      job.run_stages(cfg, cfg.stages, tmp_path / "run")
     setattr(cfg, name, str(tmp_path))
   assert not (tmp_path / "run").exists()
   with pytest.raises(FileNotFoundError, match="train.* needs --config.pretrained:"):
     cfg.pretrained = "nowhere"
-    job.run(cfg, ("train",), tmp_path / "run")
+    job.run_stages(cfg, ("train",), tmp_path / "run")
 
 
 def test_small_videos_come_from_clips_or_from_samples(tmp_path):
@@ -94,8 +94,8 @@ def test_small_videos_come_from_clips_or_from_samples(tmp_path):
   rows = sample.low_resolution_signals(source=source, count=2, factor=2)
   assert rows["low"].shape == (2, 2, 4, 4, 3) and rows["label"].tolist() == [4, 5]
   np.savez_compressed(tmp_path / sample.VIDEOS, video=video, label=label)
-  made = sample.load_low_resolution(path=tmp_path, factor=2)
+  made = sample.low_resolution_signals_of_samples(path=tmp_path, factor=2)
   assert made["label"].tolist() == [4, 5, 6] and set(made) == {"low", "label"}
   np.testing.assert_array_equal(made["low"][:2], rows["low"])
-  whole = sample.load_low_resolution(path=tmp_path)
+  whole = sample.low_resolution_signals_of_samples(path=tmp_path)
   np.testing.assert_array_equal(whole["low"], video)

@@ -48,7 +48,7 @@ TASK = LatentDiffusion(
 
 
 def run(workdir, sampler, **more):
-  calibrate.run(
+  calibrate.measure_mag_cache_ratios(
     job.Job(workdir, "calibrate", 0, sharding.make_mesh(dict(data=-1)), (), {}),
     generator=Generator(
       task=TASK,
@@ -61,7 +61,7 @@ def run(workdir, sampler, **more):
     signals=functools.partial(sample.class_signals, num_classes=3, per_class=2),
     **more,
   )
-  return calibrate.read_ratios(workdir / "calibration")
+  return calibrate.read_mag_cache_ratios(workdir / "calibration")
 
 
 def test_the_ratios_are_those_of_the_lengths(tmp_path, capsys):
@@ -87,5 +87,5 @@ def test_both_calls_of_a_step_have_a_ratio(tmp_path):
 
 def test_what_has_not_been_calibrated_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match="run the stage that calibrates first"):
-    calibrate.read_ratios(tmp_path)
+    calibrate.read_mag_cache_ratios(tmp_path)
   assert json.dumps(list(run(tmp_path, euler.euler)))

@@ -42,7 +42,7 @@ def test_the_table_has_a_row_for_each_arm_and_one_for_real_clips(tmp_path):
 
 def test_arms_of_other_protocols_are_refused(tmp_path):
   arms = {"A": write(tmp_path, "a", 2.0), "B": write(tmp_path, "b", 3.0, count=20)}
-  with pytest.raises(score.ProtocolMismatch, match="count: 20 and 10"):
+  with pytest.raises(score.ProtocolMismatchError, match="count: 20 and 10"):
     run(tmp_path, arms)
 
 

@@ -16,7 +16,7 @@ def test_the_ranking_writes_a_table_and_pictures(tmp_path):
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   cfg = module.get_config("tiny")
-  job.run(cfg, cfg.stages, tmp_path)
+  job.run_stages(cfg, cfg.stages, tmp_path)
   scores = json.loads((tmp_path / "rank" / "scores.json").read_text())
   assert set(scores) == {"motion alone", "motion and a scene"}
   lines = (tmp_path / "rank" / "table.md").read_text().splitlines()

@@ -40,7 +40,7 @@ def judge(videos, real, labels, mask):
 
 def test_each_level_is_measured_beside_the_real_clips(tmp_path, capsys):
   video = np.full((3, 4, 16, 16, 3), 200, np.uint8)
-  renoise.run(
+  renoise.renoise_and_score(
     job.Job(tmp_path, "renoise", 0, sharding.make_mesh(dict(data=-1)), (), {}),
     generator=Generator(
       task=Fades(conditioner.Labels(10)),
@@ -72,4 +72,4 @@ def test_a_run_that_was_not_trained_is_named(tmp_path):
   stage = job.Job(tmp_path, "renoise", 0, sharding.make_mesh(dict(data=-1)), (), {})
   generator = Generator(task=None, weights="denoiser", shape=(), sampler=None, ts=None)
   with pytest.raises(FileNotFoundError, match="Train first"):
-    renoise.run(stage, generator=generator, source=None, judge=None)
+    renoise.renoise_and_score(stage, generator=generator, source=None, judge=None)

@@ -54,7 +54,7 @@ def test_the_table_has_every_plan_and_its_price(tmp_path):
   plans["MagCache"] = functools.partial(
     caching.mag_cache, ratios=[1.0], threshold=0.1, retain=0.0
   )
-  trade_off.run(
+  trade_off.measure_step_caches(
     job.Job(tmp_path, "trade_off", 0, sharding.make_mesh(dict(data=-1)), (), {}),
     cases={
       "tiny": trade_off.BenchmarkCase(

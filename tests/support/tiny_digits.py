@@ -11,7 +11,7 @@ FOLDERS = ("data", "autoencoder", "latents")
 
 def make(workdir):
   """Writes FOLDERS of configs/quickstart.py:tiny under `workdir`."""
-  job.run(quickstart.get_config("tiny"), STAGES, workdir)
+  job.run_stages(quickstart.get_config("tiny"), STAGES, workdir)
 
 
 def begin(source, workdir, folders=FOLDERS):

@@ -86,7 +86,7 @@ TASKS = {
     process=p.EDM(),
     prediction="edm",
     times=times.lognormal,
-    weight=losses.min_snr,
+    weight=losses.min_snr_weight,
     drop_rates={"label": 0.5},
   ),
 }

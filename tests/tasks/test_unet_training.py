@@ -277,7 +277,7 @@ def test_the_loss_falls_by_a_third(trained):
 
 def test_what_is_frozen_keeps_its_bits_and_all_else_moves(trained):
   system, before, after, *_ = trained
-  whole = lambda state: state_lib.merge(state.params, state.frozen)
+  whole = lambda state: state_lib.merge_params(state.params, state.frozen)
   flat = lambda state: flax.traverse_util.flatten_dict(whole(state), sep="/")
   before, after = flat(before), flat(after)
   wanted = {name for name in before if re.search(system.trainable, name)}

@@ -33,7 +33,7 @@ def mesh():
 def test_merge_undoes_split():
   trained, frozen = state_lib.split_trainable(PARAMS, "temporal")
   assert list(trained) == ["temporal"]
-  merged = state_lib.merge(trained, frozen)
+  merged = state_lib.merge_params(trained, frozen)
   assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
   jax.tree.map(np.testing.assert_array_equal, merged, PARAMS)
 
@@ -47,7 +47,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_examples():
 
 def test_frozen_parameters_have_no_slots_and_no_average(mesh):
   tx = optax.adam(1e-3)
-  state, _ = state_lib.create_state(
+  state, _ = state_lib.create_state_and_shardings(
     Task(), tx, SPEC, jax.random.key(0), mesh, RULES, trainable="temporal"
   )
   assert list(state.params) == list(state.ema) == ["temporal"]
@@ -56,7 +56,7 @@ def test_frozen_parameters_have_no_slots_and_no_average(mesh):
 
 
 def test_the_average_is_a_copy_in_its_own_memory(mesh):
-  state, shardings = state_lib.create_state(
+  state, shardings = state_lib.create_state_and_shardings(
     Task(), optax.sgd(0.1), SPEC, jax.random.key(0), mesh, RULES
   )
 
@@ -75,7 +75,7 @@ def test_the_average_is_a_copy_in_its_own_memory(mesh):
 
 def test_abstract_is_what_create_makes(mesh):
   args = Task(), optax.adam(1e-3), SPEC
-  state, shardings = state_lib.create_state(
+  state, shardings = state_lib.create_state_and_shardings(
     *args, jax.random.key(0), mesh, RULES, "spatial"
   )
   like = state_lib.abstract_state(*args, mesh, RULES, "spatial")
@@ -88,7 +88,7 @@ def test_abstract_is_what_create_makes(mesh):
 def test_init_from_replaces_parameters_and_keeps_dtypes(mesh):
   double = lambda p: p | {"temporal": {"kernel": np.full((3, 3), 7.0)}}
   negate = lambda p: p | {"temporal": {"kernel": -p["temporal"]["kernel"]}}
-  state, _ = state_lib.create_state(
+  state, _ = state_lib.create_state_and_shardings(
     Task(),
     optax.adam(1.0),
     SPEC,
@@ -111,7 +111,7 @@ def test_init_from_may_compute_on_one_device(mesh):
     return jax.jit(lambda tree: tree)(jax.tree.map(alone, params))
 
   args = Task(), optax.sgd(1.0), SPEC, jax.random.key(0), mesh, RULES
-  state, shardings = state_lib.create_state(*args, init_from=load)
+  state, shardings = state_lib.create_state_and_shardings(*args, init_from=load)
   kernel = state.params["temporal"]["kernel"]
   np.testing.assert_array_equal(kernel, 1.0)
   assert kernel.sharding == shardings.params["temporal"]["kernel"]
@@ -122,7 +122,7 @@ def test_init_from_with_other_parameters_is_refused_with_every_name(mesh):
     return {"spatial": {"kernel": jnp.ones((2, 4)), "extra": jnp.ones(1)}}
 
   with pytest.raises(ValueError) as error:
-    state_lib.create_state(
+    state_lib.create_state_and_shardings(
       Task(), optax.sgd(1.0), SPEC, jax.random.key(0), mesh, RULES, init_from=wrong
     )
   for part in (

@@ -34,7 +34,7 @@ class Task:
 
 def create(tx, trainable=".*", devices=1):
   mesh = sharding.make_mesh({"data": -1}, jax.devices()[:devices])
-  state, shardings = state_lib.create_state(
+  state, shardings = state_lib.create_state_and_shardings(
     Task(), tx, SPEC, KEY, mesh, RULES, trainable
   )
   return state, shardings
@@ -172,7 +172,9 @@ def test_a_metric_that_is_no_scalar_is_refused():
 def test_a_compiled_step_donates_the_state():
   tx = optimizer.adamw(learning_rate=0.05)
   mesh = sharding.make_mesh({"data": -1})
-  state, shardings = state_lib.create_state(Task(), tx, SPEC, KEY, mesh, RULES)
+  state, shardings = state_lib.create_state_and_shardings(
+    Task(), tx, SPEC, KEY, mesh, RULES
+  )
   step = step_lib.make_step(Task().loss, tx, 0.9, shardings=shardings)
   step = step_lib.compile_step(step, shardings, mesh, RULES)
   old = state
@@ -201,7 +203,9 @@ def on_two_devices():
   """(compiled step, its state, mesh)."""
   tx = optimizer.adamw(learning_rate=0.05)
   mesh = sharding.make_mesh({"data": -1})
-  state, shardings = state_lib.create_state(Task(), tx, SPEC, KEY, mesh, RULES)
+  state, shardings = state_lib.create_state_and_shardings(
+    Task(), tx, SPEC, KEY, mesh, RULES
+  )
   step = step_lib.make_step(Task().loss, tx, 0.9, shardings=shardings)
   return step_lib.compile_step(step, shardings, mesh, RULES), state, mesh
 

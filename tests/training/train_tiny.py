@@ -67,7 +67,7 @@ def main(workdir, steps):
   restored = checkpointer.restore_latest(like)
   if restored is None:
     start = 0
-    state, shardings = state_lib.create_state(*args, k_init, mesh, RULES)
+    state, shardings = state_lib.create_state_and_shardings(*args, k_init, mesh, RULES)
   else:
     state, key, start = restored.state, restored.key, restored.step
     loader.set_state(restored.loader_state)

@@ -51,7 +51,7 @@ def estimate_changes(usage, current, candidates, step_memory_of):
   return found
 
 
-def candidate_changes(cfg, stage, mesh):
+def memory_saving_changes(cfg, stage, mesh):
   """Changes of a config that save memory, the cheapest first, then combined.
 
   Args:

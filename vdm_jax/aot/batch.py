@@ -53,7 +53,7 @@ def latent_shape(cfg):
   return tuple(shape)
 
 
-def sampling_signals(batch, task=None):
+def sampling_batch_spec(batch, task=None):
   """{name: jax.ShapeDtypeStruct [B, ...]} of the conditions that sampling takes.
 
   All of a training batch but videos and latents; "image_latents" for a conditioner of
@@ -160,7 +160,7 @@ def _with_texts(cfg, source, task):
   record.pop("label", None)
   length, width = _text(cfg)
   text = {"text": np.zeros((length, width), np.float16)}
-  if "TokenizedTexts" in str(getattr(source.texts, "call", "")):
+  if "TokenizeText" in str(getattr(source.texts, "call", "")):
     text = {"text_ids": np.zeros(length, np.int32)}
   return record | text | {"text_mask": np.zeros(length, bool)}
 

@@ -48,10 +48,10 @@ def count_flops(function, *args):
     function: of arrays.
     args: arrays, or jax.ShapeDtypeStructs: nothing is computed.
   """
-  return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+  return count_jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def count_jaxpr(jaxpr):
+def count_jaxpr_flops(jaxpr):
   """The FlopCount (flops, kernels, unbounded_loops) of a jax.extend.core.Jaxpr."""
   total = FlopCount()
   for equation in jaxpr.eqns:
@@ -66,26 +66,28 @@ def _equation(equation):
   if name == "conv_general_dilated":
     return FlopCount(_convolution(equation))
   if name == "scan":
-    return count_jaxpr(params["jaxpr"].jaxpr) * params["length"]
+    return count_jaxpr_flops(params["jaxpr"].jaxpr) * params["length"]
   if name == "while":
-    inside = count_jaxpr(params["cond_jaxpr"].jaxpr) + count_jaxpr(
+    inside = count_jaxpr_flops(params["cond_jaxpr"].jaxpr) + count_jaxpr_flops(
       params["body_jaxpr"].jaxpr
     )
     return inside + FlopCount(unbounded_loops=1 if inside.flops else 0)
   if name == "cond":
-    branches = [count_jaxpr(branch.jaxpr) for branch in params["branches"]]
+    branches = [count_jaxpr_flops(branch.jaxpr) for branch in params["branches"]]
     return max(branches, key=lambda branch: branch.flops)
   if name == "shard_map":
     mesh, manual = params["mesh"], params.get("manual_axes")
     axes = mesh.axis_names if manual is None else manual
-    return count_jaxpr(_open(params["jaxpr"])) * math.prod(mesh.shape[a] for a in axes)
+    return count_jaxpr_flops(_open(params["jaxpr"])) * math.prod(
+      mesh.shape[a] for a in axes
+    )
   if name == "pallas_call":
     cells = math.prod(params["grid_mapping"].grid)
-    inside = count_jaxpr(_open(params["jaxpr"])) * cells
+    inside = count_jaxpr_flops(_open(params["jaxpr"])) * cells
     return FlopCount(inside.flops, collections.Counter({_kernel(params): 1}))
   total = FlopCount()
   for inside in _inside(params):
-    total += count_jaxpr(inside)
+    total += count_jaxpr_flops(inside)
   return total
 
 
@@ -127,7 +129,7 @@ def _convolution(equation):
   for i, (of_left, of_right, of_out) in enumerate(
     zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)
   ):
-    pairs *= convolution_pairs(
+    pairs *= count_unpadded_taps(
       left[of_left],
       right[of_right],
       out[of_out],
@@ -141,18 +143,25 @@ def _convolution(equation):
   return 2 * pairs * batch * features * inputs
 
 
-def convolution_pairs(
-  size, kernel, out, *, stride=1, padding=0, input_dilation=1, kernel_dilation=1
+def count_unpadded_taps(
+  input_size,
+  kernel_size,
+  output_size,
+  *,
+  stride=1,
+  padding=0,
+  input_dilation=1,
+  kernel_dilation=1,
 ):
   """How many (output, kernel) positions along one axis meet an input and no padding.
 
   Args:
-    size, kernel, out: numbers of inputs, kernel positions and outputs.
+    input_size, kernel_size, output_size: numbers of places along the axis.
     stride: of the outputs, in inputs.
     padding: before the first input.
     input_dilation, kernel_dilation: steps between neighbours; 1: none.
   """
-  window = np.arange(kernel) * kernel_dilation - padding
-  place = np.arange(out)[:, None] * stride + window
-  inside = (place >= 0) & (place <= (size - 1) * input_dilation)
+  window = np.arange(kernel_size) * kernel_dilation - padding
+  place = np.arange(output_size)[:, None] * stride + window
+  inside = (place >= 0) & (place <= (input_size - 1) * input_dilation)
   return int((inside & (place % input_dilation == 0)).sum())

@@ -19,7 +19,7 @@ TRANSPARENT = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
+class ArrayType:
   """The type of an array in HLO, such as bf16[2,3].
 
   Attributes:
@@ -65,7 +65,7 @@ class Instruction:
   @functools.cached_property
   def arrays(self):
     """The Arrays of its result, a tuple: one, or all of a tuple's."""
-    return parse_shape(self.shape)
+    return parse_array_types(self.shape)
 
   @functools.cached_property
   def op_name(self):
@@ -302,7 +302,7 @@ class HloModule:
     return self._value(inside, inside.root, values) if index is None else None
 
 
-def parse(text):
+def parse_module(text):
   """Parses HLO text to an HloModule: computations by name, and the entry's name.
 
   Args:
@@ -326,13 +326,13 @@ def parse(text):
   return HloModule(computations, entry)
 
 
-def parse_shape(shape):
+def parse_array_types(shape):
   """The Arrays, a tuple, in the text of a shape, "(bf16[2,3]{1,0:S(1)}, u32[])"."""
   found = []
   for dtype, dims, layout in ARRAY.findall(shape):
     sizes = tuple(int(re.sub(r"\D", "", d)) for d in dims.split(",") if d.strip())
     place = re.search(r"S\((\d+)\)", layout)
-    found.append(Array(dtype, sizes, place is not None and place[1] != "5"))
+    found.append(ArrayType(dtype, sizes, place is not None and place[1] != "5"))
   return tuple(found)
 
 

@@ -63,7 +63,7 @@ def from_analysis(stats, trees, available):
     trees: {part: tree of ShapeDtypeStructs with shardings}, the program's arguments.
     available: bytes of a device.
   """
-  parts = {name: shard_bytes(tree) for name, tree in trees.items()}
+  parts = {name: bytes_per_device(tree) for name, tree in trees.items()}
   parts["padding and rest"] = max(stats.argument_size_in_bytes - sum(parts.values()), 0)
   return MemoryUsage(
     parts=parts,
@@ -82,7 +82,7 @@ def from_compile_error(message, trees, available):
     trees: {part: tree of ShapeDtypeStructs with shardings}, the program's arguments.
     available: bytes of a device.
   """
-  parts = {name: shard_bytes(tree) for name, tree in trees.items()}
+  parts = {name: bytes_per_device(tree) for name, tree in trees.items()}
   if found := TEMPORARIES.search(message):
     temporaries, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
   elif found := USED.search(message):
@@ -93,7 +93,7 @@ def from_compile_error(message, trees, available):
   return MemoryUsage(parts, temporaries, 0, 0, min(limit, int(available)))
 
 
-def shard_bytes(tree):
+def bytes_per_device(tree):
   """Bytes that one device holds of a tree of ShapeDtypeStructs with shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * _itemsize(x.dtype)

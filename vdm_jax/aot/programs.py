@@ -47,13 +47,13 @@ class LoweredProgram:
   clips_at_a_time: float = 0.0
 
 
-def train(cfg, mesh):
+def training_program(cfg, mesh):
   """A config's training step as a LoweredProgram: to compile, with its FLOPs and sizes.
 
   Args:
     mesh: jax.sharding.Mesh of the devices to compile for.
   """
-  stage = cfg[training_stage(cfg)]
+  stage = cfg[training_stage_name(cfg)]
   task, tx = config.build(stage.task), config.build(stage.optimizer)
   rows = batch.batch_spec(cfg, stage.loader, stage.task)
   sharding.check_accumulation(rows, stage.accumulate, mesh, cfg.rules)
@@ -65,11 +65,11 @@ def train(cfg, mesh):
   step = step_lib.make_step(
     task.loss, tx, stage.ema_decay, accumulate=stage.accumulate, shardings=shardings
   )
-  key, shards = _key(mesh), sharding.data_shard(mesh, cfg.rules)[1]
+  key, shards = _key(mesh), sharding.batch_parts_and_count(mesh, cfg.rules)[1]
   run = step_lib.compile_step(
     step, shardings, mesh, cfg.rules, _options(cfg, mesh), frozen
   )
-  whole = state_lib.merge(state.params, state.frozen)
+  whole = state_lib.merge_params(state.params, state.frozen)
   return LoweredProgram(
     lower=lambda: run.lower(state, rows, key),
     trees={
@@ -93,7 +93,7 @@ def train(cfg, mesh):
   )
 
 
-def sample(cfg, mesh):
+def sampling_program(cfg, mesh):
   """A batch of a config's sampling as a LoweredProgram: to compile, with its FLOPs.
 
   Args:
@@ -109,8 +109,8 @@ def sample(cfg, mesh):
   parts = {k: config.build(stage.generator[k]) for k in names if k in stage.generator}
   generator = Generator(**parts)
   of_training = batch.batch_spec(cfg, cfg.train.loader, stage.generator.task)
-  size = batches.round_up(stage.batch_size, mesh, cfg.rules)
-  signals = _rows(batch.sampling_signals(of_training, stage.generator.task), size)
+  size = batches.round_up_batch_size(stage.batch_size, mesh, cfg.rules)
+  signals = _rows(batch.sampling_batch_spec(of_training, stage.generator.task), size)
   signals = _placed(signals, mesh, cfg.rules)
   shape = batch.latent_shape(cfg)
   params = {
@@ -123,7 +123,7 @@ def sample(cfg, mesh):
   return _called(jax.jit(generator.videos), args, mesh, cfg.rules, trees, size)
 
 
-def decode(cfg, mesh):
+def decoding_program(cfg, mesh):
   """A config's decoder, latents -> uint8 videos, as a LoweredProgram to compile.
 
   Args:
@@ -132,7 +132,7 @@ def decode(cfg, mesh):
   stage = _named(cfg, "sample", "decode")
   part = stage.generator if "generator" in stage else cfg
   autoencoder = config.build(part.autoencoder)
-  size = batches.round_up(stage.batch_size, mesh, cfg.rules)
+  size = batches.round_up_batch_size(stage.batch_size, mesh, cfg.rules)
   shape = batch.latent_shape(cfg)
   rows = {"latents": jax.ShapeDtypeStruct((size, *shape), np.float32)}
   rows = _placed(rows, mesh, cfg.rules)
@@ -146,7 +146,11 @@ def decode(cfg, mesh):
   return _called(run, args, mesh, cfg.rules, trees, size)
 
 
-PROGRAMS = {"train": train, "sample": sample, "decode": decode}
+PROGRAMS = {
+  "train": training_program,
+  "sample": sampling_program,
+  "decode": decoding_program,
+}
 
 
 def _called(jitted, args, mesh, rules, trees, rows):
@@ -167,7 +171,7 @@ def _called(jitted, args, mesh, rules, trees, rows):
   )
 
 
-def training_stage(cfg):
+def training_stage_name(cfg):
   """The name of a config's stage that trains: "train", or else "autoencode"."""
   for name in ("train", "autoencode"):
     if name in cfg:
@@ -198,7 +202,7 @@ def _frozen(task, rows, mesh, rules):
   if not names:
     return ()
   boxed = task.abstract_frozen(rows)
-  shardings = sharding.shard_tree(boxed, mesh, rules)
+  shardings = sharding.param_shardings(boxed, mesh, rules)
   struct = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
   return (jax.tree.map(struct, sharding.unbox(boxed), shardings),)
 

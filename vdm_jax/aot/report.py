@@ -108,7 +108,7 @@ def make_report(
   report["flops"] |= {"device": flops, "repeated": flops * devices / flop_count.flops}
   return report | {
     "traffic": work.hbm_bytes(module),
-    "custom_calls": work.custom_calls(module),
+    "custom_calls": work.count_custom_calls(module),
     "collectives": collectives_lib.collectives_table(found, parameter_shapes),
     "bound": bound.by_resource | {"time": bound.time, "serial": bound.serial},
     "binds": bound.bottleneck,

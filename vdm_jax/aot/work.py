@@ -12,7 +12,7 @@ a stacked parameter costs the slice, and nothing is read twice.
 import math
 import re
 
-from vdm_jax.aot.flops import convolution_pairs
+from vdm_jax.aot.flops import count_unpadded_taps
 
 # Names for a value, and control: nothing moves.
 FREE = {
@@ -50,7 +50,7 @@ def hbm_bytes(module):
   return total
 
 
-def custom_calls(module):
+def count_custom_calls(module):
   """{target: calls} of an hlo.HloModule's custom calls, such as "tpu_custom_call"."""
   found = {}
   for visit in module.visits():
@@ -101,7 +101,7 @@ def _convolution(computation, instruction):
     field = lambda name, default, axis=axis: (
       int(window[name].split("x")[axis].split("_")[0]) if name in window else default
     )
-    pairs *= convolution_pairs(
+    pairs *= count_unpadded_taps(
       left.dims[of_left.index(label)],
       right.dims[of_right.index(label)],
       out.dims[of_out.index(label)],

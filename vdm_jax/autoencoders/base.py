@@ -3,10 +3,10 @@
 An autoencoder is a frozen dataclass without arrays. Its parameters are a nested dict;
 under "latents" they hold the measured mean ("shift") and standard deviation ("scale")
 of each channel of the latents. These two are data, not weights: no gradient reaches
-them, `optimizer.weight_decay_mask` leaves them out, `with_measured_latents` sets them.
+them, `optimizer.weight_decay_mask` leaves them out, `with_latent_statistics` sets them.
 
-Classes that keep their statistics so take both methods from this module:
-`latents = base.latents`, `with_measured_latents = base.with_measured_latents`.
+Classes that keep their statistics so take both methods from this module: `latents =
+base.normalized_latents`, `with_latent_statistics = base.with_latent_statistics`.
 """
 
 from typing import Any, Protocol
@@ -48,11 +48,11 @@ class Autoencoder(Protocol):
   def decode(self, params, latents):
     """The video [B, T, H, W, C] of latents of unit variance [B, t, h, w, c]."""
 
-  def with_measured_latents(self, params, moments):
+  def with_latent_statistics(self, params, moments):
     """`params` whose shift and scale are measured on an iterable of Moments."""
 
 
-def latents(autoencoder, params, moments, key):
+def normalized_latents(autoencoder, params, moments, key):
   """Unit-variance latents [B, t, h, w, c] from Moments; the mean if key is None."""
   del autoencoder
   return normalize(params["latents"], sample_moments(moments, key))
@@ -62,13 +62,13 @@ def latents(autoencoder, params, moments, key):
 dtypes = property(lambda self: dict(dtype=self.dtype, param_dtype=self.param_dtype))
 
 
-def raw_latents(autoencoder, params, latents):
+def denormalize_latents(autoencoder, params, latents):
   """The decoder's input [B, t, h, w, c], z scale + shift of unit-variance latents z."""
   check_latents(latents, autoencoder.latent_channels)
   return denormalize(params["latents"], latents)
 
 
-def with_measured_latents(autoencoder, params, moments):
+def with_latent_statistics(autoencoder, params, moments):
   """`params` whose latents' shift and scale are measured on an iterable of Moments."""
   del autoencoder
   return {**params, "latents": measure_statistics(moments)}

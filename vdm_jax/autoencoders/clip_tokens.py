@@ -58,8 +58,8 @@ class ClipTokens:
   param_dtype: Any = jnp.float32
 
   dtypes = base.dtypes
-  latents = base.latents
-  with_measured_latents = base.with_measured_latents
+  latents = base.normalized_latents
+  with_latent_statistics = base.with_latent_statistics
 
   def __post_init__(self):
     for name in ("window", "patch", "depths"):
@@ -105,7 +105,7 @@ class ClipTokens:
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
-    k, z = self.num_tokens, base.raw_latents(self, params, latents)
+    k, z = self.num_tokens, base.denormalize_latents(self, params, latents)
     if z.shape[1] % k:
       raise ValueError(
         f"latents of shape {z.shape} must be [B, T, h, w, c] with T a multiple of "

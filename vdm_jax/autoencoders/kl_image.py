@@ -93,8 +93,8 @@ class KLImage:
   param_dtype: Any = jnp.float32
 
   dtypes = base.dtypes
-  latents = base.latents
-  with_measured_latents = base.with_measured_latents
+  latents = base.normalized_latents
+  with_latent_statistics = base.with_latent_statistics
 
   def __post_init__(self):
     object.__setattr__(self, "channels", tuple(self.channels))
@@ -142,7 +142,7 @@ class KLImage:
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
-    z = base.raw_latents(self, params, latents)
+    z = base.denormalize_latents(self, params, latents)
     return self._map_frames(params, z, KLImageNetwork.decode, 1, self.stride[1])
 
   def _map_frames(self, params, x, method, before, after):
@@ -167,7 +167,9 @@ class KLImage:
       n, height, width, _ = frames.shape
       pixels = height * width * (after // self.patch or 1) ** 2
       few = blocking.block_size(n, 4 * pixels * self.channels[0])
-      map_frames = blocking.forward_only(functools.partial(chunked, few), run)
+      map_frames = blocking.blocked_without_gradient(
+        functools.partial(chunked, few), run
+      )
     y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
@@ -204,7 +206,7 @@ class KLImageNetwork(nn.Module):
     if c.quant_conv:
       features = 2 * c.latent_channels
       self.quant_conv = Conv(
-        features, (1, 1), bias_init=narrow_posterior_bias, **c.dtypes
+        features, (1, 1), bias_init=narrow_posterior_bias_init, **c.dtypes
       )
     if c.post_quant_conv:
       self.post_quant_conv = Conv(c.latent_channels, (1, 1), **c.dtypes)
@@ -229,7 +231,7 @@ class KLImageNetwork(nn.Module):
     return rearrange(x, "n h w (p q c) -> n (h p) (w q) c", p=p, q=p)
 
 
-def narrow_posterior_bias(key, shape, dtype):
+def narrow_posterior_bias_init(key, shape, dtype):
   """Initializer of a bias [mean, logvar] of the posterior, two halves: 0 and -6."""
   del key
   mean, logvar = jnp.split(jnp.zeros(shape, dtype), 2)
@@ -252,7 +254,7 @@ class Encoder(nn.Module):
       x = Level(c, features, c.layers_per_block, down, name=f"down_blocks_{i}")(x)
     x = MidBlock(c, name="mid_block")(x)
     x = nn.silu(GroupNorm(c.groups, **c.dtypes, name="conv_norm_out")(x))
-    bias = nn.initializers.zeros if c.quant_conv else narrow_posterior_bias
+    bias = nn.initializers.zeros if c.quant_conv else narrow_posterior_bias_init
     last = Conv(2 * c.latent_channels, bias_init=bias, **c.dtypes, name="conv_out")
     return last(x)
 

@@ -78,8 +78,8 @@ class KLTemporal:
   param_dtype: Any = jnp.float32
 
   dtypes = base.dtypes
-  latents = base.latents
-  with_measured_latents = base.with_measured_latents
+  latents = base.normalized_latents
+  with_latent_statistics = base.with_latent_statistics
 
   def __post_init__(self):
     object.__setattr__(self, "channels", tuple(self.channels))
@@ -120,7 +120,7 @@ class KLTemporal:
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
-    z = base.raw_latents(self, params, latents)
+    z = base.denormalize_latents(self, params, latents)
     run = lambda z: TemporalDecoderNetwork(self).apply({"params": params}, z)
     size, frames = self.decode_chunk or z.shape[1], z.shape[1]
     if size >= frames:
@@ -165,11 +165,11 @@ class TemporalDecoder(nn.Module):
     x = nn.silu(per_frame(GroupNorm(c.groups, **c.dtypes, name="conv_norm_out"), x))
     features = (c.output_channels or c.pixel_channels) * c.patch**2
     x = per_frame(Conv(features, **c.dtypes, name="conv_out"), x)
-    along = dict(kernel_init=middle_frame_kernel, **c.dtypes, name="time_conv_out")
+    along = dict(kernel_init=temporal_identity_init, **c.dtypes, name="time_conv_out")
     return Conv(features, (3, 1, 1), **along)(x).astype(jnp.float32)
 
 
-def middle_frame_kernel(key, shape, dtype):
+def temporal_identity_init(key, shape, dtype):
   """Initializer of a kernel [T, 1, 1, C, C]: the identity in the middle, else 0."""
   del key
   time, *_, inputs, outputs = shape

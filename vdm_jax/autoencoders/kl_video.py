@@ -43,8 +43,8 @@ class KLVideo:
   param_dtype: Any = jnp.float32
 
   dtypes = base.dtypes
-  latents = base.latents
-  with_measured_latents = base.with_measured_latents
+  latents = base.normalized_latents
+  with_latent_statistics = base.with_latent_statistics
 
   def __post_init__(self):
     object.__setattr__(self, "stride", tuple(self.stride))
@@ -74,7 +74,7 @@ class KLVideo:
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
-    z = base.raw_latents(self, params, latents)
+    z = base.denormalize_latents(self, params, latents)
     return self._run(params, z, KLVideoNetwork.decode)
 
   def statistics_from_published(self, scale, shift):

@@ -51,11 +51,11 @@ class Stacked:
       params["outer"], self.inner.decode(params["inner"], latents)
     )
 
-  def with_measured_latents(self, params, moments):
+  def with_latent_statistics(self, params, moments):
     """`params` whose inner shift and scale are measured on an iterable of Moments."""
     return {
       **params,
-      "inner": self.inner.with_measured_latents(params["inner"], moments),
+      "inner": self.inner.with_latent_statistics(params["inner"], moments),
     }
 
   def _between(self, outer, video):

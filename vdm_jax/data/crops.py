@@ -11,7 +11,7 @@ class RandomCrop:
   """(record, rng) -> record: a random square is cut out, at one place in all frames.
 
   "video" [T, H, W, C] becomes [T, size, size, C], `size` in pixels; a smaller video
-  raises decode.BadClip. `rng` is a numpy Generator.
+  raises decode.BadClipError. `rng` is a numpy Generator.
   """
 
   size: int
@@ -24,7 +24,7 @@ class RandomCrop:
     video, size = record["video"], self.size
     height, width = video.shape[1:3]
     if min(height, width) < size:
-      raise decode.BadClip(
+      raise decode.BadClipError(
         "clip",
         f"is {height} x {width} pixels, smaller than the crop of {size} x {size}; "
         "resize it first",
@@ -38,7 +38,7 @@ class TemporalRandomCrop:
   """(record, rng) -> record with `num_frames` consecutive frames, from a random start.
 
   "video", "latents", "mean" and "logvar" are cut alike, along their first axis; fewer
-  frames raise decode.BadClip.
+  frames raise decode.BadClipError.
   """
 
   num_frames: int
@@ -57,7 +57,7 @@ class TemporalRandomCrop:
       )
     slack = lengths.pop() - self.num_frames
     if slack < 0:
-      raise decode.BadClip(
+      raise decode.BadClipError(
         "clip", f"holds {slack + self.num_frames} frames; {self.num_frames} are wanted"
       )
     begin = int(rng.integers(slack + 1))

@@ -1,6 +1,6 @@
 """Video and image files -> uint8 RGB frames: exact frame counts, bad files named.
 
-Whatever is wrong with a file becomes one exception, `BadClip`, with the file, its fault
+Whatever is wrong with a file becomes one exception, `BadClipError`: the file, its fault
 and what was expected; the loader counts it and goes on.
 """
 
@@ -17,7 +17,7 @@ SKIPPING = ("h264", "hevc")
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 
 
-class BadClip(ValueError):
+class BadClipError(ValueError):
   """The error of an unusable clip: `path`, its file or name, and `reason`, two str."""
 
   def __init__(self, path, reason):
@@ -25,7 +25,7 @@ class BadClip(ValueError):
     self.path, self.reason = str(path), reason
 
   def __reduce__(self):
-    return BadClip, (self.path, self.reason)
+    return BadClipError, (self.path, self.reason)
 
 
 STARTS = {
@@ -68,13 +68,13 @@ def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
     choose_start: function largest_start -> index of the first frame, two ints.
 
   Raises:
-    BadClip: the file is absent, empty, torn, no video, broken inside or too short.
+    BadClipError: the file is absent, empty, torn, no video, broken inside or too short.
   """
   length = frames_spanned(num_frames, interval)
 
   def pick(count):
     if count < length:
-      raise BadClip(
+      raise BadClipError(
         path,
         f"holds {count} frames; {num_frames} at an interval of {interval} need "
         f"{length}",
@@ -93,31 +93,31 @@ def read_frames(path, choose_frames):
     choose_frames: function, number of frames in the file -> [N] frame indices.
 
   Raises:
-    BadClip: the file is absent, empty, torn, no video or broken inside.
+    BadClipError: the file is absent, empty, torn, no video or broken inside.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise BadClip(path, "is no file")
+    raise BadClipError(path, "is no file")
   if path.stat().st_size == 0:
-    raise BadClip(path, "is empty (0 bytes)")
+    raise BadClipError(path, "is empty (0 bytes)")
   try:
     with av.open(os.fspath(path)) as container:
       if not container.streams.video:
-        raise BadClip(path, "holds no video stream")
+        raise BadClipError(path, "holds no video stream")
       stream = container.streams.video[0]
       stream.codec_context.thread_count = 1  # the loader brings the parallelism
       times, count = _times(path, container, stream)
       if not count:
-        raise BadClip(path, "holds no frames")
+        raise BadClipError(path, "holds no frames")
       picked = [int(i) for i in choose_frames(count)]
       chosen = sorted(set(picked))
       pictures = _decode(path, container, stream, times, chosen)
   except av.FFmpegError as error:
-    raise BadClip(path, f"cannot be decoded ({error.strerror})") from error
+    raise BadClipError(path, f"cannot be decoded ({error.strerror})") from error
   if len(pictures) != len(chosen):
-    raise BadClip(path, f"gave {len(pictures)} of the {len(chosen)} chosen frames")
+    raise BadClipError(path, f"gave {len(pictures)} of the {len(chosen)} chosen frames")
   if any(picture.shape != pictures[0].shape for picture in pictures):
-    raise BadClip(path, "changes its size in the middle")
+    raise BadClipError(path, "changes its size in the middle")
   place = {frame: i for i, frame in enumerate(chosen)}
   return np.stack([pictures[place[frame]] for frame in picked])
 
@@ -126,7 +126,7 @@ def _times(path, container, stream):
   """Sorted presentation times (None where the file has none) and the frame count."""
   packets = [packet for packet in container.demux(stream) if packet.size]
   if len(packets) < stream.frames:
-    raise BadClip(
+    raise BadClipError(
       path,
       f"is torn: its header promises {stream.frames} frames, {len(packets)} are there",
     )
@@ -171,7 +171,7 @@ def _collect(path, stamped, wanted):
     if stamp != wanted[len(pictures)]:
       continue
     if frame.is_corrupt:
-      raise BadClip(path, f"is broken inside, at frame time {stamp}")
+      raise BadClipError(path, f"is broken inside, at frame time {stamp}")
     picture = converter.reformat(frame, format="rgb24").to_ndarray()
     pictures.append(np.rot90(picture, frame.rotation // 90))
     if len(pictures) == len(wanted):
@@ -187,17 +187,17 @@ def read_image(path, data=None):
     data: the contents of an image file, bytes.
 
   Raises:
-    BadClip: it is no image, or has more than 8 bits a channel.
+    BadClipError: it is no image, or has more than 8 bits a channel.
   """
   try:
     with Image.open(path if data is None else io.BytesIO(data)) as image:
       if image.mode in DEEP_MODES:
-        raise BadClip(path, f"has {image.mode} pixels; wanted 8 bits a channel")
+        raise BadClipError(path, f"has {image.mode} pixels; wanted 8 bits a channel")
       return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-  except BadClip:
+  except BadClipError:
     raise
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise BadClip(path, f"is no readable picture ({error})") from error
+    raise BadClipError(path, f"is no readable picture ({error})") from error
 
 
 def read_images(path, images):
@@ -208,7 +208,7 @@ def read_images(path, images):
     images: for each frame the path of an image file, or its contents, bytes.
 
   Raises:
-    BadClip: one of them is no image, or sizes differ.
+    BadClipError: one of them is no image, or sizes differ.
   """
   frames = [
     read_image(f"{path}, frame {i}", p) if isinstance(p, bytes) else read_image(p)
@@ -216,5 +216,5 @@ def read_images(path, images):
   ]
   sizes = sorted({frame.shape[:2] for frame in frames})
   if len(sizes) != 1:
-    raise BadClip(path, f"has frames of different sizes (height, width): {sizes}")
+    raise BadClipError(path, f"has frames of different sizes (height, width): {sizes}")
   return np.stack(frames)

@@ -22,7 +22,7 @@ CANDIDATES = 256  # records tried in the place of a bad one before giving up
 PROBES = 5  # good records that decide what all records must look like
 
 
-class NoGoodClips(ValueError):
+class NoGoodClipsError(ValueError):
   """An error: no record of a source could be used."""
 
 
@@ -143,7 +143,7 @@ class Loader:
       for path, reason in fetched["skipped"]:
         self.report.add(path, reason)
       if fetched["failed"]:
-        raise NoGoodClips(fetched["failed"])
+        raise NoGoodClipsError(fetched["failed"])
       if fetched["batch"]:
         self._gave = True
         return fetched["batch"]
@@ -151,7 +151,7 @@ class Loader:
     gave = self._gave
     self.close()
     if not gave:
-      raise NoGoodClips(_all_bad(self.source, self.report.reasons))
+      raise NoGoodClipsError(_all_bad(self.source, self.report.reasons))
     raise StopIteration
 
   def _dataset(self, start):
@@ -207,7 +207,7 @@ class Loader:
   def spec(self):
     """{key: jax.ShapeDtypeStruct} of a whole batch, nested as the records are.
 
-    Decodes a few records; NoGoodClips is raised if all that were tried are bad.
+    Decodes a few records; NoGoodClipsError is raised if all that were tried are bad.
     """
     batched = {
       key: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
@@ -239,7 +239,7 @@ class _Fetch:
       self.layout(skipped)
       wanted = {k: int(indices[k]) for k in self.rows if k < len(indices)}
       rows = self._rows(number * self.batch_size, wanted, skipped)
-    except NoGoodClips as error:
+    except NoGoodClipsError as error:
       rows, failed = [], str(error)
     batch = _stacked(rows) if rows else {}
     return {"batch": batch, "skipped": list(skipped.items()), "failed": failed}
@@ -255,7 +255,7 @@ class _Fetch:
           self._checked(r, i)
           for r, i in zip(self.source.__getitems__(indices), indices, strict=True)
         ]
-      except decode.BadClip:
+      except decode.BadClipError:
         pass  # one by one, to find out which
     rows = (self._row(first + k, i, skipped) for k, i in wanted.items())
     return [row for row in rows if row is not None]
@@ -269,7 +269,7 @@ class _Fetch:
       if row is not None:
         return row
     if self.repeat:
-      raise NoGoodClips(_all_bad(self.source, skipped, tried))
+      raise NoGoodClipsError(_all_bad(self.source, skipped, tried))
     return None
 
   def _rng(self, *place):
@@ -288,7 +288,7 @@ class _Fetch:
       if i in self._bad:
         raise self._bad[i]
       return self._checked(self._record(i, place), i)
-    except decode.BadClip as error:
+    except decode.BadClipError as error:
       self._bad[i] = error
       skipped[error.path] = error.reason
       return None
@@ -301,10 +301,12 @@ class _Fetch:
       record = sources.load_record(self.source, i, rng)
       for transform in self.transforms:
         record = transform(record, rng)
-    except decode.BadClip as error:
+    except decode.BadClipError as error:
       if error.path != "clip":
         raise
-      raise decode.BadClip(sources.record_name(self.source, i), error.reason) from error
+      raise decode.BadClipError(
+        sources.record_name(self.source, i), error.reason
+      ) from error
     return record
 
   def layout(self, skipped=None):
@@ -330,7 +332,7 @@ class _Fetch:
       if len(probes) == PROBES:
         break
     if not probes:
-      raise NoGoodClips(_all_bad(self.source, skipped, min(count, CANDIDATES)))
+      raise NoGoodClipsError(_all_bad(self.source, skipped, min(count, CANDIDATES)))
     best = max(probes, key=probes.count)
     if 2 * probes.count(best) <= len(probes) > 1:
       k, other = next((k, probe) for k, probe in enumerate(probes) if probe != best)
@@ -347,7 +349,7 @@ class _Fetch:
       return record
     best = self._layout
     keys = [k for k in {**layout, **best} if layout.get(k) != best.get(k)]
-    raise decode.BadClip(
+    raise decode.BadClipError(
       sources.record_name(self.source, i),
       f"has {_told(layout, keys)} where most records have {_told(best, keys)}; bring "
       "all to one size with transforms",
@@ -382,6 +384,6 @@ def _all_bad(source, skipped, tried=None):
   tried = len(source) if tried is None else tried
   return (
     f"No usable clip among {tried} tried of {len(source)} in {type(source).__name__}: "
-    f"{report.first_reasons(skipped.items())}. Look at these files, or at the clip "
-    "length, interval and size that they are read with."
+    f"{report.format_first_reasons(skipped.items())}. Look at these files, or at the "
+    "clip length, interval and size that they are read with."
   )

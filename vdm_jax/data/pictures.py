@@ -27,7 +27,7 @@ class RandomFrame:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageOnly:
+class AddImageOnly:
   """(record, rng) -> record with "image_only", float32: 1 for T images, 0 for a video.
 
   With probability `rate` a clip is treated as T unrelated images. A U-Net with the
@@ -46,7 +46,7 @@ class ImageOnly:
 
 
 @dataclasses.dataclass(frozen=True)
-class FirstFramePixels:
+class AddFirstFramePixels:
   """(record, rng) -> record with "image_pixels", float32 [S, S, 3], of its first frame.
 
   The input of an image encoder in the training step.

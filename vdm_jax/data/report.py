@@ -52,10 +52,10 @@ class SkipReport:
     if not self.reasons:
       return "nothing skipped"
     where = f"; all in {self.path}" if self.path else ""
-    return f"{len(self)} skipped: {first_reasons(self.reasons.items())}{where}"
+    return f"{len(self)} skipped: {format_first_reasons(self.reasons.items())}{where}"
 
 
-def first_reasons(pairs):
+def format_first_reasons(pairs):
   """Text of the first five of `pairs`, [(path, reason)], and the number of others."""
   pairs = list(pairs)
   text = "; ".join(f"{path}: {reason}" for path, reason in pairs[:SHOWN])

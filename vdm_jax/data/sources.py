@@ -1,7 +1,7 @@
 """Sources of records: arrays, our folders, TFDS (for plain files: `folders.py`).
 
 A source has `__len__` and `__getitem__(i) -> record`, a dict of numpy arrays, and
-raises `decode.BadClip` for a clip that cannot be used. It may also have
+raises `decode.BadClipError` for a clip that cannot be used. It may also have
 
   load(i, rng)      the record with its random part (where a clip starts) from rng
   __getitems__(ii)  several records at once, where that is cheaper
@@ -45,7 +45,7 @@ def in_memory(source):
   for i in range(len(source)):
     try:
       good.append(source[i])
-    except decode.BadClip as error:
+    except decode.BadClipError as error:
       skipped.append((error.path, error.reason))
   if not good:
     raise ValueError(f"All {len(source)} records are bad; the first: {skipped[0]}.")
@@ -197,7 +197,7 @@ class RecordFolder:
     try:
       record = records.unpack(self._data[i])
     except (IndexError, ValueError, RuntimeError) as error:
-      raise decode.BadClip(self.name(i), f"cannot be read ({error})") from error
+      raise decode.BadClipError(self.name(i), f"cannot be read ({error})") from error
     return self._normalised([record])[0]
 
   def __getitems__(self, indices):
@@ -280,7 +280,7 @@ class Tfds:
     try:
       example = self._features.deserialize_example_np(self._data[i])
     except (IndexError, ValueError, RuntimeError) as error:
-      raise decode.BadClip(self.name(i), f"cannot be read ({error})") from error
+      raise decode.BadClipError(self.name(i), f"cannot be read ({error})") from error
     for key in self._pictures:
       example[key] = decode.read_images(f"{self.name(i)} {key}", example[key])
     return {key: _array(value) for key, value in example.items()}

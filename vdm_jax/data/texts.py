@@ -77,7 +77,7 @@ def unique_captions(clips):
   return sorted({"", *(text for source in clips for text in source.classes or ())})
 
 
-class EmbeddedTexts:
+class LoadTextEmbedding:
   """A function text -> {"text": float16 [L, D], "text_mask": bool [L]}, from disk.
 
   Args:
@@ -102,7 +102,7 @@ class EmbeddedTexts:
     return self._records[self._rows[text]]
 
 
-class EncodedTexts:
+class EncodeText:
   """A function text -> {"text": [L, D], "text_mask": [L]}, encoded at each call.
 
   Args:
@@ -117,7 +117,7 @@ class EncodedTexts:
     return {"text": values[0], "text_mask": mask[0]}
 
 
-class TokenizedTexts:
+class TokenizeText:
   """A function text -> {"text_ids": int32 [L], "text_mask": [L]}: its tokens.
 
   For an encoder in the training step.
@@ -141,7 +141,7 @@ class WithTexts:
 
   Args:
     source: of records with "label"; its `classes` are the texts.
-    texts: function text -> {key: array} (EncodedTexts, TokenizedTexts), or a folder of
+    texts: function text -> {key: array} (EncodeText, TokenizeText), or a folder of
       embeddings that the program `embed` wrote.
     drop: the share of texts, drawn in each epoch, that the empty one replaces.
     negative: whether a record has the empty text too, as "negative" (or "negative_ids")
@@ -155,7 +155,7 @@ class WithTexts:
       raise ValueError("The clips have no texts: give their source a table of texts.")
     self.source, self.drop = source, drop
     if isinstance(texts, str | pathlib.Path):
-      texts = EmbeddedTexts(texts)
+      texts = LoadTextEmbedding(texts)
       texts.check(("", *source.classes))
     self._texts = texts
     self._negative = {}

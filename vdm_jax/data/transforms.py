@@ -21,7 +21,7 @@ TIME_KEYS = ("video", "mean", "logvar", "latents")  # keys whose first axis is t
 class SampleFrames:
   """(record, rng) -> record whose "video" is every `interval`-th frame of a window.
 
-  "video" becomes [num_frames, H, W, 3]; a shorter one raises decode.BadClip.
+  "video" becomes [num_frames, H, W, 3]; a shorter one raises decode.BadClipError.
 
   Attributes:
     num_frames: frames of the result.
@@ -43,7 +43,7 @@ class SampleFrames:
       decode.frames_spanned(self.num_frames, self.interval),
     )
     if len(video) < length:
-      raise decode.BadClip(
+      raise decode.BadClipError(
         "clip",
         f"holds {len(video)} frames; {self.num_frames} at an interval of "
         f"{self.interval} need {length}",
@@ -76,7 +76,7 @@ class RandomFrameRate:
     keys = [key for key in TIME_KEYS if key in record]
     there = len(record[keys[0]])
     if there < length:
-      raise decode.BadClip(
+      raise decode.BadClipError(
         "clip",
         f"holds {there} frames; {self.num_frames} at an interval of {interval} need "
         f"{length}",
@@ -136,7 +136,7 @@ def downsample(video, factor):
 class CentreCrop:
   """(record, rng) -> record with the middle `height` x `width` pixels of its "video".
 
-  A square where `width` is None; a smaller video raises decode.BadClip.
+  A square where `width` is None; a smaller video raises decode.BadClipError.
   """
 
   height: int
@@ -147,7 +147,7 @@ class CentreCrop:
     video = record["video"]
     top, left = video.shape[1] - height, video.shape[2] - width
     if top < 0 or left < 0:
-      raise decode.BadClip(
+      raise decode.BadClipError(
         "clip",
         f"is {video.shape[1]} x {video.shape[2]} pixels, smaller than the crop of "
         f"{height} x {width}; resize it first",

@@ -2,7 +2,7 @@
 
 From one step of a sampler to the next the output of a part of the network hardly
 changes. A plan, times -> [CacheMode(reuse, keep)], says before anything is compiled
-what each call re-uses: `pyramid_attention_broadcast`, `mag_cache`, `keep_all`.
+what each call re-uses: `pyramid_attention_broadcast`, `mag_cache`, `keep_all_modes`.
 
 `denoise.cached` puts a plan into a config, and `samplers.loop.run_steps` carries what
 is kept from step to step.
@@ -159,7 +159,7 @@ class CachedDenoiser:
     return _around(denoise, self.wrappers), finish
 
 
-def union_of_modes(steps):
+def cache_filling_modes(steps):
   """A step's tuple of CacheModes that re-use nothing and keep all that any step keeps.
 
   `steps` has for each step a tuple with a CacheMode for each of its calls.
@@ -245,7 +245,7 @@ def mag_cache(times, *, ratios, threshold, max_skips=3, retain=0.2):
   return modes_from_reused_parts(reuse)
 
 
-def keep_all(times, *, names=("stack",)):
+def keep_all_modes(times, *, names=("stack",)):
   """CacheModes, one for each of `times`: all is computed, parts `names` are stored."""
   return [CacheMode((), tuple(names))] * len(times)
 

@@ -61,7 +61,9 @@ class NetworkDenoiser:
       out = self.apply(*inputs, cond)
     else:
       out, kept = self.apply(*inputs, cond, cache, keep)
-    out, fraction = variance.split_output(out.astype(x_t.dtype), x_t.shape[-1])
+    out, fraction = variance.split_prediction_and_variance(
+      out.astype(x_t.dtype), x_t.shape[-1]
+    )
     if out.shape != x_t.shape:
       raise ValueError(f"The network returned {out.shape}, expected {x_t.shape}.")
     x0 = p.x0_from_output(self.process, self.prediction, x_t, out, t)
@@ -291,4 +293,4 @@ def _nothing(denoise, x_t, t, cond, size):
 
 
 def _take(cond, index):
-  return None if cond is None else conditioning.take(cond, index)
+  return None if cond is None else conditioning.take_frames(cond, index)

@@ -1,10 +1,10 @@
 """Guidance: extrapolation from estimates with fewer conditions to the one with all.
 
-`guide` calls the denoiser once for all branches and gives their estimates of x0 to a
-`combine` function: `linear`, `rescaled`, `adaptive_projected` or `cfg_zero_star`.
+`guide` calls the denoiser once for all branches and gives their estimates of x0 to
+`combine`: `classifier_free`, `rescaled`, `adaptive_projected` or `cfg_zero_star`.
 
 Linear guidance is the same for x0, eps, v and velocity. The others are not: wrap them
-in `in_terms_of` to apply them to what their paper does.
+in `in_prediction_space` to apply them to what their paper does.
 """
 
 import jax
@@ -16,7 +16,7 @@ from vdm_jax import conditioning
 from vdm_jax.diffusion import process as p
 
 
-def linear(estimates, scales, x_t, t):
+def classifier_free(estimates, scales, x_t, t):
   """Classifier-free guidance, d_n + sum_i scales[i] (d_i - d_{i+1}): [B, T, H, W, C].
 
   Args:
@@ -41,7 +41,7 @@ def rescaled(estimates, scales, x_t, t, *, phi=0.7):
     scales: n arrays that broadcast to them; the noisy x_t and times t are not used.
     phi: share of the rescaling; 0 is none.
   """
-  guided = linear(estimates, scales, x_t, t)
+  guided = classifier_free(estimates, scales, x_t, t)
   std = lambda x: jnp.std(x, axis=(1, 2, 3, 4), keepdims=True)
   return guided * (phi * std(estimates[0]) / std(guided) + 1.0 - phi)
 
@@ -76,7 +76,7 @@ def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
 
     s u + scale (c - s u),   s = <c, u> / |u|^2 over a clip
 
-  https://arxiv.org/abs/2503.18886. `in_terms_of` applies it to a network's prediction.
+  https://arxiv.org/abs/2503.18886. For a network's prediction: `in_prediction_space`.
 
   Args:
     estimates: c and u [B, T, H, W, C], with the signals and without.
@@ -94,7 +94,7 @@ def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
   return out if zero_above is None else jnp.where(p.expand(t) > zero_above, 0.0, out)
 
 
-def in_terms_of(estimates, scales, x_t, t, *, process, prediction, combine):
+def in_prediction_space(estimates, scales, x_t, t, *, process, prediction, combine):
   """x0 [B, T, H, W, C] of a guidance rule that is applied to the network's predictions.
 
   Args:
@@ -108,14 +108,16 @@ def in_terms_of(estimates, scales, x_t, t, *, process, prediction, combine):
 
   def to_prediction(x0):
     return p.mix(
-      p.coefficients(prediction, process, t), x0, p.eps_from_x0(process, x_t, x0, t)
+      p.prediction_coefficients(prediction, process, t),
+      x0,
+      p.eps_from_x0(process, x_t, x0, t),
     )
 
   out = combine([to_prediction(x0) for x0 in estimates], scales, x_t, t)
   return p.x0_from_output(process, prediction, x_t, out, t)
 
 
-def guide(denoise, null, *, drop, scales, combine=linear):
+def guide(denoise, null, *, drop, scales, combine=classifier_free):
   """A denoiser with classifier-free guidance, of one or several branches.
 
   Estimate d_0 has all signals, d_{i+1} lacks those that drop[i] names. One entry is
@@ -129,7 +131,7 @@ def guide(denoise, null, *, drop, scales, combine=linear):
     scales: one for each branch; a number, T numbers (one for each frame), an array that
       broadcasts to x0 ([1, 1, 1, C] guides some channels only), or a function of t
       [B, T] that gives [B, T] or such an array.
-    combine: (estimates, scales, x_t, t) -> x0, such as `linear`.
+    combine: (estimates, scales, x_t, t) -> x0, such as `classifier_free`.
   """
   drop = tuple((names,) if isinstance(names, str) else tuple(names) for names in drop)
   scales = tuple(scales)
@@ -185,7 +187,7 @@ def guide_by_known_frames(denoise, null, *, process, scale):
       jax.tree.map(both, cond, blank),
     )
     parts = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=2), out)
-    x0 = linear(list(parts.x0), [scale], x_t, t)
+    x0 = classifier_free(list(parts.x0), [scale], x_t, t)
     first = jax.tree.map(lambda x: x[0], parts)
     return first.replace(x0=jnp.where(cond.mask, cond.known, x0))
 
@@ -212,7 +214,7 @@ def _two(estimates, name):
   if len(estimates) != 2:
     raise ValueError(
       f"{name} combines two estimates, with and without the signals; guide gave "
-      f"{len(estimates)}. Name one set in drop, or combine them with linear."
+      f"{len(estimates)}. Name one set in drop, or combine them with classifier_free."
     )
 
 

@@ -72,7 +72,7 @@ def rollout(
     mask = fixed[:, index] | known[:, None, None, None]
     old, at = video[:, index], lambda c: c[index][:, None, None, None]
     positions = jnp.broadcast_to(index - index[0], mask.shape[:2])
-    part = conditioning.take(cond, index)
+    part = conditioning.take_frames(cond, index)
     part = part.replace(known=old, mask=mask, positions=positions)
     k_window = loop.fold_key(key, number)
     start = x[:, index]
@@ -96,22 +96,22 @@ def rollout(
   return video
 
 
-def extend(num_frames, *, window, overlap):
-  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
+def extension_plan(num_frames, *, window, overlap):
+  """Windows of a long video, [(index [K, w], known [K, w])] for `rollout`, in stages.
 
-  Autoregression over chunks: of w = `window` frames the first `overlap`, the last ones
-  before, are known, as in LVDM's prediction model and diffusion forcing. The last
-  window moves back to end with the video; more of it is then known.
+  `index` are the frames of K windows of w = `window`, `known` is True for those that a
+  window before has sampled: here the first `overlap` of each, as in LVDM's prediction
+  model and diffusion forcing. The last window moves back to end with the video.
   """
-  return extend_with_first(num_frames, window=window, first=0, recent=overlap)
+  return first_and_recent_plan(num_frames, window=window, first=0, recent=overlap)
 
 
-def extend_with_first(num_frames, *, window, first, recent):
-  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
+def first_and_recent_plan(num_frames, *, window, first, recent):
+  """Windows of a long video, [(index [K, w], known [K, w])] for `rollout`, in stages.
 
-  Autoregression: a window of w = `window` frames holds the `first` frames of the video
-  and the `recent` ones before its new frames, all known, and new frames for the rest. As
-  the attention sinks of https://arxiv.org/abs/2309.17453.
+  `index` are the frames of K windows of w = `window`, `known` is True for those that a
+  window before has sampled: here the `first` frames of the video and the `recent` ones
+  before the new frames, as the attention sinks of https://arxiv.org/abs/2309.17453.
   """
 
   def context(start):
@@ -120,11 +120,13 @@ def extend_with_first(num_frames, *, window, first, recent):
   return _chunks(num_frames, window, first + recent, context)
 
 
-def extend_with_sparse_past(num_frames, *, window, context):
-  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
+def sparse_past_plan(num_frames, *, window, context):
+  """Windows of a long video, [(index [K, w], known [K, w])] for `rollout`, in stages.
 
-  Of w = `window` frames `context` are known, sparser towards frame 0: their distances
-  are even in logarithm, as FramePack's compression of the past, arXiv 2504.12626.
+  `index` are the frames of K windows of w = `window`, `known` is True for those that a
+  window before has sampled: here `context` frames, sparser towards frame 0, whose
+  distances are even in logarithm, as FramePack's compression of the past, arXiv
+  2504.12626.
   """
 
   def past(start):
@@ -140,25 +142,27 @@ def extend_with_sparse_past(num_frames, *, window, context):
   return _chunks(num_frames, window, context, past)
 
 
-def fill_between_keyframes(num_frames, *, window, stride):
-  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
+def interpolation_plan(num_frames, *, window, stride):
+  """Windows of a long video, [(index [K, w], known [K, w])] for `rollout`, in stages.
 
-  The frames between known key frames (every stride-th, and the last, marked by
-  `cond.mask`): interpolation to more frames (LVDM, AlignYourLatents). A window of at
-  most `window` frames has as many gaps as it can hold.
+  One stage: interpolation between key frames (every stride-th and the last), which
+  `cond.mask` marks. `index` are the frames of K windows of w <= `window`, with as many
+  gaps as they can hold; `known` is True for frames that a window before has sampled.
+  LVDM, AlignYourLatents.
   """
   return [_gaps(num_frames, window, stride, sampled=())]
 
 
-def hierarchical(num_frames, *, window, stride):
-  """A plan, [(index [K, w], known [K, w])]: frames of K windows, and which are known.
+def hierarchical_plan(num_frames, *, window, stride):
+  """Windows of a long video, [(index [K, w], known [K, w])] for `rollout`, in stages.
 
   First key frames, every stride-th and the last, in windows that overlap by one; then
-  the frames between. AlignYourLatents, NUWA-XL.
+  the frames between. `index` are the frames of K windows of w <= `window`, `known` is
+  True for those that a window before has sampled. AlignYourLatents, NUWA-XL.
   """
   keys = key_frame_indices(num_frames, stride)
   size = min(window, len(keys))
-  chunks = extend(len(keys), window=size, overlap=1)
+  chunks = extension_plan(len(keys), window=size, overlap=1)
   stages = [(keys[index], known) for index, known in chunks]
   return [*stages, _gaps(num_frames, window, stride, sampled=keys.tolist())]
 

@@ -25,13 +25,13 @@ def absolute(error):
   return jnp.abs(error)
 
 
-def constant(process, prediction, t):
+def constant_weight(process, prediction, t):
   """Loss weights [B, T], all 1: the unweighted error of the network's prediction."""
   del process, prediction
   return jnp.ones_like(t)
 
 
-def min_snr(process, prediction, t, *, gamma=5.0):
+def min_snr_weight(process, prediction, t, *, gamma=5.0):
   """Min-SNR loss weights [B, T] at times t [B, T]: min(SNR, gamma) on the error of x0.
 
   On the error of the network's `prediction` ("x0", "eps", "v" ...) that is, for eps
@@ -43,7 +43,7 @@ def min_snr(process, prediction, t, *, gamma=5.0):
   return snr * _to_x0(process, prediction, t) ** 2
 
 
-def soft_min_snr(process, prediction, t, *, gamma=4.0):
+def soft_min_snr_weight(process, prediction, t, *, gamma=4.0):
   """Loss weights [B, T] at times t: SNR gamma / (SNR + gamma) on the error of x0.
 
   A smooth min-SNR, converted to the error of the network's `prediction` ("eps" ...).
@@ -54,7 +54,7 @@ def soft_min_snr(process, prediction, t, *, gamma=4.0):
   return snr * gamma / (snr + gamma) * _to_x0(process, prediction, t) ** 2
 
 
-def truncated_snr(process, prediction, t):
+def truncated_snr_weight(process, prediction, t):
   """Loss weights [B, T] at times t: max(SNR, 1) on the error of x0. arXiv 2202.00512.
 
   Converted to the error of the network's `prediction` ("eps", "v" ...).
@@ -63,7 +63,7 @@ def truncated_snr(process, prediction, t):
   return jnp.maximum((alpha / sigma) ** 2, 1.0) * _to_x0(process, prediction, t) ** 2
 
 
-def sigmoid(process, prediction, t, *, bias=-3.0):
+def sigmoid_weight(process, prediction, t, *, bias=-3.0):
   """Loss weights [B, T] at times t: sigmoid(bias - log SNR) on the error of eps.
 
   Converted to the error of the network's `prediction` ("v" ...). arXiv 2410.19324.
@@ -74,7 +74,7 @@ def sigmoid(process, prediction, t, *, bias=-3.0):
   return jax.nn.sigmoid(bias - log_snr) * to_eps**2
 
 
-def edm(process, prediction, t, *, sigma_data=0.5):
+def edm_weight(process, prediction, t, *, sigma_data=0.5):
   """EDM's loss weights [B, T] at times t, which are 1 on EDM's own prediction.
 
   (s^2 + sd^2) / (s sd)^2 on the error of x0, s = sigma / alpha, sd = sigma_data (the
@@ -102,7 +102,7 @@ def denoising_loss(
   t,
   key,
   *,
-  weight=constant,
+  weight=constant_weight,
   error_fn=squared,
   offset_noise=0.0,
   vlb_weight=1.0,
@@ -144,9 +144,9 @@ def denoising_loss(
   x_t = p.mix(process.alpha_sigma(t), x0, eps)
   if cond.mask is not None:
     x_t = jnp.where(cond.mask, x0 if cond.known is None else cond.known, x_t)
-  target = p.mix(p.coefficients(prediction, process, t), x0, eps)
+  target = p.mix(p.prediction_coefficients(prediction, process, t), x0, eps)
   out = apply(*process.network_inputs(x_t, t), cond).astype(jnp.float32)
-  out, fraction = variance.split_output(out, x0.shape[-1])
+  out, fraction = variance.split_prediction_and_variance(out, x0.shape[-1])
   if out.shape != x0.shape:
     raise ValueError(f"The network returned {out.shape}, expected {x0.shape}.")
   per_frame = lambda e: jnp.mean(e, axis=(2, 3, 4))  # [B, T]

@@ -265,7 +265,7 @@ def check_prediction(prediction, process):
     )
 
 
-def coefficients(prediction, process, t):
+def prediction_coefficients(prediction, process, t):
   """(a, b), each of t's shape, of the network's prediction F = a x0 + b eps at times t.
 
   `prediction` is one of:
@@ -311,7 +311,7 @@ def determinant(prediction, process, t):
   predicts at times t [B, T].
   """
   alpha, sigma = process.alpha_sigma(t)
-  a, b = coefficients(prediction, process, t)
+  a, b = prediction_coefficients(prediction, process, t)
   return alpha * b - sigma * a
 
 
@@ -321,7 +321,7 @@ def x0_from_output(process, prediction, x_t, out, t):
   `prediction` says what the output is: "x0", "eps", "v", "velocity" or "edm"; t [B, T].
   """
   _, sigma = process.alpha_sigma(t)
-  _, b = coefficients(prediction, process, t)
+  _, b = prediction_coefficients(prediction, process, t)
   det = determinant(prediction, process, t)
   # Divided first: for an x0 prediction this is (0, 1) exactly.
   return mix((b / det, -sigma / det), x_t, out)

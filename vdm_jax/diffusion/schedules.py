@@ -8,7 +8,7 @@ changed by the sampler, so waiting, known and finished frames are all plateaus.
 import numpy as np
 
 
-def full(grid, num_frames):
+def full_sequence(grid, num_frames):
   """The matrix of times [S + 1, T] in which all T frames share the grid [S + 1]."""
   return pyramid(grid, num_frames, lag=0)
 

@@ -14,7 +14,7 @@ import numpy as np
 from vdm_jax.diffusion import process as p
 
 
-def split_output(out, channels):
+def split_prediction_and_variance(out, channels):
   """(prediction, fraction) of a network's output, [..., C] each.
 
   Args:
@@ -34,7 +34,7 @@ def split_output(out, channels):
   return out[..., :channels], 0.5 * (out[..., channels:] + 1.0)
 
 
-def forward_step(process, t, s):
+def transition_scale_and_variance(process, t, s):
   """(alpha_t / alpha_s, variance), each [B, T], of q(x_t | x_s) for times s < t."""
   if isinstance(process, p.DDPM):  # a difference of nearly equal numbers otherwise
     log_ratio = process.log_alpha_bar_ratio(t, s)
@@ -47,7 +47,7 @@ def forward_step(process, t, s):
 
 def posterior_variance(process, t, s):
   """The variance [B, T] of the reverse step q(x_s | x_t, x0) for times s < t."""
-  _, var = forward_step(process, t, s)
+  _, var = transition_scale_and_variance(process, t, s)
   return var * (process.alpha_sigma(s)[1] / process.alpha_sigma(t)[1]) ** 2
 
 
@@ -62,7 +62,7 @@ def ddim_variance(process, t, s):
 
 def posterior_mean(process, x_t, x0, t, s):
   """The mean [B, T, H, W, C] of the reverse step q(x_s | x_t, x0) for times s < t."""
-  ratio, var = forward_step(process, t, s)
+  ratio, var = transition_scale_and_variance(process, t, s)
   _, sigma = process.alpha_sigma(t)
   alpha_s, sigma_s = process.alpha_sigma(s)
   return p.mix((alpha_s * var / sigma**2, ratio * (sigma_s / sigma) ** 2), x0, x_t)
@@ -78,7 +78,7 @@ def log_variance(process, fraction, t, s):
   low = jnp.log(jnp.maximum(posterior_variance(process, t, s), 1e-20))
   if fraction is None:
     return p.expand(low)
-  high = jnp.log(jnp.maximum(forward_step(process, t, s)[1], 1e-20))
+  high = jnp.log(jnp.maximum(transition_scale_and_variance(process, t, s)[1], 1e-20))
   return fraction * p.expand(high) + (1.0 - fraction) * p.expand(low)
 
 
@@ -103,7 +103,7 @@ def variational_bound(process, x0, x_t, x0_hat, fraction, t):
   # The variance of the step to the data is 0; the one before it stands in for it.
   t_var = jnp.maximum(t, 2.0)
   true = p.expand(jnp.log(posterior_variance(process, t_var, t_var - 1.0)))
-  high = p.expand(jnp.log(forward_step(process, t, s)[1]))
+  high = p.expand(jnp.log(transition_scale_and_variance(process, t, s)[1]))
   learned = fraction * high + (1.0 - fraction) * true
   true_mean = posterior_mean(process, x_t, x0, t, s)
   mean = posterior_mean(process, x_t, x0_hat, t, s)

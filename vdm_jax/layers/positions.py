@@ -18,7 +18,7 @@ def sincos(positions, width, *, max_period=10_000.0):
   return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-def sincos_at(positions, width):
+def sincos_traced(positions, width):
   """Sin-cos features [..., width] of traced positions [...]: sines, then cosines."""
   angles = jnp.asarray(positions, float)[..., None] * frequencies(width)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 
-class ProtocolMismatch(ValueError):
+class ProtocolMismatchError(ValueError):
   """An error: two scores with different protocols were compared."""
 
 
@@ -58,12 +58,12 @@ def score_difference(a, b):
   """a.value - b.value of two Scores with the same protocol, a float.
 
   Raises:
-    ProtocolMismatch: with every field in which the protocols differ.
+    ProtocolMismatchError: with every field in which the protocols differ.
   """
   ours, theirs = dataclasses.asdict(a.protocol), dataclasses.asdict(b.protocol)
   wrong = [f"{k}: {ours[k]!r} and {theirs[k]!r}" for k in ours if ours[k] != theirs[k]]
   if wrong:
-    raise ProtocolMismatch(
+    raise ProtocolMismatchError(
       f"{a.value:g} and {b.value:g} were measured differently and do not compare; "
       + "; ".join(wrong)
       + ". Measure both with one protocol."

@@ -16,7 +16,7 @@ def flicker(videos):
   return reduce(_changes(videos), "n t h w c -> n", "mean")
 
 
-def largest_pixel_changes(videos):
+def mean_largest_pixel_change(videos):
   """Mean change [N], in grey levels of 255, of the 5 % of pixels that change most.
 
   Between successive frames of uint8 videos [N, T, H, W, C].
@@ -34,14 +34,14 @@ def moving_clip_fraction(videos, *, threshold=MOVING):
   than `threshold` grey levels in the mean. VBench's "dynamic degree" thresholds the
   largest 5 % of an optical flow instead.
   """
-  return float((largest_pixel_changes(videos) > threshold).mean())
+  return float((mean_largest_pixel_change(videos) > threshold).mean())
 
 
 def seam_ratio(videos, *, window, overlap):
   """Mean change [N] between frames at seams over that of other frames; 1 is seamless.
 
   Args:
-    videos: [N, T, H, W, C] uint8, made in overlapping windows by `long_video.extend`.
+    videos: [N, T, H, W, C] uint8, made in windows of a `long_video.extension_plan`.
     window, overlap: frames of a window, and those that it shares with the one before.
   """
   changes = reduce(_changes(videos), "n t h w c -> n t", "mean")
@@ -55,7 +55,7 @@ def seam_ratio(videos, *, window, overlap):
   return changes[:, at_seam].mean(1) / np.maximum(changes[:, ~at_seam].mean(1), 1e-6)
 
 
-def drift(videos, *, window):
+def colour_drift(videos, *, window):
   """Change [N] of the mean colour, in grey levels of 255, over videos [N, T, H, W, C].
 
   From the mean of the first `window` frames to that of the last.
@@ -67,7 +67,7 @@ def drift(videos, *, window):
   return np.abs(last - first).mean(-1)
 
 
-def extension_rows(data, *, window, overlap):
+def long_video_rows(data, *, window, overlap):
   """[Row (name, Score of samples)]: seam, drift and flicker of `data.samples`.
 
   They are long; windows have `window` frames, `overlap` in common with the one before.
@@ -76,7 +76,7 @@ def extension_rows(data, *, window, overlap):
   plan = {"window": window, "overlap": overlap}
   figures = {
     "seam (1 is none)": seam_ratio(videos, window=window, overlap=overlap),
-    "drift (grey levels)": drift(videos, window=window),
+    "drift (grey levels)": colour_drift(videos, window=window),
     "flicker (grey levels)": flicker(videos),
   }
   return [

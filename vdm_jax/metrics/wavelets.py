@@ -27,7 +27,7 @@ def haar(x):
   return low, jnp.stack(details, axis=-2)
 
 
-def inverse(low, details):
+def inverse_haar(low, details):
   """Images [..., H, W, C] of `haar`'s low [..., h, w, C], details [..., h, w, 3, C]."""
   x, y, z = (details[..., i, :] for i in range(3))
   a, b, c, d = low + x + y + z, low - x + y - z, low + x - y - z, low - x - y + z

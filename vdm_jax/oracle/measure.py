@@ -1,7 +1,7 @@
 """Exact errors of samplers on Gaussian data, without sampling.
 
-`affine_map` finds a sampler's matrix J; the covariance of its videos is J J', and
-Wasserstein distances, seams and correlations follow by linear algebra.
+`sampler_affine_map` finds a sampler's matrix J; the covariance of its videos is J J',
+and Wasserstein distances, seams and correlations follow by linear algebra.
 """
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from vdm_jax.diffusion.samplers import loop
 from vdm_jax.metrics import frechet
 
 
-def affine_map(run, num_frames, *, num_steps=0):
+def sampler_affine_map(run, num_frames, *, num_steps=0):
   """(J [T, K], mean [T]), float64, of a sampler whose videos are J noise + mean.
 
   On Gaussian data every sampler is such an affine map of the noises that it draws.

@@ -37,7 +37,7 @@ class LongVideoMethod:
   margin: int = 0
 
 
-def score(method, distribution, process, grid, num_frames):
+def scores_and_covariance(method, distribution, process, grid, num_frames):
   """(scores, covariance [T, T]) of a LongVideoMethod's videos, computed exactly.
 
   Args:
@@ -63,7 +63,7 @@ def score(method, distribution, process, grid, num_frames):
       x = x if method.initial_noise is None else method.initial_noise(x)
       return method.sampler(denoise, process, x, ts, None, key)
 
-    jacobian, mean = measure.affine_map(run, length, num_steps=method.draws)
+    jacobian, mean = measure.sampler_affine_map(run, length, num_steps=method.draws)
     scored = slice(method.margin, method.margin + num_frames)
     cov = measure.covariance(jacobian[scored])
     truth = np.asarray(distribution.covariance(num_frames))
@@ -78,7 +78,7 @@ def score(method, distribution, process, grid, num_frames):
   }, cov
 
 
-def free_noise(x, *, window, stride, seed=0):
+def reorder_as_free_noise(x, *, window, stride, seed=0):
   """FreeNoise's reordering of noise x, [B, T, H, W, C]: LongVideoMethod.initial_noise.
 
   The first `window` frames, repeated in orders shuffled `stride` frames at a time.

@@ -33,12 +33,12 @@ class FrameSpec:
 
   Attributes:
     height, width: in pixels.
-    key: PRNG key of the noise on images; None for inputs that are not random.
+    noise_key: PRNG key of the noise on images; None for inputs that are not random.
   """
 
   height: int
   width: int
-  key: Any
+  noise_key: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -206,7 +206,7 @@ class FirstFrames:
     if self.autoencoder is not None:
       scaled = np.stack([_resized(x, frame.height, frame.width) for x in opened])
       if noise is None:
-        noise = jax.random.normal(frame.key, scaled.shape)
+        noise = jax.random.normal(frame.noise_key, scaled.shape)
       scaled = jnp.asarray(scaled) / 127.5 - 1.0 + augmentation * jnp.asarray(noise)
       entries["image_latents"] = self._latents(self.autoencoder_params, scaled)
     return entries

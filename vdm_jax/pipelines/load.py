@@ -35,7 +35,7 @@ INDEX = "model_index.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedPipeline:
+class PipelineSpec:
   """What is known of a published pipeline besides its files.
 
   Attributes:
@@ -135,14 +135,14 @@ def first_frames_input(folder, numbers=inputs.NUMBERS):
 
 CLIP = functools.partial(prompts_input, length=77, masked=False)
 T5 = functools.partial(prompts_input, length=120, lower=True)
-ANIMATEDIFF = PublishedPipeline((CLIP,), ("text",), num_frames=16)
+ANIMATEDIFF = PipelineSpec((CLIP,), ("text",), num_frames=16)
 PUBLISHED = {
-  "LattePipeline": PublishedPipeline((T5,), ("text",), "transformer"),
-  "DiTPipeline": PublishedPipeline((classes_input,), ("label",), "transformer"),
-  "StableDiffusionPipeline": PublishedPipeline((CLIP,), ("text",), num_frames=1),
+  "LattePipeline": PipelineSpec((T5,), ("text",), "transformer"),
+  "DiTPipeline": PipelineSpec((classes_input,), ("label",), "transformer"),
+  "StableDiffusionPipeline": PipelineSpec((CLIP,), ("text",), num_frames=1),
   "AnimateDiffPipeline": ANIMATEDIFF,
-  "TextToVideoSDPipeline": PublishedPipeline((CLIP,), ("text",), num_frames=16),
-  "StableVideoDiffusionPipeline": PublishedPipeline(
+  "TextToVideoSDPipeline": PipelineSpec((CLIP,), ("text",), num_frames=16),
+  "StableVideoDiffusionPipeline": PipelineSpec(
     (first_frames_input,), ("image",), size=(576, 1024), steps=25, guidance=(1.0, 3.0)
   ),
 }

@@ -2,7 +2,7 @@
 
 from vdm_jax.pretrained.folder import load, save
 from vdm_jax.pretrained.schedulers.schedulers import load_scheduler, save_scheduler
-from vdm_jax.pretrained.start import start_from, weights
+from vdm_jax.pretrained.start import init_from_published, weights
 from vdm_jax.pretrained.state_dict import from_state_dict, to_state_dict
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
   "load_scheduler",
   "save",
   "save_scheduler",
-  "start_from",
+  "init_from_published",
   "to_state_dict",
   "weights",
 ]

@@ -239,7 +239,7 @@ def _from_shapes(path, state_dict):
 def _shardings(boxed, mesh, rules):
   """{our name: sharding}."""
   if mesh is not None:
-    tree = sharding_lib.shard_tree(boxed, mesh, rules)
+    tree = sharding_lib.param_shardings(boxed, mesh, rules)
     return flax.traverse_util.flatten_dict(tree, sep="/")
   one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return dict.fromkeys(sd.flatten(boxed), one)

@@ -5,7 +5,7 @@ import jax
 from vdm_jax.pretrained import folder
 
 
-def start_from(params, *, path, module=None):
+def init_from_published(params, *, path, module=None):
   """Published weights, nested jax.Arrays sharded like `params`; for `init_from`.
 
   Args:

@@ -215,7 +215,7 @@ def check_state_dict(module, table, state_dict):
   for name in sorted(buffers.keys() & found.keys()):
     problems += _differing_buffer(name, np.asarray(state_dict[name]), buffers[name])
   raise_problems(module, problems)
-  raise_problems(module, tensor.differing_copies(state_dict, copies))
+  raise_problems(module, tensor.copy_problems(state_dict, copies))
   return ours
 
 

@@ -44,7 +44,7 @@ def run(cfg, workdir, *, topology, num_slices=1, what="train"):
   """
   if what not in WHAT:
     raise ValueError(
-      f"what={what!r} is unknown.{config.nearest(what, WHAT)} There are "
+      f"what={what!r} is unknown.{config.did_you_mean(what, WHAT)} There are "
       f"{', '.join(WHAT)}."
     )
   target = topologies.get_topology(topology, num_slices)
@@ -76,7 +76,7 @@ def _fitted(cfg, target, made):
 
 def _once(cfg, target, what):
   """The report of one compilation."""
-  cfg, notes = for_platform(cfg, target)
+  cfg, notes = adapted_config_and_notes(cfg, target)
   mesh = mesh_of(cfg, target)
   program = programs.PROGRAMS[what](cfg, mesh)
   with sharding.use_mesh(mesh, cfg.rules):
@@ -90,7 +90,7 @@ def _once(cfg, target, what):
     needs = memory.from_analysis(
       compiled.memory_analysis(), program.trees, target.chip.hbm
     )
-    module = hlo.parse(compiled.as_text())
+    module = hlo.parse_module(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
     needs = memory.from_compile_error(str(error), program.trees, target.chip.hbm)
     module = None
@@ -129,7 +129,7 @@ def _uncached():
     jax.config.update(name, before)
 
 
-def for_platform(cfg, topology):
+def adapted_config_and_notes(cfg, topology):
   """(config, notes): the config, changed where its kernels need a real GPU to compile.
 
   On a GPU topology "network.attention" becomes "xla" in place of cuDNN's. The notes are
@@ -172,11 +172,11 @@ def override_fields(cfg, values):
 def _advice(cfg, target, program, needs):
   """Changes of the config and the memory that each should need."""
   mesh = dict(mesh_of(cfg, target).shape)
-  changes = advice.candidate_changes(cfg, programs.training_stage(cfg), mesh)
+  changes = advice.memory_saving_changes(cfg, programs.training_stage_name(cfg), mesh)
 
   def parts(flags):
     other = override_fields(cfg, flags)
-    return _step_memory(programs.train(other, mesh_of(other, target)))
+    return _step_memory(programs.training_program(other, mesh_of(other, target)))
 
   return advice.estimate_changes(needs, _step_memory(program), changes, parts)
 
@@ -184,8 +184,8 @@ def _advice(cfg, target, program, needs):
 def _step_memory(program):
   """The advice.StepMemory of a training step."""
   return advice.StepMemory(
-    state=memory.shard_bytes(program.trees),
-    gradients=memory.shard_bytes(program.trees["ema"]),
+    state=memory.bytes_per_device(program.trees),
+    gradients=memory.bytes_per_device(program.trees["ema"]),
     saved=program.saved_bytes(),
     clips=program.clips_at_a_time,
   )

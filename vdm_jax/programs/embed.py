@@ -69,7 +69,7 @@ def prompt_signals(*, encoder, texts, clips, count, negative=""):
   return signals | {"negative": repeated(values), "negative_mask": repeated(mask)}
 
 
-def repeat_prompts(*, encoder, texts, repeats=1):
+def repeated_prompt_signals(*, encoder, texts, repeats=1):
   """Embeddings of each prompt `repeats` times in a row, labelled by its index.
 
   Args:

@@ -48,9 +48,9 @@ def run(
       videos=file["video"], labels=file["label"] if "label" in file else None
     )
   rng = np.random.default_rng(job.seed)
-  held_out = match_labels(made, real, rng)
+  held_out = draw_label_matched_clips(made, real, rng)
   first = range(min(train_clips, len(train)))
-  learnt = load_videos(train, first)
+  learnt = load_labelled_videos(train, first)
   reconstructed = None
   if autoencoder is not None:
     params = job.weights(autoencoder_weights, "ema/autoencoder")
@@ -77,7 +77,7 @@ def run(
     print("\n" + log.format_table([_cells(row) for row in rows]) + "\n", flush=True)
 
 
-def match_labels(clips, source, rng):
+def draw_label_matched_clips(clips, source, rng):
   """Real clips, as many as `clips`, with the same labels in the same order.
 
   They are chosen at random; a class that has too few clips repeats them.
@@ -94,7 +94,7 @@ def match_labels(clips, source, rng):
     ValueError: a class has no real clip.
   """
   if clips.labels is None:
-    return load_videos(
+    return load_labelled_videos(
       source, rng.permutation(np.resize(np.arange(len(source)), len(clips)))
     )
   labels = np.array([int(source[i]["label"]) for i in range(len(source))])
@@ -108,10 +108,10 @@ def match_labels(clips, source, rng):
       )
     wanted = clips.labels == label
     chosen[wanted] = np.resize(rng.permutation(found), wanted.sum())
-  return load_videos(source, chosen)
+  return load_labelled_videos(source, chosen)
 
 
-def load_videos(source, indices):
+def load_labelled_videos(source, indices):
   """Loads clips `indices` of a source as score.LabelledVideos.
 
   These have videos, uint8 [N, T, H, W, 3], and labels, int [N] or None.
@@ -131,7 +131,7 @@ def _reconstruct(job, autoencoder, params, videos, batch_size):
     latents = autoencoder.latents(params, moments, None)
     return video_io.to_uint8(autoencoder.decode(params, latents))
 
-  return process_shards.on_all_processes(job).map_batches(
+  return process_shards.job_on_all_processes(job).map_batches(
     lambda batch: reconstruct(params, batch["video"]), {"video": videos}, batch_size
   )
 

@@ -83,7 +83,7 @@ def _autoencoder(job, task, spec, weights):
       "of the stage that trained it."
     )
   boxed = task.abstract_frozen({"video": spec["video"]})["autoencoder"]
-  shardings = sharding.shard_tree(boxed, job.mesh, job.rules)
+  shardings = sharding.param_shardings(boxed, job.mesh, job.rules)
   return sharding.device_put(job.weights(weights, "ema/autoencoder"), shardings)
 
 

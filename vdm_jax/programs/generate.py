@@ -89,8 +89,8 @@ def run(
   settings = dict(num_frames=num_frames, height=height, width=width)
   settings |= dict(steps=steps, negative=negative)
   settings = {name: value for name, value in settings.items() if value}
-  settings |= guidance_scale(guidance)
-  batch_size = batches.round_up(batch_size, job.mesh, job.rules)
+  settings |= guidance_kwargs(guidance)
+  batch_size = batches.round_up_batch_size(batch_size, job.mesh, job.rules)
   progress, parts = log.Progress(count, name=job.stage), []
   for first in range(0, count, batch_size):
     part = {name: value[first : first + batch_size] for name, value in values.items()}
@@ -104,11 +104,13 @@ def run(
     progress.update(first + real, {})
   progress.close()
   rows = {"prompt": np.array([str(x) for x in values[names[0]]])}
-  sample.write_folder(place, np.concatenate(parts), rows, made_of, fps, 1, grid_columns)
+  sample.write_samples_folder(
+    place, np.concatenate(parts), rows, made_of, fps, 1, grid_columns
+  )
   job.print(f"written to {place}")
 
 
-def guidance_scale(guidance):
+def guidance_kwargs(guidance):
   """A pipeline's argument {"guidance": scale or (first, last frame's)}; {} for ()."""
   scales = guidance if isinstance(guidance, tuple | list) else (guidance,)
   if len(scales) > 2:

@@ -131,7 +131,7 @@ class Job:
       if not frozen:
         raise
       trained = {}
-    return state_lib.merge(trained, frozen) if frozen else trained
+    return state_lib.merge_params(trained, frozen) if frozen else trained
 
 
 def digest(tree):
@@ -155,7 +155,7 @@ def _number(name):
   return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 2**31
 
 
-def run(cfg, stages, workdir):
+def run_stages(cfg, stages, workdir):
   """Builds and runs the stages of a config, one after the other.
 
   Each is built when its turn comes, first by process 0, and begins when all processes

@@ -31,7 +31,7 @@ def local_job(job):
   return dataclasses.replace(job, mesh=local_mesh(job.mesh.devices.flat), rules=RULES)
 
 
-def on_all_processes(job):
+def job_on_all_processes(job):
   """A copy of a programs.job.Job whose batches are split over all axes of its mesh."""
   return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
 

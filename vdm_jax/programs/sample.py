@@ -81,11 +81,11 @@ def write_samples(
     key=job.key(),
     progress=True,
   )
-  write_folder(path, videos, rows, provenance, fps, scale, grid_columns)
+  write_samples_folder(path, videos, rows, provenance, fps, scale, grid_columns)
   job.print(f"written to {path}")
 
 
-def write_folder(path, videos, rows, provenance, fps, scale, grid_columns):
+def write_samples_folder(path, videos, rows, provenance, fps, scale, grid_columns):
   """Writes or replaces a folder of mp4s, grids, videos.npz, meta.json; process 0 only.
 
   Args:
@@ -102,7 +102,7 @@ def write_folder(path, videos, rows, provenance, fps, scale, grid_columns):
     for i, video in enumerate(videos):
       name = f"{i:05d}" + (f"_class{rows['label'][i]}" if "label" in rows else "")
       video_io.write_mp4(partial / f"{name}.mp4", video, fps, scale=scale)
-    chosen, columns = select_grid_videos(videos, rows.get("label"), grid_columns)
+    chosen, columns = grid_videos_and_columns(videos, rows.get("label"), grid_columns)
     grid = video_io.video_grid(chosen, columns)
     video_io.write_gif(partial / "grid.gif", grid, fps, scale=scale)
     first = chosen.reshape(-1, columns, *chosen.shape[1:])[:, 0]
@@ -139,9 +139,9 @@ class Preview:
     params = {"denoiser": params, "autoencoder": decoder}
     rows = {name: np.asarray(x) for name, x in self.signals().items()}
     count = len(next(iter(rows.values())))
-    size = batches.round_up(count, job.mesh, job.rules)
+    size = batches.round_up_batch_size(count, job.mesh, job.rules)
     with job.use_mesh():
-      batch = job.put_batch(batches.pad_rows(rows, size)[0])
+      batch = job.put_batch(batches.pad_rows_and_count(rows, size)[0])
       return sharding.fetch(self.draw(params, batch, key))[:count]
 
 
@@ -209,7 +209,7 @@ def stack_signals(records):
   return {k: x.astype(np.float32) if half(x) else x for k, x in stacked.items()}
 
 
-def load_low_resolution(*, path, factor=1):
+def low_resolution_signals_of_samples(*, path, factor=1):
   """Signals for super-resolution: a folder of samples, downsampled by `factor`.
 
   Returns:
@@ -220,7 +220,7 @@ def load_low_resolution(*, path, factor=1):
   return {"low": transforms.downsample(rows.pop("video"), factor), **rows}
 
 
-def select_grid_videos(videos, labels, columns):
+def grid_videos_and_columns(videos, labels, columns):
   """(videos for a grid, its columns): first videos of each class, a row for each.
 
   Args:

@@ -72,14 +72,14 @@ def run(
   sharding.check_accumulation(loader.spec(), accumulate, job.mesh, job.rules)
   whole = loader
   if jax.process_count() > 1:
-    loader = loader.shard(*sharding.data_shard(job.mesh, job.rules))
+    loader = loader.shard(*sharding.batch_parts_and_count(job.mesh, job.rules))
   put = functools.partial(sharding.put_batch, mesh=job.mesh, rules=job.rules)
   like = state_lib.abstract_state(
     task, optimizer, frozen.spec, job.mesh, job.rules, trainable
   )
   restored = saver.restore_latest(like)
   if restored is None:
-    state, shardings = state_lib.create_state(
+    state, shardings = state_lib.create_state_and_shardings(
       task, optimizer, frozen.spec, k_init, job.mesh, job.rules, trainable, init_from
     )
   else:
@@ -94,7 +94,7 @@ def run(
   )
 
   def draw(n, state):
-    params = state_lib.merge(state.ema, state.frozen)
+    params = state_lib.merge_params(state.ema, state.frozen)
     videos = preview(job, params, jax.random.fold_in(k_steps, n))
     sheet = video_io.frame_sheet(videos)
     if jax.process_index() == 0:
@@ -129,7 +129,9 @@ def run(
       preview=draw if preview else None,
       finish=finish,
       max_skipped=max_skipped,
-      agree=distributed.agree_on_max(job.mesh) if jax.process_count() > 1 else None,
+      agree=distributed.make_max_over_processes(job.mesh)
+      if jax.process_count() > 1
+      else None,
       name=job.stage,
     )
   saver.close()
@@ -148,7 +150,9 @@ def _measured(task, state, batches, shardings):
   everywhere = sharding.replicated(shardings.step.mesh)
 
   def measured(params):
-    whole = sharding.device_put(state_lib.merge(params, state.frozen), everywhere)
+    whole = sharding.device_put(
+      state_lib.merge_params(params, state.frozen), everywhere
+    )
     whole = task.finish(whole, iter(batches))
     # Only what is in `params` comes back: the rest is frozen, and stays.
     return jax.tree.map(lambda _, path: path, params, _part(whole, params))

@@ -3,7 +3,7 @@
 A second config, or a later stage of the same, plans by the ratios:
 
   plan = c.bind(caching.mag_cache, threshold=0.06,
-                ratios=c.call(calibrate.read_ratios, folder="{workdir}/calibration"))
+    ratios=c.call(calibrate.read_mag_cache_ratios, folder="{workdir}/calibration"))
   wrappers = (c.bind(denoise.cached, plan=plan), guide)
 
 https://arxiv.org/abs/2506.09045. The ratios belong to a model, its sampler and grid;
@@ -27,7 +27,7 @@ from vdm_jax.programs import job as job_lib
 FILE = "ratios.json"
 
 
-def run(
+def measure_mag_cache_ratios(
   job,
   *,
   generator,
@@ -55,7 +55,7 @@ def run(
   found = collections.defaultdict(list)
   note = lambda call, ratio: found[int(call)].append(float(ratio))
   watched = functools.partial(
-    d.cached, plan=caching.keep_all, on_update=functools.partial(_compare, note)
+    d.cached, plan=caching.keep_all_modes, on_update=functools.partial(_compare, note)
   )
 
   generator = dataclasses.replace(generator, wrappers=(watched, *generator.wrappers))
@@ -72,7 +72,7 @@ def run(
   job.print(f"{len(ratios)} calls, ratios at most {far:.3f} from 1, in {path}")
 
 
-def read_ratios(folder):
+def read_mag_cache_ratios(folder):
   """MagCache's measured ratios, a tuple of floats, one for each call of the network.
 
   Args:

@@ -32,7 +32,7 @@ def run(job, *, arms, metrics, plot="mse", curves=None, folder="comparison"):
   measured = {
     label: read_metrics(job.workdir / arm["metrics"]) for label, arm in arms.items()
   }
-  real = check_protocols(measured, metrics)
+  real = comparable_real_scores(measured, metrics)
   table = {
     label: {name: scores[name]["samples"].value for name in metrics}
     for label, scores in measured.items()
@@ -65,7 +65,7 @@ def read_metrics(path):
   }
 
 
-def check_protocols(measured, metrics):
+def comparable_real_scores(measured, metrics):
   """{metric: float}, the values of real clips, if all arms were measured alike.
 
   Args:
@@ -74,7 +74,7 @@ def check_protocols(measured, metrics):
 
   Raises:
     KeyError: an arm lacks a metric.
-    ProtocolMismatch: two arms were measured by different protocols.
+    ProtocolMismatchError: two arms were measured by different protocols.
   """
   first = next(iter(measured.values()))
   for label, scores in measured.items():

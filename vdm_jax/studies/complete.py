@@ -120,7 +120,7 @@ def run(
       f"{real.shape[1]}; give longer clips, or ask for fewer frames."
     )
   with job.use_mesh():
-    truth, rebuilt = jax.jit(functools.partial(reconstruct, generator))(
+    truth, rebuilt = jax.jit(functools.partial(encode_and_decode, generator))(
       params, job.put_batch({"video": real})["video"]
     )
   rebuilt = sharding.fetch(rebuilt)
@@ -164,7 +164,7 @@ def load_signals_and_videos(source, count):
   return batch, batch.pop("video")
 
 
-def reconstruct(generator, params, video):
+def encode_and_decode(generator, params, video):
   """(latents [N, t, h, w, c], decoded uint8 videos [N, T, H, W, 3]) of uint8 videos.
 
   Args:

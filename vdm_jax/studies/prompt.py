@@ -95,7 +95,7 @@ def run(
     own = path / re.sub(r"\W+", "_", name).strip("_")
     own.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(own / sample.VIDEOS, video=videos, text=np.array(texts))
-    write_pictures(own, videos, texts, grid_shape, fps, scale)
+    write_captioned_grids(own, videos, texts, grid_shape, fps, scale)
   job_lib.write_json(path / "metrics.json", scores)
   if jax.process_index() == 0:
     print("\n" + log.format_table(table_rows(scores)) + "\n", flush=True)
@@ -137,7 +137,7 @@ def table_rows(scores):
   ]
 
 
-def write_pictures(path, videos, texts, grid_shape, fps, scale):
+def write_captioned_grids(path, videos, texts, grid_shape, fps, scale):
   """Writes grid.gif, texts left of moving clips, and grid.png, left of frames of one.
 
   Args:
@@ -156,15 +156,15 @@ def write_pictures(path, videos, texts, grid_shape, fps, scale):
   strips, sheets = [], []
   for text, found in zip(chosen, clips, strict=True):
     drawn = video_io.video_grid(videos[found[:columns]], columns)
-    sheets.append(caption(text, video_io.enlarge(drawn, scale)))
+    sheets.append(captioned_video(text, video_io.enlarge(drawn, scale)))
     frames = video_io.frame_sheet(videos[found[:1]])
-    strips.append(caption(text, video_io.enlarge(frames[None], scale)))
+    strips.append(captioned_video(text, video_io.enlarge(frames[None], scale)))
   stack = lambda parts: rearrange(parts, "r t h w c -> t (r h) w c")
   video_io.write_gif(path / "grid.gif", stack(sheets), fps)
   video_io.write_png(path / "grid.png", stack(strips)[0])
 
 
-def caption(text, video, *, width=300, size=17, gap=6):
+def captioned_video(text, video, *, width=300, size=17, gap=6):
   """A video with a text, white on black, to its left: uint8 [T, H + gap, width + W, 3].
 
   Args:

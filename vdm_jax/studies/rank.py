@@ -43,7 +43,9 @@ def run(job, *, worlds, methods, process, grid, num_frames=64, folder="rank"):
     scores[world] = {}
     for name, method in methods.items():
       start = time.perf_counter()
-      scores[world][name], cov = rank.score(method, video, process, ts, num_frames)
+      scores[world][name], cov = rank.scores_and_covariance(
+        method, video, process, ts, num_frames
+      )
       covariances[name] = cov
       numbers = "  ".join(f"{k} {v:.5f}" for k, v in scores[world][name].items())
       job.print(f"{world}: {name}: {numbers}  ({time.perf_counter() - start:.1f} s)")

@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-def run(
+def renoise_and_score(
   job,
   *,
   generator,
@@ -50,7 +50,7 @@ def run(
   draw = jax.jit(functools.partial(_from_level, generator))
   measured = lambda made: dict(complete.scalar_scores(judge(made, real, labels, mask)))
   with job.use_mesh():
-    encode = jax.jit(functools.partial(complete.reconstruct, generator))
+    encode = jax.jit(functools.partial(complete.encode_and_decode, generator))
     truth, rebuilt = encode(params, job.put_batch({"video": real})["video"])
     scores = {0.0: measured(sharding.fetch(rebuilt))}
     for level in levels:

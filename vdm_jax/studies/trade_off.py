@@ -48,7 +48,7 @@ class BenchmarkCase:
 
 
 @dataclasses.dataclass
-class Setting:
+class MeasuredSampler:
   """A compiled sampler, with or without a step cache, and its measurements.
 
   Attributes:
@@ -64,7 +64,7 @@ class Setting:
   seconds: list = dataclasses.field(default_factory=list)
 
 
-def run(job, *, cases, rounds=7, folder="step_caching"):
+def measure_step_caches(job, *, cases, rounds=7, folder="step_caching"):
   """Measures the speed and quality of every step-cache plan of every case.
 
   Writes <workdir>/<folder>: scores.json, table.md and trade_off.png.
@@ -133,7 +133,7 @@ def measure_case(job, case, rounds):
 
 
 def _setting(case, plan, params, batch, key):
-  """The compiled Setting of a plan; None is no cache."""
+  """The compiled MeasuredSampler of a plan; None is no cache."""
   cached, sizes = (), {}
   if plan is not None:
     watch = lambda call, old, new: sizes.update({k: x.nbytes for k, x in old.items()})
@@ -142,7 +142,7 @@ def _setting(case, plan, params, batch, key):
   draw = dataclasses.replace(case.generator, wrappers=wrappers).latents
   operations = flops.count_flops(draw, params, batch, key).flops
   program = jax.jit(draw).lower(params, batch, key).compile()
-  return Setting(program, operations, sum(sizes.values()))
+  return MeasuredSampler(program, operations, sum(sizes.values()))
 
 
 def _decoder(generator):

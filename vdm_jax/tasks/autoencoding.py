@@ -139,7 +139,7 @@ class Autoencoding:
     moments = (
       encode(params["autoencoder"], {"video": batch["video"]}) for batch in batches
     )
-    measured = self.autoencoder.with_measured_latents(params["autoencoder"], moments)
+    measured = self.autoencoder.with_latent_statistics(params["autoencoder"], moments)
     return {**params, "autoencoder": measured}
 
   def _gan_losses(self, params, batch, real, fake):

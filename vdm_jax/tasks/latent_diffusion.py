@@ -70,7 +70,7 @@ class LatentDiffusion:
   autoencoder: Any = None
   encoders: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   times: Callable = times_lib.uniform
-  weight: Callable = losses.constant
+  weight: Callable = losses.constant_weight
   drop_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
   mask_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
   perturbation: Any = None

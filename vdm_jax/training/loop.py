@@ -86,7 +86,7 @@ def fit(
     max_skipped: steps in a row that may be skipped as not finite; one more raises a
       FloatingPointError.
     in_flight: steps that may run before the metrics of the first are fetched.
-    agree: `distributed.agree_on_max(mesh)` where there are many processes.
+    agree: `distributed.make_max_over_processes(mesh)` where there are many processes.
     name: of the run, for messages.
   """
   if in_flight < 1:

@@ -39,7 +39,7 @@ class State:
 def split_trainable(params, trainable):
   """(trained, frozen), nested dicts: parameters whose path "a/b/c" matches are trained.
 
-  By `re.search(trainable, path)`. Empty sub-dicts are in `frozen`, so that `merge`
+  By `re.search(trainable, path)`. Empty sub-dicts are in `frozen`, so `merge_params`
   restores `params`. A pattern that matches no parameter is a ValueError.
   """
   try:
@@ -61,7 +61,7 @@ def split_trainable(params, trainable):
   return nest(hit), nest({k: v for k, v in flat.items() if k not in hit})
 
 
-def merge(params, frozen):
+def merge_params(params, frozen):
   """One nested dict of all parameters, trained and frozen: undoes `split_trainable`."""
   flat = {}
   for part in (frozen, params):
@@ -85,7 +85,7 @@ def abstract_state(task, tx, spec, mesh, rules, trainable=".*"):
   )
 
 
-def create_state(
+def create_state_and_shardings(
   task, tx, spec, key, mesh, rules, trainable=".*", init_from=None
 ) -> tuple[State, State]:
   """(state, shardings): a new State on the mesh, and a State of its NamedShardings.
@@ -110,7 +110,7 @@ def create_state(
     if not init_from:
       both = jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)
       return both(key), shardings
-    whole = merge(shardings.params, shardings.frozen)
+    whole = merge_params(shardings.params, shardings.frozen)
     params = jax.jit(init, out_shardings=whole)(key)
   # Not on the mesh: what is loaded may lie on one device.
   loaded = params
@@ -127,14 +127,16 @@ def _abstract(task, tx, spec, mesh, rules, trainable):
     boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), _zeros(spec)))
     params = sharding.unbox(boxed)
     shapes = jax.eval_shape(lambda p: _assemble(p, tx, trainable), params)
-  trained, frozen = split_trainable(sharding.shard_tree(boxed, mesh, rules), trainable)
+  trained, frozen = split_trainable(
+    sharding.param_shardings(boxed, mesh, rules), trainable
+  )
   everywhere = sharding.replicated(mesh)
   shardings = State(
     step=everywhere,
     params=trained,
     frozen=frozen,
     ema=trained,
-    opt_state=sharding.shard_like(shapes.opt_state, shapes.params, trained),
+    opt_state=sharding.shardings_like_params(shapes.opt_state, shapes.params, trained),
     skipped=everywhere,
     skipped_in_a_row=everywhere,
   )

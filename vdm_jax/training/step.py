@@ -104,7 +104,7 @@ def _of_trained(loss_fn):
   """loss_fn of (trained, frozen) in place of params: differentiable in the first."""
 
   def loss(trained, frozen, batch, key, *frozen_params):
-    params = state_lib.merge(trained, frozen)
+    params = state_lib.merge_params(trained, frozen)
     value, metrics = loss_fn(params, batch, key, *frozen_params)
     for name, x in {"loss": value, **metrics}.items():
       if jnp.ndim(x):

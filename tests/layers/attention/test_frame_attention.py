@@ -30,7 +30,7 @@ def frames_seen(choice, i):
 @pytest.mark.parametrize("choice", frame_attention.FRAMES)
 def test_each_frame_sees_the_frames_of_its_name(choice):
   h = tokens()
-  queries, keys = frame_attention.select_frames(h, choice)
+  queries, keys = frame_attention.queries_and_keys(h, choice)
   merged = queries.shape[1] == 1  # all frames ask the same keys
   assert queries.reshape(h.shape).shape == h.shape
   np.testing.assert_array_equal(queries.reshape(h.shape), h)
@@ -41,7 +41,7 @@ def test_each_frame_sees_the_frames_of_its_name(choice):
 
 def test_an_unknown_choice_is_refused():
   with pytest.raises(ValueError, match="frames='previous'; expected one of"):
-    frame_attention.select_frames(tokens(), "previous")
+    frame_attention.queries_and_keys(tokens(), "previous")
 
 
 def by_loops(q, k, v, near, far, reach, transposed):

@@ -261,12 +261,12 @@ def mesh_of(platform, kind="", sizes=(2, 1, 2)):
 
 
 def test_the_platform_is_that_of_the_mesh():
-  assert kernels.target_device()[0] == "cpu"
+  assert kernels.target_platform_and_kind()[0] == "cpu"
   with jax.sharding.use_abstract_mesh(mesh_of("tpu", "TPU v6 lite")):
-    assert kernels.target_device() == ("tpu", "TPU v6 lite")
+    assert kernels.target_platform_and_kind() == ("tpu", "TPU v6 lite")
   for name in ("cuda", "gpu"):  # no GPU is in this machine, or its tests run on CPU
     with jax.sharding.use_abstract_mesh(mesh_of(name)):
-      assert kernels.target_device()[0] == "gpu"
+      assert kernels.target_platform_and_kind()[0] == "gpu"
 
 
 def program(shape, platform="tpu", backward=False, **options):

@@ -372,7 +372,7 @@ def test_two_devices_compute_what_one_does(mesh, which, request):
   mesh = sharding.make_mesh(axes)
   with sharding.use_mesh(mesh, rules):
     boxed = jax.eval_shape(module.init, jax.random.key(0), x, t, NONE)["params"]
-    placed = jax.device_put(params, sharding.shard_tree(boxed, mesh, rules))
+    placed = jax.device_put(params, sharding.param_shardings(boxed, mesh, rules))
     out = jax.jit(lambda p: module.apply({"params": p}, x, t, NONE))(placed)
   np.testing.assert_allclose(out, wanted, atol=1e-4)
 

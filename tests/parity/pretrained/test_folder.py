@@ -215,12 +215,12 @@ class Task:
     return jnp.square(self.module.apply(params, *self.inputs(batch))).mean(), {}
 
 
-@pytest.mark.parametrize("init_from", ["start_from", "load_like"])
+@pytest.mark.parametrize("init_from", ["init_from_published", "load_like"])
 def test_training_starts_from_published_weights(network, tmp_path, init_from):
   network.save_pretrained(tmp_path)
   module, params = pretrained.load(tmp_path)
   start = {
-    "start_from": lambda p: pretrained.start_from(p, path=tmp_path),
+    "init_from_published": lambda p: pretrained.init_from_published(p, path=tmp_path),
     "load_like": lambda p: folder.load_like(p, tmp_path),
   }[init_from]
   task, tx = Task(module), optax.sgd(1e-2)
@@ -230,7 +230,7 @@ def test_training_starts_from_published_weights(network, tmp_path, init_from):
   )
   spec = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
   mesh = sharding.make_mesh(dict(data=1, fsdp=2, tensor=1))
-  state, shardings = state_lib.create_state(
+  state, shardings = state_lib.create_state_and_shardings(
     task, tx, spec, jax.random.key(0), mesh, RULES, init_from=start
   )
   equal(state.params, params)

@@ -72,7 +72,7 @@ def test_each_part_is_read_from_the_file_of_all(
   equal(found, jax.tree.map(lambda x: x.astype("bfloat16"), params))
   # A training that starts from them, and what is written of it.
   zeros = jax.tree.map(np.zeros_like, params)
-  equal(start.start_from(zeros, path=path, module=both), params)
+  equal(start.init_from_published(zeros, path=path, module=both), params)
   back = pretrained.to_state_dict(both, params)
   assert back.keys() == whole.keys() - set(OTHERS)
   for name, x in back.items():

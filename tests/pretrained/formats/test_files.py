@@ -238,9 +238,9 @@ def test_copies_are_compared_in_parts_and_nans_are_equal(tmp_path, monkeypatch):
   write(tmp_path, {"a": x, "b": x, "c": other, "d": x[:49]})
   found = files.open_tensors(tmp_path)
   assert (
-    tensor.differing_copies(found, {"b": "a", "a": "b", "gone": "a", "d": "gone"}) == []
+    tensor.copy_problems(found, {"b": "a", "a": "b", "gone": "a", "d": "gone"}) == []
   )
-  problems = tensor.differing_copies(found, {"c": "a", "d": "a"})
+  problems = tensor.copy_problems(found, {"c": "a", "d": "a"})
   assert problems == ["c is not the same as a", "d is not the same as a"]
 
 

@@ -154,7 +154,7 @@ def test_convolutions_run_too(pattern, shape, their):
   rng = np.random.default_rng(0)
   kernel = lora.LoraKernel(("a",), pattern, {}, shape)
   assert kernel.published_shape() == their and kernel.is_factorable()
-  pair = lora_names.Pair(
+  pair = lora_names.LoraPair(
     rng.standard_normal((2, *their[1:])), rng.standard_normal((5, 2))
   )
   down, up = kernel.factors({"a": pair}, 0.5)

@@ -12,9 +12,9 @@ def test_a_ratio_has_the_index_of_its_table():
   table = (0.1, 0.4, 1.6, 6.4)
   ts = jnp.array([[0.0, 0.1, 0.25, 0.8, 1.2, 6.4, 50.0]])
   x = jnp.ones((1, 7, 1, 1, 1))
-  index = lambda **k: processes.SigmaTable(table, t_max=6.4, **k).network_inputs(x, ts)[
-    1
-  ][0]
+  index = lambda **k: processes.SigmaTableProcess(table, t_max=6.4, **k).network_inputs(
+    x, ts
+  )[1][0]
   even = [0, 0, 0.5, 1 + 1 / 3, 1 + 2 / 3, 3, 3]
   np.testing.assert_allclose(index(), even, rtol=1e-6)
   np.testing.assert_array_equal(index(rounding="nearest"), [0, 0, 0, 1, 2, 3, 3])
@@ -23,20 +23,20 @@ def test_a_ratio_has_the_index_of_its_table():
   np.testing.assert_allclose(index(log_index=True), logs, rtol=1e-6)
   # The network sees the same x whether x is divided by alpha or not.
   far, near = (
-    processes.SigmaTable(table, t_max=6.4, exploding=e) for e in (True, False)
+    processes.SigmaTableProcess(table, t_max=6.4, exploding=e) for e in (True, False)
   )
   alpha, sigma = near.alpha_sigma(ts)
   np.testing.assert_allclose((sigma / alpha)[0, 1:], ts[0, 1:], rtol=1e-6)
   seen, _ = far.network_inputs(x, ts)
   np.testing.assert_allclose(seen, near.network_inputs(p.expand(alpha) * x, ts)[0])
   with pytest.raises(ValueError, match="rounding='up'"):
-    processes.SigmaTable(table, t_max=6.4, rounding="up")
+    processes.SigmaTableProcess(table, t_max=6.4, rounding="up")
   with pytest.raises(ValueError, match="two or more and increase"):
-    processes.SigmaTable((0.4, 0.1), t_max=6.4)
+    processes.SigmaTableProcess((0.4, 0.1), t_max=6.4)
 
 
 def test_a_flow_of_whole_steps_may_start_closer_to_the_noise():
-  process = processes.WholeStepFlow(scale=50.0)
+  process = processes.RoundedTimeFlow(scale=50.0)
   t = jnp.array([[0.999999, 0.31]])
   np.testing.assert_array_equal(process.network_inputs(t, t)[1], [[49.0, 15.0]])
   np.testing.assert_allclose(process.alpha_sigma(t)[0], [[1e-6, 0.69]], rtol=0.1)

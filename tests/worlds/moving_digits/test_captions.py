@@ -26,7 +26,9 @@ def clips():
   """2,000 trajectories without their videos, as a source."""
   train, _ = moving_digits.split_digits()
   rng = np.random.default_rng(0)
-  made = moving_digits.sample_trajectories(rng, train, 2000, moving_digits.Config())
+  made = moving_digits.sample_trajectories(
+    rng, train, 2000, moving_digits.MovingDigitsConfig()
+  )
   kept = {"label": made["label"].astype(np.int32), "velocity": made["velocity"]}
   return sources.ArraySource({**kept, "mean": np.arange(2000.0)})
 

@@ -7,7 +7,7 @@ from vdm_jax.data import sources
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 from vdm_jax.worlds.moving_digits import captions, directions
 
-CONFIG = moving_digits.Config()
+CONFIG = moving_digits.MovingDigitsConfig()
 
 
 @pytest.fixture(scope="module")

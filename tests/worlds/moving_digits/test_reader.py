@@ -7,7 +7,7 @@ from vdm_jax.data import sources
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 from vdm_jax.worlds.moving_digits import reader as digits
 
-CONFIG = moving_digits.Config()
+CONFIG = moving_digits.MovingDigitsConfig()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_an_empty_clip_is_judged_without_a_crash():
 @pytest.mark.parametrize("num_frames", [8, 24, 64])
 def test_real_trajectories_of_any_length_are_legal(num_frames):
   _, test = moving_digits.split_digits()
-  config = moving_digits.Config(num_frames=num_frames)
+  config = moving_digits.MovingDigitsConfig(num_frames=num_frames)
   made = moving_digits.sample_trajectories(np.random.default_rng(2), test, 10, config)
   video = moving_digits.render(made["digit"], made["position"], config.canvas)
   errors = digits.motion_error(video)
@@ -118,7 +118,7 @@ def test_given_frames_are_not_judged(clips):
 def test_handwriting_changes_where_another_digit_comes_and_not_where_one_moves():
   rng = np.random.default_rng(0)
   at = moving_digits.sample_trajectories(
-    rng, np.arange(40), 8, moving_digits.Config(num_frames=6)
+    rng, np.arange(40), 8, moving_digits.MovingDigitsConfig(num_frames=6)
   )
   videos = moving_digits.render(at["digit"], at["position"], 16)
   same = digits.handwriting_change(videos)

@@ -89,7 +89,7 @@ class SkyTimelapse(tfds.core.GeneratorBasedBuilder):
     if not count:
       raise ValueError(
         f"{config.root}/{SPLITS[split]}: none of its {len(config.found[split])} clips "
-        f"can be used: {report.first_reasons(config.skipped)}."
+        f"can be used: {report.format_first_reasons(config.skipped)}."
       )
 
 
@@ -153,7 +153,7 @@ def _find(root, config):
     if not clips:
       raise ValueError(
         f"{folder} holds no clip of {config.min_frames} frames; skipped: "
-        f"{report.first_reasons(config.skipped)}."
+        f"{report.format_first_reasons(config.skipped)}."
       )
     config.found[split] = clips
 

@@ -75,13 +75,13 @@ def dpm_solver_sde(
   return _multistep(step, denoise, process, x, ts, cond, key, order, rule, final_orders)
 
 
-def log_snr(process, t):
+def half_log_snr(process, t):
   """log(alpha / sigma) [B, T] at times t [B, T], half the log signal-to-noise ratio."""
   alpha, sigma = process.alpha_sigma(t)
   return jnp.log(alpha) - jnp.log(sigma)
 
 
-def order_by_frame(ts, num_frames, order, final_orders):
+def make_order_by_frame(ts, num_frames, order, final_orders):
   """A function (t [B, T], known [B, T]) -> the order [B, T] of each frame's next step.
 
   `known` counts the estimates that a frame has from earlier steps.
@@ -123,15 +123,15 @@ def _multistep(step, denoise, process, x, ts, cond, key, order, rule, final_orde
   """Runs `step` with the terms c_0 D_0 + c_1 D_1 + c_2 D_2 as a function of H."""
   if rule not in RULES:
     raise ValueError(f"rule={rule!r}; expected one of {set(RULES)}.")
-  order_at = order_by_frame(ts, x.shape[1], order, final_orders)
+  order_at = make_order_by_frame(ts, x.shape[1], order, final_orders)
 
   def body(denoise, x, t, t_next, key, memory):
     x0_1, x0_2, t_1, t_2 = memory  # of one and two steps ago
     has_1, has_2 = t_1 > t, t_2 > t
-    here = log_snr(process, t)
-    lambda_1 = log_snr(process, jnp.maximum(t_1, t))
-    lambda_2 = log_snr(process, jnp.maximum(t_2, t))
-    h = log_snr(process, t_next) - here
+    here = half_log_snr(process, t)
+    lambda_1 = half_log_snr(process, jnp.maximum(t_1, t))
+    lambda_2 = half_log_snr(process, jnp.maximum(t_2, t))
+    h = half_log_snr(process, t_next) - here
     h_1 = jnp.where(has_1, here - lambda_1, 1.0)
     h_2 = jnp.where(has_2, lambda_1 - lambda_2, 1.0)
     now = order_at(t, has_1.astype(int) + has_2)

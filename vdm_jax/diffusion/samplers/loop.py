@@ -65,7 +65,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
       caching.repeated_segments(modes),
       jax.tree.map(lambda a: a[0], inputs),
     )
-    start = lambda: take((x, memory, {}), first, caching.union_of_modes(modes))[2]
+    start = lambda: take((x, memory, {}), first, caching.cache_filling_modes(modes))[2]
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(start))
     carry = x, memory, empty
   done = 0

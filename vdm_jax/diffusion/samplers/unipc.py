@@ -35,7 +35,7 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", final_orde
   """
   if kind not in KINDS:
     raise ValueError(f"kind={kind!r}; expected one of {set(KINDS)}.")
-  order_at = dpm_solver.order_by_frame(ts, x.shape[1], order, final_orders)
+  order_at = dpm_solver.make_order_by_frame(ts, x.shape[1], order, final_orders)
 
   def step(denoise, x, t, t_next, key, memory):
     del key  # deterministic
@@ -43,10 +43,10 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", final_orde
     has = [u > t for u in times]
     known = sum(h.astype(int) for h in has)
     lambdas = [
-      dpm_solver.log_snr(process, jnp.where(h, u, t))
+      dpm_solver.half_log_snr(process, jnp.where(h, u, t))
       for h, u in zip(has, times, strict=True)
     ]
-    here, there = (dpm_solver.log_snr(process, u) for u in (t, t_next))
+    here, there = (dpm_solver.half_log_snr(process, u) for u in (t, t_next))
     x0 = denoise(x, t, cond).x0
 
     h = jnp.where(has[0], here - lambdas[0], 1.0)
@@ -79,7 +79,7 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", final_orde
 
 def _exact(process, x, x0, t, t_next):
   """The probability flow from t to t_next, if x0 stays what it is."""
-  h = dpm_solver.log_snr(process, t_next) - dpm_solver.log_snr(process, t)
+  h = dpm_solver.half_log_snr(process, t_next) - dpm_solver.half_log_snr(process, t)
   _, sigma = process.alpha_sigma(t)
   alpha_next, sigma_next = process.alpha_sigma(t_next)
   return p.mix((-alpha_next * jnp.expm1(-h), sigma_next / sigma), x0, x)

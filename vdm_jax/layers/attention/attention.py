@@ -41,7 +41,7 @@ def attend(q, k, v, *, mask=None, kernel="auto", names=None, sequence_split="uly
     rest = dict(mask=mask, kernel=kernel, sequence_split=sequence_split)
     return sequence.attend(q, k, v, layout, **rest)
   here = [shard_map.local_shape(x.shape, layout) for x in (q, k)]
-  name = kernels.resolve(kernel, *here, q.dtype, mask, single_device=True)
+  name = kernels.resolve_kernel(kernel, *here, q.dtype, mask, single_device=True)
   if name == "xla" or mask is not None:
     return kernels.attend(q, k, v, mask, name)
   return shard_map.run_sharded(kernels.KERNELS[name], layout, q, k, v)

@@ -20,18 +20,18 @@ from vdm_jax.layers.module import TypedModule
 RELATIVE = ("none", "relative", "transposed")
 
 
-def select_frames(h, frames):
+def queries_and_keys(tokens, frames):
   """(queries, keys) of spatial attention, [B, T', N', D] each, from tokens of frames.
 
   Args:
-    h: tokens [B, T, N, D].
+    tokens: [B, T, N, D].
     frames: what a frame attends to: "self"; "all", the frames as one big image
       (ControlVideo, https://arxiv.org/abs/2305.13077); "first_previous" (Tune-A-Video,
       https://arxiv.org/abs/2212.11565); "first_last".
   """
   if frames not in FRAMES:
     raise ValueError(f"frames={frames!r}; expected one of {tuple(FRAMES)}.")
-  return FRAMES[frames](h)
+  return FRAMES[frames](tokens)
 
 
 def _all(h):

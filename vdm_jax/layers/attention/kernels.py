@@ -69,7 +69,7 @@ def cudnn(q, k, v, mask=None):
 
   q is [..., L, N, D], k and v are [..., M, N, D], all bfloat16 or float16.
   """
-  assert mask is None, "resolve refuses it"
+  assert mask is None, "resolve_kernel refuses it"
   flat = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
   out = jax.nn.dot_product_attention(*flat, implementation="cudnn")
   return out.reshape(q.shape)
@@ -80,7 +80,7 @@ def splash_attention(q, k, v, mask=None):
 
   q is [..., L, N, D], k and v are [..., M, N, D].
   """
-  return splash.attend(q, k, v, mask, device_kind=target_device()[1])
+  return splash.attend(q, k, v, mask, device_kind=target_platform_and_kind()[1])
 
 
 KERNELS = {
@@ -98,7 +98,7 @@ def attend(q, k, v, mask=None, kernel="auto"):
   q is [..., L, N, D], k and v are [..., M, N, D]; `mask` is boolean, broadcastable to
   [..., N, L, M]. `kernel` is "auto", "xla", "chunked", "splash" or "cudnn".
   """
-  name = resolve(
+  name = resolve_kernel(
     kernel, q.shape, k.shape, q.dtype, mask, single_device=shard_map.is_single_device()
   )
   if name == "chunked" and not shard_map.is_single_device():
@@ -106,14 +106,14 @@ def attend(q, k, v, mask=None, kernel="auto"):
   return KERNELS[name](q, k, v, mask)
 
 
-def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
+def resolve_kernel(kernel, q_shape, k_shape, dtype, mask, *, single_device):
   """The kernel's name, a key of KERNELS, for a `kernel` that may be "auto".
 
   A ValueError if it is unknown or cannot run. q_shape is [..., L, N, D] and k_shape
   [..., M, N, D] of one device; of `mask` only matters whether it is None; without
   `single_device` the compiler splits the arrays over a mesh.
   """
-  platform = target_device()[0]
+  platform = target_platform_and_kind()[0]
   if kernel == "auto":
     return resolve_auto(
       platform, q_shape, k_shape, dtype, mask, single_device=single_device
@@ -121,7 +121,7 @@ def resolve(kernel, q_shape, k_shape, dtype, mask, *, single_device):
   if kernel not in KERNELS:
     raise ValueError(
       f"kernel={kernel!r} of attention is unknown; choose 'auto' or one of "
-      f"{tuple(KERNELS)}.{config.nearest(str(kernel), KERNELS)}"
+      f"{tuple(KERNELS)}.{config.did_you_mean(str(kernel), KERNELS)}"
     )
   if kernel in FUSED:
     found = why_unsupported(
@@ -185,7 +185,7 @@ def why_unsupported(kernel, platform, q_shape, dtype, mask, *, single_device):
   return None
 
 
-def target_device():
+def target_platform_and_kind():
   """(platform, device kind), strings, of the mesh's devices or the default one.
 
   The platform is "tpu", "cpu", "cuda" or "gpu". "cuda" is a GPU of this machine; one

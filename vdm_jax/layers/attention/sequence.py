@@ -27,7 +27,7 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
     kernel: "auto", "xla", "chunked", "splash" or "cudnn".
     sequence_split: "ulysses" or "ring".
   """
-  check(q, k, mask, kernel, sequence_split)
+  check_sequence_split(q, k, mask, kernel, sequence_split)
   length, axes = q.shape[-3], layout.sequence
   missing = -length % shard_map.num_devices(axes)
   if mask is not None:
@@ -40,7 +40,7 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
   return shard_map.run_sharded(part, layout, q, k, v, mask)[..., :length, :, :]
 
 
-def check(q, k, mask, kernel, sequence_split):
+def check_sequence_split(q, k, mask, kernel, sequence_split):
   """Raises a ValueError for attention that cannot be split over its sequence.
 
   So are q and k of two shapes, a mask of more than keys, or a kernel without partial
@@ -49,7 +49,7 @@ def check(q, k, mask, kernel, sequence_split):
   if sequence_split not in SPLITS:
     raise ValueError(
       f"sequence_split={sequence_split!r} is unknown; choose one of {tuple(SPLITS)}."
-      f"{config.nearest(str(sequence_split), SPLITS)}"
+      f"{config.did_you_mean(str(sequence_split), SPLITS)}"
     )
   if q.shape != k.shape:
     raise ValueError(

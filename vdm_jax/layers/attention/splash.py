@@ -37,7 +37,7 @@ def attend(q, k, v, mask=None, *, device_kind="", interpret=False):
     device_kind: of jax.Device, by which sizes of blocks are chosen.
     interpret: whether to run the kernel in Python, on any device, for tests.
   """
-  assert mask is None, "kernels.resolve refuses it"
+  assert mask is None, "kernels.resolve_kernel refuses it"
   length, num_keys, heads = q.shape[-3], k.shape[-3], q.shape[-2]
   most = BLOCKS.get(device_kind, DEFAULT_BLOCKS)
   block, padded = _blocks(length, most[0])

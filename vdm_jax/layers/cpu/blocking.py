@@ -26,7 +26,7 @@ def block_size(num_rows, row_bytes):
   return max(k for k in range(1, min(most, num_rows) + 1) if num_rows % k == 0)
 
 
-def forward_only(blocked, whole):
+def blocked_without_gradient(blocked, whole):
   """A function that is `blocked` where no gradient is taken, and else `whole`.
 
   Both compute the same of their arguments. A backward pass through blocks would keep

@@ -12,7 +12,7 @@ from einops import rearrange
 from vdm_jax.layers.cpu import blocking, kernel_gradient
 
 
-def choose(x, kernel, stride):
+def choose_convolution(x, kernel, stride):
   """The CPU's substitute for XLA's convolution of these arrays, or None if XLA is fast.
 
   A function (convolve, x, kernel, stride, padding) -> y, which may call `convolve` for
@@ -25,9 +25,9 @@ def choose(x, kernel, stride):
     return im2col
   over_time = len(spatial) == 3 and spatial[0] > 1 and max(spatial[1:]) > 1
   if over_time and blocking.on_cpu():
-    return frame_by_frame
+    return conv3d_as_conv2d
   if one_cpu and kernel_gradient.beats_xla(x, kernel):
-    return kernel_gradient.banded
+    return kernel_gradient.banded_convolution
   return None
 
 
@@ -57,7 +57,7 @@ def im2col(convolve, x, kernel, stride, padding):
   return x @ kernel.reshape(-1, kernel.shape[-1])
 
 
-def frame_by_frame(convolve, x, kernel, stride, padding):
+def conv3d_as_conv2d(convolve, x, kernel, stride, padding):
   """3D convolution [N, T', H', W', C_out] as one of images, kernel frames as channels.
 
   x is [N, T, H, W, C_in], the kernel [t, h, w, C_in, C_out], `padding` a pair (before,

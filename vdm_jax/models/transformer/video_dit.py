@@ -198,7 +198,7 @@ class VideoDiT(Module, TypedModule):
     if cond.positions is None:
       _, table = position_tables(num_frames, 1, 1, self.width)
       return None, table[None, :, None]
-    return None, positions.sincos_at(places, self.width)[:, :, None]
+    return None, positions.sincos_traced(places, self.width)[:, :, None]
 
   def _embed(self, t, cond, num_frames):
     """Time and condition: (emb of the blocks, emb of the last layer, [tokens]).

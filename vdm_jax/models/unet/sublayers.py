@@ -207,7 +207,7 @@ class Sublayer(TypedModule):
       return x + self._cross_attend(h, signals)
     if self.kind == "temporal_self":
       return x + self._along_time(h, signals)
-    queries, keys = frame_attention.select_frames(h, self.config.frames)
+    queries, keys = frame_attention.queries_and_keys(h, self.config.frames)
     h = self._attention(h.shape[-1])(queries, keys)
     return x + rearrange(h, "b f (t n) d -> b (f t) n d", n=x.shape[2])
 

@@ -352,12 +352,12 @@ class Cell(UNetModule):
       convolve = temporal.TemporalConvolutions(
         **kind, **rest, name="temporal_convolutions"
       )
-      x = apply_along_time(convolve, x)
+      x = apply_with_whole_clips(convolve, x)
     if c.temporal_resnet == "alpha" and in_time:
       block = temporal.VideoResnetBlock(
         kernel=(3, 1, 1), norm_over="clip", **block, name="temporal_resnet"
       )
-      along = apply_along_time(lambda x: block(x, emb), x)
+      along = apply_with_whole_clips(lambda x: block(x, emb), x)
       mixer = temporal.AlphaBlender(self.param_dtype, name="temporal_resnet_mix")
       x = mixer(along, x, sublayers.expand_image_only(signals, x.ndim))
     inside = c.temporal_at == "inside" and in_time
@@ -376,7 +376,7 @@ class Cell(UNetModule):
     return x
 
 
-def apply_along_time(layer, x):
+def apply_with_whole_clips(layer, x):
   """layer(x) of x [B, T, H, W, C], for which a mesh splits rows and not frames."""
   x = placement.constrain(placement.constrain(x, SPATIAL_LAYOUT), TEMPORAL_LAYOUT)
   return placement.constrain(

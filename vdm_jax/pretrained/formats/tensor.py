@@ -113,7 +113,7 @@ def iterate_rows(arrays, limit):
     yield row, [read_rows(x, row, row + step) for x in arrays]
 
 
-def differing_copies(state_dict, copies):
+def copy_problems(state_dict, copies):
   """["NAME is not the same as OTHER"] for arrays that should be copies and are not.
 
   Args:

@@ -29,11 +29,11 @@ def load(module, path, scale=1.0):
       more scale.
     scale: of the product up @ down.
   """
-  path, file_scale = lora_names.open_adapter(path)
+  path, file_scale = lora_names.adapter_file_and_scale(path)
   return factors_from_state_dict(module, files.open_tensors(path), scale * file_scale)
 
 
-def add(params, *, path, module, scale=1.0):
+def merge_file(params, *, path, module, scale=1.0):
   """Nested parameters with the LoRA in a file merged into them; for `init_from`.
 
   Args:
@@ -61,7 +61,7 @@ def factors_from_state_dict(module, lora_state, scale=1.0):
     ValueError: one for all names and shapes that do not fit the module.
   """
   target = type(module).__name__
-  pairs, problems = lora_names.read_factors(lora_state)
+  pairs, problems = lora_names.read_pairs_and_problems(lora_state)
   pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
   table = state_dict.table_of(module, pairs)
   rules = [(_names(rule), rule) for rule in table.rules(module)]
@@ -101,7 +101,7 @@ def merge_state_dict(state, lora_state, scale=1.0):
     ValueError: one for all names and shapes that do not fit the state dict.
   """
   target, out = "the state dict", state_dict.unwrap(state)
-  pairs, problems = lora_names.read_factors(lora_state)
+  pairs, problems = lora_names.read_pairs_and_problems(lora_state)
   pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
   pairs = lora_names.rename_to_known(pairs, out)
   problems += _unknown(pairs, out, target)

@@ -66,7 +66,7 @@ SUPPORTED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class LoraPair:
   """The LoRA of one layer: W [o, i, ...] becomes W + scale * factor * up @ down.
 
   Attributes:
@@ -80,7 +80,7 @@ class Pair:
   factor: float = 1.0
 
   def reshaped(self, shape):
-    """The Pair with down [r, i, ...] and up [o, r] for W of `shape`; None: no fit.
+    """The LoraPair with down [r, i, ...] and up [o, r] for W of `shape`; None: no fit.
 
     A linear layer may have the LoRA of a convolution of one pixel, or the reverse.
     """
@@ -94,11 +94,11 @@ class Pair:
     if not fits:
       return None
     down, up = self.down.reshape(rank, *rest), self.up.reshape(o, rank)
-    return Pair(down, up, self.factor)
+    return LoraPair(down, up, self.factor)
 
 
-def read_factors(lora_state):
-  """({published layer: Pair}, [sentence on what is wrong]) of a LoRA file.
+def read_pairs_and_problems(lora_state):
+  """({published layer: LoraPair}, [sentence on what is wrong]) of a LoRA file.
 
   `lora_state` is its {name: array}, in any of the published layouts.
   """
@@ -124,7 +124,7 @@ def read_factors(lora_state):
       problems.append(f"{layer} needs a down and an up, matrices or convolutions")
       continue
     alpha = part["alpha"].item() if "alpha" in part else len(down)
-    pairs[layer] = Pair(down, up, alpha / len(down))
+    pairs[layer] = LoraPair(down, up, alpha / len(down))
   return pairs, problems
 
 
@@ -136,12 +136,12 @@ def select_network(lora_state, name):
 
 
 def rename_to_known(pairs, known):
-  """{name: Pair} of a LoRA with its layers renamed to published names, where they fit.
+  """{name: LoraPair} of a LoRA, its layers renamed to published names where they fit.
 
   kohya's files have underscores for dots: "down_blocks_0" becomes "down_blocks.0".
 
   Args:
-    pairs: {name of a layer in the file: Pair}.
+    pairs: {name of a layer in the file: LoraPair}.
     known: the published names, with dots.
   """
   dotted = {name.replace(".", "_"): name for name in known}
@@ -160,7 +160,7 @@ def adapter_scale(config):
   return config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def open_adapter(path):
+def adapter_file_and_scale(path):
   """(path of the file of tensors, scale) of a LoRA file, or of an adapter's folder."""
   path = pathlib.Path(path)
   if path.is_dir():

@@ -1,7 +1,7 @@
 """Noise tables and grids of times of diffusers' schedulers, with their rounding.
 
-Times are those of the process: t = index + 1 for DDPM, sigma / alpha for SigmaTable and
-EDM, sigma for Flow.
+Times are those of the process: t = index + 1 for DDPM, sigma / alpha for EDM and
+SigmaTableProcess, sigma for Flow.
 """
 
 import math
@@ -62,7 +62,7 @@ def increasing_noise_to_signal(config):
   """
   table = noise_to_signal(config)
   below = table[-1] * (1.0 - 1e-6 * np.arange(len(table))[::-1])
-  if spaced_by_sigma(config) and (table > below).any():
+  if is_spaced_by_sigma(config) and (table > below).any():
     raise ValueError(
       "With these betas, rescale_betas_zero_snr makes noise levels that do not rise, "
       "and a grid of sigmas has no index among them; take another timestep_spacing "
@@ -71,7 +71,7 @@ def increasing_noise_to_signal(config):
   return tuple(map(float, np.minimum(table, below)))
 
 
-def spaced_by_sigma(config):
+def is_spaced_by_sigma(config):
   """Whether a scheduler_config.json dict spaces times in sigma (Karras'), not in t."""
   return any(config.get(shape) for shape in (*SHAPES, "use_lu_lambdas"))
 
@@ -92,7 +92,7 @@ def euler_grid(num_steps, *, config):
   whole = config["timestep_spacing"] != "linspace"
   indices = _spaced(config, num_steps) if whole else _even(config, num_steps)
   grid = np.interp(indices, np.arange(len(table)), table)
-  if spaced_by_sigma(config):
+  if is_spaced_by_sigma(config):
     grid = _sigmas(config, float(grid[0]), float(grid[-1]), num_steps)
   return _ended(grid, table, config)
 
@@ -109,7 +109,7 @@ def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
   table, count = noise_to_signal(config), config["num_train_timesteps"]
   _check(num_steps, count)
   if config["use_flow_sigmas"]:
-    if spaced_by_sigma(config):
+    if is_spaced_by_sigma(config):
       grid = _sigmas(config, float(table[-1]), float(table[0]), num_steps)
       grid = grid / (grid + 1.0)
     else:
@@ -117,7 +117,7 @@ def multistep_grid(num_steps, *, config, mu=None, sigmas=None):
     whole = np.floor(count * grid)
     inside = np.clip(count * grid, whole + 1e-3, whole + 1.0 - 1e-3) / count
     return np.asarray([*inside, 0.0], np.float32)
-  if not spaced_by_sigma(config):
+  if not is_spaced_by_sigma(config):
     indices = _multistep_indices(num_steps, config)
     grid = np.interp(indices, np.arange(len(table)), table)
   else:
@@ -162,7 +162,7 @@ def flow_match_grid(num_steps, *, config, mu=None, sigmas=None):
     sigmas = _shift(sigmas, shift)
   if config["shift_terminal"]:
     sigmas = _stretch(sigmas, config["shift_terminal"])
-  if spaced_by_sigma(config):
+  if is_spaced_by_sigma(config):
     sigmas = _sigmas(config, float(sigmas[0]), float(sigmas[-1]), num_steps)
   return np.asarray([*sigmas, 0.0], np.float32)
 

@@ -12,7 +12,7 @@ ROUNDINGS = {"none": lambda part: part, "nearest": jnp.round, "down": jnp.floor}
 
 
 @dataclasses.dataclass(frozen=True)
-class SigmaTable:
+class SigmaTableProcess:
   """A process whose time t is the ratio sigma / alpha, with a table of noise levels.
 
   For grids of sigmas (Karras') and a network that was trained at a table's steps: the
@@ -78,7 +78,7 @@ class SigmaTable:
 
 
 @dataclasses.dataclass(frozen=True)
-class WholeStepFlow(p.Flow):
+class RoundedTimeFlow(p.Flow):
   """Rectified flow x_t = (1 - t) x0 + t eps; the network's time is rounded down.
 
   As in diffusers' DPM-Solver and UniPC.

@@ -32,7 +32,9 @@ def ddpm(denoise, process, x, ts, cond, key, *, fraction=None):
     part = estimate.fraction if fraction is None else fraction * jnp.ones_like(x)
     mean = variance.posterior_mean(process, x, estimate.x0, t, t_next)
     std = jnp.exp(0.5 * variance.log_variance(process, part, t, t_next))
-    beta = p.expand(jnp.log(variance.forward_step(process, t, t_next)[1]))
+    beta = p.expand(
+      jnp.log(variance.transition_scale_and_variance(process, t, t_next)[1])
+    )
     part = 0.0 if part is None else part
     last = jnp.exp(0.5 * (part * beta + (1.0 - part) * LEAST))
     last = jnp.where(p.expand(t) > 1.0, last, 0.0)

@@ -142,9 +142,9 @@ def _euler(config):
   if config.get("timestep_type") == "continuous" and prediction == "v":
     process = p.EDM(t_max=_t_max(config), sigma_data=1.0)
   else:
-    by_sigma = grids.spaced_by_sigma(config)
+    by_sigma = grids.is_spaced_by_sigma(config)
     between = by_sigma or config["timestep_spacing"] == "linspace"
-    process = processes.SigmaTable(
+    process = processes.SigmaTableProcess(
       grids.increasing_noise_to_signal(config),
       t_max=_t_max(config),
       log_index=by_sigma,
@@ -178,9 +178,9 @@ def _unit_variance_scale(ts):
 def _multistep(config):
   """What DPM-Solver and UniPC share: all but the sampler."""
   if config["use_flow_sigmas"]:
-    process = processes.WholeStepFlow(scale=float(config["num_train_timesteps"]))
+    process = processes.RoundedTimeFlow(scale=float(config["num_train_timesteps"]))
   else:
-    process = processes.SigmaTable(
+    process = processes.SigmaTableProcess(
       grids.increasing_noise_to_signal(config),
       t_max=_t_max(config),
       exploding=False,

@@ -24,7 +24,7 @@ TEST_FRACTION = 0.2  # of the digit images
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(tfds.core.BuilderConfig):
+class MovingDigitsConfig(tfds.core.BuilderConfig):
   """Settings of a data set of moving digits.
 
   Attributes:
@@ -65,13 +65,13 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
   """A TFDS builder of clips of one digit that moves and bounces off the walls.
 
   Splits are "train" and "test". Records are {"video": uint8 [T, H, W, 3], "label": the
-  digit, "digit": index of its image, "position": float32 [T, 2] of the upper left corner
-  in pixels (y, x), "velocity": float32 [2] at the first frame, pixels a frame}.
+  digit, "digit": index of its image, "position": float32 [T, 2], the upper left corner
+  (y, x) in pixels, "velocity": float32 [2] at the first frame, pixels a frame}.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}
-  BUILDER_CONFIGS = [Config()]
+  BUILDER_CONFIGS = [MovingDigitsConfig()]
 
   def _info(self):
     config = self.builder_config
@@ -124,10 +124,11 @@ def build(data_dir, **settings):
   """The TFDS builder of a data set of moving digits, written to `data_dir` if absent.
 
   Records have "video" uint8 [T, H, W, 3], "label", "digit", "position" [T, 2] and
-  "velocity" [2]. `settings` are fields of `Config`. An interrupted build leaves none.
+  "velocity" [2]. `settings` are fields of `MovingDigitsConfig`. An interrupted build
+  leaves nothing.
   """
   tfds.disable_progress_bar()
-  config = Config(**settings)
+  config = MovingDigitsConfig(**settings)
   # tfds talks about downloads, and warns of every config that is not its own.
   with contextlib.redirect_stdout(io.StringIO()), quiet_logging():
     known = config.name in MovingDigits.builder_configs  # then tfds wants the name
@@ -173,7 +174,7 @@ def sample_trajectories(rng, digits, num_clips, config):
   Args:
     rng: numpy Generator.
     digits: indices of the digit images to choose from.
-    config: a Config, with the canvas, number of frames and speeds.
+    config: a MovingDigitsConfig, with the canvas, number of frames and speeds.
   """
   # Every image serves equally often, give or take one.
   digit = rng.permutation(np.resize(rng.permutation(digits), num_clips))

@@ -16,12 +16,12 @@ from vdm_jax.worlds.moving_digits import reader as digits
 NOISE, SPREAD = 0.1, 0.4
 
 
-def first_velocity(videos, *, digit=8, max_speed=2.5):
+def first_velocity(videos, *, digit_size=8, max_speed=2.5):
   """Velocities [N, 2], (y, x) in pixels a frame, at the first frame of videos.
 
   Args:
     videos: [N, T, H, W, 3] uint8.
-    digit: side in pixels of the box that bounces.
+    digit_size: side in pixels of the box that bounces.
     max_speed: limit of the search along an axis, in pixels a frame.
   """
   track = digits.centres_of_mass(videos)
@@ -29,7 +29,8 @@ def first_velocity(videos, *, digit=8, max_speed=2.5):
   for axis, size in enumerate(np.shape(videos)[2:4]):
     rows = np.array_split(track[..., axis], -(-len(track) // 32))  # bounds the memory
     parts = [
-      _velocity(r - (digit - 1) / 2, size - digit, digit, max_speed) for r in rows
+      _velocity(r - (digit_size - 1) / 2, size - digit_size, digit_size, max_speed)
+      for r in rows
     ]
     found.append(np.concatenate(parts))
   return np.stack(found, axis=-1)

@@ -43,7 +43,7 @@ def centres_of_mass(videos):
   return np.where(mass[..., None] > 0, found, middle)
 
 
-def centred_frames(videos):
+def crop_centred_frames(videos):
   """Brightness [N, T, 12, 12] of uint8 videos [N, T, H, W, 3], cropped.
 
   Bilinearly, around the centre of mass of each frame.
@@ -71,7 +71,7 @@ def handwriting_change(videos, num_reference_frames=None):
   Frames of uint8 videos [N, T, H, W, 3] are first cropped around their centre of mass.
   The mean is that of the first `num_reference_frames`, or of all where it is None.
   """
-  crops = 255.0 * centred_frames(videos)
+  crops = 255.0 * crop_centred_frames(videos)
   mean = reduce(crops[:, :num_reference_frames], "n t h w -> n 1 h w", "mean")
   return reduce(np.abs(crops - mean), "n t h w -> n t", "mean")
 
@@ -87,20 +87,20 @@ class DigitClassifier:
 
   def __init__(self, videos, labels, *, seed=0):
     labels = np.asarray(labels)
-    frames = centred_frames(videos)
+    frames = crop_centred_frames(videos)
     drawn = np.random.default_rng(seed).integers(frames.shape[1], size=len(frames))
     chosen = rearrange(frames[np.arange(len(frames)), drawn], "n h w -> n (h w)")
     self.machine = svm.SVC(C=10.0, decision_function_shape="ovr").fit(chosen, labels)
 
   def features(self, videos):
     """Decision values [N, 10], one a digit, of uint8 videos, mean over their frames."""
-    frames = centred_frames(videos)
+    frames = crop_centred_frames(videos)
     values = self.machine.decision_function(rearrange(frames, "n t h w -> (n t) (h w)"))
     return reduce(values, "(n t) k -> n k", "mean", n=len(frames))
 
   def classify_frames(self, videos):
     """The digit, int [N, T], of each frame of uint8 videos [N, T, H, W, 3]."""
-    cut = centred_frames(videos)
+    cut = crop_centred_frames(videos)
     found = self.machine.predict(rearrange(cut, "n t h w -> (n t) (h w)"))
     return rearrange(found, "(n t) -> n t", n=len(cut))
 
@@ -114,19 +114,20 @@ def speed(videos):
   return np.linalg.norm(np.diff(centres_of_mass(videos), axis=1), axis=-1).mean(-1)
 
 
-def motion_error(videos, *, digit=8, max_speed=3.0):
+def motion_error(videos, *, digit_size=8, max_speed=3.0):
   """RMS distance [N], in pixels, of centres of mass from the nearest legal trajectory.
 
   It has constant velocity and bounces off the walls. The search is separate for both
   axes: start, velocity up to `max_speed` pixels a frame, and the position of the centre
-  of mass in the digit's box of `digit` pixels. Videos are uint8 [N, T, H, W, 3].
+  of mass in the digit's box of `digit_size` pixels. Videos are uint8 [N, T, H, W, 3].
   """
   track = centres_of_mass(videos)
   parts = []
   chunk = max(1, 64 * 8**2 // track.shape[1] ** 2)  # bounds the memory
   for rows in np.array_split(track, -(-len(track) // chunk)):
     axes = zip(rearrange(rows, "n t i -> i n t"), np.shape(videos)[2:4], strict=True)
-    parts.append(sum(_off_path(r, size - digit, digit, max_speed) for r, size in axes))
+    off = [_off_path(r, size - digit_size, digit_size, max_speed) for r, size in axes]
+    parts.append(sum(off))
   return np.sqrt(np.concatenate(parts))
 
 

@@ -224,10 +224,10 @@ def test_an_adapters_folder_has_its_scale(table, layers, tmp_path):
   (tmp_path / "adapter_config.json").write_text(json.dumps(dict(r=RANK, lora_alpha=3)))
   params = state_dict.from_state_dict(Mixed(), base_of(arrays))
   for at in (tmp_path, path):
-    added = lora.add(params, path=at, module=Mixed(), scale=0.4)
+    added = lora.merge_file(params, path=at, module=Mixed(), scale=0.4)
     out = Mixed().apply({"params": added}, x)
     np.testing.assert_allclose(out, output(0.4 * 3 / RANK), rtol=0, atol=1e-5)
-  assert lora.add(params, path="", module=Mixed()) is params
+  assert lora.merge_file(params, path="", module=Mixed()) is params
 
 
 def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run():

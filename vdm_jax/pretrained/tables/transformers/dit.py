@@ -75,7 +75,7 @@ def _from_config(config, shapes):
 
 def _refine(module, state_dict):
   """The module with embedders in each block, if they are not copies of one pair."""
-  if tensor.differing_copies(state_dict, _aliases(module)):
+  if tensor.copy_problems(state_dict, _aliases(module)):
     return module.clone(embedders="block")
   return module
 

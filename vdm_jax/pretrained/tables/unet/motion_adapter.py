@@ -49,11 +49,11 @@ def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
   Raises:
     ValueError: what does not fit.
   """
-  config, motion = joined_config(unet, adapter)
+  config, motion = configs_to_join(unet, adapter)
   return folder.load_joined((unet, adapter), config | motion, dtype, mesh, rules)
 
 
-def joined_config(unet, adapter):
+def configs_to_join(unet, adapter):
   """AnimateDiff's config.json as two dicts, to be joined.
 
   The first is of the folder `unet` of a UNet2DConditionModel, changed to that of a
