@@ -112,7 +112,7 @@ def test_an_unknown_variant_is_refused_with_those_there_are():
 def test_a_deferred_call_is_made_later_with_the_same_arguments():
   cfg = ConfigDict()
   cfg.box = c.call(Box, size=2)
-  cfg.later = c.deferred(cfg.box)
+  cfg.later = c.deferred_call(cfg.box)
   cfg.box.size = 5
   later = c.build(cfg.later)
   assert isinstance(later, functools.partial) and later().size == 5

@@ -38,7 +38,7 @@ PRESETS = {
 }
 
 
-def options(preset, platform=None):
+def xla_options(preset, platform=None):
   """XLA's options, {name: value}, for the `compiler_options` of jax.jit.
 
   Args:

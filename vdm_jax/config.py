@@ -52,7 +52,7 @@ def replace(node, /, **changes):
   return _describe(verb, target, kept)
 
 
-def deferred(node):
+def deferred_call(node):
   """A `bind` node that, built, is a function () -> what the `call` node `node` builds.
 
   Its arguments follow those of `node`.

@@ -104,7 +104,9 @@ def captions(cfg, width, drop):
     masked=False,
     truncate=True,
   )
-  found = c.bind(texts.unique_captions, clips=(cfg.train_clips, cfg.test_clips))
+  found = c.bind(
+    texts.unique_captions_and_empty, clips=(cfg.train_clips, cfg.test_clips)
+  )
   cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
   cfg.stages = ("embed", *cfg.stages)
   cfg.latents = captioned(cfg.latents, drop=drop)
@@ -112,7 +114,7 @@ def captions(cfg, width, drop):
     embed.prompt_signals,
     encoder=cfg.encoder,
     texts=cfg.get_ref("prompts"),
-    clips=c.deferred(cfg.test_clips),  # not opened where there are prompts
+    clips=c.deferred_call(cfg.test_clips),  # not opened where there are prompts
     count=2048,
   )
 

@@ -32,7 +32,7 @@ def test_texts_are_the_classes_of_a_folder_with_a_table(clips, table):
   assert (
     folders.uniformly_sampled_videos(clips, 4, labelled=table).classes == source.classes
   )
-  captions = texts.unique_captions((source, sources.Subset(source, 0, 1)))
+  captions = texts.unique_captions_and_empty((source, sources.Subset(source, 0, 1)))
   assert captions == ["", *source.classes]
 
 

@@ -30,13 +30,13 @@ def double():
 
 def test_wasserstein_has_its_closed_forms():
   a, b = np.diag([4.0, 9.0]), np.diag([1.0, 1.0])
-  np.testing.assert_allclose(measure.gaussian_wasserstein(a, b), (1 + 4) / 2)
+  np.testing.assert_allclose(measure.squared_wasserstein_per_frame(a, b), (1 + 4) / 2)
   np.testing.assert_allclose(
-    measure.gaussian_wasserstein(a, a, 0.0, 2.0), 4.0, atol=1e-9
+    measure.squared_wasserstein_per_frame(a, a, 0.0, 2.0), 4.0, atol=1e-9
   )
   turn = np.array([[0.6, -0.8], [0.8, 0.6]])
   np.testing.assert_allclose(
-    measure.gaussian_wasserstein(turn @ a @ turn.T, turn @ b @ turn.T), 2.5
+    measure.squared_wasserstein_per_frame(turn @ a @ turn.T, turn @ b @ turn.T), 2.5
   )
 
 
@@ -65,7 +65,9 @@ def distance(denoise, ts, num_frames):
   run = jax.jit(lambda x, key: euler.euler(denoise, FLOW, x, ts, None, key))
   cov = measure.covariance(measure.sampler_affine_map(run, num_frames)[0])
   truth = np.asarray(SCENE.covariance(num_frames))
-  return measure.gaussian_wasserstein(cov, truth), measure.motion_ratio(cov, truth)
+  return measure.squared_wasserstein_per_frame(cov, truth), measure.motion_ratio(
+    cov, truth
+  )
 
 
 def test_eulers_error_is_known_to_three_digits():
@@ -112,7 +114,7 @@ def test_samplers_that_draw_noise_are_pushed_through_too(sampler, num_steps):
     jacobian, mean = measure.sampler_affine_map(scaled, 8, num_steps=n)
     assert jacobian.shape == (8, 8 * (n + 1))
     cov = measure.covariance(jacobian)
-    left[n] = measure.gaussian_wasserstein(cov, world.covariance(8), mean, 0.5)
+    left[n] = measure.squared_wasserstein_per_frame(cov, world.covariance(8), mean, 0.5)
   assert left[num_steps] < 0.6 * left[num_steps // 2] < 0.02, left
 
 
@@ -133,5 +135,5 @@ def test_good_solvers_beat_euler_at_the_same_cost():
   ):
     ts = times.uniform_grid(FLOW, num_steps=n)
     cov = measure.covariance(measure.sampler_affine_map(run(sampler, FLOW, ts), 32)[0])
-    left[name] = measure.gaussian_wasserstein(cov, WORLD.covariance(32))
+    left[name] = measure.squared_wasserstein_per_frame(cov, WORLD.covariance(32))
   assert max(left["heun"], left["dpm_solver"], left["unipc"]) < 0.2 * left["euler"]

@@ -104,11 +104,11 @@ def test_options_of_every_preset_are_known_to_the_compiler():
   place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
   x = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=place)
   lowered = jax.jit(lambda x: x + 1).lower(x)
-  lowered.compile(compiler_options=compiler.options("auto", "tpu"))
+  lowered.compile(compiler_options=compiler.xla_options("auto", "tpu"))
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_no_such_thing"):
     lowered.compile(compiler_options={"xla_tpu_no_such_thing": True})
   with pytest.raises(ValueError, match="Did you mean 'tpu'"):
-    compiler.options("tpuu")
+    compiler.xla_options("tpuu")
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def _named(cfg, name, what):
 def _options(cfg, mesh):
   """The compiler's options on the platform of the mesh."""
   platform = mesh.devices.flat[0].platform
-  return compiler.options(cfg.get("compiler", "none"), platform)
+  return compiler.xla_options(cfg.get("compiler", "none"), platform)
 
 
 def _frozen(task, rows, mesh, rules):

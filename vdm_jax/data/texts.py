@@ -68,7 +68,7 @@ def read_prompts(texts_or_file):
   return [line.strip() for line in lines if line.strip()]
 
 
-def unique_captions(clips):
+def unique_captions_and_empty(clips):
   """Sorted list of the unique captions of several sources, and of the empty text.
 
   Args:

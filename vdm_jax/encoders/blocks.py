@@ -40,9 +40,10 @@ class Embedding(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """A transformer block: self-attention and an MLP of width `hidden`, with biases.
+  """A transformer block, tokens [B, L, D] -> the same: self-attention and an MLP.
 
-  `norm` is "before" or "after" each branch; `activation` is "gelu", "quick_gelu" ...
+  The MLP has the width `hidden`, and all layers have biases. `norm` is "before" or
+  "after" each of the two; `activation` is "gelu", "quick_gelu" ...
   """
 
   num_heads: int

@@ -39,7 +39,10 @@ class RMSNorm(nn.Module):
 
 
 class BiasedAttention(nn.Module):
-  """Multi-head self-attention softmax(q k' + bias) v, not scaled by sqrt(head_dim)."""
+  """Self-attention of N heads, softmax(q k' + bias) v, [B, L, D]; bias is [L, L, N].
+
+  Logits are not divided by sqrt(head_dim), as in T5.
+  """
 
   num_heads: int
   head_dim: int
@@ -70,9 +73,12 @@ class BiasedAttention(nn.Module):
 
 
 class T5Block(nn.Module):
-  """T5's encoder block: attention and an MLP of width `hidden`, a norm before each.
+  """T5's encoder block on x [B, L, D]: attention and an MLP, a norm before each.
+
+  Called with (x, places, mask), of relative positions and of tokens.
 
   Attributes:
+    hidden: width of the MLP.
     activation: of the MLP: "gelu_new" (tanh), "gelu", "relu" ...
     gated: whether the MLP is activation(x U) (x V), or activation(x V).
     buckets: number of distance buckets in a bias table of its own; 0: it has none.

@@ -37,13 +37,14 @@ def covariance(jacobian):
   return jacobian @ jacobian.T
 
 
-def gaussian_wasserstein(a, b, mean_a=0.0, mean_b=0.0):
-  """Squared 2-Wasserstein distance / T, a float, of Gaussians, covariances a, b [T, T].
+def squared_wasserstein_per_frame(cov_a, cov_b, mean_a=0.0, mean_b=0.0):
+  """Squared 2-Wasserstein distance over T, a float, of Gaussians, covariances [T, T].
 
-  |m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2), means [T] or numbers.
+  (|m_a - m_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2)) / T of covariances a and b, means
+  [T] or numbers.
   """
-  mean_a, mean_b = (np.broadcast_to(m, len(a)) for m in (mean_a, mean_b))
-  return frechet.gaussian_distance(mean_a, a, mean_b, b) / len(a)
+  mean_a, mean_b = (np.broadcast_to(m, len(cov_a)) for m in (mean_a, mean_b))
+  return frechet.gaussian_distance(mean_a, cov_a, mean_b, cov_b) / len(cov_a)
 
 
 def mean_squared_jumps(cov):

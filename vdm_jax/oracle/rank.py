@@ -67,7 +67,9 @@ def scores_and_covariance(method, distribution, process, grid, num_frames):
     scored = slice(method.margin, method.margin + num_frames)
     cov = measure.covariance(jacobian[scored])
     truth = np.asarray(distribution.covariance(num_frames))
-    distance = measure.gaussian_wasserstein(cov, truth, mean[scored], distribution.mean)
+    distance = measure.squared_wasserstein_per_frame(
+      cov, truth, mean[scored], distribution.mean
+    )
   first, every = method.seams
   return {
     "distance": distance,

@@ -43,7 +43,7 @@ class FrameSpec:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompts:
-  """The input of texts, the signal `text`.
+  """An input of a Pipeline: prompts -> the signal "text", for cross-attention.
 
   Attributes:
     encoder: a TextEncoder, texts -> (values [N, L, D], mask [N, L]); None: embeddings
@@ -107,7 +107,7 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class ClassLabels:
-  """The input of class ids or names, the signal `label`.
+  """An input of a Pipeline: class ids or names -> the signal "label", ids [B].
 
   Attributes:
     num_classes: ids are 0 .. num_classes - 1.
@@ -144,7 +144,7 @@ class ClassLabels:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FirstFrames:
-  """The input of images that videos begin with, the signal `image`, and numbers.
+  """An input of a Pipeline: first frames -> the signal "image", and numbers.
 
   By default that of Stable Video Diffusion, https://arxiv.org/abs/2311.15127: tokens of
   an image encoder, and latents of the image with noise on it, which are not scaled to

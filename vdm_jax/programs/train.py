@@ -112,7 +112,7 @@ def run(
       draw(int(state.step), state)
     return state
 
-  options = compiler.options(job.compiler, job.mesh.devices.flat[0].platform)
+  options = compiler.xla_options(job.compiler, job.mesh.devices.flat[0].platform)
   with log.Logger(place, step=int(state.step)) as logger:
     loop.fit(
       step_lib.compile_step(

@@ -79,7 +79,10 @@ class _ConvModule(TypedModule):
 
 
 class LatentProjector(_ConvModule):
-  """Projects an image's latents by convolutions, then attention along time."""
+  """Projects latents of images, [B, T, H, W, C] -> [B, T, H, W, channels].
+
+  By convolutions in each frame, then attention and a perceptron along time.
+  """
 
   @nn.compact
   def __call__(self, x):
@@ -99,7 +102,10 @@ class LatentProjector(_ConvModule):
 
 
 class ContextEncoder(_ConvModule):
-  """Encodes an image's latents, of `channels`, as tokens of width `features`."""
+  """Encodes an image's latents [B, H, W, C] as 64 tokens, [B, 64, features].
+
+  `channels` is the unit of the widths of its convolutions.
+  """
 
   features: int = 1024
 

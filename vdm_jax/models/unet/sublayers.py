@@ -166,7 +166,10 @@ class SpatialTransformer(TypedModule):
 
 
 class SublayerStack(TypedModule):
-  """One block of a transformer: the sublayers that `config.block` names, in order."""
+  """One block of a transformer on tokens [B, T, N, D]: several sublayers in a row.
+
+  `config` is a TransformerConfig, whose `block` names them, such as "spatial_self".
+  """
 
   config: TransformerConfig
   groups: int = 32

@@ -183,7 +183,11 @@ class UNet3D(Module, UNetModule):
 
 
 class ConditionEmbedding(UNetModule):
-  """Embeds time and condition for all cells of a U-Net with this `config`."""
+  """Embeds time and condition for a U-Net: (t, cond, num_frames) -> inputs.Signals.
+
+  These hold the sum of the embeddings of t and of cond.vectors, [B, T or 1, E], and the
+  text and image tokens. `config` is an Architecture.
+  """
 
   @nn.compact
   def __call__(self, t, cond, num_frames):
@@ -251,7 +255,10 @@ class ConditionEmbedding(UNetModule):
 
 
 class UNetEncoder(UNetModule):
-  """The way down and the middle of a U-Net; control networks are copies of it."""
+  """The way down and the middle of a U-Net: x -> ([skip connections], features).
+
+  All are [B, T, h, w, c]. `config` is an Architecture; control networks are copies.
+  """
 
   @nn.compact
   def __call__(self, x, signals, extra=None):
@@ -292,7 +299,10 @@ class UNetEncoder(UNetModule):
 
 
 class UNetDecoder(UNetModule):
-  """The way up of a U-Net: from the middle back to the size of the input."""
+  """The way up of a U-Net: middle and skip connections -> F [B, T, H, W, out_channels].
+
+  `config` is an Architecture.
+  """
 
   @nn.compact
   def __call__(self, x, skips, signals):

@@ -151,17 +151,17 @@ def _problems(values):
   return out
 
 
-def latent_statistics_config(latents, std_factor=1.0):
+def latent_statistics_config(statistics, std_factor=1.0):
   """{field of config.json: value} that describes the mean and deviation of the latents.
 
   One scaling_factor (and shift_factor) where all channels are alike, which is what most
   pipelines use; else latents_mean and latents_std, which only those of SDXL do.
 
   Args:
-    latents: {"shift": [c], "scale": [c]}, the mean and deviation.
+    statistics: {"shift": [c], "scale": [c]}, the mean and deviation.
     std_factor: the scaling_factor by which latents_std is divided.
   """
-  shift, scale = (np.asarray(latents[k], np.float32) for k in ("shift", "scale"))
+  shift, scale = (np.asarray(statistics[k], np.float32) for k in ("shift", "scale"))
   mean = [_shortest(x, float(x), lambda y: y) for x in shift]
   if len({*mean}) == 1 and np.all(scale == scale[0]) and std_factor == 1.0:
     factor = _shortest(scale[0], 1.0 / float(scale[0]), lambda y: 1.0 / y)

@@ -22,14 +22,14 @@ NAMES = (
 )
 
 
-def layout_of(architecture):
+def name_layout_of(architecture):
   """The NameLayout, templates of published names, of a UNet3D in AnimateDiff's code."""
-  layout = unet_diffusers.layout_of(architecture)
+  layout = unet_diffusers.name_layout_of(architecture)
   inside = "motion_modules.{j}.temporal_transformer"
   return dataclasses.replace(
     layout,
     parts=layout.parts | {"temporal_transformer": inside},
-    temporal_block_names=lambda c: blocks.block_names(c, _names(c)),
+    temporal_block_names=lambda c: blocks.block_name_map(c, _names(c)),
   )
 
 
@@ -43,7 +43,9 @@ def sinusoid_buffers(module, params):
 
   Of a UNet3D or ControlNet; `params` are its parameters as nested ShapeDtypeStructs.
   """
-  found = unet_diffusers.named_block_sinusoids(module, layout_of(module.config), params)
+  found = unet_diffusers.named_block_sinusoids(
+    module, name_layout_of(module.config), params
+  )
   return {
     f"{published}.{layer}.pos_encoder.pe": table
     for published, table in found
@@ -58,7 +60,7 @@ def _buffers(module):
 TABLE = Table(
   module_class=unet3d.UNet3D,
   fields={"config.temporal.position": ("sinusoid",)},
-  rules=functools.partial(layout_lib.unet_rules, layout_of=layout_of),
+  rules=functools.partial(layout_lib.unet_rules, layout_of=name_layout_of),
   renames=RENAMES,
   buffers=_buffers,
   abstract_params=unet_diffusers.TABLE.abstract_params,

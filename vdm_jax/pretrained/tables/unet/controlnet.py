@@ -122,12 +122,12 @@ def abstract_params(module, shapes):
   """
   channels = input_width(shapes, rf"^{HINT}\.(conv_in\.)?weight$", 3)
   hint = module.hint, channels, 2 ** max(len(module.widths) - 1, 0)
-  layout_of = unet_diffusers.layout_of
+  layout_of = unet_diffusers.name_layout_of
   return layout_lib.abstract_params(module, shapes, layout_of, hint)
 
 
 def _rules(module):
-  return controlnet_rules(module, unet_diffusers.layout_of(module.config))
+  return controlnet_rules(module, unet_diffusers.name_layout_of(module.config))
 
 
 def _buffers(module):

@@ -58,7 +58,7 @@ def _to_config(module, params):
 
 
 def _rules(module):
-  layout = unet_diffusers.layout_of(module.config)
+  layout = unet_diffusers.name_layout_of(module.config)
   inside = layout_lib.name_prefixes(module.config, layout)
   inside = [(f"unet/{ours}", published, names) for ours, published, names in inside]
   spec = _abstract_params(module, {})

@@ -63,7 +63,7 @@ class NameLayout:
   pattern_of: Callable
   conv_in: str
   text_attention: str
-  temporal_block_names: Callable = blocks.block_names
+  temporal_block_names: Callable = blocks.block_name_map
   attentions: Callable | None = None
 
 
@@ -127,7 +127,7 @@ def _cell(c, layout, ours, module, j, level, k=0):
   return out, k
 
 
-def _transformer(ours, published, c, layout, names=blocks.block_names, inner=None):
+def _transformer(ours, published, c, layout, names=blocks.block_name_map, inner=None):
   """Prefixes of a transformer; inner: TransformerConfig of blocks along time in it."""
   if not c.projected:
     return layout.attentions(ours, published)

@@ -11,7 +11,7 @@ from vdm_jax.pretrained.tables.unet import animatediff, controlnet
 
 
 def _rules(module):
-  return controlnet.controlnet_rules(module, animatediff.layout_of(module.config))
+  return controlnet.controlnet_rules(module, animatediff.name_layout_of(module.config))
 
 
 def _buffers(module):

@@ -37,7 +37,7 @@ PARTS = {
 }
 
 
-def layout_of(architecture):
+def name_layout_of(architecture):
   """The NameLayout, templates of published names, of a UNet3D in diffusers."""
   parts = dict(PARTS)
   if architecture.temporal_resnet == "alpha":
@@ -107,7 +107,7 @@ def sinusoid_buffers(module, params):
 
   Of a UNet3D or ControlNet; `params` are its parameters as nested ShapeDtypeStructs.
   """
-  found = named_block_sinusoids(module, layout_of(module.config), params)
+  found = named_block_sinusoids(module, name_layout_of(module.config), params)
   return {f"{published}.pos_embed.pe": table for published, table in found}
 
 
@@ -127,7 +127,9 @@ TABLE = Table(
   classes=tuple(unet_configs.CLASSES),
   from_config=unet_configs.from_config,
   to_config=unet_configs.to_config,
-  rules=functools.partial(layout_lib.unet_rules, layout_of=layout_of),
+  rules=functools.partial(layout_lib.unet_rules, layout_of=name_layout_of),
   buffers=_buffers,
-  abstract_params=functools.partial(layout_lib.abstract_params, layout_of=layout_of),
+  abstract_params=functools.partial(
+    layout_lib.abstract_params, layout_of=name_layout_of
+  ),
 )

@@ -32,7 +32,7 @@ PARTS = {
 }
 
 
-def layout_of(architecture):
+def name_layout_of(architecture):
   """The NameLayout, templates of published names, of a UNet3D in LVDM's code."""
   roots = [
     ("embed/time", "time_embed", PERCEPTRON),
@@ -104,7 +104,9 @@ def _patterns(c):
 TABLE = Table(
   module_class=unet3d.UNet3D,
   fields={"config.temporal_at": ("attention", "inside")},
-  rules=functools.partial(layout_lib.unet_rules, layout_of=layout_of),
+  rules=functools.partial(layout_lib.unet_rules, layout_of=name_layout_of),
   prefix=r"(model\.)?diffusion_model\.",
-  abstract_params=functools.partial(layout_lib.abstract_params, layout_of=layout_of),
+  abstract_params=functools.partial(
+    layout_lib.abstract_params, layout_of=name_layout_of
+  ),
 )
