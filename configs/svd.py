@@ -56,7 +56,7 @@ def get_config(arg="full"):
   )
   rising = c.bind(guidance.linear_scale, start=1.0, stop=2.5)
   clips = dict(
-    source=cfg.latents, transforms=(c.call(pictures.AddImageOnly, rate=0.1),)
+    source=cfg.latents, transforms=(c.call(pictures.AddImageOnlyFlag, rate=0.1),)
   )
   cfg.latents = c.call(sources.Transformed, **clips)
   unets.denoiser(

@@ -45,7 +45,7 @@ def test_an_estimate_is_state_and_gradients_and_what_is_kept_and_workspace():
     }[next(iter(flags))]
 
   changes = [{"fewer": 1}, {"impossible": 1}, {"split": 1}]
-  found = advice.estimate_changes(needs, now, changes, parts)
+  found = advice.estimate_memory_after_changes(needs, now, changes, parts)
   # 1000 - 40 - 600 = 360 of workspace; with one clip of four, 90.
   assert [row["total"] for row in found] == [
     100 + 40 + 150 + 90 + 7,

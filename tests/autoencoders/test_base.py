@@ -25,9 +25,9 @@ def test_divergence_is_zero_at_the_prior_and_known_elsewhere():
 
 def test_sample_has_the_moments():
   moments = base.Moments(jnp.full((20_000,), 1.5), jnp.full((20_000,), np.log(0.49)))
-  z = base.sample_moments(moments, jax.random.key(0))
+  z = base.sample_from_moments(moments, jax.random.key(0))
   np.testing.assert_allclose([z.mean(), z.std()], [1.5, 0.7], atol=0.02)
-  np.testing.assert_array_equal(base.sample_moments(moments, None), moments.mean)
+  np.testing.assert_array_equal(base.sample_from_moments(moments, None), moments.mean)
 
 
 def test_measured_statistics_make_samples_unit():
@@ -35,13 +35,13 @@ def test_measured_statistics_make_samples_unit():
   stats = base.measure_statistics(iter(parts))
   keys = jax.random.split(jax.random.key(0), 3)
   z = [
-    base.normalize(stats, base.sample_moments(m, k))
+    base.normalize(stats, base.sample_from_moments(m, k))
     for m, k in zip(parts, keys, strict=True)
   ]
   z = np.stack(z)
   np.testing.assert_allclose(z.mean((0, 1, 2, 3, 4)), 0.0, atol=0.05)
   np.testing.assert_allclose(z.std((0, 1, 2, 3, 4)), 1.0, atol=0.05)
-  raw = np.stack([base.sample_moments(m, None) for m in parts])
+  raw = np.stack([base.sample_from_moments(m, None) for m in parts])
   assert np.abs(raw.mean((0, 1, 2, 3, 4))).min() > 1.0  # they were not unit before
 
 

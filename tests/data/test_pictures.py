@@ -50,7 +50,7 @@ def test_too_few_are_refused():
 
 
 def test_a_share_of_clips_is_told_to_be_pictures():
-  flag = pictures.AddImageOnly(rate=0.25)
+  flag = pictures.AddImageOnlyFlag(rate=0.25)
   rng = np.random.default_rng(0)
   record = {"latents": np.zeros((3, 2, 2, 1))}
   flags = np.array([flag(record, rng)["image_only"] for _ in range(4000)])
@@ -59,4 +59,4 @@ def test_a_share_of_clips_is_told_to_be_pictures():
   assert "image_only" not in record
   for rate in (-0.1, 1.1):
     with pytest.raises(ValueError, match=f"rate={rate} must be a share"):
-      pictures.AddImageOnly(rate=rate)
+      pictures.AddImageOnlyFlag(rate=rate)

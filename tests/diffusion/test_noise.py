@@ -63,8 +63,8 @@ def test_the_filter_is_real_for_odd_sizes_and_splits_the_noise(sizes):
     np.fft.fftn(x, axes=(1, 2, 3)) * gain[None, ..., None], axes=(1, 2, 3)
   )
   assert np.abs(out.imag).max() < 1e-12 * np.abs(out.real).max() + 1e-15
-  np.testing.assert_allclose(noise.apply_filter(x, gain), out.real, atol=1e-5)
-  np.testing.assert_allclose(noise.apply_filter(x, np.ones(sizes)), x, atol=1e-5)
+  np.testing.assert_allclose(noise.filter_spectrum(x, gain), out.real, atol=1e-5)
+  np.testing.assert_allclose(noise.filter_spectrum(x, np.ones(sizes)), x, atol=1e-5)
   assert gain.flat[0] == 1.0 and gain.max() == 1.0 and gain.min() < 1e-2
   # The published filter, on shifted axes 2 i / n - 1, is right for even sizes alone.
   grids = np.meshgrid(*(2 * np.arange(n) / n - 1 for n in sizes), indexing="ij")
@@ -89,10 +89,10 @@ def test_free_init_starts_again_from_low_frequencies():
   np.testing.assert_array_equal(starts[0], eps)
   gain = noise.butterworth_gain(shape[1:4], 0.25, 4)
   alpha, sigma = process.alpha_sigma(jnp.full((1, 1), 1000.0))
-  low = noise.apply_filter(alpha * 50.0 + eps, gain)
+  low = noise.filter_spectrum(alpha * 50.0 + eps, gain)
   for start in starts[1:]:
     np.testing.assert_allclose(
-      noise.apply_filter(start - low, gain == 1.0), 0, atol=1e-4
+      noise.filter_spectrum(start - low, gain == 1.0), 0, atol=1e-4
     )
     high = start - low
     assert 0.8 < high.std() < 1.05

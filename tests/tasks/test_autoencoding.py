@@ -38,7 +38,7 @@ class Linear:
     return base.Moments(*jnp.split(x @ params["encoder"], 2, axis=-1))
 
   def latents(self, params, moments, key):
-    return base.normalize(params["latents"], base.sample_moments(moments, key))
+    return base.normalize(params["latents"], base.sample_from_moments(moments, key))
 
   def decode(self, params, latents):
     x = base.denormalize(params["latents"], latents) @ params["decoder"]

@@ -128,7 +128,7 @@ def test_every_random_choice_has_its_own_key(monkeypatch):
 
   cond, _ = conditioner(BATCH)
   mask = np.zeros((B, T, 1, 1, 1), bool)
-  monkeypatch.setattr(latent_diffusion, "sample_latents", spy("latents", 1, X0))
+  monkeypatch.setattr(latent_diffusion, "posterior_latents", spy("latents", 1, X0))
   monkeypatch.setattr(masks, "sample_masks", spy("mask", 0, mask))
   monkeypatch.setattr(conditioning, "drop", spy("drop", 0, cond))
   monkeypatch.setattr(losses, "denoising_loss", spy("noise", 6, (0.0, {})))
@@ -145,16 +145,16 @@ def test_moments_are_sampled_anew():
     "mean": np.full((64, *SHAPE[1:]), mean, np.float16),
     "logvar": np.full((64, *SHAPE[1:]), 2 * np.log(std), np.float16),
   }
-  x0 = latent_diffusion.sample_latents(moments, KEY)
+  x0 = latent_diffusion.posterior_latents(moments, KEY)
   assert x0.dtype == jnp.float32
   np.testing.assert_allclose(x0.mean(), mean, atol=0.05)
   np.testing.assert_allclose(x0.std(), std, rtol=0.05)
   assert not np.array_equal(
-    x0, latent_diffusion.sample_latents(moments, jax.random.key(1))
+    x0, latent_diffusion.posterior_latents(moments, jax.random.key(1))
   )
-  np.testing.assert_array_equal(latent_diffusion.sample_latents(BATCH, KEY), X0)
+  np.testing.assert_array_equal(latent_diffusion.posterior_latents(BATCH, KEY), X0)
   with pytest.raises(KeyError, match="Encode the videos first"):
-    latent_diffusion.sample_latents({"video": X0}, KEY)
+    latent_diffusion.posterior_latents({"video": X0}, KEY)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ class StepMemory:
   clips: float
 
 
-def estimate_changes(usage, current, candidates, step_memory_of):
+def estimate_memory_after_changes(usage, current, candidates, step_memory_of):
   """Estimates what a training step would need after each change of the config.
 
   Args:

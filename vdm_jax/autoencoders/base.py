@@ -55,7 +55,7 @@ class Autoencoder(Protocol):
 def normalized_latents(autoencoder, params, moments, key):
   """Unit-variance latents [B, t, h, w, c] from Moments; the mean if key is None."""
   del autoencoder
-  return normalize(params["latents"], sample_moments(moments, key))
+  return normalize(params["latents"], sample_from_moments(moments, key))
 
 
 # The dtypes of a layer, as every flax module takes them.
@@ -85,7 +85,7 @@ def split_moments(stacked):
   return Moments(mean, clip_logvar(logvar))
 
 
-def sample_moments(moments, key):
+def sample_from_moments(moments, key):
   """Raw latents [B, t, h, w, c] drawn from Moments; their mean if key is None."""
   if key is None:
     return moments.mean

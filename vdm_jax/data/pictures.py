@@ -27,7 +27,7 @@ class RandomFrame:
 
 
 @dataclasses.dataclass(frozen=True)
-class AddImageOnly:
+class AddImageOnlyFlag:
   """(record, rng) -> record with "image_only", float32: 1 for T images, 0 for a video.
 
   With probability `rate` a clip is treated as T unrelated images. A U-Net with the

@@ -52,7 +52,7 @@ def rollout(
       seams.
   """
   x, num_frames = jnp.asarray(x), x.shape[1]
-  ts = loop.time_matrix(ts, num_frames)
+  ts = loop.schedule_matrix(ts, num_frames)
   stages = [(np.asarray(i), np.asarray(known, bool)) for i, known in plan(num_frames)]
   _check(stages, num_frames)
   index, known = stages[0]

@@ -93,7 +93,8 @@ def free_init(
   if iterations < 1:
     raise ValueError(f"iterations={iterations}; FreeInit samples at least once.")
   alpha, sigma = (
-    p.expand(c[None]) for c in process.alpha_sigma(loop.time_matrix(ts, x.shape[1])[0])
+    p.expand(c[None])
+    for c in process.alpha_sigma(loop.schedule_matrix(ts, x.shape[1])[0])
   )
   low = butterworth_gain(x.shape[1:4], cutoff, order)
   start = x
@@ -101,7 +102,7 @@ def free_init(
     k_sampler, k_noise = jax.random.split(jax.random.fold_in(key, i))
     x0 = sampler(denoise, process, start, ts, cond, k_sampler)
     fresh = sigma * loop.noise_by_frame(k_noise, x.shape)
-    start = fresh + apply_filter(alpha * x0 + x - fresh, low)
+    start = fresh + filter_spectrum(alpha * x0 + x - fresh, low)
   return x0
 
 
@@ -114,7 +115,7 @@ def butterworth_gain(sizes, cutoff, order):
   return 1.0 / (1.0 + (sum(f**2 for f in axes) / cutoff**2) ** order)
 
 
-def apply_filter(x, gain):
+def filter_spectrum(x, gain):
   """x [B, T, H, W, C], real, with its (T, H, W) spectrum times gain [T, H, W]."""
   axes = (1, 2, 3)
   out = jnp.fft.ifftn(jnp.fft.fftn(x, axes=axes) * gain[None, ..., None], axes=axes)

@@ -73,13 +73,13 @@ def run(
   if isinstance(passes, Mapping):
     passes = [passes[name] for name in sorted(passes)]
   check_passes(passes)
-  parts = [pass_generator(generator, chain_pass) for chain_pass in passes]
+  parts = [generator_for_pass(generator, chain_pass) for chain_pass in passes]
   params = {
     "autoencoder": job.weights(generator.autoencoder_weights, "ema/autoencoder")
   }
   params |= {f"pass {n}": job.weights(part.weights) for n, part in enumerate(parts)}
   draws = [
-    jax.jit(pass_sampler(part, chain_pass))
+    jax.jit(sampler_for_pass(part, chain_pass))
     for part, chain_pass in zip(parts, passes, strict=True)
   ]
   decode = jax.jit(generator.decode)
@@ -106,7 +106,7 @@ def run(
   )
 
 
-def pass_generator(generator, chain_pass):
+def generator_for_pass(generator, chain_pass):
   """The tasks.generator.Generator that samples the latents of one pass.
 
   Args:
@@ -145,14 +145,14 @@ def check_passes(passes):
     before = frames
 
 
-def pass_sampler(generator, chain_pass):
+def sampler_for_pass(generator, chain_pass):
   """A function (params, batch, previous, key) -> latents [B, T, h, w, c] of one pass.
 
   `params` is {"denoiser": tree}, `batch` {name: array [B, ...]}, `previous` the latents
   of the pass before, which are known frames of this one (unused in the first).
 
   Args:
-    generator: the Generator of this pass, what `pass_generator` returns.
+    generator: the Generator of this pass, what `generator_for_pass` returns.
     chain_pass: the Pass.
   """
 

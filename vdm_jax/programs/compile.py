@@ -178,7 +178,9 @@ def _advice(cfg, target, program, needs):
     other = override_fields(cfg, flags)
     return _step_memory(programs.training_program(other, mesh_of(other, target)))
 
-  return advice.estimate_changes(needs, _step_memory(program), changes, parts)
+  return advice.estimate_memory_after_changes(
+    needs, _step_memory(program), changes, parts
+  )
 
 
 def _step_memory(program):

@@ -90,7 +90,7 @@ class LatentDiffusion:
     `batch` is encoded, {name: [B, ...]}, of the shapes that `loss` will get.
     """
     k_latents, k_mask, k_params = jax.random.split(key, 3)
-    x0 = sample_latents(batch, k_latents)
+    x0 = posterior_latents(batch, k_latents)
     cond, _ = self._condition(k_mask, batch, x0, self.mask_rates)
     x, t = self.process.network_inputs(x0, jnp.ones(x0.shape[:2]))
     return self.network.init(k_params, x, t, cond)["params"]
@@ -169,7 +169,7 @@ class LatentDiffusion:
 
   def _loss(self, params, batch, key, mask_rates):
     k_latents, k_mask, k_drop, k_time, k_noise, k_network = jax.random.split(key, 6)
-    x0 = sample_latents(batch, k_latents)
+    x0 = posterior_latents(batch, k_latents)
     cond, null = self._condition(k_mask, batch, x0, mask_rates)
     cond = conditioning.drop(k_drop, cond, null, self.drop_rates)
     each = x0.shape[1] if self.per_frame_times else 1
@@ -271,7 +271,7 @@ class LatentDiffusion:
     k_noise, k_steps = jax.random.split(key)
     ts = ts(self.process) if callable(ts) else ts
     one_time = jnp.ndim(ts) == 1
-    alpha, sigma = self.process.alpha_sigma(loop.time_matrix(ts, shape[1])[:1])
+    alpha, sigma = self.process.alpha_sigma(loop.schedule_matrix(ts, shape[1])[:1])
     x = p.expand(sigma) * noise(k_noise, shape)
     x = x if start is None else x + p.expand(alpha) * start
     if mask is not None:
@@ -339,7 +339,7 @@ def encode_video(autoencoder, params, batch):
   return jax.lax.stop_gradient({"mean": unit(moments.mean), "logvar": logvar})
 
 
-def sample_latents(batch, key):
+def posterior_latents(batch, key):
   """x0 [B, T, H, W, C], float32: "latents", or a sample of "mean" and "logvar"."""
   if "latents" in batch:
     return jnp.asarray(batch["latents"], jnp.float32)

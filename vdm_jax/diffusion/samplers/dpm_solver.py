@@ -155,6 +155,6 @@ def _multistep(step, denoise, process, x, ts, cond, key, order, rule, final_orde
     return x_next, (x0, x0_1, t, t_1)
 
   nothing = jnp.zeros_like(x)
-  never = jnp.full(x.shape[:2], -1.0, loop.time_matrix(ts, x.shape[1]).dtype)
+  never = jnp.full(x.shape[:2], -1.0, loop.schedule_matrix(ts, x.shape[1]).dtype)
   memory = nothing, nothing, never, never
   return loop.run_steps(body, denoise, x, ts, key, memory=memory)

@@ -40,7 +40,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
     calls: of the denoiser in a step, the k-th at the time of the k-th step from here.
   """
   shape, grid, modes = x.shape, ts, None
-  ts = repeat(time_matrix(ts, shape[1]), "s t -> s b t", b=shape[0])
+  ts = repeat(schedule_matrix(ts, shape[1]), "s t -> s b t", b=shape[0])
   inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
   if isinstance(denoise, caching.CachedDenoiser):
     denoise, modes = denoise.plan_steps(grid, calls)
@@ -87,7 +87,7 @@ def _strides(inputs, start, stop, size):
   return [tuple(a[start + k : stop : size] for a in inputs) for k in range(size)]
 
 
-def time_matrix(ts, num_frames):
+def schedule_matrix(ts, num_frames):
   """The schedule matrix [S + 1, T], float, of times ts [S + 1] or [S + 1, T]."""
   ts = jnp.asarray(ts, float)
   if ts.ndim not in (1, 2) or len(ts) < 2 or ts.shape[1:] not in ((), (num_frames,)):
@@ -102,7 +102,7 @@ def last_step_times(ts, num_frames, count):
 
   ts are falling times [S + 1], or [S + 1, T] for each frame; T = num_frames.
   """
-  ts = time_matrix(ts, num_frames)
+  ts = schedule_matrix(ts, num_frames)
   starts, before = [], ts[-1]
   for _ in range(count):
     before = jnp.min(jnp.where(ts > before, ts, jnp.inf), axis=0)

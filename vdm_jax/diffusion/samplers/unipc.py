@@ -72,7 +72,7 @@ def unipc(denoise, process, x, ts, cond, key, *, order=2, kind="bh2", final_orde
     return x_next, (x, [x0, *values[:-1]], [t, *times[:-1]])
 
   nothing = jnp.zeros_like(x)
-  never = jnp.full(x.shape[:2], -1.0, loop.time_matrix(ts, x.shape[1]).dtype)
+  never = jnp.full(x.shape[:2], -1.0, loop.schedule_matrix(ts, x.shape[1]).dtype)
   memory = nothing, [nothing] * order, [never] * order
   return loop.run_steps(step, denoise, x, ts, key, memory=memory)
 
