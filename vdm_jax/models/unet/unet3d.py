@@ -183,11 +183,7 @@ class UNet3D(Module, UNetModule):
 
 
 class ConditionEmbedding(UNetModule):
-  """Embeds time and condition for a U-Net: (t, cond, num_frames) -> inputs.Signals.
-
-  These hold the sum of the embeddings of t and of cond.vectors, [B, T or 1, E], and the
-  text and image tokens. `config` is an Architecture.
-  """
+  """Embeds time and condition: (t, cond, num_frames) -> the inputs.Signals of blocks."""
 
   @nn.compact
   def __call__(self, t, cond, num_frames):
@@ -255,10 +251,7 @@ class ConditionEmbedding(UNetModule):
 
 
 class UNetEncoder(UNetModule):
-  """The way down and the middle of a U-Net: x -> ([skip connections], features).
-
-  All are [B, T, h, w, c]. `config` is an Architecture; control networks are copies.
-  """
+  """A U-Net down to its middle: x -> ([skip connections], middle), [B, T, h, w, c]."""
 
   @nn.compact
   def __call__(self, x, signals, extra=None):
@@ -299,10 +292,7 @@ class UNetEncoder(UNetModule):
 
 
 class UNetDecoder(UNetModule):
-  """The way up of a U-Net: middle and skip connections -> F [B, T, H, W, out_channels].
-
-  `config` is an Architecture.
-  """
+  """A U-Net up from its middle, with skip connections: F [B, T, H, W, out_channels]."""
 
   @nn.compact
   def __call__(self, x, skips, signals):
