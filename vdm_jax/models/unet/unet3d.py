@@ -183,7 +183,7 @@ class UNet3D(Module, UNetModule):
 
 
 class ConditionEmbedding(UNetModule):
-  """Embeds time and condition: (t, cond, num_frames) -> the inputs.Signals of blocks."""
+  """Embeds time and condition: (t, cond, num_frames) -> inputs.Signals for blocks."""
 
   @nn.compact
   def __call__(self, t, cond, num_frames):
