@@ -150,7 +150,7 @@ def base(name, recipe):
   pixels = 16 if name == "tiny" else 256
   cfg = videos.base(data, clips, pixels=pixels, cut=(cut,), **settings)
   cfg.dataset = dataset
-  cfg.prepare = c.bind(prepare.run, builder=dataset)
+  cfg.prepare = c.bind(prepare.print_splits, builder=dataset)
   cfg.stages = ("prepare", *cfg.stages)
   return cfg
 

@@ -51,7 +51,7 @@ def get_config(arg="full"):
   # The longest caption has 12 tokens.
   folder = c.call(text_encoder.packaged_folder)
   cfg.encoder = c.call(text_encoder.TextEncoder, folder=folder, length=16)
-  found = c.bind(captions.all_captions, source=clips)
+  found = c.bind(captions.seen_captions, source=clips)
   cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
 
   cfg.autoencoder = digits.frame_autoencoder()

@@ -115,7 +115,7 @@ def data(cfg, *, train_clips=12_000, test_clips=1_000, num_frames=8, **fields):
     test_clips=test_clips,
     **fields,
   )
-  cfg.prepare = c.bind(prepare.run, builder=cfg.dataset)
+  cfg.prepare = c.bind(prepare.print_splits, builder=cfg.dataset)
 
 
 def encoding(source, module, weights, **settings):

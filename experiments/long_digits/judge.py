@@ -68,7 +68,7 @@ def judged(classifier, videos, labels, seam):
     float(np.median(digits.motion_error(videos[:, part], max_speed=FASTEST)))
     for part in parts
   ]
-  speeds = [digits.speed(videos[:, part]) for part in parts]
+  speeds = [digits.mean_speed(videos[:, part]) for part in parts]
   part_mean = lambda x: [float(x[:, part].mean()) for part in parts]
   whole = digits.motion_error(videos, max_speed=FASTEST)
   last_over_first = np.mean(speeds[-4:], axis=0) / np.mean(speeds[:4], axis=0)

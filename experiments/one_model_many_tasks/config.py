@@ -45,7 +45,7 @@ def get_config(arg="full"):
     train_clips=1,
     test_clips=clips,
   )
-  cfg.prepare = c.bind(prepare.run, builder=cfg.long_dataset)
+  cfg.prepare = c.bind(prepare.print_splits, builder=cfg.long_dataset)
 
   cfg.train.preview = None
   cfg.base = copy.deepcopy(cfg.train)

@@ -71,7 +71,7 @@ def test_guided_samples_are_read_as_asked(cfg, reader):
   made = run(generator.weights)
   assert made.shape == (40, 8, 16, 16, 3)
   assert right(made) >= 0.9
-  assert (digits.speed(made) > 0.25).all()
+  assert (digits.mean_speed(made) > 0.25).all()
   assert np.median(digits.motion_error(made)) < 0.057  # twice that of real clips
   # Negative control: without what the labels say, chance is left.
   blind = jax.tree.map(np.copy, generator.weights)

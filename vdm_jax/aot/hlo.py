@@ -327,7 +327,7 @@ def parse_module(text):
 
 
 def parse_array_types(shape):
-  """The Arrays, a tuple, in the text of a shape, "(bf16[2,3]{1,0:S(1)}, u32[])"."""
+  """The ArrayTypes, a tuple, in the text of a shape, "(bf16[2,3]{1,0:S(1)}, u32[])"."""
   found = []
   for dtype, dims, layout in ARRAY.findall(shape):
     sizes = tuple(int(re.sub(r"\D", "", d)) for d in dims.split(",") if d.strip())

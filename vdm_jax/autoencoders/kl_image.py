@@ -196,7 +196,7 @@ def _in_chunks(run, frames, size):
 
 
 class KLImageNetwork(nn.Module):
-  """Encoder and decoder of single frames, [N, H, W, C] -> the same of the output."""
+  """Frames [N, H, W, C] -> moments [N, h, w, 2 c] -> frames, for a KLImage `config`."""
 
   config: KLImage
 

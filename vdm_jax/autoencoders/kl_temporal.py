@@ -200,7 +200,10 @@ def _block(c, features, i):
 
 
 class TemporalLevel(nn.Module):
-  """Residual blocks of `features` channels, then, if `upsample`, upsampling by 2."""
+  """Residual blocks on [B, T, h, w, C], then, if `upsample`, upsampling by 2.
+
+  The output has `features` channels.
+  """
 
   config: KLTemporal
   features: int

@@ -74,7 +74,9 @@ def convolve(x, kernel, stride, padding):
   """
   spatial = kernel.shape[:-2]
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
-    return kernel_gradient.matmul(x, kernel.reshape(kernel.shape[-2:]))
+    return kernel_gradient.matmul_with_fast_gradient(
+      x, kernel.reshape(kernel.shape[-2:])
+    )
   on_cpu = convolution.choose_convolution(x, kernel, stride)
   if on_cpu is not None:
     return on_cpu(convolve, x, kernel, stride, padding)

@@ -25,7 +25,7 @@ def sinusoid(t, dim, *, max_period=10_000.0, shift=0):
 
 
 class TimeEmbedding(nn.Module):
-  """Embedding of diffusion time or another number: a sinusoid through a perceptron.
+  """Embedding of times or other numbers [...] -> [..., features]: sinusoid, perceptron.
 
   Attributes:
     num_frequencies: features of the sinusoid; 0: the input is features [..., D].
@@ -51,7 +51,7 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-  """Embedding table of class ids; the id num_classes is the null class ("no class")."""
+  """Embedding table, class ids [B] -> [B, width]; id num_classes is the null class."""
 
   num_classes: int
   width: int

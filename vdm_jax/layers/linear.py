@@ -36,8 +36,9 @@ class Linear(TypedModule):
     )
     x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
     if not self.use_bias:
-      return kernel_gradient.matmul(x, kernel)
+      return kernel_gradient.matmul_with_fast_gradient(x, kernel)
     bias = self.param(
       "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
     )
-    return kernel_gradient.matmul(x, kernel) + jnp.asarray(bias, self.dtype)
+    product = kernel_gradient.matmul_with_fast_gradient(x, kernel)
+    return product + jnp.asarray(bias, self.dtype)

@@ -71,7 +71,7 @@ def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
 
 def _loaded(table, module, state_dict, config, dtype, mesh, rules):
   module = with_dtype(module, dtype)
-  shapes = sd.check_state_dict(module, table, state_dict)
+  shapes = sd.checked_param_shapes(module, table, state_dict)
   boxed = table.abstract_params(module, sd.shapes_of(state_dict))
   shardings = _shardings(boxed, mesh, rules)
   like = {
@@ -98,7 +98,7 @@ def load_like(params, path, *, module=None):
   """
   expected = {k: jnp.asarray(x) for k, x in sd.flatten(params).items()}
   table, module, state_dict, config = _opened(path, module)
-  found = sd.check_state_dict(module, table, state_dict)
+  found = sd.checked_param_shapes(module, table, state_dict)
   problems = [
     f"{k} has shape {found[k].shape if k in found else None} in {path}, expected "
     f"{expected[k].shape if k in expected else None}"

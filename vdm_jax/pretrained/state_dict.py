@@ -34,7 +34,7 @@ def from_state_dict(module, state_dict):
   state_dict = unwrap(state_dict)
   table = table_of(module, state_dict)
   state_dict = table.renamed(state_dict)
-  shapes = check_state_dict(module, table, state_dict)
+  shapes = checked_param_shapes(module, table, state_dict)
   params = {
     name: chunks.assemble(made, shapes[name].shape, module.param_dtype)
     for name, made in parameter_chunks(module, table, state_dict, shapes)
@@ -86,7 +86,7 @@ def to_state_dict(module, params, *, size=None, ignored=None, table=None):
   problems += param_problems(module, table, flat)
   raise_problems(module, problems)
   state_dict = dict(published_arrays(module, table, flat))
-  check_state_dict(module, table, state_dict)
+  checked_param_shapes(module, table, state_dict)
   buffers = table.sized_buffers(module, size) if size else {}
   copies = {name: state_dict[other] for name, other in table.aliases(module).items()}
   out = buffers | ignored | state_dict | copies
@@ -182,7 +182,7 @@ def shapes_of(state_dict):
   return {name: tuple(x.shape) for name, x in state_dict.items()}
 
 
-def check_state_dict(module, table, state_dict):
+def checked_param_shapes(module, table, state_dict):
   """Checks a state dict; returns the parameters' {our name "a/b/c": ShapeDtypeStruct}.
 
   Args:

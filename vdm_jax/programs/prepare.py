@@ -1,7 +1,7 @@
 """Builds a data set where it is not built yet."""
 
 
-def run(job, *, builder):
+def print_splits(job, *, builder):
   """Prints the splits and sizes of a data set, which is built when the stage is built.
 
   Args:

@@ -43,7 +43,7 @@ def close(a, b, bound=1e-5):
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_and_tangents_are_those_of_the_convolution(case):
   x, kernel, padding, array = draw(case)
-  ours = lambda x, k: kernel_gradient.convolve(padding, x, k)
+  ours = lambda x, k: kernel_gradient.convolve_with_fast_gradient(padding, x, k)
   theirs = lambda x, k: plain(padding, x, k)
   y, pull = jax.vjp(ours, x, kernel)
   want, want_pull = jax.vjp(theirs, x, kernel)
@@ -61,7 +61,7 @@ def test_a_product_has_the_derivatives_of_a_product():
   rng = np.random.default_rng(0)
   array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
   x, kernel, dy = array(2, 3, 4), array(4, 6), array(2, 3, 6)
-  ours, plain = kernel_gradient.matmul, jnp.matmul
+  ours, plain = kernel_gradient.matmul_with_fast_gradient, jnp.matmul
   assert "custom_jvp_call" in str(jax.make_jaxpr(ours)(x, kernel))
   assert "custom_jvp_call" not in str(jax.make_jaxpr(ours)(dy, kernel.T))  # 6 to 4
   both = [jax.vjp(f, x, kernel)[1](dy) for f in (ours, plain)]
@@ -93,14 +93,14 @@ def test_a_gradient_of_a_gradient_and_a_batch_of_them():
     return lambda k: jnp.sum(jax.grad(score)(x, k) ** 2)
 
   close(
-    jax.grad(penalty(kernel_gradient.convolve))(kernel),
+    jax.grad(penalty(kernel_gradient.convolve_with_fast_gradient))(kernel),
     jax.grad(penalty(plain))(kernel),
   )
   kernels = array(2, *kernel.shape)
   many = lambda convolve: jax.vmap(
     jax.grad(lambda k: jnp.sum(convolve(padding, x, k) ** 2))
   )(kernels)
-  close(many(kernel_gradient.convolve), many(plain))
+  close(many(kernel_gradient.convolve_with_fast_gradient), many(plain))
 
 
 def test_a_band_that_forgets_its_neighbour_is_seen(monkeypatch):
@@ -114,7 +114,7 @@ def test_a_band_that_forgets_its_neighbour_is_seen(monkeypatch):
     return jnp.concatenate([right(padding, half, kernel) for half in halves], axis=1)
 
   monkeypatch.setattr(kernel_gradient, "convolve_in_bands", forgetful)
-  ours = lambda k: kernel_gradient.convolve(padding, x, k)
+  ours = lambda k: kernel_gradient.convolve_with_fast_gradient(padding, x, k)
   got = jax.vjp(ours, kernel)[1](dy)[0]
   assert jnp.abs(got - want).max() > 1e-2 * jnp.abs(want).max()
 

@@ -141,7 +141,7 @@ def test_every_name_and_shape_is_ours(published):
   tables = table.buffers(module)
   assert all(names[k].shape == x.shape for k, x in tables.items())
   names |= tables
-  shapes = sd.check_state_dict(
+  shapes = sd.checked_param_shapes(
     module, table, names
   )  # lists all that is missing or surplus
   constants = sd.constant_params(module, table, config)
@@ -151,7 +151,9 @@ def test_every_name_and_shape_is_ours(published):
   assert round(count / 1e6, 2) == millions
   gone = next(name for name in names if name not in copies)
   with pytest.raises(ValueError, match="is missing"):
-    sd.check_state_dict(module, table, {k: x for k, x in names.items() if k != gone})
+    sd.checked_param_shapes(
+      module, table, {k: x for k, x in names.items() if k != gone}
+    )
   assert jax.tree.leaves(shapes)
 
 

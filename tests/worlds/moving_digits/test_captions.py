@@ -92,7 +92,7 @@ def test_each_digit_lacks_one_direction_and_each_direction_a_digit():
 
 
 def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
-  texts = captions.all_captions(clips)
+  texts = captions.seen_captions(clips)
   assert texts == sorted(set(texts))
   for pair in captions.UNSEEN:
     assert not set(captions.wordings(*pair)) & set(texts)
@@ -101,13 +101,13 @@ def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
   assert len(pairs) == 70 and not pairs & set(captions.UNSEEN)
   assert 0 < len(clips) - len(told) < 0.2 * len(clips)
   # Negative control: all of them, if none is held back.
-  whole = captions.all_captions(clips, unseen=())
+  whole = captions.seen_captions(clips, unseen=())
   assert set(captions.wordings(*captions.UNSEEN[0])) & set(whole)
   assert len(captions.Captioned(clips, write(tmp_path / "all", whole), ())) == 2000
 
 
 def test_a_clip_comes_with_its_own_embedding(clips, tmp_path):
-  texts = captions.all_captions(clips)
+  texts = captions.seen_captions(clips)
   told = captions.Captioned(clips, write(tmp_path / "texts", texts))
   for i in (0, 7, len(told) - 1):
     record = told[i]
@@ -118,7 +118,7 @@ def test_a_clip_comes_with_its_own_embedding(clips, tmp_path):
 
 
 def test_a_folder_without_a_caption_is_refused(clips, tmp_path):
-  texts = captions.all_captions(clips)
+  texts = captions.seen_captions(clips)
   missing = captions.caption(
     clips[captions.Captioned(clips, write(tmp_path / "whole", texts)).indices[0]]
   )

@@ -54,8 +54,8 @@ def test_clips_that_jump_or_stand_are_told_from_real_ones(clips):
   order = np.random.default_rng(0).permutation(video.shape[1])
   assert np.median(digits.motion_error(video[:, order])) > 0.5
   frozen = np.repeat(video[:, :1], video.shape[1], 1)
-  assert digits.speed(frozen).max() < 1e-6
-  assert digits.speed(video).min() > 0.3
+  assert digits.mean_speed(frozen).max() < 1e-6
+  assert digits.mean_speed(video).min() > 0.3
 
 
 def test_a_known_bounce_is_found_exactly():

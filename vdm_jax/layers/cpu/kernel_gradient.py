@@ -30,7 +30,7 @@ def beats_xla(x, kernel):
   return kernel.shape[0] <= _band(x) < x.shape[1]
 
 
-def matmul(x, kernel):
+def matmul_with_fast_gradient(x, kernel):
   """x @ kernel [..., O] of x [..., I], kernel [I, O], with a fast gradient on a CPU.
 
   With more inputs than outputs the transpose costs what it saves.
@@ -60,11 +60,11 @@ def banded_convolution(convolve_xla, x, kernel, stride, padding):
   for each axis; convolve_xla and stride are not used.
   """
   del convolve_xla, stride
-  return convolve(tuple(map(tuple, padding)), x, kernel)
+  return convolve_with_fast_gradient(tuple(map(tuple, padding)), x, kernel)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def convolve(padding, x, kernel):
+def convolve_with_fast_gradient(padding, x, kernel):
   """Convolution of stride 1, [N, H', W', C_out], whose gradient is fast on a CPU.
 
   x is [N, H, W, C_in], the kernel [h, w, C_in, C_out], `padding` a pair (before, after)
@@ -90,10 +90,12 @@ def _tangent(apply, by_kernel, primals, tangents):
 
 def _jvp(padding, *args):
   across = functools.partial(convolve_in_bands, padding)
-  return _tangent(functools.partial(convolve, padding), across, *args)
+  return _tangent(
+    functools.partial(convolve_with_fast_gradient, padding), across, *args
+  )
 
 
-convolve.defjvp(_jvp, symbolic_zeros=True)
+convolve_with_fast_gradient.defjvp(_jvp, symbolic_zeros=True)
 
 
 def convolve_in_bands(padding, x, kernel):

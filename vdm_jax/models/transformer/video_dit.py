@@ -344,7 +344,7 @@ class VideoDiT(Module, TypedModule):
 
 
 class TimeLabelEmbedding(nn.Module):
-  """Embedding of time plus that of a class label; num_classes=0: of time only."""
+  """Embedding of times plus class ids, [B, T, width]; num_classes=0: of times only."""
 
   width: int
   num_classes: int

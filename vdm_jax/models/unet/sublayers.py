@@ -116,7 +116,7 @@ class TransformerConfig:
     return (given, other) if self.num_heads else (other, given)
 
 
-class SpatialTransformer(TypedModule):
+class UNetTransformer(TypedModule):
   """Transformer on features [B, T, H, W, C]: projection in, blocks, projection out.
 
   Attributes:

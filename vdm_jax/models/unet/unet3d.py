@@ -267,7 +267,7 @@ class UNetEncoder(UNetModule):
     x = temporal.convolution(x, c.channels[0], (3, 3), **self.dtypes, name="conv_in")
     x = x if extra is None else x + extra
     if c.temporal_in is not None and not self.skips_temporal(x):
-      x = sublayers.SpatialTransformer(
+      x = sublayers.UNetTransformer(
         c.temporal_in, groups=c.groups, **self.dtypes, name="temporal_in"
       )(x, signals)
     skips = [x]
@@ -320,7 +320,7 @@ class UNetDecoder(UNetModule):
 
 
 class Cell(UNetModule):
-  """A residual block, and the layers along time and transformers that follow it.
+  """A residual block on [B, T, H, W, C], layers along time and transformers after it.
 
   Attributes:
     features: output channels.
@@ -362,7 +362,7 @@ class Cell(UNetModule):
       x = mixer(along, x, sublayers.expand_image_only(signals, x.ndim))
     inside = c.temporal_at == "inside" and in_time
     if self.attention:
-      x = sublayers.SpatialTransformer(
+      x = sublayers.UNetTransformer(
         c.spatial,
         c.temporal if inside else None,
         c.groups,
@@ -370,7 +370,7 @@ class Cell(UNetModule):
         name="transformer",
       )(x, signals)
     if self.temporal and in_time:
-      x = sublayers.SpatialTransformer(
+      x = sublayers.UNetTransformer(
         c.temporal, groups=c.groups, **self.dtypes, name="temporal_transformer"
       )(x, signals)
     return x

@@ -78,7 +78,7 @@ def digit_direction(record):
   return int(record["label"]), int(direction_index(np.asarray(record["velocity"])))
 
 
-def all_captions(source, unseen=UNSEEN):
+def seen_captions(source, unseen=UNSEEN):
   """The distinct captions of a source's clips, a sorted list.
 
   Those of the pairs (digit, direction) in `unseen` are left out.

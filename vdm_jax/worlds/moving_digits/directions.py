@@ -102,5 +102,5 @@ class PromptScorer:
       **right,
       **{name: values.astype(float) for name, values in shares.items()},
       "motion error (pixels)": digits.motion_error(videos),
-      "speed (pixels a frame)": digits.speed(videos),
+      "speed (pixels a frame)": digits.mean_speed(videos),
     }

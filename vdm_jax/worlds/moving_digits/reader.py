@@ -109,7 +109,7 @@ class DigitClassifier:
     return self.machine.classes_[self.features(videos).argmax(-1)]
 
 
-def speed(videos):
+def mean_speed(videos):
   """Mean speed [N] of the centre of mass, in pixels a frame, of uint8 videos."""
   return np.linalg.norm(np.diff(centres_of_mass(videos), axis=1), axis=-1).mean(-1)
 
@@ -247,7 +247,7 @@ def digit_rows(data, *, seed=0, still=0.25):
     name = "samples" if clips is data.samples else "real"
     return frechet.distance(features[name], reference)
 
-  static = lambda clips: (speed(clips.videos) < still).mean()
+  static = lambda clips: (mean_speed(clips.videos) < still).mean()
   return [
     data.row("read as the asked digit", right, settings=settings, **fitted),
     data.row(
@@ -257,7 +257,7 @@ def digit_rows(data, *, seed=0, still=0.25):
       **fitted,
     ),
     data.row("static clips", static, settings={"still": still}),
-    data.row("speed (pixels a frame)", lambda clips: speed(clips.videos).mean()),
+    data.row("speed (pixels a frame)", lambda clips: mean_speed(clips.videos).mean()),
     data.row(
       "motion error (pixels)", lambda clips: np.median(motion_error(clips.videos))
     ),
