@@ -47,9 +47,5 @@ def xla_options(preset, platform=None):
   """
   if preset == "auto":
     preset = jax.default_backend() if platform is None else platform
-  if preset not in PRESETS:
-    raise ValueError(
-      f"compiler={preset!r} is unknown.{config.did_you_mean(preset, PRESETS)} "
-      f"There are auto, {', '.join(PRESETS)}."
-    )
+  config.check_choice("compiler", preset, ("auto", *PRESETS))
   return dict(PRESETS[preset])

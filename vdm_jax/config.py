@@ -117,6 +117,15 @@ def did_you_mean(name, names):
   return f" Did you mean {found[0]!r}?" if found else ""
 
 
+def check_choice(name, value, choices):
+  """Raises a ValueError, with the nearest of them, unless `value` is in `choices`."""
+  if value not in choices:
+    near = did_you_mean(str(value), choices)
+    raise ValueError(
+      f"{name}={value!r} is unknown.{near} There are {', '.join(choices)}."
+    )
+
+
 def check_variant(file, arg, variants):
   """Raises a ValueError unless `arg`, of --config=FILE:arg, is one of `variants`."""
   if arg not in variants:

@@ -288,9 +288,19 @@ def device_put(tree, shardings):
     x = np.asarray(x)  # device_put would first send all of it to all, to compare
     return jax.make_array_from_callback(x.shape, to, lambda index: x[index])
 
+  return jax.tree.map(place_one, tree, _for_each(tree, shardings))
+
+
+def structs(tree, shardings):
+  """A tree of ShapeDtypeStructs with `shardings`, a tree like it or one for all."""
+  struct = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
+  return jax.tree.map(struct, tree, _for_each(tree, shardings))
+
+
+def _for_each(tree, shardings):
   if isinstance(shardings, jax.sharding.Sharding):
-    shardings = jax.tree.map(lambda _: shardings, tree)
-  return jax.tree.map(place_one, tree, shardings)
+    return jax.tree.map(lambda _: shardings, tree)
+  return shardings
 
 
 def _place_rows(batch, mesh, rules, parts, count):

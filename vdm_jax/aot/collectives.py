@@ -69,23 +69,22 @@ def find_collectives(module, mesh_shape, slices=None):
   total = math.prod(mesh_shape.values())
   slices = np.zeros(total, int) if slices is None else np.asarray(slices)
   found, home = [], {}
-  for visit in module.visits():
+  for visit, instruction in module.instructions():
     here = visit.computation.name
-    for instruction in visit.computation.instructions.values():
-      kind, groups = _kind_and_groups(instruction, total, slices)
-      moved = [group for group in groups if len(set(group)) > 1]
-      if not moved:
-        continue
-      channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-      # The first computation that holds it has its start, and runs as often as it does.
-      if channel and home.setdefault(channel[1], here) != here:
-        continue
-      if kind == "all-reduce" and here.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # so TPU programs write it: reduced, and then cut
-      share = len(moved) / len(groups)
-      found.append(
-        _collective(visit, instruction, kind, moved, share, mesh_shape, slices)
-      )
+    kind, groups = _kind_and_groups(instruction, total, slices)
+    moved = [group for group in groups if len(set(group)) > 1]
+    if not moved:
+      continue
+    channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+    # The first computation that holds it has its start, and runs as often as it does.
+    if channel and home.setdefault(channel[1], here) != here:
+      continue
+    if kind == "all-reduce" and here.startswith("all-reduce-scatter"):
+      kind = "reduce-scatter"  # so TPU programs write it: reduced, and then cut
+    share = len(moved) / len(groups)
+    found.append(
+      _collective(visit, instruction, kind, moved, share, mesh_shape, slices)
+    )
   return found
 
 

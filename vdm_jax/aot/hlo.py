@@ -164,6 +164,12 @@ class HloModule:
     """Yields a Visit (computation, times, loops ...) of all that runs but reducers."""
     yield from self._visits(self.entry, 1, (), False, self.entry)
 
+  def instructions(self):
+    """Yields (Visit, Instruction) of all that runs but reducers."""
+    for visit in self.visits():
+      for instruction in visit.computation.instructions.values():
+        yield visit, instruction
+
   def _visits(self, name, times, loops, fused, enclosing):
     computation = self.computations[name]
     yield Visit(computation, times, loops, fused, enclosing)
@@ -239,11 +245,7 @@ class HloModule:
     if instruction.opcode in TRANSPARENT:
       return self._root(computation, instruction.operands[0], given)
     if instruction.opcode == "fusion":
-      inside = self.computations[instruction.called_computation("calls")]
-      values = {
-        i: self._value(computation, n, given)
-        for i, n in enumerate(instruction.operands)
-      }
+      inside, values = self._enter(computation, instruction, given)
       return self._root(inside, inside.root, values)
     return computation, instruction, given
 
@@ -290,12 +292,15 @@ class HloModule:
         return ("carry", a[1], a[2] + (b[1] if code == "add" else -b[1]))
     return None
 
+  def _enter(self, computation, fusion, given):
+    """(the Computation in a fusion, {number of a parameter: its value})."""
+    inside = self.computations[fusion.called_computation("calls")]
+    names = enumerate(fusion.operands)
+    return inside, {i: self._value(computation, name, given) for i, name in names}
+
   def _inside(self, computation, fusion, given, index):
     """The value of a fusion's root, or of element `index` of it."""
-    inside = self.computations[fusion.called_computation("calls")]
-    values = {
-      i: self._value(computation, n, given) for i, n in enumerate(fusion.operands)
-    }
+    inside, values = self._enter(computation, fusion, given)
     root = inside.instructions[inside.root]
     if index is not None and root.opcode == "tuple":
       return self._value(inside, root.operands[index], values)
@@ -374,18 +379,12 @@ def _closing(text, start):
 
 def _calls(instruction):
   """The computations that an instruction runs, but for loops, fusions and reducers."""
+  called, names = instruction.called_computation, []
   if instruction.opcode == "conditional":
     listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
     if listed:
       return NAME.findall(listed[1])
-    names = [
-      instruction.called_computation(f"{which}_computation")
-      for which in ("true", "false")
-    ]
-    return [name for name in names if name]
-  if instruction.opcode in ("call", "async-start"):
-    found = instruction.called_computation(
-      "to_apply"
-    ) or instruction.called_computation("calls")
-    return [found] if found else []
-  return []
+    names = [called("true_computation"), called("false_computation")]
+  elif instruction.opcode in ("call", "async-start"):
+    names = [called("to_apply") or called("calls")]
+  return [name for name in names if name]

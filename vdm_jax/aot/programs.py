@@ -203,8 +203,7 @@ def _frozen(task, rows, mesh, rules):
     return ()
   boxed = task.abstract_frozen(rows)
   shardings = sharding.param_shardings(boxed, mesh, rules)
-  struct = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
-  return (jax.tree.map(struct, sharding.unbox(boxed), shardings),)
+  return (sharding.structs(sharding.unbox(boxed), shardings),)
 
 
 def _saved(task, params, rows, key, mesh, rules):
@@ -236,11 +235,7 @@ def _decoder(autoencoder, shape, mesh):
 
 
 def _replicated(tree, mesh):
-  everywhere = sharding.replicated(mesh)
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-    sharding.unbox(tree),
-  )
+  return sharding.structs(sharding.unbox(tree), sharding.replicated(mesh))
 
 
 def _placed(spec, mesh, rules):
@@ -256,10 +251,7 @@ def _placed(spec, mesh, rules):
         f"{axes} cannot split in {parts}; the nearest batch sizes are {near}: "
         f"--config.train.loader.batch_size={low + parts}."
       )
-  place = NamedSharding(mesh, P(axes))
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), spec
-  )
+  return sharding.structs(spec, NamedSharding(mesh, P(axes)))
 
 
 def _rows(spec, size):
@@ -274,5 +266,4 @@ def _with_step(rows):
 
 
 def _key(mesh):
-  key = jax.eval_shape(jax.random.key, 0)
-  return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
+  return _replicated(jax.eval_shape(jax.random.key, 0), mesh)

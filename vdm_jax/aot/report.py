@@ -28,7 +28,7 @@ def make_report(
   what,
   topology,
   mesh,
-  batch_size,
+  program,
   notes,
   memory,
   flop_count,
@@ -36,8 +36,6 @@ def make_report(
   module,
   seconds,
   advice,
-  slices=None,
-  parameter_shapes=(),
 ):
   """A report on a program's memory, FLOPs, traffic and time, a dict ready for JSON.
 
@@ -45,7 +43,7 @@ def make_report(
     what: "train", "sample" or "decode".
     topology: topology.Topology.
     mesh: of its devices.
-    batch_size: clips of a call.
+    program: programs.LoweredProgram.
     notes: [str] for the reader.
     memory: memory.MemoryUsage.
     flop_count: flops.FlopCount of the whole program.
@@ -53,8 +51,6 @@ def make_report(
     module: hlo.HloModule, or None where the program was refused for its size.
     seconds: {"lower", "compile": float}, how long these took.
     advice: [{"flags": change, "total": bytes, "fits": bool}], changes of the config.
-    slices: index of the slice of each device, in the order of the mesh.
-    parameter_shapes: of the network, by which collectives of parameters are recognised.
 
   Returns:
     {"what", "topology", "chip", "devices", "slices", "mesh", "clips",
@@ -70,8 +66,8 @@ def make_report(
     "devices": devices,
     "slices": topology.num_slices,
     "mesh": {k: int(n) for k, n in mesh.shape.items()},
-    "clips": batch_size,
-    "clips_per_device": batch_size / devices,
+    "clips": program.batch_size,
+    "clips_per_device": program.batch_size / devices,
     "notes": list(notes),
     "memory": {
       "fits": memory.fits,
@@ -92,6 +88,7 @@ def make_report(
   }
   if module is None:
     return report
+  slices = [topology.slice_index(device) for device in mesh.devices.flat]
   found = collectives_lib.find_collectives(module, mesh.shape, slices)
   moves = lambda far: sum(c.bytes for c in found if c.over_dcn == far)
   # What a kernel does is in no HLO: its products are those of the jaxpr, spread evenly.
@@ -109,7 +106,7 @@ def make_report(
   return report | {
     "traffic": work.hbm_bytes(module),
     "custom_calls": work.count_custom_calls(module),
-    "collectives": collectives_lib.collectives_table(found, parameter_shapes),
+    "collectives": collectives_lib.collectives_table(found, program.parameter_shapes),
     "bound": bound.by_resource | {"time": bound.time, "serial": bound.serial},
     "binds": bound.bottleneck,
     "utilisation": roofline.model_flops_utilization(

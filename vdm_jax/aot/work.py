@@ -22,60 +22,47 @@ FREE = {
 }
 # Products that a GPU program leaves to a library.
 LIBRARY = re.compile(r'custom_call_target="__cublas\$')
+# The axes of the left factor over which a product sums: {1} in HLO, ["1"] in cuBLAS's.
+CONTRACTED = re.compile(r'lhs_contracting_dim\w+"?[=:][{\[][^}\]]*')
 
 
 def device_flops(module):
   """FLOPs on one device, an int, of the products and convolutions of an HloModule."""
   total = 0
-  for visit in module.visits():
-    for instruction in visit.computation.instructions.values():
-      if instruction.opcode == "dot":
-        total += visit.times * _dot(visit.computation, instruction)
-      elif instruction.opcode == "convolution":
-        total += visit.times * _convolution(visit.computation, instruction)
-      elif LIBRARY.search(instruction.attributes):
-        total += visit.times * _library(visit.computation, instruction)
+  for visit, instruction in module.instructions():
+    if instruction.opcode == "convolution":
+      total += visit.times * _convolution(visit.computation, instruction)
+    elif instruction.opcode == "dot" or LIBRARY.search(instruction.attributes):
+      total += visit.times * _product(visit.computation, instruction)
   return total
 
 
 def hbm_bytes(module):
   """Bytes, an int, that an hlo.HloModule moves between one device's cores and HBM."""
   total = 0
-  for visit in module.visits():
-    if visit.fused:
-      continue
-    for instruction in visit.computation.instructions.values():
-      if instruction.opcode not in FREE and not instruction.opcode.endswith("-done"):
-        total += visit.times * _moved(module, visit.computation, instruction)
+  for visit, instruction in module.instructions():
+    free = instruction.opcode in FREE or instruction.opcode.endswith("-done")
+    if not visit.fused and not free:
+      total += visit.times * _moved(module, visit.computation, instruction)
   return total
 
 
 def count_custom_calls(module):
   """{target: calls} of an hlo.HloModule's custom calls, such as "tpu_custom_call"."""
   found = {}
-  for visit in module.visits():
-    for instruction in visit.computation.instructions.values():
-      if instruction.opcode == "custom-call":
-        target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)[1]
-        found[target] = found.get(target, 0) + visit.times
+  for visit, instruction in module.instructions():
+    if instruction.opcode == "custom-call":
+      target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)[1]
+      found[target] = found.get(target, 0) + visit.times
   return found
 
 
-def _dot(computation, instruction):
+def _product(computation, instruction):
+  """FLOPs of a dot, or of a call of cuBLAS, whose first result is the product."""
   left = computation.instructions[instruction.operands[0]].arrays[0]
-  listed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-  contracted = [int(n) for n in listed[1].split(",") if n] if listed else []
-  inner = math.prod(left.dims[i] for i in contracted)
-  return 2 * instruction.arrays[0].size * inner
-
-
-def _library(computation, instruction):
-  """The product that a call of cuBLAS does; the first of its results is the product."""
-  left = computation.instructions[instruction.operands[0]].arrays[0]
-  listed = re.search(
-    r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes
-  )
-  inner = math.prod(left.dims[int(n)] for n in re.findall(r"\d+", listed[1]))
+  listed = CONTRACTED.search(instruction.attributes)
+  contracted = re.findall(r"\d+", listed[0]) if listed else []
+  inner = math.prod(left.dims[int(n)] for n in contracted)
   return 2 * instruction.arrays[0].size * inner
 
 

@@ -42,11 +42,7 @@ def run(cfg, workdir, *, topology, num_slices=1, what="train"):
     time bounds, advice; of "fit" also "tried", [{"flags": change, "total": bytes}], and
     "changed", the change that fits.
   """
-  if what not in WHAT:
-    raise ValueError(
-      f"what={what!r} is unknown.{config.did_you_mean(what, WHAT)} There are "
-      f"{', '.join(WHAT)}."
-    )
+  config.check_choice("what", what, WHAT)
   target = topologies.get_topology(topology, num_slices)
   made = _once(cfg, target, "train" if what == "fit" else what)
   if what == "fit" and not made["memory"]["fits"]:
@@ -102,7 +98,7 @@ def _once(cfg, target, what):
     what=what,
     topology=target,
     mesh=mesh,
-    batch_size=program.batch_size,
+    program=program,
     notes=notes,
     memory=needs,
     flop_count=flop_count,
@@ -110,8 +106,6 @@ def _once(cfg, target, what):
     module=module,
     seconds=seconds,
     advice=_advice(cfg, target, program, needs) if over else [],
-    slices=[target.slice_index(device) for device in mesh.devices.flat],
-    parameter_shapes=program.parameter_shapes,
   )
 
 

@@ -108,7 +108,9 @@ def attend_block(q, k, v, limit=None):
   )
   if limit is not None:
     logits = jnp.minimum(logits, limit)
-  # Finite even for a part without keys, whose limits are all -infinity.
+  # Finite even for a part without keys, whose limits are all -infinity. The largest
+  # logit cancels, so it has no derivative. Divided by their sum after the product with
+  # v: L D quotients and not L M.
   top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), MASK_VALUE))
   weights = jnp.exp(logits - top[..., None])
   total = jnp.einsum(

@@ -15,7 +15,6 @@ import math
 import jax
 import jax.extend
 import jax.numpy as jnp
-from einops import rearrange
 
 from vdm_jax import config
 from vdm_jax.layers.attention import chunked, shard_map, splash
@@ -39,29 +38,9 @@ def xla(q, k, v, mask=None):
   [..., N, L, M]. A query that may attend nowhere gets the mean of all values. The
   softmax is in float32; the backward pass computes the logits again.
   """
-  return _xla(q, k, v, mask)
-
-
-@jax.checkpoint
-def _xla(q, k, v, mask):
-  scale = q.shape[-1] ** -0.5
-  logits = jnp.einsum(
-    "...qnd,...knd->...nqk", q * scale, k, preferred_element_type=jnp.float32
-  )
-  if mask is not None:
-    logits = jnp.where(mask, logits, chunked.MASK_VALUE)
-  # Divided by their sum after the product with v: L D quotients and not L M. The
-  # largest logit cancels, so it has no derivative.
-  top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-  weights = jnp.exp(logits - top)
-  total = jnp.einsum(
-    "...nqk,...knd->...nqd",
-    weights.astype(v.dtype),
-    v,
-    preferred_element_type=jnp.float32,
-  )
-  out = total / weights.sum(axis=-1, keepdims=True)
-  return rearrange(out, "... n l d -> ... l n d").astype(v.dtype)
+  limit = None if mask is None else chunked.logit_limits(mask, k.shape[-3])
+  state = jax.checkpoint(chunked.attend_block)(q, k, v, limit)
+  return chunked.normalize(state, v.dtype)
 
 
 def cudnn(q, k, v, mask=None):
@@ -118,11 +97,7 @@ def resolve_kernel(kernel, q_shape, k_shape, dtype, mask, *, single_device):
     return resolve_auto(
       platform, q_shape, k_shape, dtype, mask, single_device=single_device
     )
-  if kernel not in KERNELS:
-    raise ValueError(
-      f"kernel={kernel!r} of attention is unknown; choose 'auto' or one of "
-      f"{tuple(KERNELS)}.{config.did_you_mean(str(kernel), KERNELS)}"
-    )
+  config.check_choice("kernel", kernel, ("auto", *KERNELS))
   if kernel in FUSED:
     found = why_unsupported(
       kernel, platform, q_shape, dtype, mask, single_device=single_device

@@ -46,11 +46,7 @@ def check_sequence_split(q, k, mask, kernel, sequence_split):
   So are q and k of two shapes, a mask of more than keys, or a kernel without partial
   softmaxes for "ring".
   """
-  if sequence_split not in SPLITS:
-    raise ValueError(
-      f"sequence_split={sequence_split!r} is unknown; choose one of {tuple(SPLITS)}."
-      f"{config.did_you_mean(str(sequence_split), SPLITS)}"
-    )
+  config.check_choice("sequence_split", sequence_split, SPLITS)
   if q.shape != k.shape:
     raise ValueError(
       f"queries {q.shape} and keys {k.shape} differ; only self-attention can be split "
