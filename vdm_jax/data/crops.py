@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from vdm_jax.data import decode
-from vdm_jax.data.transforms import TIME_KEYS
+from vdm_jax.data import transforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +20,7 @@ class RandomCrop:
       raise ValueError(f"size={self.size}: wanted at least 1 pixel.")
 
   def __call__(self, record, rng):
-    video, size = record["video"], self.size
-    height, width = video.shape[1:3]
-    if min(height, width) < size:
-      raise decode.BadClipError(
-        "clip",
-        f"is {height} x {width} pixels, smaller than the crop of {size} x {size}; "
-        "resize it first",
-      )
-    top, left = (int(rng.integers(side - size + 1)) for side in (height, width))
-    return {**record, "video": video[:, top : top + size, left : left + size]}
+    return transforms.crop(record, self.size, self.size, "random", rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +38,10 @@ class TemporalRandomCrop:
       raise ValueError(f"num_frames={self.num_frames}: wanted at least 1.")
 
   def __call__(self, record, rng):
-    keys = [key for key in TIME_KEYS if key in record]
-    lengths = {len(record[key]) for key in keys}
+    lengths = {len(record[key]) for key in transforms.TIME_KEYS if key in record}
     if len(lengths) != 1:
       raise KeyError(
         f"The record has {sorted(record)} with lengths {sorted(lengths)}; wanted one "
-        f"length, of one or more of {TIME_KEYS}."
+        f"length, of one or more of {transforms.TIME_KEYS}."
       )
-    slack = lengths.pop() - self.num_frames
-    if slack < 0:
-      raise decode.BadClipError(
-        "clip", f"holds {slack + self.num_frames} frames; {self.num_frames} are wanted"
-      )
-    begin = int(rng.integers(slack + 1))
-    cut = slice(begin, begin + self.num_frames)
-    return {**record, **{key: record[key][cut] for key in keys}}
+    return transforms.cut_window(record, self.num_frames, 1, rng)

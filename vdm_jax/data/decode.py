@@ -56,6 +56,21 @@ def frames_spanned(num_frames, interval):
   return (num_frames - 1) * interval + 1
 
 
+def clip_indices(path, count, num_frames, interval, choose_start):
+  """The range of `num_frames` frames, `interval` apart, of the `count` of a video.
+
+  Args:
+    path: what the BadClipError names that is raised if there are too few.
+    choose_start: function largest_start -> index of the first frame, two ints.
+  """
+  length = frames_spanned(num_frames, interval)
+  if count < length:
+    reason = f"holds {count} frames; {num_frames} at an interval of {interval} need "
+    raise BadClipError(path, f"{reason}{length}")
+  begin = choose_start(count - length)
+  return range(begin, begin + length, interval)
+
+
 def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
   """uint8 [num_frames, H, W, 3], RGB: every `interval`-th frame from a start.
 
@@ -70,18 +85,7 @@ def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
   Raises:
     BadClipError: the file is absent, empty, torn, no video, broken inside or too short.
   """
-  length = frames_spanned(num_frames, interval)
-
-  def pick(count):
-    if count < length:
-      raise BadClipError(
-        path,
-        f"holds {count} frames; {num_frames} at an interval of {interval} need "
-        f"{length}",
-      )
-    begin = choose_start(count - length)
-    return range(begin, begin + length, interval)
-
+  pick = lambda count: clip_indices(path, count, num_frames, interval, choose_start)
   return read_frames(path, pick)
 
 

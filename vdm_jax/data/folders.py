@@ -77,13 +77,14 @@ def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False
       .csv or .jsonl file in `path` with columns "file_name" and "text", the classes.
   """
   root, skipped, clips = _root(path), [], []
-  length = decode.frames_spanned(num_frames, frame_interval)
+  decode.frames_spanned(num_frames, frame_interval)
+  first = decode.start_chooser("first", None)
   for folder, names in find_frame_folders(root, skipped):
-    if len(names) >= length:
+    try:
+      decode.clip_indices(folder, len(names), num_frames, frame_interval, first)
       clips.append((folder, [folder / file for file in names]))
-    else:
-      reason = f"holds {len(names)} frames; {num_frames} at an interval of "
-      skipped.append((folder, f"{reason}{frame_interval} need {length}"))
+    except decode.BadClipError as error:
+      skipped.append((folder, error.reason))
   read = functools.partial(_read_frames, num_frames, frame_interval)
   return ClipFolder(root, clips, read, start=start, labelled=labelled, skipped=skipped)
 
@@ -190,9 +191,9 @@ def _read_whole(num_frames, path, choose):
 
 
 def _read_frames(num_frames, interval, paths, choose):
-  length = decode.frames_spanned(num_frames, interval)
-  begin = choose(len(paths) - length)
-  return decode.read_images(paths[0].parent, paths[begin : begin + length : interval])
+  folder = paths[0].parent
+  chosen = decode.clip_indices(folder, len(paths), num_frames, interval, choose)
+  return decode.read_images(folder, [paths[i] for i in chosen])
 
 
 def find_frame_folders(path, skipped):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vdm_jax.data import sources
-from vdm_jax.data.transforms import TIME_KEYS
+from vdm_jax.data.transforms import TIME_KEYS, cut_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +21,7 @@ class RandomFrame:
   """
 
   def __call__(self, record, rng):
-    keys = [key for key in TIME_KEYS if key in record]
-    k = int(rng.integers(len(record[keys[0]])))
-    return record | {key: record[key][k : k + 1] for key in keys}
+    return cut_window(record, 1, 1, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +94,8 @@ class WithPictures:
     """{key: [H, W, C], "label": []} of a random frame of another clip."""
     other = (i + rng.integers(1, len(self))) % len(self)
     record = sources.load_record(self.source, int(other), rng)
-    keys = [key for key in TIME_KEYS if key in record]
-    k = rng.integers(len(record[keys[0]]))
-    frame = {key: record[key][k] for key in keys}
+    cut = cut_window(record, 1, 1, rng)
+    frame = {key: cut[key][0] for key in TIME_KEYS if key in cut}
     return frame | ({"label": record["label"]} if "label" in record else {})
 
   def name(self, i):

@@ -38,18 +38,26 @@ class SampleFrames:
     decode.start_chooser(self.start, None)
 
   def __call__(self, record, rng):
-    video, length = (
-      record["video"],
-      decode.frames_spanned(self.num_frames, self.interval),
-    )
-    if len(video) < length:
-      raise decode.BadClipError(
-        "clip",
-        f"holds {len(video)} frames; {self.num_frames} at an interval of "
-        f"{self.interval} need {length}",
-      )
-    begin = decode.start_chooser(self.start, rng)(len(video) - length)
-    return {**record, "video": video[begin : begin + length : self.interval]}
+    size = self.num_frames, self.interval
+    return cut_window(record, *size, rng, start=self.start, keys=("video",))
+
+
+def cut_window(record, num_frames, interval, rng, *, start="random", keys=None):
+  """The record with `num_frames` frames of a window, `interval` apart.
+
+  Args:
+    keys: cut alike along their first axis; None: those of TIME_KEYS in the record.
+    start: "first", "centre" or "random", by the numpy Generator `rng`.
+
+  Raises:
+    decode.BadClipError: there are fewer frames.
+  """
+  keys = [key for key in TIME_KEYS if key in record] if keys is None else keys
+  choose = decode.start_chooser(start, rng)
+  count = len(record[keys[0]])
+  chosen = decode.clip_indices("clip", count, num_frames, interval, choose)
+  cut = slice(chosen.start, chosen.stop, interval)
+  return {**record, **{key: record[key][cut] for key in keys}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +80,8 @@ class RandomFrameRate:
 
   def __call__(self, record, rng):
     interval = int(rng.choice(self.intervals))
-    length = decode.frames_spanned(self.num_frames, interval)
-    keys = [key for key in TIME_KEYS if key in record]
-    there = len(record[keys[0]])
-    if there < length:
-      raise decode.BadClipError(
-        "clip",
-        f"holds {there} frames; {self.num_frames} at an interval of {interval} need "
-        f"{length}",
-      )
-    begin = int(rng.integers(there - length + 1))
-    cut = {key: record[key][begin : begin + length : interval] for key in keys}
-    return {**record, **cut, "fps": np.float32(self.fps / interval)}
+    cut = cut_window(record, self.num_frames, interval, rng)
+    return {**cut, "fps": np.float32(self.fps / interval)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,17 +141,25 @@ class CentreCrop:
   width: int | None = None
 
   def __call__(self, record, rng):
-    height, width = self.height, self.width or self.height
-    video = record["video"]
-    top, left = video.shape[1] - height, video.shape[2] - width
-    if top < 0 or left < 0:
-      raise decode.BadClipError(
-        "clip",
-        f"is {video.shape[1]} x {video.shape[2]} pixels, smaller than the crop of "
-        f"{height} x {width}; resize it first",
-      )
-    top, left = top // 2, left // 2
-    return {**record, "video": video[:, top : top + height, left : left + width]}
+    return crop(record, self.height, self.width or self.height, "centre", rng)
+
+
+def crop(record, height, width, place, rng):
+  """The record with `height` x `width` pixels of its "video", the same in all frames.
+
+  The place is "centre" or "random", by the numpy Generator `rng`; a smaller video
+  raises decode.BadClipError.
+  """
+  video, choose = record["video"], decode.start_chooser(place, rng)
+  slack = video.shape[1] - height, video.shape[2] - width
+  if min(slack) < 0:
+    raise decode.BadClipError(
+      "clip",
+      f"is {video.shape[1]} x {video.shape[2]} pixels, smaller than the crop of "
+      f"{height} x {width}; resize it first",
+    )
+  top, left = map(choose, slack)
+  return {**record, "video": video[:, top : top + height, left : left + width]}
 
 
 @dataclasses.dataclass(frozen=True)
