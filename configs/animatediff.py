@@ -28,7 +28,7 @@ from vdm_jax.models import lora
 from vdm_jax.models.unet import architectures
 
 VERSIONS = {"v1": 1, "v2": 2, "v3": 3, "digits": 2, "tiny": 2}
-DOMAIN, MOTION = dict(targets="/spatial_(self|cross)"), dict(targets="/temporal_self")
+LORAS = ("/spatial_(self|cross)", "/temporal_self")  # the attentions of two LoRAs
 
 
 def get_config(arg="v2"):
@@ -41,12 +41,7 @@ def get_config(arg="v2"):
 
 
 def base(size, version, adapter=None, **data):
-  """The image model, then the motion modules.
-
-  Args:
-    adapter: fields of a LoRA in place while motion is trained.
-    data: as `unets.base` takes it.
-  """
+  """The image model, then the motion modules, beside a LoRA of fields `adapter`."""
   cfg = unets.base(size, text_width=768, **data)
   heads = unets.SIZES[size]["num_heads"]
   fields = dict(version=version, num_heads=heads)
@@ -61,17 +56,13 @@ def base(size, version, adapter=None, **data):
 
 def with_stages(size, version):
   """A domain adapter before motion is trained, and a MotionLoRA after it."""
-  domain_rank, motion_rank = (128, 64) if size == "full" else (2, 2)
-  domain, motion = DOMAIN | dict(rank=domain_rank), MOTION | dict(rank=motion_rank)
+  ranks = (128, 64) if size == "full" else (2, 2)
+  domain, motion = (dict(targets=LORAS[i], rank=rank) for i, rank in enumerate(ranks))
   cfg = base(size, version, adapter=domain)
-  unets.train_lora(
-    cfg,
-    "domain",
-    c.call(lora.Lora, network=cfg.image_network, **domain),
-    unets.after("images", prefix="base"),
-    before="train",
-    loader=unets.single_frames(cfg.train.loader),
-  )
+  image = c.call(lora.Lora, network=cfg.image_network, **domain)
+  begin = unets.after("images", prefix="base")
+  frames = unets.single_frames(cfg.train.loader)
+  unets.train_lora(cfg, "domain", image, begin, before="train", loader=frames)
   adapter = unets.after("domain", parts=("frozen", "ema"))
   cfg.train = c.replace(cfg.train, init_from=adapter)
   both = c.call(lora.Lora, network=cfg.task.network, **motion)

@@ -23,47 +23,36 @@ python -m vdm_jax.main --config=configs/latte.py:ucf101 --mode=sample \
 """
 
 from configs import published
-from configs.parts import autoencoders, videos
+from configs.parts import autoencoders, runs, unets, videos
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import pictures, sources, transforms
 from vdm_jax.data.builders import sky_timelapse
-from vdm_jax.diffusion import guidance, process, times
+from vdm_jax.diffusion import guidance, times
 from vdm_jax.diffusion.samplers import ancestral
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.programs import prepare, sample
-from vdm_jax.tasks import latent_diffusion
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 
 # What differs: updates before gradients are clipped, whether clips are mirrored, frames
 # between two real ones in evaluation, windows that are cut of a training video (the
 # original cuts a new one each time, ours are encoded once), classes, guidance.
+RECIPE = dict(clip_after=20_000, flip=0.5, stride=3, classes=0)
 RECIPES = {
-  "sky": dict(clip_after=20_000, flip=0.0, stride=3, windows=1, classes=0, scale=1.0),
-  "ffs": dict(clip_after=20_000, flip=0.5, stride=3, windows=32, classes=0, scale=1.0),
-  "ucf101": dict(
-    clip_after=100_000, flip=0.5, stride=3, windows=4, classes=101, scale=7.0
-  ),
-  "taichi": dict(
-    clip_after=500_000, flip=0.5, stride=6, windows=8, classes=0, scale=1.0
-  ),
-  "tiny": dict(clip_after=1, flip=0.5, stride=1, windows=2, classes=10, scale=2.0),
+  "sky": RECIPE | dict(flip=0.0, windows=1),
+  "ffs": RECIPE | dict(windows=32),
+  "ucf101": RECIPE | dict(clip_after=100_000, windows=4, classes=101, scale=7.0),
+  "taichi": RECIPE | dict(clip_after=500_000, stride=6, windows=8),
+  "tiny": RECIPE | dict(clip_after=1, stride=1, windows=2, classes=10, scale=2.0),
 }
-TINY = autoencoders.TINY | {
-  "network.width": 16,
-  "network.depth": 2,
-  "network.num_heads": 2,
-  "network.out_channels": 4,
-  "train.loader.batch_size": 4,
-  "train.steps": 4,
-  "train.cadence.log": 2,
-  "train.cadence.save": 2,
-  "ts.num_steps": 3,
-  "generator.shape": (4, 8, 8, 2),
-  "sample.batch_size": 2,
-  "sample.signals.per_class": 1,
-  "evaluate.train_clips": 8,
-}
+TINY = autoencoders.TINY | dict(
+  network=dict(width=16, depth=2, num_heads=2, out_channels=4),
+  train=dict(steps=4, loader=dict(batch_size=4), cadence=dict(log=2, save=2)),
+  ts=dict(num_steps=3),
+  generator=dict(shape=(4, 8, 8, 2)),
+  sample=dict(batch_size=2, signals=dict(per_class=1)),
+  evaluate=dict(train_clips=8),
+)
 
 
 def get_config(arg="sky"):
@@ -74,7 +63,9 @@ def get_config(arg="sky"):
   variants = (*RECIPES, *(f"{name}-images" for name in RECIPES), "t2v")
   c.check_variant("latte.py", arg, variants)
   if arg == "t2v":
-    return t2v()
+    cfg = published.get_config()
+    cfg.pretrained = "Latte-1"
+    return cfg
   name, images, _ = arg.partition("-images")
   recipe = RECIPES[name]
   classes = recipe["classes"]
@@ -91,22 +82,15 @@ def get_config(arg="sky"):
     dtype="float32",
     **video_dit.SIZES["XL"],
   )
-  labels = c.call(conditioner.Labels, num_classes=classes)
-  task = c.call(
-    latent_diffusion.LatentDiffusion,
-    network=network,
-    process=c.call(process.DDPM, schedule="linear"),
-    prediction="eps",
-    conditioner=labels if classes else c.call(conditioner.Unconditional),
-    times=c.bind(times.uniform_steps),
-    drop_rates=dict(label=0.1) if classes else {},
-  )
   cfg.signals = c.bind(sample.unconditional_signals, count=2048)
-  wrappers = ()
+  told, drop_rates, wrappers = c.call(conditioner.Unconditional), {}, ()
   if classes:
+    told, drop_rates = c.call(conditioner.Labels, num_classes=classes), dict(label=0.1)
     cfg.signals = c.bind(sample.class_signals, num_classes=classes, per_class=20)
     cfg.guide = c.bind(guidance.guide, drop=("label",), scales=(recipe["scale"],))
     wrappers = (cfg.guide,)
+  signals = dict(conditioner=told, drop_rates=drop_rates)
+  task = unets.ddpm(network, schedule="linear", **signals)
   videos.denoiser(
     cfg,
     network,
@@ -119,7 +103,7 @@ def get_config(arg="sky"):
     adam=dict(clip=0.1, clip_after=500_000 if images else recipe["clip_after"]),
   )
   if name == "tiny":
-    cfg.update_from_flattened_dict(TINY)
+    runs.change(cfg, TINY)
   return cfg
 
 
@@ -128,35 +112,24 @@ def base(name, recipe):
   settings = dict(flip=recipe["flip"], windows=recipe["windows"])
   num_frames, interval = (4, 1) if name == "tiny" else (16, 3)
   if name not in ("sky", "tiny"):
-    data = c.shared(name)
     frames = dict(num_frames=num_frames, frame_interval=interval)
-    clips = videos.splits(data, **frames, labelled=recipe["classes"] > 0)
-    return videos.base(data, clips, **settings)
+    data = videos.splits(name, **frames, labelled=recipe["classes"] > 0)
+    return videos.base(*data, **settings)
   if name == "sky":
     data = c.shared("sky_timelapse")
-    length = interval * (num_frames - 1) + 1
-    built = dict(data_dir="{workdir}/data", root=data, min_frames=length)
+    built = dict(data_dir="{workdir}/data", root=data, min_frames=46)  # 16, 3 apart
     dataset = c.call(sky_timelapse.build, **built)
   else:
     data = c.shared("{workdir}/data")
     built = dict(data_dir=data, train_clips=100, test_clips=100)
     dataset = c.call(moving_digits.build, **built)
   keys = ("video", "label") if recipe["classes"] else ("video",)
-  clips = tuple(
-    c.call(sources.Tfds, builder=dataset, split=split, keys=keys)
-    for split in ("train", "test")
-  )
+  of = lambda split: c.call(sources.Tfds, builder=dataset, split=split, keys=keys)
+  clips = of("train"), of("test")
   cut = c.call(transforms.SampleFrames, num_frames=num_frames, interval=interval)
   pixels = 16 if name == "tiny" else 256
   cfg = videos.base(data, clips, pixels=pixels, cut=(cut,), **settings)
   cfg.dataset = dataset
   cfg.prepare = c.bind(prepare.print_splits, builder=dataset)
   cfg.stages = ("prepare", *cfg.stages)
-  return cfg
-
-
-def t2v():
-  """Prompts to videos by a published model; all of it is in its folder."""
-  cfg = published.get_config()
-  cfg.pretrained = "Latte-1"
   return cfg

@@ -21,13 +21,14 @@ from configs.parts import autoencoders, runs, unets
 from vdm_jax import config as c
 from vdm_jax.autoencoders import kl_video
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import loader, sources, transforms
+from vdm_jax.data import transforms
 from vdm_jax.diffusion import guidance, long_video, loss, perturbation
 from vdm_jax.models.unet import architectures
 from vdm_jax.programs import chain, sample
 
 WINDOW = 4  # latents that prediction takes
 KEYS = 7  # latents that it makes: two windows that share one
+AUTOENCODER = dict(module=kl_video.KLVideo, time=3, frames_per_clip=None)
 BETAS = dict(beta_ends=(0.0015, 0.0155))
 # Latents between two that are predicted; shape of a window's latents.
 SIZES = {
@@ -40,34 +41,19 @@ SIZES = {
 def get_config(arg="short"):
   """`arg`: "short", "long" and "text" at full size, "digits" or "tiny"."""
   c.check_variant("lvdm.py", arg, ("short", "long", "text", "digits", "tiny"))
+  if arg not in ("short", "text"):
+    return long("full" if arg == "long" else arg)
   if arg == "text":
-    return text()
-  size = "full" if arg in ("short", "long") else arg
-  return short() if arg == "short" else long(size)
-
-
-def text():
-  """Captions to clips of 16 frames, on Stable Diffusion's latents."""
-  cfg = unets.base("full", text_width=768)
-  network = unets.network("full", architectures.lvdm_text)
-  task = unets.ddpm(network, **BETAS, **unets.text("full"))
-  unets.denoiser(cfg, "full", network, task, wrappers=(unets.guide("full", 15.0),))
+    cfg = unets.base("full", text_width=768)
+    network = unets.network("full", architectures.lvdm_text)
+    trained = unets.ddpm(network, **BETAS, **unets.text("full"))
+    drawn = dict(wrappers=(unets.guide("full", 15.0),))
+  else:
+    cfg = unets.base("full", autoencoder=autoencoders.with_task(**AUTOENCODER))
+    network = unets.network("full", architectures.lvdm, max_frames=WINDOW)
+    trained, drawn = task(network), dict(wrappers=(), shape=SIZES["full"]["shape"])
+  unets.denoiser(cfg, "full", network, trained, **drawn)
   return cfg
-
-
-def short():
-  """Clips of 16 frames, four latents, of nothing."""
-  cfg = unets.base("full", autoencoder=autoencoder())
-  network = unets.network("full", architectures.lvdm, max_frames=WINDOW)
-  shape = SIZES["full"]["shape"]
-  unets.denoiser(cfg, "full", network, task(network), wrappers=(), shape=shape)
-  return cfg
-
-
-def autoencoder():
-  """(LVDM's autoencoder of whole clips, its task)."""
-  module = c.call(kl_video.KLVideo)
-  return module, autoencoders.task(module, time=3, frames_per_clip=None)
 
 
 def task(network, **fields):
@@ -108,29 +94,26 @@ def long(size):
 
 def data(size, latents):
   """Clips long enough for the windows; the autoencoder learns from parts of them."""
+  part = 16 if size == "full" else 8
   if size == "full":
-    cfg, part = unets.base(size, autoencoder=autoencoder()), 16
+    cfg = unets.base(size, autoencoder=autoencoders.with_task(**AUTOENCODER))
     cfg.train_clips.update(num_frames=64, frame_interval=1)
   elif size == "tiny":
     fields = dict(stride=(2, 4, 4), width=8, groups=4, latent_channels=8)
     module = c.call(kl_video.KLVideo, **fields)
-    cfg, part = unets.base(size, module=module, num_frames=2 * latents), 8
+    cfg = unets.base(size, module=module, num_frames=2 * latents)
   else:
-    cfg, part = unets.base(size, num_frames=latents), 8
-  clips = cfg.autoencode.loader
+    cfg = unets.base(size, num_frames=latents)
   cut = c.call(transforms.SampleFrames, num_frames=part)
-  parts = c.call(sources.Transformed, source=clips.source, transforms=(cut,))
-  cfg.autoencode = c.replace(cfg.autoencode, loader=c.replace(clips, source=parts))
+  parts = runs.transform_first(cfg.autoencode.loader, cut)
+  cfg.autoencode = c.replace(cfg.autoencode, loader=parts)
   return cfg
 
 
 def windows(clips, num_frames, interval):
   """The loader `clips`, of windows of latents."""
-  intervals = (interval,)
-  cut = dict(num_frames=num_frames, intervals=intervals, fps=1.0)
-  cut = c.call(transforms.RandomFrameRate, **cut)
-  source = c.call(sources.Transformed, source=clips.source, transforms=(cut,))
-  return c.call(loader.Loader, source=source, batch_size=clips.batch_size)
+  cut = dict(num_frames=num_frames, intervals=(interval,), fps=1.0)
+  return runs.transform_first(clips, c.call(transforms.RandomFrameRate, **cut))
 
 
 def lengthen(cfg, size, stride, latents):
@@ -143,27 +126,17 @@ def lengthen(cfg, size, stride, latents):
       guidance.guide_by_known_frames, process=cfg.task.process, scale=1.1
     ),
   )
-  predicted = c.call(
-    chain.Pass,
-    num_frames=KEYS,
-    sampler=rolled(long_video.extension_plan, window=WINDOW, overlap=1),
-    ts=cfg.ts,
-  )
-  filled = c.call(
-    chain.Pass,
-    num_frames=latents,
-    known_stride=stride,
-    sampler=rolled(long_video.interpolation_plan, window=stride + 1, stride=stride),
-    ts=cfg.ts,
-    task=cfg.filling,
-    weights="filler",
-  )
-  names = ("generator", "signals", "fps", "scale", "batch_size")
-  same = {name: cfg.sample[name] for name in names}
+  extended = rolled(long_video.extension_plan, window=WINDOW, overlap=1)
+  between = dict(window=stride + 1, stride=stride)
+  between = rolled(long_video.interpolation_plan, **between)
+  predicted = c.call(chain.Pass, num_frames=KEYS, sampler=extended, ts=cfg.ts)
+  own = dict(task=cfg.filling, weights="filler", known_stride=stride)
+  filled = c.call(chain.Pass, num_frames=latents, sampler=between, ts=cfg.ts, **own)
+  chained = c.call(chain.Chain, generator=cfg.generator, passes=(predicted, filled))
+  changes = dict(generator=chained, folder="long")
   if size == "full":  # of 100 frames each: few, and too long to measure as clips
-    same |= dict(signals=c.bind(sample.unconditional_signals, count=16), batch_size=4)
-  passes = (predicted, filled)
-  cfg.lengthen = c.bind(chain.run, passes=passes, **same)
+    changes |= dict(signals=c.bind(sample.unconditional_signals, count=16))
+  cfg.lengthen = c.replace(cfg.sample, **changes)
   # No stage: the same number of latents by prediction alone, four times as fast.
   runs.change_generator(cfg, sampler=predicted.sampler)
   cfg.evaluate = c.replace(cfg.evaluate, samples="long")

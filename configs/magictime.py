@@ -18,12 +18,10 @@ from vdm_jax import config as c
 from vdm_jax.data import folders
 from vdm_jax.models import lora
 
-ADAPTERS = {"adapter_s": "/spatial_(self|cross)", "adapter_t": "/temporal_self"}
-
 
 def get_config(arg="full"):
   """`arg`: "full", "digits", or "tiny" to see every stage work in a minute."""
-  c.check_variant("magictime.py", arg, unets.CONFIGS)
+  c.check_variant("magictime.py", arg, unets.SIZES)
   if arg == "full":
     # There is one choice of frames in a video.
     whole = dict(read=folders.uniformly_sampled_videos, windows=1)
@@ -31,7 +29,7 @@ def get_config(arg="full"):
   else:
     cfg = animatediff.base(arg, version=2)
   network, folder, rank = cfg.network, "denoiser", 16 if arg == "full" else 2
-  for name, targets in ADAPTERS.items():
+  for name, targets in zip(("adapter_s", "adapter_t"), animatediff.LORAS, strict=True):
     network = c.call(lora.Lora, network=network, targets=targets, rank=rank)
     unets.train_lora(cfg, name, network, unets.after_lora(folder))
     folder = name

@@ -14,9 +14,9 @@ python -m vdm_jax.main --config=configs/moving_digits.py:frames --workdir=runs/f
 python -m vdm_jax.main --config=configs/moving_digits.py:tiny --workdir=runs/tiny
 """
 
-from configs.parts import digits
+from configs.parts import digits, runs
 from vdm_jax import config as c
-from vdm_jax.data import sources, transforms
+from vdm_jax.data import sources
 from vdm_jax.models.transformer import blocks
 from vdm_jax.programs import export
 from vdm_jax.tasks import autoencoding
@@ -24,12 +24,10 @@ from vdm_jax.tasks import autoencoding
 FRAMES = digits.NETWORK | blocks.VARIANTS[1]
 FRAMES |= dict(patch=2, width=128, modulation="shared", unroll=4)
 TRAINING = dict(peak=1.5e-3, warmup=100, ema_decay=0.999)
-TINY = digits.TINY_SYSTEM | {
-  "tokens.width": 32,
-  "tokens.depths": (1, 1),
-  "tokenize.measure_batches": 4,
-  "tokenize.cadence.preview": 1000,  # there is none
-}
+TINY = digits.TINY_SYSTEM | dict(
+  tokens=dict(width=32, depths=(1, 1)),
+  tokenize=dict(measure_batches=4, cadence=dict(preview=1000)),  # there is none
+)
 
 
 def get_config(arg="full"):
@@ -38,7 +36,7 @@ def get_config(arg="full"):
   if arg == "frames":
     return frames()
   cfg = digits.base(**digits.CAREFUL)
-  digits.add_tokens(cfg)
+  tokens = digits.add_tokens(cfg)
   tokenize(cfg)
   digits.transformer(
     cfg,
@@ -48,8 +46,7 @@ def get_config(arg="full"):
     times_fields=dict(mean=-0.7, std=1.3),
     settings=TRAINING
     | dict(steps=8000, batch_size=512, cadence=dict(save=2000, preview=4000)),
-    decoder=(cfg.stacked, dict(outer="autoencoder", inner="tokens")),
-    shape=digits.TOKEN_SHAPE,
+    **tokens | dict(decoder=(cfg.stacked, dict(outer="autoencoder", inner="tokens"))),
   )
   cfg.export = c.bind(
     export.run,
@@ -68,14 +65,7 @@ def get_config(arg="full"):
 
 def tokenize(cfg):
   """Adds the training of a second autoencoder, and what it makes of the latents."""
-  latents = c.call(
-    sources.in_memory,
-    source=c.call(
-      sources.Transformed,
-      source=c.call(sources.RecordFolder, path=digits.LATENTS),
-      transforms=(c.call(transforms.LatentsAsVideo),),
-    ),
-  )
+  latents = c.call(sources.in_memory, source=digits.latents_as_videos())
   cfg.tokenizing = c.call(
     autoencoding.Autoencoding,
     autoencoder=cfg.tokens,
@@ -94,7 +84,7 @@ def tokenize(cfg):
     measure_batches=50,
   )
   folder = "clip_latents"
-  cfg.encode_tokens = digits.encoding(latents, cfg.tokens, "tokens", folder=folder)
+  cfg.encode_tokens = runs.encoding(latents, cfg.tokens, "tokens", folder=folder)
   cfg.latents = digits.records("{workdir}/" + folder)
 
 

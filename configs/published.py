@@ -10,24 +10,15 @@ python -m vdm_jax.main --config=configs/published.py --workdir=runs/dog \
   --config.pretrained=stable-video-diffusion-img2vid --config.pictures=dog.jpg
 """
 
-from ml_collections import ConfigDict
-
 from configs.parts import runs
 from vdm_jax import config as c
 from vdm_jax.programs import generate
 
 
 def get_config():
-  """Fields that stand first are those to be given."""
-  cfg = ConfigDict()
-  cfg.pretrained = ""
-  cfg.prompts = ""
-  cfg.pictures = ""
-  cfg.motion = ""
-  cfg.seed = 3407
-  cfg.mesh = runs.MESH
-  cfg.rules = runs.RULES
-  cfg.stages = ("sample",)
+  """The fields that `sample` reads are those to be given."""
+  cfg = runs.begin("sample", seed=3407)
   names = ("pretrained", "prompts", "pictures", "motion")
+  cfg.update({name: "" for name in names})
   cfg.sample = c.bind(generate.run, **{name: cfg.get_ref(name) for name in names})
   return cfg

@@ -33,16 +33,9 @@ def get_config(arg="full"):
 def pretrained():
   """Nothing is trained: the package's weights are sampled, and may be evaluated."""
   cfg = digits.base(channels=digits.CHANNELS)
-  digits.add_tokens(cfg)
-  digits.transformer(
-    cfg,
-    digits.PACKAGED_NETWORK,
-    scale=1.5,
-    settings=TRAINING,
-    weights=digits.packaged("denoiser"),
-    decoder=digits.packaged_decoder(cfg),
-    shape=digits.TOKEN_SHAPE,
-  )
+  ready = dict(weights=digits.packaged("denoiser"), **digits.add_tokens(cfg))
+  network = digits.PACKAGED_NETWORK
+  digits.transformer(cfg, network, scale=1.5, settings=TRAINING, **ready)
   cfg.sample.signals.per_class = 10
   cfg.stages = ("prepare", "sample", "evaluate")
   return cfg

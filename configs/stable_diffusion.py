@@ -22,7 +22,7 @@ from vdm_jax.models.unet import architectures
 
 def get_config(arg="full"):
   """`arg`: "full", "digits", or "tiny" to see every stage work in a minute; "raw"."""
-  c.check_variant("stable_diffusion.py", arg, (*unets.CONFIGS, "raw"))
+  c.check_variant("stable_diffusion.py", arg, (*unets.SIZES, "raw"))
   if arg == "raw":
     cfg = get_config("full")
     videos.encode_in_step(cfg)

@@ -17,10 +17,10 @@ python -m vdm_jax.main --config=configs/svd.py:digits --workdir=runs/svd
 python -m vdm_jax.main --config=configs/svd.py:tiny --workdir=runs/tiny
 """
 
-from configs.parts import digits, unets
+from configs.parts import digits, runs, unets
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import pictures, sources
+from vdm_jax.data import pictures
 from vdm_jax.diffusion import guidance, perturbation, process, times
 from vdm_jax.models.unet import architectures
 from vdm_jax.tasks import latent_diffusion
@@ -30,7 +30,7 @@ NUMBERS = dict(fps=6.0, motion=127.0, augmentation=0.02, image_only=0.0)
 
 def get_config(arg="full"):
   """`arg`: "full", "digits", or "tiny" to see every stage work in a minute."""
-  c.check_variant("svd.py", arg, unets.CONFIGS)
+  c.check_variant("svd.py", arg, unets.SIZES)
   full = arg == "full"
   cfg = unets.base(arg)
   small = {} if full else dict(head_dim=4, joint_frequencies=32)
@@ -55,10 +55,9 @@ def get_config(arg="full"):
     **signals,
   )
   rising = c.bind(guidance.linear_scale, start=1.0, stop=2.5)
-  clips = dict(
-    source=cfg.latents, transforms=(c.call(pictures.AddImageOnlyFlag, rate=0.1),)
+  cfg.latents = runs.transformed(
+    cfg.latents, c.call(pictures.AddImageOnlyFlag, rate=0.1)
   )
-  cfg.latents = c.call(sources.Transformed, **clips)
   unets.denoiser(
     cfg,
     arg,

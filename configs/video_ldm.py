@@ -27,7 +27,7 @@ from configs.parts import autoencoders, runs, unets, videos
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_temporal
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import sources, transforms
+from vdm_jax.data import transforms
 from vdm_jax.diffusion import perturbation
 from vdm_jax.models.unet import architectures
 from vdm_jax.models.unet.unet3d import TransformerConfig
@@ -38,7 +38,7 @@ from vdm_jax.training import inflate
 
 def get_config(arg="full"):
   """`arg`: "full", "digits", or "tiny" to see stages at work; or with "-upsampler"."""
-  variants = (*unets.CONFIGS, *(f"{size}-upsampler" for size in unets.CONFIGS))
+  variants = (*unets.SIZES, *(f"{size}-upsampler" for size in unets.SIZES))
   c.check_variant("video_ldm.py", arg, variants)
   size, upsampling, _ = arg.partition("-upsampler")
   return upsampler(size) if upsampling else video(size)
@@ -62,13 +62,10 @@ def upsampler(size):
   factor = 4 if size == "full" else 2
   cfg = unets.base(size, text_width=1024)
   low = c.call(transforms.AddLowResolution, factor=factor)
-  shrunk = c.call(sources.Transformed, source=cfg.encode.source, transforms=(low,))
-  cfg.encode = c.replace(cfg.encode, source=shrunk)
-  side = 32 if size == "full" else 4  # of the latents
-  told = (
-    c.call(conditioner.LowResolution, grid=(side, side)),
-    unets.number("augmentation", 0.05),
-  )
+  cfg.encode = runs.transform_first(cfg.encode, low)
+  grid = (32, 32) if size == "full" else (4, 4)  # of the latents
+  small = c.call(conditioner.LowResolution, grid=grid)
+  told = small, unets.number("augmentation", 0.05)
   noise = c.call(perturbation.ImageAugmentation, mean=-2.0, std=1.0, signal="low")
   source = cfg.test_videos
   if size == "full":
@@ -81,10 +78,9 @@ def upsampler(size):
 
 
 def networks(cfg, size, told, own, drawn, **fields):
-  """Adds both networks, and their trainings.
+  """Adds both networks, conditioned on `told` beside the text, and their trainings.
 
   Args:
-    told: what conditions them beside the text.
     own: fields of both architectures.
     drawn: settings of `unets.denoiser` for samples.
     fields: of the task.

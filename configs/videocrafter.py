@@ -58,25 +58,23 @@ def get_config(arg="full"):
   else:
     fields = dict(head_dim=unets.SIZES[size]["head_dim"], one_frame="image")
     unet = unets.network(size, architectures.videocrafter2, **fields, image_keys=image)
-  network, told, latents = unet, [], None
-  if image:
-    told.append(c.call(conditioner.Image, form="tokens", from_first_frame=True))
-    latents = c.call(sources.RecordFolder, path=videos.LATENTS)
+  network, told, rates, drawn = unet, [], {}, {}
   if image and full:
     unets.embed_first_frames(cfg, shape=(257, 1280))
     cfg.resampler = c.call(resampler.Resampler)
     network = c.call(resampled.Resampled, network=unet, resampler=cfg.resampler)
-    latents = videos.captioned(latents, negative=True)
+  if image:
+    told.append(c.call(conditioner.Image, form="tokens", from_first_frame=True))
+    latents = c.call(sources.RecordFolder, path=videos.LATENTS)
+    latents = videos.captioned(latents, negative=True) if full else latents
+    rates, drawn = dict(image=0.1), dict(signals=unets.first_frames(20, latents))
   if variant["fps"]:
     told.append(unets.number("fps", 8.0))
-  rates = dict(image=0.1) if image else {}
   task = unets.ddpm(network, **unets.text(size, *told, **rates))
   if variant["signal"] < 1:
     less = dict(base=task.process, scale=variant["signal"])
     task = c.replace(task, process=c.call(signal_scale.SignalScale, **less))
-  drawn = dict(signals=unets.first_frames(20, latents)) if image else {}
-  # Guidance leaves both out.
-  names = ("text", "image") if image else ("text",)
+  names = ("text", *rates)  # guidance leaves both out
   unets.denoiser(
     cfg,
     size,

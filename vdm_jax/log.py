@@ -104,23 +104,36 @@ def plot_scalars(jsonl, png, names=("loss",)):
     png: path of the plot.
     names: of the scalars; a ValueError if the log has none of them.
   """
-  from matplotlib.figure import Figure  # slow to import, and only drawn at the end
-
   rows = read_log(jsonl)
   curves = {n: [(r["step"], r[n]) for r in rows if r.get(n) is not None] for n in names}
   curves = {name: points for name, points in curves.items() if points}
   if not curves:
     known = sorted({name for row in rows for name in row} - {"step"})
     raise ValueError(f"{jsonl} has no values of {tuple(names)}; it has {known}.")
-  figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
-  axes = figure.add_subplot(xlabel="step")
-  for name, points in curves.items():
-    axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
-  if all(y > 0 for points in curves.values() for _, y in points):
-    axes.set_yscale("log")
-  axes.grid(alpha=0.3)
-  axes.legend()
-  with atomic.file(png) as file:
+  with panels(png, 1, (6, 4), dpi=120) as (axes,):
+    for name, points in curves.items():
+      axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    if all(y > 0 for points in curves.values() for _, y in points):
+      axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+@contextlib.contextmanager
+def panels(path, columns, size, *, rows=1, dpi=90, **fields):
+  """A context with a flat array of matplotlib Axes, saved at its end to the PNG `path`.
+
+  Args:
+    columns, rows: of panels.
+    size: (width, height) of the figure in inches.
+    fields: of Figure.subplots, such as sharey.
+  """
+  from matplotlib.figure import Figure  # slow to import, and only drawn at the end
+
+  figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+  yield figure.subplots(rows, columns, squeeze=False, **fields).ravel()
+  with atomic.file(path) as file:
     figure.savefig(file, format="png")
 
 

@@ -6,8 +6,6 @@ python -m vdm_jax.main --config=configs/autoencoders/kl_image.py \
   --config.data=videos --workdir=runs/kl_image
 """
 
-from ml_collections import ConfigDict
-
 from configs.parts import autoencoders, runs
 from vdm_jax import config as c
 from vdm_jax.data import folders, sources
@@ -17,11 +15,8 @@ from vdm_jax.worlds.moving_digits import builder as moving_digits
 def get_config(arg="full"):
   """`arg`: "full", or "tiny": a few steps on moving digits."""
   c.check_variant("kl_image.py", arg, ("full", "tiny"))
-  cfg = ConfigDict()
-  cfg.seed = 0
-  cfg.mesh = runs.MESH
-  cfg.rules = (("batch", ("data", "fsdp")), ("conv_out", "fsdp"))
-  cfg.stages = ("autoencode",)
+  rules = (("batch", ("data", "fsdp")), ("conv_out", "fsdp"))
+  cfg = runs.begin("autoencode", rules=rules)
   cfg.data = "videos" if arg == "full" else "{workdir}/data"
   data = cfg.get_ref("data")
   if arg == "full":
@@ -29,10 +24,10 @@ def get_config(arg="full"):
   else:
     digits = c.call(moving_digits.build, data_dir=data, train_clips=100, test_clips=20)
     cfg.clips = c.call(sources.Tfds, builder=digits, split="train")
-  cfg.autoencoder, cfg.task = autoencoders.stable_diffusion()
+  cfg.autoencoder, cfg.task = autoencoders.with_task()
   crop = autoencoders.crop(256 if arg == "full" else 16)
-  preview = c.call(sources.Transformed, source=cfg.clips, transforms=crop)
+  preview = runs.transformed(cfg.clips, *crop)
   cfg.autoencode = autoencoders.training(cfg.task, cfg.clips, preview, crop)
   if arg == "tiny":
-    cfg.update_from_flattened_dict(autoencoders.TINY)
+    runs.change(cfg, autoencoders.TINY)
   return cfg

@@ -3,59 +3,41 @@
 Handwritten digits fly over a small canvas; 16 x 16 x 3 pixels become 4 x 4 x 8 latents.
 """
 
-from ml_collections import ConfigDict
-
 from configs.parts import runs
 from vdm_jax import config as c
 from vdm_jax.autoencoders import clip_tokens, kl_image, stacked
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import loader, sources
+from vdm_jax.data import sources, transforms
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import heun
-from vdm_jax.metrics import frames, temporal, wavelets
+from vdm_jax.metrics import wavelets
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.pretrained.formats import native
-from vdm_jax.programs import encode, prepare, sample, train
+from vdm_jax.programs import prepare, sample
 from vdm_jax.tasks import autoencoding, latent_diffusion
-from vdm_jax.training import loop, optimizer
+from vdm_jax.training import optimizer
 from vdm_jax.worlds.moving_digits import builder, reader
 
 LATENTS = "{workdir}/latents"
 ADAM = dict(b2=0.99, weight_decay=0.01)
 # Fields of a tiny run.
-TINY = {
-  "dataset.train_clips": 400,
-  "dataset.test_clips": 200,
-  "autoencode.measure_batches": 4,
-  "ts.num_steps": 2,
-}
-TINY_NETWORK = {
-  "network.width": 32,
-  "network.depth": 2,
-  "network.num_heads": 2,
-  "network.unroll": 1,
-}
-TINY_SYSTEM = TINY_NETWORK | {
-  "autoencoder.channels": (8, 8),
-  "autoencoder.groups": 4,
-  "sample.signals.per_class": 2,
-}
-NETWORK = dict(
-  out_channels=8,
-  patch=4,
-  width=256,
-  depth=8,
-  num_heads=4,
-  layout=("temporal",),
-  unroll=8,
+TINY = dict(
+  dataset=dict(train_clips=400, test_clips=200),
+  autoencode=dict(measure_batches=4),
+  ts=dict(num_steps=2),
 )
+TINY_NETWORK = dict(network=dict(width=32, depth=2, num_heads=2, unroll=1))
+TINY_SAMPLES = dict(sample=dict(signals=dict(per_class=2)))
+TINY_SYSTEM = TINY_NETWORK | TINY_SAMPLES
+TINY_SYSTEM |= dict(autoencoder=dict(channels=(8, 8), groups=4))
+NETWORK = dict(patch=4, width=256, depth=8, num_heads=4, layout=("temporal",), unroll=8)
+NETWORK |= dict(out_channels=8)
 # The networks whose weights come with the package.
 CHANNELS = (24, 48)  # of the autoencoder of frames
 CAREFUL = dict(train_clips=20_000, channels=CHANNELS, steps=2000, save=1000)
 PACKAGED_NETWORK = NETWORK | dict(
   out_channels=24, patch=1, width=128, depth=5, modulation="shared", unroll=5
 )
-TOKEN_SHAPE = (1, 1, 1, 24)  # of a clip's one token
 
 
 def base(*, channels=(16, 32), groups=8, module=None, steps=600, save=300, **fields):
@@ -66,12 +48,9 @@ def base(*, channels=(16, 32), groups=8, module=None, steps=600, save=300, **fie
     module: an autoencoder of whole clips in its place.
     fields: of the data set, see worlds/moving_digits/builder.py.
   """
-  cfg = ConfigDict()
-  data(cfg, **fields)
-  cfg.stages = ("prepare", "autoencode", "encode", "train", "sample", "evaluate")
-  cfg.train_videos, cfg.test_videos = (
-    split(cfg.dataset, name) for name in ("train", "test")
-  )
+  cfg = data("autoencode", "encode", "train", "sample", "evaluate", **fields)
+  cfg.train_videos = split(cfg.dataset, "train")
+  cfg.test_videos = split(cfg.dataset, "test")
   cfg.autoencoder = module or frame_autoencoder(channels, groups)
   # A soft L1: the plain one is content with the black that most of a frame is.
   cfg.autoencoding = c.call(
@@ -97,37 +76,32 @@ def base(*, channels=(16, 32), groups=8, module=None, steps=600, save=300, **fie
     preview=c.bind(sample.reconstruction_preview, **preview),
     plot=("l1", "perceptual"),
   )
-  cfg.encode = encoding(cfg.train_videos, cfg.autoencoder, "autoencoder")
+  cfg.encode = runs.encoding(cfg.train_videos, cfg.autoencoder, "autoencoder")
   cfg.latents = records(LATENTS)
   return cfg
 
 
-def data(cfg, *, train_clips=12_000, test_clips=1_000, num_frames=8, **fields):
-  """Adds the settings of a small run, and the data set with its stage."""
-  cfg.seed, cfg.mesh, cfg.rules = 0, runs.MESH, runs.SMALL_RULES
+def data(*stages, **fields):
+  """The settings of a small run, and the data set; its stage stands first."""
+  cfg = runs.begin("prepare", *stages, rules=runs.SMALL_RULES)
   cfg.data = "{workdir}/data"
-  cfg.dataset = c.call(
-    builder.build,
-    data_dir=cfg.get_ref("data"),
-    canvas=16,
-    num_frames=num_frames,
-    train_clips=train_clips,
-    test_clips=test_clips,
-    **fields,
-  )
+  sizes = dict(canvas=16, num_frames=8, train_clips=12_000, test_clips=1_000)
+  sizes |= fields
+  cfg.dataset = c.call(builder.build, data_dir=cfg.get_ref("data"), **sizes)
   cfg.prepare = c.bind(prepare.print_splits, builder=cfg.dataset)
-
-
-def encoding(source, module, weights, **settings):
-  """The stage that encodes the clips of `source`."""
-  parts = dict(source=source, autoencoder=module, weights=weights)
-  return c.bind(encode.run, **parts, batch_size=500, **settings)
+  return cfg
 
 
 def split(dataset, name, keys=("video", "label")):
   """The clips of a split, in memory."""
   source = c.call(sources.Tfds, builder=dataset, split=name, keys=keys)
   return c.call(sources.in_memory, source=source)
+
+
+def latents_as_videos():
+  """The latents of the frames, as clips for a second autoencoder."""
+  latents = c.call(sources.RecordFolder, path=LATENTS)
+  return runs.transformed(latents, c.call(transforms.LatentsAsVideo))
 
 
 def records(path):
@@ -153,7 +127,8 @@ def add_tokens(cfg):
   """Adds an autoencoder of the latents of `cfg.autoencoder`, and the two as one.
 
   It makes one token of eight frames' latents, 24 numbers for a clip: few enough that
-  almost all of them are a digit and a straight flight.
+  almost all of them are a digit and a straight flight. Returns settings of `denoiser`,
+  the decoder, with the weights of the package, and the shape.
   """
   cfg.tokens = c.call(
     clip_tokens.ClipTokens,
@@ -166,6 +141,8 @@ def add_tokens(cfg):
     depths=(3, 4),
   )
   cfg.stacked = c.call(stacked.Stacked, outer=cfg.autoencoder, inner=cfg.tokens)
+  weights = dict(outer=packaged("autoencoder"), inner=packaged("tokens"))
+  return dict(decoder=(cfg.stacked, weights), shape=(1, 1, 1, 24))
 
 
 def packaged(part):
@@ -173,61 +150,33 @@ def packaged(part):
   return c.call(native.load_packaged, name="moving_digits", part=part)
 
 
-def packaged_decoder(cfg):
-  """(`cfg.stacked`, its weights that come with the package)."""
-  return cfg.stacked, dict(outer=packaged("autoencoder"), inner=packaged("tokens"))
-
-
-def training(
-  folder,
-  task,
-  source,
-  *,
-  steps,
-  peak,
-  warmup,
-  batch_size=64,
-  adam=ADAM,
-  cadence=(),
-  **rest,
-):
-  """A stage of training by AdamW and a cosine, of `batch_size` records of `source`.
-
-  Args:
-    cadence: fields of the loop.Cadence.
-    rest: settings of `train.run`.
-  """
+def training(folder, task, source, *, steps, peak, warmup, adam=ADAM, **rest):
+  """A stage by `runs.training`, of AdamW and a cosine, 64 records at a time."""
   rate = c.call(optimizer.cosine, peak=peak, steps=steps, warmup=warmup)
-  return c.bind(
-    train.run,
-    folder=folder,
-    task=task,
-    loader=c.call(loader.Loader, source=source, batch_size=batch_size),
-    optimizer=c.call(optimizer.adamw, learning_rate=rate, **adam),
-    steps=steps,
-    cadence=c.call(loop.Cadence, **dict(cadence)),
-    **rest,
-  )
+  adam = c.call(optimizer.adamw, learning_rate=rate, **adam)
+  rest = dict(batch_size=64, steps=steps) | rest
+  return runs.training(folder, task, source, adam, **rest)
 
 
-def transformer(cfg, network, *, scale, times_fields=(), **settings):
-  """Adds a VideoDiT of the latents that is told the digit, by `denoiser`.
+def transformer(cfg, network, *, scale, times_fields=(), told=None, **settings):
+  """Adds a VideoDiT of the latents, with the fields `network`, by `denoiser`.
 
-  Args:
-    network: its fields.
-    scale: of guidance.
-    times_fields: of the times that are trained.
+  It reads the digit, or `told`, (name, conditioner) of another signal. `scale` is of
+  guidance, `times_fields` are of the times that are trained.
   """
-  network = c.call(video_dit.VideoDiT, num_classes=10, **network)
-  cfg.guide = guide(scale, "label")
+  if told is None:
+    told = "label", c.call(conditioner.Labels, num_classes=10)
+    network = network | dict(num_classes=10)
+  network = c.call(video_dit.VideoDiT, **network)
+  cfg.guide = guide(scale, told[0])
   task = c.call(
     latent_diffusion.LatentDiffusion,
     network=network,
     process=c.call(process.Flow),
     prediction="velocity",
-    conditioner=c.call(conditioner.Labels, num_classes=10),
+    conditioner=told[1],
     times=c.bind(times.logit_normal, **dict(times_fields)),
-    drop_rates=dict(label=0.1),
+    drop_rates={told[0]: 0.1},
   )
   drawn = dict(sampler=c.bind(heun.heun), wrappers=(cfg.guide,))
   drawn["ts"] = c.bind(times.uniform_grid, num_steps=20)
@@ -251,18 +200,13 @@ def denoiser(cfg, network, task, settings, *, signals=None, preview=True, **draw
   digits = lambda count: (
     signals or c.bind(sample.class_signals, num_classes=10, per_class=count)
   )
-  metrics = (
-    c.bind(reader.digit_rows),
-    c.bind(temporal.motion_rows),
-    c.bind(frames.reconstruction_rows),
-  )
   rest = dict(
     weights="denoiser",
     decoder=(cfg.autoencoder, "autoencoder"),
     shape=(8, 4, 4, 8),
     signals=digits(25),
     files=dict(fps=8, scale=4),
-    evaluation=dict(metrics=metrics),
+    metric=c.bind(reader.digit_rows),
   )
   runs.samples(cfg, network, task, **rest | drawn)
   if preview:
@@ -271,25 +215,20 @@ def denoiser(cfg, network, task, settings, *, signals=None, preview=True, **draw
   cfg.train = training("denoiser", task, cfg.latents, **settings)
 
 
-def tiny(cfg, changes=None, **steps):
-  """The config with little data, small networks and few steps.
-
-  Args:
-    changes: {path: value} of further fields.
-    steps: of further trainings.
-  """
+def tiny(cfg, *changes, **steps):
+  """The config with little data, small networks and few steps; `steps` of others."""
   trainings = few_steps(autoencode=30, train=20, **steps)
-  cfg.update_from_flattened_dict(TINY | trainings | (changes or {}))
-  return cfg
+  return runs.change(cfg, TINY, trainings, *changes)
 
 
 def few_steps(**steps):
-  """{path: value} of short trainings; `steps` of each."""
-  few = {"loader.batch_size": 16, "optimizer.learning_rate.warmup": 5}
-  few |= {"cadence.log": 5, "cadence.save": 10, "cadence.preview": 20}
-  counted = lambda count: {"steps": count, "optimizer.learning_rate.steps": count}
+  """{stage: its fields} of short trainings; `steps` of each."""
   return {
-    f"{stage}.{name}": value
+    stage: dict(
+      steps=count,
+      loader=dict(batch_size=16),
+      optimizer=dict(learning_rate=dict(steps=count, warmup=5)),
+      cadence=dict(log=5, save=10, preview=20),
+    )
     for stage, count in steps.items()
-    for name, value in (few | counted(count)).items()
   }

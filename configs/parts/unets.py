@@ -12,7 +12,7 @@ stands for the text, as one word.
 from configs.parts import digits, runs, videos
 from vdm_jax import config as c
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import folders, loader, pictures, sources
+from vdm_jax.data import folders, pictures, sources
 from vdm_jax.diffusion import process, times
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.models.unet import unet3d
@@ -39,33 +39,25 @@ SIZES = {
     **SMALL,
   ),
 }
-CONFIGS = tuple(SIZES)
 
 
-def base(
-  size, *, text_width=None, drop=0.1, data="videos", read=folders.videos, **more
-):
+def base(size, *, text_width=None, data="videos", read=folders.videos, **more):
   """All of a config that comes before the denoiser.
 
   Args:
     text_width: numbers a token of the text encoder at full size; None reads no texts.
-    drop: share of the captions that are left out in training.
     data, read: the folder of the videos at full size, and how it is read.
     more: of `videos.base` at full size, of `digits.base` else.
   """
   if size != "full":
     small = dict(channels=(8, 8), groups=4) if size == "tiny" else {}
     return digits.base(**digits.CAREFUL | small | more)
-  data = c.shared(data)
-  frames = dict(num_frames=16)
-  if read is folders.videos:
-    frames["frame_interval"] = 3
-  table = "metadata.csv" if text_width else False
-  clips = videos.splits(data, read, labelled=table, **frames)
-  cfg = videos.base(data, clips, **dict(windows=4) | more)
+  frames = dict(frame_interval=3) if read is folders.videos else {}
+  frames |= dict(num_frames=16, labelled="metadata.csv" if text_width else False)
+  cfg = videos.base(*videos.splits(data, read, **frames), **dict(windows=4) | more)
   cfg.signals = c.bind(sample.unconditional_signals, count=2048)
   if text_width:
-    videos.captions(cfg, text_width, drop)
+    videos.captions(cfg, text_width)
   return cfg
 
 
@@ -92,19 +84,17 @@ def ddpm(network, *, schedule="scaled_linear", beta_ends=None, **fields):
   return c.call(latent_diffusion.LatentDiffusion, network=network, **steps | fields)
 
 
-def text(size, *others, drop=0.1, **rates):
+def text(size, *others, **rates):
   """Settings of a task: it is told a text, and what `others` tell.
 
   At full size captions, which are dropped with the data: CLIP has values for the empty
-  one, too. Else a label, as one word, dropped at the rate `drop`.
+  one, too. Else a label, as one word, of which a tenth is dropped.
   """
-  told = (
-    c.call(conditioner.Text)
-    if size == "full"
-    else c.call(conditioner.LabelTokens, num_classes=10)
-  )
+  told = c.call(conditioner.Text)
+  if size != "full":
+    told = c.call(conditioner.LabelTokens, num_classes=10)
+    rates = dict(text=0.1) | rates
   parts = c.call(conditioner.All, parts=(told, *others)) if others else told
-  rates = rates if size == "full" else dict(text=drop) | rates
   return dict(conditioner=parts, drop_rates=rates)
 
 
@@ -121,8 +111,7 @@ def guide(size, scale, *names):
 def denoiser(cfg, size, network, task, **drawn):
   """Adds training on `cfg.latents`, samples and their evaluation.
 
-  Args:
-    drawn: settings of `runs.samples`, by default DDIM of 50 steps.
+  The settings `drawn` of `runs.samples` are by default DDIM of 50 steps.
   """
   steps = c.bind(times.leading_grid, num_steps=50, offset=1)
   drawn = dict(sampler=c.bind(ddim.ddim), ts=steps) | drawn
@@ -135,7 +124,7 @@ def denoiser(cfg, size, network, task, **drawn):
     drawn["preview"] = False  # a sampler more to compile
   digits.denoiser(cfg, network, task, settings, **drawn)
   if size == "tiny":
-    digits.tiny(cfg, {} if "signals" in drawn else {"sample.signals.per_class": 2})
+    digits.tiny(cfg, {} if "signals" in drawn else digits.TINY_SAMPLES)
 
 
 def train_also(cfg, name, before="sample", **changes):
@@ -153,10 +142,8 @@ def train_also(cfg, name, before="sample", **changes):
 def train_images_first(cfg, size, architecture, **fields):
   """Adds a training of the image model, from which `train` begins with what it adds.
 
-  Its parameters are those of the video's without layers along time.
-
-  Args:
-    architecture, fields: of the image model.
+  Its parameters are those of the video's without layers along time; `architecture` and
+  `fields` are its own.
   """
   config = c.call(architecture, **SIZES[size]["network"] | fields)
   cfg.image_network = c.replace(cfg.network, config=config)
@@ -192,18 +179,11 @@ def after_lora(folder):
 
 def single_frames(clips):
   """The loader `clips`, of single frames."""
-  source = c.call(
-    sources.Transformed, source=clips.source, transforms=(c.call(pictures.RandomFrame),)
-  )
-  return c.call(loader.Loader, source=source, batch_size=clips.batch_size)
+  return runs.transform_first(clips, c.call(pictures.RandomFrame))
 
 
 def embed_first_frames(cfg, shape):
-  """Stores with the latents what an image encoder makes of first frames.
-
-  Args:
-    shape: [L, D] of its tokens.
-  """
+  """Stores with the latents the tokens, [L, D] = shape, of first frames."""
   cfg.image_encoder = "image_encoder"
   folder = cfg.get_ref("image_encoder")
   encoder = c.call(image_encoder.ImageEncoder, folder=folder, shape=shape)

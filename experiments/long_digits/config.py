@@ -135,10 +135,10 @@ def chains(cfg, per_class):
     ),
     animatediff=(part(LONG, 1, wrappers=(averaged,)),),
   )
+  generator = c.replace(
+    cfg.sample.generator, task=cfg.task, autoencoder_weights=cfg.encode.weights
+  )
   common = dict(
-    generator=c.replace(
-      cfg.sample.generator, task=cfg.task, autoencoder_weights=cfg.encode.weights
-    ),
     signals=c.bind(sample.class_signals, num_classes=10, per_class=per_class),
     batch_size=10,
     fps=16,
@@ -146,6 +146,11 @@ def chains(cfg, per_class):
     grid_columns=per_class,
   )
   return {
-    f"long_{name}": c.bind(chain.run, passes=passes, folder=f"long_{name}", **common)
+    f"long_{name}": c.bind(
+      sample.run,
+      generator=c.call(chain.Chain, generator=generator, passes=passes),
+      folder=f"long_{name}",
+      **common,
+    )
     for name, passes in ways.items()
   }

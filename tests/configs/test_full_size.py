@@ -125,7 +125,7 @@ def test_lvdm_makes_long_videos_with_the_two_published_networks():
     batch = {"latents": np.zeros((1, frames, 32, 32, 4), np.float32)}
     shapes = jax.eval_shape(c.build(task).init, jax.random.key(0), batch)
     assert sum(x.size for x in jax.tree.leaves(shapes)) == count
-  predicted, filled = c.build(cfg.lengthen).keywords["passes"]
+  predicted, filled = c.build(cfg.lengthen).keywords["generator"].passes
   assert (predicted.num_frames, filled.num_frames, filled.known_stride) == (7, 25, 4)
   (windows, given), *more = filled.sampler.keywords["plan"](25)
   assert windows.tolist() == [list(range(k, k + 5)) for k in range(0, 24, 4)]

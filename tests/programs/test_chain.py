@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vdm_jax import sharding
-from vdm_jax.programs import chain, job
+from vdm_jax.programs import chain, job, sample
 from vdm_jax.tasks.generator import Generator
 
 
@@ -49,22 +49,22 @@ def one(num_frames, fps, known_stride=0, **more):
 PASSES = {"0 keys": one(3, 1.0), "1": one(5, 2.0, 2), "2 all": one(10, 4.0, 2)}
 
 
-def make(place, passes=PASSES, **more):
-  chain.run(
+def make(place, passes=PASSES):
+  generator = Generator(
+    task=Rates(),
+    weights={"step": np.float32(10)},
+    autoencoder=Plain(),
+    autoencoder_weights={"one": np.float32(1)},
+    shape=(1, 16, 16, 3),
+    sampler=None,
+    ts=None,
+  )
+  sample.run(
     job.Job(place, "chain", 0, sharding.make_mesh(dict(data=-1)), (), {"passes": 0}),
-    generator=Generator(
-      task=Rates(),
-      weights={"step": np.float32(10)},
-      autoencoder=Plain(),
-      autoencoder_weights={"one": np.float32(1)},
-      shape=(1, 16, 16, 3),
-      sampler=None,
-      ts=None,
-    ),
-    passes=passes,
+    generator=chain.Chain(generator=generator, passes=passes),
     signals=lambda: {"label": np.array([0, 1, 5], np.int32)},
     batch_size=2,
-    **more,
+    folder="long",
   )
   with np.load(place / "long" / "videos.npz") as file:
     return file["video"]

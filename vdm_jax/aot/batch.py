@@ -150,14 +150,14 @@ def _pictures(cfg, source, task):
   }
 
 
-def _captioned(cfg, source, task):
-  record = _with_texts(cfg, source, task)
-  return {k: v for k, v in record.items() if k != "velocity"}
-
-
 def _with_texts(cfg, source, task):
-  record = _record(cfg, source.source, task)
+  record = _captioned(cfg, source, task)
   record.pop("label", None)
+  return record
+
+
+def _captioned(cfg, source, task):
+  record = _record(cfg, source.source, task)
   length, width = _text(cfg)
   text = {"text": np.zeros((length, width), np.float16)}
   if "TokenizeText" in str(getattr(source.texts, "call", "")):
@@ -199,6 +199,6 @@ SOURCES = {
   "uniformly_sampled_videos": _files,
   "frames": _files,
   "WithPictures": _pictures,
-  "Captioned": _captioned,
+  "captioned": _captioned,
   "WithTexts": _with_texts,
 }

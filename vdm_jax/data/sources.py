@@ -55,10 +55,11 @@ def in_memory(source):
 
 
 class Subset:
-  """A source of the records `start` to `stop`, exclusive, of another source."""
+  """A source of the records `start` to `stop`, exclusive, of another, or `indices`."""
 
-  def __init__(self, source, start=0, stop=None):
-    self.source, self.indices = source, range(len(source))[start:stop]
+  def __init__(self, source, start=0, stop=None, indices=None):
+    chosen = range(len(source))[start:stop] if indices is None else indices
+    self.source, self.indices = source, chosen
     self.skipped = getattr(source, "skipped", [])
     self.classes = getattr(source, "classes", None)
     if not self.indices:

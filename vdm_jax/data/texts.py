@@ -135,9 +135,9 @@ class TokenizeText:
 
 
 class WithTexts:
-  """A source that replaces the "label" of records by the encoded text that it names.
+  """A source whose records gain the encoded text that their "label" names.
 
-  Records gain "text" [L, D] (or "text_ids" [L]) and "text_mask" [L].
+  It is "text" [L, D] (or "text_ids" [L]) and "text_mask" [L], in place of the label.
 
   Args:
     source: of records with "label"; its `classes` are the texts.
@@ -146,17 +146,19 @@ class WithTexts:
     drop: the share of texts, drawn in each epoch, that the empty one replaces.
     negative: whether a record has the empty text too, as "negative" (or "negative_ids")
       and "negative_mask": for guided sampling.
+    text_of: function record -> its text, where no label names it; the label stays.
   """
 
-  def __init__(self, source, texts, drop=0.0, negative=False):
+  def __init__(self, source, texts, drop=0.0, negative=False, text_of=None):
     if not 0.0 <= drop <= 1.0:
       raise ValueError(f"drop={drop} must be a share, from 0 to 1.")
-    if not source.classes:
+    if not (source.classes or text_of):
       raise ValueError("The clips have no texts: give their source a table of texts.")
-    self.source, self.drop = source, drop
+    self.source, self.drop, self._text_of = source, drop, text_of
     if isinstance(texts, str | pathlib.Path):
       texts = LoadTextEmbedding(texts)
-      texts.check(("", *source.classes))
+      records = (source[i] for i in range(len(source)))
+      texts.check(map(text_of, records) if text_of else ("", *source.classes))
     self._texts = texts
     self._negative = {}
     if negative:
@@ -173,7 +175,10 @@ class WithTexts:
   def load(self, i, rng):
     """Record i with its text; `rng`, a numpy Generator, draws its random parts."""
     record = dict(sources.load_record(self.source, i, rng))
-    text = self.classes[int(record.pop("label"))]
+    if self._text_of is None:
+      text = self.classes[int(record.pop("label"))]
+    else:
+      text = self._text_of(record)
     if self.drop and rng.uniform() < self.drop:
       text = ""
     return record | self._texts(text) | self._negative

@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.programs import sample
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -44,84 +42,58 @@ class Pass:
   weights: Any = None
 
 
-def run(
-  job,
-  *,
-  generator,
-  passes,
-  signals,
-  batch_size=50,
-  folder="long",
-  fps=8,
-  scale=1,
-  grid_columns=8,
-):
-  """Samples videos in several passes and writes the last pass to <workdir>/<folder>.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Chain:
+  """A video model that samples in several passes, in the place of a Generator.
 
-  The folder has an mp4 for each video, grid.gif, grid.png, videos.npz and meta.json.
-
-  Args:
-    job: programs.job.Job: workdir, seed, mesh.
+  Attributes:
     generator: tasks.generator.Generator; each pass replaces its number of frames,
       sampler, times and wrappers.
     passes: [Pass], or {name: Pass} in the order of the names.
-    signals: () -> {name: array [N, ...]}, the conditions of N videos.
-    batch_size: videos at a time, rounded up to what the mesh splits evenly.
-    fps, scale: frames a second and integer enlargement of the files.
-    grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
-  if isinstance(passes, Mapping):
-    passes = [passes[name] for name in sorted(passes)]
-  check_passes(passes)
-  parts = [generator_for_pass(generator, chain_pass) for chain_pass in passes]
-  params = {
-    "autoencoder": job.weights(generator.autoencoder_weights, "ema/autoencoder")
-  }
-  params |= {f"pass {n}": job.weights(part.weights) for n, part in enumerate(parts)}
-  draws = [
-    jax.jit(sampler_for_pass(part, chain_pass))
-    for part, chain_pass in zip(parts, passes, strict=True)
-  ]
-  decode = jax.jit(generator.decode)
 
-  def draw(params, batch, key):
+  generator: Any
+  passes: Any
+
+  def __post_init__(self):
+    check_passes([chain_pass for chain_pass, _ in self._parts()])
+
+  def load(self, job):
+    """The EMA parameters {"autoencoder", "pass 0" ...} on a programs.job.Job's mesh."""
+    parts, decoder = self._parts(), self.generator.autoencoder_weights
+    lengths = " -> ".join(str(chain_pass.num_frames) for chain_pass, _ in parts)
+    job.print(f"videos of {lengths} frames")
+    own = {f"pass {n}": job.weights(part.weights) for n, (_, part) in enumerate(parts)}
+    return {"autoencoder": job.weights(decoder, "ema/autoencoder")} | own
+
+  def videos(self, params, batch, key):
+    """uint8 videos [B, T, H, W, 3], sampled for a batch of signals {name: [B, ...]}."""
     latents = None
-    for n, draw_pass in enumerate(draws):
-      own = {"denoiser": params[f"pass {n}"]}
-      latents = draw_pass(own, batch, latents, jax.random.fold_in(key, n))
-    return decode(params, latents)
+    for n, (chain_pass, part) in enumerate(self._parts()):
+      own, k_pass = {"denoiser": params[f"pass {n}"]}, jax.random.fold_in(key, n)
+      latents = _sample(chain_pass, part, own, batch, latents, k_pass)
+    return self.generator.decode(params, latents)
 
-  lengths = " -> ".join(str(chain_pass.num_frames) for chain_pass in passes)
-  job.print(f"videos of {lengths} frames")
-  sample.write_samples(
-    job,
-    draw,
-    params,
-    signals,
-    batch_size=batch_size,
-    folder=folder,
-    fps=fps,
-    scale=scale,
-    grid_columns=grid_columns,
-  )
-
-
-def generator_for_pass(generator, chain_pass):
-  """The tasks.generator.Generator that samples the latents of one pass.
-
-  Args:
-    generator: the Generator of the chain.
-    chain_pass: a Pass, whose fields replace those of the generator.
-  """
-  return dataclasses.replace(
-    generator,
-    task=chain_pass.task or generator.task,
-    weights=chain_pass.weights or generator.weights,
-    shape=(chain_pass.num_frames, *generator.shape[1:]),
-    sampler=chain_pass.sampler,
-    ts=chain_pass.ts,
-    wrappers=chain_pass.wrappers,
-  )
+  def _parts(self):
+    """[(Pass, the Generator of its latents)]."""
+    passes, generator = self.passes, self.generator
+    if isinstance(passes, Mapping):
+      passes = [passes[name] for name in sorted(passes)]
+    return [
+      (
+        chain_pass,
+        dataclasses.replace(
+          generator,
+          task=chain_pass.task or generator.task,
+          weights=chain_pass.weights or generator.weights,
+          shape=(chain_pass.num_frames, *generator.shape[1:]),
+          sampler=chain_pass.sampler,
+          ts=chain_pass.ts,
+          wrappers=chain_pass.wrappers,
+        ),
+      )
+      for chain_pass in passes
+    ]
 
 
 def check_passes(passes):
@@ -145,27 +117,15 @@ def check_passes(passes):
     before = frames
 
 
-def sampler_for_pass(generator, chain_pass):
-  """A function (params, batch, previous, key) -> latents [B, T, h, w, c] of one pass.
-
-  `params` is {"denoiser": tree}, `batch` {name: array [B, ...]}, `previous` the latents
-  of the pass before, which are known frames of this one (unused in the first).
-
-  Args:
-    generator: the Generator of this pass, what `generator_for_pass` returns.
-    chain_pass: the Pass.
-  """
-
-  def draw(params, batch, before, key):
-    count = len(next(iter(batch.values())))
-    signals = {k: np.full(count, v, np.float32) for k, v in chain_pass.signals.items()}
-    given = {}
-    if chain_pass.known_stride:
-      positions = np.arange(0, chain_pass.num_frames, chain_pass.known_stride)
-      known = jnp.zeros((count, *generator.shape))
-      known = known.at[:, positions].set(before[:, : len(positions)])
-      mask = np.isin(np.arange(chain_pass.num_frames), positions)
-      given = dict(known=known, mask=mask)
-    return generator.latents(params, batch | signals, key, **given)
-
-  return draw
+def _sample(chain_pass, generator, params, batch, before, key):
+  """Latents [B, T, h, w, c] of a Pass; those of the pass before are known frames."""
+  count = len(next(iter(batch.values())))
+  signals = {k: np.full(count, v, np.float32) for k, v in chain_pass.signals.items()}
+  given = {}
+  if chain_pass.known_stride:
+    positions = np.arange(0, chain_pass.num_frames, chain_pass.known_stride)
+    known = jnp.zeros((count, *generator.shape))
+    known = known.at[:, positions].set(before[:, : len(positions)])
+    mask = np.isin(np.arange(chain_pass.num_frames), positions)
+    given = dict(known=known, mask=mask)
+  return generator.latents(params, batch | signals, key, **given)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from vdm_jax import log, video_io
+from vdm_jax import video_io
 from vdm_jax.metrics import score
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import process_shards, sample
@@ -73,8 +73,7 @@ def run(
   }
   job_lib.write_json(job.workdir / out, scores)
   job.print(f"{len(made)} samples, {len(held_out)} real clips; {job.workdir / out}")
-  if jax.process_index() == 0:
-    print("\n" + log.format_table([_cells(row) for row in rows]) + "\n", flush=True)
+  job.print_table([_cells(row) for row in rows])
 
 
 def draw_label_matched_clips(clips, source, rng):

@@ -98,6 +98,11 @@ class Job:
     if jax.process_index() == 0:
       print(f"{self.stage}: {text}", flush=True)
 
+  def print_table(self, rows):
+    """Prints rows, [{column: value}], as a table on process 0."""
+    if jax.process_index() == 0:
+      print("\n" + log.format_table(rows) + "\n", flush=True)
+
   def weights(self, folder, part="ema"):
     """Loads trained parameters, a nested dict of jax.Arrays replicated over the mesh.
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from einops import rearrange, reduce
 
-from vdm_jax import log, video_io
+from vdm_jax import video_io
 from vdm_jax.metrics import frames, score
 from vdm_jax.programs import job as job_lib
 
@@ -53,9 +53,7 @@ def reconstruct_and_score(
   columns = min(preview_clips, len(real))
   video_io.write_png(place / "clips.png", video_io.video_grid(pairs, columns)[0])
   job.print(f"{len(real)} clips of {real.shape[1]} frames, in {place}")
-  if jax.process_index() == 0:
-    rows = [{"": name, "value": value} for name, value in values.items()]
-    print("\n" + log.format_table(rows) + "\n", flush=True)
+  job.print_table([{"": name, "value": value} for name, value in values.items()])
 
 
 def score_reconstructions(reconstructed, real):

@@ -35,39 +35,13 @@ def run(
 
   Args:
     job: programs.job.Job: workdir, seed, mesh.
-    generator: tasks.generator.Generator: task, weights, latent shape, sampler, times.
+    generator: tasks.generator.Generator, or a programs.chain.Chain of several passes.
     signals: () -> {name: array [N, ...]}, the conditions of N videos.
     batch_size: videos at a time, rounded up to what the mesh splits evenly.
     fps, scale: frames a second and integer enlargement of the files.
     grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
-  write_samples(
-    job,
-    jax.jit(generator.videos),
-    generator.load(job),
-    signals,
-    batch_size=batch_size,
-    folder=folder,
-    fps=fps,
-    scale=scale,
-    grid_columns=grid_columns,
-  )
-
-
-def write_samples(
-  job, sample_fn, params, signals, *, batch_size, folder, fps, scale, grid_columns
-):
-  """Samples with a function and writes a folder, unless it has these samples already.
-
-  Args:
-    job: programs.job.Job: workdir, seed, mesh.
-    sample_fn: (params, batch, key) -> uint8 [B, T, H, W, 3], jitted.
-    params: {name: nested dict of arrays}, the parameters of `sample_fn`.
-    signals: () -> {name: array [N, ...]}, the conditions of N videos.
-    batch_size: videos at a time, rounded up to what the mesh splits evenly.
-    fps, scale: frames a second and integer enlargement of the files.
-    grid_columns: videos in a row of the grids; of each class, if there are labels.
-  """
+  params, draw = generator.load(job), jax.jit(generator.videos)
   path, provenance = job.workdir / folder, job.provenance(params)
   if read_provenance(path) == provenance:
     job.print(f"these samples are there already, in {path}")
@@ -75,7 +49,7 @@ def write_samples(
   rows = {name: np.asarray(x) for name, x in signals().items()}
   job.print(f"{len(next(iter(rows.values())))} videos")
   videos = job.map_batches(
-    lambda batch, key: sample_fn(params, batch, key),
+    lambda batch, key: draw(params, batch, key),
     rows,
     batch_size,
     key=job.key(),

@@ -3,14 +3,9 @@
 import json
 import math
 
-import matplotlib
-
 from vdm_jax import log
 from vdm_jax.metrics import score
 from vdm_jax.programs import job as job_lib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 POINTS = 40  # of a curve, at most about twice as many: means of rows of the log
 
@@ -86,16 +81,22 @@ def comparable_real_scores(measured, metrics):
   return {n: first[n]["real"].value if first[n]["real"] else math.nan for n in metrics}
 
 
-def markdown_table(table, metrics):
-  """Lines of a Markdown table, a list of str, with a row for each arm.
+def markdown_table(table, columns, corner=""):
+  """Lines of a Markdown table, a list of str, with a row for each label.
 
   Args:
-    table: {label of an arm: {metric: value}}; NaN is left empty.
-    metrics: names of metrics, the columns.
+    table: {label: {column: number or str}}; what is absent or NaN is left empty.
+    columns: their names.
+    corner: the name of the column of labels.
   """
-  lines = ["| | " + " | ".join(metrics) + " |", "| --- |" + " ---: |" * len(metrics)]
+
+  def cell(x):
+    return x if isinstance(x, str) else "" if math.isnan(x) else f"{x:.3g}"
+
+  lines = [f"| {corner} | " + " | ".join(columns) + " |"]
+  lines.append("| --- |" + " ---: |" * len(columns))
   for label, row in table.items():
-    cells = ["" if math.isnan(row[name]) else f"{row[name]:.3g}" for name in metrics]
+    cells = [cell(row.get(name, math.nan)) for name in columns]
     lines.append(f"| {label} | " + " | ".join(cells) + " |")
   return lines
 
@@ -121,32 +122,26 @@ def plot_scores(path, table, real):
   labels = list(table)
   names = list(real)
   size = (2.6 * len(names) + 1.5, 0.32 * len(labels) + 1.1)
-  fig, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
-  for ax, name in zip(axes[0], names, strict=True):
-    values = [table[label][name] for label in labels]
-    bars = ax.barh(labels, values, color="tab:blue")
-    ax.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
-    ax.axvline(real[name], color="tab:orange", label="real clips")
-    ax.set_title(name, fontsize=9)
-    ax.margins(x=0.2)
-    if not any([*values, real[name]]):
-      ax.set_xlim(0.0, 1.0)  # nothing but zeros: no axis of 1e-16
-    ax.tick_params(labelsize=8)
-  axes[0, 0].invert_yaxis()
-  axes[0, -1].legend(fontsize=7)
-  fig.tight_layout()
-  fig.savefig(path, dpi=90)
-  plt.close(fig)
+  with log.panels(path, len(names), size, sharey=True) as axes:
+    for ax, name in zip(axes, names, strict=True):
+      values = [table[label][name] for label in labels]
+      bars = ax.barh(labels, values, color="tab:blue")
+      ax.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+      ax.axvline(real[name], color="tab:orange", label="real clips")
+      ax.set_title(name, fontsize=9)
+      ax.margins(x=0.2)
+      if not any([*values, real[name]]):
+        ax.set_xlim(0.0, 1.0)  # nothing but zeros: no axis of 1e-16
+      ax.tick_params(labelsize=8)
+    axes[0].invert_yaxis()
+    axes[-1].legend(fontsize=7)
 
 
 def plot_curves(path, curves, name):
   """Saves a plot of the scalar `name`, `curves` being {arm: [(step, value)]}."""
-  fig, ax = plt.subplots(figsize=(6.5, 4))
-  for label, points in curves.items():
-    ax.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
-  ax.set(xlabel="step", ylabel=name, yscale="log")
-  ax.grid(alpha=0.3, which="both")
-  ax.legend(fontsize=8)
-  fig.tight_layout()
-  fig.savefig(path, dpi=90)
-  plt.close(fig)
+  with log.panels(path, 1, (6.5, 4)) as (ax,):
+    for label, points in curves.items():
+      ax.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+    ax.set(xlabel="step", ylabel=name, yscale="log")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(fontsize=8)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 from einops import rearrange
 
@@ -14,9 +13,6 @@ from vdm_jax import conditioning, log, sharding, video_io
 from vdm_jax.diffusion import masks
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import sample
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 NOTHING = "nothing"  # the name of the mask under which no frame is given
 BY = " by frame"  # the names of figures that are lists, one number for each frame
@@ -149,8 +145,7 @@ def run(
     job.print(f"{name}: {text}")
   job_lib.write_json(job.workdir / folder / "metrics.json", scores)
   plot_by_frame(job.workdir / folder / "by_frame.png", scores)
-  if jax.process_index() == 0:
-    print("\n" + log.format_table(table_rows(scores)) + "\n", flush=True)
+  job.print_table(table_rows(scores))
 
 
 def load_signals_and_videos(source, count):
@@ -207,20 +202,15 @@ def plot_by_frame(path, scores):
   names = sorted({k for s in scores.values() for k in s["samples"] if k.endswith(BY)})
   if not names:
     return
-  fig, axes = plt.subplots(
-    1, len(names), figsize=(4.5 * len(names), 3.2), squeeze=False
-  )
-  for ax, figure in zip(axes[0], names, strict=True):
-    for name, score in scores.items():
-      values, given = score["samples"][figure], set(score["given"])
-      new = [i for i in range(len(values)) if i not in given]
-      ax.plot(new, [values[i] for i in new], ".-", label=name, markersize=4)
-    ax.set(xlabel="frame", title=figure.removesuffix(BY))
-    ax.grid(alpha=0.3)
-  axes[0, 0].legend(fontsize=7)
-  fig.tight_layout()
-  fig.savefig(path, dpi=90)
-  plt.close(fig)
+  with log.panels(path, len(names), (4.5 * len(names), 3.2)) as axes:
+    for ax, figure in zip(axes, names, strict=True):
+      for name, score in scores.items():
+        values, given = score["samples"][figure], set(score["given"])
+        new = [i for i in range(len(values)) if i not in given]
+        ax.plot(new, [values[i] for i in new], ".-", label=name, markersize=4)
+      ax.set(xlabel="frame", title=figure.removesuffix(BY))
+      ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
 
 
 def tint_known_frames(videos, mask):

@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from vdm_jax import log, video_io
+from vdm_jax import video_io
 from vdm_jax.programs import job as job_lib
 from vdm_jax.programs import sample
 
@@ -97,8 +97,7 @@ def run(
     np.savez_compressed(own / sample.VIDEOS, video=videos, text=np.array(texts))
     write_captioned_grids(own, videos, texts, grid_shape, fps, scale)
   job_lib.write_json(path / "metrics.json", scores)
-  if jax.process_index() == 0:
-    print("\n" + log.format_table(table_rows(scores)) + "\n", flush=True)
+  job.print_table(table_rows(scores))
 
 
 def mean_scores(scores, prompts, group=None):

@@ -3,14 +3,12 @@
 import textwrap
 import time
 
-import matplotlib
 import numpy as np
 
+from vdm_jax import log
 from vdm_jax.oracle import rank
 from vdm_jax.programs import job as job_lib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from vdm_jax.studies import compare
 
 COLUMNS = {
   "distance": "W2^2 / T",
@@ -67,54 +65,41 @@ def markdown_table(world, scores, correlation):
     scores: {method: {"distance", "seam", "memory", "variance", "motion": float}}.
     correlation: true correlation of the first frame with the last.
   """
-  head = ["method", *COLUMNS.values()]
-  lines = [
-    f"**{world}** (true first-last correlation {correlation:.3f})",
-    "",
-    "| " + " | ".join(head) + " |",
-    "| --- |" + " ---: |" * len(COLUMNS),
-  ]
-  for name, row in sorted(scores.items(), key=lambda item: item[1]["distance"]):
-    cells = [f"{row['distance']:.5f}"] + [f"{row[k]:.3f}" for k in list(COLUMNS)[1:]]
-    lines.append(f"| {name} | " + " | ".join(cells) + " |")
-  return lines
+  digits = lambda name: 5 if name == "distance" else 3
+  rows = {
+    method: {head: f"{row[k]:.{digits(k)}f}" for k, head in COLUMNS.items()}
+    for method, row in sorted(scores.items(), key=lambda item: item[1]["distance"])
+  }
+  title = f"**{world}** (true first-last correlation {correlation:.3f})"
+  return [title, "", *compare.markdown_table(rows, list(COLUMNS.values()), "method")]
 
 
 def plot_covariances(path, covariances):
   """Saves images of the covariances of frames, {method: [T, T]}, to the PNG `path`."""
   columns = 5
   rows = -(-len(covariances) // columns)
-  fig, axes = plt.subplots(
-    rows,
-    columns,
-    figsize=(2.1 * columns, 2.3 * rows),
-    squeeze=False,
-    layout="constrained",
-  )
-  for ax in axes.flat:
-    ax.axis("off")
-  for ax, (name, cov) in zip(axes.flat, covariances.items(), strict=False):
-    image = ax.imshow(cov, vmin=0.0, vmax=1.0, cmap="magma", interpolation="nearest")
-    ax.set_title(textwrap.fill(name, 20), fontsize=9)
-  fig.colorbar(image, ax=axes, shrink=0.6, label="covariance of two frames")
-  fig.savefig(path, dpi=65)
-  plt.close(fig)
+  size = (2.1 * columns, 2.3 * rows)
+  with log.panels(path, columns, size, rows=rows, dpi=65) as axes:
+    for ax in axes:
+      ax.axis("off")
+    for ax, (name, cov) in zip(axes, covariances.items(), strict=False):
+      image = ax.imshow(cov, vmin=0.0, vmax=1.0, cmap="magma", interpolation="nearest")
+      ax.set_title(textwrap.fill(name, 20), fontsize=9)
+    label = "covariance of two frames"
+    ax.figure.colorbar(image, ax=axes, shrink=0.6, label=label)
 
 
 def plot_scores(path, scores):
   """Saves bars of {world: {method: {"distance", "seam": float}}} to the PNG `path`."""
   count = max(map(len, scores.values()))
   size = (5.5 * len(scores), 0.32 * count + 1.2)
-  fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
-  for ax, (world, rows) in zip(axes[0], scores.items(), strict=True):
-    order = sorted(rows, key=lambda name: -rows[name]["distance"])
-    values = [max(rows[name]["distance"], 1e-7) for name in order]
-    bars = ax.barh(order, values, color="tab:blue")
-    seams = [f"seam {rows[name]['seam']:.2f}" for name in order]
-    ax.bar_label(bars, seams, fontsize=7, padding=2)
-    ax.set(xscale="log", title=world, xlabel="W2^2 / T to the truth (less is better)")
-    ax.set_xlim(right=20.0 * max(values))
-    ax.tick_params(labelsize=8)
-  fig.tight_layout()
-  fig.savefig(path, dpi=90)
-  plt.close(fig)
+  with log.panels(path, len(scores), size) as axes:
+    for ax, (world, rows) in zip(axes, scores.items(), strict=True):
+      order = sorted(rows, key=lambda name: -rows[name]["distance"])
+      values = [max(rows[name]["distance"], 1e-7) for name in order]
+      bars = ax.barh(order, values, color="tab:blue")
+      seams = [f"seam {rows[name]['seam']:.2f}" for name in order]
+      ax.bar_label(bars, seams, fontsize=7, padding=2)
+      ax.set(xscale="log", title=world, xlabel="W2^2 / T to the truth (less is better)")
+      ax.set_xlim(right=20.0 * max(values))
+      ax.tick_params(labelsize=8)

@@ -8,15 +8,11 @@ import dataclasses
 import functools
 
 import jax
-import matplotlib
 import numpy as np
 
 from vdm_jax import log, sharding
 from vdm_jax.programs import job as job_lib
 from vdm_jax.studies import complete
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 
 def renoise_and_score(
@@ -62,9 +58,7 @@ def renoise_and_score(
   job_lib.write_json(place / "metrics.json", {"real": clean, "levels": scores})
   plot_scores(place / "renoise.png", scores, clean)
   job.print(f"{count} clips from {len(levels)} levels of noise, in {place}")
-  if jax.process_index() == 0:
-    rows = [{"level": level, **row} for level, row in scores.items()]
-    print("\n" + log.format_table(rows) + "\n", flush=True)
+  job.print_table([{"level": level, **row} for level, row in scores.items()])
 
 
 def _from_level(generator, params, batch, start, ts, key):
@@ -75,14 +69,11 @@ def _from_level(generator, params, batch, start, ts, key):
 def plot_scores(path, scores, clean):
   """Saves a plot of {noise level: {score: number}}; `clean` are real clips' scores."""
   size = (3.2 * len(clean), 2.8)
-  fig, axes = plt.subplots(1, len(clean), figsize=size, squeeze=False)
-  for ax, (name, value) in zip(axes[0], clean.items(), strict=True):
-    ax.plot(list(scores), [row[name] for row in scores.values()], ".-")
-    if np.isfinite(value):
-      ax.axhline(value, color="tab:orange", linestyle="--")
-    ax.set_title(name, fontsize=9)
-    ax.set_xlabel("from this level of noise", fontsize=8)
-    ax.grid(alpha=0.3)
-  fig.tight_layout()
-  fig.savefig(path, dpi=90)
-  plt.close(fig)
+  with log.panels(path, len(clean), size) as axes:
+    for ax, (name, value) in zip(axes, clean.items(), strict=True):
+      ax.plot(list(scores), [row[name] for row in scores.values()], ".-")
+      if np.isfinite(value):
+        ax.axhline(value, color="tab:orange", linestyle="--")
+      ax.set_title(name, fontsize=9)
+      ax.set_xlabel("from this level of noise", fontsize=8)
+      ax.grid(alpha=0.3)

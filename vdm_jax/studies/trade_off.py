@@ -13,16 +13,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 
+from vdm_jax import log
 from vdm_jax.aot import flops
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.metrics import frames
 from vdm_jax.programs import job as job_lib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from vdm_jax.studies import compare
 
 PLAIN = "no cache"
 
@@ -182,35 +180,24 @@ def random_nonzero_params(*, task, signals, shape, seed=0, scale=0.1):
 def markdown_table(name, scores):
   """Lines of a Markdown table of {setting: {score: number}}, by the FLOPs saved."""
   columns = [k for k in next(iter(scores.values())) if k != "all seconds"]
-  lines = [
-    f"**{name}**",
-    "",
-    "| plan | " + " | ".join(columns) + " |",
-    "| --- |" + " ---: |" * len(columns),
-  ]
-  for setting, row in sorted(scores.items(), key=lambda x: x[1]["of operations"]):
-    cells = [f"{row[k]:.3g}" if k in row else "" for k in columns]
-    lines.append(f"| {setting} | " + " | ".join(cells) + " |")
-  return lines
+  rows = dict(sorted(scores.items(), key=lambda x: x[1]["of operations"]))
+  return [f"**{name}**", "", *compare.markdown_table(rows, columns, "plan")]
 
 
 def plot_trade_off(path, scores):
   """Saves a plot of PSNR over speed-up, from {case: {setting: {score: number}}}."""
   size = (5.2 * len(scores), 4.2)
-  fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
-  for ax, (name, rows) in zip(axes[0], scores.items(), strict=True):
-    for setting, row in rows.items():
-      if setting == PLAIN:
-        continue
-      x, ideal, y = row["speed-up"], row["of operations"], row["psnr (dB)"]
-      color = ax.plot([x], [y], "o")[0].get_color()
-      ax.plot([ideal], [y], "o", color=color, fillstyle="none")
-      ax.plot([x, ideal], [y, y], "-", color=color, linewidth=0.8)
-      ax.annotate(setting, (x, y), (4, 4), textcoords="offset points", fontsize=7)
-    ax.axvline(1.0, color="black", linewidth=0.6)
-    ax.set(title=name, xlabel="speed-up (hollow: by operations)")
-    ax.set_ylabel("PSNR to the uncached sample (dB)")
-    ax.grid(alpha=0.3)
-  fig.tight_layout()
-  fig.savefig(path, dpi=90)
-  plt.close(fig)
+  with log.panels(path, len(scores), size) as axes:
+    for ax, (name, rows) in zip(axes, scores.items(), strict=True):
+      for setting, row in rows.items():
+        if setting == PLAIN:
+          continue
+        x, ideal, y = row["speed-up"], row["of operations"], row["psnr (dB)"]
+        color = ax.plot([x], [y], "o")[0].get_color()
+        ax.plot([ideal], [y], "o", color=color, fillstyle="none")
+        ax.plot([x, ideal], [y, y], "-", color=color, linewidth=0.8)
+        ax.annotate(setting, (x, y), (4, 4), textcoords="offset points", fontsize=7)
+      ax.axvline(1.0, color="black", linewidth=0.6)
+      ax.set(title=name, xlabel="speed-up (hollow: by operations)")
+      ax.set_ylabel("PSNR to the uncached sample (dB)")
+      ax.grid(alpha=0.3)

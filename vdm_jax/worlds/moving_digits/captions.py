@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 
 from vdm_jax.data import sources
+from vdm_jax.data import texts as texts_lib
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 DIRECTIONS = (
@@ -137,45 +138,16 @@ def seen_or_unseen(prompt, unseen=UNSEEN):
   return "unseen pairs" if pair in set(map(tuple, unseen)) else "seen pairs"
 
 
-class Captioned:
+def captioned(source, texts, unseen=UNSEEN):
   """A source of clips with their embedded captions, without those of unseen pairs.
 
-  Records have "text" [L, D] and "text_mask" [L] in place of "velocity".
-
   Args:
-    source: of records with "label" and "velocity".
+    source: of records with "label" and "velocity"; they gain "text" and "text_mask".
     texts: a folder of embedded texts that the program `embed` wrote.
     unseen: pairs (digit, direction) to leave out.
   """
-
-  def __init__(self, source, texts, unseen=UNSEEN):
-    embedded = sources.RecordFolder(texts)
-    rows = {text: row for row, text in enumerate(embedded.meta["texts"])}
-    left_out = set(map(tuple, unseen))
-    self.source, self.indices, self._rows = source, [], []
-    for i in range(len(source)):
-      if digit_direction(record := source[i]) in left_out:
-        continue
-      if (text := caption(record)) not in rows:
-        name = sources.record_name(source, i)
-        raise KeyError(
-          f"{text!r}, the caption of {name}, is not in {texts}; delete that folder and "
-          "embed again."
-        )
-      self.indices.append(i)
-      self._rows.append(rows[text])
-    self._texts = sources.in_memory(embedded).arrays
-    self.skipped = getattr(source, "skipped", [])
-    self.classes = getattr(source, "classes", None)
-
-  def __len__(self):
-    return len(self.indices)
-
-  def __getitem__(self, i):
-    record = self.source[self.indices[i]]
-    kept = {k: v for k, v in record.items() if k != "velocity"}
-    return kept | {k: array[self._rows[i]] for k, array in self._texts.items()}
-
-  def name(self, i):
-    """The path or index of record i, a str, for reports."""
-    return sources.record_name(self.source, self.indices[i])
+  left_out = set(map(tuple, unseen))
+  records = range(len(source))
+  kept = [i for i in records if digit_direction(source[i]) not in left_out]
+  seen = sources.Subset(source, indices=kept)
+  return texts_lib.WithTexts(seen, texts, text_of=caption)
