@@ -57,7 +57,9 @@ def get_config(arg="full"):
   )
 
   latents = digits.records("{workdir}/" + folder)
-  cfg.latents = c.call(captions.captioned, source=latents, texts="{workdir}/texts")
+  cfg.latents = c.call(
+    captions.captioned_clips, source=latents, texts="{workdir}/texts"
+  )
   signals = dict(encoder=cfg.encoder, texts=PROMPTS, repeats=8)
   digits.transformer(
     cfg,

@@ -110,7 +110,7 @@ def plot_scalars(jsonl, png, names=("loss",)):
   if not curves:
     known = sorted({name for row in rows for name in row} - {"step"})
     raise ValueError(f"{jsonl} has no values of {tuple(names)}; it has {known}.")
-  with panels(png, 1, (6, 4), dpi=120) as (axes,):
+  with plot_panels(png, 1, (6, 4), dpi=120) as (axes,):
     for name, points in curves.items():
       axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
     if all(y > 0 for points in curves.values() for _, y in points):
@@ -121,7 +121,7 @@ def plot_scalars(jsonl, png, names=("loss",)):
 
 
 @contextlib.contextmanager
-def panels(path, columns, size, *, rows=1, dpi=90, **fields):
+def plot_panels(path, columns, size, *, rows=1, dpi=90, **fields):
   """A context with a flat array of matplotlib Axes, saved at its end to the PNG `path`.
 
   Args:

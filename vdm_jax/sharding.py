@@ -291,7 +291,7 @@ def device_put(tree, shardings):
   return jax.tree.map(place_one, tree, _for_each(tree, shardings))
 
 
-def structs(tree, shardings):
+def sharded_structs(tree, shardings):
   """A tree of ShapeDtypeStructs with `shardings`, a tree like it or one for all."""
   struct = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
   return jax.tree.map(struct, tree, _for_each(tree, shardings))

@@ -147,4 +147,4 @@ def test_a_source_that_only_data_can_tell_is_refused():
   with pytest.raises(ValueError, match="known only from its data"):
     spec(cfg)
   known = dir(sources) + dir(folders) + dir(pictures) + dir(texts)
-  assert set(batch.SOURCES) <= {"captioned", *known}
+  assert set(batch.SOURCES) <= {"captioned_clips", *known}

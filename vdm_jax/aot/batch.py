@@ -199,6 +199,6 @@ SOURCES = {
   "uniformly_sampled_videos": _files,
   "frames": _files,
   "WithPictures": _pictures,
-  "captioned": _captioned,
+  "captioned_clips": _captioned,
   "WithTexts": _with_texts,
 }

@@ -203,7 +203,7 @@ def _frozen(task, rows, mesh, rules):
     return ()
   boxed = task.abstract_frozen(rows)
   shardings = sharding.param_shardings(boxed, mesh, rules)
-  return (sharding.structs(sharding.unbox(boxed), shardings),)
+  return (sharding.sharded_structs(sharding.unbox(boxed), shardings),)
 
 
 def _saved(task, params, rows, key, mesh, rules):
@@ -235,7 +235,7 @@ def _decoder(autoencoder, shape, mesh):
 
 
 def _replicated(tree, mesh):
-  return sharding.structs(sharding.unbox(tree), sharding.replicated(mesh))
+  return sharding.sharded_structs(sharding.unbox(tree), sharding.replicated(mesh))
 
 
 def _placed(spec, mesh, rules):
@@ -251,7 +251,7 @@ def _placed(spec, mesh, rules):
         f"{axes} cannot split in {parts}; the nearest batch sizes are {near}: "
         f"--config.train.loader.batch_size={low + parts}."
       )
-  return sharding.structs(spec, NamedSharding(mesh, P(axes)))
+  return sharding.sharded_structs(spec, NamedSharding(mesh, P(axes)))
 
 
 def _rows(spec, size):

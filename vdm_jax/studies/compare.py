@@ -122,7 +122,7 @@ def plot_scores(path, table, real):
   labels = list(table)
   names = list(real)
   size = (2.6 * len(names) + 1.5, 0.32 * len(labels) + 1.1)
-  with log.panels(path, len(names), size, sharey=True) as axes:
+  with log.plot_panels(path, len(names), size, sharey=True) as axes:
     for ax, name in zip(axes, names, strict=True):
       values = [table[label][name] for label in labels]
       bars = ax.barh(labels, values, color="tab:blue")
@@ -139,7 +139,7 @@ def plot_scores(path, table, real):
 
 def plot_curves(path, curves, name):
   """Saves a plot of the scalar `name`, `curves` being {arm: [(step, value)]}."""
-  with log.panels(path, 1, (6.5, 4)) as (ax,):
+  with log.plot_panels(path, 1, (6.5, 4)) as (ax,):
     for label, points in curves.items():
       ax.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
     ax.set(xlabel="step", ylabel=name, yscale="log")

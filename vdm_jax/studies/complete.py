@@ -202,7 +202,7 @@ def plot_by_frame(path, scores):
   names = sorted({k for s in scores.values() for k in s["samples"] if k.endswith(BY)})
   if not names:
     return
-  with log.panels(path, len(names), (4.5 * len(names), 3.2)) as axes:
+  with log.plot_panels(path, len(names), (4.5 * len(names), 3.2)) as axes:
     for ax, figure in zip(axes, names, strict=True):
       for name, score in scores.items():
         values, given = score["samples"][figure], set(score["given"])

@@ -79,7 +79,7 @@ def plot_covariances(path, covariances):
   columns = 5
   rows = -(-len(covariances) // columns)
   size = (2.1 * columns, 2.3 * rows)
-  with log.panels(path, columns, size, rows=rows, dpi=65) as axes:
+  with log.plot_panels(path, columns, size, rows=rows, dpi=65) as axes:
     for ax in axes:
       ax.axis("off")
     for ax, (name, cov) in zip(axes, covariances.items(), strict=False):
@@ -93,7 +93,7 @@ def plot_scores(path, scores):
   """Saves bars of {world: {method: {"distance", "seam": float}}} to the PNG `path`."""
   count = max(map(len, scores.values()))
   size = (5.5 * len(scores), 0.32 * count + 1.2)
-  with log.panels(path, len(scores), size) as axes:
+  with log.plot_panels(path, len(scores), size) as axes:
     for ax, (world, rows) in zip(axes, scores.items(), strict=True):
       order = sorted(rows, key=lambda name: -rows[name]["distance"])
       values = [max(rows[name]["distance"], 1e-7) for name in order]

@@ -69,7 +69,7 @@ def _from_level(generator, params, batch, start, ts, key):
 def plot_scores(path, scores, clean):
   """Saves a plot of {noise level: {score: number}}; `clean` are real clips' scores."""
   size = (3.2 * len(clean), 2.8)
-  with log.panels(path, len(clean), size) as axes:
+  with log.plot_panels(path, len(clean), size) as axes:
     for ax, (name, value) in zip(axes, clean.items(), strict=True):
       ax.plot(list(scores), [row[name] for row in scores.values()], ".-")
       if np.isfinite(value):

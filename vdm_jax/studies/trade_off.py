@@ -187,7 +187,7 @@ def markdown_table(name, scores):
 def plot_trade_off(path, scores):
   """Saves a plot of PSNR over speed-up, from {case: {setting: {score: number}}}."""
   size = (5.2 * len(scores), 4.2)
-  with log.panels(path, len(scores), size) as axes:
+  with log.plot_panels(path, len(scores), size) as axes:
     for ax, (name, rows) in zip(axes, scores.items(), strict=True):
       for setting, row in rows.items():
         if setting == PLAIN:

@@ -79,7 +79,7 @@ def abstract_state(task, tx, spec, mesh, rules, trainable=".*"):
     mesh, rules: device mesh, and pairs (logical axis, mesh axis).
     trainable: regex over paths "a/b/c"; parameters that do not match are frozen.
   """
-  return sharding.structs(*_abstract(task, tx, spec, mesh, rules, trainable))
+  return sharding.sharded_structs(*_abstract(task, tx, spec, mesh, rules, trainable))
 
 
 def create_state_and_shardings(

@@ -96,19 +96,21 @@ def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
   assert texts == sorted(set(texts))
   for pair in captions.UNSEEN:
     assert not set(captions.wordings(*pair)) & set(texts)
-  told = captions.captioned(clips, write(tmp_path / "texts", texts))
+  told = captions.captioned_clips(clips, write(tmp_path / "texts", texts))
   pairs = {captions.digit_direction(told[i]) for i in range(len(told))}
   assert len(pairs) == 70 and not pairs & set(captions.UNSEEN)
   assert 0 < len(clips) - len(told) < 0.2 * len(clips)
   # Negative control: all of them, if none is held back.
   whole = captions.seen_captions(clips, unseen=())
   assert set(captions.wordings(*captions.UNSEEN[0])) & set(whole)
-  assert len(captions.captioned(clips, write(tmp_path / "all", whole), ())) == 2000
+  assert (
+    len(captions.captioned_clips(clips, write(tmp_path / "all", whole), ())) == 2000
+  )
 
 
 def test_a_clip_comes_with_its_own_embedding(clips, tmp_path):
   texts = captions.seen_captions(clips)
-  told = captions.captioned(clips, write(tmp_path / "texts", texts))
+  told = captions.captioned_clips(clips, write(tmp_path / "texts", texts))
   for i in (0, 7, len(told) - 1):
     record = told[i]
     original = clips[int(record["mean"])]
@@ -120,11 +122,11 @@ def test_a_clip_comes_with_its_own_embedding(clips, tmp_path):
 def test_a_folder_without_a_caption_is_refused(clips, tmp_path):
   texts = captions.seen_captions(clips)
   missing = captions.caption(
-    captions.captioned(clips, write(tmp_path / "whole", texts))[0]
+    captions.captioned_clips(clips, write(tmp_path / "whole", texts))[0]
   )
   less = write(tmp_path / "less", [t for t in texts if t != missing])
   with pytest.raises(ValueError, match="lacks .* run both stages again"):
-    captions.captioned(clips, less)
+    captions.captioned_clips(clips, less)
 
 
 def test_all_pairs_are_asked_for_in_several_wordings():

@@ -138,7 +138,7 @@ def seen_or_unseen(prompt, unseen=UNSEEN):
   return "unseen pairs" if pair in set(map(tuple, unseen)) else "seen pairs"
 
 
-def captioned(source, texts, unseen=UNSEEN):
+def captioned_clips(source, texts, unseen=UNSEEN):
   """A source of clips with their embedded captions, without those of unseen pairs.
 
   Args:
