@@ -120,9 +120,9 @@ def told(batch):
 
 def weights(module, theirs):
   """Our parameters from the torch network's."""
-  from tests.parity.pretrained import test_upstream_latte as upstream  # needs torch
+  from tests.parity import upstream_latte  # needs torch
 
-  state = upstream.upstream_names(theirs, inputs.CLASSES)
+  state = upstream_latte.upstream_names(theirs, inputs.CLASSES)
   return pretrained.from_state_dict(module, {k: x.numpy() for k, x in state.items()})
 
 

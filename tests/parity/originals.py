@@ -62,10 +62,19 @@ def _tensor(x):
 
 
 def open_case(row, seed, folder):
-  """(the Case of a row with the arguments that `seed` draws, its module of torch)."""
+  """The Case of a row with the arguments that `seed` draws."""
   arguments = row.arguments(seed)
   module = made(row, arguments, seed)
   module.save_pretrained(folder)
-  state = {k: v.numpy() for k, v in module.state_dict().items()}
+  arrays = lambda module: {k: v.numpy() for k, v in module.state_dict().items()}
+
+  def read(folder):
+    back, report = type(module).from_pretrained(
+      folder, output_loading_info=True, **row.options
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+      assert not list(report[kind]), (kind, report[kind])
+    return arrays(back)
+
   ask = lambda: Original(row, module, arguments)
-  return case.opened(row, seed, ask, state, folder), module
+  return case.opened(row, seed, ask, read, arrays(module), folder)

@@ -9,9 +9,26 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests.parity import originals
 from tests.support import tokenizer_files
+from tests.support.published import rows_networks
 
 SEED, FRAMES, WIDTH = 5, 3, 12
 BETAS = dict(beta_start=0.00085, beta_end=0.012)
+LINEAR = dict(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+# A published pipeline of transformers has one of these.
+SCHEDULERS = (
+  diffusers.DDIMScheduler(clip_sample=False, **LINEAR),
+  diffusers.DPMSolverMultistepScheduler(**LINEAR),
+  diffusers.EulerDiscreteScheduler(timestep_spacing="trailing", **LINEAR),
+  diffusers.UniPCMultistepScheduler(use_karras_sigmas=True, **LINEAR),
+  diffusers.DDIMScheduler(
+    clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=False, **LINEAR
+  ),
+)
+# DiT's own pipeline steps from the input that Euler's scheduler scaled: another, then.
+OF_PICTURES = list(SCHEDULERS)
+OF_PICTURES[2] = diffusers.DPMSolverMultistepScheduler(
+  solver_order=3, use_karras_sigmas=True, **LINEAR
+)
 DDIM = dict(clip_sample=False, steps_offset=1, **BETAS)
 # With one channel in each of the 32 groups, norms would hide all that time adds.
 SMALL = dict(block_out_channels=(64, 64), layers_per_block=1)
@@ -94,54 +111,49 @@ def t5_text_parts():
   )
 
 
-def latte():
-  """Latte-1's folder: text, transformer of one pair of blocks, autoencoder, DDIM."""
-  network = diffusers.LatteTransformer3DModel(
-    num_attention_heads=2,
-    attention_head_dim=8,
-    in_channels=4,
-    out_channels=8,
+# What all transformers here share, drawn or not.
+FIXED = dict(in_channels=4, out_channels=8, sample_size=8, patch_size=2)
+PLAIN = dict(
+  num_attention_heads=2,
+  attention_head_dim=8,
+  activation_fn="gelu-approximate",
+  norm_elementwise_affine=False,
+)
+
+
+def latte(rng=None, scheduler=SCHEDULERS[0], **changes):
+  """Latte-1's folder: text, transformer of one pair of blocks, autoencoder, DDIM.
+
+  Args:
+    rng: draws the fields of its network.
+    scheduler: another one.
+    changes: fields of the network.
+  """
+  fields = PLAIN | dict(
     num_layers=1,
     cross_attention_dim=16,
     attention_bias=True,
-    sample_size=8,
-    patch_size=2,
-    activation_fn="gelu-approximate",
     norm_type="ada_norm_single",
-    norm_elementwise_affine=False,
     norm_eps=1e-6,
-    caption_channels=WIDTH,
-    video_length=FRAMES,
   )
+  fields = rows_networks.draw_latte(rng) if rng else fields
+  fields |= FIXED | dict(caption_channels=WIDTH, video_length=FRAMES) | changes
   return diffusers.LattePipeline(
     **t5_text_parts(),
     vae=autoencoder(**IMAGES),
-    transformer=fill(network),
-    scheduler=diffusers.DDIMScheduler(
-      beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
-    ),
+    transformer=fill(diffusers.LatteTransformer3DModel(**fields)),
+    scheduler=scheduler,
   )
 
 
-def dit():
+def dit(rng=None, scheduler=SCHEDULERS[1], **changes):
   """DiT's folder; its pipeline's "no class" is the id 1000."""
-  network = diffusers.DiTTransformer2DModel(
-    num_attention_heads=2,
-    attention_head_dim=8,
-    in_channels=4,
-    out_channels=8,
-    num_layers=2,
-    sample_size=8,
-    patch_size=2,
-    activation_fn="gelu-approximate",
-    num_embeds_ada_norm=1000,
-    norm_elementwise_affine=False,
-  )
-  scheduler = diffusers.DPMSolverMultistepScheduler(
-    beta_schedule="linear", beta_start=1e-4, beta_end=0.02
-  )
+  fields = rows_networks.draw_dit(rng) if rng else PLAIN | dict(num_layers=2)
+  fields |= FIXED | dict(num_embeds_ada_norm=1000) | changes
   return diffusers.DiTPipeline(
-    transformer=fill(network), vae=autoencoder(**IMAGES), scheduler=scheduler
+    transformer=fill(diffusers.DiTTransformer2DModel(**fields)),
+    vae=autoencoder(**IMAGES),
+    scheduler=scheduler,
   )
 
 

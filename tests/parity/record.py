@@ -1,10 +1,10 @@
-"""Records what the originals compute into tests/golden/published and pipelines.
+"""Records what originals compute: golden/published, pipelines and schedulers.npz.
 
 python -m tests.parity.record [NAME ...]
 
-With the extra [originals]. A name is that of a row of tests/support/published/rows.py
-or of a function of record_pipelines.py; all of them if there is none. The files that
-are there were recorded with the versions that setup.py pins.
+With the extra [originals]. A name is that of a row of tests/support/published/rows.py,
+of a function of record_pipelines.py, or "schedulers"; all of them if there is none. The
+files that are there were recorded with the versions that setup.py pins.
 """
 
 import json
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import transformers
 
-from tests.parity import originals, pipelines, record_pipelines
+from tests.parity import originals, pipelines, record_pipelines, schedulers
 from tests.support import golden_files
-from tests.support.published import folder, recorded, rows
+from tests.support.published import folder, recorded, rows, trajectories
 
 VERSIONS = {m.__name__: m.__version__ for m in (torch, diffusers, transformers)}
 
@@ -35,7 +35,7 @@ def write(name, meta, arrays):
 def record(row):
   """One row of the contract: its folder and its answers."""
   with tempfile.TemporaryDirectory() as place:
-    case, _ = originals.open_case(row, row.recorded, place)
+    case = originals.open_case(row, row.recorded, place)
     described, arrays = folder.describe(place, row.recorded)
     theirs = case.ask()
     case.ask = lambda: theirs
@@ -65,9 +65,20 @@ def record_pipeline(name, make):
   write(f"pipelines/{name}", dict(folder=described, outputs=shapes), arrays)
 
 
+def record_schedulers():
+  """Four states of each trajectory, and its times."""
+  arrays = {}
+  for name, (config, steps, options) in trajectories.recorded_cases().items():
+    path, arrays[f"out_{name}/times"] = schedulers.original(config, steps, **options)
+    arrays |= {f"out_{name}/{i}": path[i] for i in trajectories.kept(steps)}
+  write("schedulers", {}, arrays)
+
+
 if __name__ == "__main__":
-  wanted = lambda name: name in (sys.argv[1:] or [name])
-  for each in filter(lambda row: wanted(row.title), rows.ROWS):
+  asked = lambda name: name in (sys.argv[1:] or [name])
+  for each in filter(lambda row: asked(row.title), rows.ROWS):
     record(each)
-  for each in filter(wanted, record_pipelines.MAKERS):
+  for each in filter(asked, record_pipelines.MAKERS):
     record_pipeline(each, record_pipelines.MAKERS[each])
+  if asked("schedulers"):
+    record_schedulers()

@@ -9,6 +9,7 @@ import itertools
 import json
 from unittest import mock
 
+import diffusers
 import numpy as np
 import torch
 import transformers
@@ -20,8 +21,8 @@ from tests.support import tokenizer_files
 from tests.support.published import pipelines as inputs
 from vdm_jax.worlds.moving_digits import captions
 
-CALL = dict(num_inference_steps=inputs.STEPS, guidance_scale=inputs.GUIDANCE)
-SIZE = dict(height=16, width=24)
+CALL = dict(height=16, width=24, guidance_scale=inputs.GUIDANCE)
+STEPS = inputs.STEPS
 SVD = "diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion"
 
 
@@ -34,22 +35,20 @@ def embedded():
   return dict(prompt_embeds=text, negative_prompt_embeds=negative)
 
 
+def rng(*seed):
+  return np.random.default_rng(seed)
+
+
 def saved(pipe, place):
   pipe.set_progress_bar_config(disable=True)
   pipe.save_pretrained(place)
   return pipe
 
 
-def latents(pipe, **more):
+def latents(pipe, steps, **more):
   """[B, T, h, w, C] of the embeddings."""
-  out = pipe(
-    **embedded(),
-    **CALL,
-    **SIZE,
-    latents=tensor(inputs.noise()),
-    output_type="latent",
-    **more,
-  ).frames
+  call = CALL | dict(num_inference_steps=steps, latents=tensor(inputs.noise()))
+  out = pipe(**embedded() | call | more, output_type="latent").frames
   return rearrange(out.numpy(), "b c t h w -> b t h w c")
 
 
@@ -58,47 +57,58 @@ def frames(x):
   return 255 * np.asarray(x)
 
 
-def latte(place, _):
-  """Latents and frames of embeddings, and the embedding of a prompt."""
-  pipe = saved(pipelines.latte(), place)
-  call = dict(
-    **(embedded() | dict(negative_prompt=None)),
-    **CALL,
-    **SIZE,
-    latents=tensor(inputs.noise()),
-    video_length=inputs.FRAMES,
-    decode_chunk_size=inputs.FRAMES,
-    mask_feature=False,
-  )
-  out = pipe(**call, output_type="latent").frames
+LATTE = dict(
+  negative_prompt=None,
+  video_length=inputs.FRAMES,
+  # The frames of all videos lie in a row there: more than these would mix videos.
+  decode_chunk_size=inputs.FRAMES,
+  mask_feature=False,
+)
+
+
+def latte(place, _, steps=STEPS, seed=None):
+  """Latents and frames of embeddings, by both decoders; the embedding of a prompt."""
+  drawn = () if seed is None else (rng(11, seed), pipelines.SCHEDULERS[seed])
+  pipe = saved(pipelines.latte(*drawn), place)
+  call = embedded() | CALL | LATTE | dict(latents=tensor(inputs.noise()))
+  draw = lambda: pipe(**call, num_inference_steps=steps, output_type="np").frames
   text, _ = pipe.encode_prompt(inputs.LATTE_PROMPT, do_classifier_free_guidance=False)
-  return dict(
-    latents=rearrange(out.numpy(), "b c t h w -> b t h w c"),
-    frames=frames(pipe(**call, output_type="np").frames),
+  out = dict(
+    latents=latents(pipe, steps, **LATTE),
+    frames=frames(draw()),
     embedding=text.detach().numpy(),
   )
+  if seed == 0:
+    pipe.vae = pipelines.autoencoder(
+      diffusers.AutoencoderKLTemporalDecoder, **pipelines.ENCODER
+    )
+    pipe.vae.save_pretrained(place / "vae_temporal_decoder")
+    out["frames_temporal"] = frames(draw())
+  return out
 
 
-def dit(place, _):
+def dit(place, _, steps=STEPS, seed=None):
   """Pictures of the classes 0 and 7."""
-  pipe = saved(pipelines.dit(), place)
+  drawn = () if seed is None else (rng(12, seed), pipelines.OF_PICTURES[seed])
+  pipe = saved(pipelines.dit(*drawn), place)
   index = json.loads((place / "model_index.json").read_text())
   index["id2label"] = inputs.LABELS
   (place / "model_index.json").write_text(json.dumps(index))
-  drawn = torch.from_numpy(inputs.normal(3, 2, 4, 8, 8))
+  noise = torch.from_numpy(inputs.normal(3, 2, 4, 8, 8))
+  call = dict(num_inference_steps=steps, guidance_scale=inputs.GUIDANCE)
   module = "diffusers.pipelines.dit.pipeline_dit"
-  with mock.patch(f"{module}.randn_tensor", lambda *_, **__: drawn):
-    out = pipe(class_labels=[0, 7], **CALL, output_type="np").images
+  with mock.patch(f"{module}.randn_tensor", lambda *_, **__: noise):
+    out = pipe(class_labels=[0, 7], **call, output_type="np").images
   return dict(frames=frames(out)[:, None])
 
 
-def stable_diffusion(place, work):
+def stable_diffusion(place, work, steps=STEPS):
   """Latents of one frame, and the embeddings of texts."""
   pipe = saved(pipelines.stable_diffusion(work), place)
   out = pipe(
     **embedded(),
     **CALL,
-    **SIZE,
+    num_inference_steps=steps,
     latents=tensor(inputs.noise()[:, 0], "b h w c -> b c h w"),
     output_type="latent",
   ).images
@@ -109,36 +119,41 @@ def stable_diffusion(place, work):
   )
 
 
-def motion(place, work):
-  """The adapter alone; latents with the image model of `stable_diffusion`."""
+def motion(place, work, steps=STEPS):
+  """An adapter; latents with an image model, whose folder is work/images."""
   adapter = pipelines.motion_adapter()
   adapter.save_pretrained(place)
-  pipe = pipelines.animatediff_of(pipelines.stable_diffusion(work), adapter)
+  scheduler = diffusers.PNDMScheduler(beta_schedule="scaled_linear", **pipelines.BETAS)
+  images = saved(pipelines.stable_diffusion(work, scheduler), work / "images")
+  pipe = pipelines.animatediff_of(images, adapter)
   pipe.set_progress_bar_config(disable=True)
-  return dict(latents=latents(pipe, num_frames=inputs.FRAMES))
+  return dict(latents=latents(pipe, steps, num_frames=inputs.FRAMES))
 
 
-def animatediff(place, work):
-  """Frames of a prompt."""
+def animatediff(place, work, steps=STEPS):
+  """Frames of a prompt; latents of embeddings, with more steps than are recorded."""
   pipe = saved(pipelines.animatediff(work), place)
   out = pipe(
     inputs.PROMPT,
     negative_prompt=inputs.NEGATIVE,
     latents=tensor(inputs.noise()),
     **CALL,
-    **SIZE,
+    num_inference_steps=steps,
     num_frames=inputs.FRAMES,
     output_type="np",
   ).frames
-  return dict(frames=frames(out))
+  out = dict(frames=frames(out))
+  if steps > STEPS:
+    out["latents"] = latents(pipe, steps, num_frames=inputs.FRAMES)
+  return out
 
 
-def text_to_video(place, _):
+def text_to_video(place, _, steps=STEPS):
   pipe = saved(pipelines.text_to_video(), place)
-  return dict(latents=latents(pipe, num_frames=inputs.FRAMES))
+  return dict(latents=latents(pipe, steps, num_frames=inputs.FRAMES))
 
 
-def svd(place, _):
+def svd(place, _, steps=STEPS):
   """Latents and frames of pictures; frames decoded together, and two at a time."""
   pipe = saved(pipelines.svd(), place)
   drawn, out = tensor(inputs.image_noise(), "b h w c -> b c h w"), {}
@@ -147,8 +162,9 @@ def svd(place, _):
       call = functools.partial(
         pipe,
         image=Image.fromarray(inputs.picture(*size)),
-        **SIZE,
-        num_inference_steps=inputs.STEPS,
+        height=16,
+        width=24,
+        num_inference_steps=steps,
         motion_bucket_id=inputs.MOTION_BUCKET,
         noise_aug_strength=inputs.AUGMENTATION,
         latents=tensor(inputs.noise(), "b t h w c -> b t c h w"),
@@ -170,9 +186,9 @@ def svd(place, _):
 
 def text_encoder(place, _):
   """Hidden states of texts, by a BERT in one folder with its tokenizer."""
-  told = [captions.wordings(i, i % len(captions.DIRECTIONS)) for i in range(10)]
+  each = [captions.wordings(i, i % len(captions.DIRECTIONS)) for i in range(10)]
   words = " ".join(
-    [*inputs.TEXTS, *itertools.chain(captions.wordings(), *told)]
+    [*inputs.TEXTS, *itertools.chain(captions.wordings(), *each)]
   ).split()
   vocabulary = tokenizer_files.write_bert(place, words)
   config = transformers.BertConfig(
@@ -186,36 +202,24 @@ def text_encoder(place, _):
   network = pipelines.fill(transformers.BertModel(config, add_pooling_layer=False))
   network.save_pretrained(place)
   tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-  told = tokenizer(
+  tokens = tokenizer(
     list(inputs.TEXTS),
     padding="max_length",
     max_length=inputs.LENGTH,
     return_tensors="pt",
   )
   with torch.no_grad():
-    values = network(**told).last_hidden_state.numpy()
-  return dict(values=values, mask=told["attention_mask"].numpy())
+    values = network(**tokens).last_hidden_state.numpy()
+  return dict(values=values, mask=tokens["attention_mask"].numpy())
 
 
 def t5_encoder(place, _):
-  """A component alone, of few and small tensors: no outputs."""
+  """One component, of few and small tensors: no outputs."""
   sizes = dict(d_model=8, d_kv=4, d_ff=6, num_layers=3, num_heads=2, vocab_size=9)
   config = transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")
   pipelines.fill(transformers.T5EncoderModel(config)).save_pretrained(place)
   return {}
 
 
-MAKERS = {
-  make.__name__: make
-  for make in (
-    latte,
-    dit,
-    stable_diffusion,
-    motion,
-    animatediff,
-    text_to_video,
-    svd,
-    text_encoder,
-    t5_encoder,
-  )
-}
+MAKERS = (latte, dit, stable_diffusion, motion, animatediff, text_to_video, svd)
+MAKERS = {make.__name__: make for make in (*MAKERS, text_encoder, t5_encoder)}

@@ -3,22 +3,72 @@
 python -m tests.parity.record_torch
 """
 
+import collections
+
 import torch
 
 from tests.parity import record
-from tests.parity.pretrained.formats import test_torch_file
-from tests.pretrained.formats.test_torch_file import flat
 from tests.support import golden_files
+
+TYPES = (
+  *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+  *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+
+
+def numbers(*shape, dtype=torch.float32):
+  torch.manual_seed(0)
+  return (3 * torch.randn(shape)).to(dtype)
+
+
+def network():
+  layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+  layers.register_buffer("count", torch.tensor(3))
+  return layers
+
+
+def trees():
+  x = numbers(4, 6)
+  trained = network()
+  optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.99))
+  trained(numbers(2, 3)).sum().backward()
+  optimizer.step()
+  return {
+    "plain": {"a": x, "b": numbers(3)},
+    "types": {str(dtype): numbers(2, 3, dtype=dtype) for dtype in TYPES},
+    "shapes": {"()": numbers(), "(0,)": numbers(0), "(2, 0)": numbers(2, 0)}
+    | {"(1, 1)": numbers(1, 1), "(2, 1, 3)": numbers(2, 1, 3)},
+    "views": {
+      "whole": x,
+      "row": x[2],
+      "column": x[:, 1],
+      "turned": x.T,
+      "part": x[1:3, 2:],
+    }
+    | {"steps": x[::2, ::3], "again": x, "folded": x.T.reshape(3, 8)}
+    | {"spread": x[:1].expand(5, 6), "unit": x[:, :1].T},
+    "state dict": trained.state_dict(),
+    "parameters": dict(trained.named_parameters()),
+    "ordered": collections.OrderedDict(x=x, inside=collections.OrderedDict(y=x)),
+    "wrapped": {"ema": trained.state_dict(), "model": network().state_dict()},
+    "training": {"model": trained.state_dict(), "opt": optimizer.state_dict()}
+    | {"step": 2**40, "loss": 0.25, "name": "Latte", "ema": None, "done": False}
+    | {"rates": [0.1, (1, -2, 300), [], {}, ()], 7: "seven"},
+    "many": {f"layer.{i}": numbers(2) + i for i in range(700)},  # long marks, memo
+  }
+
+
+TREES = trees()
 
 
 def main():
-  """Writes all trees of the parity test but the long one, and a small file."""
-  trees = {k: x for k, x in test_torch_file.TREES.items() if k != "many"}
+  """Writes all trees but the long one, and a small file."""
+  trees = {k: x for k, x in TREES.items() if k != "many"}
   torch.save(trees, golden_files.GOLDEN / "torch.pt")
-  numbers = test_torch_file.numbers
   small = {"x": numbers(3, 5), "y": numbers(4).half()}
   torch.save(small, golden_files.GOLDEN / "torch_small.pt")
-  tensors = {k: x for k, x in flat(trees).items() if isinstance(x, torch.Tensor)}
+  tensors = golden_files.flat(trees).items()
+  tensors = {k: x for k, x in tensors if isinstance(x, torch.Tensor)}
   record.write(
     "torch", {}, {k: x.detach().double().numpy() for k, x in tensors.items()}
   )

@@ -1,4 +1,4 @@
-"""What CLIP sees in first frames lies beside the latents, for the network to read."""
+"""What CLIP sees in first frames is stored with the latents, for networks to read."""
 
 import flax
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import text_encoders
 from vdm_jax import pretrained, sharding
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
@@ -25,10 +26,8 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), np.uint8)
 def folder(tmp_path_factory):
   """(an image encoder's folder, its parameters)."""
   pixels = jnp.zeros((1, 32, 32, 3))
-  spec = flax.linen.unbox(jax.eval_shape(ENCODER.init, jax.random.key(0), pixels))
-  rng = np.random.default_rng(1)
-  fill = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)
-  params = jax.tree.map(fill, spec["params"])
+  spec = jax.eval_shape(ENCODER.init, jax.random.key(0), pixels)
+  params = text_encoders.drawn(spec["params"], 1)
   path = tmp_path_factory.mktemp("image_encoder")
   pretrained.save(path, ENCODER, params)
   return path, params
@@ -40,9 +39,9 @@ def test_tokens_are_the_encoders(folder, shape, method):
   path, params = folder
   seen = image_encoder.ImageEncoder(path, shape, batch_size=2)(PICTURES)
   pixels = clip_pixels.preprocess(PICTURES, 32)
-  wanted = ENCODER.apply(params, pixels, method=method)
+  expected = ENCODER.apply(params, pixels, method=method)
   assert seen.shape == (5, *shape) and seen.dtype == np.float32
-  np.testing.assert_allclose(seen, wanted.reshape(seen.shape), atol=1e-5)
+  np.testing.assert_allclose(seen, expected.reshape(seen.shape), atol=1e-5)
   assert np.abs(seen[1:] - seen[:-1]).max() > 0.1  # each picture its own
 
 
@@ -71,13 +70,13 @@ def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
   )
   run(encoder)
   made = sources.RecordFolder(tmp_path / "latents")
-  wanted = encoder(video[:, 0])
+  expected = encoder(video[:, 0])
   found = np.stack([made[i]["image"] for i in range(5)])
-  np.testing.assert_array_equal(found, wanted.astype(np.float16))
+  np.testing.assert_array_equal(found, expected.astype(np.float16))
   signals = sample.first_frame_signals(source=made, count=2)
-  told, _ = conditioner.Image(from_first_frame=True)(signals)
-  np.testing.assert_array_equal(told.tokens["image"].values, found[:2])
-  assert told.channels["image"].shape == (2, 1, 8, 8, 4)
+  cond, _ = conditioner.Image(from_first_frame=True)(signals)
+  np.testing.assert_array_equal(cond.tokens["image"].values, found[:2])
+  assert cond.channels["image"].shape == (2, 1, 8, 8, 4)
   run(encoder)  # it is there already
   with pytest.raises(ValueError, match="made with other image_encoder;"):
     run(None)

@@ -2,12 +2,12 @@
 
 import functools
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import text_encoders
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import guidance
@@ -46,19 +46,12 @@ def embed_images(pictures):
   return np.tile(means, 3)[:, None, :WIDTH].astype(np.float32)
 
 
-def random_params(module, *args):
-  """Parameters of which none is zero."""
-  spec = flax.linen.unbox(jax.eval_shape(module.init, KEY, *args))
-  rng = np.random.default_rng(1)
-  draw = lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32)
-  return jax.tree.map(draw, spec.get("params", spec))
-
-
 @pytest.fixture(scope="module")
 def model():
   """I2VGen-XL's kind, small: text and image tokens, and latents of the first frame."""
   autoencoder = kl_image.KLImage(channels=(4, 4), groups=2, layers_per_block=1)
-  decoder = random_params(autoencoder, np.zeros((1, 1, 16, 24, 3), np.float32))
+  video = np.zeros((1, 1, 16, 24, 3), np.float32)
+  decoder = text_encoders.drawn(jax.eval_shape(autoencoder.init, KEY, video), 1)
   decoder["latents"] = {"shift": np.zeros(4), "scale": np.ones(4)}
   network = i2vgen.I2VGenXL(
     architectures.modelscope(
@@ -84,10 +77,7 @@ def model():
     "fps": np.zeros(1),
     "latents": np.zeros((1, FRAMES, 8, 12, 4), np.float32),
   }
-  spec = jax.eval_shape(task.init, KEY, batch)
-  rng = np.random.default_rng(2)
-  draw = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)
-  params = jax.tree.map(draw, flax.linen.unbox(spec))
+  params = text_encoders.drawn(jax.eval_shape(task.init, KEY, batch), 2)
   components = pipeline.Components(task, params, scheduler, autoencoder, decoder)
   return pipeline.Pipeline(
     components, made, ("text", "image"), size=(16, 24), num_frames=FRAMES, steps=2
@@ -112,7 +102,7 @@ def test_text_and_picture_both_lead_and_guidance_leaves_out_both(model):
 
   # The same sampler around a guided denoiser, by hand.
   parts = model.components
-  wanted = jax.jit(
+  expected = jax.jit(
     lambda params, batch, noise: parts.task.sample(
       params,
       batch,
@@ -127,7 +117,7 @@ def test_text_and_picture_both_lead_and_guidance_leaves_out_both(model):
       noise=parts.scheduler.noise(parts.scheduler.ts(2), lambda *_: noise),
     )
   )(parts.params, batch, jnp.asarray(noise, jnp.float32))
-  np.testing.assert_allclose(out, wanted, atol=1e-5)
+  np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_it_makes_videos_and_says_what_is_missing(model):

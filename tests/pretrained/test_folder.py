@@ -9,31 +9,16 @@ from safetensors import numpy as safetensors_numpy
 
 from experiments.parity import memory
 from tests.support.published import pipelines
+from tests.support.published.folder import RULES, content, equal
 from vdm_jax import pretrained, sharding
 from vdm_jax.pretrained import folder
 from vdm_jax.pretrained.formats import chunks, files
-
-RULES = (
-  ("batch", ("data", "fsdp")),
-  ("embed", "fsdp"),
-  ("heads", "tensor"),
-  ("mlp", "tensor"),
-)
 
 
 @pytest.fixture
 def theirs(tmp_path):
   """A folder of T5EncoderModel."""
   return pipelines.write("t5_encoder", tmp_path / "theirs")
-
-
-def arrays(model):
-  return {k: v.numpy() for k, v in model.state_dict().items()}
-
-
-def equal(a, b):
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def rewrite(path, **changes):
@@ -57,11 +42,11 @@ def test_a_module_may_be_given(theirs):
 @pytest.mark.parametrize("axis", ["fsdp", "tensor"])
 def test_each_device_gets_its_part(theirs, monkeypatch, axis, limit):
   monkeypatch.setattr(chunks, "LIMIT", limit)
-  _, wanted = pretrained.load(theirs)
+  _, expected = pretrained.load(theirs)
   axes = dict(data=1, fsdp=1, tensor=1) | {axis: 2}
   mesh = sharding.make_mesh(axes)
   module, params = pretrained.load(theirs, mesh=mesh, rules=RULES)
-  equal(params, wanted)
+  equal(params, expected)
   init = lambda k: module.init(k, jnp.zeros((1, 2), int), jnp.ones((1, 2)))["params"]
   places = sharding.param_shardings(
     jax.eval_shape(init, jax.random.key(0)), mesh, RULES
@@ -108,7 +93,7 @@ def test_configs_that_do_not_open(theirs, text, message):
   (theirs / "config.json").write_text(text)
   with pytest.raises(ValueError, match=message):
     pretrained.load(theirs)
-  # And with torn weights beside it, both are named.
+  # And with torn weights, both are named.
   file = theirs / "model.safetensors"
   file.write_bytes(file.read_bytes()[:-1])
   with pytest.raises(ValueError, match=f"(?s){message}.*{file} is no whole"):
@@ -177,10 +162,6 @@ def test_tables_that_should_be_one_are_compared(theirs):
     pretrained.load(theirs)
 
 
-def content(path):
-  return {f.name: f.read_bytes() for f in path.iterdir() if f.is_file()}
-
-
 def test_a_new_save_leaves_no_old_weights_and_touches_nothing_else(theirs):
   module, params = pretrained.load(theirs)
   other = {"README.md": "hello", "model_index.json.bak": "{}", "model.fp16.txt": ""}
@@ -190,7 +171,7 @@ def test_a_new_save_leaves_no_old_weights_and_touches_nothing_else(theirs):
   names = ["config.json", "model.safetensors"]
   shards = lambda n: [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
   size = sum(x.nbytes for x in jax.tree.leaves(params))
-  for limit, wanted in (
+  for limit, expected in (
     (700, None),
     (size // 2, None),
     (size, names),
@@ -198,7 +179,7 @@ def test_a_new_save_leaves_no_old_weights_and_touches_nothing_else(theirs):
     pretrained.save(theirs, module, params, max_shard=limit)
     count = len(list(theirs.glob("*-of-*")))
     many = ["config.json", *shards(count), "model.safetensors.index.json"]
-    assert files_of() == (wanted or many)
+    assert files_of() == (expected or many)
     equal(pretrained.load(theirs)[1], params)
   assert {name: (theirs / name).read_text() for name in other} == other
 

@@ -1,26 +1,27 @@
 """Checkpoints of whole systems, of which one part or two are read."""
 
+import jax
 import numpy as np
 import pytest
 
-from tests.encoders import test_resampler
 from tests.support import golden_files
+from tests.support.published.folder import equal
 from vdm_jax import pretrained
+from vdm_jax.encoders import resampler
 from vdm_jax.models.unet import architectures, resampled, unet3d
+from vdm_jax.pretrained import folder, start
+from vdm_jax.pretrained.formats import files
 
 UNET = unet3d.UNet3D(
   architectures.videocrafter2(
     head_dim=16, image_keys=True, channels=(32, 64, 128, 128), layers=1
   )
 )
-
-
-RESAMPLER = test_resampler.MODULE
-
-
+RESAMPLER = resampler.Resampler(
+  depth=2, width=48, num_heads=3, head_dim=16, embedding=40, queries=5, features=24
+)
+BOTH = resampled.Resampled(UNET, RESAMPLER)
 PREFIXES = {UNET: "model.diffusion_model.", RESAMPLER: "image_proj_model."}
-
-
 OTHERS = ("betas", "first_stage_model.encoder.conv_in.weight", "embedder.logit_scale")
 
 
@@ -42,19 +43,41 @@ def whole(parts):
   return out
 
 
+@pytest.mark.complete
+def test_each_part_is_read_from_the_file_of_all(parts, whole, tmp_path):
+  renamed = {"_forward_module." + name: x for name, x in whole.items()}
+  files.write_safetensors(tmp_path, "model", renamed, renamed.items())
+  path = tmp_path / "model.safetensors"
+  expected = {k: pretrained.from_state_dict(k, weights) for k, weights in parts.items()}
+  params = {"network": expected[UNET], "resampler": expected[RESAMPLER]}
+  for module in parts:
+    equal(folder.load(path, module=module)[1], expected[module])
+    equal(pretrained.from_state_dict(module, {"state_dict": whole}), expected[module])
+  equal(pretrained.from_state_dict(BOTH, {"module": renamed}), params)
+  module, found = folder.load(path, module=BOTH, dtype="bfloat16")
+  assert module.network.dtype == module.resampler.param_dtype == "bfloat16"
+  equal(found, jax.tree.map(lambda x: x.astype("bfloat16"), params))
+  # A training that starts from them, and what is written of it.
+  zeros = jax.tree.map(np.zeros_like, params)
+  equal(start.init_from_published(zeros, path=path, module=BOTH), params)
+  back = pretrained.to_state_dict(BOTH, params)
+  assert back.keys() == whole.keys() - set(OTHERS)
+  for name, x in back.items():
+    np.testing.assert_array_equal(x, whole[name], strict=True)
+
+
 def test_inside_a_part_nothing_is_missing_and_nothing_surplus(whole):
-  both = resampled.Resampled(UNET, RESAMPLER)
   lost, more = "image_proj_model.norm_out.bias", "model.diffusion_model.out.3.bias"
   weights = whole | {more: np.zeros(3, np.float32)}
   del weights[lost]
   with pytest.raises(
     ValueError, match=f"2 problems:\n  {lost} is missing\n  {more} is"
   ):
-    pretrained.from_state_dict(both, weights)
+    pretrained.from_state_dict(BOTH, weights)
   with pytest.raises(
     ValueError, match="1 problems:\n  out.3.bias is not of this model"
   ):
     pretrained.from_state_dict(UNET, weights)
-  alone = {k: x for k, x in whole.items() if k.startswith("model.")}
+  network = {k: x for k, x in whole.items() if k.startswith("model.")}
   with pytest.raises(ValueError, match="image_proj_model.* is missing"):
-    pretrained.from_state_dict(both, alone)
+    pretrained.from_state_dict(BOTH, network)

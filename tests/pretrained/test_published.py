@@ -1,45 +1,63 @@
-"""Published weights compute in ours what the originals were recorded to compute.
+"""Published weights compute in ours what the originals compute, and go back.
 
-A row is one drawn configuration of an original class; a new model is one more row, see
-tests/README.md.
+A row is an original class; a new model is one more row, see tests/README.md. In the
+quick suite one drawn configuration of each was recorded; the complete one asks the
+classes themselves about more of them.
 """
 
 import json
-import re
 
 import numpy as np
 import pytest
-from safetensors import numpy as safetensors
 
+from tests.support import golden_files, parity_table, suite
 from tests.support.published import case as cases
 from tests.support.published import recorded, rows
 from vdm_jax import pretrained
 
+CASES = [(row, None) for row in rows.ROWS]
+for each in rows.ROWS:
+  CASES += suite.only_complete(*((each, seed) for seed in range(each.seeds)))
 
-@pytest.fixture(scope="module", params=rows.ROWS, ids=lambda row: row.title)
+
+@pytest.fixture(
+  scope="module",
+  params=CASES,
+  ids=lambda p: p[0].title if p[1] is None else f"{p[0].title}-{p[1]}",
+)
 def case(request, tmp_path_factory):
-  return recorded.open_case(request.param, tmp_path_factory.mktemp("theirs"))
+  row, seed = request.param
+  if seed is None:
+    return recorded.open_case(row, tmp_path_factory.mktemp("theirs"))
+  from tests.parity import originals  # needs torch
+
+  return originals.open_case(row, seed, tmp_path_factory.mktemp("theirs"))
 
 
-def test_it_computes_what_the_original_computed(case):
-  assert case.error() <= 1, case.differences()
+def test_it_computes_what_the_original_computes(case, record_property):
+  error = case.error()
+  assert error <= 1, case.differences()
+  parity_table.note(
+    record_property,
+    case.row.title,
+    error=golden_files.TOLERANCE * error,
+    bound=golden_files.TOLERANCE,
+    unit="max(1, max\\|ref\\|)",
+  )
 
 
-def test_one_changed_tensor_is_seen(case):
+def test_one_changed_tensor_is_seen(case, record_property):
   name, params = cases.spoiled(case)
-  assert case.error(params) > 1, name
+  error = case.error(params)
+  assert error > 1, name
+  parity_table.note(record_property, case.row.title, control=error)
 
 
 def test_it_goes_back_bit_for_bit(case, tmp_path):
   pretrained.save(tmp_path, case.module, case.params)
-  (path,) = tmp_path.glob("*.safetensors")
-  # transformers 5 leaves out what stands before all names of CLIP, and reads both.
-  plain = lambda state: {
-    re.sub(r"^(text|vision)_model\.", "", k): state[k] for k in state
-  }
-  wanted, got = plain(case.state), plain(safetensors.load_file(path))
-  assert got.keys() == wanted.keys()
-  for name, x in wanted.items():
+  got = case.read(tmp_path)
+  assert got.keys() == case.state.keys()
+  for name, x in case.state.items():
     if name.endswith(".pos_embed.pe"):  # no weight: a table of sines, computed again
       np.testing.assert_allclose(got[name], x, rtol=0, atol=1e-5, err_msg=name)
     else:

@@ -84,9 +84,9 @@ def test_ids_and_masks_are_those_of_transformers(kind, length, folders, offline)
   assert ids.dtype == np.int32 and mask.dtype == bool
   assert ids.shape == mask.shape == (len(TEXTS), length or own)
   for text, row, seen in zip(TEXTS, ids, mask, strict=True):
-    wanted = original(text)["input_ids"]
-    n = len(wanted)
-    assert row[:n].tolist() == wanted and seen[:n].all() and not seen[n:].any()
+    expected = original(text)["input_ids"]
+    n = len(expected)
+    assert row[:n].tolist() == expected and seen[:n].all() and not seen[n:].any()
     assert set(row[n:]) <= {original.pad_token_id}
 
 
@@ -106,8 +106,8 @@ def test_clip_reads_bytes_and_merges_between_its_start_and_end(folders):
   start, end = (vocabulary[token] for token in BOUNDS)
   ids, mask = tokenizer.Tokenizer(folders["clip"])(["A Bird over  THE sea", "é"], 12)
   words = ["a</w>", "bird</w>", "over</w>", "the</w>", "sea</w>"]
-  wanted = [start, *(vocabulary[word] for word in words), end]
-  assert ids[0].tolist() == wanted + [end] * 5  # padded with the end
+  expected = [start, *(vocabulary[word] for word in words), end]
+  assert ids[0].tolist() == expected + [end] * 5  # padded with the end
   assert mask[0].tolist() == [True] * 7 + [False] * 5
   accent = [vocabulary["Ã"], vocabulary["©</w>"]]  # its two bytes
   assert ids[1].tolist() == [start, *accent, end] + [end] * 8
@@ -119,9 +119,10 @@ def test_what_is_too_long_is_cut_with_a_warning_and_ends_as_ever(kind, folders):
   short, long = "the sea", "the sea " * 100
   whole = len(theirs(kind, folders[kind])(long, verbose=False)["input_ids"])
   assert whole > 150  # more than BERT's file would cut to by itself
-  with pytest.warns(UserWarning, match=f"has {whole} tokens and is cut to 150") as told:
+  message = f"has {whole} tokens and is cut to 150"
+  with pytest.warns(UserWarning, match=message) as caught:
     ids, mask = read([short, long], 150)
-  assert len(told) == 1 and told[0].filename == __file__
+  assert len(caught) == 1 and caught[0].filename == __file__
   assert mask[1].all() and ids[1, -1] == ids[0][mask[0]][-1]
   with warnings.catch_warnings():  # as long as there is room is not too long
     warnings.simplefilter("error")
@@ -143,21 +144,21 @@ def test_a_tokenizer_without_a_length_of_its_own_has_ours(kind, folders, tmp_pat
   folder = edited(folders[kind], tmp_path, file, model_max_length=None)
   assert theirs(kind, folder).model_max_length > 10**6
   ids, _ = tokenizer.Tokenizer(folder)(["the sea"])
-  wanted, _ = tokenizer.Tokenizer(folders[kind])(["the sea"], tokenizer.LONGEST)
-  np.testing.assert_array_equal(ids, wanted)
+  expected, _ = tokenizer.Tokenizer(folders[kind])(["the sea"], tokenizer.LONGEST)
+  np.testing.assert_array_equal(ids, expected)
   assert ids.shape == (1, 512)
 
 
 def test_another_padding_is_the_files_to_say(folders, tmp_path):
   file, plain = "tokenizer_config.json", tokenizer.Tokenizer(folders["clip"])
-  (wanted,), (seen,) = plain(["the sea"], 6)
+  (expected,), (seen,) = plain(["the sea"], 6)
   # Stable Diffusion 2 pads with "!", which is 0.
   other = edited(folders["clip"], tmp_path / "other", file, pad_token="!")
   (ids,), (mask,) = tokenizer.Tokenizer(other)(["the sea"], 6)
-  assert ids.tolist() == [*wanted[seen], 0, 0] and mask.tolist() == seen.tolist()
+  assert ids.tolist() == [*expected[seen], 0, 0] and mask.tolist() == seen.tolist()
   left = edited(folders["clip"], tmp_path / "left", file, padding_side="left")
   (ids,), (mask,) = tokenizer.Tokenizer(left)(["the sea"], 6)
-  assert ids[mask].tolist() == wanted[seen].tolist() and not mask[:2].any()
+  assert ids[mask].tolist() == expected[seen].tolist() and not mask[:2].any()
 
 
 def test_no_texts_are_no_rows_and_one_text_is_no_list(folders):
@@ -176,8 +177,8 @@ def test_it_opens_what_transformers_saves(folders, tmp_path):
     theirs(kind, folders[kind]).save_pretrained(tmp_path / kind)
     assert (tmp_path / kind / "tokenizer.json").is_file()
     got = tokenizer.Tokenizer(tmp_path / kind)(TEXTS, 60)
-    wanted = tokenizer.Tokenizer(folders[kind])(TEXTS, 60)
-    for a, b in zip(got, wanted, strict=True):
+    expected = tokenizer.Tokenizer(folders[kind])(TEXTS, 60)
+    for a, b in zip(got, expected, strict=True):
       np.testing.assert_array_equal(a, b)
 
 
@@ -185,13 +186,13 @@ def test_it_opens_what_transformers_saves(folders, tmp_path):
   "kind, file", [("t5", "spiece.model"), ("clip", "vocab.json"), ("clip", "merges.txt")]
 )
 def test_a_missing_vocabulary_is_named(kind, file, folders, tmp_path, offline):
-  """transformers would read T5 by special tokens alone: every word unknown."""
+  """transformers would read T5 by its special tokens: every word unknown."""
   folder = shutil.copytree(folders[kind], tmp_path / "tokenizer")
   (folder / file).unlink()
   with pytest.raises(FileNotFoundError, match="no vocabulary of a tokenizer") as caught:
     tokenizer.Tokenizer(folder)
-  wanted, there = str(caught.value).split("It has")
-  assert file.split(".")[1] in wanted
+  expected, there = str(caught.value).split("It has")
+  assert file.split(".")[1] in expected
   assert "tokenizer_config.json" in there and file not in there
 
 
@@ -218,7 +219,7 @@ def test_broken_files_are_refused_at_once(
 
 
 def test_a_folder_brings_no_code(folders, tmp_path, offline):
-  """tokenizer_config.json may name a Python file beside it, which is not run."""
+  """tokenizer_config.json may name a Python file of the folder, which is not run."""
   mark = tmp_path / "ran"
   folder = edited(
     folders["clip"],

@@ -18,6 +18,13 @@ def read(name):
   return json.loads(str(arrays.pop("meta"))), arrays
 
 
+def error(out, expected):
+  """The largest difference in units of the tolerance: equal means at most 1."""
+  out, expected = np.asarray(out), np.asarray(expected)
+  assert out.shape == expected.shape
+  return np.abs(out - expected).max() / (TOLERANCE * max(1.0, np.abs(expected).max()))
+
+
 def weights(meta):
   """{name: array}: the state dict by the rule, without what the original computes."""
   seed = meta["fill"]["seed"]
@@ -33,3 +40,11 @@ def fill(name, shape, seed):
   if len(shape) <= 1:
     return 1 + 0.1 * z if shape and name.endswith("weight") else 0.1 * z
   return z / np.float32(math.sqrt(math.prod(shape[1:])))
+
+
+def flat(tree, prefix=""):
+  """{path: value} of nested dicts, lists and tuples."""
+  if isinstance(tree, dict | list | tuple):
+    rows = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {k: v for key, x in rows for k, v in flat(x, f"{prefix}/{key}").items()}
+  return {prefix: tree}

@@ -28,7 +28,7 @@ def only_complete(*cases):
 
 
 def choose(cases, *quick):
-  """List of the names in `cases`; in the quick suite of those in `quick` alone."""
+  """List of the names in `cases`; in the quick suite those in `quick`."""
   missing = set(quick) - set(cases)
   if missing:
     raise ValueError(f"quick={quick} has {sorted(missing)}, not among {list(cases)}.")

@@ -13,7 +13,7 @@ SENTENCES = [
   "A yellow flower swings in the wind.",
   "waves break on the rocks of the shore",
 ]
-# The settings beside the files of published Latte and Stable Diffusion, without what
+# The settings in the folders of published Latte and Stable Diffusion, without what
 # repeats their tokens.
 T5 = {
   "tokenizer_class": "T5Tokenizer",

@@ -35,5 +35,5 @@ def write(path, rows):
       table.writerows(rows)
 
 
-def rows(told):
-  return [dict(id=7, file_name=name, text=text) for name, text in told.items()]
+def rows(texts):
+  return [dict(id=7, file_name=name, text=text) for name, text in texts.items()]

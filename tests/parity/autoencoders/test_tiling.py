@@ -10,21 +10,15 @@ import torch
 from diffusers import AutoencoderKL
 from einops import rearrange
 
-from tests.support import golden_files
+from tests.parity import originals
 from vdm_jax import pretrained
 from vdm_jax.autoencoders import kl_image
 
 TILE = 8  # latent pixels; the next tile starts 6 further
-
-
 WHOLE = kl_image.KLImage(
   channels=(8, 16), layers_per_block=1, groups=4, latent_channels=3, sample_size=16
 )
-
-
 TILED = dataclasses.replace(WHOLE, tile=TILE)
-
-
 # (14, 9): edges of 2 and of 3. (13, 20): of 7 and then of 1; of 2. (7, 12): one side
 # is smaller than a tile, and still is cut. (8, 5): nothing is.
 SIZES = [(14, 9), (13, 20), (7, 12), (8, 5)]
@@ -32,7 +26,6 @@ SIZES = [(14, 9), (13, 20), (7, 12), (8, 5)]
 
 @pytest.fixture(scope="module")
 def theirs():
-  torch.set_num_threads(1)
   network = AutoencoderKL(
     block_out_channels=(8, 16),
     down_block_types=["DownEncoderBlock2D"] * 2,
@@ -42,12 +35,9 @@ def theirs():
     sample_size=16,
     scaling_factor=1.0,
   )
-  fill = lambda name, x: torch.from_numpy(golden_files.fill(name, tuple(x.shape), 7))
-  state = {name: fill(name, x) for name, x in network.state_dict().items()}
-  network.load_state_dict(state)
   network.enable_tiling()
   assert network.tile_latent_min_size == TILE
-  return network.eval()
+  return originals.filled(network, 7)
 
 
 @pytest.fixture(scope="module")
@@ -69,46 +59,30 @@ def video(x):
   return rearrange(x.detach().numpy(), "(b t) c h w -> b t h w c", b=2)
 
 
-def near(reference):
-  return 1e-4 * max(1.0, np.abs(reference).max())
-
-
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_decoding_is_diffusers(theirs, params, size):
-  z = noise(2, 3, *size, 3)
-  tiled, whole = jax.jit(lambda p, z: (TILED.decode(p, z), WHOLE.decode(p, z)))(
-    params, z
-  )
-  wanted = video(theirs.decode(images(z)).sample)
-  np.testing.assert_allclose(tiled, wanted, atol=near(wanted))
-  assert (np.abs(whole - wanted).max() > 100 * near(wanted)) == (max(size) > TILE)
+def test_tiles_are_diffusers(theirs, params, size):
+  """Of latents and of pixels."""
+  z, x = noise(2, 3, *size, 3), noise(2, 3, *(2 * n for n in size), 3)
 
+  @jax.jit
+  def run(params, z, x):
+    out = []
+    for autoencoder in (TILED, WHOLE):
+      moments = autoencoder.encode(params, x)
+      out.append((autoencoder.decode(params, z), moments.mean, moments.logvar))
+    return out
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_encoding_is_diffusers(theirs, params, size):
-  x = noise(2, 3, *(2 * n for n in size), 3)
-  tiled, whole = jax.jit(lambda p, x: (TILED.encode(p, x), WHOLE.encode(p, x)))(
-    params, x
-  )
-  wanted = theirs.encode(images(x)).latent_dist
-  mean, logvar = video(wanted.mean), video(wanted.logvar)
-  np.testing.assert_allclose(tiled.mean, mean, atol=near(mean))
-  np.testing.assert_allclose(tiled.logvar, logvar, atol=near(logvar))
-  assert (np.abs(whole.mean - mean).max() > 100 * near(mean)) == (max(size) > TILE)
-
-
-def test_slices_of_tiles_are_diffusers(theirs, params):
-  sliced = dataclasses.replace(TILED, chunk=1)
-  z = noise(2, 3, 9, 14, 3)
-  theirs.enable_slicing()
-  wanted = video(theirs.decode(images(z)).sample)
-  theirs.disable_slicing()
-  decoded = jax.jit(sliced.decode)(params, z)
-  np.testing.assert_allclose(decoded, wanted, atol=near(wanted))
+  posterior = theirs.encode(images(x)).latent_dist
+  outputs = theirs.decode(images(z)).sample, posterior.mean, posterior.logvar
+  for tiled, whole, original in zip(*run(params, z, x), outputs, strict=True):
+    bound = 1e-4 * max(1.0, original.abs().max().item())
+    np.testing.assert_allclose(tiled, video(original), atol=bound)
+    is_cut = np.abs(whole - video(original)).max() > 100 * bound
+    assert is_cut == (max(size) > TILE)
 
 
 def test_tiles_bound_the_memory(params):
-  """256 times the pixels of a tile take a few tiles' memory beside the output."""
+  """256 times the pixels of a tile take a few tiles' memory and the output's."""
   z = jax.ShapeDtypeStruct((1, 1, 16 * TILE, 16 * TILE, 3), jnp.float32)
   need = {}
   for name, autoencoder in (("whole", WHOLE), ("tiled", TILED)):

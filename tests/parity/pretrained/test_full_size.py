@@ -11,6 +11,8 @@ import pytest
 import torch
 import transformers
 
+from vdm_jax.autoencoders import kl_image
+from vdm_jax.encoders import t5
 from vdm_jax.pretrained import folder
 from vdm_jax.pretrained import state_dict as sd
 from vdm_jax.pretrained.tables.transformers.latte_t2v import TABLE as latte_t2v
@@ -32,12 +34,14 @@ LATTE = dict(
   caption_channels=4096,
   video_length=16,
 )
-STABLE_DIFFUSION = dict(
+TEMPORAL = dict(
   block_out_channels=[128, 256, 512, 512],
   down_block_types=["DownEncoderBlock2D"] * 4,
   layers_per_block=2,
   sample_size=256,
 )
+IMAGES = TEMPORAL | dict(up_block_types=["UpDecoderBlock2D"] * 4)
+PLAIN = dict(use_quant_conv=False, use_post_quant_conv=False)
 T5 = dict(
   d_model=4096,
   d_kv=64,
@@ -46,36 +50,29 @@ T5 = dict(
   num_heads=64,
   feed_forward_proj="gated-gelu",
 )
-VIT_H = dict(
-  hidden_size=1280,
-  intermediate_size=5120,
-  num_hidden_layers=32,
-  num_attention_heads=16,
-  patch_size=14,
-  projection_dim=1024,
-  hidden_act="gelu",
-)
-OPEN_CLIP = dict(
-  hidden_size=1024,
-  intermediate_size=4096,
-  num_hidden_layers=23,
-  num_attention_heads=16,
-  hidden_act="gelu",
-)
+
+
+def sizes(width, layers, heads, **more):
+  return dict(
+    hidden_size=width,
+    intermediate_size=4 * width,
+    num_hidden_layers=layers,
+    num_attention_heads=heads,
+    **more,
+  )
+
+
 # What it is: (the original's class, its published config, millions of parameters).
 PUBLISHED = {
   "Latte-1": (diffusers.LatteTransformer3DModel, LATTE, 1057.25),
   "DiT-XL/2": (diffusers.DiTTransformer2DModel, dict(out_channels=8), 749.83),
-  "sd-vae-ft-mse": (
+  "sd-vae-ft-mse": (diffusers.AutoencoderKL, IMAGES, 83.65),
+  "FLUX's autoencoder, and Stable Diffusion 3's": (
     diffusers.AutoencoderKL,
-    STABLE_DIFFUSION | dict(up_block_types=["UpDecoderBlock2D"] * 4),
-    83.65,
+    IMAGES | PLAIN | dict(latent_channels=16),
+    83.82,
   ),
-  "SVD's decoder": (
-    diffusers.AutoencoderKLTemporalDecoder,
-    STABLE_DIFFUSION | dict(sample_size=768),
-    97.74,
-  ),
+  "SVD's decoder": (diffusers.AutoencoderKLTemporalDecoder, TEMPORAL, 97.74),
   "Stable Diffusion 1.5": (
     diffusers.UNet2DConditionModel,
     dict(cross_attention_dim=768),
@@ -100,24 +97,30 @@ PUBLISHED = {
   "SVD": (diffusers.UNetSpatioTemporalConditionModel, {}, 1524.62),
   "T5 v1.1 XXL": (transformers.T5EncoderModel, T5 | dict(vocab_size=32128), 4762.31),
   "UMT5 XXL": (transformers.UMT5EncoderModel, T5 | dict(vocab_size=256384), 5680.91),
-  "CLIP ViT-L/14": (
+  "CLIP ViT-L/14": (transformers.CLIPTextModel, sizes(768, 12, 12), 123.06),
+  "Stable Diffusion 2's text": (
     transformers.CLIPTextModel,
-    dict(
-      hidden_size=768,
-      intermediate_size=3072,
-      num_hidden_layers=12,
-      num_attention_heads=12,
-    ),
-    123.06,
+    sizes(1024, 23, 16, hidden_act="gelu"),
+    340.39,
   ),
-  "Stable Diffusion 2's text": (transformers.CLIPTextModel, OPEN_CLIP, 340.39),
-  "SVD's image encoder": (transformers.CLIPVisionModelWithProjection, VIT_H, 632.08),
+  "SVD's image encoder": (
+    transformers.CLIPVisionModelWithProjection,
+    sizes(1280, 32, 16, hidden_act="gelu", patch_size=14, projection_dim=1024),
+    632.08,
+  ),
+}
+# Those of which our defaults are the sizes.
+DEFAULTS = {
+  "sd-vae-ft-mse": kl_image.KLImage(
+    quant_conv=True, post_quant_conv=True, sample_size=256
+  ),
+  "T5 v1.1 XXL": t5.T5Encoder(),
 }
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)
 def published(request):
-  """(their config.json, {name: view}, millions)."""
+  """(their config.json, {name: view}, millions, the module if its sizes are ours)."""
   cls, config, millions = PUBLISHED[request.param]
   by_diffusers = issubclass(cls, diffusers.ModelMixin)
   with torch.device("meta"):
@@ -129,21 +132,20 @@ def published(request):
   else:
     found = {**theirs.config.to_dict(), "architectures": [cls.__name__]}
   assert round(theirs.num_parameters() / 1e6, 2) == millions
-  return found, names, millions
+  return found, names, millions, DEFAULTS.get(request.param)
 
 
 def test_every_name_and_shape_is_ours(published):
-  config, names, millions = published
+  config, names, millions, defaults = published
   table = folder.table_for_config("published", config)
   names = table.renamed(names)
   module = table.from_config(config, sd.shapes_of(names))
+  assert defaults in (None, module)
   # Constants are compared by value, so they stand there as they are.
   tables = table.buffers(module)
   assert all(names[k].shape == x.shape for k, x in tables.items())
   names |= tables
-  shapes = sd.checked_param_shapes(
-    module, table, names
-  )  # lists all that is missing or surplus
+  shapes = sd.checked_param_shapes(module, table, names)  # or all that is amiss
   constants = sd.constant_params(module, table, config)
   count = sum(x.size for name, x in shapes.items() if name not in constants)
   copies = table.aliases(module)
@@ -161,8 +163,8 @@ def test_a_file_of_latte_t2v_is_known_by_its_shapes():
   with torch.device("meta"):
     theirs = diffusers.LatteTransformer3DModel(**LATTE)
   found = {k: tuple(x.shape) for k, x in theirs.state_dict().items()}
-  wanted = latte_t2v.from_config({"_class_name": "LatteT2V", **LATTE}, found)
-  assert latte_t2v.from_shapes(found) == wanted
+  expected = latte_t2v.from_config({"_class_name": "LatteT2V", **LATTE}, found)
+  assert latte_t2v.from_shapes(found) == expected
   other = dict(found) | {"pos_embed.proj.weight": (96, 4, 2, 2)}
   assert latte_t2v.from_shapes(other) is None
   for name in ("proj_out.weight", "temporal_transformer_blocks.0.ff.net.2.weight"):

@@ -12,28 +12,11 @@ from safetensors import numpy as safetensors_numpy
 
 from tests.support import golden_files
 from vdm_jax import pretrained
-from vdm_jax.autoencoders import base, kl_image, kl_temporal
+from vdm_jax.autoencoders import base, kl_temporal
 from vdm_jax.pretrained.tables.autoencoders import kl_image as table
 from vdm_jax.pretrained.tables.autoencoders.kl_temporal import TABLE as temporal_table
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
-LARGE = dict(
-  _class_name="AutoencoderKL",
-  _diffusers_version="0.6.0",
-  act_fn="silu",
-  block_out_channels=[128, 256, 512, 512],
-  down_block_types=[DOWN] * 4,
-  in_channels=3,
-  latent_channels=4,
-  layers_per_block=2,
-  norm_num_groups=32,
-  out_channels=3,
-  sample_size=512,
-  up_block_types=[UP] * 4,
-)
-SIXTEEN = LARGE | dict(
-  latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, sample_size=1024
-)
 TINY = dict(
   block_out_channels=[8, 16],
   down_block_types=[DOWN] * 2,
@@ -71,28 +54,6 @@ def write(folder, state, config):
   return folder
 
 
-@pytest.mark.parametrize(
-  "config, fields, count",
-  [
-    (LARGE, dict(quant_conv=True), 83_653_863),
-    (SIXTEEN, dict(latent_channels=16, quant_conv=False), 83_819_683),
-  ],
-  ids=["Stable Diffusion", "FLUX, Stable Diffusion 3"],
-)
-def test_published_configs_open(config, fields, count):
-  module = table.TABLE.from_config(config, {})
-  assert module == kl_image.KLImage(
-    **fields, post_quant_conv=fields["quant_conv"], sample_size=config["sample_size"]
-  )
-  spec = table.abstract_params(module, {})
-  sizes = [x.size for k, part in spec.items() if k != "latents" for x in leaves(part)]
-  assert sum(sizes) == count
-
-
-def leaves(spec):
-  return [np.broadcast_to(0, x.shape) for x in jax.tree.leaves(spec)]
-
-
 def test_fields_that_are_absent_are_their_defaults():
   module = table.TABLE.from_config({"_class_name": "AutoencoderKL"}, {})
   theirs = AutoencoderKL()
@@ -110,15 +71,13 @@ def test_statistics_of_latents_survive(state, tmp_path, name):
   moments = base.Moments(jnp.asarray([[[[[0.7, -2.0]]]]]), jnp.zeros((1, 1, 1, 1, 2)))
   shift = np.asarray(factors.get("latents_mean", factors.get("shift_factor", 0.0)))
   std = np.asarray(factors.get("latents_std", 1.0))
-  wanted = (np.asarray([0.7, -2.0]) - shift) * factors["scaling_factor"] / std
+  expected = (np.asarray([0.7, -2.0]) - shift) * factors["scaling_factor"] / std
   z = np.asarray(module.latents(params, moments, None)).ravel()
-  np.testing.assert_allclose(z, wanted, rtol=1e-6)
+  np.testing.assert_allclose(z, expected, rtol=1e-6)
 
   pretrained.save(tmp_path / "ours", module, params)
   saved = json.loads((tmp_path / "ours" / "config.json").read_text())
   assert {k: saved[k] for k in factors} == factors
-  config = AutoencoderKL.from_pretrained(tmp_path / "ours").config
-  assert {k: config[k] for k in factors} == factors
 
 
 def test_any_factor_survives():
@@ -163,8 +122,8 @@ def test_old_names_of_the_attention_open(state, tmp_path):
   assert sum("proj_attn" in name for name in renamed) == 4
   assert not any("to_q" in name for name in renamed)
   _, params = pretrained.load(write(tmp_path / "old", renamed, TINY))
-  _, wanted = pretrained.load(write(tmp_path / "new", state, TINY))
-  jax.tree.map(np.testing.assert_array_equal, params, wanted)
+  _, expected = pretrained.load(write(tmp_path / "new", state, TINY))
+  jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 def test_everything_unsupported_is_in_one_error(state, tmp_path):

@@ -8,74 +8,83 @@ from einops import rearrange
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.support import suite
 from vdm_jax import sharding
 from vdm_jax.pretrained.formats import chunks, files, tensor
 
-# (pattern, sizes of the letters, how many arrays are stacked or None)
+# (pattern, sizes of the letters, how many arrays are stacked or None); more are drawn.
 CASES = {
   "matrix": ("o i -> i o", dict(o=6, i=4), None),
   "as it is": ("rows d -> rows d", dict(rows=7, d=2), None),
-  "vector": ("d -> d", dict(d=9), None),
   "number": (" -> ", {}, None),
-  "convolution": ("o i h w -> h w i o", dict(o=5, i=4, h=3, w=2), None),
-  "patches": ("o i p q -> (p q i) o", dict(o=8, i=3, p=2, q=2), None),
-  "inside a group": ("o i p -> (p o i)", dict(o=4, i=3, p=2), None),
-  "heads": ("(n d) i -> i n d", dict(n=2, d=3, i=5), None),
-  "one array, fused": (
-    "(three n d) i -> i (n three d)",
-    dict(three=3, n=2, d=3, i=5),
-    None,
-  ),
   "unit axes": ("o i 1 1 -> i o", dict(o=6, i=4), None),
   "stack": ("l o i -> l i o", dict(l=4, o=6, i=2), 4),
-  "stack of vectors": ("l d -> l d", dict(l=3, d=5), 3),
-  "stack, tables": ("l rows n -> l rows n", dict(l=2, rows=5, n=4), 2),
-  "stack, fused": (
-    "l (three n d) i -> l i (n three d)",
-    dict(l=2, three=3, n=2, d=2, i=4),
-    2,
-  ),
   "stack of three": (
     "(l three) (n d) i -> l i (n three d)",
     dict(l=3, three=3, n=2, d=2, i=4),
     9,
   ),
   "stack of two, rows": ("(l two) o i -> l i two o", dict(l=3, two=2, o=5, i=4), 6),
-  "stack, last": ("l o i -> i l o", dict(l=4, o=6, i=2), 4),
   "stack of one": ("l o i -> l i o", dict(l=1, o=6, i=2), 1),
 }
 LIMITS = (1, 20, 50, 150, 10**9)
 
 
-def arrays(case, dtype=np.float32):
-  """(their arrays, pattern, axes, the parameter)."""
+def made(left, right, sizes, stacked, axes):
+  """(their arrays, pattern, axes, the parameter) of numbers that all differ."""
+  count = np.prod([*sizes.values()], dtype=int)
+  flat, names = np.arange(count, dtype=np.float32), " ".join(sizes)
+  full = rearrange(flat, f"({names}) -> {left}" if sizes else "1 -> ", **sizes)
+  theirs, pattern = list(full) if stacked else [full], f"{left} -> {right}"
+  return theirs, pattern, axes, rearrange(full, pattern, **axes)
+
+
+def arrays(case):
+  """`made` of a case."""
   pattern, sizes, stacked = CASES[case]
-  left = pattern.split("->")[0]
-  full = rearrange(
-    np.arange(np.prod([*sizes.values()], dtype=int)).astype(dtype),
-    f"({' '.join(sizes)}) -> {left.replace('1', '')}" if sizes else "1 -> ",
-    **sizes,
-  )
-  full = full.reshape([*full.shape, 1, 1]) if "1" in left else full
   axes = {k: n for k, n in sizes.items() if k not in "loi"}
-  return (
-    list(full) if stacked else [full],
-    pattern,
-    axes,
-    rearrange(full, pattern, **axes),
-  )
+  return made(*pattern.split(" -> "), sizes, stacked, axes)
 
 
-@pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("case", CASES)
-def test_chunks_make_the_whole(case, limit):
-  theirs, pattern, axes, wanted = arrays(case)
-  made = list(chunks.to_chunks(theirs, pattern, axes, wanted.shape, limit))
-  covered = np.zeros(wanted.shape, int)
-  for start, x in made:
+def pieces(limit, theirs, pattern, axes, expected):
+  """Of a parameter, which they cover once."""
+  shape = expected.shape
+  cut = list(chunks.to_chunks(theirs, pattern, axes, shape, limit))
+  covered = np.zeros(shape, int)
+  for start, x in cut:
     covered[tuple(slice(s, s + n) for s, n in zip(start, x.shape, strict=True))] += 1
   assert (covered == 1).all()
-  np.testing.assert_array_equal(chunks.assemble(made, wanted.shape, np.float32), wanted)
+  found = chunks.assemble(cut, shape, np.float32)
+  np.testing.assert_array_equal(found, expected, err_msg=pattern)
+  return cut
+
+
+def check_devices(mesh, cut, expected):
+  """Split along each axis that two devices divide, replicated, and on one device."""
+  shape = expected.shape
+  specs = [P(*(None,) * i, "fsdp") for i, n in enumerate(shape) if n % 2 == 0]
+  for where in (
+    *(NamedSharding(mesh, spec) for spec in (P(), *specs)),
+    SingleDeviceSharding(jax.devices()[1]),
+  ):
+    x = chunks.to_devices(cut, shape, np.float32, where)
+    assert x.sharding == where and x.dtype == np.float32
+    np.testing.assert_array_equal(x, expected)
+    for part in x.addressable_shards:
+      assert part.data.shape == where.shard_shape(shape)
+      np.testing.assert_array_equal(part.data, expected[part.index])
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return sharding.make_mesh(dict(fsdp=2))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pieces_make_the_whole_and_each_device_holds_its_part_only(mesh, case):
+  *given, expected = arrays(case)
+  for limit in LIMITS:
+    check_devices(mesh, pieces(limit, *given, expected), expected)
 
 
 def test_large_ones_are_cut_and_small_ones_are_not():
@@ -103,45 +112,19 @@ def test_a_limit_bounds_what_is_read(tmp_path):
   assert max(read) == 400 and sum(read) == 4000
 
 
-def placed(case, where, limit, dtype=np.float32):
-  theirs, pattern, axes, wanted = arrays(case)
-  made = chunks.to_chunks(theirs, pattern, axes, wanted.shape, limit)
-  return chunks.to_devices(made, wanted.shape, dtype, where), wanted
-
-
-@pytest.fixture(scope="module")
-def mesh():
-  return sharding.make_mesh(dict(fsdp=2))
-
-
-@pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("case", CASES)
-def test_each_device_holds_its_part_only(mesh, case, limit):
-  """Split along each axis that two devices divide, replicated, and on one device."""
-  shape = arrays(case)[3].shape
-  specs = [P(*(None,) * i, "fsdp") for i, n in enumerate(shape) if n % 2 == 0]
-  for where in (
-    *(NamedSharding(mesh, spec) for spec in (P(), *specs)),
-    SingleDeviceSharding(jax.devices()[1]),
-  ):
-    x, wanted = placed(case, where, limit)
-    assert x.sharding == where and x.dtype == np.float32
-    np.testing.assert_array_equal(x, wanted)
-    for part in x.addressable_shards:
-      assert part.data.shape == where.shard_shape(shape)
-      np.testing.assert_array_equal(part.data, wanted[part.index])
-
-
 def test_devices_do_not_share_memory(mesh):
   """One of them may be given away (donated) while the other is read."""
+  *given, expected = arrays("as it is")
   for limit in (1, 10**9):
-    x, _ = placed("as it is", NamedSharding(mesh, P()), limit)
+    cut = chunks.to_chunks(*given, expected.shape, limit)
+    where = NamedSharding(mesh, P())
+    x = chunks.to_devices(cut, expected.shape, np.float32, where)
     a, b = (part.data.unsafe_buffer_pointer() for part in x.addressable_shards)
     assert a != b
   # Aligned: what a device would take as it is.
   room = np.zeros(2**20 + 16, np.float32)
   big = room[-room.ctypes.data % 64 // 4 :][: 2**20]
-  x = chunks.to_devices([((0,), big)], big.shape, np.float32, NamedSharding(mesh, P()))
+  x = chunks.to_devices([((0,), big)], big.shape, np.float32, where)
   a, b = (part.data.unsafe_buffer_pointer() for part in x.addressable_shards)
   assert len({a, b, big.ctypes.data}) == 3
 
@@ -152,7 +135,7 @@ def test_devices_do_not_share_memory(mesh):
 @pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16])
 def test_numbers_are_rounded_once_as_numpy_rounds(stored, dtype):
   x = np.random.default_rng(0).standard_normal((40, 30)).astype(stored)
-  wanted = x.T.astype(dtype)
+  expected = x.T.astype(dtype)
   where = SingleDeviceSharding(jax.devices()[0])
   for limit in (100, 10**9):
     cut = lambda limit=limit: chunks.to_chunks([x], "o i -> i o", {}, (30, 40), limit)
@@ -160,12 +143,12 @@ def test_numbers_are_rounded_once_as_numpy_rounds(stored, dtype):
       chunks.to_devices(cut(), (30, 40), dtype, where),
       chunks.assemble(cut(), (30, 40), dtype),
     ):
-      assert found.dtype == wanted.dtype
-      np.testing.assert_array_equal(np.asarray(found), wanted)
+      assert found.dtype == expected.dtype
+      np.testing.assert_array_equal(np.asarray(found), expected)
 
 
 def drawn(rng):
-  """(arrays, pattern, axes, parameter) of a drawn pattern: any axes, any grouping."""
+  """`made` of a drawn pattern: any axes, any grouping."""
   letters = list(rng.permutation(list("abcde"))[: rng.integers(1, 6)])
   stacked = bool(rng.integers(2))
   sizes = {k: int(rng.integers(1, 5)) for k in ["l", *letters]}
@@ -178,40 +161,31 @@ def drawn(rng):
       sides.append(group[0] if len(group) == 1 else f"({' '.join(group)})")
     return sides
 
-  if not stacked:
-    left, right, first = grouped(letters), grouped(rng.permutation(letters)), []
-  else:
-    left, right, first = grouped(letters), grouped(rng.permutation(letters)), ["l"]
+  left, right, first = grouped(letters), grouped(rng.permutation(letters)), []
+  if stacked:
+    first = ["l"]
     right.insert(int(rng.integers(len(right) + 1)), "l")
     if letters[1:] and rng.integers(2):
       first = [f"(l {letters[0]})"]
       left = grouped(letters[1:])
-  pattern = f"{' '.join(first + left)} -> {' '.join(right)}"
-  names = (["l"] if stacked else []) + letters
-  count = int(np.prod([sizes[k] for k in names]))
-  full = rearrange(
-    np.arange(count, dtype=np.float32),
-    f"({' '.join(names)}) -> {' '.join(first + left)}",
-    **{k: sizes[k] for k in names},
-  )
-  axes = {k: sizes[k] for k in letters}
-  theirs = list(full) if stacked else [full]
-  return theirs, pattern, axes, rearrange(full, pattern, **axes)
+  left, axes = first + left, {k: sizes[k] for k in letters}
+  sizes = sizes if stacked else axes
+  return made(" ".join(left), " ".join(right), sizes, stacked, axes)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_drawn_patterns(mesh, seed):
   rng = np.random.default_rng(seed)
-  for _ in range(30):
-    theirs, pattern, axes, wanted = drawn(rng)
-    limit = int(rng.integers(1, 4 * wanted.size + 2))
-    made = list(chunks.to_chunks(theirs, pattern, axes, wanted.shape, limit))
-    found = chunks.assemble(made, wanted.shape, np.float32)
-    np.testing.assert_array_equal(found, wanted, err_msg=pattern)
-    start, last = made[-1]  # the control: one number of the last piece is another
+  for i in range(30):
+    *given, expected = drawn(rng)
+    limit = int(rng.integers(1, 4 * expected.size + 2))
+    cut = pieces(limit, *given, expected)
+    if i in suite.seeds(3):
+      check_devices(mesh, cut, expected)
+    start, last = cut[-1]  # the control: one number of the last piece is another
     bent = (start, np.where(np.arange(last.size).reshape(last.shape), last, -1))
-    found = chunks.assemble([*made[:-1], bent], wanted.shape, np.float32)
-    assert (found != wanted).sum() == 1
+    found = chunks.assemble([*cut[:-1], bent], expected.shape, np.float32)
+    assert (found != expected).sum() == 1
 
 
 def test_rows_of_arrays_in_memory_and_in_files_are_alike(tmp_path):

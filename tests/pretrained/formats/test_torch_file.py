@@ -23,26 +23,18 @@ def path(tmp_path):
   return shutil.copy(golden_files.GOLDEN / "torch_small.pt", tmp_path / "weights.pt")
 
 
-def flat(tree, prefix=""):
-  """{path: value} of nested dicts, lists and tuples."""
-  if isinstance(tree, dict | list | tuple):
-    rows = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    return {k: v for key, x in rows for k, v in flat(x, f"{prefix}/{key}").items()}
-  return {prefix: tree}
-
-
 def test_it_reads_what_torch_reads():
-  """Types, views, orders, parameters, and what a training writes beside them."""
-  _, wanted = golden_files.read("torch")
-  found = flat(torch_file.open_tensors(golden_files.GOLDEN / "torch.pt"))
+  """Types, views, orders, parameters, and what else a training writes."""
+  _, expected = golden_files.read("torch")
+  found = golden_files.flat(torch_file.open_tensors(golden_files.GOLDEN / "torch.pt"))
   tensors = {k: x for k, x in found.items() if isinstance(x, Tensor)}
-  assert tensors.keys() == wanted.keys() and len(wanted) > 40
+  assert tensors.keys() == expected.keys() and len(expected) > 40
   for name, x in tensors.items():
     got = np.asarray(x)
-    assert got.shape == x.shape == wanted[name].shape, name
-    np.testing.assert_array_equal(got.astype(float), wanted[name], err_msg=name)
+    assert got.shape == x.shape == expected[name].shape, name
+    np.testing.assert_array_equal(got.astype(float), expected[name], err_msg=name)
     if x.shape:
-      np.testing.assert_array_equal(x.read(1, 3).astype(float), wanted[name][1:3])
+      np.testing.assert_array_equal(x.read(1, 3).astype(float), expected[name][1:3])
   for kind in ("float16", "bfloat16", "int8", "bool"):
     assert str(np.asarray(tensors[f"/types/torch.{kind}"]).dtype) == kind
   others = {k: x for k, x in found.items() if k.startswith("/training/")}
@@ -92,6 +84,8 @@ def test_bare_pickles_are_not_read(tmp_path, how, ending):
   with pytest.raises(WeightsError, match="is no zip.*could run any code"):
     files.open_tensors(tmp_path if ending == ".bin" else path)
   assert not marker.exists()
+  pickle.loads(path.read_bytes())
+  assert marker.exists()  # it would have
 
 
 def with_pickle(path, thing):
@@ -153,17 +147,14 @@ def rewrite(path, change, method=zipfile.ZIP_STORED):
     (lambda n, x: b"big" if n.endswith("byteorder") else x, "first byte is the larg"),
   ],
 )
-def test_torn_zips_are_refused(path, change, message):
+def test_compressed_and_torn_zips_are_refused(path, change, message):
+  rewrite(path, lambda n, x: x, zipfile.ZIP_DEFLATED)
+  with pytest.raises(WeightsError, match="data.pkl is torn or compressed"):
+    torch_file.open_tensors(path)
   rewrite(path, lambda n, x: x)
   assert list(torch_file.open_tensors(path)) == ["x", "y"]
   rewrite(path, change)
   with pytest.raises(WeightsError, match=message):
-    torch_file.open_tensors(path)
-
-
-def test_compressed_zips_are_refused(path):
-  rewrite(path, lambda n, x: x, zipfile.ZIP_DEFLATED)
-  with pytest.raises(WeightsError, match="data.pkl is torn or compressed"):
     torch_file.open_tensors(path)
 
 

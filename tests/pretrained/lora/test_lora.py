@@ -1,10 +1,13 @@
-"""Published LoRAs run and merge as torch has them, whatever they call their layers."""
+"""Published LoRAs run and merge to the same sums, whatever they call their layers."""
+
+import json
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from vdm_jax.models import lora as running
 from vdm_jax.models.transformer.video_dit import VideoDiT
@@ -17,11 +20,7 @@ from vdm_jax.pretrained.tables.table import Table, init_shapes
 from vdm_jax.pretrained.tables.unet.animatediff import TABLE as ANIMATEDIFF
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
-
-
 WIDTH, RANK = 6, 2
-
-
 PREFIX = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
@@ -51,6 +50,163 @@ def table(monkeypatch):
     module_class=Mixed, rules=lambda module: rules, abstract_params=abstract_params
   )
   monkeypatch.setattr(registry, "TABLES", (made,))
+
+
+@pytest.fixture(scope="module")
+def layers():
+  """({layer: (W, down, up)} as in files, x, their output by scale)."""
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: (rng.standard_normal(shape) / 2).astype(np.float32)
+  arrays = {
+    name: (normal(WIDTH, WIDTH), normal(RANK, WIDTH), normal(WIDTH, RANK))
+    for name in LAYERS
+  }
+  x = normal(5, WIDTH)
+
+  def output(scale):
+    h = x
+    for w, down, up in arrays.values():
+      h = h @ w.T + scale * (h @ down.T) @ up.T
+    return h
+
+  return arrays, x, output
+
+
+FORMS = {
+  "AnimateDiff": "{prefix}.processor.{plain}_lora.{part}.weight",
+  "of several devices": "module.{prefix}.processor.{plain}_lora.{part}.weight",
+  "swift": "{prefix}.{layer}.lora_{letter}.default.weight",
+  "peft": "base_model.model.{prefix}.{layer}.lora_{letter}.weight",
+  "diffusers": "unet.{prefix}.{layer}.lora_{letter}.weight",
+  "diffusers, older": "{prefix}.{layer}.lora.{part}.weight",
+  "kohya": "lora_unet_{flat}.lora_{part}.weight",
+}
+
+
+def name_of(layer, part, form="AnimateDiff"):
+  """Of the "down" or "up" of a layer, as that form of files has it."""
+  return FORMS[form].format(
+    prefix=PREFIX,
+    layer=layer,
+    plain=layer.removesuffix(".0"),
+    flat=f"{PREFIX}.{layer}".replace(".", "_"),
+    part=part,
+    letter={"down": "A", "up": "B"}[part],
+  )
+
+
+def lora_of(arrays, form="AnimateDiff"):
+  parts = {"down": 1, "up": 2}
+  names = [(layer, part) for layer in arrays for part in parts]
+  return {name_of(*at, form): arrays[at[0]][parts[at[1]]] for at in names}
+
+
+def base_of(arrays):
+  return {f"{PREFIX}.{name}.weight": w for name, (w, _, _) in arrays.items()}
+
+
+def merged(params, own, x):
+  return np.asarray(Mixed().apply({"params": running.merge(params, own)}, x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_the_sum_of_two_paths(table, layers, form):
+  arrays, x, output = layers
+  found = lora_of(arrays, form)
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  own = lora.factors_from_state_dict(Mixed(), found, 0.8)
+  network = running.Lora(Mixed(), "kernel", rank=RANK)
+  both = lora.merge_state_dict(base_of(arrays), found, 0.8)
+  both = state_dict.from_state_dict(Mixed(), both)
+  expected = output(0.8)
+  for out in (
+    network.apply({"base": params, "lora": own}, x),
+    merged(params, own, x),
+    Mixed().apply({"params": both}, x),
+  ):
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+  assert np.abs(output(0.7) - expected).max() > 1e-3, "a scale that is off is seen"
+
+
+def test_kohyas_alpha_is_shared_by_the_ranks(table, layers):
+  arrays, x, output = layers
+  found = lora_of(arrays, "kohya")
+  for name in [n for n in found if n.endswith("lora_up.weight")]:
+    found[name.replace("lora_up.weight", "alpha")] = np.float32(3.0)
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  out = merged(params, lora.factors_from_state_dict(Mixed(), found), x)
+  np.testing.assert_allclose(out, output(3.0 / RANK), rtol=0, atol=1e-5)
+
+
+def test_magic_adapter_s_counts_four_times(table, layers):
+  arrays, x, output = layers
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  scale = lora_names.MAGIC_ADAPTER_S
+  out = merged(params, lora.factors_from_state_dict(Mixed(), lora_of(arrays), scale), x)
+  twice = {k: 2 * x for k, x in lora_of(arrays).items()}  # both, as its loader does
+  same = merged(params, lora.factors_from_state_dict(Mixed(), twice), x)
+  np.testing.assert_allclose(out, same, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(out, output(4.0), rtol=0, atol=1e-4)
+  assert np.abs(out - output(2.0)).max() > 1e-2
+
+
+def test_a_lora_may_leave_layers_out(table, layers):
+  arrays, _, _ = layers
+  own = lora.factors_from_state_dict(Mixed(), lora_of({"to_k": arrays["to_k"]}))
+  assert set(own) == {"k"}
+
+
+def test_what_does_not_fit_stands_in_one_list(table, layers):
+  arrays, _, _ = layers
+  found = lora_of(arrays)
+  found[f"{PREFIX}.processor.to_x_lora.down.weight"] = np.zeros((RANK, WIDTH))
+  found[f"{PREFIX}.processor.to_x_lora.up.weight"] = np.zeros((WIDTH, RANK))
+  found[f"{PREFIX}.to_q.lora_magnitude_vector"] = np.zeros(WIDTH)
+  found[f"{PREFIX}.to_v.lora_A.other.weight"] = np.zeros((RANK, WIDTH))
+  found[name_of("to_k", "up")] = np.zeros((WIDTH + 1, RANK))
+  del found[name_of("to_out.0", "up")]
+  for fails in (
+    lambda: lora.factors_from_state_dict(Mixed(), found),
+    lambda: lora.merge_state_dict(base_of(arrays), found),
+  ):
+    with pytest.raises(ValueError, match="5 problems") as error:
+      fails()
+    for part in (
+      "attn1.to_x.weight is no weight of",
+      "lora_magnitude_vector is no part of a LoRA",
+      "to_v.lora_A.other.weight is there twice",
+      "up (7, 2) and down (2, 6) are no product of shape (6, 6)",
+      "attn1.to_out.0 needs a down and an up",
+    ):
+      assert part in str(error.value)
+
+
+def test_a_file_of_two_parts_is_read_part_by_part(table, layers):
+  arrays, _, _ = layers
+  text = {
+    f"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_{part}.weight": np.zeros((2, 2))
+    for part in ("down", "up")
+  }
+  found = lora_of(arrays, "kohya") | text
+  with pytest.raises(ValueError, match="select_network"):
+    lora.factors_from_state_dict(Mixed(), found)
+  unet = lora_names.select_network(found, "unet")
+  assert unet == lora_of(arrays, "kohya")
+  assert set(lora_names.select_network(found, "text_encoder")) == set(text)
+  assert set(lora.factors_from_state_dict(Mixed(), unet)) == {"q", "k", "v", "out"}
+
+
+def test_an_adapters_folder_has_its_scale(table, layers, tmp_path):
+  arrays, x, output = layers
+  path = tmp_path / "adapter_model.safetensors"
+  safetensors.numpy.save_file(lora_of(arrays, "swift"), path)
+  (tmp_path / "adapter_config.json").write_text(json.dumps(dict(r=RANK, lora_alpha=3)))
+  params = state_dict.from_state_dict(Mixed(), base_of(arrays))
+  for at in (tmp_path, path):
+    added = lora.merge_file(params, path=at, module=Mixed(), scale=0.4)
+    out = Mixed().apply({"params": added}, x)
+    np.testing.assert_allclose(out, output(0.4 * 3 / RANK), rtol=0, atol=1e-5)
+  assert lora.merge_file(params, path="", module=Mixed()) is params
 
 
 def test_the_scale_of_a_config():
@@ -87,11 +243,11 @@ def test_animatediffs_adapter_and_motion_lora_fit_its_unet():
   base = {name: normal(*shape) for name, shape in originals_of(module).items()}
   both = lora.merge_state_dict(base, adapter)
   both = lora.merge_state_dict(both, motion, 0.5)
-  wanted = state_dict.from_state_dict(module, both)
+  expected = state_dict.from_state_dict(module, both)
   params = state_dict.from_state_dict(module, base)
   out = running.merge(params, lora.factors_from_state_dict(module, adapter))
   out = running.merge(out, lora.factors_from_state_dict(module, motion, 0.5))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), out, wanted)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), out, expected)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +293,9 @@ def test_a_kernel_that_mixes_its_axes_is_merged_and_never_run():
     lora.factors_from_state_dict(module, found)
   w = rng.standard_normal((16, 4, 2, 2)).astype(np.float16)
   out = lora.merge_state_dict({"pos_embed.proj.weight": w, "other": w}, found, 0.5)
-  wanted = w + 0.5 * np.einsum("or,rihw->oihw", up[..., 0, 0], down)
+  expected = w + 0.5 * np.einsum("or,rihw->oihw", up[..., 0, 0], down)
   assert out["pos_embed.proj.weight"].dtype == np.float16 and out["other"] is w
-  np.testing.assert_allclose(out["pos_embed.proj.weight"], wanted, atol=1e-2)
+  np.testing.assert_allclose(out["pos_embed.proj.weight"], expected, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -161,5 +317,5 @@ def test_convolutions_run_too(pattern, shape, their):
   own = {"kernel": {"down": down, "up": up}}
   out = running.merge({"kernel": np.zeros(shape, np.float32)}, own)["kernel"]
   theirs = 0.5 * np.einsum("or,ri...->oi...", pair.up, pair.down)
-  wanted = lora.rearrange(theirs, pattern)
-  np.testing.assert_allclose(out, wanted, atol=1e-5)
+  expected = lora.rearrange(theirs, pattern)
+  np.testing.assert_allclose(out, expected, atol=1e-5)

@@ -31,6 +31,16 @@ def other(name):
   return {"num_train_timesteps": 500} if name == fields.FLOW else {"beta_end": 0.013}
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_the_noise_of_a_task_is_that_which_the_original_begins_with(name):
+  """A task multiplies it by the process' sigma: together `init_noise_sigma`."""
+  scheduler = schedulers.load_scheduler({"_class_name": name, **EVERY[name]})
+  ts = scheduler.ts(20)
+  noise = scheduler.noise(ts, draw=lambda key, shape: np.ones(shape))(None, ())
+  sigma = scheduler.process.alpha_sigma(ts[:1])[1]
+  np.testing.assert_allclose(sigma * noise, scheduler.init_noise_sigma(ts), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", [fields.DPM, fields.UNIPC])
 def test_leading_steps_of_multistep_solvers_begin_at_their_offset(name):
   config = {"_class_name": name, **SD, "timestep_spacing": "leading", "steps_offset": 3}
@@ -144,7 +154,6 @@ def test_a_scheduler_is_a_value():
   # The table is the named schedule's, to float32.
   named = p.DDPM(schedule="scaled_linear")
   t = np.float32([[1.0, 20.0, 999.0]])
-  for ours, wanted in zip(
-    scheduler.process.alpha_sigma(t), named.alpha_sigma(t), strict=True
-  ):
-    np.testing.assert_allclose(ours, wanted, rtol=2e-4)
+  np.testing.assert_allclose(
+    scheduler.process.alpha_sigma(t), named.alpha_sigma(t), rtol=2e-4
+  )

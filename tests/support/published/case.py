@@ -58,6 +58,15 @@ class Arguments(dict):
   __getattr__ = dict.__getitem__
 
 
+def of(rng, *values):
+  """One of the values."""
+  return values[rng.integers(len(values))]
+
+
+def normal(rng, *shape):
+  return rng.standard_normal(shape).astype(np.float32)
+
+
 class Recorded:
   """An original that gives recorded answers in the order of its calls.
 
@@ -81,6 +90,7 @@ class Case:
   row: Row
   seed: int
   ask: Callable  # () -> the original, which answers `row.compare` once
+  read: Callable  # (folder of this class) -> {name: array}
   state: dict
   folder: Any
   module: Any
@@ -110,11 +120,11 @@ class Case:
     return max(error / bound(top) for error, top in self.differences(params))
 
 
-def opened(row, seed, ask, state, folder):
+def opened(row, seed, ask, read, state, folder):
   """The Case of a published folder that is there."""
   module, params = pretrained.load(folder)
   apply = jitted(module) if isinstance(module, nn.Module) else None
-  return Case(row, seed, ask, state, folder, module, params, apply)
+  return Case(row, seed, ask, read, state, folder, module, params, apply)
 
 
 @functools.lru_cache

@@ -7,12 +7,30 @@ follow from these by the rule of golden_files.py.
 import base64
 import pathlib
 
+import jax
 import numpy as np
 from safetensors import numpy as safetensors
 
 from tests.support import golden_files
 
 SUFFIX = ".safetensors"
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("embed", "fsdp"),
+  ("heads", "tensor"),
+  ("mlp", "tensor"),
+)
+
+
+def equal(a, b):
+  """Asserts that two trees have the same structure and equal arrays."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def content(path):
+  """{name: bytes} of the files of a folder."""
+  return {f.name: f.read_bytes() for f in path.iterdir() if f.is_file()}
 
 
 def describe(folder, seed):

@@ -1,10 +1,12 @@
-"""Recorded pipelines: folders as published, small, and what they made of these inputs.
+"""Small folders of published pipelines, inputs, and what ours and theirs make of them.
 
-tests/parity/record.py calls diffusers with the inputs, tests/pipelines ours.
+tests/parity/record_pipelines.py calls diffusers with the inputs; `errors` calls ours.
 """
 
+import jax
 import numpy as np
 
+import vdm_jax
 from tests.support import golden_files
 from tests.support.published import folder, recorded
 
@@ -64,3 +66,151 @@ def write(name, path):
   meta, arrays = golden_files.read(f"pipelines/{name}")
   folder.write(meta["folder"], arrays, path)
   return path
+
+
+def text_latents(ours, noise, text, negative, steps=STEPS, **more):
+  """Our latents of embeddings, guided."""
+  both = dict(embeddings=(text, None), negative_embeddings=(negative, None))
+  batch = ours.encode(size=(16, 24), **both)
+  key = jax.random.key(0)
+  call = dict(steps=steps, guidance=GUIDANCE, **more)
+  return np.asarray(ours.sample_latents(batch, noise, key, **call))
+
+
+def _embedded(ours, steps, num_frames=FRAMES):
+  """("latents", ours, with another negative text) of embeddings."""
+  text, negative = embeddings()
+  of = lambda negative: text_latents(
+    ours, noise()[:, :num_frames], text, negative, steps
+  )
+  return "latents", lambda: (of(negative), of(text))
+
+
+def _text_to_video(folder, steps):
+  ours = vdm_jax.load(folder("text_to_video"))
+  assert ours.num_frames == 16
+  yield _embedded(ours, steps)
+
+
+def _stable_diffusion(folder, steps):
+  """Videos of one frame."""
+  ours = vdm_jax.load(folder("stable_diffusion"))
+  assert ours.num_frames == 1
+  yield _embedded(ours, steps, 1)
+
+
+def _motion(folder, steps):
+  """Two downloads: the image model, whose scheduler is not ours to open, and motion."""
+  yield _embedded(vdm_jax.load(folder("images"), motion=folder("motion")), steps)
+
+
+def _latte(folder, steps):
+  ours = vdm_jax.load(folder("latte"))
+  assert ours.num_frames == FRAMES
+  yield _embedded(ours, steps)
+  text, negative = embeddings()
+  draw = lambda ours, negative: ours(
+    embeddings=(text, None),
+    negative_embeddings=(negative, None),
+    latents=noise(),
+    steps=steps,
+    guidance=GUIDANCE,
+    key=jax.random.key(0),
+  )
+  yield "frames", lambda: (draw(ours, negative), draw(ours, text))
+  temporal = lambda: vdm_jax.load(folder("latte"), autoencoder="vae_temporal_decoder")
+  yield (
+    "frames_temporal",
+    lambda: (draw(temporal(), negative), draw(ours, negative)),
+  )
+
+
+def _dit(folder, steps):
+  ours = vdm_jax.load(folder("dit"))
+  latents = np.moveaxis(normal(3, 2, 4, 8, 8), 1, -1)[:, None]
+  call = dict(latents=latents, steps=steps, guidance=GUIDANCE, key=jax.random.key(0))
+  draw = lambda *labels: ours(labels, **call)
+  yield "frames", lambda: (draw("Tinca tinca", 7), draw(7, 0))
+
+
+def _animatediff(folder, steps):
+  """Letters keep their case, padding is read, frames are decoded."""
+  ours = vdm_jax.load(folder("animatediff"))
+  yield _embedded(ours, steps)
+  call = dict(latents=noise(), steps=steps, guidance=GUIDANCE, key=jax.random.key(0))
+  draw = lambda prompt: ours([prompt], negative=NEGATIVE, **call)
+  yield "frames", lambda: (draw(PROMPT), draw("the sea"))
+
+
+def _svd(folder, steps):
+  """CLIP's token, the latent of the noised picture, three numbers, rising guidance."""
+  ours, key = vdm_jax.load(folder("svd")), jax.random.key(0)
+  call = dict(steps=steps, guidance=(1.0, 3.0))
+
+  def latents(image, motion):
+    batch = ours.encode(
+      [image],
+      size=(16, 24),
+      fps=FPS,
+      motion=motion,
+      augmentation=AUGMENTATION,
+      noise=image_noise(),
+    )
+    return np.asarray(ours.sample_latents(batch, noise(), key, **call))
+
+  for size in PICTURES:
+    image = picture(*size)
+    of = lambda motion, image=image: latents(image, motion)
+    yield f"latents_{size[0]}", lambda of=of: (of(MOTION_BUCKET), of(2 * MOTION_BUCKET))
+  call |= dict(motion=MOTION_BUCKET, height=16, width=24, key=key)
+  call |= dict(latents=noise(), noise=image_noise())
+  whole, parts = (ours([image], decode_chunk=chunk, **call) for chunk in (None, 2))
+  yield "frames_3", lambda: (whole, parts)
+  yield "frames_2", lambda: (parts, whole)
+
+
+OURS = dict(
+  latte=_latte,
+  text_to_video=_text_to_video,
+  stable_diffusion=_stable_diffusion,
+  motion=_motion,
+  animatediff=_animatediff,
+  dit=_dit,
+  svd=_svd,
+)
+
+
+def check(name, folder, theirs, steps):
+  """Asserts that ours makes all latents and frames among `theirs`.
+
+  Errors are in units of the bound: BOUND times max|ref| for latents, for frames one
+  level of 255. The control is what ours makes of another input.
+
+  Args:
+    name: of a pipeline, a key of OURS.
+    folder: function of a name that gives its path.
+    theirs: {key: output}, where NaN is not compared.
+    steps: number of steps with which `theirs` were made.
+
+  Returns:
+    [(key, error, error of the control)].
+  """
+  out = []
+  with jax.default_matmul_precision("highest"):
+    for key, draw in OURS[name](folder, steps):
+      if key in theirs:
+        error, control = (_difference(x, theirs[key]) for x in draw())
+        assert error <= 1 and control > (10 if "latents" in key else 1), (key, out)
+        out.append((key, error, control))
+  kinds = lambda key: key.startswith(("latents", "frames"))
+  assert {key for key, *_ in out} == set(filter(kinds, theirs))
+  return out
+
+
+def _difference(x, theirs):
+  known = ~np.isnan(theirs)
+  assert x.shape == theirs.shape
+  if x.dtype == np.uint8:
+    assert x.std() > 5
+    return float(np.abs(x.astype(float) - np.rint(theirs))[known].max())
+  return float(np.abs(x - theirs)[known].max() / np.abs(theirs[known]).max() / BOUND)

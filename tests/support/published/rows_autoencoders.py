@@ -65,14 +65,10 @@ def compare_image(theirs, module, params, rng, apply):
     original.enable_tiling()
     original.enable_slicing()
 
-  def whole_again(original):
-    original.disable_tiling()
-    original.disable_slicing()
-
   theirs.configure(in_tiles)
   cut = dataclasses.replace(module, tile=tile, chunk=1)
   tiled = compare(theirs, cut, params, rng, {})
-  theirs.configure(whole_again)
+  theirs.configure(lambda x: (x.disable_tiling(), x.disable_slicing()))
   return whole + tiled
 
 
@@ -93,11 +89,11 @@ def compare(theirs, module, params, rng, call):
   images = lambda x: rearrange(x, IMAGES).astype(np.float32)
   back = lambda x: rearrange(x, "(b t) c h w -> b t h w c", b=2)
   posterior = theirs(images(video), method="encode")
-  wanted = theirs(images(z), method="decode", **call)["sample"]
+  expected = theirs(images(z), method="decode", **call)["sample"]
   return [
     (np.asarray(moments.mean), back(posterior["mean"])),
     (np.asarray(moments.logvar), back(posterior["logvar"])),
-    (np.asarray(decoded), back(wanted)),
+    (np.asarray(decoded), back(expected)),
   ]
 
 

@@ -1,5 +1,7 @@
 """Text and image encoders: rows of test_published.py, drawn over their config.json."""
 
+import functools
+
 import numpy as np
 
 from tests.support.published.case import Row
@@ -43,12 +45,10 @@ def draw_t5(rng, perceptrons):
   )
 
 
-def draw_relu(rng):
-  return draw_t5(rng, ["relu", "relu", "gelu"])
-
-
-def draw_gated(rng):
-  return draw_t5(rng, ["gated-gelu", "gated-gelu", "gated-silu", "gated-relu"])
+draw_relu = functools.partial(draw_t5, perceptrons=["relu", "relu", "gelu"])
+draw_gated = functools.partial(
+  draw_t5, perceptrons=["gated-gelu", "gated-gelu", "gated-silu", "gated-relu"]
+)
 
 
 def draw_text(rng):
@@ -101,14 +101,14 @@ def compare_text(theirs, module, params, rng, apply):
   if end == 2:  # then it is the highest id that is pooled, once in each text
     ids = np.minimum(ids, theirs.config.vocab_size - 2)
     ids[:, 1] = theirs.config.vocab_size - 1
-  wanted = theirs(input_ids=ids, attention_mask=mask.astype(int))
+  expected = theirs(input_ids=ids, attention_mask=mask.astype(int))
   whole = theirs(input_ids=ids)
-  name = "text_embeds" if "text_embeds" in wanted else "pooler_output"
+  name = "text_embeds" if "text_embeds" in expected else "pooler_output"
   states = np.asarray(apply(params, ids, mask))
   return [
-    (states[mask], wanted["last_hidden_state"][mask]),
+    (states[mask], expected["last_hidden_state"][mask]),
     (np.asarray(apply(params, ids)), whole["last_hidden_state"]),
-    (np.asarray(apply(params, ids, mask, method="pooled")), wanted[name]),
+    (np.asarray(apply(params, ids, mask, method="pooled")), expected[name]),
   ]
 
 
@@ -116,15 +116,13 @@ def compare_image(theirs, module, params, rng, apply):
   """What is pooled, and the hidden states."""
   size, channels = theirs.config.image_size, theirs.config.num_channels
   pixels = rng.standard_normal((3, channels, size, size)).astype(np.float32)
-  wanted = theirs(pixel_values=pixels)
-  name = "image_embeds" if "image_embeds" in wanted else "pooler_output"
+  expected = theirs(pixel_values=pixels)
+  name = "image_embeds" if "image_embeds" in expected else "pooler_output"
   pixels = np.moveaxis(pixels, 1, -1)
+  tokens = apply(params, pixels, method="tokens")
   return [
-    (np.asarray(apply(params, pixels)), wanted[name]),
-    (
-      np.asarray(apply(params, pixels, method="tokens")),
-      wanted["last_hidden_state"],
-    ),
+    (apply(params, pixels), expected[name]),
+    (tokens, expected["last_hidden_state"]),
   ]
 
 
@@ -139,13 +137,7 @@ ROWS = (
     BLOCKS + r"|embeddings.*weight$",
     options=dict(add_pooling_layer=False),
   ),
-  Row(
-    "transformers.T5EncoderModel",
-    draw_gated,
-    compare_states,
-    T5,
-    "T5-gated",
-  ),
+  Row("transformers.T5EncoderModel", draw_gated, compare_states, T5, "T5-gated"),
   Row("transformers.T5EncoderModel", draw_relu, compare_states, T5, "T5-plain"),
   Row("transformers.UMT5EncoderModel", draw_gated, compare_states, T5),
   Row("transformers.CLIPTextModel", draw_text, compare_text),

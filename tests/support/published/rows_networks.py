@@ -4,12 +4,8 @@ import numpy as np
 from einops import rearrange
 
 from tests.support.published import rows_unets
-from tests.support.published.case import Row, jitted
+from tests.support.published.case import Row, jitted, normal, of
 from vdm_jax.conditioning import Conditioning, Tokens
-
-
-def of(rng, *values):
-  return values[rng.integers(len(values))]
 
 
 def draw_latte(rng):
@@ -48,27 +44,27 @@ def compare_latte(theirs, module, params, rng, apply):
     cond = Conditioning(tokens={"text": Tokens(text, mask)})
     return apply(params, video(x), t.astype(np.float32), cond)
 
-  def wanted(x, mask, **kwargs):
+  def expected(x, mask, **kwargs):
     bias = (1.0 - np.repeat(mask, x.shape[2], axis=0)[:, None]) * -1e4
     bias = bias.astype(np.float32)
     return video(theirs(x, t, text, encoder_attention_mask=bias, **kwargs)["sample"])
 
   everything = np.ones_like(mask)
-  yield ours(x, text, everything), wanted(x, everything)
+  yield ours(x, text, everything), expected(x, everything)
   masked = ours(x, text, mask)
-  yield masked, wanted(x, mask)
+  yield masked, expected(x, mask)
   # A mask is the text cut short, and no neighbour of a clip matters.
   cut = theirs(x[:1], t[:1], text[:1, : mask[0].sum()])["sample"]
   yield masked[:1], video(cut)
   still = x[:, :, :1]
-  yield ours(still, text, mask), wanted(still, mask)
+  yield ours(still, text, mask), expected(still, mask)
   # Their enable_temporal_attentions=False: each frame as an image of its own.
-  alone = rearrange(x, "b c t h w -> (b t) c 1 h w")
+  frames = rearrange(x, "b c t h w -> (b t) c 1 h w")
   each = lambda y: np.repeat(y, x.shape[2], axis=0)
   by_itself = jitted(module.clone(one_frame="image"))
-  out = ours(alone, each(text), each(mask), each(t), by_itself)
+  out = ours(frames, each(text), each(mask), each(t), by_itself)
   out = rearrange(out, "(b t) 1 h w c -> b t h w c", b=2)
-  yield out, wanted(x, mask, enable_temporal_attentions=False)
+  yield out, expected(x, mask, enable_temporal_attentions=False)
 
 
 def draw_dit(rng):
@@ -99,12 +95,8 @@ def compare_dit(theirs, module, params, rng, apply):
     cond = Conditioning(vectors={"label": label})
     video = rearrange(x, "b c h w -> b 1 h w c")
     out = apply(params, video, t.astype(np.float32), cond)
-    wanted = theirs(x, t, label)["sample"]
-    yield rearrange(out, "b 1 h w c -> b c h w"), wanted
-
-
-def normal(rng, *shape):
-  return rng.standard_normal(shape).astype(np.float32)
+    expected = theirs(x, t, label)["sample"]
+    yield rearrange(out, "b 1 h w c -> b c h w"), expected
 
 
 ROWS = [

@@ -4,19 +4,13 @@ import numpy as np
 from einops import rearrange, repeat
 
 from tests.support import suite
-from tests.support.published.case import Recorded, Row
+from tests.support.published.case import Recorded, Row, normal, of
 from vdm_jax.conditioning import Conditioning, Tokens
 
 FRAMES = 3
+VIDEO, BACK = "b t h w c -> b c t h w", "b c t h w -> b t h w c"
+IMAGES = "b t h w c -> (b t) c h w"
 SPOIL = r"(conv1|conv2|to_q|to_v|proj_in|linear_1|ff\.net\.2)\.weight$"
-
-
-def of(rng, *values):
-  return values[rng.integers(len(values))]
-
-
-def normal(rng, *shape):
-  return rng.standard_normal(shape).astype(np.float32)
 
 
 def draw(rng, end):
@@ -24,7 +18,7 @@ def draw(rng, end):
   first = bool(rng.integers(2))
   kinds = [("CrossAttn" if here else "") for here in (first, not first)]
   return dict(
-    # One channel in each group of a norm hides what time adds to it: 32 nowhere alone.
+    # One channel in each group of a norm hides what time adds to it: 32 nowhere.
     block_out_channels=of(rng, (32, 64), (64, 32), (64, 64)),
     down_block_types=tuple(f"{kind}DownBlock{end}" for kind in kinds),
     up_block_types=tuple(f"{kind}UpBlock{end}" for kind in kinds[::-1]),
@@ -102,19 +96,21 @@ def inputs(theirs, rng):
 
 
 def run(apply, params, x, t, tokens, name="text", **vectors):
-  told = {name: Tokens(tokens, np.ones(tokens.shape[:2], bool))}
-  cond = Conditioning(tokens=told, vectors=vectors)
+  cond = Conditioning(tokens=unmasked(**{name: tokens}), vectors=vectors)
   return apply(params, x, t.astype(np.float32), cond)
+
+
+def unmasked(**tokens):
+  return {k: Tokens(x, np.ones(x.shape[:2], bool)) for k, x in tokens.items()}
 
 
 def compare_image(theirs, module, params, rng, apply):
   """Every frame is an image."""
   x, t, text = inputs(theirs, rng)
-  images = rearrange(x, "b t h w c -> (b t) c h w")
   each = [repeat(a, "b ... -> (b t) ...", t=FRAMES) for a in (t, text)]
-  wanted = theirs(images, *each)["sample"]
-  wanted = rearrange(wanted, "(b t) c h w -> b t h w c", t=FRAMES)
-  yield run(apply, params, x, t, text), wanted
+  out = theirs(rearrange(x, IMAGES), *each)["sample"]
+  out = rearrange(out, "(b t) c h w -> b t h w c", t=FRAMES)
+  yield run(apply, params, x, t, text), out
 
 
 def compare_video(theirs, module, params, rng, apply):
@@ -122,10 +118,8 @@ def compare_video(theirs, module, params, rng, apply):
   x, t, text = inputs(theirs, rng)
   motion = theirs.row.title == "UNetMotionModel"
   each = repeat(text, "b ... -> (b t) ...", t=FRAMES) if motion else text
-  video = rearrange(x, "b t h w c -> b c t h w")
-  wanted = theirs(video, t, each)["sample"]
-  out = run(apply, params, x, t, text)
-  yield out, rearrange(wanted, "b c t h w -> b t h w c")
+  out = theirs(rearrange(x, VIDEO), t, each)["sample"]
+  yield run(apply, params, x, t, text), rearrange(out, BACK)
 
 
 def compare_svd(theirs, module, params, rng, apply):
@@ -137,15 +131,14 @@ def compare_svd(theirs, module, params, rng, apply):
     numbers = np.array([[6, 127, 0.02], [24, 30, 0.5]], np.float32)
     video = rearrange(x, "b t h w c -> b t c h w")
     # A batch of one: theirs shares one time.
-    wanted = [
+    samples = [
       theirs(video[i : i + 1], t[i], image[i : i + 1], numbers[i : i + 1])["sample"]
       for i in range(2)
     ]
-    wanted = np.concatenate(wanted)
     names = ("fps", "motion", "augmentation")
     vectors = dict(zip(names, numbers.T, strict=True))
     out = run(apply, params, x, t, image, "image", **vectors)
-    yield out, rearrange(wanted, "b t c h w -> b t h w c")
+    yield out, rearrange(np.concatenate(samples), "b t c h w -> b t h w c")
 
 
 def compare_control(theirs, module, params, rng, apply):
@@ -158,21 +151,17 @@ def compare_control(theirs, module, params, rng, apply):
   mask = np.zeros((*shape, 1), np.float32)
   mask[:, [0, 2]] = 1
   each = [repeat(a, "b ... -> (b t) ...", t=FRAMES) for a in (t, text)]
-  video = lambda x: rearrange(x, "b t h w c -> b c t h w")
-  images = lambda x: rearrange(x, "b t h w c -> (b t) c h w")
   if sparse:
+    video = lambda x: rearrange(x, VIDEO)
     arguments = video(x), t, each[1], video(hint)
-    wanted = theirs(*arguments, conditioning_mask=video(mask))
+    residuals = theirs(*arguments, conditioning_mask=video(mask))
     hint = np.concatenate([hint, mask], axis=-1)
   else:
-    wanted = theirs(images(x), *each, images(hint))
-  cond = Conditioning(
-    tokens={"text": Tokens(text, np.ones(text.shape[:2], bool))},
-    hints={module.hint: hint},
-  )
+    residuals = theirs(rearrange(x, IMAGES), *each, rearrange(hint, IMAGES))
+  cond = Conditioning(tokens=unmasked(text=text), hints={module.hint: hint})
   ours, last = apply(params, x, t.astype(np.float32), cond)
-  for out, residual in zip([*ours, last], wanted.values(), strict=True):
-    yield rearrange(np.asarray(out), "b t h w c -> (b t) c h w"), residual
+  for out, residual in zip([*ours, last], residuals.values(), strict=True):
+    yield rearrange(np.asarray(out), IMAGES), residual
 
 
 def draw_i2vgen(rng):
@@ -184,18 +173,14 @@ def compare_i2vgen(theirs, module, params, rng, apply):
   x, t, text = inputs(theirs, rng)
   latents, fps = normal(rng, *x.shape), np.array([8, 30])
   image = normal(rng, 2, 1, text.shape[-1])
-  video = lambda x: rearrange(x, "b t h w c -> b c t h w")
-  wanted = theirs(video(x), t, fps, video(latents), image, text)["sample"]
+  video = lambda x: rearrange(x, VIDEO)
+  sample = theirs(video(x), t, fps, video(latents), image, text)["sample"]
   cond = Conditioning(
-    tokens={
-      name: Tokens(tokens, np.ones(tokens.shape[:2], bool))
-      for name, tokens in (("text", text), ("image", image))
-    },
+    tokens=unmasked(text=text, image=image),
     channels={"image": latents},
     vectors={"fps": fps.astype(np.float32)},
   )
-  out = apply(params, x, t.astype(np.float32), cond)
-  yield out, rearrange(wanted, "b c t h w -> b t h w c")
+  yield apply(params, x, t.astype(np.float32), cond), rearrange(sample, BACK)
 
 
 ROWS = [

@@ -12,7 +12,7 @@ import numpy as np
 
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion.samplers import loop
-from vdm_jax.pretrained.schedulers import fields
+from vdm_jax.pretrained.schedulers import fields, schedulers
 
 B, T, H, W, C = 2, 3, 2, 5, 3
 SHAPE = (B, T, H, W, C)
@@ -43,9 +43,11 @@ def channels_of(config):
   return 2 * C if config.get("variance_type") == "learned_range" else C
 
 
-def ours(scheduler, channels, num_steps, start, noise, eta=0.0, **grid):
-  """The same of ours: what each call of the network saw, and the result."""
+def ours(config, num_steps, eta=0.0, **grid):
+  """([x before each step .., x], times), those that each call of our network sees."""
   path, times = [], []
+  scheduler, channels = schedulers.load_scheduler(config), channels_of(config)
+  start, noise = noises(num_steps)
   ts = scheduler.ts(num_steps, **grid)
   sampler = functools.partial(scheduler.sampler, eta=eta) if eta else scheduler.sampler
 
@@ -68,6 +70,22 @@ def ours(scheduler, channels, num_steps, start, noise, eta=0.0, **grid):
     x = np.asarray(run(scheduler.init_noise_sigma(ts) * start, noise))
   jax.effects_barrier()
   return [*path, x], np.asarray([t[0, 0] for t in times])
+
+
+def errors(config, theirs, times, num_steps, **options):
+  """(max|difference| / max|ref| of the worst state, max|difference| of the times).
+
+  Args:
+    config: of our scheduler.
+    theirs: {index into the path: state} of the original.
+    times: those that its network saw.
+    num_steps, options: of both.
+  """
+  path, seen = ours(config, num_steps, **options)
+  assert len(path) == max(theirs) + 1
+  assert all(np.isfinite(x).all() for x in theirs.values())
+  each = [np.abs(path[i] - x).max() / np.abs(x).max() for i, x in theirs.items()]
+  return max(each), np.abs(seen - times).max()
 
 
 def pick(rng, *options):
@@ -208,71 +226,62 @@ DRAWN = {
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FLOWS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-# As published, the fields of other classes left out: (config, steps, options).
+# As published, the fields of other classes left out: (config, steps) and options.
 PUBLISHED = {
   "Latte, DDPM": (
     {"_class_name": fields.DDPM, "variance_type": "learned_range"}
     | {"timestep_spacing": "linspace", "clip_sample": False},
     50,
-    {},
   ),
   "ModelScope, DDIM": (
     {"_class_name": fields.DDIM, **SD, "clip_sample": False}
     | {"set_alpha_to_one": False, "steps_offset": 1},
     50,
-    {},
   ),
   "AnimateDiff, linspace": (
     {"_class_name": fields.DDIM, **SD, "beta_schedule": "linear", "steps_offset": 1}
     | {"clip_sample": False, "timestep_spacing": "linspace"},
     25,
-    {},
   ),
   "zero terminal SNR": (
     {"_class_name": fields.DDIM, **SD, "clip_sample": False}
     | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     | {"timestep_spacing": "trailing", "set_alpha_to_one": False},
     30,
-    {},
   ),
   "SVD": (
     {"_class_name": fields.EULER, **SD, "prediction_type": "v_prediction"}
     | {"use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 700.0}
     | {"timestep_spacing": "leading", "timestep_type": "continuous", "steps_offset": 1},
     25,
-    {},
   ),
   "SDXL": (
     {"_class_name": fields.EULER, **SD, "timestep_spacing": "leading"}
     | {"steps_offset": 1},
     50,
-    {},
   ),
-  "PixArt": ({"_class_name": fields.DPM}, 20, {}),
+  "PixArt": ({"_class_name": fields.DPM}, 20),
   "DPM++ 2M SDE Karras": (
     {"_class_name": fields.DPM, **SD, "algorithm_type": "sde-dpmsolver++"}
     | {"use_karras_sigmas": True},
     25,
-    {},
   ),
   "Karras after zero terminal SNR": (
     {"_class_name": fields.DPM, **SD, "prediction_type": "v_prediction"}
     | {"use_karras_sigmas": True, "rescale_betas_zero_snr": True},
     20,
-    {},
   ),
   "first indices that repeat": (
     {"_class_name": fields.DPM, "beta_schedule": "squaredcos_cap_v2"}
     | {"use_karras_sigmas": True, "lambda_min_clipped": -5.1},
     20,
-    {},
   ),
   "dynamic flow": (
     {"_class_name": fields.DPM, **FLOWS, "use_dynamic_shifting": True},
     20,
     {"mu": 1.1},
   ),
-  "Wan": ({"_class_name": fields.UNIPC, **FLOWS, "flow_shift": 3.0}, 50, {}),
+  "Wan": ({"_class_name": fields.UNIPC, **FLOWS, "flow_shift": 3.0}, 50),
   "Wan, sigmas of the caller": (
     {"_class_name": fields.UNIPC, **FLOWS, "use_dynamic_shifting": True}
     | {"shift_terminal": 0.1},
@@ -314,7 +323,8 @@ def drawn(name, seed):
 
 def recorded_cases():
   """{name: (config, number of steps, options)} of golden/schedulers.npz."""
-  return PUBLISHED | {name: drawn(name, 0) for name in DRAWN}
+  published = {name: (*case, {})[:3] for name, case in PUBLISHED.items()}
+  return published | {name: drawn(name, 0) for name in DRAWN}
 
 
 def kept(num_steps):
