@@ -7,8 +7,10 @@ layers along time are passed by. `i2v`, `i2v-digits` and `i2v-tiny` are VideoCra
 image to video, whose picture has keys of its own beside those of the text. At full size
 they are of 16 tokens that a resampler, trained along, makes of CLIP's (ViT-H/14, by
 --config.image_encoder=FOLDER); in the small ones the tokens are the latents of the
-clip's first frame. Betas as in Stable Diffusion, eps, a signal that
-sinks to 0.7 of itself (0.3 at 1024; not at t2v-512), DDIM with eta 1.
+clip's first frame. `i2v-raw` is `i2v` without latents and embeddings on disk: clips,
+first frames and captions are encoded in the training step. Betas as in Stable
+Diffusion, eps, a signal that sinks to 0.7 of itself (0.3 at 1024; not at t2v-512), DDIM
+with eta 1.
 
 python -m vdm_jax.main --config=configs/videocrafter.py:digits --workdir=runs/crafter
 python -m vdm_jax.main --config=configs/videocrafter.py:tiny --workdir=runs/tiny
@@ -41,13 +43,14 @@ VARIANTS = {
   "digits": dict(VIDEO, size="digits"),
   "tiny": dict(VIDEO, size="tiny"),
   "i2v": dict(VIDEO, size="full", image=True),
+  "i2v-raw": dict(VIDEO, size="full", image=True, raw=True),
   "i2v-digits": dict(VIDEO, size="digits", image=True),
   "i2v-tiny": dict(VIDEO, size="tiny", image=True),
 }
 
 
 def get_config(arg="full"):
-  """`arg`: "full", "t2v-512", "t2v-1024", "digits", "tiny"; "i2v" and its two sizes."""
+  """`arg`: "full", "t2v-512", "t2v-1024", "digits", "tiny"; "i2v", "i2v-..."."""
   c.check_variant("videocrafter.py", arg, tuple(VARIANTS))
   variant = VARIANTS[arg]
   size, image = variant["size"], variant["image"]
@@ -86,6 +89,8 @@ def get_config(arg="full"):
   )
   if not image and not first:
     train_pictures(cfg, full)
+  if variant.get("raw"):
+    videos.encode_in_step(cfg)
   return cfg
 
 

@@ -7,7 +7,7 @@ trained from scratch. --config.pretrained names published weights of the denoise
 
 from configs.parts import autoencoders, runs
 from vdm_jax import config as c
-from vdm_jax.data import folders, sources, texts, transforms
+from vdm_jax.data import folders, pictures, sources, texts, transforms
 from vdm_jax.metrics import fvd
 from vdm_jax.pipelines import text_encoder
 from vdm_jax.pretrained import start
@@ -94,19 +94,40 @@ def captions(cfg, width):
 def encode_in_step(cfg):
   """Trains on clips and captions as they are, in place of the stages encode and embed.
 
-  The autoencoder and the text encoder stand frozen in the training step.
+  The autoencoder and the encoders of texts and, where the config has one, of first
+  frames stand frozen in the training step.
   """
-  cfg.task = c.replace(
-    cfg.task, autoencoder=cfg.autoencoder, encoders=dict(text=cfg.encoder)
-  )
+  clips, encoders = cfg.train_videos, dict(text=cfg.encoder)
+  if "image_encoder" in cfg.encode:
+    clips = first_frames(cfg, pictures.AddFirstFramePixels)
+    encoders["image"] = cfg.encode.image_encoder
+    encode_signals_in_loader(cfg)
+    cfg.needs.train += ("image_encoder",)
+  cfg.task = c.replace(cfg.task, autoencoder=cfg.autoencoder, encoders=encoders)
   tokens = c.call(texts.TokenizeText, encoder=cfg.encoder)
-  cfg.latents = c.replace(cfg.latents, source=cfg.train_videos, texts=tokens)
+  cfg.latents = c.replace(cfg.latents, source=clips, texts=tokens)
   either = dict(published=cfg.get_ref("pretrained_autoencoder"), trained="autoencoder")
   weights = c.call(frozen.published_or_trained, **either)
   clips = c.replace(cfg.train.loader, source=cfg.latents)
   cfg.train = c.replace(cfg.train, task=cfg.task, loader=clips, autoencoder=weights)
   cfg.stages = tuple(name for name in cfg.stages if name not in ("encode", "embed"))
   cfg.needs.train += ("text_encoder", "pretrained_autoencoder")
+
+
+def encode_signals_in_loader(cfg):
+  """Samples begin with clips of which the loader encodes first frames and captions."""
+  encoded = dict(texts=c.call(texts.EncodeText, encoder=cfg.encoder))
+  encoded |= dict(source=first_frames(cfg, pictures.AddFirstFrameTokens))
+  signals = cfg.sample.signals
+  signals = c.replace(signals, source=c.replace(signals.source, **encoded))
+  cfg.sample = c.replace(cfg.sample, signals=signals)
+  cfg.needs.sample += ("image_encoder",)
+
+
+def first_frames(cfg, read):
+  """The training clips with what `read`, of data/pictures.py, gives of first frames."""
+  transform = c.call(read, encoder=cfg.encode.image_encoder)
+  return c.call(sources.Transformed, source=cfg.train_videos, transforms=(transform,))
 
 
 def captioned(source, **settings):

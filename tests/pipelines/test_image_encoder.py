@@ -2,35 +2,29 @@
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import text_encoders
-from vdm_jax import pretrained, sharding
+from tests.support.image_encoders import ENCODER, write
+from vdm_jax import sharding
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import sources
-from vdm_jax.encoders import clip_image, clip_pixels
+from vdm_jax.data import loader, pictures, sources
+from vdm_jax.diffusion import process
+from vdm_jax.encoders import clip_pixels
 from vdm_jax.pipelines import image_encoder
 from vdm_jax.programs import encode, sample
 from vdm_jax.programs import job as job_lib
+from vdm_jax.tasks import latent_diffusion
 
-ENCODER = clip_image.ClipImage(
-  depth=2, width=16, num_heads=2, hidden=24, size=32, patch=16, projection=8
-)
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """(an image encoder's folder, its parameters)."""
-  pixels = jnp.zeros((1, 32, 32, 3))
-  spec = jax.eval_shape(ENCODER.init, jax.random.key(0), pixels)
-  params = text_encoders.drawn(spec["params"], 1)
   path = tmp_path_factory.mktemp("image_encoder")
-  pretrained.save(path, ENCODER, params)
-  return path, params
+  return path, write(path)
 
 
 @pytest.mark.parametrize("shape, method", [((1, 8), None), ((5, 16), "tokens")])
@@ -45,6 +39,12 @@ def test_tokens_are_the_encoders(folder, shape, method):
   assert np.abs(seen[1:] - seen[:-1]).max() > 0.1  # each picture its own
 
 
+def test_the_loader_preprocesses_without_weights(folder):
+  encoder = image_encoder.ImageEncoder(folder[0])
+  assert encoder.preprocess(PICTURES).shape == (5, 32, 32, 3)
+  assert "params" not in vars(encoder.network)
+
+
 def test_what_is_no_encoder_or_another_is_refused(folder, tmp_path):
   with pytest.raises(FileNotFoundError, match="no network in .*give the path"):
     image_encoder.ImageEncoder(tmp_path / "none")(PICTURES)
@@ -52,7 +52,7 @@ def test_what_is_no_encoder_or_another_is_refused(folder, tmp_path):
     image_encoder.ImageEncoder(folder[0])(PICTURES)
 
 
-def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
+def test_tokens_are_the_same_from_disk_in_the_loader_and_in_the_step(folder, tmp_path):
   autoencoder = kl_image.KLImage(channels=(4, 4), groups=2, layers_per_block=1)
   video = np.stack([PICTURES, PICTURES[::-1]], axis=1)[:, :, :16, :16]
   source = sources.ArraySource({"video": video, "label": np.arange(5)})
@@ -73,6 +73,25 @@ def test_encoding_stores_them_and_signals_bring_them_back(folder, tmp_path):
   expected = encoder(video[:, 0])
   found = np.stack([made[i]["image"] for i in range(5)])
   np.testing.assert_array_equal(found, expected.astype(np.float16))
+  batches = []
+  for read in (pictures.AddFirstFrameTokens, pictures.AddFirstFramePixels):
+    clips = sources.Transformed(source, (read(encoder),))
+    batches.append(next(loader.Loader(clips, 5, shuffle=False)))
+  in_loader, in_step = batches
+  np.testing.assert_allclose(in_loader["image"], expected, atol=1e-5)
+  assert "image" not in in_step and in_step["image_pixels"].shape == (5, 32, 32, 3)
+  task = latent_diffusion.LatentDiffusion(
+    network=None,
+    process=process.Flow(),
+    prediction="velocity",
+    conditioner=conditioner.Image(form="tokens"),
+    encoders={"image": encoder},
+  )
+  assert task.frozen_parts(in_step) == ["image"]
+  in_step = jax.jit(task.encode)(in_step, {"image": folder[1]})
+  assert "image_pixels" not in in_step
+  np.testing.assert_allclose(in_step["image"], expected, atol=1e-5)
+
   signals = sample.first_frame_signals(source=made, count=2)
   cond, _ = conditioner.Image(from_first_frame=True)(signals)
   np.testing.assert_array_equal(cond.tokens["image"].values, found[:2])

@@ -50,13 +50,28 @@ class AddFirstFramePixels:
   The input of an image encoder in the training step.
 
   Attributes:
-    preprocess: function, uint8 [1, H, W, 3] -> float32 [1, S, S, 3].
+    encoder: a pipelines.image_encoder.ImageEncoder; only its `preprocess` is used.
   """
 
-  preprocess: Callable
+  encoder: Callable
 
   def __call__(self, record, rng):
-    return record | {"image_pixels": self.preprocess(record["video"][:1])[0]}
+    pixels = self.encoder.preprocess(record["video"][:1])
+    return record | {"image_pixels": pixels[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class AddFirstFrameTokens:
+  """(record, rng) -> record with "image", float32 [L, D], its first frame encoded.
+
+  Attributes:
+    encoder: a pipelines.image_encoder.ImageEncoder, uint8 [N, H, W, 3] -> [N, L, D].
+  """
+
+  encoder: Callable
+
+  def __call__(self, record, rng):
+    return record | {"image": self.encoder(record["video"][:1])[0]}
 
 
 class WithPictures:

@@ -40,29 +40,30 @@ class FrozenNetwork:
   def _devices(self):
     return self.devices or data_parallel_mesh_and_rules(jax.local_devices())
 
-  @functools.cached_property
-  def _opened(self):
+  @property
+  def _found_folder(self):
     if not (pathlib.Path(self.folder) / "config.json").is_file():
       raise FileNotFoundError(
         f"There is no network in {self.folder}, a folder of config.json and weights; "
         "give the path of one."
       )
-    mesh, rules = self._devices
-    return pretrained.load(self.folder, dtype=self.dtype, mesh=mesh, rules=rules)
+    return self.folder
 
   def open(self):
-    """Opens the folder now, so that errors of it are raised here; returns itself."""
-    return self._opened and self
+    """Loads the parameters now, so that errors are raised here; returns itself."""
+    return self.params and self
 
-  @property
+  @functools.cached_property
   def module(self):
-    """The linen module that config.json describes."""
-    return self._opened[0]
+    """The linen module that config.json describes; it loads no parameters."""
+    return pretrained.open_module(self._found_folder, self.dtype)
 
-  @property
+  @functools.cached_property
   def params(self):
     """The parameters, a nested dict of jax.Arrays on `devices`."""
-    return self._opened[1]
+    mesh, rules = self._devices
+    options = dict(dtype=self.dtype, mesh=mesh, rules=rules)
+    return pretrained.load(self._found_folder, **options)[1]
 
   def map_rows(self, function, arrays, batch_size):
     """Applies `function` to all rows, batch by batch: a float32 numpy array [N, ...].

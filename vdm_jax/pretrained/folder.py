@@ -51,6 +51,16 @@ def load(path, *, module=None, dtype=jnp.float32, mesh=None, rules=()):
   return _loaded(*_opened(path, module), dtype, mesh, rules)
 
 
+def open_module(path, dtype=jnp.float32):
+  """The module of a published component; no values of its weights are read.
+
+  Args:
+    path: a folder with config.json and weights, or a file of weights.
+    dtype: of the parameters and of the computation.
+  """
+  return with_dtype(_opened(path, None)[1], dtype)
+
+
 def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
   """Opens one component whose tensors are spread over folders: (module, params).
 

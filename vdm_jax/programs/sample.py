@@ -145,19 +145,22 @@ def unconditional_signals(*, count):
 
 
 def first_frame_signals(*, source, count):
-  """Signals for image-to-video sampling, from the first `count` encoded clips.
+  """Signals for image-to-video sampling, from the first `count` clips of a source.
 
   Args:
-    source: [i] -> {"mean": [t, h, w, c], ...}, records of latents.
+    source: [i] -> {"mean": [t, h, w, c], ...}, records of latents, or clips.
 
   Returns:
-    {"image_latents": float32 [N, 1, h, w, c]}, the records' own or the mean of their
-    first frame, and those of "label", "image" (tokens [N, L, D]), "text", "text_mask",
-    "negative", "negative_mask" that they have.
+    {"image_latents": float32 [N, 1, h, w, c]} of records of latents, their own or the
+    mean of their first frame, and those of "label", "image" (tokens [N, L, D]), "text",
+    "text_mask", "negative", "negative_mask" that the records have.
   """
   records = [source[i] for i in range(min(count, len(source)))]
-  latents = [record.get("image_latents", record["mean"][:1]) for record in records]
-  return stack_signals(records) | {"image_latents": np.float32(np.stack(latents))}
+  signals = stack_signals(records)
+  if "mean" in records[0]:
+    latents = [record.get("image_latents", record["mean"][:1]) for record in records]
+    signals["image_latents"] = np.float32(np.stack(latents))
+  return signals
 
 
 def low_resolution_signals(*, source, count, factor):
