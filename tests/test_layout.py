@@ -7,6 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "vdm_jax"
 MAX_LINES = 400
+CPU = "vdm_jax.layers.cpu"  # a package that others import as a whole, by its __init__
 
 # A package may import itself and what it names here; nothing else of ours. Layers and
 # sharding take from config the nearest right name of a wrong one.
@@ -82,6 +83,8 @@ def test_file_is_short_and_imports_only_what_it_may(file):
   package = package_of(file)
   illegal = ours - MAY_IMPORT[package] - {package}
   assert not illegal, f"{package} may not import {sorted(illegal)}"
+  if file.parent != ROOT / "layers" / "cpu":
+    assert not [n for n in names if n.startswith(f"{CPU}.")], f"import only {CPU}"
   foreign = {n.split(".")[0] for n in names} & {"torch", "tensorflow", "pickle"}
   assert not foreign, f"no {sorted(foreign)} at run time"
 
@@ -89,6 +92,13 @@ def test_file_is_short_and_imports_only_what_it_may(file):
 def test_every_room_is_in_the_table():
   rooms = {package_of(f) for f in FILES}
   assert rooms <= set(MAY_IMPORT), rooms - set(MAY_IMPORT)
+
+
+def test_parts_of_the_cpu_package_are_seen_from_outside():
+  for line in (f"from {CPU} import blocking", f"from {CPU}.tiling import apply_tiled"):
+    assert any(n.startswith(f"{CPU}.") for n in imports(ast.parse(line)))
+  door = ast.parse("from vdm_jax.layers import cpu")
+  assert set(imports(door)) == {CPU}
 
 
 def test_the_table_sees_a_forbidden_import():

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.autoencoders import base, tiling
-from vdm_jax.layers import placement
+from vdm_jax.layers import cpu, placement
 from vdm_jax.layers.activations import ACTIVATIONS
 from vdm_jax.layers.attention.attention import attend
 from vdm_jax.layers.convs import Conv
-from vdm_jax.layers.cpu import blocking
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.resnet import Downsample, GroupNorm, ResnetBlock, Upsample
 
@@ -163,13 +162,11 @@ class KLImage:
 
     frames = placement.constrain(rearrange(x, "b t h w c -> (b t) h w c"), BY_FRAME)
     map_frames = functools.partial(chunked, self.chunk)
-    if self.chunk is None and blocking.enabled():
+    if self.chunk is None and cpu.on_one_cpu():
       n, height, width, _ = frames.shape
       pixels = height * width * (after // self.patch or 1) ** 2
-      few = blocking.block_size(n, 4 * pixels * self.channels[0])
-      map_frames = blocking.blocked_without_gradient(
-        functools.partial(chunked, few), run
-      )
+      few = cpu.block_size(n, 4 * pixels * self.channels[0])
+      map_frames = cpu.blocked_without_gradient(functools.partial(chunked, few), run)
     y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 

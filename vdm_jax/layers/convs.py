@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vdm_jax.layers.cpu import convolution, kernel_gradient
+from vdm_jax.layers import cpu
 from vdm_jax.layers.module import TypedModule
 
 # U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the published networks started from.
@@ -74,10 +74,8 @@ def convolve(x, kernel, stride, padding):
   """
   spatial = kernel.shape[:-2]
   if stride == 1 and not any(map(any, padding)) and set(spatial) == {1}:
-    return kernel_gradient.matmul_with_fast_gradient(
-      x, kernel.reshape(kernel.shape[-2:])
-    )
-  on_cpu = convolution.choose_convolution(x, kernel, stride)
+    return cpu.matmul_with_fast_gradient(x, kernel.reshape(kernel.shape[-2:]))
+  on_cpu = cpu.choose_convolution(x, kernel, stride)
   if on_cpu is not None:
     return on_cpu(convolve, x, kernel, stride, padding)
   axes = "DHW"[-len(spatial) :]

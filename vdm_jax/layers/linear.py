@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vdm_jax.layers.cpu import kernel_gradient
+from vdm_jax.layers import cpu
 from vdm_jax.layers.module import TypedModule
 
 xavier = nn.initializers.xavier_uniform()
@@ -36,9 +36,9 @@ class Linear(TypedModule):
     )
     x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
     if not self.use_bias:
-      return kernel_gradient.matmul_with_fast_gradient(x, kernel)
+      return cpu.matmul_with_fast_gradient(x, kernel)
     bias = self.param(
       "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
     )
-    product = kernel_gradient.matmul_with_fast_gradient(x, kernel)
+    product = cpu.matmul_with_fast_gradient(x, kernel)
     return product + jnp.asarray(bias, self.dtype)

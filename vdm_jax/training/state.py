@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from vdm_jax import sharding
-from vdm_jax.layers.cpu import batched_init
+from vdm_jax.layers import cpu
 
 
 @flax.struct.dataclass
@@ -102,7 +102,7 @@ def create_state_and_shardings(
   init = lambda key: sharding.unbox(task.init(key, _zeros(spec)))
   assemble = lambda params: _assemble(params, tx, trainable)
   if all(device.platform == "cpu" for device in mesh.devices.flat):
-    init = batched_init.batch_random_draws(init)
+    init = cpu.batch_random_draws(init)
   with sharding.use_mesh(mesh, rules):
     if not init_from:
       both = jax.jit(lambda k: assemble(init(k)), out_shardings=shardings)

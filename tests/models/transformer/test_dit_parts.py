@@ -104,13 +104,13 @@ def test_memory_falls(monkeypatch):
 
 
 def test_only_one_cpu_works_in_parts():
-  assert blocking.enabled()
+  assert blocking.on_one_cpu()
   auto = (jax.sharding.AxisType.Auto,)
   for count in (1, 2):
     devices = jax.devices()[:count]
     mesh = jax.make_mesh((count,), ("data",), devices=devices, axis_types=auto)
     with jax.set_mesh(mesh):
-      assert blocking.enabled() == (count == 1)
+      assert blocking.on_one_cpu() == (count == 1)
 
 
 def test_rows_go_together_in_divisors():

@@ -5,8 +5,8 @@ import jax
 BYTES = 8 * 2**20  # of the widest intermediate result of a block
 
 
-def enabled():
-  """Whether to compute in cache blocks: the program runs on one CPU."""
+def on_one_cpu():
+  """Whether the program runs on one CPU: then it computes in cache blocks; a bool."""
   mesh = jax.sharding.get_abstract_mesh()
   return on_cpu() and (mesh.empty or mesh.size == 1)
 

@@ -19,7 +19,7 @@ def choose_convolution(x, kernel, stride):
   a smaller convolution. x is [N, ..., C_in], the kernel [..., C_in, C_out].
   """
   spatial = kernel.shape[:-2]
-  one_cpu = stride == 1 and blocking.enabled()
+  one_cpu = stride == 1 and blocking.on_one_cpu()
   # On several CPUs a gathered input moves whole neighbours between them, not edges.
   if one_cpu and im2col_beats_xla(x.shape[1:-1], spatial):
     return im2col

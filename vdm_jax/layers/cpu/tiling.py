@@ -35,7 +35,7 @@ def apply_tiled(call, block, x, per_frame, per_clip, *, attended, hidden, train=
   b, t, n, width = x.shape
   token = 4 * hidden
   small = b * t * n * token <= blocking.BYTES
-  if not blocking.enabled() or block.is_initializing() or small:
+  if not blocking.on_one_cpu() or block.is_initializing() or small:
     return call(block, x, per_frame, per_clip)
   frames = t if "frames" in attended else blocking.block_size(t, n * token)
   places = n if "places" in attended else blocking.block_size(n, t * token)

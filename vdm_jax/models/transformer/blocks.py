@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jax.ad_checkpoint import checkpoint_name
 
-from vdm_jax.layers import modulation, norms, placement
+from vdm_jax.layers import cpu, modulation, norms, placement
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.attention import attention
-from vdm_jax.layers.cpu import tiling
 from vdm_jax.layers.linear import Linear
 from vdm_jax.layers.module import TypedModule
 from vdm_jax.models import inputs
@@ -329,4 +328,4 @@ def _tiled(block, x, signals, along, time, train):
   per_frame = signals.emb, signals.positions, time
   hidden = int(x.shape[-1] * block.mlp_ratio)
   rest = dict(attended=whole, hidden=hidden, train=train)
-  return tiling.apply_tiled(call, block, x, per_frame, signals.text, **rest)
+  return cpu.apply_tiled(call, block, x, per_frame, signals.text, **rest)
