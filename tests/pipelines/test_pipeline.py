@@ -132,6 +132,8 @@ def test_it_makes_videos_and_says_what_is_missing(model):
     call(["a dog", "a cat"], [PICTURE])
   with pytest.raises(TypeError, match="mottion: no such argument"):
     call(["a dog"], [PICTURE], mottion=3)
+  with pytest.raises(ValueError, match="decode_chunk=2: a KLImage .* leave .* out"):
+    call(["a dog"], [PICTURE], decode_chunk=2)
   with pytest.raises(ValueError, match="height=17 must be a multiple of 2"):
     call(["a dog"], [PICTURE], height=17)
 

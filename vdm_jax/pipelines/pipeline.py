@@ -100,6 +100,7 @@ class Pipeline:
         diffusion/caching.py; compiled once for each such object. None: nothing.
       settings: of prompts: negative=; of images: fps=, motion=, augmentation=.
     """
+    decode = self._decoder(decode_chunk)
     frames, h, w = self._latent_shape(num_frames, height, width, latents)
     random = any(x.random for x in self.inputs)
     *k_inputs, k_noise, k_steps = jax.random.split(key, 2 + random)
@@ -118,7 +119,6 @@ class Pipeline:
     out = self.sample_latents(
       batch, latents, k_steps, steps=steps, guidance=guidance, cache=cache
     )
-    decode = self._decoder(decode_chunk)
     return np.asarray(decode(self.components.autoencoder_params, out))
 
   def encode(self, *values, size, key=None, **settings):
@@ -223,6 +223,13 @@ class Pipeline:
     """Compiled (params, latents) -> uint8 [B, T, H, W, 3]."""
     if ("decode", chunk) not in self._compiled:
       autoencoder = self.components.autoencoder
+      if chunk is not None and not hasattr(autoencoder, "decode_chunk"):
+        name = type(autoencoder).__name__
+        raise ValueError(
+          f"decode_chunk={chunk}: a {name} has no temporal decoder to be given a few "
+          "frames; leave decode_chunk out. KLImage has `chunk`, of the same use: "
+          "replace components.autoencoder by one that sets it."
+        )
       if chunk is not None:
         autoencoder = dataclasses.replace(autoencoder, decode_chunk=chunk)
 
