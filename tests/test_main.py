@@ -24,6 +24,11 @@ MISTAKES = {
     ["--config=configs/quickstart.py:tinny", WORKDIR],
     "are full, pretrained, tiny",
   ),
+  "folder": ([QUICKSTART, "--workdir=setup.py"], "--workdir=setup.py cannot be made"),
+  "path": (
+    ["--config=configs/stable_diffusion.py", WORKDIR, "--config.text_encoder=none"],
+    "embed needs --config.text_encoder: there is no 'none'",
+  ),
   "word": ([QUICKSTART, WORKDIR, "train"], "'train' is no flag"),
 }
 

@@ -102,6 +102,8 @@ def run(_):
   try:
     with distributed.abort_all_on_error():
       job.run_stages(CONFIG.value, stages, workdir())
+  except job.PathError as error:
+    exit_with_usage_error(error)
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from there.", file=sys.stderr)
     sys.exit(130)

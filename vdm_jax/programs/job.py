@@ -160,6 +160,10 @@ def _number(name):
   return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 2**31
 
 
+class PathError(FileNotFoundError):
+  """A path that the user gave cannot be used."""
+
+
 def run_stages(cfg, stages, workdir):
   """Builds and runs the stages of a config, one after the other.
 
@@ -172,17 +176,21 @@ def run_stages(cfg, stages, workdir):
     workdir: path of the run's folder, shared by all processes.
 
   Raises:
-    FileNotFoundError: before any stage, if a path of the user's that a stage needs
-      (`cfg.needs`, {stage: names of fields}) does not exist.
+    PathError: before any stage, if a path of the user's that a stage needs
+      (`cfg.needs`, {stage: names of fields}) does not exist, or `workdir` cannot be
+      made.
   """
   for stage, names in cfg.get("needs", {}).items():
     for name in names if stage in stages else ():
       if cfg[name] and not pathlib.Path(cfg[name]).exists():
-        raise FileNotFoundError(
-          f"{stage} needs --config.{name}: there is no {cfg[name]!r}."
-        )
+        raise PathError(f"{stage} needs --config.{name}: there is no {cfg[name]!r}.")
   workdir = pathlib.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise PathError(
+      f"--workdir={workdir} cannot be made ({error.strerror}); name another folder."
+    ) from error
   mesh = sharding.make_mesh(cfg.mesh, dcn=cfg.get("dcn"))
   write_json(workdir / "config.json", config.to_dict(cfg))
   for stage in stages:
