@@ -83,13 +83,14 @@ def get_config(arg="sky"):
     **video_dit.SIZES["XL"],
   )
   cfg.signals = c.bind(sample.unconditional_signals, count=2048)
-  told, drop_rates, wrappers = c.call(conditioner.Unconditional), {}, ()
+  signals = dict(conditioner=c.call(conditioner.Unconditional), drop_rates={})
+  wrappers = ()
   if classes:
-    told, drop_rates = c.call(conditioner.Labels, num_classes=classes), dict(label=0.1)
+    labels = c.call(conditioner.Labels, num_classes=classes)
+    signals = dict(conditioner=labels, drop_rates=dict(label=0.1))
     cfg.signals = c.bind(sample.class_signals, num_classes=classes, per_class=20)
     cfg.guide = c.bind(guidance.guide, drop=("label",), scales=(recipe["scale"],))
     wrappers = (cfg.guide,)
-  signals = dict(conditioner=told, drop_rates=drop_rates)
   task = unets.ddpm(network, schedule="linear", **signals)
   videos.denoiser(
     cfg,

@@ -4,11 +4,11 @@ https://arxiv.org/abs/2211.13221. Its autoencoder, trained against a discriminat
 sees motion, makes 4 x 32 x 32 latents of 16 x 256 x 256 pixels (`digits` has one of
 single frames). `short` makes clips; `text` is its text to video, on Stable Diffusion's
 latents of 16 frames and on captions (configs/parts/unets.py says how). All others
-make long videos with two networks, section 3.3: one is told the first of four latents
-that lie four apart, or none, and predicts; one is told both ends of five neighbours and
-fills in. What is told is shown with noise
-of a level that the network is told too (perturbation.py). The loss counts frames to
-generate; the original's counts given ones too. `lengthen` predicts 7 latents, window
+make long videos with two networks, section 3.3: one is given the first of four latents
+that lie four apart, or none, and predicts; one is given both ends of five neighbours
+and interpolates. Given latents are noised, to a level that is a condition too
+(perturbation.py). The loss counts frames to generate; the original's counts given ones
+too. `lengthen` predicts 7 latents, window
 after window, guided by what is given (1.1), and fills all 6 gaps (the original's script
 fills a third of them): 25 latents, 100 frames. Betas linear in their root from 0.0015
 to 0.0155, eps, L1 loss.
@@ -57,10 +57,10 @@ def get_config(arg="short"):
 
 
 def task(network, **fields):
-  """L1 to eps, told nothing."""
-  told = dict(conditioner=c.call(conditioner.Unconditional), drop_rates={})
+  """L1 to eps, unconditional."""
+  condition = dict(conditioner=c.call(conditioner.Unconditional), drop_rates={})
   error_fn = c.bind(loss.absolute)
-  return unets.ddpm(network, **BETAS, **told, error_fn=error_fn, **fields)
+  return unets.ddpm(network, **BETAS, **condition, error_fn=error_fn, **fields)
 
 
 def long(size):

@@ -40,8 +40,8 @@ def get_config(arg="full"):
     unets.embed_first_frames(cfg, shape=(1, 1024))
     cfg.latents = raw = c.replace(cfg.latents, raw_first_frame=True)
     picture = c.call(conditioner.Image, from_first_frame=True)
-    told = c.call(conditioner.All, parts=(picture, numbers))
-    signals = dict(conditioner=told, drop_rates=dict(image=0.1))
+    both = c.call(conditioner.All, parts=(picture, numbers))
+    signals = dict(conditioner=both, drop_rates=dict(image=0.1))
   else:
     picture = c.call(conditioner.Image, form="channels", from_first_frame=True)
     signals = unets.text(arg, picture, numbers, image=0.1)

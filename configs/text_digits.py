@@ -64,7 +64,7 @@ def get_config(arg="full"):
   digits.transformer(
     cfg,
     NETWORK,
-    told=("text", c.call(conditioner.Text)),
+    signal=("text", c.call(conditioner.Text)),
     scale=2.0,
     times_fields=dict(mean=-0.7, std=1.3),
     settings=TRAINING,

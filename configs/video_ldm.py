@@ -8,9 +8,9 @@ The layers are those that its authors published with Stable Video Diffusion. Its
 too is trained once more, on clips (`train_decoder`), against a discriminator that sees
 motion; the encoder stays as it is, and with it all latents.
 
-With "-upsampler" behind it, another model makes large videos of small ones: it sees the
-small video beside its latents, with noise whose deviation it is told. What it is to
-enlarge comes from held-out clips, or from a folder of samples
+With "-upsampler" behind it, another model makes large videos of small ones: the small
+video is stacked on its latents, with noise whose deviation is a condition. The videos
+to enlarge are held-out clips, or a folder of samples
 (sample.low_resolution_signals_of_samples).
 
 At full size it reads captions, as configs/parts/unets.py says, by CLIP ViT-H/14.
@@ -48,9 +48,10 @@ def video(size):
   """Captions to videos: an image model, then layers along time and a decoder."""
   cfg = unets.base(size, text_width=1024)
   drawn = dict(decoder=train_decoder(cfg, size))
-  told = (unets.number("fps", 8.0),)
+  others = (unets.number("fps", 8.0),)
   rates = dict(mask_rates=dict(first=0.3, ends=0.2))
-  networks(cfg, size, told, dict(vectors=("fps",), mask_channel=True), drawn, **rates)
+  own = dict(vectors=("fps",), mask_channel=True)
+  networks(cfg, size, others, own, drawn, **rates)
   return cfg
 
 
@@ -65,7 +66,7 @@ def upsampler(size):
   cfg.encode = runs.transform_first(cfg.encode, low)
   grid = (32, 32) if size == "full" else (4, 4)  # of the latents
   small = c.call(conditioner.LowResolution, grid=grid)
-  told = small, unets.number("augmentation", 0.05)
+  others = small, unets.number("augmentation", 0.05)
   noise = c.call(perturbation.ImageAugmentation, mean=-2.0, std=1.0, signal="low")
   source = cfg.test_videos
   if size == "full":
@@ -73,12 +74,12 @@ def upsampler(size):
   held_out = dict(source=source, count=20, factor=factor)
   drawn = dict(signals=c.bind(sample.low_resolution_signals, **held_out))
   own = dict(vectors=("augmentation",), mask_channel=False)
-  networks(cfg, size, told, own, drawn, perturbation=noise)
+  networks(cfg, size, others, own, drawn, perturbation=noise)
   return cfg
 
 
-def networks(cfg, size, told, own, drawn, **fields):
-  """Adds both networks, conditioned on `told` beside the text, and their trainings.
+def networks(cfg, size, others, own, drawn, **fields):
+  """Adds both networks, conditioned on `others` and the text, and their trainings.
 
   Args:
     own: fields of both architectures.
@@ -87,7 +88,7 @@ def networks(cfg, size, told, own, drawn, **fields):
   """
   head_dim = unets.SIZES[size]["head_dim"]
   network = unets.network(size, architectures.video_ldm, head_dim=head_dim, **own)
-  task = unets.ddpm(network, prediction="v", **unets.text(size, *told), **fields)
+  task = unets.ddpm(network, prediction="v", **unets.text(size, *others), **fields)
   guide = unets.guide(size, 7.5)
   unets.denoiser(cfg, size, network, task, wrappers=(guide,), **drawn)
   spatial = c.call(TransformerConfig, head_dim=head_dim)

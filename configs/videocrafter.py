@@ -1,11 +1,11 @@
-"""VideoCrafter 1 and 2: text to video, told the frame rate.
+"""VideoCrafter 1 and 2: text to video, conditioned on the frame rate.
 
 https://arxiv.org/abs/2310.19512, https://arxiv.org/abs/2401.09047. `t2v-512` and
 `t2v-1024` are VideoCrafter 1's, `full` is VideoCrafter 2 with its two trainings: all
-modules on video, then the spatial ones alone on pictures (`train_pictures`), where the
+modules on video, then only the spatial ones on pictures (`train_pictures`), where the
 layers along time are passed by. `i2v`, `i2v-digits` and `i2v-tiny` are VideoCrafter 1's
-image to video, whose picture has keys of its own beside those of the text. At full size
-they are of 16 tokens that a resampler, trained along, makes of CLIP's (ViT-H/14, by
+image to video, whose picture has keys of its own. At full size they are of 16 tokens
+that a resampler, trained along, makes of CLIP's (ViT-H/14, by
 --config.image_encoder=FOLDER); in the small ones the tokens are the latents of the
 clip's first frame. `i2v-raw` is `i2v` without latents and embeddings on disk: clips,
 first frames and captions are encoded in the training step. Betas as in Stable
@@ -34,7 +34,7 @@ from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.encoders import resampler
 from vdm_jax.models.unet import architectures, resampled
 
-# The size, the network, how much of the signal is left, what the network is told.
+# The size, the network, how much of the signal is left, the network's conditions.
 VIDEO = dict(signal=0.7, fps=True, image=False)
 VARIANTS = {
   "full": dict(VIDEO, size="full"),
@@ -61,19 +61,19 @@ def get_config(arg="full"):
   else:
     fields = dict(head_dim=unets.SIZES[size]["head_dim"], one_frame="image")
     unet = unets.network(size, architectures.videocrafter2, **fields, image_keys=image)
-  network, told, rates, drawn = unet, [], {}, {}
+  network, conditions, rates, drawn = unet, [], {}, {}
   if image and full:
     unets.embed_first_frames(cfg, shape=(257, 1280))
     cfg.resampler = c.call(resampler.Resampler)
     network = c.call(resampled.Resampled, network=unet, resampler=cfg.resampler)
   if image:
-    told.append(c.call(conditioner.Image, form="tokens", from_first_frame=True))
+    conditions.append(c.call(conditioner.Image, form="tokens", from_first_frame=True))
     latents = c.call(sources.RecordFolder, path=videos.LATENTS)
     latents = videos.captioned(latents, negative=True) if full else latents
     rates, drawn = dict(image=0.1), dict(signals=unets.first_frames(20, latents))
   if variant["fps"]:
-    told.append(unets.number("fps", 8.0))
-  task = unets.ddpm(network, **unets.text(size, *told, **rates))
+    conditions.append(unets.number("fps", 8.0))
+  task = unets.ddpm(network, **unets.text(size, *conditions, **rates))
   if variant["signal"] < 1:
     less = dict(base=task.process, scale=variant["signal"])
     task = c.replace(task, process=c.call(signal_scale.SignalScale, **less))

@@ -158,25 +158,25 @@ def training(folder, task, source, *, steps, peak, warmup, adam=ADAM, **rest):
   return runs.training(folder, task, source, adam, **rest)
 
 
-def transformer(cfg, network, *, scale, times_fields=(), told=None, **settings):
+def transformer(cfg, network, *, scale, times_fields=(), signal=None, **settings):
   """Adds a VideoDiT of the latents, with the fields `network`, by `denoiser`.
 
-  It reads the digit, or `told`, (name, conditioner) of another signal. `scale` is of
+  It reads the digit, or another `signal`, a pair (name, conditioner). `scale` is of
   guidance, `times_fields` are of the times that are trained.
   """
-  if told is None:
-    told = "label", c.call(conditioner.Labels, num_classes=10)
+  if signal is None:
+    signal = "label", c.call(conditioner.Labels, num_classes=10)
     network = network | dict(num_classes=10)
   network = c.call(video_dit.VideoDiT, **network)
-  cfg.guide = guide(scale, told[0])
+  cfg.guide = guide(scale, signal[0])
   task = c.call(
     latent_diffusion.LatentDiffusion,
     network=network,
     process=c.call(process.Flow),
     prediction="velocity",
-    conditioner=told[1],
+    conditioner=signal[1],
     times=c.bind(times.logit_normal, **dict(times_fields)),
-    drop_rates={told[0]: 0.1},
+    drop_rates={signal[0]: 0.1},
   )
   drawn = dict(sampler=c.bind(heun.heun), wrappers=(cfg.guide,))
   drawn["ts"] = c.bind(times.uniform_grid, num_steps=20)

@@ -85,16 +85,16 @@ def ddpm(network, *, schedule="scaled_linear", beta_ends=None, **fields):
 
 
 def text(size, *others, **rates):
-  """Settings of a task: it is told a text, and what `others` tell.
+  """Settings of a task that is conditioned on a text and on `others`.
 
   At full size captions, which are dropped with the data: CLIP has values for the empty
   one, too. Else a label, as one word, of which a tenth is dropped.
   """
-  told = c.call(conditioner.Text)
+  condition = c.call(conditioner.Text)
   if size != "full":
-    told = c.call(conditioner.LabelTokens, num_classes=10)
+    condition = c.call(conditioner.LabelTokens, num_classes=10)
     rates = dict(text=0.1) | rates
-  parts = c.call(conditioner.All, parts=(told, *others)) if others else told
+  parts = c.call(conditioner.All, parts=(condition, *others)) if others else condition
   return dict(conditioner=parts, drop_rates=rates)
 
 

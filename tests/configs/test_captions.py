@@ -31,8 +31,8 @@ def place(tmp_path_factory):
     clips = folder / "videos" / split
     for i in range(len(CAPTIONS)):
       video_files.movie(clips / f"{i}.mp4", 30 * i, num_frames=4)
-    told = {f"{i}.mp4": text for i, text in enumerate(CAPTIONS)}
-    video_files.write(clips / "metadata.csv", video_files.rows(told))
+    captions = {f"{i}.mp4": text for i, text in enumerate(CAPTIONS)}
+    video_files.write(clips / "metadata.csv", video_files.rows(captions))
   return folder
 
 
@@ -112,8 +112,8 @@ def test_samples_are_of_held_out_captions_or_of_prompts(run):
   found, embedded = read(), sources.RecordFolder(workdir / "texts")
   row = {text: embedded[i]["text"] for i, text in enumerate(embedded.meta["texts"])}
   assert found["video"].shape == (4, 4, 16, 16, 3)
-  for text, told in zip(CAPTIONS, found["text"], strict=False):
-    np.testing.assert_allclose(told, row[text], rtol=2e-3, atol=2e-3)
+  for text, values in zip(CAPTIONS, found["text"], strict=False):
+    np.testing.assert_allclose(values, row[text], rtol=2e-3, atol=2e-3)
   np.testing.assert_allclose(found["negative"][3], row[""], rtol=2e-3, atol=2e-3)
   prompts = workdir / "prompts.txt"
   prompts.write_text("the sea\nthe sea the bird\n")

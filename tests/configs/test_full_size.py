@@ -36,7 +36,7 @@ def test_its_networks_have_shapes_at_full_size(name):
   assert shapes["latents"]["scale"].shape == (autoencoder.latent_channels,)
   if "task" in cfg and "network" in cfg:
     latents = np.zeros((1, *cfg.sample.generator.shape), np.float32)
-    batch = {"latents": latents} | told(cfg)
+    batch = {"latents": latents} | signals(cfg)
     if encoder := cfg.get("encode", {}).get("image_encoder"):
       batch["image"] = np.zeros((1, *encoder.shape), np.float32)
     task = c.build(cfg.task)
@@ -55,7 +55,7 @@ def test_its_networks_have_shapes_at_full_size(name):
       assert sum(jax.tree.leaves(sizes)) < 1.1 * count / 16
 
 
-def told(cfg):
+def signals(cfg):
   """A label, and a text of the config's encoder."""
   length, width = cfg.get("encoder", {}).get("shape", (5, 384))
   text = {"text": np.zeros((1, length, width)), "text_mask": np.ones((1, length))}
@@ -70,7 +70,7 @@ def test_the_stages_of_animatediff_train_what_the_paper_trains_in_each(arg):
   for stage in ("train_domain", "train", "train_motion_lora"):
     length = 1 if stage == "train_domain" else frames
     latents = np.zeros((1, length, *cfg.sample.generator.shape[1:]), np.float32)
-    batch = {"latents": latents} | told(cfg)
+    batch = {"latents": latents} | signals(cfg)
     init = c.build(cfg[stage].task).init
     shapes = jax.eval_shape(lambda key: init(key, batch), jax.random.key(0))  # noqa: B023
     names = set(flax.traverse_util.flatten_dict(nn.unbox(shapes), sep="/"))

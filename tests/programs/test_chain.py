@@ -1,4 +1,4 @@
-"""Each pass of a long video keeps the frames of the one before, and is told its own."""
+"""Each pass of a long video keeps the frames of the last, by a condition of its own."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ class Plain:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-  """A task whose new frames are as bright as the rate that it is told, in levels."""
+  """A task whose new frames are as bright as their rate, in levels."""
 
   plus: Any = 0.0
 
@@ -92,7 +92,7 @@ def test_a_pass_may_have_a_model_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "passes, told",
+  "passes, message",
   [
     ([], "empty"),
     ([one(3, 1.0, known_stride=2)], "Pass 0 has known_stride=2"),
@@ -100,6 +100,6 @@ def test_a_pass_may_have_a_model_of_its_own(tmp_path):
     ([one(3, 1.0), one(7, 1.0, known_stride=2)], "needs 4 frames .* which has 3"),
   ],
 )
-def test_passes_that_do_not_follow_one_another_are_refused(passes, told):
-  with pytest.raises(ValueError, match=told):
+def test_passes_that_do_not_follow_one_another_are_refused(passes, message):
+  with pytest.raises(ValueError, match=message):
     chain.check_passes(passes)

@@ -94,9 +94,9 @@ def test_a_negative_prompt_stands_in_the_place_of_no_text(encoder, embedded):
   null = embed.negative_tokens(encoder=encoder, text=TEXTS[1])
   signals = embed.repeated_prompt_signals(encoder=encoder, texts=TEXTS, repeats=1)
   _, empty = conditioner.Text(null=null)(signals)
-  told = empty.tokens["text"]
-  assert (np.asarray(told.mask) == embedded[1][1]).all()
-  for row in np.asarray(told.values):
+  text = empty.tokens["text"]
+  assert (np.asarray(text.mask) == embedded[1][1]).all()
+  for row in np.asarray(text.values):
     np.testing.assert_allclose(
       row[embedded[1][1]], embedded[0][1][embedded[1][1]], atol=1e-4
     )

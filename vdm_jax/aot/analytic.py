@@ -39,8 +39,8 @@ def video_dit_flops(network, shape, *, text=(0, 0), times=1):
 
   total = linear_flops(b * t * in_picture, patch * channels, d)
   total += linear_flops(b * t * in_picture, d, patch * network.out_channels)
-  told = linear_flops(b * times, 256, d) + linear_flops(b * times, d, d)
-  total += told * (network.depth if network.embedders == "block" else 1)
+  embedding = linear_flops(b * times, 256, d) + linear_flops(b * times, d, d)
+  total += embedding * (network.depth if network.embedders == "block" else 1)
   if network.modulation == "block":
     total += linear_flops(clips, d, 2 * d)
   elif network.modulation == "shared":
