@@ -66,6 +66,12 @@ def test_each_part_is_read_from_the_file_of_all(parts, whole, tmp_path):
     np.testing.assert_array_equal(x, whole[name], strict=True)
 
 
+def test_a_part_is_known_by_either_of_its_names(parts):
+  weights = {f"image_proj.{name}": x for name, x in parts[RESAMPLER].items()}
+  found = pretrained.from_state_dict(RESAMPLER, weights)
+  equal(found, pretrained.from_state_dict(RESAMPLER, parts[RESAMPLER]))
+
+
 def test_inside_a_part_nothing_is_missing_and_nothing_surplus(whole):
   lost, more = "image_proj_model.norm_out.bias", "model.diffusion_model.out.3.bias"
   weights = whole | {more: np.zeros(3, np.float32)}
