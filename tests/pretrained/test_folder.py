@@ -116,14 +116,6 @@ def test_paths_that_do_not_open(theirs, tmp_path):
     pretrained.load(theirs)
 
 
-def test_a_whole_pipeline_names_its_components(theirs):
-  pipeline = theirs.parent
-  (pipeline / "model_index.json").write_text("{}")
-  (pipeline / "scheduler").mkdir()
-  with pytest.raises(ValueError, match=r"a whole pipeline.*components \['theirs'\]"):
-    pretrained.load(pipeline)
-
-
 def test_every_wrong_name_and_shape_is_in_one_error(theirs, monkeypatch):
   placed = []
   monkeypatch.setattr(chunks, "to_devices", lambda *args: placed.append(args))

@@ -76,23 +76,6 @@ def test_all_forms_open_as_the_same(
   equal(params, pretrained.from_state_dict(module, arrays(original)))
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float", "bfloat"])
-def test_types_are_converted_once(tmp_path, stored, dtype):
-  theirs = t5().to(stored)
-  theirs.save_pretrained(tmp_path)
-  module, params = pretrained.load(tmp_path, dtype=dtype)
-  assert module.dtype == module.param_dtype == dtype
-  kernel = params["blocks"]["mlp_out"]["kernel"]
-  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
-  expected = theirs.encoder.block[1].layer[1].DenseReluDense.wo.weight.float()
-  np.testing.assert_array_equal(
-    kernel[1], expected.detach().numpy().T.astype(jnp.dtype(dtype))
-  )
-  out = module.apply(params, np.ones((1, 3), int), np.ones((1, 3), bool))
-  assert out.dtype == dtype
-
-
 def test_the_config_speaks_of_latents_even_if_a_module_is_given(tmp_path):
   """Or a module of SDXL's would silently have the factor of Stable Diffusion."""
   theirs = diffusers.AutoencoderKL(
