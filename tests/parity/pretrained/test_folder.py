@@ -100,8 +100,8 @@ def upstream(request):
     mlp_ratio=0.25,
     num_frames=4,
   )
-  cond = Conditioning(vectors={"label": np.zeros(1, int)})
-  args = jnp.zeros((1, 4, 8, 8, 4)), jnp.zeros(1), cond
+  label = {"label": np.zeros(1, int)} if request.param else {}
+  args = jnp.zeros((1, 4, 8, 8, 4)), jnp.zeros(1), Conditioning(vectors=label)
   shapes = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
   params = text_encoders.drawn(shapes, 0)
   return module, params, pretrained.to_state_dict(module, params, size=(4, 8, 8))
