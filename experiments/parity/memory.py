@@ -43,7 +43,7 @@ CONFIG = dict(
 
 def checkpoint(folder, config, max_shard):
   """Writes a folder, holding one tensor at a time; returns {name: shape and type}."""
-  module = t5.TABLE.from_config(config, {})
+  module = t5.TABLE.from_config(config)
   shapes = sd.flatten(t5.TABLE.abstract_params(module, {}))
   views = {k: np.broadcast_to(np.float32(0), x.shape) for k, x in shapes.items()}
   spec = dict(sd.published_arrays(module, t5.TABLE, views))

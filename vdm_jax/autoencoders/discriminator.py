@@ -4,8 +4,6 @@ https://arxiv.org/abs/1611.07004, https://arxiv.org/abs/1705.02894; with convolu
 along time as in https://arxiv.org/abs/2304.08818.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,12 +11,13 @@ from einops import rearrange
 
 from vdm_jax.layers import placement
 from vdm_jax.layers.convs import Conv
+from vdm_jax.layers.module import TypedModule
 from vdm_jax.layers.resnet import GroupNorm
 
 dcgan_normal = nn.initializers.normal(0.02)
 
 
-class PatchDiscriminator(nn.Module):
+class PatchDiscriminator(TypedModule):
   """Clips [B, T, H, W, C] -> float32 logits of patches of each frame, [B, T, h, w, 1].
 
   The original normalises with batch statistics. Here it is a group norm of each frame,
@@ -38,8 +37,6 @@ class PatchDiscriminator(nn.Module):
   depth: int = 3
   time_kernel: int = 1
   groups: int = 8
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   def __post_init__(self):
     super().__post_init__()
@@ -56,7 +53,6 @@ class PatchDiscriminator(nn.Module):
       x = placement.constrain(x, (("batch", "frames"), None, None, None))
     else:
       x = placement.constrain(x, ("batch", None, None, None, None))
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     along = [] if self.time_kernel == 1 else [self.time_kernel]
     conv = lambda features, stride, name: Conv(
       features,
@@ -64,7 +60,7 @@ class PatchDiscriminator(nn.Module):
       (*(1 for _ in along), stride, stride),
       (*((t // 2, t // 2) for t in along), (1, 1), (1, 1)),
       kernel_init=dcgan_normal,
-      **dtypes,
+      **self.dtypes,
       name=name,
     )
     activate = lambda x: nn.leaky_relu(x, 0.2)
@@ -72,7 +68,7 @@ class PatchDiscriminator(nn.Module):
     for i in range(1, self.depth + 1):
       stride = 2 if i < self.depth else 1
       x = conv(self.width * min(2**i, 8), stride, f"conv_{i}")(x)
-      norm = GroupNorm(self.groups, 1e-5, **dtypes, name=f"norm_{i}")
+      norm = GroupNorm(self.groups, 1e-5, **self.dtypes, name=f"norm_{i}")
       rows = rearrange(x, "n ... h w c -> n (... h) w c")
       x = activate(norm(rows).reshape(x.shape))
     x = conv(1, 1, "conv_out")(x).astype(jnp.float32)

@@ -103,14 +103,11 @@ class KLImage:
         f"channels={self.channels} must be multiples of groups={self.groups}, at least "
         "one; change either."
       )
-    bounds = dict(layers_per_block=1, mid_layers=0, latent_channels=1)
-    for name, least in {**bounds, "pixel_channels": 1, "patch": 1}.items():
-      if getattr(self, name) < least:
-        raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
-    if self.chunk is not None and self.chunk < 1:
-      raise ValueError(
-        f"chunk={self.chunk} must be at least 1, or None for all frames at once."
-      )
+    ones = ("layers_per_block", "latent_channels", "pixel_channels", "patch", "chunk")
+    for name, least in {**dict.fromkeys(ones, 1), "mid_layers": 0}.items():
+      value = getattr(self, name)
+      if value is not None and value < least:
+        raise ValueError(f"{name}={value} must be at least {least}.")
     if self.activation not in ACTIVATIONS:
       raise ValueError(
         f"activation={self.activation!r} is unknown; there are {list(ACTIVATIONS)}."

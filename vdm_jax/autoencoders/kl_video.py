@@ -144,15 +144,17 @@ class Decoder3D(nn.Module):
     return ReplicatePadConv3D(c, c.pixel_channels, name="conv_out")(x)
 
 
-class DownBlock3D(nn.Module):
+class _StridedModule(nn.Module):
+  config: KLVideo
+  features: int
+  stride: tuple[int, int, int]
+
+
+class DownBlock3D(_StridedModule):
   """A strided convolution to `features` channels and a residual block.
 
   [B, T, H, W, C] -> [B, T / stride[0], H / stride[1], W / stride[2], features].
   """
-
-  config: KLVideo
-  features: int
-  stride: tuple[int, int, int]
 
   @nn.compact
   def __call__(self, x):
@@ -161,15 +163,11 @@ class DownBlock3D(nn.Module):
     return ResidualBlock3D(c, name="res")(x)
 
 
-class UpBlock3D(nn.Module):
+class UpBlock3D(_StridedModule):
   """A transposed convolution to `features` channels, two residual blocks.
 
   [B, T, H, W, C] -> [B, T stride[0], H stride[1], W stride[2], features].
   """
-
-  config: KLVideo
-  features: int
-  stride: tuple[int, int, int]
 
   @nn.compact
   def __call__(self, x):
@@ -209,12 +207,8 @@ class ReplicatePadConv3D(nn.Module):
     return conv(replicate_pad(x, self.kernel, self.stride))
 
 
-class ReplicatePadConvTranspose3D(nn.Module):
+class ReplicatePadConvTranspose3D(_StridedModule):
   """A padded transposed convolution to `features` channels; sizes times `stride`."""
-
-  config: KLVideo
-  features: int
-  stride: tuple[int, int, int]
 
   @nn.compact
   def __call__(self, x):
@@ -223,12 +217,8 @@ class ReplicatePadConvTranspose3D(nn.Module):
     )
 
 
-class ConvTranspose3D(nn.Module):
+class ConvTranspose3D(_StridedModule):
   """A transposed 4 x 4 x 4 convolution to `features` channels; sizes times `stride`."""
-
-  config: KLVideo
-  features: int
-  stride: tuple[int, int, int]
 
   @nn.compact
   def __call__(self, x):

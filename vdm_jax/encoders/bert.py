@@ -4,18 +4,16 @@ With the fields of all-MiniLM-L6-v2 it is a small sentence encoder: the mean of 
 outputs where the mask is True, divided by its length, is the text's vector.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.encoders import blocks
 from vdm_jax.layers import norms
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Module, TypedModule
 
 
-class Bert(Module):
+class Bert(Module, TypedModule):
   """BERT: token ids [B, L] and mask [B, L] -> the last hidden states [B, L, width].
 
   All tokens are of the first type, "sentence A". The published pooler, a layer on the
@@ -38,8 +36,6 @@ class Bert(Module):
   types: int = 2
   activation: str = "gelu"
   epsilon: float = 1e-12
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, ids, mask=None):
@@ -48,21 +44,14 @@ class Bert(Module):
     `mask` [B, L] is True for tokens that are attended to; None: all. Outputs at False
     have no meaning.
     """
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     places = blocks.token_positions(ids, self.length)
-    table = lambda rows, name: blocks.Embedding(rows, self.width, **dtypes, name=name)
+    table = lambda rows, name: blocks.Embedding(
+      rows, self.width, **self.dtypes, name=name
+    )
     x = table(self.vocabulary, "token")(ids)
     x = x + table(self.types, "type")(jnp.zeros_like(places))
     x = x + table(self.length, "position")(places)
     x = norms.LayerNorm(self.epsilon, self.param_dtype, name="norm")(x)
 
-    stack = blocks.scan_blocks(blocks.EncoderBlock, self.depth)(
-      num_heads=self.num_heads,
-      hidden=self.hidden,
-      norm="after",
-      activation=self.activation,
-      epsilon=self.epsilon,
-      **dtypes,
-      name="blocks",
-    )
-    return stack(x, None if mask is None else rearrange(mask, "b m -> b 1 1 m"))[0]
+    mask = None if mask is None else rearrange(mask, "b m -> b 1 1 m")
+    return blocks.encoder_stack(self, "after")(x, mask)[0]

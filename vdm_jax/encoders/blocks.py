@@ -4,19 +4,18 @@ The same block serves BERT (https://arxiv.org/abs/1810.04805), which normalises 
 each branch, and CLIP (https://arxiv.org/abs/2103.00020), which does so before it.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers import activations, norms
 from vdm_jax.layers.attention import attention
 from vdm_jax.layers.linear import Linear
+from vdm_jax.layers.module import TypedModule
 
 normal = nn.initializers.normal(0.02)
 
 
-class Embedding(nn.Module):
+class Embedding(TypedModule):
   """Embedding table: ids [...] -> [..., width] in `dtype`; an id >= `rows` gives NaN.
 
   `axis` is the logical name of the width, for a mesh.
@@ -25,8 +24,6 @@ class Embedding(nn.Module):
   rows: int
   width: int
   axis: str = "embed"
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, ids):
@@ -39,7 +36,7 @@ class Embedding(nn.Module):
     return jnp.take(table, ids, axis=0, mode="fill").astype(self.dtype)
 
 
-class EncoderBlock(nn.Module):
+class EncoderBlock(TypedModule):
   """A transformer block, tokens [B, L, D] -> the same: self-attention and an MLP.
 
   The MLP has the width `hidden`, and all layers have biases. `norm` is "before" or
@@ -51,8 +48,6 @@ class EncoderBlock(nn.Module):
   norm: str
   activation: str
   epsilon: float
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, mask):
@@ -60,11 +55,10 @@ class EncoderBlock(nn.Module):
 
     x is [B, L, D]; `mask` is boolean, broadcastable to [B, N, L, L], or None.
     """
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     width = x.shape[-1]
-    attend = attention.Attention(self.num_heads, **dtypes, name="attention")
-    mlp_in = Linear(self.hidden, ("embed", "mlp"), **dtypes, name="mlp_in")
-    mlp_out = Linear(width, ("mlp", "embed"), **dtypes, name="mlp_out")
+    attend = attention.Attention(self.num_heads, **self.dtypes, name="attention")
+    mlp_in = Linear(self.hidden, ("embed", "mlp"), **self.dtypes, name="mlp_in")
+    mlp_out = Linear(width, ("mlp", "embed"), **self.dtypes, name="mlp_out")
     activate = activations.ACTIVATIONS[self.activation]
     branches = {
       "attention_norm": lambda x: attend(x, mask=mask),
@@ -90,6 +84,23 @@ def scan_blocks(block, depth):
     in_axes=nn.broadcast,
     length=depth,
     metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+
+
+def encoder_stack(module, norm):
+  """The stack of EncoderBlocks "blocks" inside an encoder, whose fields it takes.
+
+  Called with (x, mask), it returns what `scan_blocks` does; `norm` is "before" or
+  "after" each branch.
+  """
+  return scan_blocks(EncoderBlock, module.depth)(
+    num_heads=module.num_heads,
+    hidden=module.hidden,
+    norm=norm,
+    activation=module.activation,
+    epsilon=module.epsilon,
+    **module.dtypes,
+    name="blocks",
   )
 
 

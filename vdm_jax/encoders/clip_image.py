@@ -1,7 +1,5 @@
 """CLIP's image encoder (https://arxiv.org/abs/2103.00020), a vision transformer."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange, repeat
@@ -9,10 +7,10 @@ from einops import rearrange, repeat
 from vdm_jax.encoders import blocks
 from vdm_jax.layers import norms
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Module, TypedModule
 
 
-class ClipImage(Module):
+class ClipImage(Module, TypedModule):
   """CLIP's image encoder: pixels [B, H, W, C] -> embeddings [B, projection].
 
   `apply(params, pixels, method="tokens")` gives hidden states instead. Pixels are
@@ -39,8 +37,6 @@ class ClipImage(Module):
   epsilon: float = 1e-5
   projection: int | None = 768
   skip: int = 0
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   def __call__(self, pixels):
     """Image embeddings [B, projection], or [B, width] without a projection."""
@@ -62,10 +58,9 @@ class ClipImage(Module):
         f"Pixels of shape {pixels.shape}, but this encoder takes [B, H, W, C] with "
         f"(H, W, C) = {wanted}; resize them."
       )
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name: norms.LayerNorm(self.epsilon, self.param_dtype, name=name)
     linear = lambda features, name: Linear(
-      features, (None, "embed"), use_bias=False, **dtypes, name=name
+      features, (None, "embed"), use_bias=False, **self.dtypes, name=name
     )
 
     grid = self.size // self.patch
@@ -77,19 +72,10 @@ class ClipImage(Module):
     token = self.param("class", named, (self.width,), self.param_dtype)
     token = repeat(token.astype(self.dtype), "d -> b 1 d", b=len(x))
     x = jnp.concatenate([token, x], axis=1)  # [B, 1 + N, D]
-    places = blocks.Embedding(1 + grid**2, self.width, **dtypes, name="position")
+    places = blocks.Embedding(1 + grid**2, self.width, **self.dtypes, name="position")
     x = x + places(jnp.arange(1 + grid**2))
 
-    stack = blocks.scan_blocks(blocks.EncoderBlock, self.depth)(
-      num_heads=self.num_heads,
-      hidden=self.hidden,
-      norm="before",
-      activation=self.activation,
-      epsilon=self.epsilon,
-      **dtypes,
-      name="blocks",
-    )
-    last, states = stack(norm("norm_in")(x), None)
+    last, states = blocks.encoder_stack(self, "before")(norm("norm_in")(x), None)
     embedding = norm("norm_out")(last[:, 0])
     if self.projection:
       embedding = linear(self.projection, "projection")(embedding)

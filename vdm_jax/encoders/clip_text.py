@@ -3,8 +3,6 @@
 A token attends to itself and to those before it: only the end token to the whole text.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
@@ -12,12 +10,12 @@ from einops import rearrange
 from vdm_jax.encoders import blocks
 from vdm_jax.layers import norms
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Module, TypedModule
 
 HIGHEST = 2  # old configs name this as the end token: the end is at the highest id
 
 
-class ClipText(Module):
+class ClipText(Module, TypedModule):
   """CLIP's text encoder: token ids [B, L] -> hidden states [B, L, width].
 
   `apply(params, ids, mask, method="pooled")` gives a vector for each text instead. The
@@ -49,8 +47,6 @@ class ClipText(Module):
   projection: int | None = None
   skip: int = 0
   norm: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   def __call__(self, ids, mask=None):
     """Hidden states [B, L, width] of token ids [B, L].
@@ -67,25 +63,17 @@ class ClipText(Module):
   @nn.compact
   def _encode(self, ids, mask):
     """(hidden states, pooled)."""
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     places = blocks.token_positions(ids, self.length)
-    table = lambda rows, name: blocks.Embedding(rows, self.width, **dtypes, name=name)
+    table = lambda rows, name: blocks.Embedding(
+      rows, self.width, **self.dtypes, name=name
+    )
     x = table(self.vocabulary, "token")(ids)
     x = x + table(self.length, "position")(places)
 
     before = rearrange(places, "l -> l 1") >= rearrange(places, "m -> 1 m")
     if mask is not None:
       before = before & rearrange(mask, "b m -> b 1 1 m")
-    stack = blocks.scan_blocks(blocks.EncoderBlock, self.depth)(
-      num_heads=self.num_heads,
-      hidden=self.hidden,
-      norm="before",
-      activation=self.activation,
-      epsilon=self.epsilon,
-      **dtypes,
-      name="blocks",
-    )
-    last, states = stack(x, before)
+    last, states = blocks.encoder_stack(self, "before")(x, before)
     norm = norms.LayerNorm(self.epsilon, self.param_dtype, name="norm")
     hidden = states[self.depth - 1 - self.skip] if self.skip else last
     hidden = norm(hidden) if self.norm else hidden
@@ -94,7 +82,7 @@ class ClipText(Module):
     end = rearrange(jnp.argmax(score, axis=1), "b -> b 1 1")
     pooled = rearrange(jnp.take_along_axis(norm(last), end, axis=1), "b 1 d -> b d")
     if self.projection:
-      rest = dict(use_bias=False, **dtypes, name="projection")
+      rest = dict(use_bias=False, **self.dtypes, name="projection")
       project = Linear(self.projection, ("embed", None), **rest)
       pooled = project(pooled)
     return hidden, pooled

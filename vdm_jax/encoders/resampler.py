@@ -6,8 +6,6 @@ perceiver of https://arxiv.org/abs/2204.14198, as IP-Adapter
 have it.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange, repeat
@@ -16,12 +14,12 @@ from vdm_jax.encoders import blocks
 from vdm_jax.layers import activations, norms
 from vdm_jax.layers.attention import attention
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Module, TypedModule
 
 EPSILON = 1e-5  # of the norms, PyTorch's
 
 
-class Resampler(Module):
+class Resampler(Module, TypedModule):
   """Perceiver resampler: image tokens [B, N, embedding] -> [B, queries, features].
 
   The defaults are VideoCrafter 1's.
@@ -42,8 +40,6 @@ class Resampler(Module):
   queries: int = 16
   features: int = 1024
   expansion: int = 4
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, tokens):
@@ -53,9 +49,8 @@ class Resampler(Module):
         f"Image tokens of shape {tokens.shape}, but this resampler takes [B, N, E] "
         f"with E = {self.embedding}; set embedding to the image encoder's width."
       )
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     linear = lambda features, name: Linear(
-      features, (None, "embed"), **dtypes, name=name
+      features, (None, "embed"), **self.dtypes, name=name
     )
 
     named = nn.with_logical_partitioning(blocks.normal, (None, "embed"))
@@ -67,7 +62,7 @@ class Resampler(Module):
       num_heads=self.num_heads,
       head_dim=self.head_dim,
       hidden=self.expansion * self.width,
-      **dtypes,
+      **self.dtypes,
       name="blocks",
     )
     x, _ = stack(x, tokens)
@@ -75,25 +70,18 @@ class Resampler(Module):
     return norms.LayerNorm(EPSILON, self.param_dtype, name="norm_out")(x)
 
 
-class _Block(nn.Module):
+class _Block(TypedModule):
   """Cross-attention of queries [B, Q, D] to tokens [B, N, D], and an MLP; no biases."""
 
   num_heads: int
   head_dim: int
   hidden: int  # width of the MLP
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, tokens):
     norm = lambda name: norms.LayerNorm(EPSILON, self.param_dtype, name=name)
     linear = lambda features, axes, name: Linear(
-      features,
-      axes,
-      use_bias=False,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name=name,
+      features, axes, use_bias=False, **self.dtypes, name=name
     )
     width, inner = x.shape[-1], self.num_heads * self.head_dim
 

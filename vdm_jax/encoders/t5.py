@@ -5,7 +5,6 @@ bucket of distances (UMT5: https://arxiv.org/abs/2304.09151).
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,17 +15,15 @@ from einops import rearrange
 from vdm_jax.encoders import blocks
 from vdm_jax.layers import activations
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import Module
+from vdm_jax.layers.module import Module, TypedModule
 
 BIASES = ("shared", "each")  # one table of distances for all blocks, or one in each
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(TypedModule):
   """Norm without centring, x / sqrt(mean(x^2) + epsilon) scale, computed in float32."""
 
   epsilon: float
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, x):
@@ -38,7 +35,7 @@ class RMSNorm(nn.Module):
     return (x * scale.astype(jnp.float32)).astype(self.dtype)
 
 
-class BiasedAttention(nn.Module):
+class BiasedAttention(TypedModule):
   """Self-attention of N heads, softmax(q k' + bias) v, [B, L, D]; bias is [L, L, N].
 
   Logits are not divided by sqrt(head_dim), as in T5.
@@ -46,8 +43,6 @@ class BiasedAttention(nn.Module):
 
   num_heads: int
   head_dim: int
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, x, bias, mask):
@@ -57,7 +52,7 @@ class BiasedAttention(nn.Module):
       bias: [L, L, N] in float32, for query, key and head.
       mask: [B, 1, 1, L], True for tokens that are attended to; or None.
     """
-    rest = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+    rest = dict(use_bias=False, **self.dtypes)
     inner = self.num_heads * self.head_dim
     qkv = Linear(3 * inner, ("embed", "heads"), **rest, name="qkv")(x)
     qkv = rearrange(qkv, "b l (n three d) -> three b l n d", n=self.num_heads, three=3)
@@ -72,7 +67,7 @@ class BiasedAttention(nn.Module):
     return Linear(x.shape[-1], ("heads", "embed"), **rest, name="out")(out)
 
 
-class T5Block(nn.Module):
+class T5Block(TypedModule):
   """T5's encoder block on x [B, L, D]: attention and an MLP, a norm before each.
 
   Called with (x, places, mask), of relative positions and of tokens.
@@ -91,8 +86,6 @@ class T5Block(nn.Module):
   gated: bool
   epsilon: float
   buckets: int
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, x, places, mask):
@@ -103,17 +96,16 @@ class T5Block(nn.Module):
         query and key [L, L].
       mask: [B, 1, 1, L], True for tokens that are attended to; or None.
     """
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     linear = lambda size, axes, name: Linear(
-      size, axes, use_bias=False, **dtypes, name=name
+      size, axes, use_bias=False, **self.dtypes, name=name
     )
-    norm = lambda name: RMSNorm(self.epsilon, **dtypes, name=name)
+    norm = lambda name: RMSNorm(self.epsilon, **self.dtypes, name=name)
 
     if self.buckets:
-      places = relative_attention_bias(self.buckets, self.num_heads, self.param_dtype)(
-        places
-      )
-    attend = BiasedAttention(self.num_heads, self.head_dim, **dtypes, name="attention")
+      places = relative_attention_bias(self, places)
+    attend = BiasedAttention(
+      self.num_heads, self.head_dim, **self.dtypes, name="attention"
+    )
     x = x + attend(norm("attention_norm")(x), places, mask)
 
     h = norm("mlp_norm")(x)
@@ -127,7 +119,7 @@ class T5Block(nn.Module):
     return x + linear(x.shape[-1], ("mlp", "embed"), "mlp_out")(inside), None
 
 
-class T5Encoder(Module):
+class T5Encoder(Module, TypedModule):
   """T5's encoder: token ids [B, L] and mask [B, L] -> last hidden states [B, L, width].
 
   The defaults are t5-v1_1-xxl's; use bfloat16 or float32: its hidden states are too
@@ -155,8 +147,6 @@ class T5Encoder(Module):
   buckets: int = 32
   max_distance: int = 128
   epsilon: float = 1e-6
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, ids, mask=None):
@@ -167,16 +157,13 @@ class T5Encoder(Module):
     """
     if self.bias not in BIASES:
       raise ValueError(f"bias={self.bias!r} is not one of {BIASES}.")
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    token = blocks.Embedding(self.vocabulary, self.width, **dtypes, name="token")
+    token = blocks.Embedding(self.vocabulary, self.width, **self.dtypes, name="token")
     x = token(ids)
 
     shared = self.bias == "shared"
     places = relative_position_buckets(ids.shape[1], self.buckets, self.max_distance)
     if shared:
-      places = relative_attention_bias(self.buckets, self.num_heads, self.param_dtype)(
-        places
-      )
+      places = relative_attention_bias(self, places)
     stack = blocks.scan_blocks(T5Block, self.depth)(
       num_heads=self.num_heads,
       head_dim=self.head_dim,
@@ -185,19 +172,21 @@ class T5Encoder(Module):
       gated=self.gated,
       epsilon=self.epsilon,
       buckets=0 if shared else self.buckets,
-      **dtypes,
+      **self.dtypes,
       name="blocks",
     )
     mask = None if mask is None else rearrange(mask, "b m -> b 1 1 m")
     x, _ = stack(x, places, mask)
-    return RMSNorm(self.epsilon, **dtypes, name="norm")(x)
+    return RMSNorm(self.epsilon, **self.dtypes, name="norm")(x)
 
 
-def relative_attention_bias(num_buckets, num_heads, param_dtype):
-  """A module with T5's bias table: buckets [L, L] -> float32 [L, L, num_heads]."""
-  return blocks.Embedding(
-    num_buckets, num_heads, axis="heads", param_dtype=param_dtype, name="position"
-  )
+def relative_attention_bias(module, places):
+  """T5's bias, float32 [L, L, num_heads], of the integer buckets `places` [L, L].
+
+  It adds a table of `buckets` rows, a field of the linen module, as "position" to it.
+  """
+  rest = dict(axis="heads", param_dtype=module.param_dtype, name="position")
+  return blocks.Embedding(module.buckets, module.num_heads, **rest)(places)
 
 
 def relative_position_buckets(length, num_buckets, max_distance):

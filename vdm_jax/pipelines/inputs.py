@@ -4,7 +4,6 @@ An input turns what its user gives into entries of a batch, those that training 
 and has the conditioner of training for them:
 
   name         of its argument in the pipeline's call
-  signals      names of its signals, which guidance may leave out
   random       whether `encode` draws noise from the frame's key
   conditioner  batch -> (cond, null), two Conditionings
   encode(frame, value, *, ...) -> {name: array [B, ...]}
@@ -53,7 +52,6 @@ class Prompts:
   encoder: Any
 
   name = "prompts"
-  signals = ("text",)
   random = False
   conditioner = conditioner.Text()
 
@@ -118,7 +116,6 @@ class ClassLabels:
   labels: dict = dataclasses.field(default_factory=dict)
 
   name = "prompts"
-  signals = ("label",)
   random = False
 
   @property
@@ -164,7 +161,6 @@ class FirstFrames:
   fps_offset: int = -1
 
   name = "pictures"
-  signals = ("image",)
   random = True
 
   @property

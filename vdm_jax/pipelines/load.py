@@ -11,7 +11,6 @@ one of ours: the task is a LatentDiffusion like those that are trained here.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +27,7 @@ from vdm_jax.pipelines import (
   pipeline,
   text_encoder,
 )
+from vdm_jax.pretrained import config_json
 from vdm_jax.pretrained.tables.unet import motion_adapter
 from vdm_jax.tasks import latent_diffusion
 
@@ -190,7 +190,7 @@ def load(
     prediction=scheduler.prediction,
     conditioner=conditioner.All(tuple(x.conditioner for x in made)),
   )
-  config = json.loads((folder / published.network / "config.json").read_text())
+  config = config_json.read_config(folder / published.network)
   return pipeline.Pipeline(
     pipeline.Components(task, params, scheduler, decoder, decoder_params),
     made,
@@ -221,13 +221,8 @@ def _read_index(folder):
       f"{folder} has no {INDEX}, it has {there}. A single component opens with "
       "pretrained.load."
     )
-  try:
-    index = json.loads((folder / INDEX).read_text())
-    name = index["_class_name"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"{folder / INDEX} is no index of a pipeline: {error!r}"
-    ) from error
+  index = config_json.read_object(folder / INDEX)
+  name = index.get("_class_name")
   if name not in PUBLISHED:
     raise ValueError(
       f"{folder} is a {name}; what opens whole is {', '.join(PUBLISHED)}. Its "

@@ -75,7 +75,7 @@ def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
   for path in paths:
     state_dict |= sd.unwrap(files.open_tensors(pathlib.Path(path)))
   state_dict = table.renamed(state_dict)
-  module = table.from_config(config, sd.shapes_of(state_dict))
+  module = table.from_config(config)
   return _loaded(table, module, state_dict, config, dtype, mesh, rules)
 
 
@@ -116,11 +116,7 @@ def load_like(params, path, *, module=None):
     if k not in found or k not in expected or found[k].shape != expected[k].shape
   ]
   sd.raise_problems(module, problems)
-  like = {
-    k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-    for k, x in expected.items()
-  }
-  return _filled(module, table, state_dict, config, like)
+  return _filled(module, table, state_dict, config, expected)
 
 
 def save(path, module, params, *, max_shard=files.MAX_SHARD):
@@ -215,7 +211,7 @@ def _opened(path, module):
     table, module = _from_shapes(path, state_dict)
   state_dict = table.renamed(state_dict)
   if module is None:
-    module = table.from_config(config, sd.shapes_of(state_dict))
+    module = table.from_config(config)
   return table, table.refine(module, state_dict), state_dict, config
 
 

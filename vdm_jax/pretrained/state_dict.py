@@ -3,16 +3,16 @@
 Arrays may be tensor.Tensors, which are read one after the other; nothing unpickles.
 """
 
+import re
 from collections.abc import Mapping
 
 import flax
-import flax.linen as nn
 import numpy as np
 from einops import EinopsError, rearrange
 
 from vdm_jax.pretrained.formats import chunks, tensor
 from vdm_jax.pretrained.tables import registry
-from vdm_jax.pretrained.tables.table import as_tuple
+from vdm_jax.pretrained.tables.table import as_tuple, flatten
 
 # Of checkpoints: the first one found is taken.
 WRAPPERS = ("ema", "model", "state_dict", "module", "_forward_module")
@@ -99,9 +99,7 @@ def published_arrays(module, table, flat):
   One parameter is converted at a time, by the rules of the module's Table.
   """
   for names, ours, pattern in table.rules(module):
-    x = _rearrange(
-      np.asarray(flat[ours]), inverse_pattern(pattern), table.axis_sizes(module)
-    )
+    x = _to_published(table, module, pattern, np.asarray(flat[ours]))
     yield from [(names, x)] if isinstance(names, str) else zip(names, x, strict=True)
   yield from table.buffers(module).items()
 
@@ -116,7 +114,7 @@ def param_problems(module, table, flat):
       continue
     view = np.broadcast_to(np.int8(0), flat[ours].shape)
     try:
-      x = _rearrange(view, inverse_pattern(pattern), table.axis_sizes(module))
+      x = _to_published(table, module, pattern, view)
     except EinopsError:
       problems.append(f"{ours} has shape {view.shape}, which does not fit the module")
       continue
@@ -170,13 +168,6 @@ def table_of(module, state_dict=(), saved=False):
   )
 
 
-def flatten(params):
-  """{"a/b/c": leaf} of nested parameters, without their boxes of logical axis names."""
-  flat = flax.traverse_util.flatten_dict(params, sep="/")
-  box = nn.meta.AxisMetadata  # its unbox() would shard the leaf
-  return {k: x.value if isinstance(x, box) else x for k, x in flat.items()}
-
-
 def shapes_of(state_dict):
   """{name: shape, a tuple of ints} of a dict of arrays."""
   return {name: tuple(x.shape) for name, x in state_dict.items()}
@@ -197,8 +188,8 @@ def checked_param_shapes(module, table, state_dict):
   expected = {}
   for names, name, pattern in table.rules(module):
     # A view of one number has the shape and costs no memory.
-    x = np.broadcast_to(np.int8(0), ours[name].shape)
-    shape = _rearrange(x, inverse_pattern(pattern), table.axis_sizes(module)).shape
+    view = np.broadcast_to(np.int8(0), ours[name].shape)
+    shape = _to_published(table, module, pattern, view).shape
     one = isinstance(names, str)
     expected |= {names: shape} if one else dict.fromkeys(names, shape[1:])
 
@@ -249,7 +240,8 @@ def inverse_pattern(pattern):
   return " -> ".join(reversed(pattern.split(" -> ")))
 
 
-def _rearrange(x, pattern, axis_sizes):
-  letters = pattern.replace("(", " ").replace(")", " ").split()
-  sizes = {k: n for k, n in axis_sizes.items() if k in letters}
-  return rearrange(x, pattern, **sizes)
+def _to_published(table, module, pattern, x):
+  """Our parameter x as the published array, or as a stack of them."""
+  letters = re.findall(r"\w+", pattern)
+  sizes = {k: n for k, n in table.axis_sizes(module).items() if k in letters}
+  return rearrange(x, inverse_pattern(pattern), **sizes)

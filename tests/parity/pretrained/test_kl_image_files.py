@@ -55,11 +55,11 @@ def write(folder, state, config):
 
 
 def test_fields_that_are_absent_are_their_defaults():
-  module = table.TABLE.from_config({"_class_name": "AutoencoderKL"}, {})
+  module = table.TABLE.from_config({"_class_name": "AutoencoderKL"})
   theirs = AutoencoderKL()
   assert module.channels == (64,) and module.layers_per_block == 1
   found = {name: x.shape for name, x in theirs.state_dict().items()}
-  assert {name for name, _, _ in table.autoencoder_rules(module)} == set(found)
+  assert {name for name, _, _ in table.TABLE.rules(module)} == set(found)
 
 
 @pytest.mark.parametrize("name", FACTORS)
@@ -85,7 +85,7 @@ def test_any_factor_survives():
   for digits in rng.integers(1, 7, 300):
     factor = float(f"{rng.uniform(0.01, 4.0):.{digits}g}")
     latents = table.latent_statistics(
-      table.TABLE.from_config(TINY, {}), {"scaling_factor": factor}
+      table.TABLE.from_config(TINY), {"scaling_factor": factor}
     )
     latents = {k.removeprefix("latents/"): x for k, x in latents.items()}
     assert table.latent_statistics_config(latents)["scaling_factor"] == factor
@@ -103,7 +103,7 @@ def test_measured_statistics_survive(state, tmp_path):
 
 
 def test_without_a_config_the_factor_is_stable_diffusions(state):
-  module = table.TABLE.from_config(TINY, {})
+  module = table.TABLE.from_config(TINY)
   params = pretrained.from_state_dict(module, state)
   np.testing.assert_array_equal(params["latents"]["shift"], [0.0, 0.0])
   np.testing.assert_array_equal(
@@ -148,7 +148,7 @@ def test_everything_unsupported_is_in_one_error(state, tmp_path):
 
 
 def test_one_factor_is_all_that_a_temporal_decoders_file_can_say():
-  module = temporal_table.from_config(dict(block_out_channels=[32]), {})
+  module = temporal_table.from_config(dict(block_out_channels=[32]))
   assert module == kl_temporal.KLTemporal(
     channels=(32,), layers_per_block=1, mid_layers=1, sample_size=32
   )

@@ -16,7 +16,7 @@ from vdm_jax.pretrained import state_dict
 from vdm_jax.pretrained.lora import lora
 from vdm_jax.pretrained.lora import names as lora_names
 from vdm_jax.pretrained.tables import registry
-from vdm_jax.pretrained.tables.table import Table, init_shapes
+from vdm_jax.pretrained.tables.table import Table
 from vdm_jax.pretrained.tables.unet.animatediff import TABLE as ANIMATEDIFF
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -39,15 +39,12 @@ class Mixed(nn.Module):
 @pytest.fixture
 def table(monkeypatch):
   """The table of Mixed, in place of all others."""
-
-  def abstract_params(module, shapes):
-    del shapes
-    return init_shapes(module, jnp.zeros((1, WIDTH)))
-
-  names = zip(LAYERS, ("q", "k", "v", "out"), strict=True)
-  rules = [(f"{PREFIX}.{a}.weight", f"{b}/kernel", "o i -> i o") for a, b in names]
+  names = zip(("q", "k", "v", "out"), LAYERS, strict=True)
+  names = {ours: f"{PREFIX}.{theirs}" for ours, theirs in names}
   made = Table(
-    module_class=Mixed, rules=lambda module: rules, abstract_params=abstract_params
+    module_class=Mixed,
+    names=lambda module: names,
+    inputs=lambda module: (jnp.zeros((1, WIDTH)),),
   )
   monkeypatch.setattr(registry, "TABLES", (made,))
 

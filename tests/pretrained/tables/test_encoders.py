@@ -30,7 +30,7 @@ def test_what_is_not_supported_is_named(table, config, named):
   if table is not t5.TABLE:
     config, named = config | {"hidden_act": "tanh"}, (*named, "hidden_act='tanh'")
   with pytest.raises(ValueError) as caught:
-    table.from_config(config, {})
+    table.from_config(config)
   for name in named:
     assert name in str(caught.value)
 

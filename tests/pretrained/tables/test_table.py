@@ -2,11 +2,19 @@
 
 import types
 
+import jax.numpy as jnp
+
 from vdm_jax.pretrained.tables.table import Table
 
 
 class Module(types.SimpleNamespace):
-  pass
+  """With parameters "x", and "y" of two layers."""
+
+  __hash__ = object.__hash__
+
+  def init(self, key, size):
+    del key
+    return {"x": jnp.zeros(size), "y": {"bias": jnp.zeros((2, size))}}
 
 
 TABLE = Table(
@@ -16,8 +24,9 @@ TABLE = Table(
     "classes": range(1, 5),
     "layers": lambda module: (module.depth,),
   },
-  rules=lambda module: [("one", "x", "o -> o"), (("two", "three"), "y", "l o -> l o")],
-  abstract_params=None,
+  names=lambda module: {"x": "one", "y": ("two", "three"), "absent": "four"},
+  inputs=lambda module, size: (size,),
+  widths={"size": ("^weight$", 5)},
   prefix=r"model\.",
   renames=((r"^old\.", "new."),),
 )
@@ -40,6 +49,15 @@ def test_fields_may_be_nested_absent_ranges_or_follow_from_the_module():
 
 
 def test_names_lose_the_prefix_and_are_the_newest():
-  assert TABLE.published_names(module()) == {"one", "two", "three"}
+  assert TABLE.published_names(module()) == {"one", "two.bias", "three.bias"}
   assert TABLE.renamed({"model.old.x": 1, "other.y": 2}) == {"new.x": 1}
   assert TABLE.renamed({"old.x": 1, "y": 2}) == {"new.x": 1, "y": 2}
+
+
+def test_rules_follow_from_names_and_from_the_parameters_that_there_are():
+  assert TABLE.rules(module()) == [
+    ("one", "x", "o -> o"),
+    (("two.bias", "three.bias"), "y/bias", "l o -> l o"),
+  ]
+  params = TABLE.abstract_params(module(), {"weight": (3, 7)})
+  assert params["y"]["bias"].shape == (2, 7)

@@ -15,6 +15,7 @@ from vdm_jax.models import lora
 from vdm_jax.pretrained import state_dict
 from vdm_jax.pretrained.formats import files
 from vdm_jax.pretrained.lora import names as lora_names
+from vdm_jax.pretrained.tables.table import as_tuple
 
 
 def load(module, path, scale=1.0):
@@ -62,17 +63,16 @@ def factors_from_state_dict(module, lora_state, scale=1.0):
   """
   target = type(module).__name__
   pairs, problems = lora_names.read_pairs_and_problems(lora_state)
-  pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
   table = state_dict.table_of(module, pairs)
-  rules = [(_names(rule), rule) for rule in table.rules(module)]
-  known = {name for names, _ in rules for name in names}
+  known = table.published_names(module)
   pairs = lora_names.rename_to_known(table.renamed(pairs), known)
   problems += _unknown(pairs, known, target)
 
   shapes = {name: (len(p.up), *p.down.shape[1:]) for name, p in pairs.items()}
   specs, out = state_dict.flatten(table.abstract_params(module, shapes)), {}
   axis_sizes = table.axis_sizes(module)
-  for names, (_, ours, pattern) in rules:
+  for names, ours, pattern in table.rules(module):
+    names = as_tuple(names)
     found = {name: pairs[name] for name in names if name in pairs}
     if not found:
       continue
@@ -102,7 +102,6 @@ def merge_state_dict(state, lora_state, scale=1.0):
   """
   target, out = "the state dict", state_dict.unwrap(state)
   pairs, problems = lora_names.read_pairs_and_problems(lora_state)
-  pairs = {f"{layer}.weight": pair for layer, pair in pairs.items()}
   pairs = lora_names.rename_to_known(pairs, out)
   problems += _unknown(pairs, out, target)
   fitted = {}
@@ -185,10 +184,6 @@ class LoraKernel:
     pattern = f"{' '.join(read)} -> {' '.join([*self.right[:-1], 'r'])}"
     down = rearrange(down if layers else down[0], pattern)
     return down, rearrange(up, self.pattern, **self.axes)
-
-
-def _names(rule):
-  return (rule[0],) if isinstance(rule[0], str) else rule[0]
 
 
 def _fit(pairs, shape):

@@ -98,7 +98,7 @@ class LoraPair:
 
 
 def read_pairs_and_problems(lora_state):
-  """({published layer: LoraPair}, [sentence on what is wrong]) of a LoRA file.
+  """({published weight: LoraPair}, [sentence on what is wrong]) of a LoRA file.
 
   `lora_state` is its {name: array}, in any of the published layouts.
   """
@@ -124,7 +124,7 @@ def read_pairs_and_problems(lora_state):
       problems.append(f"{layer} needs a down and an up, matrices or convolutions")
       continue
     alpha = part["alpha"].item() if "alpha" in part else len(down)
-    pairs[layer] = LoraPair(down, up, alpha / len(down))
+    pairs[f"{layer}.weight"] = LoraPair(down, up, alpha / len(down))
   return pairs, problems
 
 

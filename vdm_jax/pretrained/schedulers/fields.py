@@ -5,6 +5,7 @@ those of other classes.
 """
 
 from vdm_jax.pretrained.config_json import require_supported
+from vdm_jax.pretrained.schedulers import grids
 
 DDPM, DDIM = "DDPMScheduler", "DDIMScheduler"
 EULER, ANCESTRAL = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
@@ -105,6 +106,8 @@ RENAMED = {
 }
 
 _EACH = {
+  "prediction_type": ("epsilon", "sample", "v_prediction"),
+  "time_shift_type": ("exponential",),
   "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
   "timestep_spacing": ("leading", "trailing", "linspace"),
   "final_sigmas_type": ("zero", "sigma_min"),
@@ -117,26 +120,20 @@ _EACH = {
   "stochastic_sampling": (False,),
   "solver_order": (1, 2, 3),
 }
-_TABLED = ("epsilon", "sample", "v_prediction")
 SUPPORTED = {
   DDPM: {
-    "prediction_type": _TABLED,
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "learned_range"),
   },
-  DDIM: {"prediction_type": _TABLED},
-  EULER: {"prediction_type": _TABLED},
   ANCESTRAL: {"prediction_type": ("epsilon", "v_prediction")},
   DPM: {
     "prediction_type": tuple(PREDICTIONS),
     "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
     "solver_type": ("midpoint", "heun"),
     "variance_type": (None, "learned", "learned_range"),
-    "time_shift_type": ("exponential",),
   },
   UNIPC: {
     "prediction_type": tuple(PREDICTIONS),
     "solver_type": ("bh1", "bh2"),
-    "time_shift_type": ("exponential",),
   },
   FLOW: {"time_shift_type": ("exponential", "linear")},
 }
@@ -159,16 +156,15 @@ def fill_defaults(original):
   for field, names in RENAMED.items():
     if field[0] == name:
       config[field[1]] = names.get(config[field[1]], config[field[1]])
-  require_supported(config, _EACH | SUPPORTED[name], name, _problems(name, config))
+  require_supported(
+    config, _EACH | SUPPORTED.get(name, {}), name, _problems(name, config)
+  )
   return config
 
 
 def _problems(name, config):
   problems = []
-  shapes = [
-    k for k in config if k.startswith("use_") and k.split("_")[-1] != "shifting"
-  ]
-  shapes = [k for k in shapes if k != "use_flow_sigmas" and config[k]]
+  shapes = [shape for shape in grids.SHAPES if config.get(shape)]
   if len(shapes) > 1:
     problems.append(f"{' and '.join(shapes)}; supported: one of them")
   betas, count = config.get("trained_betas"), config["num_train_timesteps"]

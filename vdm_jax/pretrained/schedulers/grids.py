@@ -12,7 +12,12 @@ import scipy.stats
 from vdm_jax.diffusion import process as p
 
 RHO = 7.0
-SHAPES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+SHAPES = (
+  "use_karras_sigmas",
+  "use_exponential_sigmas",
+  "use_beta_sigmas",
+  "use_lu_lambdas",
+)
 # A ratio that float32 could put on the other side of a whole index keeps this away.
 MARGIN = 5e-6
 
@@ -73,10 +78,10 @@ def increasing_noise_to_signal(config):
 
 def is_spaced_by_sigma(config):
   """Whether a scheduler_config.json dict spaces times in sigma (Karras'), not in t."""
-  return any(config.get(shape) for shape in (*SHAPES, "use_lu_lambdas"))
+  return any(config.get(shape) for shape in SHAPES)
 
 
-def ddpm_grid(num_steps, *, config, end):
+def ddpm_grid(num_steps, *, config, end=0.0):
   """Falling times [S + 1] float32 of DDPM and DDIM: numbers of training steps, from 1.
 
   Args:
@@ -89,8 +94,9 @@ def ddpm_grid(num_steps, *, config, end):
 def euler_grid(num_steps, *, config):
   """Falling sigma / alpha [S + 1] float32, Euler's times; config: with all defaults."""
   table = noise_to_signal(config)
-  whole = config["timestep_spacing"] != "linspace"
-  indices = _spaced(config, num_steps) if whole else _even(config, num_steps)
+  indices = _spaced(config, num_steps)
+  if config["timestep_spacing"] == "linspace":  # between whole ones
+    indices = np.linspace(0, len(table) - 1, num_steps, dtype=np.float32)[::-1]
   grid = np.interp(indices, np.arange(len(table)), table)
   if is_spaced_by_sigma(config):
     grid = _sigmas(config, float(grid[0]), float(grid[-1]), num_steps)
@@ -132,7 +138,7 @@ def rounds_time_down(config):
 
   `config` is a complete scheduler_config.json dict.
   """
-  if any(config.get(shape) for shape in SHAPES[1:]):
+  if config["use_exponential_sigmas"] or config["use_beta_sigmas"]:
     return True
   squared = config["beta_schedule"] == "squaredcos_cap_v2"
   return squared and config["_class_name"] == "DPMSolverMultistepScheduler"
@@ -148,20 +154,15 @@ def flow_match_grid(num_steps, *, config, mu=None, sigmas=None):
   """
   count = config["num_train_timesteps"]
   _check(num_steps, count)
-  shift = None if config["use_dynamic_shifting"] else config["shift"]
   if sigmas is None:
     # The ends are shifted before they are spaced and then again, as in the original.
     ends = np.asarray([count, 1], np.float32) / np.float32(count)
-    ends = ends if shift is None else _shift(ends, np.float32(shift))
+    if not config["use_dynamic_shifting"]:
+      ends = _shift(ends, np.float32(config["shift"]))
     sigmas = np.linspace(*(float(s) * count for s in ends), num_steps) / count
   else:
     sigmas = _given(sigmas, num_steps)
-  if shift is None:
-    sigmas = _dynamic(sigmas, mu, config["time_shift_type"])
-  else:
-    sigmas = _shift(sigmas, shift)
-  if config["shift_terminal"]:
-    sigmas = _stretch(sigmas, config["shift_terminal"])
+  sigmas = _shift_as_configured(sigmas, config, config["shift"], mu)
   if is_spaced_by_sigma(config):
     sigmas = _sigmas(config, float(sigmas[0]), float(sigmas[-1]), num_steps)
   return np.asarray([*sigmas, 0.0], np.float32)
@@ -188,13 +189,6 @@ def _zero_terminal_snr(table):
 def _check(num_steps, count):
   if not 1 <= num_steps <= count:
     raise ValueError(f"num_steps={num_steps}; the scheduler takes 1 to {count}.")
-
-
-def _even(config, num_steps):
-  """Evenly spaced indices, falling, float32 and between whole ones."""
-  _check(num_steps, config["num_train_timesteps"])
-  last = config["num_train_timesteps"] - 1
-  return np.linspace(0, last, num_steps, dtype=np.float32)[::-1]
 
 
 def _spaced(config, num_steps):
@@ -283,12 +277,7 @@ def _flow(num_steps, config, mu, sigmas):
     sigmas = np.linspace(1, 1 / count, num_steps + 1)[:-1]
   else:
     sigmas = np.array(_given(sigmas, num_steps), np.float64)
-  if config["use_dynamic_shifting"]:
-    sigmas = _dynamic(sigmas, mu, "exponential")
-  else:
-    sigmas = _shift(sigmas, shift)
-  if config["shift_terminal"]:
-    sigmas = _stretch(sigmas, config["shift_terminal"])
+  sigmas = _shift_as_configured(sigmas, config, shift, mu)
   if abs(sigmas[0] - 1) < 1e-6:
     sigmas[0] -= 1e-6  # 1 has no log SNR
   return sigmas
@@ -304,13 +293,15 @@ def _shift(sigmas, shift):
   return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
-def _dynamic(sigmas, mu, kind):
-  if mu is None:
+def _shift_as_configured(sigmas, config, shift, mu):
+  """Sigmas shifted by `shift`, or by mu, and stretched to end at shift_terminal."""
+  if not config["use_dynamic_shifting"]:
+    sigmas = _shift(sigmas, shift)
+  elif mu is None:
     raise ValueError("The shift is dynamic (use_dynamic_shifting): give mu to ts.")
-  factor = math.exp(mu) if kind == "exponential" else mu
-  return factor / (factor + (1 / sigmas - 1))
-
-
-def _stretch(sigmas, terminal):
-  """Sigmas that end at `terminal`."""
-  return 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - terminal))
+  else:
+    factor = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
+    sigmas = factor / (factor + (1 / sigmas - 1))
+  if terminal := config["shift_terminal"]:
+    sigmas = 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - terminal))
+  return sigmas

@@ -78,18 +78,7 @@ def ddim(
 
 
 def dpm_solver(
-  denoise,
-  process,
-  x,
-  ts,
-  cond,
-  key,
-  *,
-  solver,
-  order,
-  rule,
-  lower_order_final,
-  final_orders,
+  denoise, process, x, ts, cond, key, *, solver, lower_order_final, final_orders
 ):
   """Samples as DPMSolverMultistepScheduler: x0 [B, T, H, W, C], if `ts` ends at 0.
 
@@ -99,22 +88,11 @@ def dpm_solver(
     x: [B, T, H, W, C], noise at the time ts[0].
     ts: [S + 1] or [S + 1, T], falling times, the same or one for each frame.
     cond, key: the network's Conditioning; PRNG key of the steps' noise.
-    solver: dpm_solver or dpm_solver_sde of diffusion/samplers/dpm_solver.py.
-    order: 1, 2 or 3, how many estimates a step uses.
-    rule: of the second order, "midpoint" or "heun".
+    solver: dpm_solver or dpm_solver_sde of diffusion/samplers/dpm_solver.py, with its
+      order and rule.
     lower_order_final: whether the last two steps have order 2 and 1 if there are fewer
       than 15.
     final_orders: otherwise the highest orders of the last steps, the last first.
   """
   final_orders = (1, 2) if lower_order_final and len(ts) - 1 < 15 else final_orders
-  return solver(
-    denoise,
-    process,
-    x,
-    ts,
-    cond,
-    key,
-    order=order,
-    rule=rule,
-    final_orders=final_orders,
-  )
+  return solver(denoise, process, x, ts, cond, key, final_orders=final_orders)

@@ -83,8 +83,13 @@ def load_scheduler(source):
   """
   original = source if isinstance(source, Mapping) else _read(pathlib.Path(source))
   config = fields.fill_defaults(original)
-  make = MAKERS[config["_class_name"]]
-  return Scheduler(**make(config), original=dict(original))
+  make, grid = MAKERS[config["_class_name"]]
+  made = {
+    "prediction": fields.PREDICTIONS[config.get("prediction_type", "flow_prediction")],
+    "ts": functools.partial(grid, config=config),
+    "wrappers": _wrappers(_clipping(config)),
+  }
+  return Scheduler(**made | make(config), original=dict(original))
 
 
 def save_scheduler(folder, scheduler):
@@ -105,13 +110,8 @@ def _read(path):
 
 def _ddpm(config):
   fraction = {"learned_range": None, "fixed_large": 1.0}.get(config["variance_type"], 0)
-  return {
-    "process": _table(config),
-    "prediction": fields.PREDICTIONS[config["prediction_type"]],
-    "sampler": functools.partial(samplers.ddpm, fraction=fraction),
-    "ts": functools.partial(grids.ddpm_grid, config=config, end=0),
-    "wrappers": _wrappers(_clipping(config)),
-  }
+  sampler = functools.partial(samplers.ddpm, fraction=fraction)
+  return {"process": _table(config), "sampler": sampler}
 
 
 def _ddim(config):
@@ -126,20 +126,14 @@ def _ddim(config):
     train_steps=None if to_next_time else config["num_train_timesteps"],
     end=end,
   )
-  return {
-    "process": _table(config),
-    "prediction": fields.PREDICTIONS[config["prediction_type"]],
-    "sampler": sampler,
-    "ts": functools.partial(
-      grids.ddpm_grid, config=config, end=end if to_next_time else 0.0
-    ),
-  }
+  end = end if to_next_time else 0.0
+  ts = functools.partial(grids.ddpm_grid, config=config, end=end)
+  return {"process": _table(config), "sampler": sampler, "ts": ts, "wrappers": ()}
 
 
 def _euler(config):
-  ts = functools.partial(grids.euler_grid, config=config)
-  prediction = fields.PREDICTIONS[config["prediction_type"]]
-  if config.get("timestep_type") == "continuous" and prediction == "v":
+  prediction = config["prediction_type"]
+  if config.get("timestep_type") == "continuous" and prediction == "v_prediction":
     process = p.EDM(t_max=_t_max(config), sigma_data=1.0)
   else:
     by_sigma = grids.is_spaced_by_sigma(config)
@@ -150,16 +144,13 @@ def _euler(config):
       log_index=by_sigma,
       rounding="none" if between else "nearest",
     )
-  leading = config["timestep_spacing"] == "leading"
-  sampler = euler.euler
-  if config["_class_name"] == "EulerAncestralDiscreteScheduler":
-    sampler = ddim.euler_ancestral
+  # Of unit variance, or the noise alone.
+  signal = 1.0 if config["timestep_spacing"] == "leading" else 0.0
+  ancestral = config["_class_name"] == fields.ANCESTRAL
   return {
     "process": process,
-    "prediction": prediction,
-    "sampler": sampler,
-    "ts": ts,
-    "init_noise_sigma": _unit_variance_scale if leading else _largest_sigma,
+    "sampler": ddim.euler_ancestral if ancestral else euler.euler,
+    "init_noise_sigma": lambda ts: float(np.hypot(np.max(ts), signal)),
   }
 
 
@@ -167,65 +158,46 @@ def _t_max(config):
   return max(float(grids.noise_to_signal(config)[-1]), config.get("sigma_max") or 0.0)
 
 
-def _largest_sigma(ts):
-  return float(np.max(ts))
-
-
-def _unit_variance_scale(ts):
-  return float(np.hypot(np.max(ts), 1.0))
-
-
-def _multistep(config):
-  """What DPM-Solver and UniPC share: all but the sampler."""
+def _multistep_process(config):
+  """The process of DPM-Solver and UniPC."""
   if config["use_flow_sigmas"]:
-    process = processes.RoundedTimeFlow(scale=float(config["num_train_timesteps"]))
-  else:
-    process = processes.SigmaTableProcess(
-      grids.increasing_noise_to_signal(config),
-      t_max=_t_max(config),
-      exploding=False,
-      log_index=True,
-      rounding="down" if grids.rounds_time_down(config) else "nearest",
-    )
-  return {
-    "process": process,
-    "prediction": fields.PREDICTIONS[config["prediction_type"]],
-    "ts": functools.partial(grids.multistep_grid, config=config),
-    "wrappers": _wrappers(_clipping(config)),
-  }
+    return processes.RoundedTimeFlow(scale=float(config["num_train_timesteps"]))
+  return processes.SigmaTableProcess(
+    grids.increasing_noise_to_signal(config),
+    t_max=_t_max(config),
+    exploding=False,
+    log_index=True,
+    rounding="down" if grids.rounds_time_down(config) else "nearest",
+  )
 
 
 def _dpm_solver(config):
   stochastic = config["algorithm_type"] == "sde-dpmsolver++"
+  solver = dpm_solver.dpm_solver_sde if stochastic else dpm_solver.dpm_solver
   sampler = functools.partial(
     samplers.dpm_solver,
-    solver=dpm_solver.dpm_solver_sde if stochastic else dpm_solver.dpm_solver,
-    order=config["solver_order"],
-    rule=config["solver_type"],
+    solver=functools.partial(
+      solver, order=config["solver_order"], rule=config["solver_type"]
+    ),
     lower_order_final=config["lower_order_final"],
     final_orders=(1,) if config["euler_at_final"] else (),
   )
-  return _multistep(config) | {"sampler": sampler}
+  return {"process": _multistep_process(config), "sampler": sampler}
 
 
 def _unipc(config):
-  final_orders = (1, 2) if config["lower_order_final"] else ()
   sampler = functools.partial(
     unipc.unipc,
     order=config["solver_order"],
     kind=config["solver_type"],
-    final_orders=final_orders,
+    final_orders=(1, 2) if config["lower_order_final"] else (),
   )
-  return _multistep(config) | {"sampler": sampler}
+  return {"process": _multistep_process(config), "sampler": sampler}
 
 
 def _flow_match(config):
-  return {
-    "process": p.Flow(scale=float(config["num_train_timesteps"])),
-    "prediction": "velocity",
-    "sampler": euler.euler,
-    "ts": functools.partial(grids.flow_match_grid, config=config),
-  }
+  process = p.Flow(scale=float(config["num_train_timesteps"]))
+  return {"process": process, "sampler": euler.euler}
 
 
 def _table(config):
@@ -253,12 +225,13 @@ def _wrappers(clip):
   return (functools.partial(d.edit_x0, fn=clip, below=jnp.inf),)
 
 
+# {class: (config -> fields of its Scheduler, grid of times)}.
 MAKERS = {
-  "DDIMScheduler": _ddim,
-  "DDPMScheduler": _ddpm,
-  "DPMSolverMultistepScheduler": _dpm_solver,
-  "EulerAncestralDiscreteScheduler": _euler,
-  "EulerDiscreteScheduler": _euler,
-  "FlowMatchEulerDiscreteScheduler": _flow_match,
-  "UniPCMultistepScheduler": _unipc,
+  fields.DDIM: (_ddim, grids.ddpm_grid),
+  fields.DDPM: (_ddpm, grids.ddpm_grid),
+  fields.DPM: (_dpm_solver, grids.multistep_grid),
+  fields.ANCESTRAL: (_euler, grids.euler_grid),
+  fields.EULER: (_euler, grids.euler_grid),
+  fields.FLOW: (_flow_match, grids.flow_match_grid),
+  fields.UNIPC: (_unipc, grids.multistep_grid),
 }

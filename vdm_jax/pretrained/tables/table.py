@@ -4,14 +4,41 @@ A new model is one file with a Table, and its line in registry.py.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 
+import flax
+import flax.linen as nn
 import jax
+
+# The last part of our parameters' names, where published ones have another.
+ENDINGS = {
+  "kernel": "weight",
+  "scale": "weight",
+  "table": "weight",
+  "relative_k": "relative_position_k.embeddings_table",
+  "relative_v": "relative_position_v.embeddings_table",
+}
+# {regex of our name, a space and the number of axes: einops pattern to ours}.
+PATTERNS = {
+  "kernel 2": "o i -> i o",
+  "kernel 4": "o i h w -> h w i o",
+  "kernel 5": "o i t h w -> t h w i o",
+  " 1": "o -> o",
+  " 2": "rows d -> rows d",
+}
+SIDE_BY_SIDE = {2: "two", 3: "three"}  # letters of q, k and v in one kernel
 
 
 def _nothing(*_):
   return {}
+
+
+def _axis_sizes(module):
+  heads = getattr(module, "num_heads", None)
+  side = getattr(module, "patch", None)
+  return {"two": 2, "three": 3, "n": heads, "p": side, "q": side}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,18 +46,21 @@ class Table:
   """One published layout of weights, and our module that computes the same.
 
   `shapes` below are {published name: shape} of a file, "our name" is the path of a
-  parameter, "a/b/c". `rules`, `buffers` and the like are functions of our module.
+  parameter, "a/b/c". `names`, `buffers` and the like are functions of our module.
 
   Attributes:
     module_class: our class.
+    names: module -> {our layer: its published name}, without the endings "/kernel" and
+      ".weight", or {our parameter: its whole published name}. A tuple of names is
+      stacked. It may name what the module lacks.
+    inputs: (module, **widths) -> tuple, what the module is initialised with.
+    widths: {argument of `inputs`: (regex of a weight [o, i, ...], i by default)}.
+    patterns: module -> {regex of our name, a space and the number of axes: einops
+      pattern from published to ours}, of one layer of a stack; see PATTERNS.
     fields: {field of the module, dotted for nested ones: the values that the layout
       has, or a function of the module that returns them}; others may be anything.
-    rules: module -> [(published name, or a tuple of them whose arrays are stacked
-      first, our name, einops pattern from published to ours)].
-    abstract_params: (module, shapes) -> the parameters as nested ShapeDtypeStructs,
-      boxed with their axis names; widths of inputs are taken from `shapes`.
     classes: the original's classes, as its config.json names them.
-    from_config: (config.json as a dict, shapes) -> module.
+    from_config: config.json as a dict -> module.
     to_config: (module, params) -> config.json as a dict.
     from_shapes: shapes -> module, or None if they are of something else.
     refine: (module, state dict) -> module, where only values decide on its fields.
@@ -50,15 +80,17 @@ class Table:
   """
 
   module_class: type
-  rules: Callable
-  abstract_params: Callable
+  names: Callable
+  inputs: Callable
+  widths: Mapping = dataclasses.field(default_factory=dict)
+  patterns: Callable = _nothing
   fields: Mapping = dataclasses.field(default_factory=dict)
   classes: tuple[str, ...] = ()
   from_config: Callable | None = None
   to_config: Callable | None = None
   from_shapes: Callable = lambda shapes: None
   refine: Callable = lambda module, state_dict: module
-  axis_sizes: Callable = _nothing
+  axis_sizes: Callable = _axis_sizes
   prefix: str = ""
   renames: tuple[tuple[str, str], ...] = ()
   ignored: tuple[str, ...] = ()
@@ -67,6 +99,37 @@ class Table:
   buffers: Callable = _nothing
   sized_buffers: Callable = _nothing
   input_size: Callable = lambda module, shapes: None
+
+  def abstract_params(self, module, shapes):
+    """The module's parameters as nested ShapeDtypeStructs, boxed with axis names.
+
+    `shapes` are {published name: shape}, from which the widths of inputs are taken.
+    """
+    widths = {k: input_width(shapes, *v) for k, v in self.widths.items()}
+    return _abstract_params(self, module, tuple(widths.items()))
+
+  def rules(self, module):
+    """[(published name, our name "a/b/c", einops pattern)] of the module's parameters.
+
+    A tuple of published names is stacked first; the pattern is from published to ours.
+    """
+    names, constants = self.names(module), self.constants(module, {})
+    patterns, out = [*self.patterns(module).items(), *PATTERNS.items()], []
+    for ours, leaf in flatten(self.abstract_params(module, {})).items():
+      if ours in constants:
+        continue
+      layer, _, kind = ours.rpartition("/")
+      if ours not in names and layer not in names:
+        raise ValueError(f"{ours} has no name in this layout.")
+      ending = ENDINGS.get(kind, kind)
+      published = names.get(ours) or _with_ending(names[layer], ending)
+      stacked = not isinstance(published, str)
+      place = f"{ours} {len(leaf.shape) - stacked}"
+      pattern = next(value for regex, value in patterns if re.search(regex, place))
+      if stacked:
+        pattern = _stacked_pattern(pattern, len(published) // leaf.shape[0])
+      out.append((published, ours, pattern))
+    return out
 
   def unsupported(self, module):
     """["field=value; supported: ..."] of the module's fields that the layout lacks."""
@@ -106,6 +169,21 @@ def _listed(values):
   return repr(values) if isinstance(values, range) else ", ".join(map(repr, values))
 
 
+@functools.lru_cache(maxsize=32)
+def _abstract_params(table, module, widths):
+  return init_shapes(module, *table.inputs(module, **dict(widths)))
+
+
+def _stacked_pattern(pattern, many):
+  """The pattern of a stack; in a layer of it are `many` published ones side by side."""
+  left, right = pattern.split(" -> ")
+  if many == 1:
+    return f"l {left} -> l {right}"
+  word = SIDE_BY_SIDE[many]
+  left, right = left.replace("o", "(n d)"), right.replace("o", f"(n {word} d)")
+  return f"(l {word}) {left} -> l {right}"
+
+
 def as_tuple(names):
   """A str as a tuple of one, a tuple of str as it is: the published names of a rule."""
   return (names,) if isinstance(names, str) else names
@@ -126,9 +204,57 @@ def input_width(shapes, pattern, default):
 
 
 def init_shapes(module, *inputs):
-  """Parameters of a linen module called on `inputs`, as nested ShapeDtypeStructs.
+  """Parameters of a module initialised with `inputs`, as nested ShapeDtypeStructs.
 
-  Leaves are boxed with their logical axis names.
+  Of a linen module or an autoencoder; leaves are boxed with their logical axis names.
   """
-  init = lambda key: module.init(key, *inputs)["params"]
-  return jax.eval_shape(init, jax.random.key(0))
+  params = jax.eval_shape(lambda key: module.init(key, *inputs), jax.random.key(0))
+  return params["params"] if isinstance(module, nn.Module) else params
+
+
+def stacked_names(published, ours, block, numbers):
+  """{our layer in a stack of blocks: tuple of its published names}.
+
+  Args:
+    published, ours: prefixes of the published blocks and of our stack, without the dot
+      before a block's number and the slash.
+    block: {our layer: its published name in a block, or the names of several that are
+      side by side in each head of ours}.
+    numbers: of the published blocks.
+  """
+  return {
+    f"{ours}/{layer}": tuple(
+      f"{published}.{i}.{name}" for i in numbers for name in as_tuple(names)
+    )
+    for layer, names in block.items()
+  }
+
+
+def nested(ours, published, inside):
+  """{our layer: its published name, or a tuple} of the layers in a module.
+
+  Args:
+    ours, published: the module's two names.
+    inside: {our layer: its published name or names} in the module; "" is itself.
+  """
+  join = lambda mark, *parts: mark.join(part for part in parts if part)
+  return {
+    join("/", ours, layer): _map_names(lambda name: join(".", published, name), names)
+    for layer, names in inside.items()
+  }
+
+
+def _with_ending(names, ending):
+  return _map_names(lambda name: f"{name}.{ending}", names)
+
+
+def _map_names(function, names):
+  """function(name), or a tuple of them for a tuple of names."""
+  return function(names) if isinstance(names, str) else tuple(map(function, names))
+
+
+def flatten(params):
+  """{"a/b/c": leaf} of nested parameters, without their boxes of logical axis names."""
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  box = nn.meta.AxisMetadata  # its unbox() would shard the leaf
+  return {k: x.value if isinstance(x, box) else x for k, x in flat.items()}

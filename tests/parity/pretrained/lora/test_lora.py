@@ -29,7 +29,7 @@ def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run(tmp_path):
   )
   theirs = originals.filled(transformers.CLIPTextModel(config), 0)
   state = {k: x.numpy().copy() for k, x in theirs.state_dict().items()}
-  module = clip.TEXT.from_config(config.to_dict(), {})
+  module = clip.TEXT.from_config(config.to_dict())
   params = state_dict.from_state_dict(module, state)
   ids = np.random.default_rng(1).integers(0, 39, (2, 9))
   ids[:, 7:] = 39

@@ -10,7 +10,7 @@ from tests.support import text_encoders
 from vdm_jax import pretrained
 from vdm_jax.conditioners import conditioner
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained.tables.transformers import basic_block
+from vdm_jax.pretrained.tables.transformers.latte_t2v import TABLE
 
 MODULE = video_dit.VideoDiT(
   out_channels=8, width=16, depth=4, num_heads=2, modulation="shared", text="cross"
@@ -18,15 +18,22 @@ MODULE = video_dit.VideoDiT(
 NULL = "caption_projection.y_embedding"
 
 
+def abstract_params(module, text):
+  """With 4 channels, and a text of that width."""
+  weights = ("pos_embed.proj.weight", "caption_projection.linear_1.weight")
+  widths = zip(weights, (4, text), strict=True)
+  return TABLE.abstract_params(module, {name: (1, width) for name, width in widths})
+
+
 @pytest.fixture(scope="module")
 def weights():
-  params = text_encoders.drawn(basic_block.abstract_params(MODULE, 4, 6), 0)
+  params = text_encoders.drawn(abstract_params(MODULE, 6), 0)
   return pretrained.to_state_dict(MODULE, params, ignored={NULL: np.ones((5, 6))})
 
 
 def test_the_published_model_has_its_number_of_parameters():
   module = MODULE.clone(**video_dit.SIZES["XL"] | dict(depth=56))
-  leaves = jax.tree.leaves(basic_block.abstract_params(module, 4, 4096))
+  leaves = jax.tree.leaves(abstract_params(module, 4096))
   assert round(sum(leaf.size for leaf in leaves) / 1e6, 2) == 1057.25
 
 

@@ -9,18 +9,14 @@ has scaling_factor and shift_factor, or latents_mean and latents_std, we keep th
 Source: huggingface/diffusers (models/autoencoders/autoencoder_kl.py).
 """
 
-import functools
 import re
 
-import flax
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.pretrained.config_json import require_supported
-from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.table import Table, flatten
 
 CLASS = "AutoencoderKL"
 RENAMES = tuple(
@@ -58,17 +54,9 @@ BLOCKS = {
   "down_block_types": "DownEncoderBlock2D",
   "up_block_types": "UpDecoderBlock2D",
 }
-# By the number of axes of our array; the deeper ones are convolutions.
-PATTERNS = {
-  1: "o -> o",
-  2: "o i -> i o",
-  4: "o i h w -> h w i o",
-  5: "o i t h w -> t h w i o",
-}
 
 
-def _from_config(config, shapes):
-  del shapes
+def _from_config(config):
   fields = fields_from_config(config, FIELDS, CLASS)
   if config.get("latents_std"):
     fields["std_factor"] = config.get("scaling_factor", FIELDS["scaling_factor"][0])
@@ -180,39 +168,27 @@ def _shortest(x, near, back):
   return next(y for y in decimals if equal(y))
 
 
-def autoencoder_rules(module):
-  """[(published name, our name, einops pattern)] of an autoencoder's parameters."""
-  out = []
-  spec = nn.unbox(abstract_params(module, {}))
-  for ours, leaf in flax.traverse_util.flatten_dict(spec, sep="/").items():
-    if ours.startswith("latents/"):
-      continue
-    published = re.sub(r"_(\d+)(?=/)", r".\1", ours).replace("/", ".")
-    published = re.sub(r"\.(kernel|scale)$", ".weight", published)
-    out.append((published, ours, PATTERNS[len(leaf.shape)]))
-  return out
+def layer_names(module):
+  """{our layer: its published name} of an autoencoder."""
+  names = flatten(TABLE.abstract_params(module, {}))
+  layers = {name.rpartition("/")[0] for name in names} - {"latents"}
+  dotted = lambda name: re.sub(r"_(\d+)(?=/|$)", r".\1", name).replace("/", ".")
+  return {layer: dotted(layer) for layer in layers}
 
 
-def abstract_params(module, shapes):
-  """An autoencoder's parameters as nested ShapeDtypeStructs; `shapes` are not used."""
-  del shapes
-  return _spec(module)
-
-
-@functools.lru_cache(maxsize=16)
-def _spec(module):
-  video = jnp.zeros((1, *module.stride, module.pixel_channels))
-  return jax.eval_shape(module.init, jax.random.key(0), video)
+def inputs(module):
+  """(video,), the smallest one that an autoencoder is initialised with."""
+  return (jnp.zeros((1, *module.stride, module.pixel_channels)),)
 
 
 TABLE = Table(
   module_class=kl_image.KLImage,
+  names=layer_names,
+  inputs=inputs,
   fields={"patch": (1,), "mid_layers": (2,)},
   classes=(CLASS,),
   from_config=_from_config,
   to_config=_to_config,
-  rules=autoencoder_rules,
   renames=RENAMES,
   constants=latent_statistics,
-  abstract_params=abstract_params,
 )

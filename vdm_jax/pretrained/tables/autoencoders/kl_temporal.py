@@ -27,8 +27,7 @@ FIELDS = {
 }
 
 
-def _from_config(config, shapes):
-  del shapes
+def _from_config(config):
   fields = kl_image.fields_from_config(config, FIELDS, CLASS)
   return kl_temporal.KLTemporal(**fields, mid_layers=fields["layers_per_block"])
 
@@ -54,6 +53,8 @@ def _to_config(module, params):
 
 TABLE = Table(
   module_class=kl_temporal.KLTemporal,
+  names=kl_image.layer_names,
+  inputs=kl_image.inputs,
   fields={
     "groups": (32,),
     "mid_layers": lambda module: (module.layers_per_block,),
@@ -63,8 +64,6 @@ TABLE = Table(
   classes=(CLASS,),
   from_config=_from_config,
   to_config=_to_config,
-  rules=kl_image.autoencoder_rules,
   renames=kl_image.RENAMES,
   constants=kl_image.latent_statistics,
-  abstract_params=kl_image.abstract_params,
 )

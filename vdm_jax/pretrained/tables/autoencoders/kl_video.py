@@ -11,17 +11,9 @@ from vdm_jax.pretrained.tables.autoencoders import kl_image
 from vdm_jax.pretrained.tables.table import Table
 
 
-def _rules(module):
-  turned = "i o t h w -> t h w i o"
-  return [
-    (published, ours, turned if ours.endswith("convt/kernel") else pattern)
-    for published, ours, pattern in kl_image.autoencoder_rules(module)
-  ]
-
-
 def _aliases(module):
   """The second name of each convolution's weight."""
-  names = [published for published, _, _ in _rules(module)]
+  names = sorted(TABLE.published_names(module))
   end = ".conv.weight"
   return {f"{n.removesuffix(end)}.weight": n for n in names if n.endswith(end)}
 
@@ -36,9 +28,10 @@ def _constants(module, config):
 
 TABLE = Table(
   module_class=kl_video.KLVideo,
-  rules=_rules,
+  names=kl_image.layer_names,
+  inputs=kl_image.inputs,
+  patterns=lambda module: {"convt/kernel": "i o t h w -> t h w i o"},
   prefix=r"first_stage_model\.",
   aliases=_aliases,
   constants=_constants,
-  abstract_params=kl_image.abstract_params,
 )

@@ -7,7 +7,7 @@ from vdm_jax.encoders.bert import Bert
 from vdm_jax.layers import activations
 from vdm_jax.pretrained.config_json import require_supported
 from vdm_jax.pretrained.tables.encoders import encoder
-from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.table import Table, stacked_names
 
 # (published field, our field, the default of their class)
 FIELDS = (
@@ -21,14 +21,21 @@ FIELDS = (
   ("hidden_act", "activation", "gelu"),
   ("layer_norm_eps", "epsilon", 1e-12),
 )
+KIND = {"architectures": ["BertModel"], "model_type": "bert"}
 SUPPORTED = {
   "hidden_act": activations.ACTIVATIONS,
   "position_embedding_type": ("absolute",),
   "is_decoder": (False,),
   "add_cross_attention": (False,),
 }
-QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
 NAMES = {
+  "token": "embeddings.word_embeddings",
+  "type": "embeddings.token_type_embeddings",
+  "position": "embeddings.position_embeddings",
+  "norm": "embeddings.LayerNorm",
+}
+BLOCK = {
+  "attention/qkv": tuple(f"attention.self.{x}" for x in ("query", "key", "value")),
   "attention/out": "attention.output.dense",
   "mlp_in": "intermediate.dense",
   "mlp_out": "output.dense",
@@ -37,40 +44,26 @@ NAMES = {
 }
 
 
-def _from_config(config, shapes):
-  del shapes
+def _from_config(config):
   require_supported(config, SUPPORTED, "BertModel")
   return Bert(**encoder.fields_from_config(config, FIELDS))
 
 
-def _to_config(module, params):
-  del params
-  kind = {"architectures": ["BertModel"], "model_type": "bert"}
-  return kind | encoder.config_from_module(module, FIELDS)
-
-
-def _rules(module):
-  tables = (("word", "token"), ("token_type", "type"), ("position", "position"))
-  out = [
-    (f"embeddings.{published}_embeddings.weight", f"{ours}/table", "rows d -> rows d")
-    for published, ours in tables
-  ]
-  out += encoder.norm_rules("embeddings.LayerNorm", "norm")
-  return out + encoder.block_rules("encoder.layer.{}.", module.depth, QKV, NAMES)
+def _names(module):
+  return NAMES | stacked_names("encoder.layer", "blocks", BLOCK, range(module.depth))
 
 
 TABLE = Table(
   module_class=Bert,
+  names=_names,
+  inputs=encoder.token_inputs,
   classes=("BertModel",),
   from_config=_from_config,
-  to_config=_to_config,
-  rules=_rules,
+  to_config=lambda module, params: KIND | encoder.config_from_module(module, FIELDS),
   ignored=("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"),
   # Of very old files.
   renames=(
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
   ),
-  axis_sizes=encoder.qkv_axis_sizes,
-  abstract_params=encoder.abstract_token_params,
 )

@@ -7,8 +7,6 @@ without that prefix, and reads both.
 Source: huggingface/transformers (models/clip/modeling_clip.py).
 """
 
-import functools
-
 import jax.numpy as jnp
 
 from vdm_jax.encoders.clip_image import ClipImage
@@ -16,10 +14,24 @@ from vdm_jax.encoders.clip_text import ClipText
 from vdm_jax.layers import activations
 from vdm_jax.pretrained.config_json import require_supported
 from vdm_jax.pretrained.tables.encoders import encoder
-from vdm_jax.pretrained.tables.table import Table, init_shapes
+from vdm_jax.pretrained.tables.table import Table, stacked_names
 
-QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+TEXT_NAMES = {
+  "token": "text_model.embeddings.token_embedding",
+  "position": "text_model.embeddings.position_embedding",
+  "norm": "text_model.final_layer_norm",
+  "projection": "text_projection",
+}
+IMAGE_NAMES = {
+  "class": "vision_model.embeddings.class_embedding",
+  "position": "vision_model.embeddings.position_embedding",
+  "patchify": "vision_model.embeddings.patch_embedding",
+  "norm_in": "vision_model.pre_layrnorm",
+  "norm_out": "vision_model.post_layernorm",
+  "projection": "visual_projection",
+}
 BLOCK = {
+  "attention/qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
   "attention/out": "self_attn.out_proj",
   "mlp_in": "mlp.fc1",
   "mlp_out": "mlp.fc2",
@@ -54,83 +66,47 @@ IMAGE_FIELDS = (
 )
 
 
-def _from_config(config, shapes, *, module_class, classes, fields, whole):
-  """The module without `skip`; `whole`: fields that must be whole numbers."""
-  del shapes
-  wrong = [
-    f"{k}={config[k]!r}; supported: a whole number"
-    for k in whole
-    if not str(config.get(k, 0)).isdecimal()
-  ]
-  require_supported(config, {"hidden_act": activations.ACTIVATIONS}, classes[0], wrong)
-  projected = classes[1] in (config.get("architectures") or ())
-  projection = config.get("projection_dim", 512) if projected else None
-  return module_class(
-    projection=projection, **encoder.fields_from_config(config, fields)
-  )
+def _table(module_class, kind, fields, names, whole, parts, **functions):
+  """The Table of CLIP{Text, Vision}Model, which leaves `skip` as it is by default.
 
-
-def _to_config(module, params, *, classes, fields, model_type):
-  del params
-  out = {
-    "architectures": [classes[bool(module.projection)]],
-    "model_type": model_type,
-    **encoder.config_from_module(module, fields),
-  }
-  return out | ({"projection_dim": module.projection} if module.projection else {})
-
-
-def _text_rules(module):
-  out = [
-    (f"text_model.embeddings.{name}_embedding.weight", f"{name}/table", "r d -> r d")
-    for name in ("token", "position")
-  ]
-  out += encoder.norm_rules("text_model.final_layer_norm", "norm")
-  return out + _shared_rules(module, "text")
-
-
-def _image_rules(module):
-  root = "vision_model.embeddings"
-  out = [
-    (f"{root}.class_embedding", "class", "d -> d"),
-    (f"{root}.position_embedding.weight", "position/table", "rows d -> rows d"),
-    (f"{root}.patch_embedding.weight", "patchify/kernel", "o i p q -> (p q i) o"),
-  ]
-  out += encoder.norm_rules("vision_model.pre_layrnorm", "norm_in")
-  out += encoder.norm_rules("vision_model.post_layernorm", "norm_out")
-  return out + _shared_rules(module, "vision", "visual")
-
-
-def _shared_rules(module, kind, projection="text"):
-  layers = f"{kind}_model.encoder.layers.{{}}."
-  out = encoder.block_rules(layers, module.depth, QKV, BLOCK)
-  if module.projection:
-    name = f"{projection}_projection.weight"
-    out.append((name, "projection/kernel", "o i -> i o"))
-  return out
-
-
-def _image_axes(module):
-  return encoder.qkv_axis_sizes(module) | {"p": module.patch, "q": module.patch}
-
-
-def _image_params(module, shapes):
-  del shapes
-  return init_shapes(module, jnp.zeros((1, module.size, module.size, module.channels)))
-
-
-def _table(module_class, kind, fields, whole, parts, **functions):
-  """The Table of CLIP{Text, Vision}Model; `parts`: names of old files' top modules."""
+  `whole`: fields that must be whole numbers; `parts`: names of old files' top modules.
+  """
   classes = tuple(f"CLIP{kind}Model{end}" for end in ("", "WithProjection"))
   kind = kind.lower()
-  shared = dict(classes=classes, fields=fields)
+
+  def layer_names(module):
+    prefix = f"{kind}_model.encoder.layers"
+    return names | stacked_names(prefix, "blocks", BLOCK, range(module.depth))
+
+  def from_config(config):
+    wrong = [
+      f"{k}={config[k]!r}; supported: a whole number"
+      for k in whole
+      if not str(config.get(k, 0)).isdecimal()
+    ]
+    require_supported(
+      config, {"hidden_act": activations.ACTIVATIONS}, classes[0], wrong
+    )
+    projected = classes[1] in (config.get("architectures") or ())
+    projection = config.get("projection_dim", 512) if projected else None
+    own = encoder.fields_from_config(config, fields)
+    return module_class(projection=projection, **own)
+
+  def to_config(module, params):
+    del params
+    out = {
+      "architectures": [classes[bool(module.projection)]],
+      "model_type": f"clip_{kind}_model",
+      **encoder.config_from_module(module, fields),
+    }
+    return out | ({"projection_dim": module.projection} if module.projection else {})
+
   return Table(
     module_class=module_class,
+    names=layer_names,
     classes=classes,
-    from_config=functools.partial(
-      _from_config, module_class=module_class, whole=whole, **shared
-    ),
-    to_config=functools.partial(_to_config, model_type=f"clip_{kind}_model", **shared),
+    from_config=from_config,
+    to_config=to_config,
     renames=((rf"^({parts})\.", rf"{kind}_model.\1."),),
     ignored=(f"{kind}_model.embeddings.position_ids",),
     **functions,
@@ -141,19 +117,18 @@ TEXT = _table(
   ClipText,
   "Text",
   TEXT_FIELDS,
+  TEXT_NAMES,
   ("eos_token_id",),
   "embeddings|encoder|final_layer_norm",
-  rules=_text_rules,
-  axis_sizes=encoder.qkv_axis_sizes,
-  abstract_params=encoder.abstract_token_params,
+  inputs=encoder.token_inputs,
 )
 IMAGE = _table(
   ClipImage,
   "Vision",
   IMAGE_FIELDS,
+  IMAGE_NAMES,
   ("image_size", "patch_size"),
   "embeddings|encoder|pre_layrnorm|post_layernorm",
-  rules=_image_rules,
-  axis_sizes=_image_axes,
-  abstract_params=_image_params,
+  inputs=lambda module: (jnp.zeros((1, module.size, module.size, module.channels)),),
+  patterns=lambda module: {"^patchify/kernel": "o i p q -> (p q i) o"},
 )

@@ -9,42 +9,39 @@ Source: AILab-CVC/VideoCrafter (lvdm/modules/encoders/ip_resampler.py).
 import jax.numpy as jnp
 
 from vdm_jax.encoders.resampler import Resampler
-from vdm_jax.pretrained.tables.encoders import encoder
-from vdm_jax.pretrained.tables.table import Table, init_shapes
+from vdm_jax.pretrained.tables.table import Table, stacked_names
 
-# {our name: published name} in one layer.
-NORMS = {"token_norm": "0.norm1", "query_norm": "0.norm2", "mlp_norm": "1.0"}
-LINEARS = {"q": "0.to_q", "out": "0.to_out", "mlp_in": "1.1", "mlp_out": "1.3"}
-
-
-def _rules(module):
-  each = lambda name: tuple(f"layers.{i}.{name}" for i in range(module.depth))
-  out = [("latents", "queries", "1 q d -> q d")]
-  for name in ("proj_in", "proj_out"):
-    out += encoder.linear_rules(name, name)
-  out += encoder.norm_rules("norm_out", "norm_out")
-  for ours, published in NORMS.items():
-    out += encoder.norm_rules(each(published), f"blocks/{ours}", "l ")
-  for ours, published in LINEARS.items():
-    names = each(f"{published}.weight")
-    out.append((names, f"blocks/{ours}/kernel", "l o i -> l i o"))
-  kv = "l (two n d) i -> l i (n two d)"
-  return [*out, (each("0.to_kv.weight"), "blocks/kv/kernel", kv)]
-
-
-def _axis_sizes(module):
-  return {"two": 2, "n": module.num_heads}
+NAMES = {
+  "queries": "latents",
+  "proj_in": "proj_in",
+  "proj_out": "proj_out",
+  "norm_out": "norm_out",
+}
+BLOCK = {
+  "token_norm": "0.norm1",
+  "query_norm": "0.norm2",
+  "q": "0.to_q",
+  "kv": "0.to_kv",
+  "out": "0.to_out",
+  "mlp_norm": "1.0",
+  "mlp_in": "1.1",
+  "mlp_out": "1.3",
+}
+PATTERNS = {
+  "queries 2": "1 rows d -> rows d",
+  "/kv/kernel": "(two n d) i -> i (n two d)",
+}
 
 
-def _abstract_params(module, shapes):
-  del shapes
-  return init_shapes(module, jnp.zeros((1, 1, module.embedding)))
+def names(module):
+  """{our layer, or parameter: its published name, or a tuple of them}."""
+  return NAMES | stacked_names("layers", "blocks", BLOCK, range(module.depth))
 
 
 TABLE = Table(
   module_class=Resampler,
-  rules=_rules,
+  names=names,
+  inputs=lambda module: (jnp.zeros((1, 1, module.embedding)),),
+  patterns=lambda module: PATTERNS,
   prefix=r"image_proj(_model)?\.",
-  axis_sizes=_axis_sizes,
-  abstract_params=_abstract_params,
 )

@@ -8,7 +8,7 @@ from vdm_jax.encoders.t5 import T5Encoder
 from vdm_jax.layers import activations
 from vdm_jax.pretrained.config_json import require_supported
 from vdm_jax.pretrained.tables.encoders import encoder
-from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.table import Table, stacked_names
 
 # (published field, our field, the default of their class)
 FIELDS = (
@@ -33,11 +33,23 @@ UMT5 = {"num_layers": 8, "num_heads": 6, "d_ff": 1024, "vocab_size": 250112}
 
 ATTENTION = "layer.0.SelfAttention"
 MLP = "layer.1.DenseReluDense"
-NORMS = {"attention_norm": "layer.0.layer_norm", "mlp_norm": "layer.1.layer_norm"}
+NAMES = {
+  "token": "shared",
+  "norm": "encoder.final_layer_norm",
+  "position": f"encoder.block.0.{ATTENTION}.relative_attention_bias",
+}
+BLOCK = {
+  "attention/qkv": tuple(f"{ATTENTION}.{part}" for part in "qkv"),
+  "attention/out": f"{ATTENTION}.o",
+  "position": f"{ATTENTION}.relative_attention_bias",
+  "attention_norm": "layer.0.layer_norm",
+  "mlp_norm": "layer.1.layer_norm",
+  "mlp_gate": f"{MLP}.wi_0",
+  "mlp_out": f"{MLP}.wo",
+}
 
 
-def _from_config(config, shapes):
-  del shapes
+def _from_config(config):
   each = config.get("model_type") == "umt5" or "UMT5EncoderModel" in (
     config.get("architectures") or ()
   )
@@ -73,43 +85,17 @@ def _to_config(module, params):
   }
 
 
-def _rules(module):
-  prefixes = [f"encoder.block.{i}" for i in range(module.depth)]
-  every = lambda *parts: tuple(f"{p}.{part}.weight" for p in prefixes for part in parts)
-  linear = "l o i -> l i o"
-  qkv = every(*(f"{ATTENTION}.{part}" for part in "qkv"))
-  out = [
-    ("shared.weight", "token/table", "rows d -> rows d"),
-    ("encoder.final_layer_norm.weight", "norm/scale", "d -> d"),
-    (qkv, "blocks/attention/qkv/kernel", "(l three) (n d) i -> l i (n three d)"),
-    (every(f"{ATTENTION}.o"), "blocks/attention/out/kernel", linear),
-    (every(f"{MLP}.wo"), "blocks/mlp_out/kernel", linear),
-  ]
-  for ours, published in NORMS.items():
-    out.append((every(published), f"blocks/{ours}/scale", "l d -> l d"))
-  gated = {"mlp_gate": "wi_0", "mlp_in": "wi_1"}
-  for ours, published in (gated if module.gated else {"mlp_in": "wi"}).items():
-    out.append((every(f"{MLP}.{published}"), f"blocks/{ours}/kernel", linear))
-  distances = every(f"{ATTENTION}.relative_attention_bias")
-  if module.bias == "each":
-    out.append((distances, "blocks/position/table", "l rows n -> l rows n"))
-  else:
-    out.append((distances[0], "position/table", "rows n -> rows n"))
-  return out
-
-
-def _aliases(module):
-  del module
-  return {"encoder.embed_tokens.weight": "shared.weight"}
+def _names(module):
+  block = BLOCK | {"mlp_in": f"{MLP}.wi_1" if module.gated else f"{MLP}.wi"}
+  return NAMES | stacked_names("encoder.block", "blocks", block, range(module.depth))
 
 
 TABLE = Table(
   module_class=T5Encoder,
+  names=_names,
+  inputs=encoder.token_inputs,
   classes=tuple(KINDS),
   from_config=_from_config,
   to_config=_to_config,
-  rules=_rules,
-  aliases=_aliases,
-  axis_sizes=encoder.qkv_axis_sizes,
-  abstract_params=encoder.abstract_token_params,
+  aliases=lambda module: {"encoder.embed_tokens.weight": "shared.weight"},
 )

@@ -1,103 +1,63 @@
-"""Weights of diffusers' BasicTransformerBlock <-> a stack of our blocks."""
+"""What the tables of diffusers' transformers share: their blocks, and their config."""
 
 import jax.numpy as jnp
 
-from vdm_jax.conditioners import conditioner
-from vdm_jax.pretrained.tables.table import init_shapes
+from vdm_jax.conditioning import Conditioning, Tokens
 
-# Of a block: linear layers that are one of ours, side by side in each head.
-SELF = (
-  (("attn1.to_q", "attn1.to_k", "attn1.to_v"), "attention/qkv", "three"),
-  (("attn1.to_out.0",), "attention/out", None),
-)
-CROSS = (
-  (("attn2.to_q",), "cross/q", None),
-  (("attn2.to_k", "attn2.to_v"), "cross/kv", "two"),
-  (("attn2.to_out.0",), "cross/out", None),
-)
-PERCEPTRON = (
-  (("ff.net.0.proj",), "mlp_in", None),
-  (("ff.net.2",), "mlp_out", None),
-)
+# {our layer: its published name, or names} of a BasicTransformerBlock.
+BLOCK = {
+  "attention/qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+  "attention/out": "attn1.to_out.0",
+  "cross/q": "attn2.to_q",
+  "cross/kv": ("attn2.to_k", "attn2.to_v"),
+  "cross/out": "attn2.to_out.0",
+  "mlp_in": "ff.net.0.proj",
+  "mlp_out": "ff.net.2",
+  "norm1": "norm1",
+}
+PATTERNS = {"^patchify/kernel": "o i p q -> (p q i) o"}
 
 
-def block_rules(module, prefix, ours, layers, linears, norms):
-  """Rules from diffusers' BasicTransformerBlocks to a stack of our blocks.
-
-  Returns a list of (published names, our name, einops pattern from published to ours).
-
-  Args:
-    module: a VideoDiT.
-    prefix, ours: published and our name of the stack, such as "transformer_blocks" and
-      "blocks/spatial".
-    layers: numbers of the published blocks.
-    linears: [(published names of layers, our name of them as one, number of them in
-      words or None)], such as SELF, CROSS and PERCEPTRON.
-    norms: published names of the norms before attention and perceptron.
-  """
-  out = []
-  for parts, name, many in linears:
-    bare = not module.attention_bias and name.rpartition("/")[2] in ("qkv", "q", "kv")
-    for ending, kind in ((".weight", "kernel"), (".bias", "bias"))[: 1 if bare else 2]:
-      i = " i" if kind == "kernel" else ""
-      pattern = f"l o{i} -> l{i} o"
-      if many:
-        pattern = f"(l {many}) (n d){i} -> l{i} (n {many} d)"
-      names = tuple(f"{prefix}.{k}.{p}{ending}" for k in layers for p in parts)
-      out.append((names, f"{ours}/{name}/{kind}", pattern))
-  for i, norm in enumerate(norms):
-    if module.norm_affine[i]:
-      for ending, kind in ((".weight", "scale"), (".bias", "bias")):
-        names = tuple(f"{prefix}.{k}.{norm}{ending}" for k in layers)
-        out.append((names, f"{ours}/norm{i + 1}/{kind}", "l d -> l d"))
-  return out
+def fields_from_config(config):
+  """{field of a VideoDiT: value} that a config.json dict, with all defaults, gives."""
+  heads, patch = config["num_attention_heads"], config["patch_size"]
+  return dict(
+    out_channels=config.get("out_channels", config["in_channels"]),
+    patch=patch,
+    width=heads * config["attention_head_dim"],
+    num_heads=heads,
+    attention_bias=config["attention_bias"],
+    activation=config["activation_fn"],
+  )
 
 
-def linear_rules(published, ours):
-  """[(published name, our name, einops pattern)] of a linear layer's kernel and bias.
-
-  The two names are given without their endings, such as ".weight" and "/kernel".
-  """
-  return [
-    (f"{published}.weight", f"{ours}/kernel", "o i -> i o"),
-    (f"{published}.bias", f"{ours}/bias", "o -> o"),
-  ]
-
-
-def patchify_rules():
-  """[(published name, our name, einops pattern)] of the convolution into patches."""
-  return [
-    ("pos_embed.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),
-    ("pos_embed.proj.bias", "patchify/bias", "o -> o"),
-  ]
+def config_from_module(module, params):
+  """{field of config.json: value} of a VideoDiT and its parameters, nested arrays."""
+  return {
+    "num_attention_heads": module.num_heads,
+    "attention_head_dim": module.width // module.num_heads,
+    "in_channels": params["patchify"]["kernel"].shape[0] // module.patch**2,
+    "out_channels": module.out_channels,
+    "attention_bias": module.attention_bias,
+    "sample_size": round(module.space_span * module.patch),
+    "patch_size": module.patch,
+    "activation_fn": module.activation,
+  }
 
 
-def axis_sizes(module):
-  """{letter: size} of axes in a VideoDiT's rules: heads, q k v, sides of a patch."""
-  heads = {"three": 3, "two": 2, "n": module.num_heads}
-  return heads | {"p": module.patch, "q": module.patch}
-
-
-def abstract_params(module, channels, text_width):
-  """The parameters of a VideoDiT as nested ShapeDtypeStructs, boxed with axis names.
+def inputs(module, channels=1, text=1):
+  """(x, t, cond), what a VideoDiT is initialised with.
 
   Args:
-    module: a VideoDiT.
+    module: the VideoDiT.
     channels: of x with all that is concatenated to it, the mask too.
-    text_width: of the text's vector or tokens, if the module uses a text.
+    text: width of the text's vector or tokens, if the module uses a text.
   """
   size = module.patch_time, module.patch, module.patch
-  x = jnp.zeros((1, *size, channels - module.mask_channel))
-  parts = []
-  if module.num_classes:
-    parts.append(conditioner.Labels(module.num_classes))
-  if module.text != "none":
-    form = {"pooled": "flat", "cross": "tokens"}[module.text]
-    parts.append(conditioner.Text(form=form))
-  batch = dict(
-    label=jnp.zeros(1, jnp.int32),
-    text=jnp.zeros((1, 1, text_width)),
-    text_mask=jnp.ones((1, 1)),
-  )
-  cond, _ = conditioner.All(tuple(parts))(batch)
-  return init_shapes(module, x, jnp.zeros(1), cond)
+  x = jnp.zeros((1, *size, max(channels - module.mask_channel, 1)))
+  vectors = {"label": jnp.zeros(1, jnp.int32)} if module.num_classes else {}
+  if module.text == "pooled":
+    vectors["text"] = jnp.zeros((1, text))
+  tokens = Tokens(jnp.zeros((1, 1, text)), jnp.ones((1, 1), bool))
+  tokens = {"text": tokens} if module.text == "cross" else {}
+  return x, jnp.zeros(1), Conditioning(tokens=tokens, vectors=vectors)

@@ -12,7 +12,7 @@ from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.pretrained.config_json import require_supported, with_defaults
 from vdm_jax.pretrained.formats import tensor
-from vdm_jax.pretrained.tables.table import Table, input_width
+from vdm_jax.pretrained.tables.table import Table, stacked_names
 from vdm_jax.pretrained.tables.transformers import basic_block
 
 CLASS = "DiTTransformer2DModel"
@@ -38,38 +38,35 @@ SUPPORTED = {
   # It changes nothing in float32, and ours has the softmax in float32 always.
   "upcast_attention": (False, True),
 }
-EMBEDDERS = (
-  ("timestep_embedder.linear_1.weight", "time/in/kernel", "o i -> i o"),
-  ("timestep_embedder.linear_1.bias", "time/in/bias", "o -> o"),
-  ("timestep_embedder.linear_2.weight", "time/out/kernel", "o i -> i o"),
-  ("timestep_embedder.linear_2.bias", "time/out/bias", "o -> o"),
-  ("class_embedder.embedding_table.weight", "label/table", "rows d -> rows d"),
-)
+NAMES = {
+  "patchify": "pos_embed.proj",
+  "modulation": "proj_out_1",
+  "unpatchify": "proj_out_2",
+}
+EMBEDDERS = {
+  "time/in": "norm1.emb.timestep_embedder.linear_1",
+  "time/out": "norm1.emb.timestep_embedder.linear_2",
+  "label": "norm1.emb.class_embedder.embedding_table",
+}
+BLOCK = basic_block.BLOCK | {"norm2": "norm3", "modulation": "norm1.linear"}
 EPSILON = 1e-6  # of the norm before attention, whatever the config says
 
 
-def _from_config(config, shapes):
+def _from_config(config):
   """The VideoDiT; `_refine` decides on its embedders."""
-  del shapes
   config = with_defaults(config, DEFAULTS)
   require_supported(config, SUPPORTED, CLASS)
-  heads, patch = config["num_attention_heads"], config["patch_size"]
   return video_dit.VideoDiT(
-    out_channels=config.get("out_channels", config["in_channels"]),
-    patch=patch,
-    width=heads * config["attention_head_dim"],
     depth=config["num_layers"],
-    num_heads=heads,
     num_classes=config["num_embeds_ada_norm"],
     layout=("spatial",),
-    space_span=config["sample_size"] // patch,
-    attention_bias=config["attention_bias"],
-    activation=config["activation_fn"],
+    space_span=config["sample_size"] // config["patch_size"],
     norm_epsilon=(EPSILON, config["norm_eps"]),
     norm_affine=(False, config["norm_elementwise_affine"]),
     embedders="shared",
     time_shift=1,
     num_frames=1,
+    **basic_block.fields_from_config(config),
   )
 
 
@@ -94,17 +91,9 @@ def _to_config(module, params):
     "mlp_ratio": (4.0,),
   }
   require_supported(fields, supported, f"VideoDiT, saved as {CLASS},")
-  return {
+  return basic_block.config_from_module(module, params) | {
     "_class_name": CLASS,
-    "num_attention_heads": module.num_heads,
-    "attention_head_dim": module.width // module.num_heads,
-    "in_channels": params["patchify"]["kernel"].shape[0] // module.patch**2,
-    "out_channels": module.out_channels,
     "num_layers": module.depth,
-    "attention_bias": module.attention_bias,
-    "sample_size": round(module.space_span * module.patch),
-    "patch_size": module.patch,
-    "activation_fn": module.activation,
     "num_embeds_ada_norm": module.num_classes,
     "norm_type": "ada_norm_zero",
     "norm_elementwise_affine": module.norm_affine[1],
@@ -112,28 +101,14 @@ def _to_config(module, params):
   }
 
 
-def _rules(module):
-  blocks, layers = "transformer_blocks", range(module.depth)
-  out = basic_block.patchify_rules()
-  out += basic_block.linear_rules("proj_out_1", "modulation")
-  out += basic_block.linear_rules("proj_out_2", "unpatchify")
-  for published, ours, pattern in EMBEDDERS:
-    names = tuple(f"{blocks}.{i}.norm1.emb.{published}" for i in layers)
-    if module.embedders == "shared":
-      out.append((names[0], ours, pattern))
-    else:
-      stacked = "l " + pattern.replace("-> ", "-> l ")
-      out.append((names, f"embedders/{ours}", stacked))
-  for ending, kind, pattern in (
-    ("weight", "kernel", "l o i -> l i o"),
-    ("bias", "bias", "l o -> l o"),
-  ):
-    names = tuple(f"{blocks}.{i}.norm1.linear.{ending}" for i in layers)
-    out.append((names, f"blocks/spatial/modulation/{kind}", pattern))
-  linears = basic_block.SELF + basic_block.PERCEPTRON
-  norms = ("norm1", "norm3")
-  return out + basic_block.block_rules(
-    module, blocks, "blocks/spatial", layers, linears, norms
+def _names(module):
+  blocks, numbers = "transformer_blocks", range(module.depth)
+  shared = {ours: f"{blocks}.0.{published}" for ours, published in EMBEDDERS.items()}
+  return (
+    NAMES
+    | shared
+    | stacked_names(blocks, "embedders", EMBEDDERS, numbers)
+    | stacked_names(blocks, "blocks/spatial", BLOCK, numbers)
   )
 
 
@@ -141,21 +116,21 @@ def _aliases(module):
   """{name of a copy: name of the first block's}."""
   if module.embedders == "block":
     return {}
-  prefix = "transformer_blocks.{}.norm1.emb.{}"
+  first = "transformer_blocks.0.norm1.emb."
+  names = sorted(n for n in TABLE.published_names(module) if n.startswith(first))
   return {
-    prefix.format(i, name): prefix.format(0, name)
+    name.replace(".0.", f".{i}.", 1): name
     for i in range(1, module.depth)
-    for name, _, _ in EMBEDDERS
+    for name in names
   }
-
-
-def _abstract_params(module, shapes):
-  channels = input_width(shapes, r"^pos_embed\.proj\.weight$", 1 + module.mask_channel)
-  return basic_block.abstract_params(module, channels, 1)
 
 
 TABLE = Table(
   module_class=video_dit.VideoDiT,
+  names=_names,
+  inputs=basic_block.inputs,
+  widths={"channels": (r"^pos_embed\.proj\.weight$", 1)},
+  patterns=lambda module: basic_block.PATTERNS,
   fields={
     "layout": (("spatial",),),
     "modulation": ("block",),
@@ -168,8 +143,5 @@ TABLE = Table(
   from_config=_from_config,
   to_config=_to_config,
   refine=_refine,
-  rules=_rules,
   aliases=_aliases,
-  axis_sizes=basic_block.axis_sizes,
-  abstract_params=_abstract_params,
 )

@@ -12,38 +12,29 @@ models/latte_img.py).
 import math
 
 from vdm_jax.models.transformer import video_dit
-from vdm_jax.pretrained.tables.table import Table, input_width
+from vdm_jax.pretrained.tables.table import Table, stacked_names
 from vdm_jax.pretrained.tables.transformers import basic_block
 
-# As Table.rules; blocks are stacked: l.
-ROOT = (
-  ("x_embedder.proj.weight", "patchify/kernel", "o i p q -> (p q i) o"),
-  ("x_embedder.proj.bias", "patchify/bias", "o -> o"),
-  ("t_embedder.mlp.0.weight", "time/in/kernel", "o i -> i o"),
-  ("t_embedder.mlp.0.bias", "time/in/bias", "o -> o"),
-  ("t_embedder.mlp.2.weight", "time/out/kernel", "o i -> i o"),
-  ("t_embedder.mlp.2.bias", "time/out/bias", "o -> o"),
-  ("y_embedder.embedding_table.weight", "label/table", "rows d -> rows d"),
-  ("text_embedding_projection.1.weight", "text/kernel", "o i -> i o"),
-  ("text_embedding_projection.1.bias", "text/bias", "o -> o"),
-  ("final_layer.adaLN_modulation.1.weight", "modulation/kernel", "o i -> i o"),
-  ("final_layer.adaLN_modulation.1.bias", "modulation/bias", "o -> o"),
-  ("final_layer.linear.weight", "unpatchify/kernel", "o i -> i o"),
-  ("final_layer.linear.bias", "unpatchify/bias", "o -> o"),
-)
-BLOCK = (
-  ("attn.qkv.weight", "attention/qkv/kernel", "l (three n d) i -> l i (n three d)"),
-  ("attn.qkv.bias", "attention/qkv/bias", "l (three n d) -> l (n three d)"),
-  ("attn.proj.weight", "attention/out/kernel", "l o i -> l i o"),
-  ("attn.proj.bias", "attention/out/bias", "l o -> l o"),
-  ("mlp.fc1.weight", "mlp_in/kernel", "l o i -> l i o"),
-  ("mlp.fc1.bias", "mlp_in/bias", "l o -> l o"),
-  ("mlp.fc2.weight", "mlp_out/kernel", "l o i -> l i o"),
-  ("mlp.fc2.bias", "mlp_out/bias", "l o -> l o"),
-  ("adaLN_modulation.1.weight", "modulation/kernel", "l o i -> l i o"),
-  ("adaLN_modulation.1.bias", "modulation/bias", "l o -> l o"),
-)
-
+NAMES = {
+  "patchify": "x_embedder.proj",
+  "time/in": "t_embedder.mlp.0",
+  "time/out": "t_embedder.mlp.2",
+  "label": "y_embedder.embedding_table",
+  "text": "text_embedding_projection.1",
+  "modulation": "final_layer.adaLN_modulation.1",
+  "unpatchify": "final_layer.linear",
+}
+BLOCK = {
+  "attention/qkv": "attn.qkv",
+  "attention/out": "attn.proj",
+  "mlp_in": "mlp.fc1",
+  "mlp_out": "mlp.fc2",
+  "modulation": "adaLN_modulation.1",
+}
+PATTERNS = basic_block.PATTERNS | {
+  "qkv/kernel": "(three n d) i -> i (n three d)",
+  "qkv/bias": "(three n d) -> (n three d)",
+}
 LAYOUTS = (("spatial", "temporal"), ("spatial",))
 
 
@@ -73,22 +64,12 @@ def _from_shapes(shapes):
   )
 
 
-def _rules(module):
-  absent = {"label": not module.num_classes, "text": module.text == "none"}
-  out = [rule for rule in ROOT if not absent.get(rule[1].split("/")[0])]
-  kinds = len(module.layout)
+def _names(module):
+  out, kinds = dict(NAMES), len(module.layout)
   for first, kind in enumerate(module.layout):
     numbers = range(first, module.depth, kinds)
-    for published, ours, pattern in BLOCK:
-      names = tuple(f"blocks.{i}.{published}" for i in numbers)
-      out.append((names, f"blocks/{kind}/{ours}", pattern))
+    out |= stacked_names("blocks", f"blocks/{kind}", BLOCK, numbers)
   return out
-
-
-def _abstract_params(module, shapes):
-  channels = input_width(shapes, r"^x_embedder\.", 1 + module.mask_channel)
-  text = input_width(shapes, r"^text_embedding_projection\.", 1)
-  return basic_block.abstract_params(module, channels, text)
 
 
 def _sized_buffers(module, size):
@@ -114,6 +95,13 @@ def _input_size(module, shapes):
 
 TABLE = Table(
   module_class=video_dit.VideoDiT,
+  names=_names,
+  inputs=basic_block.inputs,
+  widths={
+    "channels": (r"^x_embedder\.", 1),
+    "text": (r"^text_embedding_projection\.", 1),
+  },
+  patterns=lambda module: PATTERNS,
   fields={
     "layout": LAYOUTS,
     "modulation": ("block",),
@@ -125,9 +113,6 @@ TABLE = Table(
     "time_shift": (0,),
   },
   from_shapes=_from_shapes,
-  rules=_rules,
-  axis_sizes=basic_block.axis_sizes,
-  abstract_params=_abstract_params,
   sized_buffers=_sized_buffers,
   input_size=_input_size,
 )

@@ -15,27 +15,21 @@ and knows the same names.
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.pretrained.config_json import require_supported, with_defaults
-from vdm_jax.pretrained.tables.table import Table, input_width
+from vdm_jax.pretrained.tables.table import Table, stacked_names
 from vdm_jax.pretrained.tables.transformers import basic_block
 
-LINEARS = (
-  ("adaln_single.emb.timestep_embedder.linear_1", "time/in"),
-  ("adaln_single.emb.timestep_embedder.linear_2", "time/out"),
-  ("adaln_single.linear", "shared"),
-  ("caption_projection.linear_1", "text/in"),
-  ("caption_projection.linear_2", "text/out"),
-  ("proj_out", "unpatchify"),
-)
-KINDS = {
-  "spatial": (
-    "transformer_blocks",
-    basic_block.SELF + basic_block.CROSS + basic_block.PERCEPTRON,
-  ),
-  "temporal": (
-    "temporal_transformer_blocks",
-    basic_block.SELF + basic_block.PERCEPTRON,
-  ),
+NAMES = {
+  "patchify": "pos_embed.proj",
+  "time/in": "adaln_single.emb.timestep_embedder.linear_1",
+  "time/out": "adaln_single.emb.timestep_embedder.linear_2",
+  "shared": "adaln_single.linear",
+  "text/in": "caption_projection.linear_1",
+  "text/out": "caption_projection.linear_2",
+  "modulation/table": "scale_shift_table",
+  "unpatchify": "proj_out",
 }
+BLOCK = basic_block.BLOCK | {"norm2": "norm2", "modulation/table": "scale_shift_table"}
+KINDS = {"spatial": "transformer_blocks", "temporal": "temporal_transformer_blocks"}
 LAYOUT = ("spatial", "temporal")
 CLASSES = ("LatteTransformer3DModel", "LatteT2V")
 # Of their config.json.
@@ -54,66 +48,56 @@ DEFAULTS = {
 }
 
 
-def _from_config(config, shapes):
-  del shapes
+def _from_config(config):
   config = with_defaults(config, DEFAULTS)
-  heads, patch = config["num_attention_heads"], config["patch_size"]
-  width, sample = heads * config["attention_head_dim"], config["sample_size"]
+  fields, sample = basic_block.fields_from_config(config), config["sample_size"]
   supported = {
     "norm_type": ("ada_norm_single",),
     "activation_fn": tuple(PERCEPTRONS),
-    "cross_attention_dim": (width,),
+    "cross_attention_dim": (fields["width"],),
   }
   require_supported(config, supported, config["_class_name"])
   return video_dit.VideoDiT(
-    out_channels=config.get("out_channels", config["in_channels"]),
-    patch=patch,
-    width=width,
     depth=2 * config["num_layers"],
-    num_heads=heads,
     text="cross",
     modulation="shared",
     layout=LAYOUT,
-    space_span=sample // patch / max(sample // 64, 1),
+    space_span=sample // fields["patch"] / max(sample // 64, 1),
     one_frame="image" if config["_class_name"] == "LatteT2V" else "still",
-    attention_bias=config["attention_bias"],
-    activation=config["activation_fn"],
     norm_epsilon=(config["norm_eps"],) * 2,
     norm_affine=(config["norm_elementwise_affine"],) * 2,
     num_frames=config["video_length"],
+    **fields,
   )
 
 
 def _from_shapes(shapes):
-  """Upstream's LatteT2V, or None; heads and positions are those of width 1152."""
+  """Upstream's LatteT2V, or None; heads and positions are those by default."""
   try:
     width, channels, patch, _ = shapes["pos_embed.proj.weight"]
     features, _ = shapes["proj_out.weight"]
-    blocks = [f"{prefix}.0.ff.net.2.weight" for prefix, _ in KINDS.values()]
+    blocks = [f"{prefix}.0.ff.net.2.weight" for prefix in KINDS.values()]
     known = all(shapes[name] == (width, 4 * width) for name in blocks)
   except (KeyError, ValueError):
     return None
   if width != video_dit.SIZES["XL"]["width"] or not known:
     return None
   ends = ".scale_shift_table"
-  heads = video_dit.SIZES["XL"]["num_heads"]
   published = {
     "_class_name": "LatteT2V",
-    "num_attention_heads": heads,
-    "attention_head_dim": width // heads,
+    "attention_head_dim": width // DEFAULTS["num_attention_heads"],
     "cross_attention_dim": width,
     "in_channels": channels,
     "out_channels": features // patch**2,
     "num_layers": sum(k.endswith(ends) for k in shapes) // 2,
     "attention_bias": "transformer_blocks.0.attn1.to_q.bias" in shapes,
-    "sample_size": 64,
     "patch_size": patch,
     "activation_fn": "gelu-approximate",
     "norm_type": "ada_norm_single",
     "norm_elementwise_affine": "transformer_blocks.0.norm1.weight" in shapes,
     "norm_eps": 1e-6,
   }
-  return _from_config(published, shapes)
+  return _from_config(published)
 
 
 def _to_config(module, params):
@@ -130,18 +114,10 @@ def _to_config(module, params):
       f"norm_epsilon={module.norm_epsilon}, fusion={module.fusion!r}: Latte has one "
       "epsilon and interleaved blocks."
     )
-  return {
+  return basic_block.config_from_module(module, params) | {
     "_class_name": CLASSES[0],
-    "num_attention_heads": module.num_heads,
-    "attention_head_dim": module.width // module.num_heads,
-    "in_channels": params["patchify"]["kernel"].shape[0] // module.patch**2,
-    "out_channels": module.out_channels,
     "num_layers": module.depth // 2,
     "cross_attention_dim": module.width,
-    "attention_bias": module.attention_bias,
-    "sample_size": round(module.space_span * module.patch),
-    "patch_size": module.patch,
-    "activation_fn": module.activation,
     "norm_type": "ada_norm_single",
     "norm_elementwise_affine": module.norm_affine[0],
     "norm_eps": module.norm_epsilon[0],
@@ -150,29 +126,22 @@ def _to_config(module, params):
   }
 
 
-def _rules(module):
-  out = basic_block.patchify_rules()
-  out.append(("scale_shift_table", "modulation/table", "rows d -> rows d"))
-  for published, ours in LINEARS:
-    out += basic_block.linear_rules(published, ours)
-  layers = range(module.depth // len(LAYOUT))
-  for kind, (prefix, linears) in KINDS.items():
-    ours = f"blocks/{kind}"
-    names = tuple(f"{prefix}.{i}.scale_shift_table" for i in layers)
-    out.append((names, f"{ours}/modulation/table", "l rows d -> l rows d"))
-    norms = ("norm1", "norm2")
-    out += basic_block.block_rules(module, prefix, ours, layers, linears, norms)
+def _names(module):
+  out, numbers = dict(NAMES), range(module.depth // len(LAYOUT))
+  for kind, prefix in KINDS.items():
+    out |= stacked_names(prefix, f"blocks/{kind}", BLOCK, numbers)
   return out
-
-
-def _abstract_params(module, shapes):
-  channels = input_width(shapes, r"^pos_embed\.proj\.", 1 + module.mask_channel)
-  text = input_width(shapes, r"^caption_projection\.linear_1\.", 1)
-  return basic_block.abstract_params(module, channels, text)
 
 
 TABLE = Table(
   module_class=video_dit.VideoDiT,
+  names=_names,
+  inputs=basic_block.inputs,
+  widths={
+    "channels": (r"^pos_embed\.proj\.", 1),
+    "text": (r"^caption_projection\.linear_1\.", 1),
+  },
+  patterns=lambda module: basic_block.PATTERNS,
   fields={
     "layout": (LAYOUT,),
     "modulation": ("shared",),
@@ -184,8 +153,5 @@ TABLE = Table(
   from_config=_from_config,
   to_config=_to_config,
   from_shapes=_from_shapes,
-  rules=_rules,
   ignored=("caption_projection.y_embedding",),
-  axis_sizes=basic_block.axis_sizes,
-  abstract_params=_abstract_params,
 )

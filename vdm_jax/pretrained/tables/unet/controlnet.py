@@ -8,9 +8,9 @@ Source: huggingface/diffusers (models/controlnets).
 import dataclasses
 
 from vdm_jax.models import controlled
-from vdm_jax.models.unet import architectures
+from vdm_jax.models.unet import architectures, unet3d
 from vdm_jax.pretrained.config_json import require_supported, with_defaults
-from vdm_jax.pretrained.tables.table import Table, input_width
+from vdm_jax.pretrained.tables.table import Table
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
 from vdm_jax.pretrained.tables.unet import unet_configs, unet_diffusers
 
@@ -18,8 +18,14 @@ PLAIN, SPARSE = "ControlNetModel", "SparseControlNetModel"
 # The class of the U-Net that each is the encoder of.
 UNETS = {PLAIN: "UNet2DConditionModel", SPARSE: "UNetMotionModel"}
 HINT = "controlnet_cond_embedding"
-DOWN = (True, True, True, False)
 WIDTHS = (16, 32, 96, 256)  # of the hint's convolutions, by default
+# Fields of the U-Net's config.json that a control network has not.
+NOT_OF_ENCODERS = (
+  "out_channels",
+  "up_block_types",
+  "num_attention_heads",
+  "use_motion_mid_block",
+)
 SUPPORTED = {
   "class_embed_type": (None,),
   "global_pool_conditions": (False, None),
@@ -28,16 +34,14 @@ SUPPORTED = {
 }
 
 
-def _from_config(config, shapes):
+def _from_config(config):
   kind = config["_class_name"]
   require_supported(config, SUPPORTED, kind)
   config = with_defaults(config, {"conditioning_embedding_out_channels": WIDTHS})
   unet = UNETS[kind]
-  blocks = config.get("down_block_types") or unet_configs.block_type_names(
-    unet, "Down", DOWN
-  )
-  up = tuple(block.replace("Down", "Up") for block in blocks[::-1])
-  like = config | {"_class_name": unet, "up_block_types": up}
+  like = config | {"_class_name": unet}
+  if blocks := config.get("down_block_types"):
+    like["up_block_types"] = [name.replace("Down", "Up") for name in blocks[::-1]]
   like.pop("out_channels", None)  # a control network has none
   if kind == SPARSE:
     like["use_motion_mid_block"] = False
@@ -45,7 +49,7 @@ def _from_config(config, shapes):
     like["num_attention_heads"] = (
       config.get("num_attention_heads") or config.get("attention_head_dim") or 8
     )
-  architecture = unet_configs.from_config(like, shapes).config
+  architecture = unet_configs.from_config(like).config
   widths = tuple(config["conditioning_embedding_out_channels"])
   if kind == PLAIN:
     return controlled.ControlNet(architecture, widths=widths)
@@ -63,83 +67,52 @@ def _from_config(config, shapes):
 def _to_config(module, params):
   c, hint = module.config, params["hint_in" if module.widths else "hint"]
   sparse = c.temporal is not None
-  text = params["encoder"]["middle_0"]["transformer"]["block_0"]
   kind = SPARSE if sparse else PLAIN
-  blocks = unet_configs.block_type_names(UNETS[kind], "Down", c.attention)
-  out = {
-    "_class_name": kind,
-    "in_channels": params["encoder"]["conv_in"]["kernel"].shape[2],
-    "conditioning_channels": hint["kernel"].shape[2] - sparse,
-    "down_block_types": list(blocks),
-    "block_out_channels": list(c.channels),
-    "layers_per_block": c.layers,
-    "cross_attention_dim": text["spatial_cross_1"]["attention"]["k"]["kernel"].shape[0],
-    "attention_head_dim": c.spatial.num_heads,
-    "norm_num_groups": c.groups,
-    "norm_eps": c.epsilon,
-    "use_linear_projection": c.spatial.projection == "linear",
-  }
   if c.spatial.num_heads is None:
     raise ValueError(f"{kind} needs num_heads, not head_dim, in spatial.")
+  unet = unet_configs.to_config(unet3d.UNet3D(c), params)
+  out = {k: value for k, value in unet.items() if k not in NOT_OF_ENCODERS} | {
+    "_class_name": kind,
+    "conditioning_channels": hint["kernel"].shape[2] - sparse,
+    "attention_head_dim": c.spatial.num_heads,
+  }
   if module.widths:
     out["conditioning_embedding_out_channels"] = list(module.widths)
-  if not sparse:
-    return out
-  if c.temporal.norm_over != "clip":
-    raise ValueError(
-      f"{kind} has temporal.norm_over='clip', not {c.temporal.norm_over!r}."
-    )
-  return out | {
-    "motion_max_seq_length": c.temporal.max_frames,
-    "motion_num_attention_heads": c.temporal.num_heads,
-    "use_simplified_condition_embedding": not module.widths,
-  }
+  simple = {"use_simplified_condition_embedding": not module.widths}
+  return out | simple if sparse else out
 
 
-def controlnet_rules(module, layout):
-  """[(published name, our name, einops pattern)] of a ControlNet, by a NameLayout."""
-  spec = abstract_params(module, {})
-  names = layout_lib.flatten_shapes(spec)
-  numbers = range(sum(name.startswith("zero_") for name in names) // 2 - 1)
-  prefixes = layout_lib.name_prefixes(module.config, layout)
-  prefixes += [("zero_middle", "controlnet_mid_block", {"": ""})]
-  prefixes += [(f"zero_{i}", f"controlnet_down_blocks.{i}", {"": ""}) for i in numbers]
-  prefixes += [
-    ("hint", HINT, {"": ""}),
-    ("hint_in", f"{HINT}.conv_in", {"": ""}),
-    ("hint_out", f"{HINT}.conv_out", {"": ""}),
-  ]
-  for i in range(len(module.widths) - 1):
-    prefixes.append((f"hint_{i}", f"{HINT}.blocks.{2 * i}", {"": ""}))
-    prefixes.append((f"hint_half_{i}", f"{HINT}.blocks.{2 * i + 1}", {"": ""}))
-  return layout_lib.rules_from_prefixes(spec, prefixes, layout.pattern_of)
+def names(module, name_layout_of=unet_diffusers.name_layout_of):
+  """{our layer: its published name} of a ControlNet.
 
-
-def abstract_params(module, shapes):
-  """A ControlNet's parameters as nested ShapeDtypeStructs, boxed with axis names.
-
-  `shapes` are {published name: shape}, from which the widths of inputs are taken.
+  `name_layout_of` is a function of its Architecture that returns a NameLayout.
   """
-  channels = input_width(shapes, rf"^{HINT}\.(conv_in\.)?weight$", 3)
-  hint = module.hint, channels, 2 ** max(len(module.widths) - 1, 0)
-  layout_of = unet_diffusers.name_layout_of
-  return layout_lib.abstract_params(module, shapes, layout_of, hint)
-
-
-def _rules(module):
-  return controlnet_rules(module, unet_diffusers.name_layout_of(module.config))
-
-
-def _buffers(module):
-  return unet_diffusers.sinusoid_buffers(module, abstract_params(module, {}))
+  c = module.config
+  out = layout_lib.unet_names(c, name_layout_of(c))
+  out |= {
+    "zero_middle": "controlnet_mid_block",
+    "hint": HINT,
+    "hint_in": f"{HINT}.conv_in",
+    "hint_out": f"{HINT}.conv_out",
+  }
+  for i in range(len(c.channels) * (c.layers + 1)):
+    out[f"zero_{i}"] = f"controlnet_down_blocks.{i}"
+  for i in range(len(module.widths) - 1):
+    out[f"hint_{i}"] = f"{HINT}.blocks.{2 * i}"
+    out[f"hint_half_{i}"] = f"{HINT}.blocks.{2 * i + 1}"
+  return out
 
 
 TABLE = Table(
   module_class=controlled.ControlNet,
+  names=names,
+  inputs=layout_lib.inputs,
+  widths=unet_diffusers.WIDTHS | {"hint": (rf"^{HINT}\.(conv_in\.)?weight$", 3)},
+  patterns=unet_diffusers.patterns,
   classes=tuple(UNETS),
   from_config=_from_config,
   to_config=_to_config,
-  rules=_rules,
-  buffers=_buffers,
-  abstract_params=abstract_params,
+  buffers=lambda module: layout_lib.sinusoid_buffers(
+    TABLE, module, *unet_diffusers.SINUSOIDS
+  ),
 )

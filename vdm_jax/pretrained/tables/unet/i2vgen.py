@@ -4,42 +4,41 @@ Source: huggingface/diffusers (models/unets/unet_i2vgen_xl.py).
 """
 
 import dataclasses
-import functools
 
-import jax.numpy as jnp
-
-from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.unet import unet3d
 from vdm_jax.models.unet.i2vgen import I2VGenXL
-from vdm_jax.pretrained.tables.table import Table, init_shapes, input_width
+from vdm_jax.pretrained.tables.table import Table, nested
 from vdm_jax.pretrained.tables.unet import blocks, unet_configs, unet_diffusers
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
 CLASS = "I2VGenXLUNet"
 INSIDE = "UNet3DConditionModel"  # the class of the U-Net in it
-PERCEPTRON = {"in": "0", "out": "2"}
-PLACES = (
-  ("unet/embed/fps", "fps_embedding", PERCEPTRON),
-  ("embedding", "context_embedding", PERCEPTRON),
-  (
-    "context",
-    "image_latents_context_embedding",
-    {"conv1": "0", "conv2": "3", "conv3": "5"},
+NAMES = {
+  "unet/embed/fps/in": "fps_embedding.0",
+  "unet/embed/fps/out": "fps_embedding.2",
+  "embedding/in": "context_embedding.0",
+  "embedding/out": "context_embedding.2",
+  "context/conv1": "image_latents_context_embedding.0",
+  "context/conv2": "image_latents_context_embedding.3",
+  "context/conv3": "image_latents_context_embedding.5",
+  "beside/conv1": "image_latents_proj_in.0",
+  "beside/conv2": "image_latents_proj_in.2",
+  "beside/conv3": "image_latents_proj_in.4",
+  "beside/norm": "image_latents_temporal_encoder.norm1",
+  "beside/mlp_in": "image_latents_temporal_encoder.ff.net.0.proj",
+  "beside/mlp_out": "image_latents_temporal_encoder.ff.net.2",
+  **nested(
+    "beside/attention",
+    "image_latents_temporal_encoder.attn1",
+    dict(blocks.ATTENTION),
   ),
-  ("beside", "image_latents_proj_in", {"conv1": "0", "conv2": "2", "conv3": "4"}),
-  (
-    "beside",
-    "image_latents_temporal_encoder",
-    {"norm": "norm1", "mlp_in": "ff.net.0.proj", "mlp_out": "ff.net.2"},
-  ),
-  ("beside/attention", "image_latents_temporal_encoder.attn1", dict(blocks.ATTENTION)),
-)
+}
 
 
-def _from_config(config, shapes):
+def _from_config(config):
   head = config.get("num_attention_heads") or config.get("attention_head_dim")
   own = {"_class_name": INSIDE, "attention_head_dim": head, "num_attention_heads": None}
-  architecture = unet_configs.from_config(config | own, shapes).config
+  architecture = unet_configs.from_config(config | own).config
   return I2VGenXL(dataclasses.replace(architecture, vectors=("fps",)))
 
 
@@ -57,40 +56,26 @@ def _to_config(module, params):
   return out | {"_class_name": CLASS, "in_channels": doubled // 2}
 
 
-def _rules(module):
-  layout = unet_diffusers.name_layout_of(module.config)
-  inside = layout_lib.name_prefixes(module.config, layout)
-  inside = [(f"unet/{ours}", published, names) for ours, published, names in inside]
-  spec = _abstract_params(module, {})
-  return layout_lib.rules_from_prefixes(spec, [*inside, *PLACES], layout.pattern_of)
+def _names(module):
+  return nested("unet", "", unet_diffusers.names(module)) | NAMES
 
 
-def _abstract_params(module, shapes):
-  return _spec(
-    module,
-    input_width(shapes, r"^image_latents_proj_in\.0\.weight$", 4),
-    input_width(shapes, r"^context_embedding\.0\.weight$", 1),
-  )
-
-
-@functools.lru_cache(maxsize=16)
-def _spec(module, channels, width):
-  tokens = Tokens(jnp.zeros((1, 1, width)), jnp.ones((1, 1), bool))
-  size = 2 ** (len(module.config.channels) - 1)
-  x = jnp.zeros((1, 1, size, size, channels))
-  cond = Conditioning(
-    tokens={"text": tokens, "image": tokens},
-    channels={"image": x},
-    vectors={"fps": jnp.zeros(1)},
-  )
-  return init_shapes(module, x, jnp.zeros(1), cond)
+def _inputs(module, channels, text):
+  x, t, cond = layout_lib.inputs(module, channels, text, image=text)
+  cond.channels["image"] = x
+  return x, t, cond
 
 
 TABLE = Table(
   module_class=I2VGenXL,
+  names=_names,
+  inputs=_inputs,
+  widths={
+    "channels": (r"^image_latents_proj_in\.0\.weight$", 4),
+    "text": (r"^context_embedding\.0\.weight$", 1),
+  },
+  patterns=unet_diffusers.patterns,
   classes=(CLASS,),
   from_config=_from_config,
   to_config=_to_config,
-  rules=_rules,
-  abstract_params=_abstract_params,
 )

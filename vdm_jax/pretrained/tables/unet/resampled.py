@@ -5,49 +5,41 @@ Checkpoints hold the U-Net and its resampler of image tokens, among other parts.
 Source: AILab-CVC/VideoCrafter (lvdm/models/ddpm3d.py).
 """
 
+import jax.numpy as jnp
+
+from vdm_jax.conditioning import Tokens
 from vdm_jax.models.unet.resampled import Resampled
 from vdm_jax.pretrained.tables.encoders import resampler
-from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.table import Table, nested
 from vdm_jax.pretrained.tables.unet import unet_openai
 
-# {our name: (its table, published prefix)}
-INSIDE = {
-  "network": (unet_openai.TABLE, "model.diffusion_model."),
-  "resampler": (resampler.TABLE, "image_proj_model."),
-}
+
+def _names(module):
+  network = unet_openai.names(module.network)
+  own = resampler.names(module.resampler)
+  return {
+    **nested("network", "model.diffusion_model", network),
+    **nested("resampler", "image_proj_model", own),
+  }
 
 
-def _rules(module):
-  out = []
-  for name, (table, prefix) in INSIDE.items():
-    for names, ours, pattern in table.rules(getattr(module, name)):
-      one = isinstance(names, str)
-      names = prefix + names if one else tuple(prefix + x for x in names)
-      out.append((names, f"{name}/{ours}", pattern))
-  return out
-
-
-def _axis_sizes(module):
-  return resampler.TABLE.axis_sizes(module.resampler)
-
-
-def _abstract_params(module, shapes):
-  out = {}
-  for name, (table, prefix) in INSIDE.items():
-    own = {k.removeprefix(prefix): x for k, x in shapes.items() if k.startswith(prefix)}
-    out[name] = table.abstract_params(getattr(module, name), own)
-  return out
+def _inputs(module, channels, text, image):
+  """As the network's, but for the tokens of an image."""
+  x, t, cond = unet_openai.TABLE.inputs(module.network, channels, text, image)
+  (values,) = resampler.TABLE.inputs(module.resampler)
+  cond.tokens["image"] = Tokens(values, jnp.ones(values.shape[:2], bool))
+  return x, t, cond
 
 
 TABLE = Table(
   module_class=Resampled,
+  names=_names,
+  inputs=_inputs,
+  widths=unet_openai.TABLE.widths,
+  patterns=lambda module: resampler.PATTERNS | unet_openai.patterns(module.network),
   fields={
-    f"{name}.{field}": values
-    for name, (table, _) in INSIDE.items()
-    for field, values in table.fields.items()
+    f"network.{field}": values for field, values in unet_openai.TABLE.fields.items()
   },
-  rules=_rules,
   prefix=r"(?=model\.diffusion_model\.|image_proj_model\.)",  # these stay
-  axis_sizes=_axis_sizes,
-  abstract_params=_abstract_params,
+  axis_sizes=lambda module: resampler.TABLE.axis_sizes(module.resampler),
 )

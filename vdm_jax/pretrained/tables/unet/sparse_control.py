@@ -5,24 +5,20 @@ As in controlnet.py, but inside the motion modules.
 Source: guoyww/AnimateDiff (models/sparse_controlnet.py).
 """
 
-from vdm_jax.models import controlled
-from vdm_jax.pretrained.tables.table import Table
+import dataclasses
+import functools
+
 from vdm_jax.pretrained.tables.unet import animatediff, controlnet
+from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
-
-def _rules(module):
-  return controlnet.controlnet_rules(module, animatediff.name_layout_of(module.config))
-
-
-def _buffers(module):
-  return animatediff.sinusoid_buffers(module, controlnet.abstract_params(module, {}))
-
-
-TABLE = Table(
-  module_class=controlled.ControlNet,
+TABLE = dataclasses.replace(
+  controlnet.TABLE,
+  names=functools.partial(controlnet.names, name_layout_of=animatediff.name_layout_of),
   fields={"config.temporal.position": ("sinusoid",)},
-  rules=_rules,
+  classes=(),
+  to_config=None,
   renames=animatediff.RENAMES,
-  buffers=_buffers,
-  abstract_params=controlnet.abstract_params,
+  buffers=lambda module: layout_lib.sinusoid_buffers(
+    TABLE, module, *animatediff.SINUSOIDS
+  ),
 )

@@ -67,17 +67,11 @@ SUPPORTED = {
 }
 
 
-def from_config(config, shapes):
-  """The UNet3D that a config.json of diffusers describes.
+def from_config(config):
+  """The UNet3D that a config.json of diffusers, of one of the four CLASSES, describes.
 
-  Args:
-    config: config.json as a dict, of one of the four CLASSES of U-Nets.
-    shapes: of the weights; not used.
-
-  Raises:
-    ValueError: one for all settings that ours does not have.
+  `config` is its dict. ValueError: one for all settings that ours does not have.
   """
-  del shapes
   kind = config["_class_name"]
   full = with_defaults(config, DEFAULTS)
   channels, layers = tuple(full["block_out_channels"]), full["layers_per_block"]

@@ -12,13 +12,8 @@ the clip, and SVD's norms have another epsilon.
 Source: huggingface/diffusers (models/unets).
 """
 
-import functools
-
-import numpy as np
-
-from vdm_jax.layers import positions
 from vdm_jax.models.unet import architectures, unet3d
-from vdm_jax.pretrained.tables.table import Table
+from vdm_jax.pretrained.tables.table import Table, nested
 from vdm_jax.pretrained.tables.unet import blocks, unet_configs
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
@@ -37,6 +32,11 @@ PARTS = {
 }
 
 
+def names(module):
+  """{our layer: its published name} of a UNet3D or I2VGenXL's in diffusers."""
+  return layout_lib.unet_names(module.config, name_layout_of(module.config))
+
+
 def name_layout_of(architecture):
   """The NameLayout, templates of published names, of a UNet3D in diffusers."""
   parts = dict(PARTS)
@@ -44,14 +44,15 @@ def name_layout_of(architecture):
     parts["resnet"] += ".spatial_res_block"
   if architecture.temporal_at == "attention":
     parts["temporal_transformer"] = "temp_attentions.{j}"
+  joint = "embed/" + "_".join(architecture.joint)
   return layout_lib.NameLayout(
-    roots=(
-      ("embed/time", "time_embedding", PERCEPTRON),
-      ("embed/" + "_".join(architecture.joint), "add_embedding", PERCEPTRON),
-      ("encoder/conv_in", "conv_in", {"": ""}),
-      ("decoder/norm_out", "conv_norm_out", {"": ""}),
-      ("decoder/conv_out", "conv_out", {"": ""}),
-    ),
+    roots={
+      **nested("embed/time", "time_embedding", PERCEPTRON),
+      **nested(joint, "add_embedding", PERCEPTRON),
+      "encoder/conv_in": "conv_in",
+      "decoder/norm_out": "conv_norm_out",
+      "decoder/conv_out": "conv_out",
+    },
     down="down_blocks.{i}",
     middle="mid_block",
     up="up_blocks.{u}",
@@ -62,61 +63,28 @@ def name_layout_of(architecture):
     perceptron=PERCEPTRON,
     temporal_in="transformer_in",
     temporal_blocks="temporal_transformer_blocks",
-    pattern_of=_patterns(architecture),
-    conv_in=r"^conv_in\.weight$",
-    # Not the attentions along time.
-    text_attention=r"(^|\.)attentions\.\d+\.transformer_blocks\.0\.attn2\.",
   )
 
 
-def _patterns(c):
-  ranks = {1: "o -> o", 4: "o i h w -> h w i o", 5: "o i t h w -> t h w i o"}
-  convolved = c.spatial.projection == "convolution"
-
-  def pattern(name, rank):
-    if rank == 2 and convolved and "/transformer/proj_" in name:
-      return "o i 1 1 -> i o"
-    return ranks.get(rank, "o i -> i o")
-
-  return pattern
+def patterns(module):
+  """{regex of our name and number of axes: einops pattern}, as Table.patterns."""
+  convolved = module.config.spatial.projection == "convolution"
+  return {r"/transformer/proj_.*kernel 2": "o i 1 1 -> i o"} if convolved else {}
 
 
-def named_block_sinusoids(module, layout, params):
-  """[(published name of a block along time, its sinusoids [1, max_frames, C])].
-
-  Args:
-    module: a UNet3D or ControlNet.
-    layout: the NameLayout of its architecture.
-    params: its parameters as nested ShapeDtypeStructs.
-  """
-  c = module.config
-  if c.temporal is None or c.temporal.position != "sinusoid":
-    return []
-  spec = layout_lib.flatten_shapes(params)
-  frames, out = np.arange(c.temporal.max_frames), []
-  for ours, published, _ in layout_lib.name_prefixes(c, layout):
-    norm = spec.get(f"{ours}/temporal_self_0/norm/scale")
-    if norm is not None:
-      table = positions.sincos_interleaved(frames, *norm.shape)
-      out.append((published, np.asarray(table)[None]))
-  return out
-
-
-def sinusoid_buffers(module, params):
-  """{published name in diffusers: positions [1, max_frames, C]} of blocks along time.
-
-  Of a UNet3D or ControlNet; `params` are its parameters as nested ShapeDtypeStructs.
-  """
-  found = named_block_sinusoids(module, name_layout_of(module.config), params)
-  return {f"{published}.pos_embed.pe": table for published, table in found}
-
-
-def _buffers(module):
-  return sinusoid_buffers(module, TABLE.abstract_params(module, {}))
-
+# Not the attentions along time.
+WIDTHS = layout_lib.widths(
+  r"^conv_in\.weight$", r"(^|\.)attentions\.\d+\.transformer_blocks\.0\.attn2\."
+)
+# Published names of norms along time, and of the positions that go with them.
+SINUSOIDS = r"\.norm1$", ".pos_embed.pe"
 
 TABLE = Table(
   module_class=unet3d.UNet3D,
+  names=names,
+  inputs=layout_lib.inputs,
+  widths=WIDTHS,
+  patterns=patterns,
   fields={
     "config.spatial.block": (blocks.IMAGE,),
     "config.temporal.position": (None, "none", "sinusoid", "perceptron"),
@@ -127,9 +95,5 @@ TABLE = Table(
   classes=tuple(unet_configs.CLASSES),
   from_config=unet_configs.from_config,
   to_config=unet_configs.to_config,
-  rules=functools.partial(layout_lib.unet_rules, layout_of=name_layout_of),
-  buffers=_buffers,
-  abstract_params=functools.partial(
-    layout_lib.abstract_params, layout_of=name_layout_of
-  ),
+  buffers=lambda module: layout_lib.sinusoid_buffers(TABLE, module, *SINUSOIDS),
 )
