@@ -130,7 +130,8 @@ class Checkpointer:
     self._compare_parts(folder, meta.get("frozen_parts", {}))
     want = _flatten(like)
     _compare(folder, meta["arrays"], {k: _describe(x) for k, x in want.items()})
-    got = _read_arrays(folder, meta, {k: _sharding(x) for k, x in want.items()})
+    places = {k: x.sharding or _one_device() for k, x in want.items()}
+    got = _read_arrays(folder, meta, places)
     state = jax.tree.unflatten(jax.tree.structure(like), [got[k] for k in want])
     return Restored(step, state, _read_key(folder, meta), meta["data"])
 
@@ -332,10 +333,6 @@ def _fields(state):
 
 def _describe(x):
   return [list(x.shape), str(jnp.dtype(x.dtype))]
-
-
-def _sharding(x):
-  return x.sharding or _one_device()
 
 
 def _json(data):

@@ -66,9 +66,9 @@ def training_program(cfg, mesh):
     task.loss, tx, stage.ema_decay, accumulate=stage.accumulate, shardings=shardings
   )
   key, shards = _key(mesh), sharding.batch_parts_and_count(mesh, cfg.rules)[1]
-  run = step_lib.compile_step(
-    step, shardings, mesh, cfg.rules, _options(cfg, mesh), frozen
-  )
+  platform = mesh.devices.flat[0].platform
+  options = compiler.xla_options(cfg.get("compiler", "none"), platform)
+  run = step_lib.compile_step(step, shardings, mesh, cfg.rules, options, frozen)
   whole = state_lib.merge_params(state.params, state.frozen)
   return LoweredProgram(
     lower=lambda: run.lower(state, rows, key),
@@ -190,12 +190,6 @@ def _named(cfg, name, what):
   return cfg[name]
 
 
-def _options(cfg, mesh):
-  """The compiler's options on the platform of the mesh."""
-  platform = mesh.devices.flat[0].platform
-  return compiler.xla_options(cfg.get("compiler", "none"), platform)
-
-
 def _frozen(task, rows, mesh, rules):
   """() or (ShapeDtypeStructs with shardings,) of the frozen networks of a task."""
   names = task.frozen_parts(rows) if hasattr(task, "frozen_parts") else ()
@@ -222,8 +216,7 @@ def _saved(task, params, rows, key, mesh, rules):
 
 def _parameters(init, rows):
   """Shapes of what `init` makes of such a batch."""
-  zeros = lambda: jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), rows)
-  return jax.eval_shape(lambda k: init(k, zeros()), jax.eval_shape(jax.random.key, 0))
+  return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), rows)
 
 
 def _decoder(autoencoder, shape, mesh):

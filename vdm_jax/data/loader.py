@@ -81,17 +81,10 @@ class Loader:
       )
     self.source, self.batch_size, self.seed = source, batch_size, seed
     self.num_workers, self.repeat, self.prefetch = num_workers, repeat, prefetch
-    self._again = functools.partial(
-      Loader,
-      source,
-      batch_size,
-      seed,
-      transforms=transforms,
-      num_workers=num_workers,
-      shuffle=shuffle,
-      repeat=repeat,
-      prefetch=prefetch,
-    )
+    order = dict(shuffle=shuffle, repeat=repeat)
+    read = dict(transforms=transforms, num_workers=num_workers, prefetch=prefetch)
+    self._again = functools.partial(Loader, source, batch_size, seed, **order, **read)
+    self._identity = dict(length=len(source), seed=seed, **order)
     self.report = report.SkipReport(skipped_file)
     for path, reason in getattr(source, "skipped", ()):
       self.report.add(path, reason)
@@ -105,12 +98,6 @@ class Loader:
     self._batches = order.batch(batch_size, drop_remainder=False).map_with_index(
       self._fetch
     )
-    self._identity = {
-      "length": len(source),
-      "seed": seed,
-      "shuffle": shuffle,
-      "repeat": repeat,
-    }
     self._taken, self._iterator, self._gave = 0, None, False
 
   def __len__(self):

@@ -145,15 +145,10 @@ def guide(denoise, null, *, drop, scales, combine=classifier_free):
 
   def guided(x_t, t, cond):
     conds = [cond] + [conditioning.swap(cond, null, names) for names in drop]
-    n = len(conds)
-    # The branches of an example are neighbours: a sharded batch is not moved.
-    stack = lambda *xs: rearrange(list(xs), "n b ... -> (b n) ...")
-    tile = lambda x: stack(*[x] * n)
-    parts = denoise(tile(x_t), tile(t), jax.tree.map(stack, *conds))
-    parts = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=n), parts)
+    # The variance is the conditional one's.
+    first, estimates = _denoise_branches(denoise, [(x_t, t, c) for c in conds])
     at = [_scale(scale, t) for scale in scales]
-    first = jax.tree.map(lambda x: x[0], parts)  # the variance is the conditional one's
-    return first.replace(x0=combine(list(parts.x0), at, x_t, t))
+    return first.replace(x0=combine(estimates, at, x_t, t))
 
   return guided
 
@@ -180,18 +175,23 @@ def guide_by_known_frames(denoise, null, *, process, scale):
     blank = cond.replace(
       known=jnp.zeros_like(cond.known), mask=jnp.zeros_like(cond.mask)
     )
-    both = lambda a, b: rearrange([a, b], "n b ... -> (b n) ...")
-    out = denoise(
-      both(x_t, jnp.where(cond.mask, noised, x_t)),
-      both(t, t),
-      jax.tree.map(both, cond, blank),
-    )
-    parts = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=2), out)
-    x0 = classifier_free(list(parts.x0), [scale], x_t, t)
-    first = jax.tree.map(lambda x: x[0], parts)
+    without = jnp.where(cond.mask, noised, x_t), t, blank
+    first, estimates = _denoise_branches(denoise, [(x_t, t, cond), without])
+    x0 = classifier_free(estimates, [scale], x_t, t)
     return first.replace(x0=jnp.where(cond.mask, cond.known, x0))
 
   return guided
+
+
+def _denoise_branches(denoise, inputs):
+  """(the Denoised of the first inputs, [x0 of each]), all by one call of `denoise`.
+
+  The branches of an example are neighbours: a sharded batch is not moved.
+  """
+  stack = lambda *xs: rearrange(list(xs), "n b ... -> (b n) ...")
+  split = lambda x: rearrange(x, "(b n) ... -> n b ...", n=len(inputs))
+  parts = jax.tree.map(split, denoise(*jax.tree.map(stack, *inputs)))
+  return jax.tree.map(lambda x: x[0], parts), list(parts.x0)
 
 
 def interval_scale(t, *, scale, low, high):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers import cpu
-from vdm_jax.layers.module import TypedModule
+from vdm_jax.layers.module import TypedModule, named_param
 
 # U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the published networks started from.
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -46,19 +46,10 @@ class Conv(TypedModule):
         f"A convolution with kernel={self.kernel} takes [N, {rank} axes, C]; "
         f"got shape {x.shape}."
       )
-    named = nn.with_logical_partitioning
-    weights = self.param(
-      "kernel",
-      named(self.kernel_init, (None,) * rank + ("conv_in", "conv_out")),
-      (*self.kernel, x.shape[-1], self.features),
-      self.param_dtype,
-    )
-    bias = self.param(
-      "bias",
-      named(self.bias_init, ("conv_out",)),
-      (self.features,),
-      self.param_dtype,
-    )
+    shape = (*self.kernel, x.shape[-1], self.features)
+    axes = (None,) * rank + ("conv_in", "conv_out")
+    weights = named_param(self, "kernel", self.kernel_init, axes, shape)
+    bias = named_param(self, "bias", self.bias_init, axes[-1:], shape[-1:])
     x, weights, bias = (jnp.asarray(a, self.dtype) for a in (x, weights, bias))
     padding = self.padding or tuple(((k - 1) // 2, k // 2) for k in self.kernel)
     return convolve(x, weights, self.stride, padding) + bias

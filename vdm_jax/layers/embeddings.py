@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import TypedModule
+from vdm_jax.layers.module import TypedModule, named_param
 
 normal = nn.initializers.normal(0.02)
 
@@ -60,12 +60,8 @@ class LabelEmbedding(nn.Module):
   @nn.compact
   def __call__(self, label):
     """[B, width] in float32 of class ids [B]."""
-    table = self.param(
-      "table",
-      nn.with_logical_partitioning(normal, (None, "embed")),
-      (self.num_classes + 1, self.width),
-      self.param_dtype,
-    )
+    shape = self.num_classes + 1, self.width
+    table = named_param(self, "table", normal, (None, "embed"), shape)
     # An id outside the table gives NaN, which training reports, not a wrong class.
     return jnp.take(table, label, axis=0, mode="fill").astype(jnp.float32)
 

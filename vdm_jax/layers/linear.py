@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers import cpu
-from vdm_jax.layers.module import TypedModule
+from vdm_jax.layers.module import TypedModule, named_param
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
@@ -27,18 +27,11 @@ class Linear(TypedModule):
   @nn.compact
   def __call__(self, x):
     """[..., features] in `dtype` of x [..., I]."""
-    named = nn.with_logical_partitioning
-    kernel = self.param(
-      "kernel",
-      named(self.kernel_init, tuple(self.axes)),
-      (x.shape[-1], self.features),
-      self.param_dtype,
-    )
+    shape = x.shape[-1], self.features
+    kernel = named_param(self, "kernel", self.kernel_init, tuple(self.axes), shape)
     x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
-    if not self.use_bias:
-      return cpu.matmul_with_fast_gradient(x, kernel)
-    bias = self.param(
-      "bias", named(zeros, (self.axes[1],)), (self.features,), self.param_dtype
-    )
     product = cpu.matmul_with_fast_gradient(x, kernel)
+    if not self.use_bias:
+      return product
+    bias = named_param(self, "bias", zeros, (self.axes[1],), shape[1:])
     return product + jnp.asarray(bias, self.dtype)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers.linear import Linear, zeros
+from vdm_jax.layers.module import named_param
 
 
 class ModulationTable(nn.Module):
@@ -26,8 +27,8 @@ class ModulationTable(nn.Module):
 
   @nn.compact
   def __call__(self):
-    init = nn.with_logical_partitioning(self.init, (None, "embed"))
-    return self.param("table", init, (self.rows, self.width), self.param_dtype)
+    shape = self.rows, self.width
+    return named_param(self, "table", self.init, (None, "embed"), shape)
 
 
 def adaln_zero_modulation(emb, width, num, **dtypes):

@@ -21,6 +21,12 @@ class Module(nn.Module):
     return super().apply(variables, *args, **kwargs)
 
 
+def named_param(module, name, init, axes, shape):
+  """Creates a parameter of a linen module, whose axes have logical names for a mesh."""
+  init = nn.with_logical_partitioning(init, axes)
+  return module.param(name, init, shape, module.param_dtype)
+
+
 class TypedModule(nn.Module, kw_only=True):
   """nn.Module with keyword fields `dtype`, of computation, and `param_dtype`."""
 

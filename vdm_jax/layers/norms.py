@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vdm_jax.layers.module import named_param
+
 
 def layer_norm(x, *, epsilon=1e-6):
   """x [..., D] with mean 0 and variance 1 over its last axis, float32; not learned."""
@@ -58,9 +60,5 @@ class LayerNorm(nn.Module):
 
 def affine_parameters(module, width):
   """Creates the parameters of a norm in a linen module: (scale, bias), [width] each."""
-  ones, zeros = nn.initializers.ones, nn.initializers.zeros
-  named = lambda init: nn.with_logical_partitioning(init, ("norm",))
-  return tuple(
-    module.param(name, named(init), (width,), module.param_dtype)
-    for name, init in (("scale", ones), ("bias", zeros))
-  )
+  inits = dict(scale=nn.initializers.ones, bias=nn.initializers.zeros)
+  return tuple(named_param(module, k, x, ("norm",), (width,)) for k, x in inits.items())

@@ -76,14 +76,8 @@ class Downsample(TypedModule):
 
   @nn.compact
   def __call__(self, x):
-    return Conv(
-      x.shape[-1],
-      stride=2,
-      padding=((0, 1), (0, 1)),
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name="conv",
-    )(x)
+    half = dict(stride=2, padding=((0, 1), (0, 1)))
+    return Conv(x.shape[-1], **half, **self.dtypes, name="conv")(x)
 
 
 class Upsample(TypedModule):

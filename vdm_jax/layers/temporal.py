@@ -13,7 +13,7 @@ from einops import rearrange
 
 from vdm_jax.layers.convs import Conv
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import TypedModule
+from vdm_jax.layers.module import TypedModule, named_param
 from vdm_jax.layers.resnet import GroupNorm, ResnetBlock
 
 # Over what a group norm takes its statistics: the layout [n, h, w, c] for GroupNorm.
@@ -164,8 +164,7 @@ class AlphaBlender(nn.Module):
   @nn.compact
   def __call__(self, first, second, second_only=None):
     """(1 - a) first + a second, or second where the boolean second_only is True."""
-    init = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
-    factor = self.param("mix_factor", init, (1,), self.param_dtype)
+    factor = named_param(self, "mix_factor", nn.initializers.zeros, (None,), (1,))
     share = jax.nn.sigmoid(factor.astype(jnp.float32)).astype(first.dtype)
     share = share if second_only is None else jnp.where(second_only, 1, share)
     return (1 - share) * first + share * second

@@ -56,9 +56,6 @@ def fvd_rows(data, *, file, ddof=0, batch_size=8):
     resize=f"bilinear to {i3d.SIZE} x {i3d.SIZE}, no antialiasing",
     settings={"ddof": ddof, "reference": len(reference), "published": CLIPS},
   )
-  measure = functools.partial(_distance, extractor, reference, ddof)
+  distance = functools.partial(frechet.distance, y=reference, ddof=ddof)
+  measure = lambda clips: distance(extractor.features(clips.videos))
   return [data.row("FVD", measure, **fields)]
-
-
-def _distance(extractor, reference, ddof, clips):
-  return frechet.distance(extractor.features(clips.videos), reference, ddof=ddof)

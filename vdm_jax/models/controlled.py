@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vdm_jax.layers import temporal
-from vdm_jax.layers.module import Module, TypedModule
+from vdm_jax.layers.module import Module
 from vdm_jax.models import inputs
 from vdm_jax.models.unet import unet3d
-from vdm_jax.models.unet.unet3d import Architecture, UNet3D
 
 zeros = nn.initializers.zeros
 
@@ -92,27 +91,23 @@ class ControlNet(Module, unet3d.UNetModule):
     )
 
 
-class Controlled(Module, TypedModule):
+class Controlled(Module):
   """A U-Net with a control network: (x, t, cond) -> F [B, T, H, W, out_channels].
 
   Parameters are {"base": the U-Net's, "control": the control network's}.
 
   Attributes:
-    base, control: Architectures of the U-Net and of the control network.
-    hint: the name of the hint, an image-like condition, in cond.hints.
-    widths: channels of the convolutions that downsample the hint by 2^(len(widths) - 1)
-      to the size of x; (): one convolution, of a hint that has that size.
-    ignores_x: the control network gets zeros and not the noisy video (SparseCtrl).
-    scale: factor of the control network's residuals.
+    base: the UNet3D.
+    control: its ControlNet.
   """
 
-  base: Architecture
-  control: Architecture
-  hint: str = "edges"
-  widths: tuple[int, ...] = (16, 32, 96, 256)
-  ignores_x: bool = False
-  scale: float = 1.0
-  remat: bool = False
+  base: unet3d.UNet3D
+  control: ControlNet
+
+  @property
+  def param_dtype(self):
+    """The dtype of the U-Net's parameters."""
+    return self.base.param_dtype
 
   @nn.compact
   def __call__(self, x, t, cond, *, train=False):
@@ -123,10 +118,4 @@ class Controlled(Module, TypedModule):
       t: diffusion time in the network's units, [B], [B, 1] or [B, T].
       cond: Conditioning with hints[hint] [B, T or 1, h, w, C'] and the U-Net's signals.
     """
-    rest = dict(remat=self.remat, **self.dtypes)
-    own = dict(
-      hint=self.hint, widths=self.widths, ignores_x=self.ignores_x, scale=self.scale
-    )
-    residuals = ControlNet(self.control, **own, **rest, name="control")(x, t, cond)
-    base = UNet3D(self.base, **rest, name="base")
-    return base(x, t, cond, train=train, residuals=residuals)
+    return self.base(x, t, cond, train=train, residuals=self.control(x, t, cond))

@@ -77,15 +77,7 @@ class GaussianVideo:
 
   def denoiser(self, process):
     """The exact denoiser (x_t, t [B, T], cond) -> Denoised, by cond.positions."""
-
-    def denoise(x_t, t, cond):
-      alpha, sigma = process.alpha_sigma(t)
-      seen, both, n = _system(self._covariance(t, cond), alpha, sigma)
-      gain = jnp.linalg.solve(both, seen).swapaxes(-1, -2) / n[:, None, :]
-      rest = x_t - p.expand(alpha) * self.mean
-      return d.Denoised(self.mean + _over_time(gain, rest))
-
-    return denoise
+    return self._denoiser(process, jnp.linalg.solve)
 
   def causal_denoiser(self, process):
     """A denoiser (x_t, t [B, T], cond) -> Denoised, exact given the frames up to each.
@@ -94,14 +86,22 @@ class GaussianVideo:
     estimates are not consistent as a video: see `experiments/exact_long_video`.
     """
 
+    def solve(both, seen):
+      # Forward substitution is causal: L^-1 of the first k frames is cut from L^-1.
+      root = jnp.linalg.cholesky(both)
+      forward = functools.partial(jax.scipy.linalg.solve_triangular, root, lower=True)
+      weights = jnp.triu(forward(seen))  # of the innovations j <= k, for frame k
+      return forward(weights, trans=1)
+
+    return self._denoiser(process, solve)
+
+  def _denoiser(self, process, solve):
+    """The linear denoiser whose gain is solve(A C A + S, A C)', see `_system`."""
+
     def denoise(x_t, t, cond):
       alpha, sigma = process.alpha_sigma(t)
       seen, both, n = _system(self._covariance(t, cond), alpha, sigma)
-      # Forward substitution is causal: L^-1 of the first k frames is cut from L^-1.
-      root = jnp.linalg.cholesky(both)
-      solve = functools.partial(jax.scipy.linalg.solve_triangular, root, lower=True)
-      weights = jnp.triu(solve(seen))  # of the innovations j <= k, for frame k
-      gain = solve(weights, trans=1).swapaxes(-1, -2) / n[:, None, :]
+      gain = solve(both, seen).swapaxes(-1, -2) / n[:, None, :]
       rest = x_t - p.expand(alpha) * self.mean
       return d.Denoised(self.mean + _over_time(gain, rest))
 

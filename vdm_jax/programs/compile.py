@@ -154,12 +154,7 @@ def override_fields(cfg, values):
   """
   cfg = copy.deepcopy(cfg)
   with cfg.unlocked(), cfg.ignore_type():
-    for path, value in values.items():
-      *parents, last = path.split(".")
-      node = cfg
-      for parent in parents:
-        node = node[parent]
-      node[last] = value
+    cfg.update_from_flattened_dict(values)
   return cfg
 
 

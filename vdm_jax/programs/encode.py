@@ -1,5 +1,6 @@
 """Encodes clips to the moments of their latents, once for all training runs."""
 
+import functools
 import time
 
 import jax
@@ -53,10 +54,9 @@ def run(
   if is_written(job, place, made_of, "clips are encoded"):
     return
 
-  @jax.jit
-  def encode(params, video):
-    return autoencoder.encode(params, autoencoding.float_video({"video": video}))
-
+  apply = lambda params, batch: autoencoder.encode(
+    params, autoencoding.float_video(batch)
+  )
   skipped = f".{jax.process_index()}" if jax.process_index() else ""
   clips = loader_lib.Loader(
     source,
@@ -68,7 +68,7 @@ def run(
   )
   stats = {k: sharding.fetch(params["latents"][k]).tolist() for k in ("shift", "scale")}
   here = process_shards.local_job(job)
-  params = here.to_mesh(sharding.fetch(params))
+  encode = functools.partial(jax.jit(apply), here.to_mesh(sharding.fetch(params)))
   start = time.monotonic()
   progress = log.Progress(len(source), name=job.stage)
 
@@ -78,24 +78,14 @@ def run(
     for batch in clips:
       if clips.get_state()["position"] > batches.stop * batch_size:
         break
-      rest = {k: v for k, v in batch.items() if k != "video"}
-      if image_encoder:
-        tokens = image_encoder(batch["video"][:, 0])
-        rest["image"] = tokens.astype(np.float16)
-      moments = here.map_batches(
-        lambda batch: encode(params, batch["video"]),
-        {"video": batch["video"]},
-        batch_size,
-      )
-      for i in range(len(moments.mean)):
-        writer.write(
-          {
-            "mean": moments.mean[i].astype(np.float16),
-            "logvar": moments.logvar[i].astype(np.float16),
-            **{k: v[i] for k, v in rest.items()},
-          }
-        )
-      count += len(moments.mean)
+      video = batch.pop("video")
+      half = {"image": image_encoder(video[:, 0])} if image_encoder else {}
+      moments = here.map_batches(encode, {"video": video}, batch_size)
+      half |= {"mean": moments.mean, "logvar": moments.logvar}
+      batch |= {k: x.astype(np.float16) for k, x in half.items()}
+      for i in range(len(video)):
+        writer.write({k: x[i] for k, x in batch.items()})
+      count += len(video)
       progress.update(count, {})
     clips.close()
 

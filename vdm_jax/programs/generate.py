@@ -3,15 +3,13 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 
 from vdm_jax import batches, config, log
 from vdm_jax.data import texts
+from vdm_jax.data.folders import PICTURES
 from vdm_jax.pipelines import load
 from vdm_jax.programs import sample
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def run(
@@ -91,22 +89,22 @@ def run(
   settings = {name: value for name, value in settings.items() if value}
   settings |= guidance_kwargs(guidance)
   batch_size = batches.round_up_batch_size(batch_size, job.mesh, job.rules)
-  progress, parts = log.Progress(count, name=job.stage), []
-  for first in range(0, count, batch_size):
-    part = {name: value[first : first + batch_size] for name, value in values.items()}
-    real = len(part[names[0]])
-    # One shape to compile.
-    padded = {name: x + x[-1:] * (batch_size - real) for name, x in part.items()}
+  progress = log.Progress(count, name=job.stage)
+
+  def draw(batch, key):
     with job.use_mesh():
-      key = jax.random.fold_in(job.key(), first)
-      videos = model(**padded, key=key, **settings)
-    parts.append(videos[:real])
-    progress.update(first + real, {})
+      return model(**{k: list(x) for k, x in batch.items()}, key=key, **settings)
+
+  videos = batches.map_batches(
+    draw,
+    {name: np.array(x, object) for name, x in values.items()},
+    batch_size,
+    key=job.key(),
+    update=lambda done: progress.update(done, {}),
+  )
   progress.close()
   rows = {"prompt": np.array([str(x) for x in values[names[0]]])}
-  sample.write_samples_folder(
-    place, np.concatenate(parts), rows, made_of, fps, 1, grid_columns
-  )
+  sample.write_samples_folder(place, videos, rows, made_of, fps, 1, grid_columns)
   job.print(f"written to {place}")
 
 

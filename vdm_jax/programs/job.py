@@ -44,11 +44,9 @@ class Job:
     """The base jax.random key of the stage, from the seed and the stage's name."""
     return jax.random.fold_in(jax.random.key(self.seed), _number(self.stage))
 
-  @contextlib.contextmanager
   def use_mesh(self):
     """A context in which arrays are split over the mesh by the rules."""
-    with sharding.use_mesh(self.mesh, self.rules):
-      yield
+    return sharding.use_mesh(self.mesh, self.rules)
 
   def put_batch(self, batch):
     """The batch {name: [B, ...]} as jax.Arrays whose rows are spread over the mesh.

@@ -163,7 +163,7 @@ class Autoencoding:
 
     def before_start(params, real, fake):
       shapes = jax.eval_shape(after_start, params, real, fake)
-      return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+      return jax.tree.map(jnp.zeros_like, shapes)
 
     started = batch["step"] >= self.gan_start
     return jax.lax.cond(started, after_start, before_start, params, real, fake)

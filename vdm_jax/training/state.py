@@ -99,7 +99,8 @@ def create_state_and_shardings(
       keep names and shapes.
   """
   shapes, shardings = _abstract(task, tx, spec, mesh, rules, trainable)
-  init = lambda key: sharding.unbox(task.init(key, _zeros(spec)))
+  zeros = lambda: jax.tree.map(jnp.zeros_like, spec)
+  init = lambda key: sharding.unbox(task.init(key, zeros()))
   assemble = lambda params: _assemble(params, tx, trainable)
   if all(device.platform == "cpu" for device in mesh.devices.flat):
     init = cpu.batch_random_draws(init)
@@ -121,7 +122,7 @@ def create_state_and_shardings(
 def _abstract(task, tx, spec, mesh, rules, trainable):
   """(shapes, shardings) of the State."""
   with sharding.use_mesh(mesh, rules):
-    boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), _zeros(spec)))
+    boxed = jax.eval_shape(task.init, jax.random.key(0), spec)
     params = sharding.unbox(boxed)
     shapes = jax.eval_shape(lambda p: _assemble(p, tx, trainable), params)
   trained, frozen = split_trainable(
@@ -153,10 +154,6 @@ def _assemble(params, tx, trainable):
     skipped=zero(),
     skipped_in_a_row=zero(),
   )
-
-
-def _zeros(spec):
-  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
 
 
 def _checked(loaded, params):

@@ -47,11 +47,12 @@ def make_step(loss_fn, tx, ema_decay, *, accumulate=1, shardings=None):
     decay = jnp.minimum(ema_decay, (1.0 + n) / (10.0 + n))
     ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
 
+    cast = lambda new, old: new.astype(old.dtype)
     keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
     state = state.replace(
       step=state.step + 1,
       params=keep(params, state.params),
-      ema=keep(jax.tree.map(_cast, ema, state.ema), state.ema),
+      ema=keep(jax.tree.map(cast, ema, state.ema), state.ema),
       opt_state=keep(opt_state, state.opt_state),
       skipped=state.skipped + ~good,
       skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
@@ -141,13 +142,7 @@ def _accumulated(grad_fn, accumulate, state, batch, key):
   def add(total, part_and_key):
     return jax.tree.map(jnp.add, total, one(*part_and_key)), None
 
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype),
-    jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts), key),
-  )
+  like = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts), key)
+  zeros = jax.tree.map(jnp.zeros_like, like)
   total, _ = jax.lax.scan(add, zeros, (parts, keys))
   return jax.tree.map(lambda x: x / accumulate, total)
-
-
-def _cast(new, old):
-  return new.astype(old.dtype)

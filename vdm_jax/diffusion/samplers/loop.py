@@ -66,7 +66,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
       jax.tree.map(lambda a: a[0], inputs),
     )
     start = lambda: take((x, memory, {}), first, caching.cache_filling_modes(modes))[2]
-    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(start))
+    empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(start))
     carry = x, memory, empty
   done = 0
   for repeats, pattern in segments:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vdm_jax.layers.attention.attention import attend
-from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import TypedModule
+from vdm_jax.layers.linear import Linear, xavier
+from vdm_jax.layers.module import TypedModule, named_param
 
 # Relative positions in time. "transposed" is what LVDM's networks without a text were
 # trained with: the term of query i and key j is that of query j and key i, and q is
@@ -116,8 +116,7 @@ class UNetAttention(TypedModule):
       times * self.num_heads * self.head_dim,
       ("embed", "heads"),
       use_bias=self.use_bias,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
+      **self.dtypes,
       name=name,
     )(x)
 
@@ -143,12 +142,8 @@ class UNetAttention(TypedModule):
 
   def _table(self, name, rows, columns):
     """[rows, columns, head_dim] of a table of relative positions."""
-    table = self.param(
-      f"relative_{name}",
-      nn.with_logical_partitioning(nn.initializers.xavier_uniform(), (None, None)),
-      (2 * self.max_distance + 1, self.head_dim),
-      self.param_dtype,
-    )
+    init, shape = xavier, (2 * self.max_distance + 1, self.head_dim)
+    table = named_param(self, f"relative_{name}", init, (None, None), shape)
     distance = jnp.arange(columns)[None] - jnp.arange(rows)[:, None]
     distance = (
       jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance

@@ -230,8 +230,7 @@ class Sublayer(TypedModule):
       head_dim,
       use_bias=not self.config.projected,
       fused_qkv=not self.config.projected,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
+      **self.dtypes,
       name="attention",
       **fields,
     )

@@ -14,16 +14,18 @@ from tests.support.sparse_control import MODULES, inputs
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.models import controlled
-from vdm_jax.models.unet import architectures
+from vdm_jax.models.unet import architectures, unet3d
 
 MOTION = dict(channels=(64, 64, 64, 64), num_heads=4)
 WHOLE = controlled.Controlled(
-  base=architectures.animatediff(version=3, **MOTION),
-  control=architectures.sparse_control(**MOTION),
-  hint="sparse",
-  widths=(),
-  ignores_x=True,
-  scale=0.9,
+  base=unet3d.UNet3D(architectures.animatediff(version=3, **MOTION)),
+  control=controlled.ControlNet(
+    architectures.sparse_control(**MOTION),
+    hint="sparse",
+    widths=(),
+    ignores_x=True,
+    scale=0.9,
+  ),
 )
 
 
@@ -43,12 +45,9 @@ def whole():
     own = {k.removeprefix(prefix): x for k, x in own.items()}
     return pretrained.from_state_dict(module, own)
 
-  control = controlled.ControlNet(
-    WHOLE.control, hint="sparse", widths=(), ignores_x=True
-  )
   params = {
-    "base": part("unet.", controlled.UNet3D(WHOLE.base)),
-    "control": part("controlnet.", control),
+    "base": part("unet.", WHOLE.base),
+    "control": part("controlnet.", WHOLE.control),
   }
   return params, arrays, jax.jit(lambda params, *args: WHOLE.apply(params, *args))
 
