@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vdm_jax import checkpoint, sharding
+from vdm_jax.training import inflate
 
 KEY = jax.random.key(7)
 DATA = {"next_index": 80, "epochs": [1, 2]}
@@ -302,7 +303,7 @@ def test_a_training_may_start_from_what_another_left(tmp_path):
   saver.save(1, {"ema": tree, "params": tree}, key=jax.random.key(0), loader_state={})
   saver.close()
   initial = {"a": {"b": np.zeros(3, np.float32)}}
-  loaded = checkpoint.init_from_checkpoint(initial, folder=tmp_path)
+  loaded = inflate.inflate(initial, folder=tmp_path)
   assert loaded["a"]["b"].tolist() == [0.0, 1.0, 2.0]
   with pytest.raises(FileNotFoundError, match="Train first"):
-    checkpoint.init_from_checkpoint(initial, folder=tmp_path / "none")
+    inflate.inflate(initial, folder=tmp_path / "none")

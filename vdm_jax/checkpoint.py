@@ -208,18 +208,6 @@ def digest(tree):
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def init_from_checkpoint(params, *, folder, part="ema"):
-  """Initial parameters, a nested dict, from another run's newest checkpoint.
-
-  Args:
-    params: initialised parameters, which are replaced.
-    folder: of the other run's checkpoints.
-    part: a path in the saved state, such as "ema".
-  """
-  del params
-  return restore_part(folder, part)
-
-
 # Reading and its errors.
 
 

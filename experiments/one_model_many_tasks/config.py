@@ -16,12 +16,12 @@ python -m vdm_jax.main --config=experiments/one_model_many_tasks/config.py:tiny 
 import copy
 
 from configs import moving_digits
-from vdm_jax import checkpoint
 from vdm_jax import config as c
 from vdm_jax.data import sources
 from vdm_jax.diffusion import long_video, times
 from vdm_jax.programs import prepare
 from vdm_jax.studies import complete
+from vdm_jax.training import inflate
 from vdm_jax.worlds.moving_digits import builder, reader
 
 LONG = 64
@@ -58,9 +58,7 @@ def get_config(arg="full"):
   cfg.task.drop_rates.label = 0.3  # so that it also knows a digit by its frames alone
   cfg.train.steps, cfg.train.cadence.save = steps, 500
   cfg.train.optimizer.learning_rate.update(peak=1e-3, steps=steps, warmup=5)
-  cfg.train.init_from = c.bind(
-    checkpoint.init_from_checkpoint, folder="{workdir}/base/checkpoints"
-  )
+  cfg.train.init_from = c.bind(inflate.inflate, folder="{workdir}/base/checkpoints")
 
   cfg.ts.num_steps = solver_steps
   asked = lambda given, num_frames=8, **kwargs: c.call(

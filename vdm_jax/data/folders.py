@@ -76,15 +76,10 @@ def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False
     labelled: False: no labels. True: the top sub-folders are the classes. Name of a
       .csv or .jsonl file in `path` with columns "file_name" and "text", the classes.
   """
-  root, skipped, clips = _root(path), [], []
   decode.frames_spanned(num_frames, frame_interval)
-  first = decode.start_chooser("first", None)
-  for folder, names in find_frame_folders(root, skipped):
-    try:
-      decode.clip_indices(folder, len(names), num_frames, frame_interval, first)
-      clips.append((folder, [folder / file for file in names]))
-    except decode.BadClipError as error:
-      skipped.append((folder, error.reason))
+  root, skipped = _root(path), []
+  found = find_frame_folders(root, skipped, num_frames, frame_interval)
+  clips = [(folder, [folder / file for file in names]) for folder, names in found]
   read = functools.partial(_read_frames, num_frames, frame_interval)
   return ClipFolder(root, clips, read, start=start, labelled=labelled, skipped=skipped)
 
@@ -196,12 +191,14 @@ def _read_frames(num_frames, interval, paths, choose):
   return decode.read_images(folder, [paths[i] for i in chosen])
 
 
-def find_frame_folders(path, skipped):
+def find_frame_folders(path, skipped, num_frames, interval=1):
   """Yields (folder, [file names]) for each folder of numbered images below `path`.
 
   Names are in the order of the last number in each. Other files and folders without
-  images are appended to the list `skipped` as (path, reason).
+  images, or without `num_frames` of them `interval` apart, are appended to the list
+  `skipped` as (path, reason).
   """
+  first = decode.start_chooser("first", None)
   for folder, names in _walk(path):
     numbered = {}
     for file in names:
@@ -213,7 +210,11 @@ def find_frame_folders(path, skipped):
       else:
         numbered[int(number[-1])] = file
     if numbered:
-      yield folder, [numbered[n] for n in sorted(numbered)]
+      try:
+        decode.clip_indices(folder, len(numbered), num_frames, interval, first)
+        yield folder, [numbered[n] for n in sorted(numbered)]
+      except decode.BadClipError as error:
+        skipped.append((folder, error.reason))
     elif not any(child.is_dir() for child in folder.iterdir()):
       skipped.append((folder, "holds no frames"))
 

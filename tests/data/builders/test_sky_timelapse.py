@@ -133,7 +133,7 @@ def test_junk_is_skipped_and_reported(tree, tmp_path):
   assert told == {
     "z6Yr7KDZhm0": "holds no frames",
     "readme.txt": "is no numbered picture",
-    "a1_2": "holds 3 frames, 4 wanted",
+    "a1_2": "holds 3 frames; 4 at an interval of 1 need 4",
     "b_1": "b_1_frames_00000002.jpg is torn: its last bytes are no end of a JPEG",
     "c_2": "c_2_frames_00000001.jpg is no picture (0 bytes)",
   }

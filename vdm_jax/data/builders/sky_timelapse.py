@@ -143,13 +143,8 @@ def _find(root, config):
       f"{root} holds none of {sorted(SPLITS.values())}; give the folder that does."
     )
   for split, folder in present.items():
-    clips = []
-    for clip, names in folders.find_frame_folders(folder, config.skipped):
-      if len(names) >= config.min_frames:
-        clips.append((clip, names))
-      else:
-        reason = f"holds {len(names)} frames, {config.min_frames} wanted"
-        config.skipped.append((clip, reason))
+    found = folders.find_frame_folders(folder, config.skipped, config.min_frames)
+    clips = list(found)
     if not clips:
       raise ValueError(
         f"{folder} holds no clip of {config.min_frames} frames; skipped: "
