@@ -38,7 +38,8 @@ def batch_spec(cfg, loader, task):
       "transforms.Resize and a transforms.CentreCrop, or compile with --what=decode."
     )
   rows = loader.batch_size
-  batched = lambda x: jax.ShapeDtypeStruct((rows, *x.shape), _held(x.dtype))
+  to = jax.dtypes.canonicalize_dtype  # on a device 64 bits become 32
+  batched = lambda x: jax.ShapeDtypeStruct((rows, *x.shape), to(x.dtype))
   return jax.tree.map(batched, record)
 
 
@@ -181,11 +182,6 @@ def _transformed(record, transforms):
   for transform in config.build(tuple(transforms)):
     record = transform(record, rng)
   return record
-
-
-def _held(dtype):
-  """The dtype on a device: 64 bits become 32."""
-  return jax.dtypes.canonicalize_dtype(dtype)
 
 
 SOURCES = {

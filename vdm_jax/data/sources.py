@@ -284,13 +284,10 @@ class Tfds:
       raise decode.BadClipError(self.name(i), f"cannot be read ({error})") from error
     for key in self._pictures:
       example[key] = decode.read_images(f"{self.name(i)} {key}", example[key])
-    return {key: _array(value) for key, value in example.items()}
+    # Whole numbers as int32, which is what a device holds.
+    array = lambda x: np.int32(x) if isinstance(x, int) else np.asarray(x)
+    return {key: array(value) for key, value in example.items()}
 
   def name(self, i):
     """The data set, split and index of record i, a str, for reports."""
     return f"{self._name}[{i}]"
-
-
-def _array(value):
-  """Whole numbers as int32, which is what a device holds."""
-  return np.int32(value) if isinstance(value, int) else np.asarray(value)

@@ -5,6 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vdm_jax import config
+
 
 class Module(nn.Module):
   """nn.Module whose `apply` takes {"params": params} or the bare nested dict."""
@@ -19,6 +21,12 @@ class Module(nn.Module):
     if "params" not in variables:
       variables = {"params": variables}
     return super().apply(variables, *args, **kwargs)
+
+
+def check_choices(module, choices):
+  """Raises a ValueError unless fields of a module are of `choices`, {field: names}."""
+  for field, names in choices.items():
+    config.check_choice(field, getattr(module, field), names)
 
 
 def named_param(module, name, init, axes, shape):

@@ -42,7 +42,8 @@ class Job:
 
   def key(self):
     """The base jax.random key of the stage, from the seed and the stage's name."""
-    return jax.random.fold_in(jax.random.key(self.seed), _number(self.stage))
+    number = int.from_bytes(hashlib.sha256(self.stage.encode()).digest()[:4], "big")
+    return jax.random.fold_in(jax.random.key(self.seed), number % 2**31)
 
   def use_mesh(self):
     """A context in which arrays are split over the mesh by the rules."""
@@ -152,10 +153,6 @@ def write_json(path, value):
     return
   with atomic.file(path) as file:
     file.write_text(json.dumps(value, indent=1))
-
-
-def _number(name):
-  return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 2**31
 
 
 class PathError(FileNotFoundError):

@@ -40,7 +40,7 @@ def test_each_frame_sees_the_frames_of_its_name(choice):
 
 
 def test_an_unknown_choice_is_refused():
-  with pytest.raises(ValueError, match="frames='previous'; expected one of"):
+  with pytest.raises(ValueError, match="frames='previous' is unknown"):
     frame_attention.queries_and_keys(tokens(), "previous")
 
 

@@ -98,7 +98,7 @@ def test_temporal_names_what_svd_added_to_an_image_model():
 
 
 def test_an_unknown_name_is_refused():
-  with pytest.raises(ValueError, match="norm_over='frames'; expected one of"):
+  with pytest.raises(ValueError, match="norm_over='frames' is unknown"):
     architectures.svd(norm_over="frames")
   with pytest.raises(ValueError, match="give one for each level"):
     architectures.svd(channels=(32, 64))

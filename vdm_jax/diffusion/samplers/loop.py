@@ -56,7 +56,8 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
     after = step(called, x, t, t_next, fold_key(key, i), *extra)
     after = (after, None) if memory is None else after
     waits = t == t_next
-    keep = lambda old, new: jnp.where(waits.reshape(_over(waits, new)), old, new)
+    over = lambda x: waits.reshape(waits.shape + (1,) * (x.ndim - 2))  # [B, T, 1 ..]
+    keep = lambda old, new: jnp.where(over(new), old, new)
     return *jax.tree.map(keep, (x, memory), after), finish()
 
   carry, segments = (x, memory, None), [(len(ts) - 1, (None,))]
@@ -141,8 +142,3 @@ def noise_by_frame(key, shape, first_frame=0):
 
 def _recorded(key):
   return isinstance(key, RecordedNoise)
-
-
-def _over(waits, x):
-  """The shape that lets `waits` [B, T] stand before x [B, T, ...]."""
-  return waits.shape + (1,) * (x.ndim - 2)

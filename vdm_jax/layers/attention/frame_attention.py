@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from vdm_jax import config
 from vdm_jax.layers.attention.attention import attend
 from vdm_jax.layers.linear import Linear, xavier
 from vdm_jax.layers.module import TypedModule, named_param
@@ -29,8 +30,7 @@ def queries_and_keys(tokens, frames):
       (ControlVideo, https://arxiv.org/abs/2305.13077); "first_previous" (Tune-A-Video,
       https://arxiv.org/abs/2212.11565); "first_last".
   """
-  if frames not in FRAMES:
-    raise ValueError(f"frames={frames!r}; expected one of {tuple(FRAMES)}.")
+  config.check_choice("frames", frames, FRAMES)
   return FRAMES[frames](tokens)
 
 

@@ -16,7 +16,7 @@ from einops import reduce
 from vdm_jax.layers import embeddings, modulation, norms, patches, placement, positions
 from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.linear import Linear, zeros
-from vdm_jax.layers.module import Module, TypedModule
+from vdm_jax.layers.module import Module, TypedModule, check_choices
 from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks as dit_blocks
 
@@ -280,16 +280,8 @@ class VideoDiT(Module, TypedModule):
         f"depth={self.depth} counts the blocks of all kinds; it must be a positive "
         f"multiple of {len(self.layout)} for layout={self.layout}."
       )
-    for field, names in CHOICES.items():
-      if getattr(self, field) not in names:
-        raise ValueError(
-          f"{field}={getattr(self, field)!r} is unknown; choose one of {list(names)}."
-        )
-    if not isinstance(self.remat, bool) and self.remat not in dit_blocks.REMAT:
-      raise ValueError(
-        f"remat={self.remat!r} is unknown; choose False, True or one of "
-        f"{list(dit_blocks.REMAT)}."
-      )
+    remat = {} if isinstance(self.remat, bool) else {"remat": dit_blocks.REMAT}
+    check_choices(self, CHOICES | remat)
     alone = len(self.layout) == 1 and self.modulation == "block" and self.text == "none"
     if self.embedders == "block" and not (alone and self.patch_time == 1):
       raise ValueError(

@@ -26,7 +26,7 @@ from vdm_jax.layers.activations import PERCEPTRONS
 from vdm_jax.layers.attention import frame_attention
 from vdm_jax.layers.embeddings import TimeEmbedding
 from vdm_jax.layers.linear import Linear
-from vdm_jax.layers.module import TypedModule
+from vdm_jax.layers.module import TypedModule, check_choices
 
 SUBLAYERS = (
   "spatial_self",
@@ -35,7 +35,14 @@ SUBLAYERS = (
   "temporal_cross",
   "feed_forward",
 )
-POSITIONS = ("none", "sinusoid", "perceptron", *frame_attention.RELATIVE[1:])
+# The fields that choose by a name, and the names that there are.
+CHOICES = {
+  "position": ("none", "sinusoid", "perceptron", *frame_attention.RELATIVE[1:]),
+  "norm_over": temporal.STATISTICS,
+  "frames": frame_attention.FRAMES,
+  "merge": ("residual", "alpha"),
+  "projection": ("linear", "convolution", "none"),
+}
 
 # Logical names of tokens on a mesh: [B, T, N, D], and [B, N, T, D] along time.
 TOKEN_LAYOUT = ("batch", "frames", None, None)
@@ -85,15 +92,7 @@ class TransformerConfig:
     wrong = [name for name in self.block if name not in SUBLAYERS]
     if wrong or not self.block:
       raise ValueError(f"block={self.block}; expected names of {SUBLAYERS}.")
-    for name, wanted in (
-      ("position", POSITIONS),
-      ("norm_over", tuple(temporal.STATISTICS)),
-      ("frames", tuple(frame_attention.FRAMES)),
-      ("merge", ("residual", "alpha")),
-      ("projection", ("linear", "convolution", "none")),
-    ):
-      if getattr(self, name) not in wanted:
-        raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {wanted}.")
+    check_choices(self, CHOICES)
     if self.num_heads is None and self.head_dim is None:
       raise ValueError("Give num_heads or head_dim, or both.")
 

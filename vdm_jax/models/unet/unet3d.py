@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from vdm_jax.layers import embeddings, placement, temporal
 from vdm_jax.layers.convs import Conv
-from vdm_jax.layers.module import Module, TypedModule
+from vdm_jax.layers.module import Module, TypedModule, check_choices
 from vdm_jax.models import inputs
 from vdm_jax.models.unet import sublayers
 from vdm_jax.models.unet.sublayers import TransformerConfig
@@ -99,9 +99,7 @@ class Architecture:
   def __post_init__(self):
     for name in ("channels", "attention", "vectors", "joint", "tables"):
       object.__setattr__(self, name, tuple(getattr(self, name)))
-    for name, wanted in CHOICES.items():
-      if getattr(self, name) not in wanted:
-        raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {wanted}.")
+    check_choices(self, CHOICES)
     if len(self.attention) != len(self.channels):
       raise ValueError(
         f"attention={self.attention} for channels={self.channels}; give one for each "
