@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.speed import inputs
+from experiments.speed import analytic, inputs
 from experiments.speed.timing import Contender
 from vdm_jax import pretrained, sharding
-from vdm_jax.aot import analytic
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.models.transformer import video_dit
 from vdm_jax.training import optimizer

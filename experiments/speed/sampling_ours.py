@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 
 import vdm_jax
-from experiments.speed import inputs
+from experiments.speed import analytic, inputs
 from experiments.speed.timing import Contender
-from vdm_jax.aot import analytic
 
 
 def sample(settings, theirs, folder):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.speed import analytic
 from vdm_jax import sharding
-from vdm_jax.aot import analytic, flops
+from vdm_jax.aot import flops
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.transformer import blocks, video_dit
 
