@@ -83,9 +83,9 @@ def tokenize(cfg):
     ema_decay=0.998,
     measure_batches=50,
   )
-  folder = "clip_latents"
-  cfg.encode_tokens = runs.encoding(latents, cfg.tokens, "tokens", folder=folder)
-  cfg.latents = digits.records("{workdir}/" + folder)
+  parts = latents, cfg.tokens, "tokens"
+  cfg.encode_tokens = runs.encoding(*parts, folder="clip_latents")
+  cfg.latents = digits.records(digits.CLIP_LATENTS)
 
 
 def frames(size="full"):

@@ -49,17 +49,13 @@ def get_config(arg="full"):
 
   cfg.autoencoder = digits.frame_autoencoder()
   tokens = digits.add_tokens(cfg)
-  packaged = digits.packaged
-  cfg.encode = runs.encoding(clips, cfg.autoencoder, packaged("autoencoder"))
-  folder = "clip_latents"
-  cfg.encode_tokens = runs.encoding(
-    digits.latents_as_videos(), cfg.tokens, packaged("tokens"), folder=folder
-  )
+  weights, latents = digits.packaged, digits.latents_as_videos()
+  cfg.encode = runs.encoding(clips, cfg.autoencoder, weights("autoencoder"))
+  parts = latents, cfg.tokens, weights("tokens")
+  cfg.encode_tokens = runs.encoding(*parts, folder="clip_latents")
 
-  latents = digits.records("{workdir}/" + folder)
-  cfg.latents = c.call(
-    captions.captioned_clips, source=latents, texts="{workdir}/texts"
-  )
+  parts = dict(source=digits.records(digits.CLIP_LATENTS), texts="{workdir}/texts")
+  cfg.latents = c.call(captions.captioned_clips, **parts)
   signals = dict(encoder=cfg.encoder, texts=PROMPTS, repeats=8)
   digits.transformer(
     cfg,

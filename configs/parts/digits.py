@@ -18,7 +18,7 @@ from vdm_jax.tasks import autoencoding, latent_diffusion
 from vdm_jax.training import optimizer
 from vdm_jax.worlds.moving_digits import builder, reader
 
-LATENTS = "{workdir}/latents"
+LATENTS, CLIP_LATENTS = "{workdir}/latents", "{workdir}/clip_latents"
 ADAM = dict(b2=0.99, weight_decay=0.01)
 # Fields of a tiny run.
 TINY = dict(
