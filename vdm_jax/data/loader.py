@@ -249,14 +249,12 @@ class _Fetch:
 
   def _row(self, position, i, skipped):
     """The record at a position of the stream, or the one that takes its place."""
-    tried = 0
     for attempt, candidate in enumerate(self._candidates(position, i)):
-      tried += 1
       row = self._good(candidate, (position, attempt), skipped)
       if row is not None:
         return row
     if self.repeat:
-      raise NoGoodClipsError(_all_bad(self.source, skipped, tried))
+      raise NoGoodClipsError(_all_bad(self.source, skipped, attempt + 1))
     return None
 
   def _rng(self, *place):

@@ -64,12 +64,8 @@ def write_records(path, provenance, meta, count, fill):
       writer.meta |= meta
       for i, folder in enumerate(folders):
         if bounds[i] < bounds[i + 1]:
-          _copy(folder, writer)
+          share = sources.RecordFolder(folder)
+          for k in range(len(share)):
+            writer.write(share[k])
           shutil.rmtree(folder)
   distributed.barrier(f"{path.name}: the shares are joined")
-
-
-def _copy(folder, writer):
-  source = sources.RecordFolder(folder)
-  for i in range(len(source)):
-    writer.write(source[i])

@@ -92,16 +92,12 @@ def resolve_kernel(kernel, q_shape, k_shape, dtype, mask, *, single_device):
   [..., M, N, D] of one device; of `mask` only matters whether it is None; without
   `single_device` the compiler splits the arrays over a mesh.
   """
-  platform = target_platform_and_kind()[0]
+  platform, rest = target_platform_and_kind()[0], dict(single_device=single_device)
   if kernel == "auto":
-    return resolve_auto(
-      platform, q_shape, k_shape, dtype, mask, single_device=single_device
-    )
+    return resolve_auto(platform, q_shape, k_shape, dtype, mask, **rest)
   config.check_choice("kernel", kernel, ("auto", *KERNELS))
   if kernel in FUSED:
-    found = why_unsupported(
-      kernel, platform, q_shape, dtype, mask, single_device=single_device
-    )
+    found = why_unsupported(kernel, platform, q_shape, dtype, mask, **rest)
     if found:
       raise ValueError(
         f"kernel={kernel!r} of attention {found}; choose 'auto', 'xla' or 'chunked'."
@@ -126,10 +122,9 @@ def resolve_auto(platform, q_shape, k_shape, dtype, mask=None, *, single_device=
     "cudnn": CUDNN_LENGTH,
   }
   for name, least in from_length.items():
-    serves = not why_unsupported(
-      name, platform, q_shape, dtype, mask, single_device=single_device
-    )
-    if serves and length >= least:
+    rest = dict(single_device=single_device)
+    reason = why_unsupported(name, platform, q_shape, dtype, mask, **rest)
+    if reason is None and length >= least:
       return name
   return "chunked" if large else "xla"
 

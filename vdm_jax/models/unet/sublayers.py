@@ -134,15 +134,13 @@ class UNetTransformer(TypedModule):
     """[B, T, H, W, C] of x of that shape; signals: inputs.Signals."""
     c = self.config
     height = x.shape[2]
-    tokens = lambda x: rearrange(x, "b t h w c -> b t (h w) c")
-    image = lambda x: rearrange(x, "b t (h w) c -> b t h w c", h=height)
     before = x
     if c.projected:
       norm = dict(groups=self.groups, epsilon=1e-6, **self.dtypes, name="norm")
       x = temporal.group_norm(x, c.norm_over, **norm)
       width = c.num_heads * c.head_dim if c.num_heads and c.head_dim else x.shape[-1]
       x = Linear(width, ("embed", None), **self.dtypes, name="proj_in")(x)
-    x = placement.constrain(tokens(x), TOKEN_LAYOUT)
+    x = placement.constrain(rearrange(x, "b t h w c -> b t (h w) c"), TOKEN_LAYOUT)
     for i in range(c.depth):
       x = SublayerStack(c, self.groups, **self.dtypes, name=f"block_{i}")(x, signals)
       if self.inner is not None:
@@ -152,7 +150,7 @@ class UNetTransformer(TypedModule):
         h = along(x, signals)
         mixer = temporal.AlphaBlender(self.param_dtype, name="temporal_mix")
         x = mixer(h, x, expand_image_only(signals, x.ndim))
-    x = image(x)
+    x = rearrange(x, "b t (h w) c -> b t h w c", h=height)
     if c.projected:
       init = {"kernel_init": nn.initializers.zeros} if c.zero_init else {}
       width = before.shape[-1]

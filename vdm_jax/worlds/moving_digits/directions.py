@@ -86,16 +86,10 @@ class PromptScorer:
 
   def __call__(self, videos, prompts):
     """{score: [N]} of prompts [{"digit": int or None, "direction": int or None}]."""
-    found = self.classify(videos)
-    right = {
-      f"{name} right": np.array(
-        [
-          np.nan if prompt[name] is None else float(prompt[name] == value)
-          for prompt, value in zip(prompts, values, strict=True)
-        ]
-      )
-      for name, values in found.items()
-    }
+    found, right = self.classify(videos), {}
+    for name, values in found.items():
+      asked = np.array([prompt[name] for prompt in prompts], float)  # NaN where None
+      right[f"{name} right"] = np.where(np.isnan(asked), np.nan, asked == values)
     right["both right"] = right["digit right"] * right["direction right"]
     shares = {f"{name} is {x}": found[name] == x for name, x in self.shares}
     return {
