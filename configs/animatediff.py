@@ -63,10 +63,11 @@ def with_stages(size, version):
   begin = unets.after("images", prefix="base")
   frames = unets.single_frames(cfg.train.loader)
   unets.train_lora(cfg, "domain", image, begin, before="train", loader=frames)
-  adapter = unets.after("domain", parts=("frozen", "ema"))
+  adapter = unets.after("domain", **unets.LORA)
   cfg.train = c.replace(cfg.train, init_from=adapter)
   both = c.call(lora.Lora, network=cfg.task.network, **motion)
-  unets.train_lora(cfg, "motion_lora", both, unets.after_lora("denoiser"))
+  begin = unets.after("denoiser", **unets.LORA, prefix="base")
+  unets.train_lora(cfg, "motion_lora", both, begin)
   # The domain is that of the training clips: it is left out when sampling.
   left_out = c.replace(cfg.task.network, scale=0.0)
   task = c.replace(cfg.task, network=c.replace(both, network=left_out))

@@ -81,12 +81,15 @@ def long(size):
   if size != "full":
     settings["preview"] = False  # it would be of neighbours
   unets.denoiser(cfg, size, network, predicting, **settings)
-  between = windows(cfg.train.loader, stride + 1, interval=1)
+  windows = lambda **cut: runs.transform_first(
+    cfg.train.loader, c.call(transforms.RandomFrameRate, fps=1.0, **cut)
+  )
+  between = windows(num_frames=stride + 1, intervals=(1,))
   if size == "tiny":  # its convolutions over space and time are slow
     cfg.autoencode.steps = cfg.autoencode.loader.batch_size = 4
     cfg.autoencode.cadence.update(log=2, save=2)
   unets.train_also(cfg, "filler", task=cfg.filling, loader=between, init_from=c.DEFAULT)
-  apart = windows(cfg.train.loader, WINDOW, interval=stride)
+  apart = windows(num_frames=WINDOW, intervals=(stride,))
   cfg.train = c.replace(cfg.train, loader=apart)
   lengthen(cfg, size, stride, latents)
   return cfg
@@ -108,12 +111,6 @@ def data(size, latents):
   parts = runs.transform_first(cfg.autoencode.loader, cut)
   cfg.autoencode = c.replace(cfg.autoencode, loader=parts)
   return cfg
-
-
-def windows(clips, num_frames, interval):
-  """The loader `clips`, of windows of latents."""
-  cut = dict(num_frames=num_frames, intervals=(interval,), fps=1.0)
-  return runs.transform_first(clips, c.call(transforms.RandomFrameRate, **cut))
 
 
 def lengthen(cfg, size, stride, latents):

@@ -31,7 +31,8 @@ def get_config(arg="full"):
   network, folder, rank = cfg.network, "denoiser", 16 if arg == "full" else 2
   for name, targets in zip(("adapter_s", "adapter_t"), animatediff.LORAS, strict=True):
     network = c.call(lora.Lora, network=network, targets=targets, rank=rank)
-    unets.train_lora(cfg, name, network, unets.after_lora(folder))
+    begin = unets.after(folder, **unets.LORA, prefix="base")
+    unets.train_lora(cfg, name, network, begin)
     folder = name
   cfg.network = network
   runs.change_generator(cfg, task=cfg[f"task_{folder}"], weights=folder)

@@ -55,9 +55,8 @@ def get_config(arg="full"):
     **signals,
   )
   rising = c.bind(guidance.linear_scale, start=1.0, stop=2.5)
-  cfg.latents = runs.transformed(
-    cfg.latents, c.call(pictures.AddImageOnlyFlag, rate=0.1)
-  )
+  flag = c.call(pictures.AddImageOnlyFlag, rate=0.1)
+  cfg.latents = runs.transformed(cfg.latents, flag)
   unets.denoiser(
     cfg,
     arg,

@@ -119,6 +119,8 @@ def train_decoder(cfg, size):
   if size == "full":
     published = cfg.get_ref("pretrained_autoencoder")
     learnt = c.call(start.weights, path=published, otherwise=learnt)
+  begin = dict(parts=("ema/autoencoder",), prefix="autoencoder")
+  begin["rename"] = kl_temporal.FROM_IMAGES
   cfg.train_decoder = c.replace(
     cfg.autoencode,
     folder="decoder",
@@ -128,13 +130,7 @@ def train_decoder(cfg, size):
     measure_batches=0,  # the latents stay what they are
     preview=c.replace(cfg.autoencode.preview, task=cfg.decoding),
     trainable="^(autoencoder/(decoder|post_quant_conv)|discriminator)/",
-    init_from=c.bind(
-      inflate.inflate,
-      folder=learnt,
-      parts=("ema/autoencoder",),
-      prefix="autoencoder",
-      rename=kl_temporal.FROM_IMAGES,
-    ),
+    init_from=c.bind(inflate.inflate, folder=learnt, **begin),
   )
   cfg.stages = runs.insert(cfg.stages, "train_decoder", "encode")
   return cfg.video_autoencoder, "decoder"

@@ -87,20 +87,14 @@ def get_config(arg="full"):
     wrappers=(unets.guide(size, 12.0, *names),),
     **drawn,
   )
-  if not image and not first:
-    train_pictures(cfg, full)
+  if not image and not first:  # a second training, on single frames
+    single = dict(loader=unets.single_frames(cfg.train.loader))
+    single |= dict(trainable=unets.SPATIAL, init_from=unets.after("denoiser"))
+    unets.train_also(cfg, "pictures", **single)
+    weights = "pictures"
+    if full:
+      weights = c.replace(cfg.denoiser_weights, otherwise=weights)
+    runs.change_generator(cfg, weights=weights)
   if variant.get("raw"):
     videos.encode_in_step(cfg)
   return cfg
-
-
-def train_pictures(cfg, full):
-  """Adds a second training, of all but the layers along time, on single frames."""
-  single = unets.single_frames(cfg.train.loader)
-  begin = unets.after("denoiser")
-  spatial = dict(loader=single, trainable=unets.SPATIAL, init_from=begin)
-  unets.train_also(cfg, "pictures", **spatial)
-  weights = "pictures"
-  if full:
-    weights = c.replace(cfg.denoiser_weights, otherwise=weights)
-  runs.change_generator(cfg, weights=weights)

@@ -24,6 +24,7 @@ from vdm_jax.training import inflate
 
 # Of the names of parameters: all but the layers along time.
 SPATIAL = r"^(?!.*temporal)"
+LORA = dict(parts=("frozen", "ema"))  # all that a training of a LoRA left
 DIGITS = dict(
   out_channels=8, channels=(64, 128), layers=1, attention=(True, True), groups=16
 )
@@ -109,10 +110,7 @@ def guide(size, scale, *names):
 
 
 def denoiser(cfg, size, network, task, **drawn):
-  """Adds training on `cfg.latents`, samples and their evaluation.
-
-  The settings `drawn` of `runs.samples` are by default DDIM of 50 steps.
-  """
+  """Adds training on `cfg.latents`, samples, by default of 50 steps, and scores."""
   steps = c.bind(times.leading_grid, num_steps=50, offset=1)
   drawn = dict(sampler=c.bind(ddim.ddim), ts=steps) | drawn
   if size == "full":
@@ -170,11 +168,6 @@ def after(folder, parts=("ema",), **settings):
   """Starts a training from what an earlier one left in `folder`."""
   path = "{workdir}/" + folder + "/checkpoints"
   return c.bind(inflate.inflate, folder=path, parts=parts, **settings)
-
-
-def after_lora(folder):
-  """Starts a LoRA around all that an earlier training left in `folder`."""
-  return after(folder, parts=("frozen", "ema"), prefix="base")
 
 
 def single_frames(clips):

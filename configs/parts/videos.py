@@ -99,10 +99,19 @@ def encode_in_step(cfg):
   """
   clips, encoders = cfg.train_videos, dict(text=cfg.encoder)
   if "image_encoder" in cfg.encode:
-    clips = first_frames(cfg, pictures.AddFirstFramePixels)
-    encoders["image"] = cfg.encode.image_encoder
-    encode_signals_in_loader(cfg)
+    encoder = encoders["image"] = cfg.encode.image_encoder
+    first = lambda read: runs.transformed(
+      cfg.train_videos, c.call(read, encoder=encoder)
+    )
+    clips = first(pictures.AddFirstFramePixels)
+    # Samples begin with clips of which the loader encodes first frames and captions.
+    encoded = dict(texts=c.call(texts.EncodeText, encoder=cfg.encoder))
+    encoded |= dict(source=first(pictures.AddFirstFrameTokens))
+    signals = cfg.sample.signals
+    signals = c.replace(signals, source=c.replace(signals.source, **encoded))
+    cfg.sample = c.replace(cfg.sample, signals=signals)
     cfg.needs.train += ("image_encoder",)
+    cfg.needs.sample += ("image_encoder",)
   cfg.task = c.replace(cfg.task, autoencoder=cfg.autoencoder, encoders=encoders)
   tokens = c.call(texts.TokenizeText, encoder=cfg.encoder)
   cfg.latents = c.replace(cfg.latents, source=clips, texts=tokens)
@@ -114,22 +123,6 @@ def encode_in_step(cfg):
   cfg.needs.train += ("text_encoder", "pretrained_autoencoder")
 
 
-def encode_signals_in_loader(cfg):
-  """Samples begin with clips of which the loader encodes first frames and captions."""
-  encoded = dict(texts=c.call(texts.EncodeText, encoder=cfg.encoder))
-  encoded |= dict(source=first_frames(cfg, pictures.AddFirstFrameTokens))
-  signals = cfg.sample.signals
-  signals = c.replace(signals, source=c.replace(signals.source, **encoded))
-  cfg.sample = c.replace(cfg.sample, signals=signals)
-  cfg.needs.sample += ("image_encoder",)
-
-
-def first_frames(cfg, read):
-  """The training clips with what `read`, of data/pictures.py, gives of first frames."""
-  transform = c.call(read, encoder=cfg.encode.image_encoder)
-  return c.call(sources.Transformed, source=cfg.train_videos, transforms=(transform,))
-
-
 def captioned(source, **settings):
   """The clips of `source` with what the stage `embed` wrote of their texts."""
   return c.call(texts.WithTexts, source=source, texts="{workdir}/texts", **settings)
@@ -139,7 +132,6 @@ def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
   """Adds training on `cfg.latents`, samples, and their evaluation.
 
   Args:
-    network: whose published weights may be read.
     stride: frames between two real ones in evaluation.
     adam: settings of the optimizer.
     drawn: settings of `runs.samples`; by default samples of `cfg.signals`.
