@@ -88,10 +88,11 @@ def scan_blocks(block, depth):
 
 
 def encoder_stack(module, norm):
-  """The stack of EncoderBlocks "blocks" inside an encoder, whose fields it takes.
+  """A module: all EncoderBlocks of an encoder, scanned, with the encoder's fields.
 
-  Called with (x, mask), it returns what `scan_blocks` does; `norm` is "before" or
-  "after" each branch.
+  Called with (x [B, L, D], mask), it returns (x after the last block, x after each block
+  [depth, B, L, D]). `module` is the encoder, in which it is the child "blocks"; `norm` is
+  "before" or "after" each branch.
   """
   return scan_blocks(EncoderBlock, module.depth)(
     num_heads=module.num_heads,

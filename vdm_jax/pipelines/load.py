@@ -221,7 +221,7 @@ def _read_index(folder):
       f"{folder} has no {INDEX}, it has {there}. A single component opens with "
       "pretrained.load."
     )
-  index = config_json.read_object(folder / INDEX)
+  index = config_json.read_json_object(folder / INDEX)
   name = index.get("_class_name")
   if name not in PUBLISHED:
     raise ValueError(

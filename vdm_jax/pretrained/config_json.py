@@ -17,10 +17,10 @@ def read_config(path):
   """
   path = pathlib.Path(path)
   file = (path if path.is_dir() else path.parent) / "config.json"
-  return read_object(file) if file.is_file() else {}
+  return read_json_object(file) if file.is_file() else {}
 
 
-def read_object(file):
+def read_json_object(file):
   """The JSON object in a file (pathlib.Path), a dict; WeightsError if it has none."""
   try:
     config = json.loads(file.read_text())

@@ -230,7 +230,7 @@ def stacked_names(published, ours, block, numbers):
   }
 
 
-def nested(ours, published, inside):
+def prefix_names(ours, published, inside):
   """{our layer: its published name, or a tuple} of the layers in a module.
 
   Args:

@@ -168,7 +168,7 @@ def _shortest(x, near, back):
   return next(y for y in decimals if equal(y))
 
 
-def layer_names(module):
+def published_layer_names(module):
   """{our layer: its published name} of an autoencoder."""
   names = flatten(TABLE.abstract_params(module, {}))
   layers = {name.rpartition("/")[0] for name in names} - {"latents"}
@@ -176,15 +176,15 @@ def layer_names(module):
   return {layer: dotted(layer) for layer in layers}
 
 
-def inputs(module):
+def init_inputs(module):
   """(video,), the smallest one that an autoencoder is initialised with."""
   return (jnp.zeros((1, *module.stride, module.pixel_channels)),)
 
 
 TABLE = Table(
   module_class=kl_image.KLImage,
-  names=layer_names,
-  inputs=inputs,
+  names=published_layer_names,
+  inputs=init_inputs,
   fields={"patch": (1,), "mid_layers": (2,)},
   classes=(CLASS,),
   from_config=_from_config,

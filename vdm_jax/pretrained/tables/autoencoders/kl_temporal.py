@@ -53,8 +53,8 @@ def _to_config(module, params):
 
 TABLE = Table(
   module_class=kl_temporal.KLTemporal,
-  names=kl_image.layer_names,
-  inputs=kl_image.inputs,
+  names=kl_image.published_layer_names,
+  inputs=kl_image.init_inputs,
   fields={
     "groups": (32,),
     "mid_layers": lambda module: (module.layers_per_block,),

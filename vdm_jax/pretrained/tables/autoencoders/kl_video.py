@@ -28,8 +28,8 @@ def _constants(module, config):
 
 TABLE = Table(
   module_class=kl_video.KLVideo,
-  names=kl_image.layer_names,
-  inputs=kl_image.inputs,
+  names=kl_image.published_layer_names,
+  inputs=kl_image.init_inputs,
   patterns=lambda module: {"convt/kernel": "i o t h w -> t h w i o"},
   prefix=r"first_stage_model\.",
   aliases=_aliases,

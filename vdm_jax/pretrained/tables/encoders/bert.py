@@ -56,7 +56,7 @@ def _names(module):
 TABLE = Table(
   module_class=Bert,
   names=_names,
-  inputs=encoder.token_inputs,
+  inputs=encoder.token_init_inputs,
   classes=("BertModel",),
   from_config=_from_config,
   to_config=lambda module, params: KIND | encoder.config_from_module(module, FIELDS),

@@ -120,7 +120,7 @@ TEXT = _table(
   TEXT_NAMES,
   ("eos_token_id",),
   "embeddings|encoder|final_layer_norm",
-  inputs=encoder.token_inputs,
+  inputs=encoder.token_init_inputs,
 )
 IMAGE = _table(
   ClipImage,

@@ -13,7 +13,7 @@ def config_from_module(module, fields):
   return {name: getattr(module, ours) for name, ours, _ in fields}
 
 
-def token_inputs(module):
+def token_init_inputs(module):
   """(ids [1, 1],), what a text encoder is initialised with."""
   del module
   return (jnp.zeros((1, 1), jnp.int32),)

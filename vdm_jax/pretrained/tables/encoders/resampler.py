@@ -33,14 +33,14 @@ PATTERNS = {
 }
 
 
-def names(module):
+def published_layer_names(module):
   """{our layer, or parameter: its published name, or a tuple of them}."""
   return NAMES | stacked_names("layers", "blocks", BLOCK, range(module.depth))
 
 
 TABLE = Table(
   module_class=Resampler,
-  names=names,
+  names=published_layer_names,
   inputs=lambda module: (jnp.zeros((1, 1, module.embedding)),),
   patterns=lambda module: PATTERNS,
   prefix=r"image_proj(_model)?\.",

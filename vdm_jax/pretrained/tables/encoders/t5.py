@@ -93,7 +93,7 @@ def _names(module):
 TABLE = Table(
   module_class=T5Encoder,
   names=_names,
-  inputs=encoder.token_inputs,
+  inputs=encoder.token_init_inputs,
   classes=tuple(KINDS),
   from_config=_from_config,
   to_config=_to_config,

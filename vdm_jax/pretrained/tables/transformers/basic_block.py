@@ -45,7 +45,7 @@ def config_from_module(module, params):
   }
 
 
-def inputs(module, channels=1, text=1):
+def init_inputs(module, channels=1, text=1):
   """(x, t, cond), what a VideoDiT is initialised with.
 
   Args:

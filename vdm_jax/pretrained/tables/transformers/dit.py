@@ -128,7 +128,7 @@ def _aliases(module):
 TABLE = Table(
   module_class=video_dit.VideoDiT,
   names=_names,
-  inputs=basic_block.inputs,
+  inputs=basic_block.init_inputs,
   widths={"channels": (r"^pos_embed\.proj\.weight$", 1)},
   patterns=lambda module: basic_block.PATTERNS,
   fields={

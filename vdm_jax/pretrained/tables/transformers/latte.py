@@ -96,7 +96,7 @@ def _input_size(module, shapes):
 TABLE = Table(
   module_class=video_dit.VideoDiT,
   names=_names,
-  inputs=basic_block.inputs,
+  inputs=basic_block.init_inputs,
   widths={
     "channels": (r"^x_embedder\.", 1),
     "text": (r"^text_embedding_projection\.", 1),

@@ -136,7 +136,7 @@ def _names(module):
 TABLE = Table(
   module_class=video_dit.VideoDiT,
   names=_names,
-  inputs=basic_block.inputs,
+  inputs=basic_block.init_inputs,
   widths={
     "channels": (r"^pos_embed\.proj\.", 1),
     "text": (r"^caption_projection\.linear_1\.", 1),

@@ -34,7 +34,7 @@ def name_layout_of(architecture):
 
 
 def _names(module):
-  return layout_lib.unet_names(module.config, name_layout_of(module.config))
+  return layout_lib.published_unet_names(module.config, name_layout_of(module.config))
 
 
 TABLE = dataclasses.replace(

@@ -82,13 +82,13 @@ def _to_config(module, params):
   return out | simple if sparse else out
 
 
-def names(module, name_layout_of=unet_diffusers.name_layout_of):
+def published_layer_names(module, name_layout_of=unet_diffusers.name_layout_of):
   """{our layer: its published name} of a ControlNet.
 
   `name_layout_of` is a function of its Architecture that returns a NameLayout.
   """
   c = module.config
-  out = layout_lib.unet_names(c, name_layout_of(c))
+  out = layout_lib.published_unet_names(c, name_layout_of(c))
   out |= {
     "zero_middle": "controlnet_mid_block",
     "hint": HINT,
@@ -105,10 +105,10 @@ def names(module, name_layout_of=unet_diffusers.name_layout_of):
 
 TABLE = Table(
   module_class=controlled.ControlNet,
-  names=names,
-  inputs=layout_lib.inputs,
+  names=published_layer_names,
+  inputs=layout_lib.init_inputs,
   widths=unet_diffusers.WIDTHS | {"hint": (rf"^{HINT}\.(conv_in\.)?weight$", 3)},
-  patterns=unet_diffusers.patterns,
+  patterns=unet_diffusers.einops_patterns,
   classes=tuple(UNETS),
   from_config=_from_config,
   to_config=_to_config,

@@ -7,7 +7,7 @@ import dataclasses
 
 from vdm_jax.models.unet import unet3d
 from vdm_jax.models.unet.i2vgen import I2VGenXL
-from vdm_jax.pretrained.tables.table import Table, nested
+from vdm_jax.pretrained.tables.table import Table, prefix_names
 from vdm_jax.pretrained.tables.unet import blocks, unet_configs, unet_diffusers
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
@@ -27,7 +27,7 @@ NAMES = {
   "beside/norm": "image_latents_temporal_encoder.norm1",
   "beside/mlp_in": "image_latents_temporal_encoder.ff.net.0.proj",
   "beside/mlp_out": "image_latents_temporal_encoder.ff.net.2",
-  **nested(
+  **prefix_names(
     "beside/attention",
     "image_latents_temporal_encoder.attn1",
     dict(blocks.ATTENTION),
@@ -57,11 +57,11 @@ def _to_config(module, params):
 
 
 def _names(module):
-  return nested("unet", "", unet_diffusers.names(module)) | NAMES
+  return prefix_names("unet", "", unet_diffusers.published_layer_names(module)) | NAMES
 
 
 def _inputs(module, channels, text):
-  x, t, cond = layout_lib.inputs(module, channels, text, image=text)
+  x, t, cond = layout_lib.init_inputs(module, channels, text, image=text)
   cond.channels["image"] = x
   return x, t, cond
 
@@ -74,7 +74,7 @@ TABLE = Table(
     "channels": (r"^image_latents_proj_in\.0\.weight$", 4),
     "text": (r"^context_embedding\.0\.weight$", 1),
   },
-  patterns=unet_diffusers.patterns,
+  patterns=unet_diffusers.einops_patterns,
   classes=(CLASS,),
   from_config=_from_config,
   to_config=_to_config,

@@ -9,7 +9,7 @@ import numpy as np
 
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.layers import positions
-from vdm_jax.pretrained.tables.table import flatten, nested
+from vdm_jax.pretrained.tables.table import flatten, prefix_names
 from vdm_jax.pretrained.tables.unet import blocks
 
 PROJECTIONS = {name: name for name in ("norm", "proj_in", "proj_out")}
@@ -51,7 +51,7 @@ class NameLayout:
   attentions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def unet_names(architecture, layout):
+def published_unet_names(architecture, layout):
   """{our layer: published name} of a UNet3D, some of which it may lack.
 
   Args:
@@ -88,10 +88,10 @@ def _cell(c, layout, ours, module, j, level, k=0):
     f"{ours}/{part}",
     f"{module}.{layout.parts[part].format(j=j, k=k)}",
   )
-  out = nested(*place("resnet"), layout.resnet)
-  out |= nested(*place("temporal_resnet"), layout.resnet)
-  out |= nested(*place("temporal_resnet_mix"), {"": ""})
-  out |= nested(*place("temporal_convolutions"), blocks.CONVOLUTIONS)
+  out = prefix_names(*place("resnet"), layout.resnet)
+  out |= prefix_names(*place("temporal_resnet"), layout.resnet)
+  out |= prefix_names(*place("temporal_resnet_mix"), {"": ""})
+  out |= prefix_names(*place("temporal_convolutions"), blocks.CONVOLUTIONS)
   k += 1
   if level is None or c.attention[level]:
     inner = c.temporal if c.temporal_at == "inside" else None
@@ -107,21 +107,21 @@ def _cell(c, layout, ours, module, j, level, k=0):
 def _transformer(ours, published, c, layout, names=blocks.block_name_map, inner=None):
   """Names in a transformer; inner: TransformerConfig of blocks along time in it."""
   if not c.projected:
-    return nested(f"{ours}/block_0", published, layout.attentions)
-  out = nested(ours, published, PROJECTIONS | {"temporal_mix": "time_mixer"})
+    return prefix_names(f"{ours}/block_0", published, layout.attentions)
+  out = prefix_names(ours, published, PROJECTIONS | {"temporal_mix": "time_mixer"})
   for i in range(c.depth):
     block = f"{published}.transformer_blocks.{i}"
-    out |= nested(f"{ours}/block_{i}", block, names(c))
+    out |= prefix_names(f"{ours}/block_{i}", block, names(c))
     if inner is not None:
       mine = f"{ours}/temporal_block_{i}"
       inside = layout.temporal_block_names(inner)
-      out |= nested(mine, f"{published}.{layout.temporal_blocks}.{i}", inside)
+      out |= prefix_names(mine, f"{published}.{layout.temporal_blocks}.{i}", inside)
       position = f"{published}.time_pos_embed"
-      out |= nested(f"{mine}/position", position, layout.perceptron)
+      out |= prefix_names(f"{mine}/position", position, layout.perceptron)
   return out
 
 
-def inputs(module, channels, text, image, hint=None):
+def init_inputs(module, channels, text, image, hint=None):
   """(x, t, cond), what a UNet3D or ControlNet is initialised with.
 
   Args:
@@ -144,7 +144,7 @@ def inputs(module, channels, text, image, hint=None):
   return x, jnp.zeros(1), cond
 
 
-def widths(conv_in, text_attention):
+def input_width_regexes(conv_in, text_attention):
   """Table.widths of a U-Net's inputs: channels of x, widths of text and image tokens.
 
   The two are regexes of published names: of the weight of the first convolution, and

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 from vdm_jax.conditioning import Tokens
 from vdm_jax.models.unet.resampled import Resampled
 from vdm_jax.pretrained.tables.encoders import resampler
-from vdm_jax.pretrained.tables.table import Table, nested
+from vdm_jax.pretrained.tables.table import Table, prefix_names
 from vdm_jax.pretrained.tables.unet import unet_openai
 
 
 def _names(module):
-  network = unet_openai.names(module.network)
-  own = resampler.names(module.resampler)
+  network = unet_openai.published_layer_names(module.network)
+  own = resampler.published_layer_names(module.resampler)
   return {
-    **nested("network", "model.diffusion_model", network),
-    **nested("resampler", "image_proj_model", own),
+    **prefix_names("network", "model.diffusion_model", network),
+    **prefix_names("resampler", "image_proj_model", own),
   }
 
 
@@ -36,7 +36,9 @@ TABLE = Table(
   names=_names,
   inputs=_inputs,
   widths=unet_openai.TABLE.widths,
-  patterns=lambda module: resampler.PATTERNS | unet_openai.patterns(module.network),
+  patterns=lambda module: (
+    resampler.PATTERNS | unet_openai.einops_patterns(module.network)
+  ),
   fields={
     f"network.{field}": values for field, values in unet_openai.TABLE.fields.items()
   },

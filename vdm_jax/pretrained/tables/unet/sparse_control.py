@@ -13,7 +13,9 @@ from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
 TABLE = dataclasses.replace(
   controlnet.TABLE,
-  names=functools.partial(controlnet.names, name_layout_of=animatediff.name_layout_of),
+  names=functools.partial(
+    controlnet.published_layer_names, name_layout_of=animatediff.name_layout_of
+  ),
   fields={"config.temporal.position": ("sinusoid",)},
   classes=(),
   to_config=None,

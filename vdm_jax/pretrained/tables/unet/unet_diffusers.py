@@ -13,7 +13,7 @@ Source: huggingface/diffusers (models/unets).
 """
 
 from vdm_jax.models.unet import architectures, unet3d
-from vdm_jax.pretrained.tables.table import Table, nested
+from vdm_jax.pretrained.tables.table import Table, prefix_names
 from vdm_jax.pretrained.tables.unet import blocks, unet_configs
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
@@ -32,9 +32,9 @@ PARTS = {
 }
 
 
-def names(module):
+def published_layer_names(module):
   """{our layer: its published name} of a UNet3D or I2VGenXL's in diffusers."""
-  return layout_lib.unet_names(module.config, name_layout_of(module.config))
+  return layout_lib.published_unet_names(module.config, name_layout_of(module.config))
 
 
 def name_layout_of(architecture):
@@ -47,8 +47,8 @@ def name_layout_of(architecture):
   joint = "embed/" + "_".join(architecture.joint)
   return layout_lib.NameLayout(
     roots={
-      **nested("embed/time", "time_embedding", PERCEPTRON),
-      **nested(joint, "add_embedding", PERCEPTRON),
+      **prefix_names("embed/time", "time_embedding", PERCEPTRON),
+      **prefix_names(joint, "add_embedding", PERCEPTRON),
       "encoder/conv_in": "conv_in",
       "decoder/norm_out": "conv_norm_out",
       "decoder/conv_out": "conv_out",
@@ -66,14 +66,14 @@ def name_layout_of(architecture):
   )
 
 
-def patterns(module):
+def einops_patterns(module):
   """{regex of our name and number of axes: einops pattern}, as Table.patterns."""
   convolved = module.config.spatial.projection == "convolution"
   return {r"/transformer/proj_.*kernel 2": "o i 1 1 -> i o"} if convolved else {}
 
 
 # Not the attentions along time.
-WIDTHS = layout_lib.widths(
+WIDTHS = layout_lib.input_width_regexes(
   r"^conv_in\.weight$", r"(^|\.)attentions\.\d+\.transformer_blocks\.0\.attn2\."
 )
 # Published names of norms along time, and of the positions that go with them.
@@ -81,10 +81,10 @@ SINUSOIDS = r"\.norm1$", ".pos_embed.pe"
 
 TABLE = Table(
   module_class=unet3d.UNet3D,
-  names=names,
-  inputs=layout_lib.inputs,
+  names=published_layer_names,
+  inputs=layout_lib.init_inputs,
   widths=WIDTHS,
-  patterns=patterns,
+  patterns=einops_patterns,
   fields={
     "config.spatial.block": (blocks.IMAGE,),
     "config.temporal.position": (None, "none", "sinusoid", "perceptron"),

@@ -8,7 +8,7 @@ Stability-AI/generative-models (video_model.py).
 """
 
 from vdm_jax.models.unet import unet3d
-from vdm_jax.pretrained.tables.table import Table, nested
+from vdm_jax.pretrained.tables.table import Table, prefix_names
 from vdm_jax.pretrained.tables.unet import layout as layout_lib
 
 PERCEPTRON = {"in": "0", "out": "2"}
@@ -43,19 +43,19 @@ ATTENTIONS = {
 }
 
 
-def names(module):
+def published_layer_names(module):
   """{our layer: its published name} of a UNet3D in LVDM's code."""
   c = module.config
   roots = {
-    **nested("embed/time", "time_embed", PERCEPTRON),
-    **nested("embed/" + "_".join(c.joint), "label_emb.0", PERCEPTRON),
+    **prefix_names("embed/time", "time_embed", PERCEPTRON),
+    **prefix_names("embed/" + "_".join(c.joint), "label_emb.0", PERCEPTRON),
     "embed/augmentation": "label_emb",
     "encoder/conv_in": "input_blocks.0.0",
     "decoder/norm_out": "out.0",
     "decoder/conv_out": "out.2",
   }
   for name in c.vectors:
-    roots |= nested(f"embed/{name}", f"{name}_embedding", PERCEPTRON)
+    roots |= prefix_names(f"embed/{name}", f"{name}_embedding", PERCEPTRON)
   layout = layout_lib.NameLayout(
     roots=roots,
     down="input_blocks.{n}",
@@ -70,10 +70,10 @@ def names(module):
     temporal_blocks="time_stack",
     attentions=ATTENTIONS,
   )
-  return layout_lib.unet_names(c, layout)
+  return layout_lib.published_unet_names(c, layout)
 
 
-def patterns(module):
+def einops_patterns(module):
   """{regex of our name and number of axes: einops pattern}, as Table.patterns."""
   c, out = module.config, {r"/temporal_in/proj_.*kernel 2": "o i 1 -> i o"}
   if "temporal_self" in c.spatial.block:
@@ -87,14 +87,14 @@ def patterns(module):
 
 TABLE = Table(
   module_class=unet3d.UNet3D,
-  names=names,
-  inputs=layout_lib.inputs,
+  names=published_layer_names,
+  inputs=layout_lib.init_inputs,
   # Not the attentions along time.
-  widths=layout_lib.widths(
+  widths=layout_lib.input_width_regexes(
     r"(^|\.)input_blocks\.0\.0\.weight$",
     r"(^|\.)input_blocks\.\d+\.1\.transformer_blocks\.0\.attn2\.",
   ),
-  patterns=patterns,
+  patterns=einops_patterns,
   fields={"config.temporal_at": ("attention", "inside")},
   prefix=r"(model\.)?diffusion_model\.",
 )
