@@ -90,9 +90,9 @@ def scan_blocks(block, depth):
 def encoder_stack(module, norm):
   """A module: all EncoderBlocks of an encoder, scanned, with the encoder's fields.
 
-  Called with (x [B, L, D], mask), it returns (x after the last block, x after each block
-  [depth, B, L, D]). `module` is the encoder, in which it is the child "blocks"; `norm` is
-  "before" or "after" each branch.
+  Called with (x [B, L, D], mask), it returns (x after the last block, x after each
+  block [depth, B, L, D]). `module` is the encoder, whose child "blocks" it is; `norm`
+  is "before" or "after" each branch.
   """
   return scan_blocks(EncoderBlock, module.depth)(
     num_heads=module.num_heads,
