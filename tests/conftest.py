@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import sys
 import tempfile
 
 import pytest
@@ -26,6 +27,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # the time of tracing a large U-Net.
 gc.set_threshold(50_000, 20, 100)
 
+PROGRAMS = 1000  # compiled ones that a worker keeps from file to file, 1.5 MB each
 PARITY = pathlib.Path(__file__).parent / "parity"  # needs the extra [originals]
 
 
@@ -69,6 +71,16 @@ def pytest_terminal_summary(terminalreporter, config):
     passed = terminalreporter.stats.get("passed", [])
     rows = parity_table.gather(r for r in passed if r.when == "call")
     parity_table.write(folder, rows)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs_in_memory():
+  """After a file, a worker that holds many compiled programs lets all of them go."""
+  yield
+  jax = sys.modules.get("jax")
+  if jax and len(jax.devices()[0].client.live_executables()) > PROGRAMS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

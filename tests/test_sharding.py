@@ -13,6 +13,7 @@ from einops import rearrange
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.support import suite
 from vdm_jax import sharding
 from vdm_jax.training import optimizer, step
 from vdm_jax.training import state as state_lib
@@ -273,7 +274,8 @@ def alone():
   return train(sharding.make_mesh(axes, jax.devices()[:1]), RULES)
 
 
-@pytest.mark.parametrize("axis", ["data", "fsdp", "tensor"])
+# tests/parallel/test_two_devices.py trains a transformer on the others.
+@pytest.mark.parametrize("axis", suite.choose(("data", "fsdp", "tensor"), "data"))
 def test_two_devices_train_as_one(alone, axis):
   axes = {"data": 1, "fsdp": 1, "tensor": 1} | {axis: 2}
   state, losses = train(sharding.make_mesh(axes), RULES)

@@ -121,6 +121,13 @@ def test_clips_of_a_batch_do_not_meet(network):
   np.testing.assert_array_equal(change[1], 0.0)
 
 
+# A U-Net's gradient compiles for long; tests/tasks/test_unet_training.py trains each.
+TRANSFORMERS = [name for name in QUICK if name != "svd"]
+
+
+@pytest.mark.parametrize(
+  "network", suite.choose(NETWORKS, *TRANSFORMERS), indirect=True
+)
 def test_the_gradient_reaches_every_parameter(network):
   params, shapes, _, gradient = network
   grads = gradient(params, clip(SHAPES[0]), np.array([3.0, 977.0], np.float32))

@@ -18,6 +18,7 @@ def gpus(monkeypatch):
   monkeypatch.setattr(topology, "get_topology", host)
 
 
+@pytest.mark.complete
 def test_a_network_without_a_choice_of_kernels_has_a_report(gpus, tmp_path):
   report = program.run(video_ldm.get_config("tiny"), tmp_path, topology="h100:1x8")
   assert report["memory"]["fits"] and KERNEL in report["notes"][0]

@@ -73,6 +73,7 @@ def norm(tree):
   return float(optax.tree.norm(tree))
 
 
+@pytest.mark.complete  # configs/quickstart.py:tiny trains and measures one
 def test_psnr_rises_and_the_latents_get_measured():
   task = autoencoding.Autoencoding(
     autoencoder=kl_image.KLImage(channels=(16,), layers_per_block=1, groups=4, patch=4),

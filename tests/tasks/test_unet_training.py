@@ -16,7 +16,6 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support import suite
 from vdm_jax import checkpoint
 from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import loss, perturbation, process, times
@@ -28,7 +27,8 @@ from vdm_jax.training import loop
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
 
-pytestmark = pytest.mark.long
+# At :tiny, tests/configs/ trains a network of each; that they learn is more work.
+pytestmark = [pytest.mark.complete, pytest.mark.long]
 
 STEPS = 40
 FRAMES, SIZE, CHANNELS = 4, 8, 2
@@ -213,14 +213,7 @@ def fit(step, state, data, folder, steps):
     return loop.fit(step, state, loader, key, **options)
 
 
-# At :tiny, tests/configs/ trains a network of each; that they learn is more work.
-QUICK = ("animatediff",)
-
-
-@pytest.fixture(
-  scope="module",
-  params=[*QUICK, *suite.only_complete(*(k for k in SYSTEMS if k not in QUICK))],
-)
+@pytest.fixture(scope="module", params=SYSTEMS)
 def trained(request, tmp_path_factory):
   """(system, state before, after, after a resume from half-way, losses)."""
   system = SYSTEMS[request.param]
@@ -291,7 +284,6 @@ def test_a_resumed_run_ends_with_the_same_bits(trained):
   assert bits(resumed) == bits(after) != bits(before)
 
 
-@pytest.mark.complete
 def test_clips_that_are_pictures_teach_nothing_along_time():
   """Stable Video Diffusion's image-only clips; videos teach all of it."""
   numbers = conditioner.Numbers((*NUMBERS, "image_only"), values={"image_only": 0.0})
