@@ -40,6 +40,10 @@ class FrozenNetwork:
   def _devices(self):
     return self.devices or data_parallel_mesh_and_rules(jax.local_devices())
 
+  @functools.cached_property
+  def _compile(self):
+    return functools.cache(jax.jit)
+
   @property
   def _found_folder(self):
     if not (pathlib.Path(self.folder) / "config.json").is_file():
@@ -72,14 +76,14 @@ class FrozenNetwork:
     compiled.
 
     Args:
-      function: compiled; (params, *arrays [B, ...]) -> array [B, ...].
+      function: (params, *arrays [B, ...]) -> array [B, ...]; compiled once.
       arrays: a list of numpy arrays [N, ...].
       batch_size: B.
     """
     (mesh, rules), params = self._devices, self.params  # opened outside of the mesh
     rows = {f"{i}": x for i, x in enumerate(arrays)}
     out = batches.map_batches(
-      lambda batch: function(params, *(batch[name] for name in rows)),
+      lambda batch: self._compile(function)(params, *(batch[name] for name in rows)),
       rows,
       min(batch_size, 1 << (len(arrays[0]) - 1).bit_length()),
       mesh=mesh,

@@ -56,7 +56,7 @@ class ImageEncoder:
   def __call__(self, pictures):
     """Tokens [N, L, D], float32 numpy, of uint8 images [N, H, W, 3] or N of them."""
     pixels = self.preprocess(pictures)
-    return self.network.map_rows(self._compiled, [pixels], self.batch_size)
+    return self.network.map_rows(self.encode, [pixels], self.batch_size)
 
   def encode(self, params, pixels):
     """Tokens [N, L, D], in `dtype`, of preprocessed pixels [N, S, S, 3].
@@ -89,7 +89,3 @@ class ImageEncoder:
     batch = dict(batch)
     tokens = self.encode(params, batch.pop("image_pixels"))
     return batch | {"image": tokens.astype(jnp.float32)}
-
-  @functools.cached_property
-  def _compiled(self):
-    return jax.jit(self.encode)

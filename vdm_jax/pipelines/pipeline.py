@@ -182,23 +182,22 @@ class Pipeline:
     raise ValueError("This pipeline reads no texts.")
 
   @functools.cached_property
-  def _compiled(self):
-    return {}
+  def _sampler(self):
+    """(steps, guidance, cache) -> compiled (params, batch, noise, key) -> latents."""
+    return functools.cache(self._compile_sampler)
 
-  def _sampler(self, steps, guidance, cache):
-    """Compiled (params, batch, noise, key) -> latents; kept for the next call."""
-    settings = steps, guidance, cache
-    if settings not in self._compiled:
-      scale = guidance[0]
-      if len(guidance) > 1:
-        over = dict(start=guidance[0], stop=guidance[1])
-        rising = functools.partial(guidance_lib.linear_scale, **over)
-        scale = 1.0 if max(guidance) <= 1 else rising
-      guide = functools.partial(guidance_lib.guide, drop=(self.drop,), scales=(scale,))
-      self._compiled[settings] = self._compile(steps, guide, cache)
-    return self._compiled[settings]
+  @functools.cached_property
+  def _decoder(self):
+    """decode_chunk -> compiled (params, latents) -> uint8 [B, T, H, W, 3]."""
+    return functools.cache(self._compile_decoder)
 
-  def _compile(self, steps, guide, cache):
+  def _compile_sampler(self, steps, guidance, cache):
+    scale = guidance[0]
+    if len(guidance) > 1:
+      over = dict(start=guidance[0], stop=guidance[1])
+      rising = functools.partial(guidance_lib.linear_scale, **over)
+      scale = 1.0 if max(guidance) <= 1 else rising
+    guide = functools.partial(guidance_lib.guide, drop=(self.drop,), scales=(scale,))
     task, scheduler = self.components.task, self.components.scheduler
     ts = scheduler.ts(steps)
     cached = (functools.partial(denoise.cached, plan=cache),) if cache else ()
@@ -219,27 +218,25 @@ class Pipeline:
 
     return draw
 
-  def _decoder(self, chunk):
-    """Compiled (params, latents) -> uint8 [B, T, H, W, 3]."""
-    if ("decode", chunk) not in self._compiled:
-      autoencoder = self.components.autoencoder
-      if chunk is not None and not hasattr(autoencoder, "decode_chunk"):
-        name = type(autoencoder).__name__
-        raise ValueError(
-          f"decode_chunk={chunk}: a {name} has no temporal decoder to be given a few "
-          "frames; leave decode_chunk out. KLImage has `chunk`, of the same use: "
-          "replace components.autoencoder by one that sets it."
-        )
-      if chunk is not None:
-        autoencoder = dataclasses.replace(autoencoder, decode_chunk=chunk)
+  def _compile_decoder(self, chunk):
+    autoencoder = self.components.autoencoder
+    if chunk is not None and not hasattr(autoencoder, "decode_chunk"):
+      name = type(autoencoder).__name__
+      raise ValueError(
+        f"decode_chunk={chunk}: a {name} has no temporal decoder to be given a few "
+        "frames; leave decode_chunk out. KLImage has `chunk`, of the same use: "
+        "replace components.autoencoder by one that sets it."
+      )
+    if chunk is not None:
+      autoencoder = dataclasses.replace(autoencoder, decode_chunk=chunk)
 
-      def decode(params, latents):
-        video = autoencoder.decode(params, latents)
-        scaled = jnp.clip(video / 2 + 0.5, 0.0, 1.0) * 255.0
-        return jnp.rint(scaled).astype(jnp.uint8)
+    @jax.jit
+    def decode(params, latents):
+      video = autoencoder.decode(params, latents)
+      scaled = jnp.clip(video / 2 + 0.5, 0.0, 1.0) * 255.0
+      return jnp.rint(scaled).astype(jnp.uint8)
 
-      self._compiled["decode", chunk] = jax.jit(decode)
-    return self._compiled["decode", chunk]
+    return decode
 
   def _latent_shape(self, num_frames, height, width, latents):
     """(t, h, w) of the latents: those given, or of so many frames and pixels."""

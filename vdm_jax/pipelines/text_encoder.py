@@ -93,7 +93,7 @@ class TextEncoder:
   def __call__(self, texts):
     """(values [N, L, D] float32, mask [N, L] bool), numpy arrays, of N texts."""
     ids, mask = self.tokenize(texts)
-    values = self.network.map_rows(self._compiled, [ids, mask], self.batch_size)
+    values = self.network.map_rows(self.encode, [ids, mask], self.batch_size)
     return values, self._attended(mask)
 
   def encode(self, params, ids, mask):
@@ -128,10 +128,6 @@ class TextEncoder:
         batch |= {name: values.astype(jnp.float32)}
         batch |= {f"{name}_mask": self._attended(mask)}
     return batch
-
-  @functools.cached_property
-  def _compiled(self):
-    return jax.jit(self.encode)
 
   def _attended(self, mask):
     return mask if self.masked else mask | True
