@@ -36,6 +36,7 @@ def _nothing(*_):
 
 
 def _axis_sizes(module):
+  """Of the letters for q, k and v, for heads (n), and for a patch's sides (p, q)."""
   heads = getattr(module, "num_heads", None)
   side = getattr(module, "patch", None)
   return {"two": 2, "three": 3, "n": heads, "p": side, "q": side}
@@ -56,7 +57,8 @@ class Table:
     inputs: (module, **widths) -> tuple, what the module is initialised with.
     widths: {argument of `inputs`: (regex of a weight [o, i, ...], i by default)}.
     patterns: module -> {regex of our name, a space and the number of axes: einops
-      pattern from published to ours}, of one layer of a stack; see PATTERNS.
+      pattern from published to ours}, both of one layer of a stack; they come before
+      the usual ones, such as {"kernel 2": "o i -> i o"}.
     fields: {field of the module, dotted for nested ones: the values that the layout
       has, or a function of the module that returns them}; others may be anything.
     classes: the original's classes, as its config.json names them.
