@@ -35,6 +35,7 @@ SMALL = dict(block_out_channels=(64, 64), layers_per_block=1)
 MOTION = dict(motion_num_attention_heads=2, motion_max_seq_length=8)
 ENCODER = dict(down_block_types=("DownEncoderBlock2D",) * 2)
 IMAGES = dict(norm_num_groups=8, **ENCODER, up_block_types=("UpDecoderBlock2D",) * 2)
+TWO_LAYERS = dict(intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 PROMPTS = ("a dog in the snow", "two cats")
 
 
@@ -76,9 +77,7 @@ def clip_text_parts(folder):
   config = transformers.CLIPTextConfig(
     vocab_size=len(tokenizer),
     hidden_size=WIDTH,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
+    **TWO_LAYERS,
     max_position_embeddings=77,
     bos_token_id=tokenizer.bos_token_id,
     eos_token_id=tokenizer.eos_token_id,
@@ -236,9 +235,7 @@ def svd():
   )
   image_encoder = transformers.CLIPVisionConfig(
     hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
+    **TWO_LAYERS,
     image_size=224,
     patch_size=56,
     projection_dim=WIDTH,

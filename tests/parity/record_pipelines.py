@@ -194,9 +194,7 @@ def text_encoder(place, _):
   config = transformers.BertConfig(
     vocab_size=vocabulary,
     hidden_size=inputs.WIDTH,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
+    **pipelines.TWO_LAYERS,
     max_position_embeddings=64,
   )
   network = pipelines.fill(transformers.BertModel(config, add_pooling_layer=False))

@@ -3,6 +3,8 @@
 tests/parity/record_pipelines.py calls diffusers with the inputs; `errors` calls ours.
 """
 
+import functools
+
 import jax
 import numpy as np
 
@@ -80,23 +82,15 @@ def text_latents(ours, noise, text, negative, steps=STEPS, **more):
 def _embedded(ours, steps, num_frames=FRAMES):
   """("latents", ours, with another negative text) of embeddings."""
   text, negative = embeddings()
-  of = lambda negative: text_latents(
-    ours, noise()[:, :num_frames], text, negative, steps
-  )
+  latents = noise()[:, :num_frames]
+  of = lambda negative: text_latents(ours, latents, text, negative, steps)
   return "latents", lambda: (of(negative), of(text))
 
 
-def _text_to_video(folder, steps):
-  ours = vdm_jax.load(folder("text_to_video"))
-  assert ours.num_frames == 16
-  yield _embedded(ours, steps)
-
-
-def _stable_diffusion(folder, steps):
-  """Videos of one frame."""
-  ours = vdm_jax.load(folder("stable_diffusion"))
-  assert ours.num_frames == 1
-  yield _embedded(ours, steps, 1)
+def _of_embeddings(name, own, folder, steps, num_frames=FRAMES):
+  ours = vdm_jax.load(folder(name))
+  assert ours.num_frames == own
+  yield _embedded(ours, steps, num_frames)
 
 
 def _motion(folder, steps):
@@ -171,8 +165,10 @@ def _svd(folder, steps):
 
 OURS = dict(
   latte=_latte,
-  text_to_video=_text_to_video,
-  stable_diffusion=_stable_diffusion,
+  text_to_video=functools.partial(_of_embeddings, "text_to_video", 16),
+  stable_diffusion=functools.partial(
+    _of_embeddings, "stable_diffusion", 1, num_frames=1
+  ),
   motion=_motion,
   animatediff=_animatediff,
   dit=_dit,

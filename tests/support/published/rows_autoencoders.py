@@ -51,10 +51,6 @@ def draw_image(rng):
   )
 
 
-def draw_temporal(rng):
-  return shared(rng, 32, 3)
-
-
 def compare_image(theirs, module, params, rng, apply):
   """Whole, then in tiles of 4 x 4 latents and frame by frame."""
   whole = compare(theirs, module, params, rng, {})
@@ -70,10 +66,6 @@ def compare_image(theirs, module, params, rng, apply):
   tiled = compare(theirs, cut, params, rng, {})
   theirs.configure(lambda x: (x.disable_tiling(), x.disable_slicing()))
   return whole + tiled
-
-
-def compare_temporal(theirs, module, params, rng, apply):
-  return compare(theirs, module, params, rng, dict(num_frames=FRAMES))
 
 
 def compare(theirs, module, params, rng, call):
@@ -115,8 +107,8 @@ ROWS = (
   ),
   Row(
     "diffusers.AutoencoderKLTemporalDecoder",
-    draw_temporal,
-    compare_temporal,
+    lambda rng: shared(rng, 32, 3),
+    lambda *args: compare(*args[:-1], dict(num_frames=FRAMES)),
     r"up_blocks.*temporal_res_block\.conv2\.weight|time_conv_out\.weight",
     recorded=6,
   ),

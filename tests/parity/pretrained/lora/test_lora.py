@@ -5,7 +5,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests.parity import originals
+from tests.parity import originals, pipelines
 from vdm_jax.models import lora as running
 from vdm_jax.pretrained import state_dict
 from vdm_jax.pretrained.lora import lora
@@ -20,9 +20,7 @@ def test_q_and_v_of_clip_are_parts_of_one_kernel_and_still_run(tmp_path):
   torch.manual_seed(0)
   config = transformers.CLIPTextConfig(
     hidden_size=12,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=20,
+    **pipelines.TWO_LAYERS,
     vocab_size=40,
     max_position_embeddings=11,
     eos_token_id=39,
