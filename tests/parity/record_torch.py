@@ -38,15 +38,9 @@ def trees():
     "types": {str(dtype): numbers(2, 3, dtype=dtype) for dtype in TYPES},
     "shapes": {"()": numbers(), "(0,)": numbers(0), "(2, 0)": numbers(2, 0)}
     | {"(1, 1)": numbers(1, 1), "(2, 1, 3)": numbers(2, 1, 3)},
-    "views": {
-      "whole": x,
-      "row": x[2],
-      "column": x[:, 1],
-      "turned": x.T,
-      "part": x[1:3, 2:],
-    }
-    | {"steps": x[::2, ::3], "again": x, "folded": x.T.reshape(3, 8)}
-    | {"spread": x[:1].expand(5, 6), "unit": x[:, :1].T},
+    "views": dict(whole=x, row=x[2], column=x[:, 1], turned=x.T, part=x[1:3, 2:])
+    | dict(steps=x[::2, ::3], again=x, folded=x.T.reshape(3, 8))
+    | dict(spread=x[:1].expand(5, 6), unit=x[:, :1].T),
     "state dict": trained.state_dict(),
     "parameters": dict(trained.named_parameters()),
     "ordered": collections.OrderedDict(x=x, inside=collections.OrderedDict(y=x)),

@@ -48,9 +48,6 @@ def shards(tmp_path):
   return folder / INDEX, names
 
 
-# Reading.
-
-
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_every_type_is_read_as_their_library_reads_it(tmp_path, dtype):
   arrays = state(dtype=dtype) | {
@@ -97,9 +94,6 @@ def test_whole_weights_go_before_variants_and_of_several_one_must_be_named(tmp_p
   same(files.open_tensors(tmp_path), {"x": np.ones(2)})
 
 
-# Writing.
-
-
 @pytest.mark.parametrize("max_shard", [10**9, 150, 1])
 def test_what_is_written_their_library_reads(tmp_path, max_shard):
   rng = np.random.default_rng(1)
@@ -128,9 +122,6 @@ def test_the_index_is_as_their_library_writes_it(tmp_path, shards):
   assert ours["metadata"] == {"total_size": sum(x.nbytes for x in state().values())}
   assert set(ours["weight_map"].values()) == set(names)
   assert names[0] == "model-00001-of-00003.safetensors"
-
-
-# What is refused.
 
 
 def problems(path):
@@ -213,9 +204,6 @@ def test_all_faults_of_shards_are_in_one_error(shards):
     f"stranger in {names[2]} is not in the index",
   ):
     assert line in message
-
-
-# What tensors share.
 
 
 def test_copies_are_compared_in_parts_and_nans_are_equal(tmp_path, monkeypatch):

@@ -51,9 +51,6 @@ def test_opening_reads_no_numbers(path):
       np.asarray(x)
 
 
-# Programs.
-
-
 class Evil:
   """Unpickled, it makes a file."""
 
@@ -120,9 +117,6 @@ def test_a_file_that_holds_no_dict_is_refused(path, tree):
   with_pickle(path, tree)
   with pytest.raises(WeightsError, match="expected a state dict"):
     files.open_tensors(path)
-
-
-# Torn files.
 
 
 def rewrite(path, change, method=zipfile.ZIP_STORED):

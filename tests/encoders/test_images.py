@@ -1,4 +1,4 @@
-"""The resampler's size. Its outputs: tests/pretrained/test_originals.py."""
+"""CLIP's image encoder and the resampler: sizes. Outputs: tests/pretrained."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vdm_jax.encoders import resampler
+from vdm_jax.encoders import clip_image, resampler
 from vdm_jax.pretrained.tables.encoders.resampler import TABLE
 
 
@@ -27,3 +27,11 @@ def test_tokens_of_another_width_are_refused():
   module = resampler.Resampler(embedding=40)
   with pytest.raises(ValueError, match="E = 40"):
     jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 3, 41)))
+
+
+def test_pixels_of_another_size_are_refused():
+  module = clip_image.ClipImage(
+    depth=1, width=8, num_heads=2, hidden=8, size=8, patch=4
+  )
+  with pytest.raises(ValueError, match=r"\(H, W, C\) = \(8, 8, 3\)"):
+    module.init(jax.random.key(0), np.zeros((1, 8, 9, 3)))
