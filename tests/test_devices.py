@@ -1,13 +1,11 @@
 """The whole run, from clips to scores, is the same on one device and on two."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests.support import child
 from vdm_jax.programs import sample
 
 pytestmark = [pytest.mark.long, pytest.mark.mesh]
@@ -19,20 +17,8 @@ def runs(tmp_path_factory):
   made = {}
   for devices in (1, 2):
     workdir = tmp_path_factory.mktemp("devices") / str(devices)
-    count = f"--xla_force_host_platform_device_count={devices}"
-    flags = f"{os.environ['XLA_FLAGS']} {count}"  # the last of two counts is taken
-    subprocess.run(
-      [
-        sys.executable,
-        "-m",
-        "vdm_jax.main",
-        "--config=configs/quickstart.py:tiny",
-        f"--workdir={workdir}",
-      ],
-      env={**os.environ, "XLA_FLAGS": flags, "NPROC": "64"},
-      check=True,
-      timeout=600,
-    )
+    args = "--config=configs/quickstart.py:tiny", f"--workdir={workdir}"
+    child.output(child.start("vdm_jax.main", *args, devices=devices), timeout=600)
     made[devices] = workdir
   return made
 

@@ -45,7 +45,7 @@ class Process:
         cwd=ROOT,
         env=os.environ
         | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        | {"NPROC": "64"},  # see tests/parallel/child.py
+        | {"NPROC": "64"},  # see tests/support/child.py
         stdout=file,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -87,18 +87,10 @@ def running(folder, commands, devices):
 
 
 def train(workdir, *flags, count=2, devices=2):
-  address = free_address()
-  join = [
-    (
-      f"--coordinator={address}",
-      f"--num_processes={count}",
-      f"--process_id={i}",
-      f"--heartbeat={HEARTBEAT}",
-    )
-    for i in range(count)
-  ]
-  command = (*MAIN, f"--workdir={workdir}", *flags)
-  return running(workdir, [(*command, *one) for one in join], devices)
+  flags += f"--coordinator={free_address()}", f"--num_processes={count}"
+  command = *MAIN, f"--workdir={workdir}", *flags, f"--heartbeat={HEARTBEAT}"
+  commands = [(*command, f"--process_id={i}") for i in range(count)]
+  return running(workdir, commands, devices)
 
 
 def pair(folder, program, *arguments):

@@ -24,10 +24,8 @@ def load(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_says_what_it_is_and_has_a_page(name):
   module = load(name)
-  command = f"--config=experiments/{name}/config.py"
-  assert (
-    command in module.__doc__ and command in (ROOT / name / "README.md").read_text()
-  )
+  for page in (module.__doc__, (ROOT / name / "README.md").read_text()):
+    assert f"--config=experiments/{name}/config.py" in page
   for arg in ("full", "tiny"):
     cfg = module.get_config(arg)
     assert set(cfg.stages) <= set(cfg)

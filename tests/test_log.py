@@ -33,13 +33,8 @@ def test_a_resumed_log_equals_one_that_was_not_interrupted(tmp_path):
   write(tmp_path / "cut", range(30, 60, 10), start=20)
   whole, cut = [(tmp_path / d / "log.jsonl").read_text() for d in ("whole", "cut")]
   assert cut == whole
-  assert [row["step"] for row in log.read_log(tmp_path / "cut" / "log.jsonl")] == [
-    10,
-    20,
-    30,
-    40,
-    50,
-  ]
+  steps = [row["step"] for row in log.read_log(tmp_path / "cut" / "log.jsonl")]
+  assert steps == [10, 20, 30, 40, 50]
 
 
 def test_a_run_from_the_beginning_forgets_the_old_log(tmp_path):

@@ -13,7 +13,6 @@ from einops import rearrange
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.support import suite
 from vdm_jax import sharding
 from vdm_jax.training import optimizer, step
 from vdm_jax.training import state as state_lib
@@ -34,22 +33,6 @@ def test_minus_one_takes_what_is_left():
   assert one.size == 1
 
 
-@pytest.mark.parametrize(
-  "axes, message",
-  [
-    ({"data": 3}, "needs 3 devices, there are 2"),
-    ({"data": -1, "fsdp": 3}, "needs a multiple of 3 devices"),
-    ({"data": 1}, "needs 1 devices, there are 2"),
-    ({"data": -1, "fsdp": -1}, "at most one may be -1"),
-    ({"data": 0}, "positive"),
-    ({}, "positive"),
-  ],
-)
-def test_a_mesh_that_does_not_fit_is_refused(axes, message):
-  with pytest.raises(ValueError, match=message):
-    sharding.make_mesh(axes)
-
-
 @dataclasses.dataclass(frozen=True)
 class Chip:
   """What a mesh asks of a device that is not here."""
@@ -66,6 +49,9 @@ def chips(hosts, each, slices=None):
   slices = hosts if slices is None else slices
   place = lambda i: (i // each, i // each * slices // hosts)
   return [Chip(i, *place(i)) for i in range(hosts * each)]
+
+
+SLICES = chips(4, 4)
 
 
 def crossing(mesh, what="slice_index"):
@@ -101,19 +87,25 @@ def test_hosts_without_slices_are_slices_where_the_config_speaks_of_them():
 
 
 @pytest.mark.parametrize(
-  "axes, dcn, message",
+  "axes, devices, dcn, message",
   [
-    (dict(data=1, fsdp=16), None, "data=1 cannot cross 4 slices.*cfg.dcn"),
-    (dict(fsdp=16), None, r"cannot be on 'data'.*\('fsdp',\).*dict\(fsdp=4\)"),
-    (dict(data=16), dict(dta=4), "cannot be on 'dta'"),
-    (dict(data=16), dict(data=3), "needs 3 slices, there are 4"),
-    (dict(data=8, fsdp=2), dict(fsdp=4), "fsdp=2 cannot cross 4 slices"),
-    (dict(data=8, fsdp=2), dict(data=-1, fsdp=-1), "at most one may be -1"),
+    ({"data": 3}, None, None, "needs 3 devices, there are 2"),
+    ({"data": -1, "fsdp": 3}, None, None, "needs a multiple of 3 devices"),
+    ({"data": 1}, None, None, "needs 1 devices, there are 2"),
+    ({"data": -1, "fsdp": -1}, None, None, "at most one may be -1"),
+    ({"data": 0}, None, None, "positive"),
+    ({}, None, None, "positive"),
+    (dict(data=1, fsdp=16), SLICES, None, "data=1 cannot cross 4 slices.*cfg.dcn"),
+    (dict(fsdp=16), SLICES, None, r"on 'data'.*\('fsdp',\).*dict\(fsdp=4\)"),
+    (dict(data=16), SLICES, dict(dta=4), "cannot be on 'dta'"),
+    (dict(data=16), SLICES, dict(data=3), "needs 3 slices, there are 4"),
+    (dict(data=8, fsdp=2), SLICES, dict(fsdp=4), "fsdp=2 cannot cross 4 slices"),
+    (dict(data=8, fsdp=2), SLICES, dict(data=-1, fsdp=-1), "at most one may be -1"),
   ],
 )
-def test_a_mesh_that_does_not_fit_the_slices_is_refused(axes, dcn, message):
+def test_a_mesh_that_does_not_fit_is_refused(axes, devices, dcn, message):
   with pytest.raises(ValueError, match=message):
-    sharding.make_mesh(axes, chips(4, 4), dcn)
+    sharding.make_mesh(axes, devices, dcn)
 
 
 ROWS = (("batch", ("data", "fsdp")),)
@@ -195,34 +187,27 @@ def test_slots_lie_as_their_parameters():
   assert all(s == P() for k, s in found.items() if ".count" in k)
 
 
-def test_put_spreads_rows_and_refuses_what_it_cannot():
+def test_batches_are_spread_by_rows_and_fetched():
+  """One process puts its rows as it puts the whole batch."""
   mesh = sharding.make_mesh({"data": 2, "fsdp": 1})
   batch = {"video": np.arange(8, dtype=np.uint8).reshape(4, 2), "fps": np.float32(8)}
-  got = sharding.put_batch(batch, mesh, RULES[:2])
-  assert got["video"].sharding.spec == P(("data", "fsdp"))
-  assert got["video"].addressable_shards[0].data.shape == (2, 2)
-  np.testing.assert_array_equal(got["video"], batch["video"])
-  assert got["fps"].sharding.is_fully_replicated
-  with pytest.raises(ValueError, match=r"batch\['video'\] has 3 rows.*multiple of 2"):
-    sharding.put_batch({"video": np.zeros((3, 2))}, mesh, RULES[:2])
-  with pytest.raises(TypeError, match="caption"):
-    sharding.put_batch({"caption": np.array(["a", "b"])}, mesh, RULES[:2])
-
-
-def test_spread_and_fetch_are_put_and_back_for_one_process():
-  mesh = sharding.make_mesh({"data": 2, "fsdp": 1})
-  batch = {"video": np.arange(8, dtype=np.uint8).reshape(4, 2), "fps": np.float32(8)}
-  put, spread = (
-    f(batch, mesh, ROWS) for f in (sharding.put_batch, sharding.put_whole_batch)
-  )
-  assert jax.tree.all(jax.tree.map(lambda a, b: a.sharding == b.sharding, put, spread))
-  for placed in (put, spread, batch):
+  puts = sharding.put_batch, sharding.put_whole_batch
+  put, whole = (f(batch, mesh, ROWS) for f in puts)
+  assert put["video"].sharding.spec == P(("data", "fsdp"))
+  assert put["video"].addressable_shards[0].data.shape == (2, 2)
+  assert put["fps"].sharding.is_fully_replicated
+  assert jax.tree.all(jax.tree.map(lambda a, b: a.sharding == b.sharding, put, whole))
+  for placed in (put, whole, batch):
     got = sharding.fetch(placed)
     for name, x in batch.items():
       assert isinstance(got[name], np.ndarray) and got[name].dtype == x.dtype
       np.testing.assert_array_equal(got[name], x)
-  with pytest.raises(ValueError, match="choose a batch size that is a multiple of 2"):
-    sharding.put_whole_batch({"video": np.zeros((3, 2))}, mesh, ROWS)
+  odd = {"video": np.zeros((3, 2))}
+  for put, words in zip(puts, ("has 3 rows", "choose a batch size that"), strict=True):
+    with pytest.raises(ValueError, match=f"{words}.*multiple of 2"):
+      put(odd, mesh, ROWS)
+  with pytest.raises(TypeError, match="caption"):
+    sharding.put_batch({"caption": np.array(["a", "b"])}, mesh, ROWS)
 
 
 class Net(nn.Module):
@@ -245,79 +230,50 @@ class Task:
     return jnp.mean((out - batch["y"]) ** 2), {}
 
 
-def start(mesh, rules, accumulate=1):
-  """(compiled step, state, batch, key)."""
+def train(devices, parts=2, steps=5):
+  """(state, losses, program) of that many devices, each batch in `parts`."""
+  axes = {"data": -1, "fsdp": 1, "tensor": 1}
+  mesh = sharding.make_mesh(axes, jax.devices()[:devices])
   task, tx = Task(), optimizer.adamw(learning_rate=1e-2, weight_decay=0.1)
   x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
   batch = {"x": x, "y": np.sin(x[:, :2])}
   spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
-  key = jax.random.key(1)
+  key, losses = jax.random.key(1), []
   state, shardings = state_lib.create_state_and_shardings(
-    task, tx, spec, key, mesh, rules
+    task, tx, spec, key, mesh, RULES
   )
-  one = step.make_step(task.loss, tx, 0.9, shardings=shardings, accumulate=accumulate)
-  return step.compile_step(one, shardings, mesh, rules), state, batch, key
-
-
-def train(mesh, rules, steps=5, accumulate=1):
-  run, state, batch, key = start(mesh, rules, accumulate)
-  losses = []
+  one = step.make_step(task.loss, tx, 0.9, shardings=shardings, accumulate=parts)
+  batch = sharding.put_batch(batch, mesh, RULES)
+  run = (
+    step.compile_step(one, shardings, mesh, RULES).lower(state, batch, key).compile()
+  )
   for _ in range(steps):
-    state, metrics = run(state, sharding.put_batch(batch, mesh, rules), key)
+    state, metrics = run(state, batch, key)
     losses.append(float(metrics["loss"]))
-  return state, losses
-
-
-@pytest.fixture(scope="module")
-def alone():
-  axes = {"data": 1, "fsdp": 1, "tensor": 1}
-  return train(sharding.make_mesh(axes, jax.devices()[:1]), RULES)
-
-
-# tests/parallel/test_two_devices.py trains a transformer on the others.
-@pytest.mark.parametrize("axis", suite.choose(("data", "fsdp", "tensor"), "data"))
-def test_two_devices_train_as_one(alone, axis):
-  axes = {"data": 1, "fsdp": 1, "tensor": 1} | {axis: 2}
-  state, losses = train(sharding.make_mesh(axes), RULES)
-  np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
-  assert losses[-1] < losses[0]
-  for name in ("params", "ema", "opt_state"):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-      getattr(state, name),
-      getattr(alone[0], name),
-    )
-  kernel = state.params["Dense_0"]["kernel"]
-  want = {"data": (4, 16), "fsdp": (2, 16), "tensor": (4, 8)}[axis]
-  assert kernel.addressable_shards[0].data.shape == want
-  mu = state.opt_state[1].mu["Dense_0"]["kernel"]
-  assert mu.sharding == kernel.sharding
-
-
-def test_another_batch_is_seen_by_the_comparison(alone):
-  """The control: equal losses above are not equal because nothing matters."""
-  axes = {"data": 1, "fsdp": 1, "tensor": 1}
-  mesh = sharding.make_mesh(axes, jax.devices()[:1])
-  _, losses = train(mesh, RULES, steps=2, accumulate=2)  # other noise for each part
-  assert abs(losses[0] - alone[1][0]) > 1e-5
+  return state, losses, run.as_text()
 
 
 MOVES = r" (all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 
 
 def test_parts_of_a_batch_stay_on_the_devices_that_have_them():
-  mesh = sharding.make_mesh({"data": 2, "fsdp": 1, "tensor": 1})
-  run, state, batch, key = start(mesh, RULES, accumulate=2)
-  lowered = run.lower(state, sharding.put_batch(batch, mesh, RULES), key)
-  program = lowered.compile().as_text()
+  """Two devices train as one; on other axes: parallel/test_two_devices.py."""
+  (state, losses, _), (two, others, program) = train(1), train(2)
+  np.testing.assert_allclose(others, losses, rtol=1e-5)
+  assert losses[-1] < losses[0]
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  for name in ("params", "ema", "opt_state"):
+    jax.tree.map(close, getattr(two, name), getattr(state, name))
   assert "all-reduce" in program  # of gradients
   assert not re.findall(MOVES, program)
-  # The control: parts of neighbouring rows would have to move.
-  spread = NamedSharding(mesh, P(None, "data"))
-  cut = jax.jit(
-    lambda x: rearrange(x, "(k b) c -> k b c", k=2), out_shardings=spread
-  ).lower(sharding.put_batch(batch, mesh, RULES)["x"])
-  assert re.findall(MOVES, cut.compile().as_text())
+  # The controls: other noise for each part is seen, and so are parts that must move.
+  _, whole, _ = train(1, parts=1, steps=1)
+  assert abs(whole[0] - losses[0]) > 1e-5
+  mesh = sharding.make_mesh({"data": 2})
+  rows, spread = (NamedSharding(mesh, P(*axes)) for axes in (("data",), (None, "data")))
+  cut = jax.jit(lambda x: rearrange(x, "(k b) c -> k b c", k=2), out_shardings=spread)
+  x = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=rows)
+  assert re.findall(MOVES, cut.lower(x).compile().as_text())
 
 
 def test_parts_of_a_batch_that_the_mesh_cannot_share_are_refused():

@@ -42,10 +42,10 @@ def videos(tmp_path_factory):
 def test_clips_of_all_readers_are_the_same(videos):
   folder, settings = videos
   path = sorted(folder.glob("*.mp4"))[0]
-  wanted = clips.plain(path, 1, settings)
-  np.testing.assert_array_equal(clips.lean(path, 1, settings), wanted)
-  assert (clips.lean(path, 0, settings) != wanted).any()
-  assert wanted.shape == (settings["frames"], settings["size"], settings["size"], 3)
+  expected = clips.plain(path, 1, settings)
+  np.testing.assert_array_equal(clips.lean(path, 1, settings), expected)
+  assert (clips.lean(path, 0, settings) != expected).any()
+  assert expected.shape == (settings["frames"], settings["size"], settings["size"], 3)
 
 
 def test_our_loader_gives_the_clips_of_the_loop(videos):

@@ -77,18 +77,13 @@ def test_grid_places_clips_in_rows(video):
   assert sheet.shape == (6, 2 * 25 - 1, 3 * 33 - 1, 3)
   assert np.array_equal(sheet[:, 25:, 33:65], clips[4])
   assert not sheet[:, 25:, 66:].any()  # the sixth place is empty
-  assert (
-    video_io.video_grid(clips).shape == sheet.shape
-  )  # 5 clips: the nearest is 2 x 3
+  # Of 5 clips, the nearest is 2 x 3.
+  assert video_io.video_grid(clips).shape == sheet.shape
 
 
 def test_floats_are_written_from_minus_one_to_one():
-  assert video_io.to_uint8(np.array([-1.0, 0.0, 1.0, 3.0])).tolist() == [
-    0,
-    128,
-    255,
-    255,
-  ]
+  levels = video_io.to_uint8(np.array([-1.0, 0.0, 1.0, 3.0]))
+  assert levels.tolist() == [0, 128, 255, 255]
   with pytest.raises(ValueError, match="NaN"):
     video_io.to_uint8(np.array([np.nan]))
   with pytest.raises(TypeError, match="int64"):

@@ -27,43 +27,27 @@ def of(found, kind):
   return [c for c in found if c.kind == kind]
 
 
-def test_one_that_is_written_as_start_and_done_is_one(found):
-  """Two operations share a channel; in a loop of fourteen turns it happens 14 times."""
-  (gather,) = of(found, "all-gather")
-  assert (gather.axes, gather.count, gather.devices) == (("fsdp",), 14, 2)
-  assert gather.bytes == 14 * WEIGHT
-  assert gather.scan == "blocks (backward)" and not gather.over_dcn
-
-
-def test_a_fusion_of_reduce_and_slice_is_a_reduce_scatter(found):
-  (scatter,) = [c for c in of(found, "reduce-scatter") if not c.over_dcn]
-  assert scatter.axes == ("fsdp",)
-  assert scatter.bytes == 14 * 2 * WEIGHT * 1 / 2
-
-
-def test_slices_tell_each_other_through_the_runtime(found):
-  (far,) = [c for c in of(found, "reduce-scatter") if c.over_dcn]
-  assert far.axes == ("data",) and far.bytes == 40 / 2
-
-
-def test_an_all_to_all_sends_what_is_not_its_own(found):
-  (swap,) = of(found, "all-to-all")
-  assert swap.axes == ("seq",) and swap.bytes == 14 * CLIP / 2
+def test_each_is_found_once_on_its_axes_with_what_it_sends(found):
+  sent = {(c.kind, c.axes, c.over_dcn): c.bytes for c in found}
+  assert len(sent) == len(found)  # groups of one device are nothing
+  assert sent == {
+    # Written as start and done, in a loop of fourteen turns.
+    ("all-gather", ("fsdp",), False): 14 * WEIGHT,
+    # A fusion of reduce and slice.
+    ("reduce-scatter", ("fsdp",), False): 14 * 2 * WEIGHT * 1 / 2,
+    # Slices send to each other through the runtime.
+    ("reduce-scatter", ("data",), True): 40 / 2,
+    ("all-to-all", ("seq",), False): 14 * CLIP / 2,  # what is not its own
+    ("all-reduce", ("data", "fsdp", "seq"), True): 2 * 7 / 8 * 40,
+    ("all-reduce", ("data", "seq"), True): 2 * 3 / 4 * 40,
+    # Of the devices that send elsewhere.
+    ("collective-permute", ("data",), True): 40 * 7 / 8,
+  }
+  (gather,), (swap,) = of(found, "all-gather"), of(found, "all-to-all")
+  assert (gather.count, gather.devices) == (14, 2)
+  assert gather.scan == "blocks (backward)"
   assert swap.shapes == ("bf16[2,16,4,48]",)
-
-
-def test_groups_of_one_device_are_nothing_and_others_name_their_axes(found):
-  reduces = {c.axes: c for c in of(found, "all-reduce")}
-  assert set(reduces) == {("data", "fsdp", "seq"), ("data", "seq")}
-  assert reduces["data", "fsdp", "seq"].bytes == 2 * 7 / 8 * 40
-  assert reduces["data", "seq"].bytes == 2 * 3 / 4 * 40
-  assert all(c.over_dcn and c.scan == "" for c in reduces.values())
-
-
-def test_a_permute_counts_the_devices_that_send_elsewhere(found):
-  (shift,) = of(found, "collective-permute")
-  assert shift.axes == ("data",) and shift.over_dcn
-  assert shift.bytes == 40 * 7 / 8
+  assert {c.scan for c in of(found, "all-reduce")} == {""}
 
 
 def test_the_table_adds_up_and_tells_parameters_from_activations(found):

@@ -54,8 +54,8 @@ def test_a_refusal_is_read(message, mesh):
   parameters = spec(mesh, (2**20,))
   found = memory.from_compile_error(message, {"parameters": parameters}, 16 * G)
   assert found.parts == {"parameters": 4 * 2**20}
-  wanted = MESSAGES[message] or int(20.5 * G) - 4 * 2**20
-  assert found.temporaries == wanted
+  expected = MESSAGES[message] or int(20.5 * G) - 4 * 2**20
+  assert found.temporaries == expected
   assert found.available == int(15.75 * G) and not found.fits
 
 

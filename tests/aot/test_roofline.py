@@ -26,13 +26,8 @@ CHIP = chips.Chip(
 def test_the_slowest_binds(work, binds, seconds):
   bound = roofline.time_bound(CHIP, **work)
   assert bound.bottleneck == binds and bound.time == seconds
-  parts = (
-    work["flops"] / 100,
-    work["hbm_bytes"] / 10,
-    work["ici_bytes"] / 5,
-    work["dcn_bytes"],
-  )
-  assert bound.serial == pytest.approx(sum(parts))
+  rates = dict(flops=100, hbm_bytes=10, ici_bytes=5, dcn_bytes=1)
+  assert bound.serial == pytest.approx(sum(work[k] / rates[k] for k in work))
 
 
 def test_utilisation_counts_what_the_model_needs():

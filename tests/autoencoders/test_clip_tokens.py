@@ -38,11 +38,11 @@ def test_windows_are_coded_by_themselves(params):
   again = SMALL.decode(params, mean)
   for t, y, x in ((0, 0, 0), (1, 1, 2), (1, 0, 1)):
     part = whole[:, 4 * t : 4 * t + 4, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
-    alone = SMALL.encode(params, part).mean
+    plain = SMALL.encode(params, part).mean
     tokens = mean[:, 2 * t : 2 * t + 2, y : y + 1, x : x + 1]
-    np.testing.assert_allclose(tokens, alone, atol=1e-5)
+    np.testing.assert_allclose(tokens, plain, atol=1e-5)
     made = again[:, 4 * t : 4 * t + 4, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
-    np.testing.assert_allclose(made, SMALL.decode(params, alone), atol=1e-5)
+    np.testing.assert_allclose(made, SMALL.decode(params, plain), atol=1e-5)
 
 
 def test_every_token_sees_every_frame_and_every_frame_every_token(params):

@@ -1,11 +1,11 @@
 """The patch discriminator: what a logit sees, and the hinge losses."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import drawn
 from vdm_jax.autoencoders import discriminator
 
 key = jax.random.key(0)
@@ -25,12 +25,18 @@ def test_patches_and_their_size(depth, size, patches, field):
   assert reach == field
 
 
+def filled(judge, clip):
+  """clips -> logits, with weights and biases that are not zero."""
+  params = drawn.params(judge, clip)
+  return jax.jit(lambda x: judge.apply({"params": params}, x))
+
+
 def test_a_logit_sees_its_patch():
   """Beyond its reach an edit shows through the group norm only, faintly."""
   judge = discriminator.PatchDiscriminator(width=8, depth=1)
   rng = np.random.default_rng(0)
   clip = rng.standard_normal((1, 2, 48, 48, 3)).astype(np.float32)
-  run = filled(judge, clip, rng)
+  run = filled(judge, clip)
   edited = clip.copy()
   edited[0, 1, 0, 0] += 5.0
   changed = np.abs(run(clip) - run(edited))[0, ..., 0]
@@ -42,13 +48,13 @@ def test_over_time_it_sees_motion():
   """A logit sees 2 depth + 5 frames; one frame long, it sees no order of them."""
   rng = np.random.default_rng(0)
   clip = rng.standard_normal((2, 12, 48, 48, 3)).astype(np.float32)
-  alone = filled(discriminator.PatchDiscriminator(width=8, depth=1), clip, rng)
+  single = filled(discriminator.PatchDiscriminator(width=8, depth=1), clip)
   judge = discriminator.PatchDiscriminator(width=8, depth=1, time_kernel=3)
-  run = filled(judge, clip, rng)
-  assert run(clip).shape == alone(clip).shape == (2, 12, 22, 22, 1)
+  run = filled(judge, clip)
+  assert run(clip).shape == single(clip).shape == (2, 12, 22, 22, 1)
 
   backwards = clip[:, ::-1]
-  np.testing.assert_allclose(alone(backwards)[:, ::-1], alone(clip), atol=1e-5)
+  np.testing.assert_allclose(single(backwards)[:, ::-1], single(clip), atol=1e-5)
   assert np.abs(run(backwards)[:, ::-1] - run(clip)).max() > 0.1
 
   edited = clip.copy()
@@ -60,14 +66,6 @@ def test_over_time_it_sees_motion():
 
   with pytest.raises(ValueError, match="time_kernel=2 must be odd"):
     discriminator.PatchDiscriminator(time_kernel=2)
-
-
-def filled(judge, clip, rng):
-  """clips -> logits, with weights and biases that are far from zero."""
-  spec = nn.unbox(jax.eval_shape(judge.init, key, clip)["params"])
-  fill = lambda x: (0.3 * rng.standard_normal(x.shape) + 0.1).astype(np.float32)
-  params = jax.tree.map(fill, spec)
-  return jax.jit(lambda x: judge.apply({"params": params}, x))
 
 
 def test_too_small_frames_are_refused():

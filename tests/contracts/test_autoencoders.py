@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support import suite
-from vdm_jax.autoencoders import (
-  clip_tokens,
-  kl_image,
-  kl_temporal,
-  kl_video,
-  stacked,
-)
+from vdm_jax.autoencoders import clip_tokens, kl_image, kl_temporal, kl_video, stacked
 
 FRAMES, HEIGHT, WIDTH = 3, 8, 12
 TOKENS = clip_tokens.ClipTokens(
@@ -107,17 +101,13 @@ def test_it_is_a_frozen_dataclass_without_arrays(case):
   assert not any(isinstance(x, jax.Array | np.ndarray) for x in fields)
 
 
-def test_stride_gives_the_size_of_the_moments(case):
+def test_stride_gives_the_size_of_the_moments_and_decoding_that_of_the_video(case):
   autoencoder, params, video, moments = case
   st, sh, sw = autoencoder.stride
   channels = inner(params)["latents"]["shift"].size
   shape = (2, math.ceil(FRAMES / st), HEIGHT // sh, WIDTH // sw, channels)
   for x in (moments.mean, moments.logvar):
     assert x.shape == shape and x.dtype == jnp.float32 and np.isfinite(x).all()
-
-
-def test_decoding_gives_the_size_of_the_video(case):
-  autoencoder, params, video, moments = case
   latents = autoencoder.latents(params, moments, None)
   output = jax.eval_shape(autoencoder.decode, params, latents)
   assert output.shape == video.shape and output.dtype == jnp.float32
@@ -202,8 +192,8 @@ def test_sizes_off_the_stride_are_refused_with_the_nearest(case):
     odd = np.delete(np.asarray(video), 0, axis)
     legal = video.shape[axis]
     near = f"{legal - stride} and {legal}"
-    wanted = f"{name}={legal - 1} must be a multiple of {stride} .*nearest: {near}"
-    with pytest.raises(ValueError, match=wanted):
+    expected = f"{name}={legal - 1} must be a multiple of {stride} .*nearest: {near}"
+    with pytest.raises(ValueError, match=expected):
       autoencoder.encode(params, odd)
   with pytest.raises(ValueError, match="must be .B, T, H, W, "):
     autoencoder.encode(params, video[0])

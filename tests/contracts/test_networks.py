@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import suite
+from tests.support import drawn, suite
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.transformer import blocks, video_dit
 from vdm_jax.models.unet import architectures, unet3d
@@ -61,25 +61,17 @@ NETWORKS = {
 }
 
 
-QUICK = (
-  "latte",
-  "serial, adaLN-single, text, rotary",
-  "parallel, all tokens",
-  "svd",
-)
+QUICK = ("latte", "serial, adaLN-single, text, rotary", "parallel, all tokens", "svd")
 
 
 @pytest.fixture(scope="module", params=suite.choose(NETWORKS, *QUICK))
 def network(request):
   """(params, boxed shapes, apply, gradient of a loss), parameters random and not 0."""
   module, cond = NETWORKS[request.param]
-  rng = np.random.default_rng(0)
   shapes = jax.eval_shape(
     module.init, jax.random.key(0), jnp.zeros(SHAPES[0]), jnp.zeros((B, 1)), cond
   )["params"]
-  params = jax.tree.map(
-    lambda x: 0.3 * rng.standard_normal(x.shape).astype(x.dtype), nn.meta.unbox(shapes)
-  )
+  params = drawn.like(shapes)
   apply = jax.jit(lambda p, x, t: module.apply({"params": p}, x, t, cond))
   loss = lambda p, x, t: jnp.square(module.apply({"params": p}, x, t, cond)).mean()
   return params, shapes, apply, jax.jit(jax.grad(loss))

@@ -62,8 +62,8 @@ def test_junk_folders_are_skipped_and_named(tmp_path):
   pictures(tmp_path / "good" / "good_1", [2], names="again_{}.png")
   source = folders.frames(tmp_path, 4)
   assert len(source) == 1
-  told = {p.name: r for p, r in source.skipped}
-  assert told == {
+  said = {p.name: r for p, r in source.skipped}
+  assert said == {
     "Thumbs.db": "is no numbered picture",
     "cover.jpg": "is no numbered picture",
     "clip_frames_00000002.jpg": "is a second frame 2",

@@ -61,11 +61,11 @@ def test_what_is_no_table_is_refused_by_row(clips):
       read("metadata.jsonl")
 
 
-def embed(folder, told):
+def embed(folder, said):
   """A folder as programs/embed.py writes it; a text's values are its length."""
   with records.RecordWriter(folder) as writer:
-    writer.meta["texts"] = list(told)
-    for text in told:
+    writer.meta["texts"] = list(said)
+    for text in said:
       value = np.full((2, 3), len(text), np.float16)
       writer.write({"text": value, "text_mask": np.array([True, bool(text)])})
   return folder

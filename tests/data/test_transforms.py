@@ -93,9 +93,7 @@ def test_centre_crop_cuts_the_middle():
   cut = transforms.CentreCrop(10, 20)(whole, None)["video"]
   assert np.array_equal(cut, whole["video"][:, 7:17, 6:26])
   assert transforms.CentreCrop(24)(whole, None)["video"].shape == (6, 24, 24, 3)
-  with pytest.raises(
-    decode.BadClipError, match="24 x 32 .* smaller than the crop of 30"
-  ):
+  with pytest.raises(decode.BadClipError, match="24 x 32 .* than the crop of 30"):
     transforms.CentreCrop(30)(whole, None)
 
 

@@ -86,8 +86,8 @@ def test_guidance_is_its_closed_form_in_one_call():
 def test_guidance_by_text_and_image_has_three_branches():
   out, batches = guided((DROP["text"], DROP["both"]), (7.5, 3.0))
   full, image, empty = without(), without("text"), without("text", "image")
-  wanted = empty + 7.5 * (full - image) + 3.0 * (image - empty)
-  np.testing.assert_allclose(out, wanted, atol=2e-5)
+  expected = empty + 7.5 * (full - image) + 3.0 * (image - empty)
+  np.testing.assert_allclose(out, expected, atol=2e-5)
   assert batches == [3 * B]
 
 
@@ -136,17 +136,6 @@ def test_an_interval_guides_inside_it_only():
   np.testing.assert_allclose(
     out[inside], (empty + 5 * (full - empty))[inside], atol=1e-5
   )
-
-
-def test_guiding_x0_is_guiding_eps():
-  """Samplers see x0; papers guide eps. Both name the same point."""
-  process, scale = p.Cosine(), 4.0
-  full, empty = without(), without("label")
-  eps = [p.eps_from_x0(process, X, x0, TIME) for x0 in (full, empty)]
-  mixed = eps[1] + scale * (eps[0] - eps[1])
-  alpha, sigma = (p.expand(c) for c in process.alpha_sigma(TIME))
-  x0 = (X - sigma * mixed) / alpha
-  np.testing.assert_allclose(x0, empty + scale * (full - empty), atol=1e-4)
 
 
 def test_guidance_keeps_the_conditional_variance():

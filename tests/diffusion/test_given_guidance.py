@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm_jax.conditioners import conditioner
+from tests.support import known_frames
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
-from vdm_jax.diffusion import guidance, long_video, masks, process, times
-from vdm_jax.diffusion.perturbation import KnownFrameNoise
+from vdm_jax.diffusion import guidance, long_video, masks
 from vdm_jax.diffusion.samplers import ddim
-from vdm_jax.tasks import latent_diffusion
 
-LVDM = process.DDPM("scaled_linear", beta_ends=(0.0015, 0.0155))
+LVDM = known_frames.LVDM
 SHAPE = (2, 4, 3, 3, 1)
 X, KNOWN = np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
 MASK = masks.broadcast(np.arange(4) < 2, 2, 4)
@@ -24,8 +22,8 @@ MASK = masks.broadcast(np.arange(4) < 2, 2, 4)
 def mixing(x_t, t, cond):
   """Estimates that depend on all frames, their times, what is known and on the mask."""
   level = t[..., None, None, None] / 1000.0
-  told = jnp.where(cond.mask, cond.known, 0.0).sum(1, keepdims=True)
-  return d.Denoised(0.3 * x_t + 0.2 * x_t.mean(1, keepdims=True) + level + told)
+  given = jnp.where(cond.mask, cond.known, 0.0).sum(1, keepdims=True)
+  return d.Denoised(0.3 * x_t + 0.2 * x_t.mean(1, keepdims=True) + level + given)
 
 
 def chained(scale):
@@ -37,16 +35,16 @@ def chained(scale):
 def test_it_is_the_formula(scale):
   t, cond = jnp.full((2, 4), 400.0), Conditioning(known=jnp.asarray(KNOWN), mask=MASK)
   out = chained(scale)(X, t, cond).x0
-  told = d.hold_known(mixing, None)(X, t, cond).x0
+  full = d.hold_known(mixing, None)(X, t, cond).x0
   alpha, sigma = LVDM.alpha_sigma(400.0)
   # Nothing is given: the two frames are data noised to the time of the others.
   eps = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
   free = np.where(MASK, alpha * KNOWN + sigma * eps, X)
   nothing = Conditioning(known=jnp.zeros(SHAPE), mask=jnp.zeros_like(MASK))
-  untold = mixing(free, t, nothing).x0
-  wanted = np.where(MASK, KNOWN, untold + scale * (told - untold))
-  np.testing.assert_allclose(out, wanted, atol=1e-5)
-  assert np.abs(out - told).max() > 1e-2
+  null = mixing(free, t, nothing).x0
+  expected = np.where(MASK, KNOWN, null + scale * (full - null))
+  np.testing.assert_allclose(out, expected, atol=1e-5)
+  assert np.abs(out - full).max() > 1e-2
 
 
 def test_a_scale_of_one_or_no_mask_is_none():
@@ -58,36 +56,18 @@ def test_a_scale_of_one_or_no_mask_is_none():
 
 
 class Network:
-  """Reads its input, the mask and, if it is told one, the level of the noise."""
+  """Reads its input, the given frames and the level of their noise."""
 
   def apply(self, variables, x, t, cond, **_):
-    told = jnp.where(cond.mask, cond.known, 0.0).mean(1, keepdims=True)
-    return (
-      0.5 * x + told + 1e-3 * cond.vectors["augmentation"][:, None, None, None, None]
-    )
+    given = jnp.where(cond.mask, cond.known, 0.0).mean(1, keepdims=True)
+    level = cond.vectors["augmentation"][:, None, None, None, None]
+    return 0.5 * x + given + 1e-3 * level
 
 
 def sampled(wrappers, sampler=ddim.ddim, frames=4):
-  task = latent_diffusion.LatentDiffusion(
-    network=Network(),
-    process=LVDM,
-    prediction="eps",
-    conditioner=conditioner.Unconditional(),
-    mask_rates={"first": 1.0},
-    perturbation=KnownFrameNoise(),
-  )
-  shape = (2, frames, 3, 3, 1)
-  return task.sample(
-    {},
-    {"latents": jnp.zeros(shape)},
-    shape,
-    jax.random.key(1),
-    sampler=sampler,
-    ts=times.leading_grid(LVDM, num_steps=4, offset=1),
-    wrappers=wrappers,
-    known=jnp.broadcast_to(KNOWN[:, :1], shape),
-    mask=jnp.arange(frames) == 0,
-  )
+  known = jnp.broadcast_to(KNOWN[:, :1], (2, frames, 3, 3, 1))
+  mask, more = jnp.arange(frames) == 0, dict(sampler=sampler, wrappers=wrappers)
+  return known_frames.sample(Network(), known, mask, **more)
 
 
 def test_a_task_puts_it_outside_of_given_and_in_a_rollout_it_holds():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support import suite
+from tests.support.refusals import refused
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import long_video, masks, schedules, times
@@ -58,7 +59,20 @@ def test_a_plan_covers_a_video_of_any_length_and_knows_only_the_past(name):
       assert index.shape[1] <= 8
 
 
-@pytest.mark.parametrize("name", suite.choose(("extend", "hierarchical"), "extend"))
+def windowed(denoise, *args):
+  return euler.euler(d.windows(denoise, None, size=8, stride=4), *args)
+
+
+LONG = {
+  **{
+    name: functools.partial(long_video.rollout, sampler=euler.euler, plan=PLANS[name])
+    for name in ("extend", "hierarchical")
+  },
+  "windows": windowed,
+}
+
+
+@pytest.mark.parametrize("name", suite.choose(LONG, "extend", "windows"))
 def test_a_thousand_frames_take_the_memory_of_a_hundred(name):
   """But for the video itself; the denoiser's inside is 256 numbers a pixel."""
   weights = normal(0, (256, 256)) / 16
@@ -73,15 +87,9 @@ def test_a_thousand_frames_take_the_memory_of_a_hundred(name):
     stats = jax.jit(run).lower(x).compile().memory_analysis()
     return stats.temp_size_in_bytes / (4 * 8 * 8)  # frames
 
-  rolled = functools.partial(long_video.rollout, sampler=euler.euler, plan=PLANS[name])
-  hundred, thousand = memory(100, rolled), memory(1000, rolled)
+  hundred, thousand = memory(100, LONG[name]), memory(1000, LONG[name])
   assert thousand - hundred < 10 * 900  # a few copies of the video
   assert memory(1000, euler.euler) > 200 * 1000 + thousand  # without windows
-
-
-def test_a_plan_of_a_single_frame_is_refused():
-  with pytest.raises(ValueError):
-    PLANS["hierarchical"](1)
 
 
 def test_plans_give_what_they_say():
@@ -121,15 +129,11 @@ def test_a_video_of_one_window_is_the_base_samplers_to_the_bit(name):
     np.testing.assert_array_equal(whole, part)
 
 
-def test_the_other_methods_with_one_window_are_the_base_sampler_too():
-  x = normal(1, (2, 8, 2, 2, 1))
-  base = euler.euler(mixing, FLOW, x, TS, None, KEY)
-  for wrap in (
-    functools.partial(d.windows, size=8, stride=4),
-    functools.partial(d.windows, size=8, stride=4, weights=d.uniform_weights),
-  ):
-    out = euler.euler(wrap(mixing, None), FLOW, x, TS, None, KEY)
-    np.testing.assert_array_equal(out, base)
+@pytest.mark.parametrize("weights", [d.triangular_weights, d.uniform_weights])
+def test_one_window_that_is_averaged_is_the_base_sampler_too(weights):
+  args = FLOW, normal(1, (2, 8, 2, 2, 1)), TS, None, KEY
+  one = d.windows(mixing, None, size=8, stride=4, weights=weights)
+  np.testing.assert_array_equal(euler.euler(one, *args), euler.euler(mixing, *args))
 
 
 @pytest.mark.parametrize("name", suite.choose(PLANS, "extend", "hierarchical"))
@@ -259,17 +263,16 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
 
 
 def test_bad_plans_are_refused():
-  rollout = functools.partial(
-    long_video.rollout, mixing, FLOW, normal(0, (1, 6, 1, 1, 1)), TS, None, KEY
-  )
-  run = lambda stages: rollout(sampler=euler.euler, plan=lambda n: stages)
-  with pytest.raises(ValueError, match=r"leaves out frames \[4, 5\]"):
-    run([([[0, 1, 2, 3]], [[0, 0, 0, 0]])])
-  with pytest.raises(ValueError, match=r"takes \[0\] as known"):
-    run([([[0, 1, 2, 3, 4, 5]], [[1, 0, 0, 0, 0, 0]])])
-  with pytest.raises(ValueError, match="windows, frames"):
-    run([([[0, 1, 2, 3, 4, 5]], [[1, 0]])])
-  with pytest.raises(ValueError, match="leave nothing to sample"):
-    long_video.extension_plan(20, window=8, overlap=8)
-  with pytest.raises(ValueError, match="between two key frames"):
-    long_video.hierarchical_plan(20, window=8, stride=8)
+  x = normal(0, (1, 6, 1, 1, 1))
+  rollout = functools.partial(long_video.rollout, mixing, FLOW, x, TS, None, KEY)
+  run = lambda *stages: rollout(sampler=euler.euler, plan=lambda n: stages)
+  every = range(6)
+  calls = {
+    r"leaves out frames \[4, 5\]": lambda: run(([range(4)], [[0] * 4])),
+    r"takes \[0\] as known": lambda: run(([every], [[1, 0, 0, 0, 0, 0]])),
+    "in a window of 1;": lambda: PLANS["hierarchical"](1),
+    "windows, frames": lambda: run(([every], [[1, 0]])),
+    "leave nothing to sample": lambda: PLANS["extend"](20, overlap=8),
+    "between two key frames": lambda: PLANS["hierarchical"](20, stride=8),
+  }
+  refused(ValueError, calls)

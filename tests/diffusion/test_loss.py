@@ -25,19 +25,21 @@ def target(process, prediction, t):
   return p.mix(p.prediction_coefficients(prediction, process, t), X0, eps)
 
 
+def loss_of(apply, process, prediction, cond=Conditioning(), t=TIMES, **more):  # noqa: B008
+  return losses.denoising_loss(apply, process, prediction, X0, cond, t, KEY, **more)
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v", "velocity"])
 def test_the_loss_of_the_truth_is_zero(process, prediction):
   perfect = lambda x, t, cond: target(process, prediction, TIMES)
-  loss, metrics = losses.denoising_loss(
-    perfect, process, prediction, X0, Conditioning(), TIMES, KEY
-  )
+  loss, metrics = loss_of(perfect, process, prediction)
   assert loss == 0.0 and metrics["mse"] == 0.0
   off = lambda x, t, cond: perfect(x, t, cond) + 0.5
-  loss, _ = losses.denoising_loss(
-    off, process, prediction, X0, Conditioning(), TIMES, KEY
-  )
-  np.testing.assert_allclose(loss, 0.25, rtol=1e-5)
+  for measure, error in ((losses.squared, 0.25), (losses.absolute, 0.5)):
+    loss, metrics = loss_of(off, process, prediction, error_fn=measure)
+    np.testing.assert_allclose(loss, error, rtol=1e-5)
+    np.testing.assert_allclose(metrics["mse"], 0.25, rtol=1e-5)  # of either
 
 
 def test_given_frames_are_shown_clean_and_count_nothing():
@@ -49,7 +51,7 @@ def test_given_frames_are_shown_clean_and_count_nothing():
     error = jnp.where(MASK, 100.0, jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1, 1, 1))
     return target(process, "eps", times) + error
 
-  loss, metrics = losses.denoising_loss(apply, process, "eps", X0, GIVEN, times, KEY)
+  loss, metrics = loss_of(apply, process, "eps", GIVEN, times)
   # Frames to generate: 1 of error 1, 3 of error 4, 4 of error 9.
   np.testing.assert_allclose(loss, (1 + 3 * 4 + 4 * 9) / 8, rtol=1e-5)
   np.testing.assert_allclose(metrics["mse"], loss)
@@ -61,12 +63,9 @@ def test_given_frames_are_shown_clean_and_count_nothing():
 
 def test_a_batch_with_everything_given_has_no_loss():
   cond = Conditioning(known=X0, mask=jnp.ones_like(MASK))
-  grad = jax.grad(
-    lambda w: losses.denoising_loss(
-      lambda x, t, cond: w * x, p.Flow(), "velocity", X0, cond, TIMES, KEY
-    )[0]
-  )(2.0)
-  assert grad == 0.0
+  apply = lambda w: lambda x, t, cond: w * x
+  loss = lambda w: loss_of(apply(w), p.Flow(), "velocity", cond)[0]
+  assert jax.grad(loss)(2.0) == 0.0
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
@@ -85,7 +84,7 @@ def test_min_snr_has_its_closed_forms(gamma):
 
 @pytest.mark.parametrize("process", [*PROCESSES, p.DDPM()])
 def test_min_snr_weighs_x0_alike_for_every_prediction(process):
-  """The same error of x0, told in any prediction, is the same loss."""
+  """The same error of x0, in terms of any prediction, is the same loss."""
   t = process.t_max * TIMES
   eps = jax.random.normal(KEY, SHAPE)
   x_t = p.mix(process.alpha_sigma(t), X0, eps)
@@ -94,17 +93,10 @@ def test_min_snr_weighs_x0_alike_for_every_prediction(process):
   values = []
   for prediction in ("x0", "eps", "v", "velocity"):
     out = p.mix(p.prediction_coefficients(prediction, process, t), wrong, found)
-    value, _ = losses.denoising_loss(
-      lambda x, t, cond, out=out: out,
-      process,
-      prediction,
-      X0,
-      Conditioning(),
-      t,
-      KEY,
-      weight=losses.min_snr_weight,
+    apply = lambda x, t, cond, out=out: out
+    values.append(
+      loss_of(apply, process, prediction, t=t, weight=losses.min_snr_weight)[0]
     )
-    values.append(value)
   np.testing.assert_allclose(values, values[0], rtol=2e-3)
   assert values[0] > 0
 
@@ -124,9 +116,7 @@ def test_weights_are_finite_at_every_time(process):
 def test_the_weight_multiplies_the_error():
   weight = lambda process, prediction, t: 2.0 * t
   apply = lambda x, t, cond: target(p.Flow(), "eps", TIMES) + 1.0
-  loss, metrics = losses.denoising_loss(
-    apply, p.Flow(), "eps", X0, Conditioning(), TIMES, KEY, weight=weight
-  )
+  loss, metrics = loss_of(apply, p.Flow(), "eps", weight=weight)
   np.testing.assert_allclose(loss, 2 * TIMES.mean(), rtol=1e-5)
   np.testing.assert_allclose(metrics["mse"], 1.0, rtol=1e-5)
 
@@ -144,4 +134,4 @@ def test_a_network_with_more_channels_is_refused():
   for n, match in ((3, "learned variance"), (2, "over the steps of DDPM")):
     apply = lambda x, t, cond, n=n: jnp.concatenate([x] * n, axis=-1)
     with pytest.raises(ValueError, match=match):
-      losses.denoising_loss(apply, p.Flow(), "eps", X0, Conditioning(), TIMES, KEY)
+      loss_of(apply, p.Flow(), "eps")

@@ -1,4 +1,4 @@
-"""Noise in given frames: of the level that the network is told, and of no other."""
+"""Noise in given frames: of the level that the network reads, and of no other."""
 
 import functools
 
@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import known_frames
 from vdm_jax.conditioners import conditioner
 from vdm_jax.conditioning import Conditioning
-from vdm_jax.diffusion import long_video, loss, process, times
+from vdm_jax.diffusion import long_video, times
 from vdm_jax.diffusion.perturbation import ImageAugmentation, KnownFrameNoise
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.tasks import latent_diffusion
 
-LVDM = process.DDPM("scaled_linear", beta_ends=(0.0015, 0.0155))
+LVDM = known_frames.LVDM
 MASK = jnp.arange(4)[:, None, None, None] == 0  # of 4 frames, the first is given
 
 
@@ -23,7 +24,7 @@ def known(size, value=1.0):
   return Conditioning(known=jnp.full((size, 4, 8, 8, 4), value), mask=mask)
 
 
-def test_a_clip_is_noised_to_the_level_that_is_told():
+def test_a_clip_is_noised_to_the_level_that_the_network_reads():
   out = KnownFrameNoise().train(LVDM, jax.random.key(0), known(512))
   level = np.asarray(out.vectors["augmentation"])
   assert level.min() >= 0 and level.max() < 250
@@ -33,7 +34,7 @@ def test_a_clip_is_noised_to_the_level_that_is_told():
   np.testing.assert_allclose(noised.mean(1), np.sqrt(alpha_bar), atol=0.15)
   deviation = noised.std(1) / np.sqrt(1.0 - alpha_bar)
   np.testing.assert_allclose(deviation, 1.0, atol=0.12)
-  # Not the level beside it: of the deviations, the first levels tell them apart.
+  # Not another level: of the deviations, the first levels tell them apart.
   wrong = np.sqrt(1.0 - np.cumprod(1.0 - LVDM.betas)[level + 25])
   assert np.abs(noised.std(1) / wrong - 1.0).max() > 0.3
 
@@ -44,70 +45,42 @@ def test_a_level_that_was_not_trained_is_refused():
 
 
 class Spy:
-  """A network that predicts no noise and shows what it was given, step by step."""
+  """A network that predicts no noise and notes what it was given, step by step."""
 
-  def __init__(self):
-    self.seen = []
+  def __init__(self, read):
+    self.seen, self.read = [], read
 
   def apply(self, variables, x, t, cond, **_):
-    told = cond.vectors["augmentation"]
-    jax.debug.callback(lambda *seen: self.seen.append(seen), x, cond.known, told)
+    note = lambda *values: self.seen.append([np.asarray(v) for v in values])
+    jax.debug.callback(note, *self.read(x, cond), cond.vectors["augmentation"])
     return jnp.zeros_like(x)
 
 
-def task(network):
-  return latent_diffusion.LatentDiffusion(
-    network=network,
-    process=LVDM,
-    prediction="eps",
-    conditioner=conditioner.Unconditional(),
-    mask_rates={"first": 1.0},
-    perturbation=KnownFrameNoise(),
-  )
+def known_spy():
+  return Spy(lambda x, cond: (x, cond.known))
 
 
 def test_a_sample_keeps_its_given_frames_and_the_network_sees_them_noised():
-  spy, first = Spy(), jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 4))
-  batch = {"latents": first}
-  out = task(spy).sample(
-    {},
-    batch,
-    first.shape,
-    jax.random.key(2),
-    sampler=ddim.ddim,
-    ts=times.leading_grid(LVDM, num_steps=4, offset=1),
-    known=first,
-    mask=MASK[:, 0, 0, 0],
-  )
+  spy, first = known_spy(), jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 4))
+  out = known_frames.sample(spy, first, MASK[:, 0, 0, 0])
   jax.effects_barrier()
   np.testing.assert_array_equal(out[:, 0], first[:, 0])
   assert len(spy.seen) == 4
   alpha_bar = np.prod(1.0 - LVDM.betas[:101])
-  for x, told, level in spy.seen:
-    assert set(np.asarray(level)) == {100}
+  for x, given, level in spy.seen:
+    assert set(level) == {100}
     np.testing.assert_array_equal(x[:, 0], spy.seen[0][0][:, 0])  # one noise, all steps
-    np.testing.assert_array_equal(x[:, 0], told[:, 0])
-    noise = np.asarray(x[:, 0] - np.sqrt(alpha_bar) * first[:, 0])
+    np.testing.assert_array_equal(x[:, 0], given[:, 0])
+    noise = x[:, 0] - np.sqrt(alpha_bar) * first[:, 0]
     np.testing.assert_allclose(noise.std(), np.sqrt(1.0 - alpha_bar), rtol=0.1)
 
 
 def test_windows_of_a_long_video_are_shown_their_past_with_noise():
   """What a window generated is noised for the next one, by one noise in all steps."""
-  spy, shape = Spy(), (1, 6, 8, 8, 4)
-  out = task(spy).sample(
-    {},
-    {"latents": jnp.zeros(shape)},
-    shape,
-    jax.random.key(2),
-    sampler=functools.partial(
-      long_video.rollout,
-      sampler=ddim.ddim,
-      plan=functools.partial(long_video.extension_plan, window=4, overlap=2),
-    ),
-    ts=times.leading_grid(LVDM, num_steps=3, offset=1),
-    known=jnp.full(shape, 2.0),
-    mask=jnp.arange(6) == 0,
-  )
+  spy, clip = known_spy(), jnp.full((1, 6, 8, 8, 4), 2.0)
+  extend = functools.partial(long_video.extension_plan, window=4, overlap=2)
+  rollout = functools.partial(long_video.rollout, sampler=ddim.ddim, plan=extend)
+  out = known_frames.sample(spy, clip, jnp.arange(6) == 0, num_steps=3, sampler=rollout)
   jax.effects_barrier()
   np.testing.assert_array_equal(out[:, 0], 2.0)
   alpha_bar = np.prod(1.0 - LVDM.betas[:101])
@@ -115,7 +88,7 @@ def test_windows_of_a_long_video_are_shown_their_past_with_noise():
   for step, (x, _, _) in enumerate(spy.seen):
     first, count = (0, 1) if step < 3 else (2, 2)  # given frames of the window
     past = np.asarray(out[:, first : first + count])
-    noise = np.asarray(x[:, :count]) - np.sqrt(alpha_bar) * past
+    noise = x[:, :count] - np.sqrt(alpha_bar) * past
     np.testing.assert_allclose(noise.std(), np.sqrt(1.0 - alpha_bar), rtol=0.12)
     np.testing.assert_allclose(
       x[:, :count], spy.seen[step // 3 * 3][0][:, :count], atol=1e-5
@@ -128,21 +101,8 @@ def test_noise_without_given_frames_is_refused():
     latent_diffusion.LatentDiffusion(**fields, perturbation=KnownFrameNoise())
 
 
-@pytest.mark.parametrize("measure, wanted", [(loss.squared, 9.0), (loss.absolute, 3.0)])
-def test_the_measure_of_an_error(measure, wanted):
-  """A network that is wrong by 3 everywhere; its "mse" is 9 whatever is minimised."""
-  x0, t = jnp.zeros((2, 4, 2, 2, 1)), jnp.full((2, 4), 500.0)
-  _, sigma = LVDM.alpha_sigma(t)
-  off = lambda x, t, cond: x / sigma[..., None, None, None] + 3.0
-  out, metrics = loss.denoising_loss(
-    off, LVDM, "eps", x0, Conditioning(), t, jax.random.key(0), error_fn=measure
-  )
-  np.testing.assert_allclose(out, wanted, rtol=1e-5)
-  np.testing.assert_allclose(metrics["mse"], 9.0, rtol=1e-5)
-
-
-def beside(size):
-  """A picture of ones beside clips that are told 0.02, or each another number."""
+def with_picture(size):
+  """Signals of clips: a picture of ones, and its noise, 0.02."""
   level = jnp.full(size, 0.02)
   return Conditioning(
     channels={"image": jnp.ones((size, 1, 8, 8, 4))}, vectors={"augmentation": level}
@@ -153,8 +113,8 @@ def deviations(cond):
   return np.asarray(cond.channels["image"] - 1.0).reshape(-1, 256).std(axis=1)
 
 
-def test_a_picture_is_noised_by_the_deviation_that_is_told():
-  out = ImageAugmentation().train(LVDM, jax.random.key(0), beside(512))
+def test_a_picture_is_noised_by_the_deviation_that_is_drawn():
+  out = ImageAugmentation().train(LVDM, jax.random.key(0), with_picture(512))
   level = np.asarray(out.vectors["augmentation"])
   np.testing.assert_allclose(np.log(level).mean(), -3.0, atol=0.1)
   np.testing.assert_allclose(np.log(level).std(), 0.5, atol=0.06)
@@ -162,10 +122,10 @@ def test_a_picture_is_noised_by_the_deviation_that_is_told():
   assert np.abs(deviations(out) / level[::-1] - 1.0).max() > 1.0  # each clip its own
 
 
-def test_a_sample_has_the_noise_that_it_is_told():
-  out = ImageAugmentation().sample(LVDM, jax.random.key(0), beside(16))
+def test_a_sample_has_the_noise_of_its_signal():
+  out = ImageAugmentation().sample(LVDM, jax.random.key(0), with_picture(16))
   np.testing.assert_allclose(deviations(out), 0.02, rtol=0.2)
-  clean = beside(16).replace(vectors={"augmentation": jnp.zeros(16)})
+  clean = with_picture(16).replace(vectors={"augmentation": jnp.zeros(16)})
   out = ImageAugmentation().sample(LVDM, jax.random.key(0), clean)
   np.testing.assert_array_equal(out.channels["image"], 1.0)
 
@@ -174,26 +134,19 @@ def test_a_picture_or_a_number_that_is_missing_is_named():
   for group in ("channels", "vectors"):
     with pytest.raises(KeyError, match=r"needs channels\['image'\].*\[\]"):
       ImageAugmentation().train(
-        LVDM, jax.random.key(0), beside(2).replace(**{group: {}})
+        LVDM, jax.random.key(0), with_picture(2).replace(**{group: {}})
       )
 
 
 def test_the_task_noises_its_picture_in_training_and_in_sampling():
-  seen = []
-
-  class Network:
-    def apply(self, variables, x, t, cond, **_):
-      show = lambda *values: seen.append([np.asarray(v) for v in values])
-      jax.debug.callback(show, cond.channels["image"], cond.vectors["augmentation"])
-      return jnp.zeros_like(x)
-
+  spy = Spy(lambda x, cond: (cond.channels["image"],))
   batch = {"latents": jnp.ones((8, 4, 8, 8, 4)), "augmentation": jnp.full(8, 0.3)}
   signals = (
     conditioner.Image("channels", from_first_frame=True),
     conditioner.Numbers(("augmentation",)),
   )
   task = latent_diffusion.LatentDiffusion(
-    network=Network(),
+    network=spy,
     process=LVDM,
     prediction="eps",
     conditioner=conditioner.All(signals),
@@ -204,7 +157,7 @@ def test_the_task_noises_its_picture_in_training_and_in_sampling():
   shape = batch["latents"].shape
   task.sample({}, batch, shape, jax.random.key(0), sampler=ddim.ddim, ts=ts)
   jax.effects_barrier()
-  (trained, drawn), *sampled = seen
+  (trained, drawn), *sampled = spy.seen
   noise = (trained - 1.0).reshape(8, -1).std(axis=1)
   np.testing.assert_allclose(noise / drawn, 1.0, atol=0.2)
   assert len(set(drawn)) == 8

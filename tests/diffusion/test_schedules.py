@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.support.refusals import refused
 from vdm_jax.diffusion import schedules
 
 GRID = np.array([1.0, 0.7, 0.3, 0.0], np.float32)
@@ -29,11 +30,7 @@ def test_every_frame_walks_the_whole_grid(name):
   for column in MATRICES[name].T:
     moving = column[np.append(True, np.diff(column) != 0)]
     np.testing.assert_array_equal(moving, GRID)
-
-
-def test_full_is_the_grid():
-  for column in MATRICES["full"].T:
-    np.testing.assert_array_equal(column, GRID)
+    assert name != "full" or len(column) == len(GRID)
 
 
 def test_autoregressive_starts_a_frame_when_the_one_before_is_clean():
@@ -48,21 +45,9 @@ def test_autoregressive_starts_a_frame_when_the_one_before_is_clean():
 
 
 def test_a_pyramid_is_staggered_by_its_lag():
-  matrix = schedules.pyramid(GRID, 3, lag=1)
-  np.testing.assert_array_equal(
-    matrix,
-    np.array(
-      [
-        [1.0, 1.0, 1.0],
-        [0.7, 1.0, 1.0],
-        [0.3, 0.7, 1.0],
-        [0.0, 0.3, 0.7],
-        [0.0, 0.0, 0.3],
-        [0.0, 0.0, 0.0],
-      ],
-      np.float32,
-    ),
-  )
+  columns = [1.0, 0.7, 0.3, 0, 0, 0], [1.0, 1, 0.7, 0.3, 0, 0], [1.0, 1, 1, 0.7, 0.3, 0]
+  expected = np.array(columns, np.float32).T
+  np.testing.assert_array_equal(schedules.pyramid(GRID, 3, lag=1), expected)
 
 
 def test_given_frames_are_clean_throughout():
@@ -72,11 +57,10 @@ def test_given_frames_are_clean_throughout():
 
 
 def test_wrong_sizes_are_refused():
-  with pytest.raises(ValueError, match="lag=4"):
-    schedules.pyramid(GRID, T, lag=4)
-  with pytest.raises(ValueError, match="num_frames=0"):
-    schedules.full_sequence(GRID, 0)
-  with pytest.raises(ValueError, match="at least one step"):
-    schedules.full_sequence(GRID[:1], T)
-  with pytest.raises(ValueError, match="differ in frames"):
-    schedules.hold_known(MATRICES["full"], np.zeros(4, bool))
+  calls = {
+    "lag=4": lambda: schedules.pyramid(GRID, T, lag=4),
+    "num_frames=0": lambda: schedules.full_sequence(GRID, 0),
+    "at least one step": lambda: schedules.full_sequence(GRID[:1], T),
+    "differ in frames": lambda: schedules.hold_known(MATRICES["full"], [False] * 4),
+  }
+  refused(ValueError, calls)

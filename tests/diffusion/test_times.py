@@ -1,16 +1,16 @@
 """Training times have their distributions, grids their published values."""
 
 import functools
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from tests.support import golden_files
+from tests.support.refusals import refused
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import times
 
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "latte_diffusion.npz"
 N = 20_000
 KEY = jax.random.key(0)
 
@@ -39,8 +39,6 @@ def test_uniform_steps_are_the_thousand_indices():
   assert set(np.unique(t)) <= set(range(1, 1001))
   assert t.min() == 1 and t.max() == 1000
   assert close(t, lambda x: x / 1000)
-  with pytest.raises(ValueError, match="DDPM only"):
-    times.uniform_steps(p.Flow(), KEY, (2, 1))
 
 
 def test_stratified_covers_the_range_in_every_batch():
@@ -60,12 +58,16 @@ def test_logit_normal_has_its_quantiles():
   assert not close(np.log(t) - np.log1p(-t), normal_cdf)
 
 
-def test_lognormal_is_edms():
-  t = np.asarray(times.lognormal(p.EDM(), KEY, (N, 1)))
-  assert close(np.log(t), lambda x: normal_cdf((x + 1.2) / 1.2))
-  assert times.lognormal(p.EDM(t_max=0.3), KEY, (N, 1)).max() == np.float32(0.3)
-  with pytest.raises(ValueError, match="EDM only"):
-    times.lognormal(p.Flow(), KEY, (2, 1))
+@pytest.mark.parametrize(
+  "fields", [{}, dict(mean=0.7, std=1.6), dict(mean=1.0, std=1.6)], ids=str
+)
+def test_lognormal_is_edms_or_svds(fields):
+  t = np.asarray(times.lognormal(p.EDM(t_max=700.0), KEY, (N, 1), **fields))
+  mean, std = fields.get("mean", -1.2), fields.get("std", 1.2)
+  assert close(np.log(t), lambda x: normal_cdf((x - mean) / std))
+  assert not close(np.log(t), lambda x: normal_cdf((x - mean - 0.1) / std))
+  few = times.lognormal(p.EDM(t_max=0.3), KEY, (N, 1), **fields)
+  assert few.max() == np.float32(0.3)
 
 
 def test_shifted_times_are_the_base_shifted():
@@ -78,8 +80,6 @@ def test_shifted_times_are_the_base_shifted():
   u = np.asarray(times.uniform(p.Flow(), KEY, (N, 1)))
   inner = (u > 0.01) & (u < 0.99)
   np.testing.assert_allclose(odds(t)[inner], odds(u)[inner] + np.log(3), atol=1e-3)
-  with pytest.raises(ValueError, match="must be positive"):
-    times.shift_times(base, 0.0)
 
 
 def test_shift_has_open_soras_values():
@@ -98,12 +98,10 @@ def test_karras_has_svds_values():
     grid[:4], [700.0001, 545.7295, 421.56912, 322.45377], rtol=2e-6
   )
   np.testing.assert_allclose(grid[-2:], [0.002, 0.0], rtol=1e-5)
-  with pytest.raises(ValueError, match="EDM only"):
-    times.karras_grid(p.Cosine(), num_steps=25)
 
 
 def test_ddpm_spacings_are_the_originals():
-  golden = np.load(GOLDEN, allow_pickle=False)
+  _, golden = golden_files.read("latte_diffusion")
   indices = lambda grid: grid[-2::-1] - 1  # rising, t = k + 1
   for n in (50, 250):
     ours = indices(times.respaced_grid(p.DDPM(), num_steps=n))
@@ -114,15 +112,7 @@ def test_ddpm_spacings_are_the_originals():
   # Stable Diffusion's DDIM: 1, 21 .. 981.
   ours = indices(times.leading_grid(p.DDPM(), num_steps=50, offset=1))
   np.testing.assert_array_equal(ours, np.arange(1, 1000, 20))
-  # diffusers' formulas.
-  for n in (4, 7, 30, 50):
-    ours = indices(times.leading_grid(p.DDPM(), num_steps=n))
-    np.testing.assert_array_equal(ours, np.arange(n) * (1000 // n))
-    ours = indices(times.trailing_grid(p.DDPM(), num_steps=n))
-    theirs = np.round(np.arange(1000, 0, -1000 / n)) - 1
-    np.testing.assert_array_equal(ours, theirs[::-1])
-    ours = indices(times.linspace_grid(p.DDPM(), num_steps=n))
-    np.testing.assert_array_equal(ours, np.linspace(0, 999, n).round())
+  # Those of diffusers: pretrained/schedulers/test_trajectories.py.
 
 
 GRIDS = [
@@ -144,14 +134,17 @@ def test_grids_fall_from_the_noise_to_the_data(process, grid):
     assert ts[-1] == 0 and (np.diff(ts) < 0).all()
 
 
-def test_wrong_numbers_of_steps_are_refused():
-  with pytest.raises(ValueError, match="at least 1 step"):
-    times.uniform_grid(p.Flow(), num_steps=0)
-  with pytest.raises(ValueError, match="leaves 2 to 1000"):
-    times.respaced_grid(p.DDPM(), num_steps=1001)
-  with pytest.raises(ValueError, match="20 apart move by 0 to 19"):
-    times.leading_grid(p.DDPM(), num_steps=50, offset=20)
-  with pytest.raises(ValueError, match="has 1000"):
-    times.trailing_grid(p.DDPM(), num_steps=1001)
-  with pytest.raises(ValueError, match="DDPM only"):
-    times.respaced_grid(p.Flow(), num_steps=10)
+def test_what_a_process_does_not_have_is_refused():
+  ddpm, flow = p.DDPM(), p.Flow()
+  calls = {
+    "at least 1 step": lambda: times.uniform_grid(flow, num_steps=0),
+    "leaves 2 to 1000": lambda: times.respaced_grid(ddpm, num_steps=1001),
+    "apart move by 0 to 19": lambda: times.leading_grid(ddpm, num_steps=50, offset=20),
+    "has 1000": lambda: times.trailing_grid(ddpm, num_steps=1001),
+    "DDPM only": lambda: times.uniform_steps(flow, KEY, (2, 1)),
+    "DDPM only, got Flow": lambda: times.respaced_grid(flow, num_steps=10),
+    "lognormal.*EDM only": lambda: times.lognormal(flow, KEY, (2, 1)),
+    "karras_grid.*EDM only": lambda: times.karras_grid(p.Cosine(), num_steps=25),
+    "must be positive": lambda: times.shift_times(np.ones(1), 0.0),
+  }
+  refused(ValueError, calls)

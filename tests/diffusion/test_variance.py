@@ -1,7 +1,6 @@
 """Learned variance and its bound are the original's (Latte, improved DDPM)."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,12 @@ import numpy as np
 import pytest
 from einops import rearrange
 
+from tests.support import golden_files
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import loss as losses
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import variance
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "latte_diffusion.npz"
 DDPM = p.DDPM()
 
 
@@ -25,7 +24,7 @@ def ours(x):
 
 @pytest.fixture(scope="module")
 def golden():
-  return dict(np.load(GOLDEN, allow_pickle=False))
+  return golden_files.read("latte_diffusion")[1]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,10 @@ def test_the_step_back_is_the_originals(golden, schedule):
 
 def test_the_posterior_and_the_networks_step_are_the_originals(golden, batch):
   x0, x_t, out, t = batch
-  close(x_t, ours(golden["out_q_sample"]))
+  noised = ours(golden["out_q_sample"])
+  np.testing.assert_allclose(x_t, noised, atol=2e-6)
+  late = p.mix(DDPM.alpha_sigma(t - 1), x0, ours(golden["in_noise"]))
+  assert not np.allclose(late, noised, atol=1e-3)
   inside = golden["in_t"] > 0  # at the first step the original's posterior is clipped
   mean = variance.posterior_mean(DDPM, x_t, x0, t, t - 1.0)
   close(mean[inside], ours(golden["out_q_posterior_mean"])[inside])
@@ -93,22 +95,19 @@ def known_noise(monkeypatch):
   monkeypatch.setattr(jax.random, "normal", lambda key, shape: key)
 
 
+@pytest.mark.usefixtures("known_noise")
 @pytest.mark.parametrize(
-  ("variant", "prediction", "weight"),
-  [("default", "eps", 1.0), ("rescaled", "eps", 1.0), ("xstart", "x0", 1.0)],
+  "variant, prediction", [("default", "eps"), ("rescaled", "eps"), ("xstart", "x0")]
 )
-def test_losses_are_the_originals(
-  golden, batch, known_noise, variant, prediction, weight
-):
-  del known_noise
-  out = each_loss(golden, batch, prediction, vlb_weight=weight)
+def test_losses_are_the_originals(golden, batch, variant, prediction):
+  out = each_loss(golden, batch, prediction, vlb_weight=1.0)
   for name, theirs in (("mse", "mse"), ("bound", "vb"), ("loss", "loss")):
     close(out[name], golden[f"out_loss_{variant}_{theirs}"])
   wrong = each_loss(golden, batch, "x0" if prediction == "eps" else "eps")
   assert not np.allclose(wrong["bound"], out["bound"], rtol=1e-2)
 
 
-def test_the_bound_alone_is_the_originals_kl_loss(golden, batch):
+def test_the_bound_is_the_originals_kl_loss(golden, batch):
   x0, x_t, out, t = batch
   f, fraction = variance.split_prediction_and_variance(out, 4)
   x0_hat = p.x0_from_output(DDPM, "eps", x_t, f, t)
@@ -116,8 +115,8 @@ def test_the_bound_alone_is_the_originals_kl_loss(golden, batch):
   close(1000 * bits, golden["out_loss_kl_loss"])
 
 
-def test_a_fixed_variance_has_the_originals_loss(golden, batch, known_noise):
-  del known_noise
+@pytest.mark.usefixtures("known_noise")
+def test_a_fixed_variance_has_the_originals_loss(golden, batch):
   x0, x_t, _, t = batch
   fixed = ours(golden["in_model_output_fixed"])
   out = each_loss(golden, (x0, x_t, fixed, t), "eps")
@@ -125,7 +124,7 @@ def test_a_fixed_variance_has_the_originals_loss(golden, batch, known_noise):
   close(out["mse"], golden["out_loss_fixed_mse"])
 
 
-def test_the_bound_teaches_the_variance_alone(batch):
+def test_the_bound_teaches_the_variance_only(batch):
   x0, _, out, t = batch
 
   @jax.grad
@@ -157,8 +156,8 @@ def test_the_best_variance_is_found():
   alpha_s, _ = DDPM.alpha_sigma(t - 1.0)
   coef = alpha_s * var / DDPM.alpha_sigma(t)[1] ** 2
   true = low + coef**2 * DDPM.alpha_sigma(t)[1] ** 2
-  wanted = (jnp.log(true) - jnp.log(low)) / (jnp.log(var) - jnp.log(low))
-  np.testing.assert_allclose(best, wanted[0, 0], atol=0.06)
+  share = (jnp.log(true) - jnp.log(low)) / (jnp.log(var) - jnp.log(low))
+  np.testing.assert_allclose(best, share[0, 0], atol=0.06)
 
 
 def test_zero_terminal_snr_ends_at_nothing():
@@ -166,9 +165,9 @@ def test_zero_terminal_snr_ends_at_nothing():
   plain, zero = p.DDPM(schedule="scaled_linear"), p.DDPM("scaled_linear", zero_snr=True)
   bar = np.cumprod(1 - plain.betas)
   root = np.sqrt(bar)
-  wanted = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+  expected = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
   alpha, sigma = zero.alpha_sigma(jnp.arange(1.0, 1001.0)[None])
-  np.testing.assert_allclose(alpha[0] ** 2, wanted, atol=2e-5)
+  np.testing.assert_allclose(alpha[0] ** 2, expected, atol=2e-5)
   np.testing.assert_allclose(alpha[0, 0] ** 2, bar[0], rtol=1e-6)
   assert alpha[0, -1] <= 1.01e-5 and sigma[0, -1] == 1.0
   assert plain.alpha_sigma(jnp.full((1, 1), 1000.0))[0][0, 0] > 0.05

@@ -12,18 +12,31 @@ from tests.support import suite
 from vdm_jax.layers import convs
 from vdm_jax.layers.cpu import convolution
 
+# Shape of x without the channels, kernel, stride, padding.
+TWO, THREE = (2, 6, 8), (2, 5, 6, 8)
 CASES = {
-  "same": ((3, 3), 1, ((1, 1), (1, 1))),
-  "stride 2, zeros below and right": ((3, 3), 2, ((0, 1), (0, 1))),
-  "stride 2, zeros around": ((4, 4), 2, ((1, 1), (1, 1))),
-  "unequal axes": ((1, 3), 1, ((0, 0), (2, 0))),
-  "one pixel": ((1, 1), 1, ((0, 0), (0, 0))),
-  "one pixel, stride 2": ((1, 1), 2, ((0, 0), (0, 0))),
-  "three axes": ((3, 3, 3), 1, ((1, 1), (1, 1), (1, 1))),
-  "three axes, stride 2": ((3, 3, 3), 2, ((2, 0), (0, 1), (1, 1))),
-  "three axes, stride of two": ((3, 4, 4), (1, 2, 2), ((1, 1), (1, 1), (1, 1))),
-  "three axes, three strides": ((2, 3, 1), (2, 3, 1), ((0, 1), (1, 0), (0, 0))),
+  "same": (TWO, (3, 3), 1, ((1, 1), (1, 1))),
+  "stride 2, zeros below and right": (TWO, (3, 3), 2, ((0, 1), (0, 1))),
+  "stride 2, zeros around": (TWO, (4, 4), 2, ((1, 1), (1, 1))),
+  "unequal axes": (TWO, (1, 3), 1, ((0, 0), (2, 0))),
+  "one pixel": (TWO, (1, 1), 1, ((0, 0), (0, 0))),
+  "one pixel, stride 2": (TWO, (1, 1), 2, ((0, 0), (0, 0))),
+  "three axes": (THREE, (3, 3, 3), 1, ((1, 1), (1, 1), (1, 1))),
+  "three axes, stride 2": (THREE, (3, 3, 3), 2, ((2, 0), (0, 1), (1, 1))),
+  "three axes, stride of two": (THREE, (3, 4, 4), (1, 2, 2), ((1, 1), (1, 1), (1, 1))),
+  "three axes, three strides": (THREE, (2, 3, 1), (2, 3, 1), ((0, 1), (1, 0), (0, 0))),
 }
+# Where one product takes the place of XLA's convolution.
+ALONG_TIME, SMALL = (2, 5, 4, 3), (3, 2, 2)
+GATHERED = {
+  "along time": (ALONG_TIME, (3, 1, 1), 1, ((1, 1), (0, 0), (0, 0))),
+  "along time, causal": (ALONG_TIME, (3, 1, 1), 1, ((2, 0), (0, 0), (0, 0))),
+  "along time, two frames": (ALONG_TIME, (2, 1, 1), 1, ((0, 0), (0, 0), (0, 0))),
+  "2 x 2 pixels": (SMALL, (3, 3), 1, ((1, 1), (1, 1))),
+  "2 x 2 pixels, zeros below": (SMALL, (3, 3), 1, ((0, 2), (0, 2))),
+  "2 x 2 pixels and time": ((2, 4, 2, 2), (3, 3, 3), 1, ((1, 1), (1, 1), (1, 1))),
+}
+ALL = CASES | GATHERED
 
 
 def taps(x, kernel, stride, padding):
@@ -48,81 +61,42 @@ QUICK = (
   "stride 2, zeros below and right",
   "one pixel, stride 2",
   "three axes, stride 2",
+  "along time, causal",
+  "2 x 2 pixels, zeros below",
 )
 
 
-@pytest.mark.parametrize("name", suite.choose(CASES, *QUICK))
+@pytest.mark.parametrize("name", suite.choose(ALL, *QUICK))
 def test_convolution_and_its_gradients_are_the_sum_over_taps(name):
-  size, stride, padding = CASES[name]
+  shape, size, stride, padding = ALL[name]
+  ways = [convs.convolve, taps]
+  if name in GATHERED:
+    assert convolution.im2col_beats_xla(shape[1:], size)
+    ways.append(lambda x, k, *rest: convolution.im2col(None, x, k, *rest))
   k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
-  x = jax.random.normal(k_x, (2, *(5, 6, 8)[-len(size) :], 5))
-  kernel = jax.random.normal(k_kernel, (*size, 5, 4)) / 5
-
-  @jax.jit
-  def both(x, kernel):
-    outs = []
-    for fn in (convs.convolve, taps):
-      y, pull = jax.vjp(lambda x, k: fn(x, k, stride, padding), x, kernel)  # noqa: B023
-      outs.append((y, *pull(jax.random.normal(k_out, y.shape))))
-    return outs
-
-  ours, reference = both(x, kernel)
-  for a, b in zip(ours, reference, strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
-  if max(size) > 1:  # the test sees a mirrored kernel
-    mirrored = taps(x, jnp.flip(kernel, range(len(size))), stride, padding)
-    assert not np.allclose(ours[0], mirrored, atol=1e-2)
-
-
-# Shape of x, kernel, padding: where one product takes the place of XLA's convolution.
-GATHERED = {
-  "along time": ((2, 5, 4, 3, 5), (3, 1, 1), ((1, 1), (0, 0), (0, 0))),
-  "along time, causal": ((2, 5, 4, 3, 5), (3, 1, 1), ((2, 0), (0, 0), (0, 0))),
-  "along time, two frames": ((2, 5, 4, 3, 5), (2, 1, 1), ((0, 0), (0, 0), (0, 0))),
-  "2 x 2 pixels": ((3, 2, 2, 5), (3, 3), ((1, 1), (1, 1))),
-  "2 x 2 pixels, zeros below": ((3, 2, 2, 5), (3, 3), ((0, 2), (0, 2))),
-  "2 x 2 pixels and time": ((2, 4, 2, 2, 5), (3, 3, 3), ((1, 1), (1, 1), (1, 1))),
-}
-
-
-@pytest.mark.parametrize(
-  "name", suite.choose(GATHERED, "along time, causal", "2 x 2 pixels, zeros below")
-)
-def test_one_product_over_the_neighbours_is_the_sum_over_taps(name):
-  shape, size, padding = GATHERED[name]
-  assert convolution.im2col_beats_xla(shape[1:-1], size)
-  k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
-  x = jax.random.normal(k_x, shape)
+  x = jax.random.normal(k_x, (*shape, 5))
   kernel = jax.random.normal(k_kernel, (*size, 5, 4)) / 5
 
   @jax.jit
   def all_ways(x, kernel):
     outs = []
-    plain = lambda x, k, stride, padding: convolution.im2col(None, x, k, 1, padding)
-    for fn in (convs.convolve, plain, taps):
-      y, pull = jax.vjp(lambda x, k: fn(x, k, 1, padding), x, kernel)  # noqa: B023
+    for fn in ways:
+      y, pull = jax.vjp(lambda x, k: fn(x, k, stride, padding), x, kernel)  # noqa: B023
       outs.append((y, *pull(jax.random.normal(k_out, y.shape))))
     return outs
 
-  *ours, reference = all_ways(x, kernel)
-  for out in ours:
+  ours, reference, *others = all_ways(x, kernel)
+  for out in (ours, *others):
     for a, b in zip(out, reference, strict=True):
       np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
-  assert not np.allclose(ours[0][0], taps(x, kernel[::-1], 1, padding), atol=1e-2)
+  if max(size) > 1:  # the test sees a mirrored kernel
+    mirrored = taps(x, jnp.flip(kernel, range(len(size))), stride, padding)
+    assert not np.allclose(ours[0], mirrored, atol=1e-2)
 
 
 def test_larger_kernels_and_images_are_left_to_the_compiler():
   for size, kernel in (((4, 4), (3, 3)), ((4, 4, 4), (3, 3, 3)), ((3, 2), (3, 3))):
     assert not convolution.im2col_beats_xla(size, kernel)
-
-
-def test_convolution_works_over_time_too():
-  x = jax.random.normal(jax.random.key(0), (1, 4, 5, 6, 3))
-  kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 2)) / 9
-  padding = ((2, 0), (1, 1), (1, 1))
-  np.testing.assert_allclose(
-    convs.convolve(x, kernel, 1, padding), taps(x, kernel, 1, padding), atol=1e-5
-  )
 
 
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (5, 3), (2, 2)])
@@ -156,7 +130,7 @@ def test_a_transposed_convolution_is_one_with_zeros_between(stride):
   rng = np.random.default_rng(0)
   x = rng.standard_normal((2, 5, 6, 7, 3)).astype(np.float32)
   kernel = rng.standard_normal((4, 4, 4, 3, 2)).astype(np.float32)
-  wanted = jax.lax.conv_general_dilated(
+  expected = jax.lax.conv_general_dilated(
     x,
     kernel[::-1, ::-1, ::-1],
     window_strides=(1, 1, 1),
@@ -165,5 +139,5 @@ def test_a_transposed_convolution_is_one_with_zeros_between(stride):
     dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
   )
   out = convs.transposed_convolution(x, kernel, stride)
-  assert out.shape == wanted.shape
-  np.testing.assert_allclose(out, wanted, atol=1e-4)
+  assert out.shape == expected.shape
+  np.testing.assert_allclose(out, expected, atol=1e-4)

@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from vdm_jax.layers import modulation
 
@@ -37,8 +36,8 @@ def test_a_block_of_its_own_starts_as_nothing_and_is_linear():
   np.testing.assert_array_equal(parts, np.zeros((NUM, 2, 3, 1, WIDTH)))
   params = {"kernel": random(WIDTH, NUM * WIDTH), "bias": random(NUM * WIDTH)}
   parts = module.apply({"params": {"modulation": params}}, emb)
-  wanted = (emb @ params["kernel"] + params["bias"]).reshape(2, 3, NUM, 1, WIDTH)
-  np.testing.assert_allclose(parts[2], wanted[:, :, 2], rtol=1e-5)
+  expected = (emb @ params["kernel"] + params["bias"]).reshape(2, 3, NUM, 1, WIDTH)
+  np.testing.assert_allclose(parts[2], expected[:, :, 2], rtol=1e-5)
 
 
 def test_a_shared_one_adds_its_rows():
@@ -48,12 +47,12 @@ def test_a_shared_one_adds_its_rows():
   assert 0.5 < np.std(params["table"]) * np.sqrt(WIDTH) < 1.5
   parts = module.apply({"params": {"modulation": params}}, emb)
   for i in (0, 5):
-    wanted = emb.reshape(2, 3, NUM, 1, WIDTH)[:, :, i] + params["table"][i]
-    np.testing.assert_allclose(parts[i], wanted, rtol=1e-6)
+    expected = emb.reshape(2, 3, NUM, 1, WIDTH)[:, :, i] + params["table"][i]
+    np.testing.assert_allclose(parts[i], expected, rtol=1e-6)
   # One embedding for all of them.
   parts = module.apply({"params": {"modulation": params}}, emb[..., :WIDTH])
-  wanted = emb[:, :, None, :WIDTH] + params["table"][5]
-  np.testing.assert_allclose(parts[5], wanted, rtol=1e-6)
+  expected = emb[:, :, None, :WIDTH] + params["table"][5]
+  np.testing.assert_allclose(parts[5], expected, rtol=1e-6)
 
 
 def test_with_tokens_norms_are_learned_and_gates_are_open():
@@ -64,11 +63,3 @@ def test_with_tokens_norms_are_learned_and_gates_are_open():
   assert parts[2] == parts[5] == 1.0
   for part, row in zip((0, 1, 3, 4), table, strict=True):
     np.testing.assert_array_equal(parts[part], row)
-
-
-@pytest.mark.parametrize("kind", modulation.MODULATIONS)
-def test_parameters_have_axis_names(kind):
-  boxed = Modulated(kind).init(jax.random.key(0), random(1, 1, WIDTH))
-  is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)
-  leaves = jax.tree.leaves(boxed, is_leaf=is_box)
-  assert leaves and all(is_box(leaf) for leaf in leaves)

@@ -52,9 +52,7 @@ def test_an_array_lies_as_it_was_placed_and_keeps_its_values():
 def test_without_a_mesh_or_rules_nothing_happens():
   x = jnp.ones((4, 6))
   assert placement.constrain(x, ("batch", None)) is x
-  assert (
-    placement.mesh_axes((4,), ("batch",)) is None
-    and placement.num_shards(4, "batch") == 1
-  )
+  assert placement.mesh_axes((4,), ("batch",)) is None
+  assert placement.num_shards(4, "batch") == 1
   with sharding.use_mesh(mesh(data=2), ()):
     assert placement.constrain(x, ("batch", None)) is x

@@ -13,8 +13,8 @@ def test_sincos_is_sines_then_cosines():
   assert table.shape == (3, 6) and table.dtype == np.float32
   np.testing.assert_array_equal(table[0], [0, 0, 0, 1, 1, 1])
   angles = 5 * 10_000.0 ** -(np.arange(3) / 3)
-  wanted = np.concatenate([np.sin(angles), np.cos(angles)])
-  np.testing.assert_allclose(table[2], wanted, atol=1e-7)
+  expected = np.concatenate([np.sin(angles), np.cos(angles)])
+  np.testing.assert_allclose(table[2], expected, atol=1e-7)
 
 
 def test_a_grid_tells_the_column_first():
@@ -43,8 +43,8 @@ def test_a_spread_grid_covers_the_same_places_in_any_size():
 def test_traced_positions_are_the_table():
   places = np.array([[0, 3, 900], [2.5, 1, 0]])
   out = jax.jit(lambda p: positions.sincos_traced(p, 6))(places)
-  wanted = [positions.sincos(row, 6) for row in places]
-  np.testing.assert_allclose(out, wanted, atol=2e-4)  # 6e-8 * 900 radians and more
+  expected = [positions.sincos(row, 6) for row in places]
+  np.testing.assert_allclose(out, expected, atol=2e-4)  # 6e-8 * 900 radians and more
   assert out.dtype == np.float32
 
 
@@ -57,12 +57,10 @@ def test_rotation_keeps_lengths_and_tells_the_distance_only():
   scores = product(rotate(q, places), rotate(k, places))
   later = product(rotate(q, places + 40), rotate(k, places + 40))
   np.testing.assert_allclose(scores, later, atol=1e-4)
-  assert (
-    np.abs(scores - product(rotate(q, 2 * places), rotate(k, 2 * places))).max() > 0.1
-  )
-  np.testing.assert_allclose(
-    np.linalg.norm(rotate(q, places), axis=-1), np.linalg.norm(q, axis=-1), rtol=1e-5
-  )
+  farther = product(rotate(q, 2 * places), rotate(k, 2 * places))
+  assert np.abs(scores - farther).max() > 0.1
+  lengths = (np.linalg.norm(x, axis=-1) for x in (rotate(q, places), q))
+  np.testing.assert_allclose(*lengths, rtol=1e-5)
   np.testing.assert_array_equal(rotate(q, 0 * places), q)
   # The first two features are one pair and turn by one radian a place.
   x, y = q[0, 1, 0, :2]
@@ -74,5 +72,5 @@ def test_rotation_computes_in_float32_and_answers_in_its_input():
   x = jnp.ones((1, 2, 1, 4), jnp.bfloat16)
   out = positions.apply_rotary(x, np.array([[0, 1001]]))
   assert out.dtype == jnp.bfloat16
-  wanted = np.cos(1001.0) - np.sin(1001.0)
-  np.testing.assert_allclose(np.float32(out)[0, 1, 0, 0], wanted, atol=1e-2)
+  expected = np.cos(1001.0) - np.sin(1001.0)
+  np.testing.assert_allclose(np.float32(out)[0, 1, 0, 0], expected, atol=1e-2)

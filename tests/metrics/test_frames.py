@@ -15,10 +15,7 @@ def test_psnr_of_a_constant_error_is_closed_form():
   )
   np.testing.assert_allclose(frames.psnr_per_video(x, x), 100.0)
   # uint8 must not wrap around.
-  low, high = (
-    np.zeros((1, 1, 2, 2, 1), np.uint8),
-    np.full((1, 1, 2, 2, 1), 255, np.uint8),
-  )
+  low, high = (np.full((1, 1, 2, 2, 1), level, np.uint8) for level in (0, 255))
   np.testing.assert_allclose(frames.psnr_per_video(low, high), 0.0, atol=1e-12)
 
 

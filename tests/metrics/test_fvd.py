@@ -24,9 +24,7 @@ def params(found):
   return i3d.from_state_dict(found)
 
 
-@pytest.fixture(scope="module")
-def features():
-  return jax.jit(i3d.last_feature_map)
+features = jax.jit(i3d.last_feature_map)
 
 
 def close(got, want, tolerance=1e-4):
@@ -41,7 +39,7 @@ def test_frames_are_squashed_as_the_original_does(golden):
   assert close(x[:, :, ::5, ::61, ::53], z["out_preprocessed_crop1"], 1e-5)
 
 
-def test_the_convolutions_equal_the_originals(golden, params, features):
+def test_the_convolutions_equal_the_originals(golden, params):
   """9 x 17 x 35: every stride meets an odd size, so the padding is not symmetric."""
   meta, z = golden
   small = rearrange(z["in_small"], "n c t h w -> n t h w c")

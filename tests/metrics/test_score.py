@@ -11,10 +11,8 @@ PROTOCOL = score.Protocol(metric="psnr (dB)", frames=8, count=250, seed=0)
 
 
 def test_numbers_of_one_protocol_compare():
-  assert (
-    score.score_difference(score.Score(3.0, PROTOCOL), score.Score(1.0, PROTOCOL))
-    == 2.0
-  )
+  three, one = (score.Score(x, PROTOCOL) for x in (3.0, 1.0))
+  assert score.score_difference(three, one) == 2.0
 
 
 @pytest.mark.parametrize(

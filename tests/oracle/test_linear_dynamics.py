@@ -56,11 +56,11 @@ def test_the_regression_is_tweedies(process):
 
   alpha, sigma = process.alpha_sigma(t)
   score = jax.jit(jax.vmap(jax.grad(log_density)))(x, alpha, sigma)
-  wanted = (x + p.expand(sigma**2) * score) / p.expand(alpha)
+  expected = (x + p.expand(sigma**2) * score) / p.expand(alpha)
   cond = Conditioning(positions=jnp.asarray([places]))
   run = jax.jit(WORLD.denoiser(process))
-  np.testing.assert_allclose(run(x, t, cond).x0, wanted, rtol=1e-9, atol=1e-9)
-  assert np.abs(run(x, t, None).x0 - wanted).max() > 1e-2
+  np.testing.assert_allclose(run(x, t, cond).x0, expected, rtol=1e-9, atol=1e-9)
+  assert np.abs(run(x, t, None).x0 - expected).max() > 1e-2
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=["flow", "edm"])
@@ -104,7 +104,5 @@ def test_what_is_given_is_continued_by_the_dynamics():
 def test_a_wrong_number_of_values_is_refused():
   x = jnp.zeros((1, 3, 3, 1, 1))
   for make in (WORLD.denoiser, WORLD.kalman_denoiser):
-    with pytest.raises(
-      ValueError, match="has 3 numbers a frame; these dynamics move 2"
-    ):
+    with pytest.raises(ValueError, match="3 numbers a frame; these dynamics move 2"):
       make(p.Flow())(x, jnp.ones((1, 3)), None)

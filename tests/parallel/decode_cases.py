@@ -58,14 +58,14 @@ def run(case, axes):
 
 
 def compare(case):
-  (alone, one), (got, many) = run(case, meshes.ALONE), run(case, CASES[case][3])
+  (expected, one), (got, many) = run(case, meshes.ONE), run(case, CASES[case][3])
   memory = lambda program: program.memory_analysis().temp_size_in_bytes
   _, what, shape, _ = CASES[case]
   scale = 4 if what == "decode" else 1
   count, height, width = shape[0] * shape[1], scale * shape[2], scale * shape[3]
   channels = SIZES["channels"]
   return {
-    "difference": meshes.difference(got, alone),
+    "difference": meshes.difference(got, expected),
     "memory": memory(one) / memory(many),
     "collectives": meshes.collectives(many),
     # Elements of features: a row and a frame at the size of the video, the smallest.

@@ -12,7 +12,7 @@ from configs.parts import runs
 from vdm_jax import sharding
 
 RULES = runs.RULES
-ALONE = {}
+ONE = {}
 AXES = ("data", "fsdp", "seq", "tensor")
 
 
@@ -25,7 +25,12 @@ def mesh(axes):
 
 def name(axes):
   """Such as "data2 seq4"."""
-  return " ".join(f"{k}{v}" for k, v in axes.items()) or "alone"
+  return " ".join(f"{k}{v}" for k, v in axes.items()) or "one"
+
+
+def axes(name):
+  """Its inverse: such as {"data": 2, "seq": 4}."""
+  return {axis: int(size) for axis, size in re.findall(r"([a-z]+)(\d+)", name)}
 
 
 def randomised(shapes, scale=0.2):
@@ -39,6 +44,13 @@ def randomised(shapes, scale=0.2):
   flat = flax.traverse_util.flatten_dict(shapes)
   drawn = {path: draw(path, x) for path, x in flat.items()}
   return flax.traverse_util.unflatten_dict(drawn)
+
+
+def placed(init, mesh):
+  """Such parameters of `init()`, boxed, where the rules place them on the mesh."""
+  boxed = jax.eval_shape(init)
+  shardings = sharding.param_shardings(boxed, mesh, RULES)
+  return jax.device_put(randomised(sharding.unbox(boxed)), shardings)
 
 
 def difference(a, b):

@@ -108,9 +108,9 @@ def run(workdir, axes):
 def reconstruction(evidence):
   """The mean of what the autoencoder makes of each real clip."""
   each = evidence.reconstructed.mean(axis=(1, 2, 3, 4))
-  told = score.Protocol(metric="mean", frames=SHAPE[0], count=1)
+  said = score.Protocol(metric="mean", frames=SHAPE[0], count=1)
   return [
-    score.Row(name=f"clip {i}", samples=score.Score(float(x), told))
+    score.Row(name=f"clip {i}", samples=score.Score(float(x), said))
     for i, x in enumerate(each)
   ]
 

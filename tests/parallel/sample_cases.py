@@ -46,11 +46,7 @@ def draw(task, params, decoder, batch, key):
 
 def sample(axes, seed=1, case=train_cases.Case(), fields=FIELDS):  # noqa: B008
   task, mesh, batch = train_cases.task(case, **fields), meshes.mesh(axes), case.batch()
-  boxed = jax.eval_shape(lambda: task.init(jax.random.key(0), batch))
-  params = jax.device_put(
-    meshes.randomised(sharding.unbox(boxed)),
-    sharding.param_shardings(boxed, mesh, meshes.RULES),
-  )
+  params = meshes.placed(lambda: task.init(jax.random.key(0), batch), mesh)
   frame = np.zeros((1, 1, 4, 4, 3), np.float32)
   decoder = sharding.unbox(
     jax.eval_shape(lambda: DECODER.init(jax.random.key(0), frame))
@@ -65,11 +61,8 @@ def sample(axes, seed=1, case=train_cases.Case(), fields=FIELDS):  # noqa: B008
 
 
 if __name__ == "__main__":
-  alone = sample(meshes.ALONE)
-  found = {
-    "another key": [meshes.difference(sample(meshes.ALONE, seed=2)[0], alone[0])]
-  }
-  for axes in MESHES:
-    pairs = zip(sample(axes), alone, strict=True)
-    found[meshes.name(axes)] = [meshes.difference(a, b) for a, b in pairs]
-  print(json.dumps(found))
+  one = sample(meshes.ONE)
+  ways = {"another key": sample(meshes.ONE, seed=2)}
+  ways |= {meshes.name(axes): sample(axes) for axes in MESHES}
+  differences = lambda made: [*map(meshes.difference, made, one)]
+  print(json.dumps({name: differences(made) for name, made in ways.items()}))

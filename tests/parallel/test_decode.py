@@ -7,7 +7,8 @@ features of full size.
 
 import pytest
 
-from tests.parallel import child, decode_cases
+from tests.parallel import decode_cases
+from tests.support import child
 
 pytestmark = pytest.mark.mesh
 TOLERANCE = 1e-5
@@ -19,7 +20,7 @@ SPREAD = ("as many frames as devices", "tokens")
 
 @pytest.fixture(scope="module")
 def results():
-  return child.results("decode_cases")
+  return child.results("parallel.decode_cases")
 
 
 def sizes(found, kind):

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from tests.parallel import child, program_cases
+from tests.parallel import program_cases
+from tests.support import child
 from vdm_jax.data import records, sources
 from vdm_jax.programs import sample
 
 pytestmark = pytest.mark.mesh
+CASES = "parallel.program_cases"
 MANY = ("eight devices", "two processes")
 TEXT_MASK = "text_mask"
 
@@ -20,16 +22,12 @@ def runs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("parallel")
   place = {name: folder / name.replace(" ", "-") for name in ("one", *MANY)}
   found = {
-    "one": child.results("program_cases", place["one"], json.dumps({})),
+    "one": child.results(CASES, place["one"], json.dumps({})),
     MANY[0]: child.results(
-      "program_cases", place[MANY[0]], json.dumps(dict(fsdp=2, seq=2, tensor=2))
+      CASES, place[MANY[0]], json.dumps(dict(fsdp=2, seq=2, tensor=2))
     ),
     MANY[1]: child.results_together(
-      "program_cases",
-      place[MANY[1]],
-      json.dumps(dict(data=2, tensor=2)),
-      processes=2,
-      devices=2,
+      CASES, place[MANY[1]], json.dumps(dict(data=2, tensor=2)), processes=2, devices=2
     )[0],
   }
   return {name: (place[name], found[name]) for name in found}

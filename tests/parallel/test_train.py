@@ -4,7 +4,8 @@ import collections
 
 import pytest
 
-from tests.parallel import child, meshes, train_cases
+from tests.parallel import meshes, train_cases
+from tests.support import child
 
 pytestmark = pytest.mark.mesh
 
@@ -20,7 +21,7 @@ RIGHT = sorted((name, label) for name, label in LABELS if name != "wrong")
 
 @pytest.fixture(scope="module")
 def results():
-  return child.results("train_cases")
+  return child.results("parallel.train_cases")
 
 
 @pytest.mark.parametrize("name, label", RIGHT)

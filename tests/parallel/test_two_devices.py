@@ -15,12 +15,12 @@ CASE = train_cases.Case(frames=2, side=4)
 @pytest.fixture(scope="module")
 def train():
   """axes -> (differences of `PARTS` from one device, kinds of collectives)."""
-  alone = train_cases.train(CASE, FIELDS, meshes.ALONE)[0]
+  plain = train_cases.train(CASE, FIELDS, meshes.ONE)[0]
 
   def differences(axes):
     found, program = train_cases.train(CASE, FIELDS, axes)
     kinds = {kind for kind, *_ in meshes.collectives(program)}
-    return [meshes.difference(found[k], alone[k]) for k in train_cases.PARTS], kinds
+    return [meshes.difference(found[k], plain[k]) for k in train_cases.PARTS], kinds
 
   return differences
 
@@ -38,7 +38,7 @@ def test_two_devices_train_as_one(train, axis, collective):
 def test_two_devices_sample_and_decode_the_video_of_one():
   one, two = (
     sample_cases.sample(axes, case=CASE, fields=FIELDS)
-    for axes in (meshes.ALONE, dict(seq=2))
+    for axes in (meshes.ONE, dict(seq=2))
   )
   for ours, theirs in zip(two, one, strict=True):
     assert meshes.difference(ours, theirs) < TOLERANCE
@@ -46,7 +46,7 @@ def test_two_devices_sample_and_decode_the_video_of_one():
 
 def test_a_frame_is_decoded_in_strips():
   case = "one frame"
-  one, _ = decode_cases.run(case, meshes.ALONE)
+  one, _ = decode_cases.run(case, meshes.ONE)
   two, program = decode_cases.run(case, dict(seq=2))
   assert meshes.difference(two, one) < TOLERANCE
   assert any(kind == "collective-permute" for kind, *_ in meshes.collectives(program))

@@ -32,11 +32,12 @@ B1 = 0.9
 # step where the exact gradient is zero, as that of a key's bias is.
 TX = optimizer.adamw(learning_rate=1e-2, b1=B1, eps=1.0, weight_decay=0.1, clip=None)
 
-MIXED = dict(fsdp=2, seq=2, tensor=2)
+# Meshes by their names, see meshes.axes.
+MIXED, THREE, BOTH = "fsdp2 seq2 tensor2", "data2 fsdp2 tensor2", "seq2 tensor4"
 TELLS = dict(num_classes=3, text="cross", depth=4)
 ODD = dict(num_heads=3, width=24)
 SMALL = dict(frames=5, side=6)  # 5 frames of 9 places
-FULL = dict(layout=("full",))
+FULL, RING = dict(layout=("full",)), dict(sequence_split="ring")
 
 # group: {case: (fields of the network, of Case, meshes)}. All cases of a group are
 # compared with the first one on one device.
@@ -45,44 +46,25 @@ GROUPS = {
     "": (
       TELLS,
       {},
-      (
-        dict(data=8),
-        dict(fsdp=8),
-        dict(seq=8),
-        dict(tensor=8),
-        dict(data=2, fsdp=2, tensor=2),
-        dict(data=2, seq=4),
-        MIXED,
-        dict(seq=2, tensor=4),
-      ),
+      f"data8, fsdp8, seq8, tensor8, data2 seq4, {THREE}, {MIXED}, {BOTH}",
     ),
-    "remat full": (TELLS | dict(remat="full"), {}, (MIXED,)),
-    "remat dots": (TELLS | dict(remat="dots"), {}, (MIXED,)),
-    "remat offload": (TELLS | dict(remat="offload"), {}, (MIXED,)),
+    "remat full": (TELLS | dict(remat="full"), {}, MIXED),
+    "remat dots": (TELLS | dict(remat="dots"), {}, MIXED),
+    "remat offload": (TELLS | dict(remat="offload"), {}, MIXED),
   },
-  "accumulated": {
-    "": ({}, dict(accumulate=2), (dict(data=2, fsdp=2, tensor=2),)),
-  },
-  "a time for each frame": {
-    "": ({}, dict(per_frame_times=True), (dict(data=2, seq=4),)),
-  },
-  "serial": {
-    "": (dict(layout=("serial",)), {}, (dict(data=2, seq=4), MIXED)),
-  },
+  "accumulated": {"": ({}, dict(accumulate=2), THREE)},
+  "a time for each frame": {"": ({}, dict(per_frame_times=True), "data2 seq4")},
+  "serial": {"": (dict(layout=("serial",)), {}, f"data2 seq4, {MIXED}")},
   "full": {
-    "ulysses": (FULL, {}, (dict(seq=8), dict(seq=2, tensor=4))),
-    "ring": (FULL | dict(sequence_split="ring"), {}, (dict(data=2, seq=4), MIXED)),
+    "ulysses": (FULL, {}, f"seq8, {BOTH}"),
+    "ring": (FULL | RING, {}, f"data2 seq4, {MIXED}"),
   },
-  "odd": {
-    "": (ODD, SMALL, (dict(data=2, seq=4), dict(data=2, seq=2, tensor=2))),
-  },
+  "odd": {"": (ODD, SMALL, "data2 seq4, data2 seq2 tensor2")},
   "odd full": {
-    "ulysses": (ODD | FULL, SMALL, (dict(data=2, seq=2, tensor=2),)),
-    "ring": (ODD | FULL | dict(sequence_split="ring"), SMALL, (dict(data=2, seq=4),)),
+    "ulysses": (ODD | FULL, SMALL, "data2 seq2 tensor2"),
+    "ring": (ODD | FULL | RING, SMALL, "data2 seq4"),
   },
-  "wrong": {
-    "": (dict(layout=("spatial",), depth=1), dict(wrong=True), (dict(data=8),)),
-  },
+  "wrong": {"": (dict(layout=("spatial",), depth=1), dict(wrong=True), "data8")},
 }
 
 
@@ -131,16 +113,16 @@ def task(case, **fields):
 
 def train(case, fields, axes):
   """({part: what came of it}, the program), see PARTS."""
-  told, mesh, batch = task(case, **fields), meshes.mesh(axes), case.batch()
+  what, mesh, batch = task(case, **fields), meshes.mesh(axes), case.batch()
   spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-  like = state_lib.abstract_state(told, TX, spec, mesh, meshes.RULES)
+  like = state_lib.abstract_state(what, TX, spec, mesh, meshes.RULES)
   lies = jax.tree.map(lambda x: x.sharding, like)
   params = meshes.randomised(like.params)
   start = lambda x: np.zeros(x.shape, x.dtype)
   state = jax.tree.map(start, like).replace(params=params, ema=params)
   state = jax.device_put(state, lies)
   one = step_lib.make_step(
-    told.loss, TX, 0.9, accumulate=case.accumulate, shardings=lies
+    what.loss, TX, 0.9, accumulate=case.accumulate, shardings=lies
   )
   run = step_lib.compile_step(one, lies, mesh, meshes.RULES)
   batch, key = sharding.put_batch(batch, mesh, meshes.RULES), jax.random.key(1)
@@ -160,24 +142,24 @@ def train(case, fields, axes):
 def labels(cases):
   """{what a case on a mesh is called: (the case, the mesh)}."""
   return {
-    f"{kind} {meshes.name(axes)}".strip(): (kind, axes)
+    f"{kind} {mesh}".strip(): (kind, meshes.axes(mesh))
     for kind, (_, _, many) in cases.items()
-    for axes in many
+    for mesh in many.split(", ")
   }
 
 
 def group(name):
   """{label: how the case on this mesh differs from one device}, see `labels`."""
-  cases, alone, found = GROUPS[name], None, {}
+  cases, plain, found = GROUPS[name], None, {}
   for label, (kind, axes) in labels(cases).items():
     fields, options, _ = cases[kind]
     case = Case(**options)
-    if alone is None:
-      alone, _ = train(case, fields, meshes.ALONE)
+    if plain is None:
+      plain, _ = train(case, fields, meshes.ONE)
     got, program = train(case, fields, axes)
-    found[label] = {k: meshes.difference(got[k], alone[k]) for k in PARTS}
+    found[label] = {k: meshes.difference(got[k], plain[k]) for k in PARTS}
     found[label]["collectives"] = meshes.collectives(program)
-  params = alone["parameters"]
+  params = plain["parameters"]
   moved = meshes.difference(params, meshes.randomised(params))
   return {**found, "moved": moved}
 

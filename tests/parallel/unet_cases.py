@@ -50,10 +50,10 @@ def batch():
 
 def work(params, batch, key):
   """(latents by guided DDIM, gradient of the loss)."""
-  told = {k: x for k, x in batch.items() if k != "latents"}
+  signals = {k: x for k, x in batch.items() if k != "latents"}
   latents = TASK.sample(
     params,
-    told,
+    signals,
     batch["latents"].shape,
     key,
     sampler=ddim.ddim,
@@ -65,29 +65,25 @@ def work(params, batch, key):
 
 def run(axes, seed=1):
   mesh = meshes.mesh(axes)
-  boxed = jax.eval_shape(lambda: TASK.init(jax.random.key(0), batch()))
-  params = jax.device_put(
-    meshes.randomised(sharding.unbox(boxed)),
-    sharding.param_shardings(boxed, mesh, meshes.RULES),
-  )
+  params = meshes.placed(lambda: TASK.init(jax.random.key(0), batch()), mesh)
   with sharding.use_mesh(mesh, meshes.RULES):
     rows = sharding.put_batch(batch(), mesh, meshes.RULES)
     made = jax.jit(work)(params, rows, jax.random.key(seed))
   return jax.device_get(made)
 
 
-def differences(found, wanted):
+def differences(found, expected):
   """[of the latents, of the whole gradient over its length]."""
   flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-  ours, theirs = flat(found[1]), flat(wanted[1])
+  ours, theirs = flat(found[1]), flat(expected[1])
   gradient = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-  return [meshes.difference(found[0], wanted[0]), float(gradient)]
+  return [meshes.difference(found[0], expected[0]), float(gradient)]
 
 
 if __name__ == "__main__":
   with jax.default_matmul_precision("highest"):
-    alone = run(meshes.ALONE)
-    found = {"another key": differences(run(meshes.ALONE, seed=2), alone)}
+    one = run(meshes.ONE)
+    found = {"another key": differences(run(meshes.ONE, seed=2), one)}
     for axes in MESHES:
-      found[meshes.name(axes)] = differences(run(axes), alone)
+      found[meshes.name(axes)] = differences(run(axes), one)
   print(json.dumps(found))

@@ -75,8 +75,8 @@ def test_frames_of_a_pass_stand_where_they_belong_in_the_next(tmp_path, capsys):
   assert videos.shape == (3, 10, 16, 16, 3)
   # Key frames 0, 4, 8 of rate 1; 2 and 6 of rate 2; the rest of rate 4.
   rates = np.array([1, 4, 2, 4, 1, 4, 2, 4, 1, 4])
-  wanted = 10 * (rates + np.array([[0], [1], [5]]))
-  assert np.abs(videos[..., 0, 0, 0].astype(int) - wanted).max() <= 1
+  expected = 10 * (rates + np.array([[0], [1], [5]]))
+  assert np.abs(videos[..., 0, 0, 0].astype(int) - expected).max() <= 1
   assert "3 -> 5 -> 10 frames" in capsys.readouterr().out
   before = (tmp_path / "long" / "videos.npz").stat().st_mtime_ns
   make(tmp_path)

@@ -9,14 +9,18 @@ from vdm_jax.pretrained.formats import native
 from vdm_jax.programs import export, job
 
 
+def save(folder, state):
+  saver = checkpoint.Checkpointer(folder / "checkpoints")
+  saver.save(1, state, key=jax.random.key(0), loader_state={})
+  saver.close()
+
+
 @pytest.fixture
 def trained(tmp_path):
   mesh = sharding.make_mesh(dict(data=-1))
   for folder, value in (("one", 1.0), ("two", 2.0)):
-    saver = checkpoint.Checkpointer(tmp_path / folder / "checkpoints")
     tree = {"a": {"b": np.full(4, value, np.float32)}, "c": np.zeros(2, np.float32)}
-    saver.save(1, {"params": tree, "ema": tree}, key=jax.random.key(0), loader_state={})
-    saver.close()
+    save(tmp_path / folder, {"params": tree, "ema": tree})
   return job.Job(tmp_path, "export", 0, mesh, (), {})
 
 
@@ -49,14 +53,12 @@ def test_weights_of_several_stages_come_as_one_tree(trained):
 
 def test_what_a_training_froze_is_part_of_its_weights(trained):
   one = lambda value: {"w": np.full(2, value, np.float32)}
-  saver = checkpoint.Checkpointer(trained.workdir / "half" / "checkpoints")
   state = {
     "ema": {"net": {"decoder": one(1.0)}},
     "params": {"net": {"decoder": one(2.0)}},
     "frozen": {"net": {"encoder": one(3.0)}, "judge": one(4.0)},
   }
-  saver.save(1, state, key=jax.random.key(0), loader_state={})
-  saver.close()
+  save(trained.workdir / "half", state)
   plain = lambda tree: jax.tree.map(lambda x: float(x[0]), tree)
   want = {"decoder": {"w": 1.0}, "encoder": {"w": 3.0}}
   assert plain(trained.weights("half", "ema/net")) == want

@@ -141,11 +141,11 @@ def test_videos_are_the_same_from_disk_and_in_the_step(encoder, tmp_path):
     batch_size=CLIPS,
   )
   stored = sources.RecordFolder(tmp_path / "latents")
-  wanted = {k: np.stack([stored[i][k] for i in range(3)]) for k in ("mean", "logvar")}
+  expected = {k: np.stack([stored[i][k] for i in range(3)]) for k in ("mean", "logvar")}
   batch = {"video": np.stack([clips()[i]["video"] for i in range(3)])}
   found = jax.jit(task_of(encoder).encode)(batch, {"autoencoder": params})
   assert set(found) == {"mean", "logvar"}
-  for name, x in wanted.items():
+  for name, x in expected.items():
     np.testing.assert_allclose(found[name], x, rtol=2e-3, atol=2e-3 * np.abs(x).max())
 
 

@@ -47,8 +47,8 @@ def test_prompts_make_what_their_embeddings_make(folder):
   )
   np.testing.assert_array_equal(by_texts, by_values)
   assert (by_texts != call(prompts=PROMPTS, negative="two cats")).any()
-  alone = call(prompts=PROMPTS, guidance=1)
-  assert (by_texts != alone).any()
+  plain = call(prompts=PROMPTS, guidance=1)
+  assert (by_texts != plain).any()
 
 
 def test_prompts_are_read_in_each_form(tmp_path):

@@ -34,10 +34,10 @@ def test_a_grid_has_one_row_for_each_class():
 def test_real_clips_have_the_labels_of_the_samples():
   labels = np.tile(np.arange(3), 4)
   source = sources.ArraySource({"video": np.arange(12), "label": labels})
-  wanted = np.array([2, 2, 0, 2, 1])
-  clips = score.LabelledVideos(videos=np.zeros(5), labels=wanted)
+  expected = np.array([2, 2, 0, 2, 1])
+  clips = score.LabelledVideos(videos=np.zeros(5), labels=expected)
   got = evaluate.draw_label_matched_clips(clips, source, np.random.default_rng(0))
-  assert got.labels.tolist() == wanted.tolist()
+  assert got.labels.tolist() == expected.tolist()
   assert len(set(got.videos.tolist())) == 5  # no clip twice while there are others
   clips = score.LabelledVideos(videos=np.zeros(1), labels=np.array([7]))
   with pytest.raises(ValueError, match="class 7, of which the real clips hold none"):
@@ -62,15 +62,11 @@ def test_json_is_written_whole(tmp_path):
 def test_an_error_of_the_command_line_is_explained():
   flag = "--config.network.dept=3"
   missing = AttributeError('Key "dept" does not exist and cannot be added.')
-  assert (
-    c.flag_error_message([flag], missing) == f"{flag}: the config has no field 'dept'."
-  )
+  said = c.flag_error_message
+  assert said([flag], missing) == f"{flag}: the config has no field 'dept'."
   near = KeyError('\'dept\'\nDid you mean "depth" instead of "dept"?')
-  assert (
-    c.flag_error_message([flag], near)
-    == f"{flag}: no field 'dept'. Did you mean 'depth'?"
-  )
-  assert c.flag_error_message([], ValueError("something else")) == "something else"
+  assert said([flag], near) == f"{flag}: no field 'dept'. Did you mean 'depth'?"
+  assert said([], ValueError("something else")) == "something else"
 
 
 def test_a_file_that_a_later_stage_needs_is_missed_at_once(tmp_path):

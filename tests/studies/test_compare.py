@@ -23,9 +23,9 @@ def write(place, name, value, count=10):
   return {"metrics": f"{name}.json", "log": name}
 
 
-def run(place, arms, **kwargs):
+def run(place, arms, metrics=("error",)):
   stage = job.Job(place, "compare", 0, None, (), {})
-  compare.run(stage, arms=arms, metrics=("error",), **kwargs)
+  compare.run(stage, arms=arms, metrics=metrics)
 
 
 def test_the_table_has_a_row_for_each_arm_and_one_for_real_clips(tmp_path):
@@ -51,11 +51,7 @@ def test_an_arm_that_was_not_measured_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match="b.json; evaluate first"):
     run(tmp_path, arms)
   with pytest.raises(KeyError, match="A has no .*psnr"):
-    compare.run(
-      job.Job(tmp_path, "compare", 0, None, (), {}),
-      arms={"A": arms["A"]},
-      metrics=("psnr",),
-    )
+    run(tmp_path, {"A": arms["A"]}, metrics=("psnr",))
 
 
 def test_curves_are_means_of_a_few_rows():

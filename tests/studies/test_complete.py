@@ -1,4 +1,4 @@
-"""Given frames are kept, only what was told is told, and the truth judges the rest."""
+"""Given frames are kept, only named signals are read, and the truth judges the rest."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ class Halves:
 
 @dataclasses.dataclass(frozen=True)
 class Shows:
-  """A task whose new frames are as bright as the label that it is told."""
+  """A task whose new frames are as bright as its label, in steps."""
 
   conditioner: Any
 
@@ -61,16 +61,27 @@ def completion(given, num_frames, signals=()):
   )
 
 
-def generator(autoencoder):
-  return Generator(
-    task=Shows(conditioner.Labels(10)),
-    weights={"step": np.float32(20)},
-    autoencoder=autoencoder,
-    autoencoder_weights={"half": np.float32(0.5)},
-    shape=(4, 16, 16, 3),
-    sampler=None,
-    ts=None,
+def run(place, autoencoder, video, **completions):
+  """Completes clips with the labels 1, 2 ...; the folder of their completions."""
+  labels = 1 + np.arange(len(video), dtype=np.int32)
+  complete.run(
+    job.Job(place, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {}),
+    generator=Generator(
+      task=Shows(conditioner.Labels(10)),
+      weights={"step": np.float32(20)},
+      autoencoder=autoencoder,
+      autoencoder_weights={"half": np.float32(0.5)},
+      shape=(4, 16, 16, 3),
+      sampler=None,
+      ts=None,
+    ),
+    source=sources.ArraySource({"video": video, "label": labels}),
+    completions=completions,
+    judge=judge,
+    count=len(video),
+    preview_clips=2,
   )
+  return place / "completions"
 
 
 class Pairs(Halves):
@@ -90,23 +101,12 @@ class Pairs(Halves):
 def done(tmp_path_factory):
   rng = np.random.default_rng(0)
   video = rng.integers(0, 255, (3, 6, 16, 16, 3), np.uint8)
-  source = sources.ArraySource({"video": video, "label": np.array([1, 2, 3], np.int32)})
-  mesh = sharding.make_mesh(dict(data=-1))
-  place = tmp_path_factory.mktemp("run")
-  complete.run(
-    job.Job(place, "complete", 0, mesh, (), {}),
-    generator=generator(Halves()),
-    source=source,
-    completions={
-      "named": completion("nothing", 4, signals=("label",)),
-      "continued": completion("first:2", 6),
-      "joined": completion("ends:1", 4, signals=("label",)),
-    },
-    judge=judge,
-    count=3,
-    preview_clips=2,
+  completions = dict(
+    named=completion("nothing", 4, signals=("label",)),
+    continued=completion("first:2", 6),
+    joined=completion("ends:1", 4, signals=("label",)),
   )
-  return place / "completions", video
+  return run(tmp_path_factory.mktemp("run"), Halves(), video, **completions), video
 
 
 def videos(folder, name):
@@ -127,26 +127,16 @@ def test_given_frames_are_the_real_ones_and_the_rest_is_new(done):
 def test_a_latent_of_two_frames_gives_two_frames_of_video(tmp_path):
   video = np.arange(2 * 6 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 6, 16, 16, 3)
   video[:, 1::2] = video[:, ::2]
-  label = np.array([1, 2], np.int32)
-  stage = job.Job(tmp_path, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {})
-  run = lambda **completions: complete.run(
-    stage,
-    generator=generator(Pairs()),
-    source=sources.ArraySource({"video": video, "label": label}),
-    completions=completions,
-    judge=judge,
-    count=2,
-  )
-  run(continued=completion("first:1", 4, signals=("label",)))
-  made, mask = videos(tmp_path / "completions", "continued")
+  one = completion("first:1", 4, signals=("label",))
+  made, mask = videos(run(tmp_path, Pairs(), video, continued=one), "continued")
   assert mask.tolist() == [True, True, False, False]
   np.testing.assert_array_equal(made[:, :2], video[:, :2])
   assert made[:, 2:, 0, 0, 0].tolist() == [[20, 20], [40, 40]]
   with pytest.raises(ValueError, match="num_frames=5 .* multiple of 2 .* 4 and 6"):
-    run(odd=completion("first:1", 5))
+    run(tmp_path, Pairs(), video, odd=completion("first:1", 5))
 
 
-def test_only_what_is_to_be_told_is_told(done):
+def test_only_the_named_signals_are_read(done):
   folder, _ = done
   made, _ = videos(folder, "named")
   assert made[:, 0, 0, 0, 0].tolist() == [20, 40, 60]
@@ -160,8 +150,8 @@ def test_figures_and_pictures_are_written(done):
   assert scores["continued"]["given"] == [0, 1] and scores["continued"]["frames"] == 6
   assert scores["continued"]["real"]["gap"] == 0
   assert scores["continued"]["autoencoder"]["gap"] == 0  # halves are exact
-  want = np.abs(200.0 - real[:, 2:]).mean()
-  np.testing.assert_allclose(scores["continued"]["samples"]["gap"], want, rtol=1e-6)
+  gap = np.abs(200.0 - real[:, 2:]).mean()
+  np.testing.assert_allclose(scores["continued"]["samples"]["gap"], gap, rtol=1e-6)
   assert len(scores["named"]["samples"]["gap by frame"]) == 4
   for name in scores:
     assert Image.open(folder / name / "grid.gif").n_frames == scores[name]["frames"]
@@ -179,18 +169,11 @@ def test_given_frames_are_blue_in_the_pictures():
 
 
 def test_clips_that_are_too_few_or_too_short_are_refused(tmp_path):
-  source = sources.ArraySource({"video": np.zeros((2, 3, 16, 16, 3), np.uint8)})
+  video = np.zeros((2, 3, 16, 16, 3), np.uint8)
   with pytest.raises(ValueError, match="count=3 clips of a source of 2"):
-    complete.load_signals_and_videos(source, 3)
+    complete.load_signals_and_videos(sources.ArraySource({"video": video}), 3)
   with pytest.raises(ValueError, match="4 frames cannot be judged by real clips of 3"):
-    complete.run(
-      job.Job(tmp_path, "complete", 0, sharding.make_mesh(dict(data=-1)), (), {}),
-      generator=generator(None),
-      source=source,
-      completions={"long": completion("nothing", 4)},
-      judge=judge,
-      count=2,
-    )
+    run(tmp_path, None, video, long=completion("nothing", 4))
 
 
 def test_an_unknown_mask_is_refused():

@@ -3,7 +3,7 @@
 import functools
 import json
 
-import numpy as np
+import jax
 from PIL import Image
 
 from vdm_jax import sharding
@@ -28,41 +28,33 @@ TASK = LatentDiffusion(
 )
 
 
+weights = functools.partial(
+  trade_off.random_nonzero_params, task=TASK, signals=SIGNALS, shape=SHAPE
+)
+
+
 def test_untrained_weights_let_the_blocks_through():
-  weights = trade_off.random_nonzero_params(task=TASK, signals=SIGNALS, shape=SHAPE)
-  leaves = [np.asarray(x) for x in _leaves(weights)]
-  assert all((x != 0).all() for x in leaves)
-  again = trade_off.random_nonzero_params(
-    task=TASK, signals=SIGNALS, shape=SHAPE, seed=1
-  )
-  assert any((x != y).any() for x, y in zip(leaves, _leaves(again), strict=True))
-
-
-def _leaves(tree):
-  return [
-    x for v in tree.values() for x in (_leaves(v) if isinstance(v, dict) else [v])
-  ]
+  one, other = (jax.tree.leaves(weights(seed=seed)) for seed in (0, 1))
+  assert all((x != 0).all() for x in one)
+  assert any((x != y).any() for x, y in zip(one, other, strict=True))
 
 
 def test_the_table_has_every_plan_and_its_price(tmp_path):
   judge = lambda made, plain, labels, mask: {"labels": len(labels), "list": [1, 2]}
-  ranges = {"spatial 2": dict(spatial=2), "none": dict()}
   plans = {
-    k: functools.partial(caching.pyramid_attention_broadcast, **v)
-    for k, v in ranges.items()
+    "spatial 2": functools.partial(caching.pyramid_attention_broadcast, spatial=2),
+    "none": caching.pyramid_attention_broadcast,
+    "MagCache": functools.partial(
+      caching.mag_cache, ratios=[1.0], threshold=0.1, retain=0.0
+    ),
   }
-  plans["MagCache"] = functools.partial(
-    caching.mag_cache, ratios=[1.0], threshold=0.1, retain=0.0
-  )
   trade_off.measure_step_caches(
     job.Job(tmp_path, "trade_off", 0, sharding.make_mesh(dict(data=-1)), (), {}),
     cases={
       "tiny": trade_off.BenchmarkCase(
         generator=Generator(
           task=TASK,
-          weights=trade_off.random_nonzero_params(
-            task=TASK, signals=SIGNALS, shape=SHAPE, scale=0.3
-          ),
+          weights=weights(scale=0.3),
           shape=SHAPE,
           sampler=euler.euler,
           ts=functools.partial(times.uniform_grid, num_steps=6),

@@ -14,6 +14,7 @@ from einops import rearrange
 from vdm_jax.autoencoders import base, discriminator, kl_image
 from vdm_jax.metrics import frames
 from vdm_jax.tasks import autoencoding
+from vdm_jax.training import optimizer
 
 key = jax.random.key(0)
 JUDGE = discriminator.PatchDiscriminator(width=8, depth=1)
@@ -82,14 +83,9 @@ def test_psnr_rises_and_the_latents_get_measured():
   data = squares(1, 64)
   # This kind of key is cheap to compile for.
   params = nn.unbox(jax.jit(task.init)(jax.random.key(0, impl="rbg"), {"video": data}))
-  tx = optax.partition(
+  tx = optimizer.partitioned(
     {"generator": optax.adamw(4e-3, b2=0.95), "frozen": optax.set_to_zero()},
-    lambda params: jax.tree_util.tree_map_with_path(
-      lambda path, _: autoencoding.param_group(
-        jax.tree_util.keystr(path, simple=True, separator="/")
-      ),
-      params,
-    ),
+    autoencoding.param_group,
   )
 
   @jax.jit
@@ -168,10 +164,10 @@ def test_each_player_gets_its_own_gradient(game):
   assert not near(joined, discriminators)
 
   rest = dataclasses.replace(task, gan_weight=0.0)
-  alone = jax.jit(jax.grad(rest.loss, has_aux=True))(params, batch, key)[0]
-  summed = jax.tree.map(jnp.add, alone["autoencoder"], gan)
+  plain = jax.jit(jax.grad(rest.loss, has_aux=True))(params, batch, key)[0]
+  summed = jax.tree.map(jnp.add, plain["autoencoder"], gan)
   assert near(grads["autoencoder"], summed)
-  assert not near(grads["autoencoder"], alone["autoencoder"])
+  assert not near(grads["autoencoder"], plain["autoencoder"])
 
 
 def test_gan_is_silent_before_its_start(game):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support.refusals import refused
 from vdm_jax import conditioning
 from vdm_jax.diffusion import guidance, masks, times
 from vdm_jax.diffusion import loss as losses
@@ -72,6 +73,9 @@ class Exact(nn.Module):
 small = functools.partial(LatentDiffusion, network=Small(), conditioner=conditioner)
 EXACT = LatentDiffusion(
   network=Exact(), process=p.Flow(), prediction="velocity", conditioner=conditioner
+)
+exact_sample = functools.partial(
+  EXACT.sample, {"std": 0.1}, BATCH, shape=SHAPE, key=KEY, sampler=ddim.ddim
 )
 TASKS = {
   "latte": small(process=p.DDPM(), prediction="eps", times=times.uniform_steps),
@@ -194,41 +198,26 @@ def test_guidance_exaggerates_and_given_frames_stay_to_the_bit(sampled):
 
 
 def test_given_frames_are_held_by_a_matrix_too():
-  params = {"std": jnp.float32(0.1)}
-  known = jnp.asarray(X0)
   ts = np.linspace(1.0, 0.0, 5)[:, None] * np.array([0.0, 1.0, 1.0])
-  out = EXACT.sample(
-    params,
-    BATCH,
-    SHAPE,
-    KEY,
-    sampler=ddim.ddim,
-    ts=ts,
-    known=known,
-    mask=np.array([True, False, False]),
-  )
+  out = exact_sample(ts=ts, known=jnp.asarray(X0), mask=np.array([True, False, False]))
   np.testing.assert_array_equal(out[:, 0], X0[:, 0])
   assert np.isfinite(out).all() and not np.isclose(out[:, 1:], X0[:, 1:]).all()
 
 
 def test_bad_requests_are_refused():
-  sample = functools.partial(
-    EXACT.sample, {"std": 0.1}, BATCH, key=KEY, sampler=ddim.ddim, ts=np.ones(2)
-  )
-  with pytest.raises(ValueError, match="both known and mask"):
-    sample(shape=SHAPE, known=X0)
-  with pytest.raises(ValueError, match="7 videos were asked for.*signals for 4"):
-    sample(shape=(7, *SHAPE[1:]))
-  with pytest.raises(ValueError, match="with T = 3"):
-    sample(shape=SHAPE, known=X0, mask=np.zeros(5, bool))
-  with pytest.raises(ValueError, match="'speed'; expected one of"):
-    small(process=p.Flow(), prediction="speed")
-  with pytest.raises(ValueError, match="sigma_data"):
-    small(process=p.Flow(), prediction="edm")
+  sample = functools.partial(exact_sample, ts=np.ones(2))
+  none, task = np.zeros(5, bool), functools.partial(small, process=p.Flow())
+  calls = {
+    "both known and mask": lambda: sample(known=X0),
+    "7 videos were asked for.*signals for 4": lambda: sample(shape=(7, *SHAPE[1:])),
+    "with T = 3": lambda: sample(known=X0, mask=none),
+    "'speed'; expected one of": lambda: task(prediction="speed"),
+    "sigma_data": lambda: task(prediction="edm"),
+  }
+  refused(ValueError, calls)
+  wrong = task(prediction="v", drop_rates={"lable": 0.1})
   with pytest.raises(KeyError, match=r"lable.*there are.*label"):
-    small(process=p.Flow(), prediction="v", drop_rates={"lable": 0.1}).loss(
-      {}, BATCH, KEY
-    )
+    wrong.loss({}, BATCH, KEY)
 
 
 def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
@@ -300,17 +289,8 @@ def test_a_start_is_noised_to_the_first_time_of_the_grid(process):
 def test_from_little_noise_a_start_comes_back_and_from_much_it_is_forgotten():
   """SDEdit with the exact denoiser of data N(label, 0.1^2)."""
   far = np.full(SHAPE, 1.5, np.float32)  # no such data: it is drawn to the mean
-  run = lambda level: np.asarray(
-    EXACT.sample(
-      {"std": jnp.float32(0.1)},
-      BATCH,
-      SHAPE,
-      KEY,
-      sampler=ddim.ddim,
-      ts=np.linspace(level, 0.0, 41, dtype=np.float32),
-      start=far,
-    )
-  )
+  grid = lambda level: np.linspace(level, 0.0, 41, dtype=np.float32)
+  run = lambda level: np.asarray(exact_sample(ts=grid(level), start=far))
   np.testing.assert_allclose(run(0.01), far, atol=0.05)
   means = np.array([0.0, 1.0, 2.0])[BATCH["label"]][:, None, None, None, None]
   np.testing.assert_allclose(run(1.0), np.broadcast_to(means, SHAPE), atol=0.6)

@@ -18,6 +18,7 @@ import pytest
 
 from vdm_jax import checkpoint
 from vdm_jax.conditioners import conditioner
+from vdm_jax.data import loader, sources
 from vdm_jax.diffusion import loss, perturbation, process, times
 from vdm_jax.encoders import resampler
 from vdm_jax.models import lora
@@ -36,10 +37,11 @@ TINY = dict(
   channels=(16, 32), layers=1, attention=(True, False), groups=8, out_channels=CHANNELS
 )
 SD = process.DDPM("scaled_linear")
-ANIMATEDIFF = process.DDPM("linear", beta_ends=(0.00085, 0.012))
 ADAPTING = dict(learning_rate=1e-2, steps=60)
 TEXT = conditioner.LabelTokens(3)
 FPS = conditioner.Numbers(("fps",))
+AUGMENTATION = conditioner.Numbers(("augmentation",))
+LOW = conditioner.All((TEXT, conditioner.LowResolution((SIZE, SIZE)), AUGMENTATION))
 NUMBERS = ("fps", "motion", "augmentation")
 IMAGE = conditioner.All(
   (conditioner.Image(from_first_frame=True), conditioner.Numbers(NUMBERS))
@@ -63,6 +65,11 @@ class System:
   rest: dict = dataclasses.field(default_factory=dict)
 
 
+MOTION = dict(
+  architecture=architectures.animatediff(num_heads=2, **TINY),
+  conditioner=TEXT,
+  process=process.DDPM("linear", beta_ends=(0.00085, 0.012)),
+)
 SYSTEMS = {
   # The temporal layers of a frozen image model.
   "video_ldm": System(
@@ -76,13 +83,7 @@ SYSTEMS = {
     architectures.video_ldm(
       head_dim=8, **TINY | dict(vectors=("augmentation",), mask_channel=False)
     ),
-    conditioner.All(
-      (
-        TEXT,
-        conditioner.LowResolution((SIZE, SIZE)),
-        conditioner.Numbers(("augmentation",)),
-      )
-    ),
+    LOW,
     prediction="v",
     trainable="temporal",
     rest=dict(
@@ -121,25 +122,16 @@ SYSTEMS = {
     process.EDM(t_max=700.0, sigma_data=1.0),
     "v",
   ),
-  "animatediff": System(
-    architectures.animatediff(num_heads=2, **TINY),
-    TEXT,
-    ANIMATEDIFF,
-    trainable="temporal",
-  ),
+  "animatediff": System(**MOTION, trainable="temporal"),
   # MagicAdapter-S, then MagicAdapter-T around it.
   "magictime, in space": System(
-    architectures.animatediff(num_heads=2, **TINY),
-    TEXT,
-    ANIMATEDIFF,
+    **MOTION,
     trainable="^lora/",
     adapters=("/spatial_(self|cross)",),
     **ADAPTING,
   ),
   "magictime, in time": System(
-    architectures.animatediff(num_heads=2, **TINY),
-    TEXT,
-    ANIMATEDIFF,
+    **MOTION,
     trainable="^lora/",
     adapters=("/spatial_(self|cross)", "/temporal_self"),
     **ADAPTING,
@@ -178,54 +170,30 @@ def filled(shapes):
   return jax.tree_util.tree_map_with_path(fill, flax.linen.unbox(shapes))
 
 
-class Same:
-  """A loader of one batch, again and again."""
-
-  def __init__(self, data):
-    self.data, self.n = data, 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    self.n += 1
-    return self.data
-
-  def get_state(self):
-    return {"n": self.n}
-
-  def set_state(self, state):
-    self.n = state["n"]
-
-
 def fit(step, state, data, folder, steps):
   """The state after all steps, from where the folder's last checkpoint stands."""
-  loader, key = Same(data), jax.random.key(1)
+  clips = sources.ArraySource(data)
+  batches, key = loader.Loader(clips, len(clips), shuffle=False), jax.random.key(1)
   with contextlib.closing(checkpoint.Checkpointer(folder, keep=2)) as saved:
     restored = saved.restore_latest(state)
     if restored is not None:
       state, key = restored.state, restored.key
-      loader.set_state(restored.loader_state)
+      batches.set_state(restored.loader_state)
     # Placed alike, new or restored: one compilation.
     state, key = jax.device_put((state, key), jax.devices()[0])
     cadence = loop.Cadence(save=steps // 2)
     options = dict(steps=steps, checkpointer=saved, cadence=cadence)
-    return loop.fit(step, state, loader, key, **options)
+    return loop.fit(step, state, batches, key, **options)
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
-def trained(request, tmp_path_factory):
-  """(system, state before, after, after a resume from half-way, losses)."""
-  system = SYSTEMS[request.param]
-  one = system.architecture.one_frame == "image"
-  data = {k: x[:, :1] if k == "latents" and one else x for k, x in batch().items()}
-  exploding = isinstance(system.process, process.EDM)
+def task_of(system):
   network = unet3d.UNet3D(system.architecture)
   if system.resampler:
     network = resampled.Resampled(network, system.resampler)
   for targets in system.adapters:
     network = lora.Lora(network=network, targets=targets, rank=16)
-  task = latent_diffusion.LatentDiffusion(
+  exploding = isinstance(system.process, process.EDM)
+  return latent_diffusion.LatentDiffusion(
     network=network,
     process=system.process,
     prediction=system.prediction,
@@ -233,6 +201,15 @@ def trained(request, tmp_path_factory):
     times=times.lognormal if exploding else times.uniform,
     **system.rest,
   )
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def trained(request, tmp_path_factory):
+  """(system, state before, after, after a resume from half-way, losses)."""
+  system = SYSTEMS[request.param]
+  task = task_of(system)
+  one = system.architecture.one_frame == "image"
+  data = {k: x[:, :1] if k == "latents" and one else x for k, x in batch().items()}
   params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
   tx = optax.adam(system.learning_rate)
   first, frozen = state_lib.split_trainable(params, system.trainable)
@@ -273,9 +250,9 @@ def test_what_is_frozen_keeps_its_bits_and_all_else_moves(trained):
   whole = lambda state: state_lib.merge_params(state.params, state.frozen)
   flat = lambda state: flax.traverse_util.flatten_dict(whole(state), sep="/")
   before, after = flat(before), flat(after)
-  wanted = {name for name in before if re.search(system.trainable, name)}
+  trained = {name for name in before if re.search(system.trainable, name)}
   moved = {k for k in before if not np.array_equal(before[k], after[k])}
-  assert moved == wanted and moved
+  assert moved == trained and moved
 
 
 def test_a_resumed_run_ends_with_the_same_bits(trained):
@@ -287,14 +264,8 @@ def test_a_resumed_run_ends_with_the_same_bits(trained):
 def test_clips_that_are_pictures_teach_nothing_along_time():
   """Stable Video Diffusion's image-only clips; videos teach all of it."""
   numbers = conditioner.Numbers((*NUMBERS, "image_only"), values={"image_only": 0.0})
-  system = SYSTEMS["svd"]
-  task = latent_diffusion.LatentDiffusion(
-    network=unet3d.UNet3D(system.architecture),
-    process=system.process,
-    prediction=system.prediction,
-    conditioner=conditioner.All((conditioner.Image(from_first_frame=True), numbers)),
-    times=times.lognormal,
-  )
+  signals = conditioner.All((conditioner.Image(from_first_frame=True), numbers))
+  task = task_of(dataclasses.replace(SYSTEMS["svd"], conditioner=signals))
   data = batch(2) | {"image_only": np.ones(2, np.float32)}
   params = filled(jax.eval_shape(task.init, jax.random.key(0), data))
   loss = lambda params, data: task.loss(params, data, jax.random.key(1))[0]

@@ -77,17 +77,9 @@ def fit(steps, folder=None, loader=None, with_data=True, **kwargs):
       loader.set_state(restored.loader_state)
   with log.Logger(folder.parent / folder.name / "log", step=start) as logger:
     kwargs = {"cadence": loop.Cadence(log=5, save=10, preview=1)} | kwargs
+    kwargs |= dict(steps=steps, checkpointer=checkpointer, logger=logger)
     try:
-      return loop.fit(
-        STEP,
-        state,
-        loader,
-        key,
-        steps=steps,
-        checkpointer=checkpointer,
-        logger=logger,
-        **kwargs,
-      )
+      return loop.fit(STEP, state, loader, key, **kwargs)
     finally:
       checkpointer.close()
 
@@ -115,21 +107,21 @@ def test_a_run_that_forgets_its_place_in_the_data_is_another(whole, tmp_path):
   assert bits(fit(30, tmp_path, with_data=False)) != whole
 
 
-@pytest.mark.parametrize(
+each_signal = pytest.mark.parametrize(
   "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["term", "ctrl-c"]
 )
+
+
+@each_signal
 def test_a_signal_ends_the_run_within_a_step_with_a_checkpoint(
   whole, tmp_path, number, code, capsys
 ):
-  before = signal.getsignal(number)
-
-  def strike(n, state):
-    if n == 13:
-      signal.raise_signal(number)
-
+  """And the run is not finished."""
+  before, finished = signal.getsignal(number), []
+  strike = lambda n, state: n == 13 and signal.raise_signal(number)
   with pytest.raises(SystemExit) as stopped:
-    fit(30, tmp_path, preview=strike)
-  assert stopped.value.code == code
+    fit(30, tmp_path, preview=strike, finish=finished.append)
+  assert stopped.value.code == code and not finished
   assert checkpoint.saved_steps(tmp_path)[-1] == 13
   assert "after step 13; saved step 13; the same command" in capsys.readouterr().err
   assert signal.getsignal(number) is before
@@ -137,33 +129,31 @@ def test_a_signal_ends_the_run_within_a_step_with_a_checkpoint(
 
 
 @pytest.mark.parametrize("in_flight", suite.choose((1, 3), 3))
-@pytest.mark.parametrize(
-  "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["term", "ctrl-c"]
-)
+@each_signal
 def test_processes_end_after_the_same_step(whole, tmp_path, number, code, in_flight):
   """Ours gets no signal; another one tells of its own with step 13."""
-  told = []
+  said = []
 
   def agree(number_here):
-    told.append(number_here)
-    return jnp.asarray(number if len(told) >= 13 else 0)
+    said.append(number_here)
+    return jnp.asarray(number if len(said) >= 13 else 0)
 
   with pytest.raises(SystemExit) as stopped:
     fit(30, tmp_path, agree=agree, in_flight=in_flight)
   assert stopped.value.code == code
   assert checkpoint.saved_steps(tmp_path)[-1] == 13 + in_flight
-  assert set(told) == {0}
+  assert set(said) == {0}
   assert bits(fit(30, tmp_path)) == whole
 
 
 def test_one_process_does_not_end_alone(whole):
   """Ours gets a signal, and goes on until all have agreed."""
-  told = []
-  agree = lambda number: told.append(number) or 0
+  said = []
+  agree = lambda number: said.append(number) or 0
   strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
   state = fit(30, agree=agree, preview=strike, cadence=loop.Cadence(preview=1))
   assert bits(state) == whole
-  assert told == [0] * 13 + [signal.SIGTERM] * 17
+  assert said == [0] * 13 + [signal.SIGTERM] * 17
 
 
 def test_a_second_ctrl_c_aborts_at_once(tmp_path):
@@ -317,11 +307,3 @@ def test_finish_changes_the_last_state_once_and_before_it_is_saved(whole, tmp_pa
   assert bits(state.params) == bits(fit(30).params)  # and nothing else
   fit(30, tmp_path, finish=finish)  # a finished run is not finished again
   assert calls == [30]
-
-
-def test_a_stopped_run_is_not_finished(tmp_path):
-  calls = []
-  strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
-  with pytest.raises(SystemExit):
-    fit(30, tmp_path, preview=strike, finish=calls.append)
-  assert not calls

@@ -43,29 +43,22 @@ def test_schedules_meet_at_the_end_of_the_warm_up():
     optimizer.cosine(1.0, steps=100, warmup=100)
 
 
-def test_adamw_takes_the_step_of_its_paper():
-  got, _ = one_update(optimizer.adamw(learning_rate=0.1, weight_decay=0.2, clip=None))
-  # m-hat = g and v-hat = g^2 in the first step; decay on what has two axes.
-  step = lambda p, g, d: p - 0.1 * (g / (np.abs(g) + 1e-8) + d * p)
+@pytest.mark.parametrize(
+  "make, direction",
+  [(optimizer.adamw, lambda g: g / (np.abs(g) + 1e-8)), (optimizer.lion, np.sign)],
+)
+def test_the_first_step_is_that_of_the_paper(make, direction):
+  got, state = one_update(make(learning_rate=0.1, weight_decay=0.2, clip=None))
+  # Adam's m-hat = g and v-hat = g^2 in the first step; decay on what has two axes.
+  step = lambda p, g, decay: p - 0.1 * (direction(g) + decay * p)
   want = {
     "kernel": step(PARAMS["kernel"], GRADS["kernel"], 0.2),
     "bias": step(PARAMS["bias"], GRADS["bias"], 0.0),
   }
   # 1e-5 of a step of 0.1: what float32 leaves of 1 - b2.
   assert_close(got, want, rtol=0, atol=1e-6)
-
-
-def test_lion_takes_the_step_of_its_paper():
-  got, state = one_update(
-    optimizer.lion(learning_rate=0.1, weight_decay=0.2, clip=None)
-  )
-  want = {
-    "kernel": PARAMS["kernel"]
-    - 0.1 * (np.sign(GRADS["kernel"]) + 0.2 * PARAMS["kernel"]),
-    "bias": PARAMS["bias"] - 0.1 * np.sign(GRADS["bias"]),
-  }
-  assert_close(got, want, rtol=1e-5)
-  assert_close(state[0].mu, jax.tree.map(lambda g: 0.01 * g, GRADS), rtol=1e-5)
+  if make is optimizer.lion:
+    assert_close(state[0].mu, jax.tree.map(lambda g: 0.01 * g, GRADS), rtol=1e-5)
 
 
 def test_decay_spares_biases_norms_stacked_ones_and_latents():
@@ -124,9 +117,7 @@ def test_players_have_their_own_optimizers_and_rates():
 
 def test_a_label_without_a_player_is_refused():
   tx = optimizer.partitioned({"a": optax.sgd(1.0)}, lambda path: path.split("/")[0])
-  with pytest.raises(
-    ValueError, match=r"label_fn\('bias'\) is 'bias'; expected one of"
-  ):
+  with pytest.raises(ValueError, match=r"label_fn\('bias'\) is 'bias'; expected"):
     tx.init(PARAMS)
 
 

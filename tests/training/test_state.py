@@ -45,16 +45,6 @@ def test_a_pattern_that_matches_nothing_is_refused_with_examples():
     state_lib.split_trainable(PARAMS, "(")
 
 
-def test_frozen_parameters_have_no_slots_and_no_average(mesh):
-  tx = optax.adam(1e-3)
-  state, _ = state_lib.create_state_and_shardings(
-    Task(), tx, SPEC, jax.random.key(0), mesh, RULES, trainable="temporal"
-  )
-  assert list(state.params) == list(state.ema) == ["temporal"]
-  assert {x.shape for x in jax.tree.leaves(state.opt_state)} == {(), (3, 3)}
-  assert state.frozen["conditioner"] == {}
-
-
 def test_the_average_is_a_copy_in_its_own_memory(mesh):
   state, shardings = state_lib.create_state_and_shardings(
     Task(), optax.sgd(0.1), SPEC, jax.random.key(0), mesh, RULES
@@ -88,15 +78,8 @@ def test_abstract_is_what_create_makes(mesh):
 def test_init_from_replaces_parameters_and_keeps_dtypes(mesh):
   double = lambda p: p | {"temporal": {"kernel": np.full((3, 3), 7.0)}}
   negate = lambda p: p | {"temporal": {"kernel": -p["temporal"]["kernel"]}}
-  state, _ = state_lib.create_state_and_shardings(
-    Task(),
-    optax.adam(1.0),
-    SPEC,
-    jax.random.key(0),
-    mesh,
-    RULES,
-    init_from=[double, negate],
-  )
+  args = Task(), optax.adam(1.0), SPEC, jax.random.key(0), mesh, RULES
+  state, _ = state_lib.create_state_and_shardings(*args, init_from=[double, negate])
   kernel = state.params["temporal"]["kernel"]
   assert kernel.dtype == jnp.float32
   np.testing.assert_array_equal(kernel, -7.0)
@@ -107,8 +90,8 @@ def test_init_from_may_compute_on_one_device(mesh):
   """As a checkpoint that is read for it, whose checksums are computed there."""
 
   def load(params):
-    alone = lambda x: jax.device_put(np.ones(x.shape, x.dtype), jax.devices()[-1])
-    return jax.jit(lambda tree: tree)(jax.tree.map(alone, params))
+    last = lambda x: jax.device_put(np.ones(x.shape, x.dtype), jax.devices()[-1])
+    return jax.jit(lambda tree: tree)(jax.tree.map(last, params))
 
   args = Task(), optax.sgd(1.0), SPEC, jax.random.key(0), mesh, RULES
   state, shardings = state_lib.create_state_and_shardings(*args, init_from=load)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vdm_jax import video_io
-from vdm_jax.data import loader, sources, transforms
+from vdm_jax.data import sources
 from vdm_jax.data.builders import sky_timelapse
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -77,20 +77,6 @@ def test_frames_are_the_files_in_order(built, original, clips):
   assert np.sqrt((error**2).mean()) < 6 < np.sqrt((wrong**2).mean())
 
 
-def test_batches_of_the_data_set_are_ready_for_training(built):
-  batches = loader.Loader(
-    sources.Tfds(built, "train", keys=("video",)),
-    batch_size=3,
-    transforms=[
-      transforms.SampleFrames(16),
-      transforms.Resize(32),
-      transforms.CentreCrop(32),
-      transforms.RandomFlip(),
-    ],
-  )
-  assert next(batches)["video"].shape == (3, 16, 32, 32, 3)
-
-
 def test_a_second_build_reads_and_writes_nothing(built, original):
   stamps = {p: p.stat().st_mtime_ns for p in pathlib.Path(built.data_dir).iterdir()}
   folder = pathlib.Path(built.data_dir).parents[2]
@@ -126,11 +112,11 @@ def test_junk_is_skipped_and_reported(tree, tmp_path):
   assert built.info.splits["train"].num_examples == 2
   assert built.info.splits["test"].num_examples == 1
   lines = (pathlib.Path(built.data_dir) / "skipped.jsonl").read_text().splitlines()
-  told = {
+  said = {
     pathlib.Path(entry["path"]).name: entry["reason"]
     for entry in map(json.loads, lines)
   }
-  assert told == {
+  assert said == {
     "z6Yr7KDZhm0": "holds no frames",
     "readme.txt": "is no numbered picture",
     "a1_2": "holds 3 frames; 4 at an interval of 1 need 4",

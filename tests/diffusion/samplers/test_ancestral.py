@@ -1,20 +1,19 @@
 """Ancestral sampling with learned variance is the original's, step by step."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import golden_files
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import times
 from vdm_jax.diffusion.samplers import ancestral, ddim, loop
 from vdm_jax.pretrained.schedulers import samplers
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "latte_ancestral.npz"
 DDPM = p.DDPM()
 TS = times.respaced_grid(DDPM, num_steps=50)
 
@@ -22,7 +21,7 @@ TS = times.respaced_grid(DDPM, num_steps=50)
 @pytest.fixture(scope="module")
 def golden():
   """Their axes are [B, F, C, H, W]; nothing here mixes axes, so they stay."""
-  return dict(np.load(GOLDEN, allow_pickle=False))
+  return golden_files.read("latte_ancestral")[1]
 
 
 def network(golden, learned=True):
@@ -50,14 +49,14 @@ def trajectory(denoise, wrapper, x, drawn):
 
 
 def test_the_trajectory_is_the_originals(golden):
-  wanted = golden["out_p_traj_every_10th"]
-  scale = np.abs(wanted).max(axis=(1, 2, 3, 4, 5))
+  expected = golden["out_p_traj_every_10th"]
+  scale = np.abs(expected).max(axis=(1, 2, 3, 4, 5))
   drawn = jnp.asarray(golden["in_p_step_noise"])
   plain = lambda denoise, null: denoise
   run = lambda learned, drawn: np.asarray(
     trajectory(network(golden, learned), plain, golden["in_x_T"], drawn)
   )
-  error = lambda out: np.abs(out - wanted).max(axis=(1, 2, 3, 4, 5)) / scale
+  error = lambda out: np.abs(out - expected).max(axis=(1, 2, 3, 4, 5)) / scale
   assert error(run(True, drawn)).max() < 1e-5, error(run(True, drawn))
   assert error(run(False, drawn)).max() > 1e-2  # the variance matters
 
@@ -90,6 +89,6 @@ def test_variances_may_be_fixed_and_the_last_step_of_diffusers_is_noisy(golden):
   run = functools.partial(samplers.ddpm, *args)
   np.testing.assert_allclose(run(fraction=0.0), x0, atol=1e-6)
   _, sigma = DDPM.alpha_sigma(ts[:1])
-  wanted = x0 + sigma * drawn.values[0]
-  np.testing.assert_allclose(run(fraction=1.0), wanted, atol=1e-5)
+  expected = x0 + sigma * drawn.values[0]
+  np.testing.assert_allclose(run(fraction=1.0), expected, atol=1e-5)
   assert np.abs(run() - x0).max() > 1e-5  # what was learned, between them

@@ -1,25 +1,24 @@
 """DDIM is the original's, keeps the variance of the process, and is Euler on flow."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import golden_files
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
-from vdm_jax.diffusion import times
+from vdm_jax.diffusion import signal_scale, times
 from vdm_jax.diffusion.samplers import ddim, euler, loop
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "latte_diffusion.npz"
 DDPM = p.DDPM()
 
 
 @pytest.fixture(scope="module")
 def golden():
-  return dict(np.load(GOLDEN, allow_pickle=False))
+  return golden_files.read("latte_diffusion")[1]
 
 
 def network(golden):
@@ -34,7 +33,7 @@ def network(golden):
 
 def test_the_trajectory_is_the_originals(golden):
   ts = times.respaced_grid(DDPM, num_steps=50)
-  wanted = golden["out_ddim_traj_every_10th"]  # after steps 10, 20 .. 50
+  expected = golden["out_ddim_traj_every_10th"]  # after steps 10, 20 .. 50
 
   @jax.jit
   def run(x, shift):
@@ -47,10 +46,10 @@ def test_the_trajectory_is_the_originals(golden):
     return jnp.stack(outs[1:])
 
   out = run(golden["in_x_T"], 0)
-  np.testing.assert_allclose(out, wanted, atol=1e-5 * np.abs(wanted).max())
+  np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(expected).max())
   # An index off by one is seen.
   wrong = run(golden["in_x_T"], -1)
-  assert np.abs(wrong - wanted).max() > 1e-3 * np.abs(wanted).max()
+  assert np.abs(wrong - expected).max() > 1e-3 * np.abs(expected).max()
 
 
 def test_with_noise_it_is_the_originals(golden):
@@ -59,11 +58,11 @@ def test_with_noise_it_is_the_originals(golden):
   drawn = loop.RecordedNoise(jnp.asarray(golden["in_ddim_step_noise"]))
   args = (network(golden), DDPM, golden["in_x_T"], ts, None, drawn)
   run = lambda eta: ddim.ddim(*args, eta=eta)
-  wanted = golden["out_ddim_eta_final"]
-  scale = np.abs(wanted).max()
-  np.testing.assert_allclose(run(1.0), wanted, atol=1e-5 * scale)
+  expected = golden["out_ddim_eta_final"]
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(run(1.0), expected, atol=1e-5 * scale)
   np.testing.assert_array_equal(run(1.0), ddim.euler_ancestral(*args))
-  assert np.abs(run(0.9) - wanted).max() > 1e-2 * scale
+  assert np.abs(run(0.9) - expected).max() > 1e-2 * scale
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,10 @@ def exact(process, variance):
   return denoise
 
 
-@pytest.mark.parametrize("process", [p.DDPM(), p.Flow()])
+SCALED = signal_scale.SignalScale(p.DDPM(schedule="scaled_linear"), 0.7, steps=400)
+
+
+@pytest.mark.parametrize("process", [p.DDPM(), p.Flow(), SCALED])
 def test_inversion_is_undone_to_rounding(process):
   denoise = exact(process, [1.0, 0.3, 2.0])
   ts = 0.95 * times.uniform_grid(process, num_steps=20)

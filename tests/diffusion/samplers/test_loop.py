@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
-from vdm_jax.diffusion.samplers import ddim, loop
+from vdm_jax.diffusion.samplers import loop
 
 KEY = jax.random.key(0)
 SHAPE = (4, 6, 16, 16, 4)
@@ -58,19 +55,3 @@ def test_noise_does_not_depend_on_how_frames_are_cut():
   np.testing.assert_array_equal(early[:, 4:], late[:, :2])
   assert not np.array_equal(early[:, :2], late[:, :2])
   assert not np.array_equal(early, loop.noise_by_frame(jax.random.key(1), SHAPE))
-
-
-def test_samples_do_not_depend_on_the_mesh():
-  denoise = lambda x, t, cond: d.Denoised(0.5 * x)
-  x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-  ts = np.linspace(1.0, 0.0, 4)
-
-  def sample(x, key):
-    return ddim.ddim(denoise, p.Flow(), x, ts, None, key, eta=1.0)
-
-  mesh = jax.make_mesh((2,), ("frames",), axis_types=(AxisType.Auto,))
-  sharding = NamedSharding(mesh, P(None, "frames"))
-  alone = jax.jit(sample)(x, KEY)
-  spread = jax.jit(sample, out_shardings=sharding)(jax.device_put(x, sharding), KEY)
-  assert len(spread.sharding.device_set) == 2
-  np.testing.assert_allclose(alone, spread, atol=1e-6)

@@ -31,7 +31,7 @@ def standing(process, t):
   return alpha * MEAN, jnp.sqrt(alpha**2 * STD**2 + sigma**2)
 
 
-def errors(sampler, process, start, stop, steps=(8, 16, 32)):
+def errors(sampler, process, start, stop, steps):
   """The error at `stop` for each number of steps."""
   u = jnp.linspace(-2.0, 2.0, 9).reshape(1, 1, 3, 3, 1)
   center, spread = standing(process, start)
@@ -54,24 +54,11 @@ def errors(sampler, process, start, stop, steps=(8, 16, 32)):
 
 @pytest.mark.parametrize("name", suite.choose(SPANS, "flow"))
 @pytest.mark.parametrize(
-  ("sampler", "order"),
-  [
-    (euler.euler, 1),
-    (ddim.ddim, 1),
-    (heun.heun, 2),
-  ],
-)
-def test_solvers_have_their_order(sampler, order, name):
-  error = errors(sampler, *SPANS[name])
-  slopes = np.log2(error[:-1] / error[1:])
-  np.testing.assert_allclose(slopes, order, atol=0.3)
-  assert error[-1] < 0.1
-
-
-@pytest.mark.parametrize("name", suite.choose(SPANS, "flow"))
-@pytest.mark.parametrize(
   ("sampler", "low", "high"),
   [
+    (euler.euler, 0.9, 1.1),
+    (ddim.ddim, 0.9, 1.1),
+    (heun.heun, 1.9, 2.1),
     (functools.partial(dpm_solver.dpm_solver, order=1), 0.9, 1.1),
     (dpm_solver.dpm_solver, 1.8, 2.2),
     (functools.partial(dpm_solver.dpm_solver, rule="heun"), 1.9, 2.3),
@@ -81,12 +68,12 @@ def test_solvers_have_their_order(sampler, order, name):
     (functools.partial(unipc.unipc, order=3), 3.5, 6.0),
   ],
 )
-def test_multistep_solvers_have_their_order(sampler, low, high, name):
+def test_solvers_have_their_order(sampler, low, high, name):
   """They come to it with more steps, where float32 no longer sees the error."""
   with jax.enable_x64(True):
     error = errors(sampler, *SPANS[name], steps=(128, 256))
   slope = np.log2(error[0] / error[1])
-  assert low < slope < high, slope
+  assert low < slope < high and error[1] < 0.02, slope
 
 
 def test_the_third_order_has_less_error_though_it_starts_as_the_first():
@@ -134,8 +121,8 @@ def test_phi_is_exact_on_both_sides_of_its_series():
   with jax.enable_x64(True):
     for x in (-3.0, -0.5001, -0.4999, -1e-6, 1e-3, 2.0):
       for order in (2, 3, 4):
-        terms, wanted = 1.0, 0.0
+        terms, expected = 1.0, 0.0
         for k in range(1, 60):
           terms /= k
-          wanted += terms * x ** (k - order) * (k >= order)
-        np.testing.assert_allclose(dpm_solver.phi(x, order), wanted, rtol=1e-9)
+          expected += terms * x ** (k - order) * (k >= order)
+        np.testing.assert_allclose(dpm_solver.phi(x, order), expected, rtol=1e-9)

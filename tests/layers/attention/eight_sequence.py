@@ -15,13 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vdm_jax import sharding
-from vdm_jax.layers.attention import (
-  attention,
-  chunked,
-  kernels,
-  sequence,
-  shard_map,
-)
+from vdm_jax.layers.attention import attention, chunked, kernels, sequence, shard_map
 
 RULES = (
   ("batch", ("data", "fsdp")),
@@ -88,11 +82,11 @@ def compare(sizes, shape, names, options):
     mask = np.random.default_rng(1).random(options["mask"]) < 0.5
     options["mask"] = mask
   attend = functools.partial(kernels.xla, mask=options.get("mask"))
-  wanted = jax.jit(functools.partial(everything, attend=attend))(*draw(shape, 6))
+  expected = jax.jit(functools.partial(everything, attend=attend))(*draw(shape, 6))
   found, collectives = on_mesh(sizes, shape, names, options)
   errors = [
     float(np.abs(a - b).max() / np.abs(b).max())
-    for a, b in zip(found, wanted, strict=True)
+    for a, b in zip(found, expected, strict=True)
   ]
   return {"errors": errors, "collectives": collectives}
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import drawn
 from vdm_jax.layers.attention import frame_attention
 
 B, T, N, D = 2, 4, 3, 8
@@ -35,8 +36,8 @@ def test_each_frame_sees_the_frames_of_its_name(choice):
   assert queries.reshape(h.shape).shape == h.shape
   np.testing.assert_array_equal(queries.reshape(h.shape), h)
   for i in range(T):
-    wanted = np.concatenate([h[:, k] for k in frames_seen(choice, i)], axis=1)
-    np.testing.assert_array_equal(keys[:, 0 if merged else i], wanted)
+    expected = np.concatenate([h[:, k] for k in frames_seen(choice, i)], axis=1)
+    np.testing.assert_array_equal(keys[:, 0 if merged else i], expected)
 
 
 def test_an_unknown_choice_is_refused():
@@ -76,9 +77,7 @@ def test_relative_positions_are_those_of_loops(relative):
     fused_qkv=relative == "transposed",
   )
   x = rng.standard_normal((length, heads * dim)).astype(np.float32)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
-  draw = lambda s: rng.standard_normal(s.shape).astype(np.float32)
-  params = jax.tree.map(draw, unboxed(shapes))
+  params = drawn.params(module, x, scale=1.0)
   with jax.default_matmul_precision("highest"):
     out = module.apply({"params": params}, x)
   if "qkv" in params:
@@ -89,21 +88,17 @@ def test_relative_positions_are_those_of_loops(relative):
   head = lambda h: (a[:, h : h + dim] for a in (q, k, v))
   rest = (*tables, reach, relative == "transposed")
   parts = [by_loops(*head(h), *rest) for h in range(0, heads * dim, dim)]
-  wanted = np.concatenate(parts, axis=1) @ params["out"]["kernel"]
-  wanted += params["out"]["bias"]
-  np.testing.assert_allclose(out, wanted, atol=1e-4 * np.abs(wanted).max())
+  expected = np.concatenate(parts, axis=1) @ params["out"]["kernel"]
+  expected += params["out"]["bias"]
+  np.testing.assert_allclose(out, expected, atol=1e-4 * np.abs(expected).max())
   other = {**params, "relative_k": params["relative_k"][::-1]}
-  assert np.abs(module.apply({"params": other}, x) - wanted).max() > 0.1
-
-
-def unboxed(shapes):
-  return flax.linen.unbox(shapes)
+  assert np.abs(module.apply({"params": other}, x) - expected).max() > 0.1
 
 
 def test_a_text_that_says_nothing_adds_only_the_bias():
   module = frame_attention.UNetAttention(2, 4)
   x, text = tokens()[:, 0], tokens(1)[:, 0]
-  params = unboxed(module.init(jax.random.key(0), x, text))["params"]
+  params = flax.linen.unbox(module.init(jax.random.key(0), x, text))["params"]
   mask = jnp.array([[True, True, False], [False, False, False]])
   out = module.apply({"params": params}, x, text, mask)
   np.testing.assert_array_equal(out[1], jnp.broadcast_to(params["out"]["bias"], (N, D)))

@@ -1,11 +1,6 @@
 """A sequence that 8 devices share is attended to as on one."""
 
 import functools
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.layers.attention import eight_sequence
+from tests.support import child
+from tests.support.refusals import refused
 from vdm_jax import sharding
 from vdm_jax.layers.attention import attention, shard_map
 
-HERE = pathlib.Path(__file__).parent
 CASES = [
   f"{split}: {name}"
   for split in ("ulysses", "ring")
@@ -30,15 +26,7 @@ BOUND = 1e-5  # of the largest entry: output, jvp, and gradients for q, k and v
 @pytest.fixture(scope="module")
 def measured():
   """{case: errors and collectives}, from a process with 8 devices."""
-  root = HERE.parents[2]
-  # Threads enough for two collectives at a time, see tests/parallel/child.py.
-  count = "--xla_force_host_platform_device_count=8"  # the last of two is taken
-  devices = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}", "NPROC": "64"}
-  env = {**os.environ, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", **devices}
-  child = [sys.executable, str(HERE / "eight_sequence.py")]
-  run = subprocess.run(child, env=env, cwd=root, capture_output=True, text=True)
-  assert run.returncode == 0, run.stderr[-4000:]
-  return json.loads(run.stdout)
+  return child.results("layers.attention.eight_sequence")
 
 
 @pytest.mark.mesh
@@ -95,12 +83,12 @@ def test_what_one_device_needs_falls_with_the_devices():
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
-  alone = memory()
-  assert alone > 4 * 2 * 1024**2  # the logits
+  plain = memory()
+  assert plain > 4 * 2 * 1024**2  # the logits
   with sharding.use_mesh(mesh, rules):
     for split, part in (("ring", 1 / 4), ("ulysses", 1 / 2)):
       names = ("batch", "frames", None, None)
-      assert memory(names=names, sequence_split=split) < 1.2 * part * alone, split
+      assert memory(names=names, sequence_split=split) < 1.2 * part * plain, split
 
 
 def test_the_layout_follows_the_names():
@@ -118,24 +106,23 @@ def test_the_layout_follows_the_names():
       (size, 5, 3, 8), ("frames", None, "heads", None)
     )
     assert rows(4).rows == (("seq",),) and rows(3).rows == ((),)
-  alone = sharding.make_mesh({"data": 1, "seq": 1, "tensor": 1}, jax.devices()[:1])
-  with sharding.use_mesh(alone, rules):
+  plain = sharding.make_mesh({"data": 1, "seq": 1, "tensor": 1}, jax.devices()[:1])
+  with sharding.use_mesh(plain, rules):
     assert shard_map.layout_of((2, 5, 3, 8), names) is None
 
 
 def test_what_cannot_be_split_is_refused_by_name():
-  mesh = sharding.make_mesh({"data": 1, "seq": 2})
   q, long = np.zeros((1, 4, 2, 8), np.float32), np.zeros((1, 6, 2, 8), np.float32)
-  names = ("batch", "frames", None, None)
-  run = functools.partial(attention.attend, q, names=names)
+  names, pairs = ("batch", "frames", None, None), np.ones((1, 1, 4, 4), bool)
+  run = lambda keys=q, **more: attention.attend(q, keys, keys, names=names, **more)
+  ring = functools.partial(run, sequence_split="ring")
+  calls = {
+    "'ulises' .* Did you mean 'ulysses'": lambda: run(sequence_split="ulises"),
+    "only self-attention": lambda: run(long),
+    r"can only hide keys, \[..., 1, 1, L\]": lambda: run(mask=pairs),
+    "kernel='splash'.*sequence_split='ulysses'": lambda: ring(kernel="splash"),
+    "'splash'.*'tpu'": lambda: run(kernel="splash"),
+  }
+  mesh = sharding.make_mesh({"data": 1, "seq": 2})
   with sharding.use_mesh(mesh, (("frames", "seq"),)):
-    with pytest.raises(ValueError, match="'ulises' .* Did you mean 'ulysses'"):
-      run(q, q, sequence_split="ulises")
-    with pytest.raises(ValueError, match="only self-attention"):
-      run(long, long)
-    with pytest.raises(ValueError, match=r"can only hide keys, \[..., 1, 1, L\]"):
-      run(q, q, mask=np.ones((1, 1, 4, 4), bool))
-    with pytest.raises(ValueError, match="kernel='splash'.*sequence_split='ulysses'"):
-      run(q, q, sequence_split="ring", kernel="splash")
-    with pytest.raises(ValueError, match="'splash'.*'tpu'"):
-      run(q, q, kernel="splash")
+    refused(ValueError, calls)

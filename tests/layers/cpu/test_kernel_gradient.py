@@ -40,6 +40,12 @@ def close(a, b, bound=1e-5):
   np.testing.assert_allclose(a, b, atol=bound * float(jnp.abs(b).max()), rtol=0)
 
 
+def penalty(f, x, kernel):
+  """The gradient of the squared gradient of a score."""
+  score = lambda x, k: jnp.sum(jnp.tanh(f(x, k)))
+  return jax.grad(lambda k: jnp.sum(jax.grad(score)(x, k) ** 2))(kernel)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_and_tangents_are_those_of_the_convolution(case):
   x, kernel, padding, array = draw(case)
@@ -71,12 +77,7 @@ def test_a_product_has_the_derivatives_of_a_product():
   close(*(jax.jvp(f, (x, kernel), tangents)[1] for f in (ours, plain)))
   for i in (0, 1):  # a zero tangent takes another way
     close(*(jax.jacobian(f, i)(x, kernel) for f in (ours, plain)))
-
-  def penalty(f):
-    score = lambda x, k: jnp.sum(jnp.tanh(f(x, k)))
-    return jax.grad(lambda k: jnp.sum(jax.grad(score)(x, k) ** 2))
-
-  close(penalty(ours)(kernel), penalty(plain)(kernel))
+  close(*(penalty(f, x, kernel) for f in (ours, plain)))
 
 
 def test_there_is_more_than_one_band():

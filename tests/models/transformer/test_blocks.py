@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import suite
+from tests.support import drawn, suite
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks as dit_blocks
@@ -22,14 +22,15 @@ NONE = Conditioning()
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 4, 4, 3)).astype(np.float32)
 T = RNG.uniform(0, 1000, (2, 3)).astype(np.float32)
+# What blocks read: tokens, the time's embedding, places in time.
+HIDDEN = [
+  RNG.standard_normal(shape).astype(np.float32)
+  for shape in ((2, 3, 4, 16), (2, 3, 16), (2, 3, 1, 16))
+]
 
 
-def random_params(module, cond=NONE, *, scale=0.3):
-  """Non-zero everywhere: with the initial ones every block is the identity."""
-  shapes = jax.eval_shape(module.init, jax.random.key(0), X, T, cond)["params"]
-  rng = np.random.default_rng(1)
-  draw = lambda leaf: scale * rng.standard_normal(leaf.shape).astype(leaf.dtype)
-  return jax.tree.map(draw, nn.meta.unbox(shapes))
+def random_params(module, cond=NONE):
+  return drawn.params(module, X, T, cond)
 
 
 @functools.lru_cache
@@ -39,29 +40,6 @@ def jitted(module):
 
 def apply(module, params, x=X, t=T, cond=NONE):
   return np.asarray(jitted(module)(params, x, t, cond))
-
-
-@pytest.mark.parametrize(
-  "variant, depth, millions",
-  [(1, 28, 673.68), (2, 28, 673.68), (3, 23, 676.36), (4, 23, 676.36)],
-)
-def test_all_variants_of_xl_are_about_as_large(variant, depth, millions):
-  fields = video_dit.SIZES["XL"] | dict(depth=depth) | dit_blocks.VARIANTS[variant]
-  module = video_dit.VideoDiT(out_channels=8, **fields)
-  x = jnp.zeros((1, 2, 4, 4, 4))
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x, jnp.zeros(1), NONE)
-  assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6, 2) == millions
-
-
-@pytest.mark.parametrize("variant", suite.choose((2, 3, 4), 4))
-def test_the_initial_network_answers_zero(variant):
-  module = tiny(**dit_blocks.VARIANTS[variant])
-  start = jax.jit(lambda key: module.init_with_output(key, X, T, NONE))
-  out, variables = start(jax.random.key(0))
-  np.testing.assert_array_equal(out, np.zeros(X.shape))
-  blocks = nn.meta.unbox(variables)["params"]["blocks"]
-  layers = 4 // len(module.layout)
-  assert {leaf.shape[0] for leaf in jax.tree.leaves(blocks)} == {layers}
 
 
 @pytest.mark.parametrize(
@@ -86,11 +64,11 @@ def test_what_an_edit_reaches(fields, touched):
   edited[:, 1, 0, 2] += 1.0
   change = np.abs(apply(module, params, edited) - apply(module, params))
   change = change.reshape(2, 3, 2, 2, 2, 2, 3).max(axis=(0, 3, 5, 6))  # [T, H/P, W/P]
-  wanted = np.zeros(change.shape, bool)
+  reached = np.zeros(change.shape, bool)
   for part in touched:
-    wanted[part] = True
-  assert (change[wanted] > 1e-5).all()
-  np.testing.assert_array_equal(change[~wanted], 0.0)
+    reached[part] = True
+  assert (change[reached] > 1e-5).all()
+  np.testing.assert_array_equal(change[~reached], 0.0)
 
 
 def by_hand(kind, params, x, emb, time):
@@ -143,19 +121,14 @@ def test_blocks_of_variants_3_and_4_compute_the_papers_formula(kind, other):
   block = dit_blocks.TransformerBlock(
     kind, num_heads=4, mlp_ratio=2.0, modulation="block", **FLOAT32
   )
-  rng = np.random.default_rng(2)
-  x, emb, time = (
-    rng.standard_normal(shape).astype(np.float32)
-    for shape in ((2, 3, 5, 16), (2, 3, 16), (2, 3, 1, 16))
-  )
+  x, emb, time = HIDDEN
 
   def run(method, first):
     signals = inputs.Signals(emb=emb)
     return method(first, x, signals, ("spatial", "temporal"), time)
 
   shapes = jax.eval_shape(functools.partial(run, block.init), jax.random.key(0))
-  draw = lambda leaf: 0.3 * rng.standard_normal(leaf.shape).astype(leaf.dtype)
-  params = jax.tree.map(draw, nn.meta.unbox(shapes)["params"])
+  params = drawn.like(shapes["params"])
   out = jax.jit(functools.partial(run, block.apply))({"params": params})
   np.testing.assert_allclose(out, by_hand(kind, params, x, emb, time), atol=1e-4)
   assert np.abs(out - by_hand(other, params, x, emb, time)).max() > 0.1
@@ -170,11 +143,7 @@ def test_places_in_time_are_added_once(layout, fusion):
   block = dict(num_heads=2, mlp_ratio=1.0, modulation="block", **FLOAT32)
   rest = dict(num_layers=2, remat=False, unroll=1, block=block)
   stack = dit_blocks.BlockStack(layout, fusion, **rest)
-  rng = np.random.default_rng(0)
-  x, emb, time = (
-    rng.standard_normal(shape).astype(np.float32)
-    for shape in ((2, 3, 4, 16), (2, 3, 16), (2, 3, 1, 16))
-  )
+  x, emb, time = HIDDEN
 
   def run(method, first, axes=("spatial", "temporal")):
     return method(first, x, inputs.Signals(emb=emb), time, axes)
@@ -205,10 +174,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
     )
     for fusion in ORDERS
   }
-  x, emb, time = (
-    RNG.standard_normal(shape).astype(np.float32)
-    for shape in ((2, 3, 4, 16), (2, 3, 16), (1, 3, 1, 16))
-  )
+  x, emb, time = HIDDEN
   signals = inputs.Signals(emb=emb)
   rest = (x, signals, time, ("spatial", "temporal"))
   trees = {
@@ -218,9 +184,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
     for fusion, stack in stacks.items()
   }
   assert trees["late"] == trees["interleaved"]
-  rng = np.random.default_rng(1)
-  draw = lambda leaf: 0.3 * rng.standard_normal(leaf.shape).astype(leaf.dtype)
-  params = jax.tree.map(draw, trees["late"])
+  params = drawn.like(trees["late"])
 
   def one_by_one(order):
     h = x
@@ -249,10 +213,10 @@ def test_variant_1_with_closed_temporal_gates_is_dit():
   dit = tiny(layout=("spatial",), depth=2)
   spatial = {k: x for k, x in params["blocks"].items() if k == "spatial"}
   frames = X[:, :1], T[:, :1]
-  wanted = apply(dit, params | {"blocks": spatial}, *frames)
-  np.testing.assert_allclose(apply(module, params, *frames), wanted, atol=1e-4)
+  expected = apply(dit, params | {"blocks": spatial}, *frames)
+  np.testing.assert_allclose(apply(module, params, *frames), expected, atol=1e-4)
   shut["bias"] = shut["bias"] + 1.0
-  assert np.abs(apply(module, params, *frames) - wanted).max() > 0.1
+  assert np.abs(apply(module, params, *frames) - expected).max() > 0.1
 
 
 @pytest.mark.parametrize("variant", dit_blocks.VARIANTS)
@@ -275,8 +239,8 @@ def test_an_image_passes_time_by(variant):
   if variant <= 2:
     frames = tiny(layout=("spatial",), depth=2)
     spatial = {"spatial": params["blocks"]["spatial"]}
-    wanted = apply(frames, params | {"blocks": spatial}, *image)
-    np.testing.assert_allclose(out, wanted, atol=1e-4)
+    expected = apply(frames, params | {"blocks": spatial}, *image)
+    np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
 def test_a_network_made_with_an_image_has_all_its_parameters():
@@ -291,27 +255,38 @@ SIGNALS = Conditioning(
 READ = Conditioning(tokens={"text": Tokens(X[:, 0, 0], np.array([[1, 1, 0, 0]] * 2))})
 
 
+# Fields, what changes nothing, and what the network reads.
+REMATS = {
+  "late": (dict(fusion="late", time_positions="rotary"), dict(remat="dots"), NONE),
+  "serial": (
+    dict(layout=("serial",), modulation="shared", text="cross"),
+    dict(remat=True),
+    READ,
+  ),
+  "parallel": (
+    dict(layout=("parallel",), modulation="tokens", text="pooled"),
+    dict(remat=True),
+    SIGNALS,
+  ),
+  "unrolled": (dict(depth=4), dict(unroll=2, remat=True), NONE),
+  "full": (dict(depth=4), dict(remat=True), NONE),
+  "dots": (dict(depth=4), dict(remat="dots"), NONE),
+}
+
+
 @pytest.mark.parametrize(
-  "fields, remat, cond",
-  [
-    (dict(fusion="late", time_positions="rotary"), "dots", NONE),
-    (dict(layout=("serial",), modulation="shared", text="cross"), True, READ),
-    (dict(layout=("parallel",), modulation="tokens", text="pooled"), True, SIGNALS),
-  ],
-  ids=["late", "serial", "parallel"],
+  "case", suite.choose(REMATS, "late", "serial", "parallel", "unrolled")
 )
-def test_remat_changes_neither_output_nor_gradient(fields, remat, cond):
-  fields = fields | dict(depth=2)
+def test_remat_and_unrolling_change_neither_output_nor_gradient(case):
+  fields, remat, cond = REMATS[case]
+  fields = dict(depth=2) | fields
   params = random_params(tiny(**fields), cond)
 
   def value_and_grad(module):
     loss = lambda p: jnp.square(module.apply({"params": p}, X, T, cond)).mean()
     return jax.jit(jax.value_and_grad(loss))(params)
 
-  plain, other = (
-    value_and_grad(tiny(**fields)),
-    value_and_grad(tiny(remat=remat, **fields)),
-  )
+  plain, other = (value_and_grad(tiny(**fields | more)) for more in ({}, remat))
   scale = max(np.abs(g).max() for g in jax.tree.leaves(plain))
   assert scale > 1e-3
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):

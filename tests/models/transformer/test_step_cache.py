@@ -4,13 +4,12 @@ import collections
 import functools
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import suite
+from tests.support import drawn, suite
 from vdm_jax import sharding
 from vdm_jax.aot import flops
 from vdm_jax.conditioning import Conditioning, Tokens
@@ -34,30 +33,19 @@ WORDS = Tokens(
 )
 TEXT = Conditioning(tokens={"text": WORDS})
 NONE = Conditioning()
+BOTH, READS = ("spatial", "temporal"), dict(text="cross")
 # Fields of the network, its condition, and the parts that it has besides "stack".
 KINDS = {
-  "variant 1": (blocks.VARIANTS[1], NONE, ("spatial", "temporal")),
-  "variant 2": (blocks.VARIANTS[2], NONE, ("spatial", "temporal")),
-  "variant 3": (blocks.VARIANTS[3], NONE, ("spatial", "temporal")),
-  "variant 4": (blocks.VARIANTS[4], NONE, ("spatial", "temporal")),
-  "text": (
-    dict(text="cross", modulation="shared", remat=True),
-    TEXT,
-    ("cross", "spatial", "temporal"),
-  ),
-  "tokens": (dict(modulation="tokens", unroll=2), NONE, ("spatial", "temporal")),
+  **{f"variant {n}": (fields, NONE, BOTH) for n, fields in blocks.VARIANTS.items()},
+  "text": (READS | dict(modulation="shared", remat=True), TEXT, ("cross", *BOTH)),
+  "tokens": (dict(modulation="tokens", unroll=2), NONE, BOTH),
   "full": (dict(layout=("full",)), NONE, ("full",)),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def random_params(module, cond=NONE, shape=SHAPE, *, scale=0.3):
-  """Non-zero everywhere: with the initial ones every block is the identity."""
-  x, t = jnp.zeros(shape), jnp.zeros(shape[:2])
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, cond)["params"]
-  rng = np.random.default_rng(1)
-  draw = lambda leaf: scale * rng.standard_normal(leaf.shape).astype(leaf.dtype)
-  return jax.tree.map(draw, nn.meta.unbox(shapes))
+def random_params(module, cond=NONE, **options):
+  return drawn.params(module, X, T, cond, **options)
 
 
 def select(kept, names):
@@ -172,16 +160,16 @@ def params():
 START = RNG.standard_normal(SHAPE).astype(np.float32)
 
 
-def sample(params, wrappers):
+def sample(params, wrappers, sampler=ddim.ddim, start=START):
   return TASK.sample(
     params,
     BATCH,
-    SHAPE,
+    start.shape,
     KEY,
-    sampler=ddim.ddim,
+    sampler=sampler,
     ts=functools.partial(times.respaced_grid, num_steps=STEPS),
     wrappers=wrappers,
-    noise=lambda key, shape: START,
+    noise=lambda key, shape: start,
   )
 
 
@@ -249,8 +237,8 @@ def test_a_network_called_from_outside_gives_the_same_sample(params, samples):
     out, kept = TASK.network.apply(
       variables, x, t, cond, keep_outputs=keep, mutable=["cache_out"]
     )
-    told, untold = jnp.split(out, 2)
-    return untold + 3.0 * (told - untold), kept.get("cache_out", {})
+    cond, null = jnp.split(out, 2)
+    return null + 3.0 * (cond - null), kept.get("cache_out", {})
 
   def by_hand(modes):
     x, memory = START * process.alpha_sigma(jnp.full((1, 1), 1000.0))[1], {}
@@ -268,27 +256,18 @@ def test_a_network_called_from_outside_gives_the_same_sample(params, samples):
     return x
 
   for name in PLANS:
-    wanted = by_hand(modes(name))
-    scale = np.abs(wanted).max()
-    assert np.abs(samples[name][0] - wanted).max() < 3e-5 * scale, name
-    assert np.abs(samples["plain"][0] - wanted).max() > 1e-3 * scale, name
+    expected = by_hand(modes(name))
+    scale = np.abs(expected).max()
+    assert np.abs(samples[name][0] - expected).max() < 3e-5 * scale, name
+    assert np.abs(samples["plain"][0] - expected).max() > 1e-3 * scale, name
 
 
 def test_a_sample_does_not_depend_on_the_mesh(params):
   """With the tokens of both attentions remembered where they lie, on two devices."""
   rules = (("batch", "data"), ("frames", "seq"), ("space", "seq"), ("heads", "tensor"))
-  wrappers = (PLANS["both"], GUIDE)
-  shape = (2, 4, *SHAPE[2:])
-  run = lambda: TASK.sample(
-    params,
-    BATCH,
-    shape,
-    KEY,
-    sampler=dpm_solver.dpm_solver,
-    ts=functools.partial(times.respaced_grid, num_steps=STEPS),
-    wrappers=wrappers,
-  )
-  alone = jax.jit(run)()
+  start = RNG.standard_normal((2, 4, *SHAPE[2:])).astype(np.float32)
+  run = lambda: sample(params, (PLANS["both"], GUIDE), dpm_solver.dpm_solver, start)
+  single = jax.jit(run)()
   mesh = sharding.make_mesh(dict(data=1, seq=2, tensor=1))
   with sharding.use_mesh(mesh, rules):
     program = jax.jit(run).lower().compile()
@@ -296,7 +275,7 @@ def test_a_sample_does_not_depend_on_the_mesh(params):
   text = program.as_text()
   assert "f32[2,4,2,4,16]" in text and "f32[2,4,4,4,16]" not in text
   spread = program()
-  np.testing.assert_allclose(spread, alone, atol=1e-4 * np.abs(alone).max())
+  np.testing.assert_allclose(spread, single, atol=1e-4 * np.abs(single).max())
 
 
 def test_reused_attention_sends_nothing(params):
@@ -304,25 +283,17 @@ def test_reused_attention_sends_nothing(params):
   rules = (("batch", "data"), ("frames", "seq"), ("space", "seq"))
   x = jnp.zeros((2, 4, *SHAPE[2:]))
   cond, _ = conditioner(BATCH)
-  call = lambda cache: TASK.network.apply(
-    {"params": params, "cache": cache},
-    x,
-    T,
-    cond,
-    keep_outputs=(),
-    mutable=["cache_out"],
-  )[0]
-  keep = ("spatial", "temporal")
-  shapes = jax.eval_shape(
-    lambda: TASK.network.apply(
-      {"params": params}, x, T, cond, keep_outputs=keep, mutable=["cache_out"]
-    )[1]["cache_out"]
+  call = lambda cache, keep=(): TASK.network.apply(
+    {"params": params, **cache}, x, T, cond, keep_outputs=keep, mutable=["cache_out"]
   )
-  kept = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+  keep = ("spatial", "temporal")
+  _, shapes = jax.eval_shape(lambda: call({}, keep))
+  kept = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes["cache_out"])
   found = {}
   with sharding.use_mesh(sharding.make_mesh(dict(data=1, seq=2)), rules):
     for names in ((), ("spatial",), ("temporal",), keep):
-      text = jax.jit(call).lower(select(kept, names)).compile().as_text()
+      run = jax.jit(lambda cache: call({"cache": cache})[0])
+      text = run.lower(select(kept, names)).compile().as_text()
       found[names] = text.count(" all-to-all(")
   assert found[()] >= 2 and found[("spatial",)] >= 2
   assert found[("temporal",)] == found[keep] == 0

@@ -13,9 +13,9 @@ def test_pooling_averages_between_rounded_bounds(size):
   """As torch's adaptive_avg_pool1d: floor(i size / 32) to ceil((i + 1) size / 32)."""
   x = np.random.default_rng(size).standard_normal(size).astype(np.float32)
   bounds = [(i * size // 32, -(-(i + 1) * size // 32)) for i in range(32)]
-  wanted = [x[first:last].mean() for first, last in bounds]
+  expected = [x[first:last].mean() for first, last in bounds]
   out = i2vgen.adaptive_pooling_matrix(size, 32) @ x
-  np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_picture_that_is_missing_is_named():

@@ -16,7 +16,7 @@ RESAMPLER = resampler.Resampler(
 
 
 class Sees(nn.Module):
-  """Says which tokens it is told, and its keyword arguments."""
+  """Answers with the tokens and the keyword argument that it is given."""
 
   def __call__(self, x, t, cond, *, train=False):
     return cond.tokens, train
@@ -31,9 +31,9 @@ def test_the_network_sees_the_resamplers_tokens_and_all_else_as_it_was():
   network = resampled.Resampled(Sees(), RESAMPLER)
   params = network.init(jax.random.key(0), 0, 0, cond)["params"]
   tokens, train = network.apply(params, 0, 0, cond, train=True)
-  wanted = RESAMPLER.apply(params["resampler"], picture.values)
-  np.testing.assert_array_equal(tokens["image"].values, wanted)
-  assert wanted.shape == (2, 3, 5) and tokens["image"].mask.all()
+  resampled_tokens = RESAMPLER.apply(params["resampler"], picture.values)
+  np.testing.assert_array_equal(tokens["image"].values, resampled_tokens)
+  assert resampled_tokens.shape == (2, 3, 5) and tokens["image"].mask.all()
   assert tokens["text"] is text and train
   with pytest.raises(ValueError, match="no tokens `image` to resample"):
     network.apply(params, 0, 0, cond.replace(tokens={"text": text}))

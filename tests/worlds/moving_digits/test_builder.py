@@ -137,14 +137,11 @@ def test_the_same_seed_builds_the_same_bytes(built, tmp_path):
 
 
 def test_a_second_build_writes_nothing(built):
-  files = {p: p.stat().st_mtime_ns for p in _files(built)}
+  files = [p for p in pathlib.Path(built.data_dir).rglob("*") if p.is_file()]
+  times = [p.stat().st_mtime_ns for p in files]
   again = moving_digits.build(pathlib.Path(built.data_dir).parents[2], **SETTINGS)
   assert again.data_dir == built.data_dir
-  assert {p: p.stat().st_mtime_ns for p in _files(built)} == files
-
-
-def _files(builder):
-  return [p for p in pathlib.Path(builder.data_dir).rglob("*") if p.is_file()]
+  assert [p.stat().st_mtime_ns for p in files] == times
 
 
 def test_every_label_occurs_about_equally_often(train):

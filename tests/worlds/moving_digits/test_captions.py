@@ -64,8 +64,8 @@ def test_words_agree_with_the_direction():
 
 
 def test_no_caption_is_of_two_pairs():
-  told = [*range(10), None], [*range(8), None]
-  pairs = [(d, way) for d in told[0] for way in told[1]]
+  said = [*range(10), None], [*range(8), None]
+  pairs = [(d, way) for d in said[0] for way in said[1]]
   owners = collections.Counter(t for pair in pairs for t in captions.wordings(*pair))
   assert set(owners.values()) == {1}
   assert min(len(captions.wordings(*pair)) for pair in pairs) >= 40
@@ -80,7 +80,7 @@ def test_a_clip_has_one_caption_that_is_true_of_it(clips):
     text = captions.caption(clips[i])
     assert text == captions.caption(dict(clips[i]))
     kinds = [(digit, way), (None, way), (digit, None)]
-    (kind,) = [k for k, told in enumerate(kinds) if text in captions.wordings(*told)]
+    (kind,) = [k for k, said in enumerate(kinds) if text in captions.wordings(*said)]
     vague[kind] += 1
   assert abs(vague[1] / len(clips) - 1 / 8) < 0.03
   assert abs(vague[2] / len(clips) - 1 / 8) < 0.03
@@ -96,10 +96,10 @@ def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
   assert texts == sorted(set(texts))
   for pair in captions.UNSEEN:
     assert not set(captions.wordings(*pair)) & set(texts)
-  told = captions.captioned_clips(clips, write(tmp_path / "texts", texts))
-  pairs = {captions.digit_direction(told[i]) for i in range(len(told))}
+  said = captions.captioned_clips(clips, write(tmp_path / "texts", texts))
+  pairs = {captions.digit_direction(said[i]) for i in range(len(said))}
   assert len(pairs) == 70 and not pairs & set(captions.UNSEEN)
-  assert 0 < len(clips) - len(told) < 0.2 * len(clips)
+  assert 0 < len(clips) - len(said) < 0.2 * len(clips)
   # Negative control: all of them, if none is held back.
   whole = captions.seen_captions(clips, unseen=())
   assert set(captions.wordings(*captions.UNSEEN[0])) & set(whole)
@@ -110,9 +110,9 @@ def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
 
 def test_a_clip_comes_with_its_own_embedding(clips, tmp_path):
   texts = captions.seen_captions(clips)
-  told = captions.captioned_clips(clips, write(tmp_path / "texts", texts))
-  for i in (0, 7, len(told) - 1):
-    record = told[i]
+  said = captions.captioned_clips(clips, write(tmp_path / "texts", texts))
+  for i in (0, 7, len(said) - 1):
+    record = said[i]
     original = clips[int(record["mean"])]
     assert set(record) == {"label", "velocity", "mean", "text", "text_mask"}
     assert texts[int(record["text"][0, 0])] == captions.caption(original)

@@ -3,25 +3,15 @@
 import numpy as np
 import pytest
 
+from tests.support import digit_clips
 from vdm_jax.data import sources
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 from vdm_jax.worlds.moving_digits import captions, directions
 
-CONFIG = moving_digits.MovingDigitsConfig()
-
 
 @pytest.fixture(scope="module")
 def clips():
-  """{"train": ..., "test": ...} of trajectories with their videos."""
-  rng = np.random.default_rng(0)
-  made = {}
-  for name, of_split, count in zip(
-    ("train", "test"), moving_digits.split_digits(), (1500, 400), strict=True
-  ):
-    part = moving_digits.sample_trajectories(rng, of_split, count, CONFIG)
-    part["video"] = moving_digits.render(part["digit"], part["position"], CONFIG.canvas)
-    made[name] = part
-  return made
+  return digit_clips.make(train=1500, test=400)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +22,10 @@ def judge(clips):
 
 def flight(start, velocity):
   """One clip [1, T, H, W, 3] of the first digit from corner `start`."""
-  room = CONFIG.canvas - moving_digits.BOX
-  place = moving_digits.bounce_positions(
-    np.array([start]), np.array([velocity]), 8, room
-  )
-  return moving_digits.render(np.array([0]), place, CONFIG.canvas)
+  canvas = digit_clips.CONFIG.canvas
+  ends = np.array([start]), np.array([velocity])
+  place = moving_digits.bounce_positions(*ends, 8, canvas - moving_digits.BOX)
+  return moving_digits.render(np.array([0]), place, canvas)
 
 
 def test_the_first_velocity_is_found_through_bounces():
@@ -63,14 +52,9 @@ def test_real_clips_go_where_they_are_said_to(clips):
 
 def test_the_judge_knows_what_was_asked_from_what_was_not(clips, judge):
   video = clips["test"]["video"]
-  asked = [
-    {"digit": int(label), "direction": int(way)}
-    for label, way in zip(
-      clips["test"]["label"],
-      captions.direction_index(clips["test"]["velocity"]),
-      strict=True,
-    )
-  ]
+  ways = captions.direction_index(clips["test"]["velocity"])
+  pairs = zip(clips["test"]["label"], ways, strict=True)
+  asked = [{"digit": int(label), "direction": int(way)} for label, way in pairs]
   figures = judge(video, asked)
   assert all(len(values) == len(video) for values in figures.values())
   assert figures["digit right"].mean() > 0.94 and figures["both right"].mean() > 0.88
@@ -86,9 +70,8 @@ def test_the_judge_knows_what_was_asked_from_what_was_not(clips, judge):
 def test_what_was_not_asked_is_not_judged(clips, judge):
   video = clips["test"]["video"][:4]
   figures = judge(video, [{"digit": None, "direction": 2}] * 4)
-  assert (
-    np.isnan(figures["digit right"]).all() and np.isnan(figures["both right"]).all()
-  )
+  for name in ("digit right", "both right"):
+    assert np.isnan(figures[name]).all()
   assert not np.isnan(figures["direction right"]).any()
 
 

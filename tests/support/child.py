@@ -16,8 +16,8 @@ THREADS = 64
 
 
 def results(module, *args):
-  """What `python -m tests.parallel.<module> args` printed last, on 8 devices."""
-  return _read(_start(module, args, devices=8))
+  """What `python -m tests.<module> args` printed last, on 8 devices."""
+  return _last(start(f"tests.{module}", *args, devices=8))
 
 
 def results_together(module, *args, processes, devices):
@@ -25,36 +25,36 @@ def results_together(module, *args, processes, devices):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     coordinator = f"localhost:{free.getsockname()[1]}"
-  started = [
-    _start(module, (*args, coordinator, processes, i), devices)
-    for i in range(processes)
-  ]
+  more = [(*args, coordinator, processes, i) for i in range(processes)]
+  started = [start(f"tests.{module}", *one, devices=devices) for one in more]
   try:
-    return [_read(process) for process in started]
+    return [_last(process) for process in started]
   finally:
     for process in started:
       process.kill()
 
 
-def _start(module, args, devices):
+def start(module, *args, devices, **env):
+  """`python -m module args` as a process that `output` ends, on fake devices."""
+  flags = {"XLA_FLAGS": f"{FLAGS}={devices}", "JAX_PLATFORMS": "cpu"}
   return subprocess.Popen(
-    [sys.executable, "-m", f"tests.parallel.{module}", *map(str, args)],
-    env={
-      **os.environ,
-      "XLA_FLAGS": f"{FLAGS}={devices}",
-      "JAX_PLATFORMS": "cpu",
-      "NPROC": str(THREADS),
-    },
+    [sys.executable, "-m", module, *map(str, args)],
+    env={**os.environ, **flags, "NPROC": str(THREADS), **env},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
 
 
-def _read(process):
+def output(process, timeout=TIMEOUT):
+  """What it printed; it must end well, and is killed if it does not end."""
   try:
-    out, errors = process.communicate(timeout=TIMEOUT)
+    out, errors = process.communicate(timeout=timeout)
   finally:
     process.kill()
   assert process.returncode == 0, errors[-4000:]
-  return json.loads(out.splitlines()[-1])
+  return out
+
+
+def _last(process):
+  return json.loads(output(process).splitlines()[-1])
