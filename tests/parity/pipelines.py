@@ -87,6 +87,21 @@ def clip_text_parts(folder):
   )
 
 
+def clip_image_parts():
+  """An image encoder of CLIP's class, and what prepares its pixels."""
+  config = transformers.CLIPVisionConfig(
+    hidden_size=16,
+    **TWO_LAYERS,
+    image_size=224,
+    patch_size=56,
+    projection_dim=WIDTH,
+  )
+  return dict(
+    image_encoder=fill(transformers.CLIPVisionModelWithProjection(config)),
+    feature_extractor=transformers.CLIPImageProcessor(),
+  )
+
+
 def t5_text_parts():
   """A tokenizer of T5's kind, pad 0 and end of text 1, and its encoder."""
   made = Tokenizer(models.Unigram())
@@ -233,16 +248,9 @@ def svd():
     addition_time_embed_dim=8,
     projection_class_embeddings_input_dim=24,
   )
-  image_encoder = transformers.CLIPVisionConfig(
-    hidden_size=16,
-    **TWO_LAYERS,
-    image_size=224,
-    patch_size=56,
-    projection_dim=WIDTH,
-  )
   return diffusers.StableVideoDiffusionPipeline(
     vae=autoencoder(diffusers.AutoencoderKLTemporalDecoder, **ENCODER),
-    image_encoder=fill(transformers.CLIPVisionModelWithProjection(image_encoder)),
+    **clip_image_parts(),
     unet=fill(unet),
     scheduler=diffusers.EulerDiscreteScheduler(
       beta_schedule="scaled_linear",
@@ -255,5 +263,25 @@ def svd():
       steps_offset=1,
       **BETAS,
     ),
-    feature_extractor=transformers.CLIPImageProcessor(),
+  )
+
+
+def i2vgen(folder):
+  """I2VGen-XL's, with its scheduler: v, of betas that end in noise alone."""
+  # It takes no account of num_attention_heads: heads are 64 wide.
+  unet = diffusers.I2VGenXLUNet(
+    **SMALL, **blocks("3D"), num_attention_heads=8, in_channels=4
+  )
+  return diffusers.I2VGenXLPipeline(
+    vae=autoencoder(**IMAGES),
+    **clip_text_parts(folder),
+    **clip_image_parts(),
+    unet=fill(unet),
+    scheduler=diffusers.DDIMScheduler(
+      beta_schedule="squaredcos_cap_v2",
+      prediction_type="v_prediction",
+      rescale_betas_zero_snr=True,
+      set_alpha_to_one=False,
+      **DDIM,
+    ),
   )

@@ -184,6 +184,33 @@ def svd(place, _, steps=STEPS):
   return out
 
 
+def i2vgen(place, work, steps=STEPS):
+  """Latents of a prompt and pictures, which are wider and higher than the video."""
+  pipe, out = saved(pipelines.i2vgen(work), place), {}
+  drawn = tensor(inputs.posterior_noise()[:, 0], "b h w c -> b c h w")
+  module = "diffusers.models.autoencoders.vae"
+  # Its parts lie one level higher since version 5 of transformers.
+  parts = dict(new=property(lambda self: self), create=True)
+  with (
+    mock.patch(f"{module}.randn_tensor", lambda *_, **__: drawn),
+    mock.patch.object(transformers.CLIPTextModel, "text_model", **parts),
+  ):
+    for size in inputs.PICTURES:
+      made = pipe(
+        inputs.PROMPT,
+        image=Image.fromarray(inputs.picture(*size)),
+        negative_prompt=inputs.NEGATIVE,
+        latents=tensor(inputs.noise()),
+        num_inference_steps=steps,
+        target_fps=inputs.FPS,
+        num_frames=inputs.FRAMES,
+        output_type="latent",
+        **CALL,
+      ).frames
+      out[f"latents_{size[0]}"] = rearrange(made.numpy(), "b c t h w -> b t h w c")
+  return out
+
+
 def text_encoder(place, _):
   """Hidden states of texts, by a BERT in one folder with its tokenizer."""
   each = [captions.wordings(i, i % len(captions.DIRECTIONS)) for i in range(10)]
@@ -219,5 +246,5 @@ def t5_encoder(place, _):
   return {}
 
 
-MAKERS = (latte, dit, stable_diffusion, motion, animatediff, text_to_video, svd)
+MAKERS = (latte, dit, stable_diffusion, motion, animatediff, text_to_video, svd, i2vgen)
 MAKERS = {make.__name__: make for make in (*MAKERS, text_encoder, t5_encoder)}

@@ -28,16 +28,18 @@ NUMBERS = ("fps", "motion", "augmentation")
 
 @dataclasses.dataclass(frozen=True)
 class FrameSpec:
-  """Size of the frames to generate, and the key of noise on input images.
+  """Size and number of the frames to generate, and the key of noise on input images.
 
   Attributes:
     height, width: in pixels.
     noise_key: PRNG key of the noise on images; None for inputs that are not random.
+    latent_frames: frames of the latents; None for inputs that do not depend on it.
   """
 
   height: int
   width: int
   noise_key: Any
+  latent_frames: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,9 +194,7 @@ class FirstFrames:
       augmentation: deviation of the noise on the images, whose range is [-1, 1].
       noise: [B, H, W, 3] on the images, in place of the key's.
     """
-    opened = [_opened(picture) for picture in pictures or ()]
-    if not opened:
-      raise ValueError("There is no picture; give a list of paths or of arrays.")
+    opened = _opened(pictures)
     numbers = dict(fps=fps + self.fps_offset, motion=motion, augmentation=augmentation)
     entries = {k: jnp.full(len(opened), numbers[k], jnp.float32) for k in self.numbers}
     if self.encoder is not None:
@@ -213,6 +213,71 @@ class FirstFrames:
     return jax.jit(lambda params, pictures: encode(params, pictures[:, None]).mean)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnimatedImages:
+  """The input of images for I2VGen-XL, the signal `image`, and the number `fps`.
+
+  https://arxiv.org/abs/2311.04145. The embedding of an image is a token, which guidance
+  leaves out; its latents are channels of the first frame, which guidance keeps, and
+  those of later frames have a ramp from 1 / (T - 1) to 1 in their place.
+
+  Attributes:
+    encoder: an ImageEncoder, images -> tokens [N, 1, D].
+    autoencoder, autoencoder_params: of the latents.
+  """
+
+  encoder: Any
+  autoencoder: Any
+  autoencoder_params: Any
+
+  name = "pictures"
+  signals = ("image",)
+  random = True
+
+  def conditioner(self, batch):
+    """(cond, null), Conditionings of image and fps; `null` has no token."""
+    cond, null = conditioner.Image(form="tokens")(batch)
+    fps, _ = conditioner.Numbers(("fps",))(batch)
+    kept = dict(channels={"image": batch["image_latents"]}, vectors=fps.vectors)
+    return cond.replace(**kept), null.replace(**kept)
+
+  def encode(self, frame, pictures=None, *, fps=16, noise=None):
+    """{"image": [B, 1, D], "image_latents": [B, T, h, w, c], "fps": [B]}.
+
+    Args:
+      frame: a FrameSpec, with latent_frames, T.
+      pictures: a list of B paths, or of uint8 arrays [h, w, 3] of any size; what is
+        outside of height : width, or of a square for the token, is cut off.
+      fps: frames a second.
+      noise: [B, 1, h, w, c] of the latents, in place of the key's.
+    """
+    opened, side = _opened(pictures), self.encoder.network.module.size
+    squares = [_covered(x, frame.width, frame.width) for x in opened]
+    squares = [_resized(x, side, side, Image.Resampling.BILINEAR) for x in squares]
+    cut = np.stack([_covered(x, frame.height, frame.width) for x in opened])
+    pixels = jnp.asarray(cut)[:, None] / 127.5 - 1.0
+    first = self._latents(self.autoencoder_params, pixels, frame.noise_key, noise)
+    count = frame.latent_frames - 1
+    ramp = jnp.arange(1, count + 1)[:, None, None, None] / max(count, 1)
+    later = jnp.broadcast_to(ramp, (len(cut), count, *first.shape[2:]))
+    return {
+      "image": self.encoder(squares),
+      "image_latents": jnp.concatenate([first, later], axis=1),
+      "fps": jnp.full(len(cut), fps, jnp.float32),
+    }
+
+  @functools.cached_property
+  def _latents(self):
+    def sample(params, pixels, key, noise):
+      moments = self.autoencoder.encode(params, pixels)
+      if noise is None:
+        noise = jax.random.normal(key, moments.mean.shape)
+      drawn = moments.mean + jnp.exp(0.5 * moments.logvar) * noise
+      return self.autoencoder.latents(params, moments.replace(mean=drawn), None)
+
+    return jax.jit(sample)
+
+
 def _with_mask(embeddings):
   values, mask = embeddings
   mask = np.ones(np.shape(values)[:2], bool) if mask is None else mask
@@ -223,8 +288,14 @@ def _pad(x, length):
   return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
 
 
-def _opened(picture):
-  """uint8 [h, w, 3] of a path or of such an array."""
+def _opened(pictures):
+  """[uint8 [h, w, 3]] of a list of paths or of such arrays."""
+  if not pictures:
+    raise ValueError("There is no picture; give a list of paths or of arrays.")
+  return [_read(picture) for picture in pictures]
+
+
+def _read(picture):
   if isinstance(picture, np.ndarray):
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
       raise ValueError(
@@ -236,7 +307,19 @@ def _opened(picture):
     return np.asarray(file.convert("RGB"))
 
 
-def _resized(picture, height, width):
-  """uint8 [height, width, 3]."""
-  image = Image.fromarray(picture)
-  return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+def _resized(picture, height, width, filter=Image.Resampling.LANCZOS):
+  """uint8 [height, width, 3]; `filter` is Pillow's."""
+  return np.asarray(Image.fromarray(picture).resize((width, height), filter))
+
+
+def _covered(picture, height, width):
+  """uint8 [height, width, 3], the centre of a picture that is resized to cover it.
+
+  A side may be rounded to one pixel less, as in the original: then an edge is black.
+  """
+  rows, columns, _ = picture.shape
+  scale = min(columns / width, rows / height)
+  sides = int(columns // scale), int(rows // scale)
+  image = Image.fromarray(picture).resize(sides, Image.Resampling.BOX)
+  left, top = (sides[0] - width) // 2, (sides[1] - height) // 2
+  return np.asarray(image.crop((left, top, left + width, top + height)))

@@ -4,6 +4,8 @@
   video = pipeline(["a dog in the snow"], steps=50, guidance=7.5, key=key)
   pipeline = load("stable-video-diffusion-img2vid")
   video = pipeline(["dog.jpg"], key=key)
+  pipeline = load("i2vgen-xl")
+  video = pipeline(["a dog runs"], ["dog.jpg"], key=key)
 
 model_index.json names the components, each in a folder of its own. Every component is
 one of ours: the task is a LatentDiffusion like those that are trained here.
@@ -123,17 +125,29 @@ def first_frames_input(folder, numbers=inputs.NUMBERS):
     folder: a PublishedFolder.
     numbers: those of "fps", "motion" and "augmentation" that the network takes.
   """
-  encoder = None
-  if folder.has_component("image_encoder"):
-    encoder = image_encoder.ImageEncoder(
-      folder.path / "image_encoder", shape=None, **folder.encoder_options()
-    )
-    encoder.network.open()
   parts = folder.autoencoder, folder.autoencoder_params
-  return inputs.FirstFrames(encoder, *parts, numbers)
+  return inputs.FirstFrames(_image_encoder(folder), *parts, numbers)
+
+
+def animated_images_input(folder):
+  """An inputs.AnimatedImages of a PublishedFolder."""
+  parts = folder.autoencoder, folder.autoencoder_params
+  return inputs.AnimatedImages(_image_encoder(folder), *parts)
+
+
+def _image_encoder(folder):
+  """The opened ImageEncoder of a PublishedFolder; None if it has none."""
+  if not folder.has_component("image_encoder"):
+    return None
+  encoder = image_encoder.ImageEncoder(
+    folder.path / "image_encoder", shape=None, **folder.encoder_options()
+  )
+  encoder.network.open()
+  return encoder
 
 
 CLIP = functools.partial(prompts_input, length=77, masked=False)
+PENULTIMATE_CLIP = functools.partial(CLIP, skip=1)
 T5 = functools.partial(prompts_input, length=120, lower=True)
 ANIMATEDIFF = PipelineSpec((CLIP,), ("text",), num_frames=16)
 PUBLISHED = {
@@ -144,6 +158,13 @@ PUBLISHED = {
   "TextToVideoSDPipeline": PipelineSpec((CLIP,), ("text",), num_frames=16),
   "StableVideoDiffusionPipeline": PipelineSpec(
     (first_frames_input,), ("image",), size=(576, 1024), steps=25, guidance=(1.0, 3.0)
+  ),
+  "I2VGenXLPipeline": PipelineSpec(
+    (PENULTIMATE_CLIP, animated_images_input),
+    ("text", "image"),
+    num_frames=16,
+    size=(704, 1280),
+    guidance=9.0,
   ),
 }
 

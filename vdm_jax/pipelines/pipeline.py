@@ -106,7 +106,8 @@ class Pipeline:
     *k_inputs, k_noise, k_steps = jax.random.split(key, 2 + random)
     stride = self.components.autoencoder.stride[1:]
     size = h * stride[0], w * stride[1]
-    batch = self.encode(*values, size=size, key=(*k_inputs, None)[0], **settings)
+    spec = dict(size=size, latent_frames=frames, key=(*k_inputs, None)[0])
+    batch = self.encode(*values, **spec, **settings)
     channels = self.components.autoencoder.latent_channels
     shape = (len(jax.tree.leaves(batch)[0]), frames, h, w, channels)
     if latents is None:
@@ -121,13 +122,14 @@ class Pipeline:
     )
     return np.asarray(decode(self.components.autoencoder_params, out))
 
-  def encode(self, *values, size, key=None, **settings):
+  def encode(self, *values, size, key=None, latent_frames=None, **settings):
     """{name: array [B, ...]}, the batch of B videos that the task's conditioner takes.
 
     Args:
       values: of each input in its order: a list of B prompts, class names or images.
       size: (height, width) of the video in pixels.
-      key: of the noise on images; needed if an input is random.
+      key: of the noise on images; needed if an input is random and no noise is given.
+      latent_frames: of the video; needed by inputs.AnimatedImages.
       settings: of the inputs: negative= of prompts; fps=, motion=, augmentation= of
         images; or their values by name, as prompts= and pictures=.
     """
@@ -142,9 +144,8 @@ class Pipeline:
     for i, (name, x) in enumerate(known.items()):
       options = inspect.signature(x.encode).parameters
       own = {k: settings.pop(k) for k in list(settings) if k in options}
-      frame = inputs_lib.FrameSpec(
-        *size, jax.random.fold_in(key, i) if i and x.random else key
-      )
+      k_input = jax.random.fold_in(key, i) if i and key is not None else key
+      frame = inputs_lib.FrameSpec(*size, k_input, latent_frames)
       batch[name] = x.encode(frame, given.get(name), **own)
     if settings:
       raise TypeError(

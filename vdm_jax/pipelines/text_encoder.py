@@ -45,6 +45,7 @@ class TextEncoder:
     masked: whether the mask is True only at the tokens of the text. Stable Diffusion
       attends to the padding too: False, and the mask is True everywhere.
     truncate: whether longer texts are cut, with a warning; False refuses them.
+    skip: last blocks that are left out, of CLIP: 1 takes the penultimate states.
     lower: whether texts are stripped and in lower case first, as in Latte's training.
     batch_size: texts at a time.
     dtype: of the parameters and of the computation.
@@ -57,6 +58,7 @@ class TextEncoder:
   width: int | None = None
   masked: bool = True
   truncate: bool = False
+  skip: int = 0
   lower: bool = False
   batch_size: int = 64
   dtype: Any = "float32"
@@ -101,7 +103,9 @@ class TextEncoder:
 
     `params` are the encoder's; the mask is True at the tokens of the text.
     """
-    out = self.network.module.apply(params, ids, *([mask] if self.masked else []))
+    module = self.network.module
+    module = module.clone(skip=self.skip) if self.skip else module
+    out = module.apply(params, ids, *([mask] if self.masked else []))
     if self.width not in (None, out.shape[-1]):
       raise ValueError(
         f"{self.folder} encodes a text as {list(out.shape[1:])}; width={self.width} "

@@ -13,7 +13,7 @@ from tests.support import parity_table
 from tests.support.published import pipelines as published
 from tests.support.suite import seeds
 
-UNETS = ("stable_diffusion", "motion", "animatediff", "text_to_video", "svd")
+UNETS = ("stable_diffusion", "motion", "animatediff", "text_to_video", "svd", "i2vgen")
 SEEDS = seeds(len(pipelines.SCHEDULERS))
 CASES = [(name, 10, {}) for name in UNETS] + [
   (name, 50, dict(seed=seed)) for name in ("latte", "dit") for seed in SEEDS

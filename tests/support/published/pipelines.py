@@ -56,6 +56,11 @@ def image_noise():
   return normal(6, 1, 16, 24, 3)
 
 
+def posterior_noise():
+  """[1, 1, h, w, 4] of unit variance, by which I2VGen-XL draws a picture's latents."""
+  return normal(7, 1, 1, 8, 12, 4)
+
+
 def read(name):
   """{name: output} of golden/pipelines/<name>.npz."""
   meta, arrays = golden_files.read(f"pipelines/{name}")
@@ -163,6 +168,29 @@ def _svd(folder, steps):
   yield "frames_2", lambda: (parts, whole)
 
 
+def _i2vgen(folder, steps):
+  """Pictures are cut to the video's shape; later frames have a ramp for channels."""
+  ours, key = vdm_jax.load(folder("i2vgen")), jax.random.key(0)
+
+  def latents(image, fps):
+    batch = ours.encode(
+      [PROMPT],
+      [image],
+      size=(16, 24),
+      latent_frames=FRAMES,
+      negative=NEGATIVE,
+      fps=fps,
+      noise=posterior_noise(),
+    )
+    call = dict(steps=steps, guidance=GUIDANCE)
+    return np.asarray(ours.sample_latents(batch, noise(), key, **call))
+
+  for size in PICTURES:
+    image = picture(*size)
+    of = lambda fps, image=image: latents(image, fps)
+    yield f"latents_{size[0]}", lambda of=of: (of(FPS), of(4 * FPS))
+
+
 OURS = dict(
   latte=_latte,
   text_to_video=functools.partial(_of_embeddings, "text_to_video", 16),
@@ -173,6 +201,7 @@ OURS = dict(
   animatediff=_animatediff,
   dit=_dit,
   svd=_svd,
+  i2vgen=_i2vgen,
 )
 
 

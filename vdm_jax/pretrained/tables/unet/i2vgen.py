@@ -36,7 +36,7 @@ NAMES = {
 
 
 def _from_config(config):
-  head = config.get("num_attention_heads") or config.get("attention_head_dim")
+  head = config.get("attention_head_dim", 64)  # num_attention_heads is not read there
   own = {"_class_name": INSIDE, "attention_head_dim": head, "num_attention_heads": None}
   architecture = unet_configs.from_config(config | own).config
   return I2VGenXL(dataclasses.replace(architecture, vectors=("fps",)))
