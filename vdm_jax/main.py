@@ -55,7 +55,11 @@ def exit_with_usage_error(message):
 
 
 def parse_flags(argv):
-  """Parses the flags of `argv`, and returns the rest; exits with a message if wrong."""
+  """Sets FLAGS from `argv`, [program, --name=value, ...], and returns [argv[0]].
+
+  Exits with a message and status 2 for an unknown flag, field, config or mode, for an
+  argument that is no flag, and without --config.
+  """
   try:
     rest = FLAGS(argv)
     missing = not FLAGS["config"].present

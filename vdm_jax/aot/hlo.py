@@ -64,7 +64,7 @@ class Instruction:
 
   @functools.cached_property
   def arrays(self):
-    """The Arrays of its result, a tuple: one, or all of a tuple's."""
+    """The ArrayTypes of its result, a tuple: one, or all of a tuple's."""
     return parse_array_types(self.shape)
 
   @functools.cached_property

@@ -27,7 +27,10 @@ CONTRACTED = re.compile(r'lhs_contracting_dim\w+"?[=:][{\[][^}\]]*')
 
 
 def device_flops(module):
-  """FLOPs on one device, an int, of the products and convolutions of an HloModule."""
+  """FLOPs on one device, an int, of the products and convolutions of an HloModule.
+
+  A product in a loop counts as often as the loop turns.
+  """
   total = 0
   for visit, instruction in module.instructions():
     if instruction.opcode == "convolution":
@@ -38,7 +41,10 @@ def device_flops(module):
 
 
 def hbm_bytes(module):
-  """Bytes, an int, that an hlo.HloModule moves between one device's cores and HBM."""
+  """Bytes, an int, that an hlo.HloModule moves between one device's cores and HBM.
+
+  What a loop moves counts as often as the loop turns.
+  """
   total = 0
   for visit, instruction in module.instructions():
     free = instruction.opcode in FREE or instruction.opcode.endswith("-done")
@@ -48,7 +54,10 @@ def hbm_bytes(module):
 
 
 def count_custom_calls(module):
-  """{target: calls} of an hlo.HloModule's custom calls, such as "tpu_custom_call"."""
+  """{target, such as "tpu_custom_call": calls} of an hlo.HloModule on one device.
+
+  A call in a loop counts as often as the loop turns.
+  """
   found = {}
   for visit, instruction in module.instructions():
     if instruction.opcode == "custom-call":

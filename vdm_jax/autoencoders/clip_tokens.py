@@ -129,7 +129,7 @@ class ClipTokens:
 
 
 class ClipTokensNetwork(nn.Module):
-  """Encoder and decoder of single windows [N, T, H, W, C], for a ClipTokens."""
+  """Windows [N, T, H, W, C] -> moments [N, num_tokens, c] -> windows: a ClipTokens'."""
 
   config: ClipTokens
 

@@ -91,7 +91,7 @@ class KLVideo:
 
 
 class KLVideoNetwork(nn.Module):
-  """Encoder, 1 x 1 x 1 convolutions and decoder of clips, [B, T, H, W, C]."""
+  """Clips [B, T, H, W, C] -> moments [B, t, h, w, 2 c] -> clips, for a KLVideo."""
 
   config: KLVideo
 

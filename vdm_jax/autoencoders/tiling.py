@@ -25,10 +25,11 @@ def check_tile(tile, overlap_share):
 
 
 def map_tiles(run, x, *, sides, overlap_share):
-  """run(x), [N, H, W, C] -> [N, H b / a, W b / a, D], with `run` on tiles only.
+  """`run` of x [N, H, W, C] by overlapping tiles, blended: [N, H b / a, W b / a, D].
 
-  Full tiles go through one compiled loop; those at the lower and right edges are
-  smaller, each shape in a loop of its own. A frame that fits in a tile is not cut.
+  Where tiles overlap, one fades linearly into the next. Full tiles go through one
+  compiled loop; those at the lower and right edges are smaller, each shape in a loop of
+  its own. A frame that fits in a tile is not cut.
 
   Args:
     run: function, [N, h, w, C] -> [N, h b / a, w b / a, D].

@@ -32,9 +32,10 @@ class CacheMode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CachedDenoiser:
-  """A denoiser that re-uses stored outputs of its network's parts in some steps.
+  """A denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised with a step cache.
 
-  Only `samplers.loop.run_steps` can call it; a direct call raises a ValueError.
+  It re-uses stored outputs of its network's parts in some steps. Only
+  `samplers.loop.run_steps` can call it; a direct call raises a ValueError.
 
   Attributes:
     denoise: a denoise.NetworkDenoiser.

@@ -42,7 +42,7 @@ class Denoised:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkDenoiser:
-  """A denoiser, (x_t, t [B, T], cond) -> Denoised, of a network's raw output.
+  """A denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised: a network's output.
 
   Attributes:
     apply: (x, t, cond) -> output [B, T, H, W, C or 2 C]; with a step cache (x, t, cond,
@@ -71,7 +71,7 @@ class NetworkDenoiser:
 
 
 def from_network(apply, process, prediction):
-  """A denoiser, (x_t, t [B, T], cond) -> Denoised, of a network's raw output.
+  """Returns a network's denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
 
   Args:
     apply: (x, t, cond) -> output [B, T, H, W, C], or 2 C with a learned variance.
@@ -83,7 +83,9 @@ def from_network(apply, process, prediction):
 
 
 def cached(denoise, null, *, plan, on_update=None):
-  """A CachedDenoiser, which computes parts of the network in some steps only.
+  """Returns a CachedDenoiser, which computes parts of the network in some steps only.
+
+  Only `samplers.loop.run_steps` can call it, as (x_t, t [B, T], cond) -> Denoised.
 
   Args:
     denoise: a NetworkDenoiser (innermost of all wrappers); `null` is not used.
@@ -102,9 +104,12 @@ def cached(denoise, null, *, plan, on_update=None):
 
 
 def apply_wrappers(denoise, wrappers, null):
-  """`denoise` inside `wrappers`, functions (denoise, null) -> denoise, innermost first.
+  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised: all wrapped.
 
-  `null` is the Conditioning in which every signal is empty.
+  Args:
+    denoise: the innermost denoiser, of the same signature.
+    wrappers: functions (denoise, null) -> denoise, innermost first.
+    null: the Conditioning in which every signal is empty.
   """
   for wrap in wrappers:
     if isinstance(denoise, caching.CachedDenoiser):
@@ -115,10 +120,15 @@ def apply_wrappers(denoise, wrappers, null):
 
 
 def hold_known(denoise, null, *, noisy_known=None):
-  """A denoiser that holds the frames of `cond.mask` at `cond.known`, at time 0.
+  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
 
-  In its input x_t and in its estimate, as diffusion forcing does. `null` is not used;
-  `noisy_known`, cond -> [B, T, H, W, C], gives the input with noise, None is clean.
+  It holds the frames of `cond.mask` at `cond.known`, at time 0, in its input x_t and in
+  its estimate of x0, as diffusion forcing does.
+
+  Args:
+    denoise: the denoiser that it calls, of the same signature; `null` is not used.
+    noisy_known: cond -> [B, T, H, W, C], known frames with noise, for the input only;
+      None: they are clean.
   """
   del null
 
@@ -138,11 +148,12 @@ def hold_known(denoise, null, *, noisy_known=None):
 
 
 def replace_known(denoise, null):
-  """A denoiser whose estimate of x0 is `cond.known` where `cond.mask` is True.
+  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
 
-  Known frames for a network with one noise level per clip: they are noised as the
-  others are ("replacement", https://arxiv.org/abs/2204.03458, which shows why it leaves
-  seams). Start them at alpha known + sigma eps. `null` is not used.
+  Its x0 is that of `denoise`, and `cond.known` where `cond.mask` is True: known frames
+  for a network with one noise level per clip, noised as the others are ("replacement",
+  https://arxiv.org/abs/2204.03458, which shows why it leaves seams). Start them at
+  alpha known + sigma eps. `null` is not used.
   """
   del null
 
@@ -154,10 +165,14 @@ def replace_known(denoise, null):
 
 
 def edit_x0(denoise, null, *, fn, below):
-  """A denoiser whose estimate of x0 is fn(x0) while t < below: clipping, smoothing.
+  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
 
-  `fn` keeps the shape [B, T, H, W, C], e.g. `clip_x0`; with jnp.inf for `below` it is
-  always applied. `null` is not used.
+  Its x0 is fn(x0) of that of `denoise` while t < below: clipping, smoothing.
+
+  Args:
+    denoise: the denoiser that it calls, of the same signature; `null` is not used.
+    fn: x0 [B, T, H, W, C] -> array of that shape, such as `clip_x0`.
+    below: a time; with jnp.inf, `fn` is always applied.
   """
   del null
 
@@ -197,7 +212,9 @@ def triangular_weights(size):
 
 
 def windows(denoise, null, *, size, stride, weights=triangular_weights):
-  """A denoiser of long videos: the average of `denoise` over overlapping windows.
+  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
+
+  Of long videos: the average of `denoise` over overlapping windows of frames,
 
     x0[i] = sum over windows w that hold i of g_w(i) d_w(i) / sum g_w(i)
 
@@ -206,6 +223,7 @@ def windows(denoise, null, *, size, stride, weights=triangular_weights):
   video of `size` frames or fewer is one window.
 
   Args:
+    denoise: the denoiser of a window, of the same signature; `null` is not used.
     size: number of frames in a window.
     stride: frames from one window to the next, 1 .. size.
     weights: size -> [size], the weight g of each frame of a window.
@@ -239,14 +257,16 @@ def windows(denoise, null, *, size, stride, weights=triangular_weights):
 
 
 def fifo_windows(denoise, null, *, window, in_flight, look_ahead=False):
-  """A denoiser of long videos under `schedules.fifo`: FIFO-Diffusion.
+  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
 
-  The frames that are being denoised are neighbours, each a step noisier than the one
-  before it. Windows of `window` frames split them (latent partitioning). With lookahead
-  denoising windows overlap by half and a frame's estimate is that of the noisier half,
-  after cleaner frames: twice the cost. https://arxiv.org/abs/2405.11473.
+  FIFO-Diffusion, of long videos whose times are those of `schedules.fifo`. The frames
+  that are being denoised are neighbours, each a step noisier than the one before it.
+  Windows of `window` frames split them (latent partitioning). With lookahead denoising
+  windows overlap by half and a frame's estimate is that of the noisier half, after
+  cleaner frames: twice the cost. https://arxiv.org/abs/2405.11473.
 
   Args:
+    denoise: the denoiser of a window, of the same signature; `null` is not used.
     window: number of frames in a window; even for lookahead denoising.
     in_flight: number of frames being denoised, a multiple of `window`: the number of
       steps of the schedule's grid.

@@ -72,15 +72,16 @@ def adaptive_projected(estimates, scales, x_t, t, *, eta=0.0, norm=None):
 
 
 def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
-  """Guided prediction [B, T, H, W, C] by CFG-Zero*, meant for velocities.
+  """Guided estimate [B, T, H, W, C] by CFG-Zero*, of the kind that `estimates` are.
 
     s u + scale (c - s u),   s = <c, u> / |u|^2 over a clip
 
-  https://arxiv.org/abs/2503.18886. For a network's prediction: `in_prediction_space`.
+  https://arxiv.org/abs/2503.18886, there of velocities. `guide` gives estimates of x0:
+  to guide velocities, bind this as the `combine` of `in_prediction_space`.
 
   Args:
-    estimates: c and u [B, T, H, W, C], with the signals and without.
-    scales: one array that broadcasts to them.
+    estimates: [c, u], each [B, T, H, W, C], with the signals and without.
+    scales: [scale], one array that broadcasts to them.
     x_t, t: the noisy video, which is not used, and its times [B, T].
     zero_above: the result is 0 at t > zero_above (zero-init), so that the first steps
       change nothing; None: never.
@@ -95,7 +96,7 @@ def cfg_zero_star(estimates, scales, x_t, t, *, zero_above=None):
 
 
 def in_prediction_space(estimates, scales, x_t, t, *, process, prediction, combine):
-  """x0 [B, T, H, W, C] of a guidance rule that is applied to the network's predictions.
+  """Guided x0 [B, T, H, W, C] by a rule that is applied to the network's predictions.
 
   Args:
     estimates: estimates of x0 [B, T, H, W, C], from all signals to the fewest.
@@ -118,14 +119,15 @@ def in_prediction_space(estimates, scales, x_t, t, *, process, prediction, combi
 
 
 def guide(denoise, null, *, drop, scales, combine=classifier_free):
-  """A denoiser with classifier-free guidance, of one or several branches.
+  """Returns a guided denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
 
-  Estimate d_0 has all signals, d_{i+1} lacks those that drop[i] names. One entry is
-  the usual guidance, where scale 1 is none; two are text and image. All estimates come
-  from one call with n + 1 times the batch. With the single scale 1.0 `denoise` is
-  returned, whatever `combine`.
+  Classifier-free guidance of one or several branches. Estimate d_0 has all signals,
+  d_{i+1} lacks those that drop[i] names. One entry is the usual guidance, where scale 1
+  is none; two are text and image. All estimates come from one call with n + 1 times the
+  batch. With the single scale 1.0 `denoise` is returned, whatever `combine`.
 
   Args:
+    denoise: the denoiser to guide, of the same signature.
     null: Conditioning in which every signal is empty.
     drop: the names that each branch lacks: ("label",), or ("text", ("text", "image")).
     scales: one for each branch; a number, T numbers (one for each frame), an array that
@@ -154,14 +156,20 @@ def guide(denoise, null, *, drop, scales, combine=classifier_free):
 
 
 def guide_by_known_frames(denoise, null, *, process, scale):
-  """A denoiser guided by the known frames, in one call of twice the batch.
+  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
+
+  It is guided by the known frames, in one call of twice the batch:
 
     d(no known frames) + scale (d(known frames) - d(no known frames))
 
-  https://arxiv.org/abs/2211.13221, where scale is 1.1; 1 returns `denoise`. Without
-  them these frames are noised as all others are, by the forward `process`, with one
-  noise in all steps. It is outside of `denoise.hold_known`: after it among the
-  wrappers.
+  https://arxiv.org/abs/2211.13221. Where they count as not known, these frames are
+  noised as all others are, with one noise in all steps. It is outside of
+  `denoise.hold_known`: after it among the wrappers.
+
+  Args:
+    denoise: the denoiser to guide, of the same signature; `null` is not used.
+    process: forward process, which gives alpha and sigma of t.
+    scale: a number, 1.1 in the paper; 1 returns `denoise`.
   """
   del null
   if scale == 1:

@@ -44,7 +44,11 @@ def logit_normal(process, key, shape, *, mean=0.0, std=1.0):
 
 
 def lognormal(process, key, shape, *, mean=-1.2, std=1.2):
-  """EDM's training times of `shape`, exp(mean + std n), n normal, at most t_max."""
+  """EDM's training times of `shape`, exp(mean + std n), n normal, at most t_max.
+
+  Raises:
+    ValueError: `process` is not EDM.
+  """
   _is_edm(process, "lognormal")
   t = jnp.exp(mean + std * jax.random.normal(key, shape))
   return jnp.minimum(t, process.t_max)
@@ -86,7 +90,8 @@ def shifted_grid(process, *, num_steps, shift):
 def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
   """EDM's sampling times (sigmas) [num_steps + 1], float32, from t_max to sigma_min, 0.
 
-  Even in sigma^(1 / rho). Equation 5 of https://arxiv.org/abs/2206.00364.
+  Even in sigma^(1 / rho). Equation 5 of https://arxiv.org/abs/2206.00364. A ValueError
+  if `process` is not EDM.
   """
   _is_edm(process, "karras_grid")
   ends = process.t_max ** (1 / rho), sigma_min ** (1 / rho)
@@ -135,10 +140,10 @@ def trailing_grid(process, *, num_steps):
 
 
 def linspace_grid(process, *, num_steps):
-  """DDPM's sampling times [num_steps + 1], float32, even with both ends, then 0.
+  """DDPM's sampling times t = k + 1, k = 999, 979 .. 20, 0 for 50 steps, even, then 0.
 
-  diffusers' "linspace", with the same steps as `respaced_grid`. diffusers' DDIM leaves
-  a step at t - 1000 // n, which is not where the next one begins; here it is.
+  [num_steps + 1], float32, equal to `respaced_grid`. diffusers' "linspace"; its DDIM
+  leaves a step at t - 1000 // n, which is not where the next one begins; here it is.
   """
   return respaced_grid(process, num_steps=num_steps)
 

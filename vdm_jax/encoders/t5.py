@@ -192,7 +192,7 @@ def relative_attention_bias(module, places):
 def relative_position_buckets(length, num_buckets, max_distance):
   """The buckets [L, L] of the distances key - query, integers, a numpy array.
 
-  L is `length`. Half of the buckets are for keys after the query. In each half, half
+  L is `length`. Of num_buckets, half are for keys after the query. In each half, half
   stand for one distance each, and the rest widen, geometrically, up to `max_distance`.
   """
   i = np.arange(length)

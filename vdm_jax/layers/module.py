@@ -30,7 +30,10 @@ def check_choices(module, choices):
 
 
 def named_param(module, name, init, axes, shape):
-  """Creates a parameter of a linen module, whose axes have logical names for a mesh."""
+  """Creates a parameter of a linen module; returns it, an array of `shape`.
+
+  `axes` are the logical names of its axes, for a mesh; `init` is an initializer.
+  """
   init = nn.with_logical_partitioning(init, axes)
   return module.param(name, init, shape, module.param_dtype)
 

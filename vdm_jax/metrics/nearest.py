@@ -48,7 +48,11 @@ def _downsampled(videos, size):
 def nearest_rows(data, *, size=16):
   """Two Rows (name, Score of samples, of real ones): PSNR to the nearest training clip.
 
-  In dB, median and largest, of an EvaluationData's clips at size x size pixels.
+  In dB, its median and largest value over clips.
+
+  Args:
+    data: an EvaluationData.
+    size: clips are compared at size x size pixels.
   """
   measure = lambda clips: psnr_to_nearest(clips.videos, data.train.videos, size=size)
   median = lambda clips: np.median(measure(clips))

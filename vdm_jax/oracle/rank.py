@@ -90,5 +90,8 @@ def reorder_as_free_noise(x, *, window, stride, seed=0):
 
 
 def causal_denoiser(distribution, process):
-  """A GaussianVideo's causal denoiser, as LongVideoMethod.denoiser: no later frames."""
+  """A denoiser (x_t, t [B, T], cond) -> Denoised, exact given the frames up to each.
+
+  `distribution` is an oracle.gaussian.GaussianVideo; for LongVideoMethod.denoiser.
+  """
   return distribution.causal_denoiser(process)

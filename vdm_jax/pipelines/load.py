@@ -94,7 +94,9 @@ class PublishedFolder:
 
 
 def prompts_input(folder, **settings):
-  """An inputs.Prompts; without an encoder or tokenizer, it only takes embeddings.
+  """An inputs.Prompts: prompts -> the signal "text".
+
+  Of a folder without an encoder or tokenizer, it only takes embeddings.
 
   Args:
     folder: a PublishedFolder.
@@ -110,7 +112,10 @@ def prompts_input(folder, **settings):
 
 
 def classes_input(folder):
-  """An inputs.ClassLabels, with the class names in the index of a PublishedFolder."""
+  """An inputs.ClassLabels: class ids or names -> the signal "label".
+
+  The names are those in the index of `folder`, a PublishedFolder.
+  """
   names = folder.index.get("id2label") or {}
   labels = {
     name.strip(): int(i) for i, many in names.items() for name in many.split(",")
@@ -119,7 +124,9 @@ def classes_input(folder):
 
 
 def first_frames_input(folder, numbers=inputs.NUMBERS):
-  """An inputs.FirstFrames, with the image encoder of a PublishedFolder if it has one.
+  """An inputs.FirstFrames: first frames -> the signal "image", and numbers.
+
+  Made of the autoencoder of the folder, and of its image encoder if it has one.
 
   Args:
     folder: a PublishedFolder.
@@ -130,7 +137,10 @@ def first_frames_input(folder, numbers=inputs.NUMBERS):
 
 
 def animated_images_input(folder):
-  """An inputs.AnimatedImages of a PublishedFolder."""
+  """An inputs.AnimatedImages: images -> the signal "image", tokens and latents.
+
+  Made of the image encoder and the autoencoder of `folder`, a PublishedFolder.
+  """
   parts = folder.autoencoder, folder.autoencoder_params
   return inputs.AnimatedImages(_image_encoder(folder), *parts)
 
@@ -172,7 +182,7 @@ PUBLISHED = {
 def load(
   path, *, autoencoder="vae", motion=None, dtype=jnp.float32, mesh=None, rules=()
 ):
-  """The Pipeline of a folder with model_index.json.
+  """The Pipeline, called for videos, of a folder with model_index.json.
 
   Args:
     path: of the folder.

@@ -70,14 +70,15 @@ def prompt_signals(*, encoder, texts, clips, count, negative=""):
 
 
 def repeated_prompt_signals(*, encoder, texts, repeats=1):
-  """Embeddings of each prompt `repeats` times in a row, labelled by its index.
+  """Embeddings of N prompts, each R = `repeats` times in a row, labelled by its index.
 
   Args:
     encoder: TextEncoder, (list of N str) -> (float32 [N, L, D], bool mask [N, L]).
-    texts: list of str.
+    texts: list of N str.
+    repeats: how often each prompt is in the result.
 
   Returns:
-    {"text": [N, L, D] float32, "text_mask": [N, L] bool, "label": [N] int32}.
+    {"text": [N R, L, D] float32, "text_mask": [N R, L] bool, "label": [N R] int32}.
   """
   values, mask = encoder(texts)
   row = np.repeat(np.arange(len(texts), dtype=np.int32), repeats)
@@ -89,6 +90,7 @@ def negative_tokens(*, encoder, text=""):
 
   Args:
     encoder: TextEncoder, (list of N str) -> (float32 [N, L, D], bool mask [N, L]).
+    text: the prompt; M is the number of its tokens.
   """
   if not text:
     return None

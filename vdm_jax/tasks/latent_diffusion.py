@@ -197,7 +197,7 @@ class LatentDiffusion:
     )
 
   def denoiser(self, params, null, wrappers=(), *, one_time=False):
-    """The network's denoiser (x_t, t [B, T], cond) -> Denoised, with wrappers.
+    """Returns the denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised, wrapped.
 
     Args:
       params: of the network.

@@ -104,7 +104,7 @@ def make_order_by_frame(ts, num_frames, order, final_orders):
 
 
 def phi(x, order):
-  """phi_k(x) = 1 / k! + x / (k + 1)! + ... of exponential integrators, k = order."""
+  """phi_k(x) = 1 / k! + x / (k + 1)! + ..., k = order, of x's shape."""
   series, direct = 0.0, 0.0
   factorials = [1.0]
   for k in range(1, order + 10):

@@ -43,8 +43,8 @@ def attend(q, k, v, layout, *, mask=None, kernel="auto", sequence_split="ulysses
 def check_sequence_split(q, k, mask, kernel, sequence_split):
   """Raises a ValueError for attention that cannot be split over its sequence.
 
-  So are q and k of two shapes, a mask of more than keys, or a kernel without partial
-  softmaxes for "ring".
+  That is q and k of two shapes, a mask of more than keys, or with the `sequence_split`
+  "ring" a kernel without partial softmaxes.
   """
   config.check_choice("sequence_split", sequence_split, SPLITS)
   if q.shape != k.shape:

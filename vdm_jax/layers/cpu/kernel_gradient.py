@@ -24,7 +24,10 @@ CHANNELS = 64  # with fewer the products are too small: XLA's gradient is as fas
 
 
 def beats_xla(x, kernel):
-  """Whether the banded gradient beats XLA's for x [N, H, W, C], kernel [h, w, C, O]."""
+  """Whether `convolve_in_bands` has a faster kernel gradient than XLA, a bool.
+
+  For x [N, H, W, C] and a kernel [h, w, C, O].
+  """
   if x.ndim != 4 or min(kernel.shape[-2:]) < CHANNELS:
     return False
   return kernel.shape[0] <= _band(x) < x.shape[1]

@@ -161,7 +161,7 @@ class LoraKernel:
     ranks needs. The output axis goes where the pattern sends it; i stays an axis.
 
     Args:
-      pairs: {published name: Pair of factors}; names may be absent.
+      pairs: {published name: LoraPair}; names may be absent.
       scale: of the product.
     """
     depth = self.shape[self.right.index("l")] if "l" in self.right else 1

@@ -141,11 +141,15 @@ def path_error(videos, real, mask):
 
 
 class CompletionScorer:
-  """(videos, real, labels [N], mask [T]) -> {name: float or list} of completed clips.
+  """(videos, real, labels [N], mask [T]) -> {score: float or list of T floats}.
 
-  Scores of the frames that were not known, where `mask` is False: "read right", the
-  share classified as in `labels`; "path error (pixels)" and "psnr (dB)" to the `real`
-  clips; the first two by frame, lists of T; "motion error (pixels)" is of whole clips.
+  Floats: "read right", the share of clips whose digit is that of `labels`; medians over
+  clips of "path error (pixels)" and "psnr (dB)", both to the `real` clips, and of
+  "motion error (pixels)". All but the last are of the frames that were not known, where
+  `mask` is False. Lists of all T frames: "read right by frame", shares of clips, and
+  "path error by frame", medians over clips, 0 for known frames.
+
+  `videos` and `real` are uint8 [N, T, H, W, 3].
 
   Args:
     train: a source of clips to which the digit classifier is fitted.

@@ -34,7 +34,7 @@ PATTERNS = {
 
 
 def published_layer_names(module):
-  """{our layer, or parameter: its published name, or a tuple of them}."""
+  """{our layer, or parameter: its published name, or a tuple} of a Resampler."""
   return NAMES | stacked_names("layers", "blocks", BLOCK, range(module.depth))
 
 

@@ -145,10 +145,11 @@ def init_inputs(module, channels, text, image, hint=None):
 
 
 def input_width_regexes(conv_in, text_attention):
-  """Table.widths of a U-Net's inputs: channels of x, widths of text and image tokens.
+  """{"channels", "text", "image": (regex of a weight, default)}, as Table.widths.
 
-  The two are regexes of published names: of the weight of the first convolution, and
-  of an attention to text tokens.
+  Which weights of a U-Net say the channels of x, and the widths of text and image
+  tokens; the default holds where there is none. The arguments are regexes of published
+  names: of the first convolution's weight, and of an attention to text tokens.
   """
   return {
     "channels": (conv_in, 4),

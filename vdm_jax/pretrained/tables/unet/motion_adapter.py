@@ -37,7 +37,7 @@ KEPT = ("motion_num_attention_heads", "motion_max_seq_length", "use_motion_mid_b
 
 
 def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
-  """AnimateDiff of two folders: a UNet3D and its parameters, nested jax.Arrays.
+  """(module, params) of AnimateDiff from two folders: a UNet3D, nested jax.Arrays.
 
   Args:
     unet: the folder of a UNet2DConditionModel.
