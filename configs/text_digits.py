@@ -67,7 +67,7 @@ def get_config(arg="full"):
     signals=c.bind(embed.repeated_prompt_signals, **signals),
     **tokens,
   )
-  cfg.negative = c.call(embed.negative_tokens, encoder=cfg.encoder)
+  cfg.negative = c.call(embed.unpadded_negative_embedding, encoder=cfg.encoder)
   asked = c.call(conditioner.Text, null=cfg.negative)
   untrained = dict(times=c.DEFAULT, drop_rates=c.DEFAULT)
   cfg.asking = c.replace(cfg.task, conditioner=asked, **untrained)

@@ -44,7 +44,7 @@ for name, args in json.load(sys.stdin).items():
   if not child:
     os.dup2(writer, 1), os.dup2(writer, 2)
     sys.argv = ["main.py", *args]
-    app.run(main.run, flags_parser=main.parse_flags)
+    app.run(main.run, flags_parser=main.parse_flags_or_exit)
     os._exit(0)
   os.close(writer)
   said = os.fdopen(reader).read()

@@ -54,7 +54,7 @@ def exit_with_usage_error(message):
   sys.exit(2)
 
 
-def parse_flags(argv):
+def parse_flags_or_exit(argv):
   """Sets FLAGS from `argv`, [program, --name=value, ...], and returns [argv[0]].
 
   Exits with a message and status 2 for an unknown flag, field, config or mode, for an
@@ -129,4 +129,4 @@ def run_compile():
 
 
 if __name__ == "__main__":
-  app.run(run, flags_parser=parse_flags)
+  app.run(run, flags_parser=parse_flags_or_exit)

@@ -55,7 +55,7 @@ def to_float(video):
   return video
 
 
-def average_pool(video, factors):
+def average_pool_pixels(video, factors):
   """Mean-pools [..., H, W, C] to [..., H / p, W / q, C], float32; (p, q) = factors.
 
   Raises:

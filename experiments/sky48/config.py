@@ -201,7 +201,7 @@ def get_config(arg="full"):
     evaluate.run,
     real=c.call(sources.Transformed, source=held_out_clips, transforms=(first,)),
     train=train_clips,
-    metrics=(c.bind(temporal.motion_rows), c.bind(nearest.nearest_rows)),
+    metrics=(c.bind(temporal.motion_rows), c.bind(nearest.memorization_rows)),
     stride=2,
   )
 

@@ -72,7 +72,7 @@ def get_config(arg="full"):
 
   def way(name, scale, negative=""):
     wrappers = (c.bind(guidance.guide, drop=(("text",),), scales=(scale,)),)
-    null = c.call(embed.negative_tokens, encoder=cfg.encoder, text=negative)
+    null = c.call(embed.unpadded_negative_embedding, encoder=cfg.encoder, text=negative)
     return c.call(
       prompt.GuidanceVariant, name=name, wrappers=wrappers, negative_embedding=null
     )

@@ -68,7 +68,7 @@ def test_hosts_of_gpus_are_slices():
 )
 def test_a_wrong_name_is_refused_with_the_nearest_right_ones(name, near):
   with pytest.raises(ValueError, match="is unknown; the nearest are") as error:
-    topology.parse_name(name)
+    topology.parse_chip_and_sizes(name)
   assert near in str(error.value)
 
 

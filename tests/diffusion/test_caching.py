@@ -58,7 +58,7 @@ def test_a_part_is_kept_by_the_last_call_before_it_is_reused():
 
 
 def bodies(steps):
-  return sum(len(pattern) for _, pattern in caching.repeated_segments(steps))
+  return sum(len(pattern) for _, pattern in caching.repeats_and_patterns(steps))
 
 
 def test_segments_are_the_steps_in_as_few_bodies_as_there_are():
@@ -75,7 +75,7 @@ def test_segments_are_the_steps_in_as_few_bodies_as_there_are():
     return min(found)
 
   for steps in itertools.product("ab", repeat=9):
-    loops = caching.repeated_segments(list(steps))
+    loops = caching.repeats_and_patterns(list(steps))
     assert "".join("".join(pattern) * n for n, pattern in loops) == "".join(steps)
     assert bodies(list(steps)) == fewest(steps)
 

@@ -65,7 +65,7 @@ def test_the_posterior_and_the_networks_step_are_the_originals(golden, batch):
   inside = golden["in_t"] > 0  # at the first step the original's posterior is clipped
   mean = variance.posterior_mean(DDPM, x_t, x0, t, t - 1.0)
   close(mean[inside], ours(golden["out_q_posterior_mean"])[inside])
-  f, fraction = variance.split_prediction_and_variance(out, 4)
+  f, fraction = variance.split_prediction_and_variance_fraction(out, 4)
   x0_hat = p.x0_from_output(DDPM, "eps", x_t, f, t)
   close(x0_hat, ours(golden["out_p_pred_xstart"]))
   mean = variance.posterior_mean(DDPM, x_t, x0_hat, t, t - 1.0)
@@ -109,7 +109,7 @@ def test_losses_are_the_originals(golden, batch, variant, prediction):
 
 def test_the_bound_is_the_originals_kl_loss(golden, batch):
   x0, x_t, out, t = batch
-  f, fraction = variance.split_prediction_and_variance(out, 4)
+  f, fraction = variance.split_prediction_and_variance_fraction(out, 4)
   x0_hat = p.x0_from_output(DDPM, "eps", x_t, f, t)
   bits = variance.variational_bound(DDPM, x0, x_t, x0_hat, fraction, t).mean(axis=1)
   close(1000 * bits, golden["out_loss_kl_loss"])

@@ -21,7 +21,7 @@ def test_a_set_is_at_no_distance_from_itself():
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_it_equals_the_general_formula(ddof):
   x, y = features(300, 8, 0), features(200, 8, 1)
-  (m1, s1), (m2, s2) = (frechet.moments(a, ddof=ddof) for a in (x, y))
+  (m1, s1), (m2, s2) = (frechet.mean_and_covariance(a, ddof=ddof) for a in (x, y))
   root = scipy.linalg.sqrtm(s1 @ s2)
   want = np.square(m1 - m2).sum() + np.trace(s1 + s2 - 2 * root.real)
   np.testing.assert_allclose(frechet.distance(x, y, ddof=ddof), want, rtol=1e-9)

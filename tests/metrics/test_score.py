@@ -12,7 +12,7 @@ PROTOCOL = score.Protocol(metric="psnr (dB)", frames=8, count=250, seed=0)
 
 def test_numbers_of_one_protocol_compare():
   three, one = (score.Score(x, PROTOCOL) for x in (3.0, 1.0))
-  assert score.score_difference(three, one) == 2.0
+  assert score.subtract_comparable_scores(three, one) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_numbers_of_one_protocol_compare():
 def test_numbers_of_other_protocols_do_not(change):
   other = score.Score(1.0, dataclasses.replace(PROTOCOL, **change))
   with pytest.raises(score.ProtocolMismatchError, match=next(iter(change))):
-    score.score_difference(score.Score(3.0, PROTOCOL), other)
+    score.subtract_comparable_scores(score.Score(3.0, PROTOCOL), other)
 
 
 def test_scores_survive_json_and_refuse_foreign_entries():

@@ -49,7 +49,7 @@ def test_denoisers_are_tweedies(process):
   x_t, t = case(process)
   plain = mixture.GaussianMixture((WORLD,), (1.0,))
   for world, density in ((WORLD, plain), (MIXTURE, MIXTURE)):
-    log_density = lambda x, t, q=density: q.log_density(process, x, t)[0]
+    log_density = lambda x, t, q=density: q.log_density_and_joint(process, x, t)[0]
     expected = tweedie(log_density, process, x_t, t)
     out = jax.jit(world.denoiser(process))(x_t, t, None).x0
     np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-9)
@@ -60,7 +60,7 @@ def test_denoisers_are_tweedies(process):
 def test_the_mixtures_density_is_the_sum_of_normals():
   process = p.Flow()
   x_t, t = case(process)
-  out, _ = MIXTURE.log_density(process, x_t, t)
+  out, _ = MIXTURE.log_density_and_joint(process, x_t, t)
   alpha, sigma = process.alpha_sigma(t)
   for b in range(2):
     total = 0.0

@@ -90,8 +90,8 @@ def test_prompts_are_signals_that_the_conditioner_reads(encoder, embedded):
 
 
 def test_a_negative_prompt_stands_in_the_place_of_no_text(encoder, embedded):
-  assert embed.negative_tokens(encoder=encoder) is None
-  null = embed.negative_tokens(encoder=encoder, text=TEXTS[1])
+  assert embed.unpadded_negative_embedding(encoder=encoder) is None
+  null = embed.unpadded_negative_embedding(encoder=encoder, text=TEXTS[1])
   signals = embed.repeated_prompt_signals(encoder=encoder, texts=TEXTS, repeats=1)
   _, empty = conditioner.Text(null=null)(signals)
   text = empty.tokens["text"]

@@ -32,7 +32,7 @@ def test_the_mean_error_is_ruled_by_the_worst_clip():
   made[1] += 4
   made[2, 0] += 2
   made[2, 1] += 16
-  values, each = reconstruct.score_reconstructions(made, real)
+  values, each = reconstruct.reconstruction_scores_and_clip_psnr(made, real)
   ratio = lambda error: 10 * np.log10(255**2 / error)
   expected = [ratio(1), ratio(16), (ratio(4) + ratio(256)) / 2]
   np.testing.assert_allclose(each, expected)
@@ -47,9 +47,9 @@ def test_the_mean_error_is_ruled_by_the_worst_clip():
 
 def test_equal_clips_have_a_finite_ratio_and_noise_lowers_all():
   real = np.random.default_rng(1).integers(0, 255, (1, 1, 16, 16, 3), np.uint8)
-  same, _ = reconstruct.score_reconstructions(real, real)
+  same, _ = reconstruct.reconstruction_scores_and_clip_psnr(real, real)
   assert same["psnr (dB)"] == 100 and same["ssim"] == pytest.approx(1)
-  worse, _ = reconstruct.score_reconstructions(noisy(real, 20), real)
+  worse, _ = reconstruct.reconstruction_scores_and_clip_psnr(noisy(real, 20), real)
   assert all(worse[name] < same[name] for name in same)
 
 

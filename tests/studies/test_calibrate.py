@@ -80,7 +80,7 @@ def test_both_calls_of_a_step_have_a_ratio(tmp_path):
   plan = functools.partial(caching.mag_cache, ratios=ratios, threshold=0.07)
   denoise = d.apply_wrappers(TASK.denoiser(WEIGHTS, None), (), None)
   cached = d.cached(denoise, None, plan=plan)
-  _, modes = cached.plan_steps(at, 2)
+  _, modes = cached.denoiser_and_step_modes(at, 2)
   skipped = [i for i, step in enumerate(modes) if any(mode.reuse for mode in step)]
   assert skipped and skipped[0] >= 1
 

@@ -107,7 +107,7 @@ def get_topology(name, num_slices=1):
     ValueError: there is no such chip or shape; the nearest ones are named.
     ModuleNotFoundError: the compiler for it is not installed.
   """
-  kind, shape = parse_name(name)
+  kind, shape = parse_chip_and_sizes(name)
   if num_slices < 1 or (num_slices > 1 and kind == "h100"):
     raise ValueError(
       f"num_slices={num_slices}: a TPU has one slice or more; the hosts of GPUs stand "
@@ -120,7 +120,7 @@ def get_topology(name, num_slices=1):
   return Topology(name, chip, devices, slices)
 
 
-def parse_name(name):
+def parse_chip_and_sizes(name):
   """(chip, sizes) of a topology's name: ("v5e", (4, 4)) of "v5e:4x4".
 
   Raises:

@@ -77,7 +77,7 @@ def unique_captions_and_empty(clips):
   return sorted({"", *(text for source in clips for text in source.classes or ())})
 
 
-class LoadTextEmbedding:
+class LoadEncodedText:
   """A function text -> {"text": float16 [L, D], "text_mask": bool [L]}, from disk.
 
   Args:
@@ -156,7 +156,7 @@ class WithTexts:
       raise ValueError("The clips have no texts: give their source a table of texts.")
     self.source, self.drop, self._text_of = source, drop, text_of
     if isinstance(texts, str | pathlib.Path):
-      texts = LoadTextEmbedding(texts)
+      texts = LoadEncodedText(texts)
       records = (source[i] for i in range(len(source)))
       texts.check(map(text_of, records) if text_of else ("", *source.classes))
     self._texts = texts

@@ -127,7 +127,7 @@ def downsample(video, factor):
 
   Means of squares of factor x factor pixels, rounded.
   """
-  return np.rint(video_io.average_pool(video, (factor, factor))).astype(np.uint8)
+  return np.rint(video_io.average_pool_pixels(video, (factor, factor))).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,7 @@ class CachedDenoiser:
     """This denoiser in one more wrapper: wrap is (denoise, null) -> denoise."""
     return dataclasses.replace(self, wrappers=(*self.wrappers, (wrap, null)))
 
-  def plan_steps(self, ts, calls):
+  def denoiser_and_step_modes(self, ts, calls):
     """(denoiser, modes): itself, and for each step a tuple of `calls` CacheModes.
 
     (The wrapped denoiser without a cache, None) where the plan keeps nothing.
@@ -160,7 +160,7 @@ class CachedDenoiser:
     return _around(denoise, self.wrappers), finish
 
 
-def cache_filling_modes(steps):
+def keep_all_modes_for_one_step(steps):
   """A step's tuple of CacheModes that re-use nothing and keep all that any step keeps.
 
   `steps` has for each step a tuple with a CacheMode for each of its calls.
@@ -251,7 +251,7 @@ def keep_all_modes(times, *, names=("stack",)):
   return [CacheMode((), tuple(names))] * len(times)
 
 
-def repeated_segments(steps, longest=64):
+def repeats_and_patterns(steps, longest=64):
   """[(repeats, pattern)]: the steps as repeated patterns, each to become one loop.
 
   A pattern is a tuple of items of `steps`. The sum of the patterns' lengths, which have

@@ -61,7 +61,7 @@ class NetworkDenoiser:
       out = self.apply(*inputs, cond)
     else:
       out, kept = self.apply(*inputs, cond, cache, keep)
-    out, fraction = variance.split_prediction_and_variance(
+    out, fraction = variance.split_prediction_and_variance_fraction(
       out.astype(x_t.dtype), x_t.shape[-1]
     )
     if out.shape != x_t.shape:

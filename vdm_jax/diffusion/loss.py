@@ -146,7 +146,7 @@ def denoising_loss(
     x_t = jnp.where(cond.mask, x0 if cond.known is None else cond.known, x_t)
   target = p.mix(p.prediction_coefficients(prediction, process, t), x0, eps)
   out = apply(*process.network_inputs(x_t, t), cond).astype(jnp.float32)
-  out, fraction = variance.split_prediction_and_variance(out, x0.shape[-1])
+  out, fraction = variance.split_prediction_and_variance_fraction(out, x0.shape[-1])
   if out.shape != x0.shape:
     raise ValueError(f"The network returned {out.shape}, expected {x0.shape}.")
   per_frame = lambda e: jnp.mean(e, axis=(2, 3, 4))  # [B, T]

@@ -14,7 +14,7 @@ import numpy as np
 from vdm_jax.diffusion import process as p
 
 
-def split_prediction_and_variance(out, channels):
+def split_prediction_and_variance_fraction(out, channels):
   """(prediction, fraction) of a network's output, [..., C] each.
 
   Args:

@@ -21,10 +21,12 @@ def distance(x, y, *, ddof=1):
   x, y = _checked("x", x), _checked("y", y)
   if x.shape[1] != y.shape[1]:
     raise ValueError(f"Features of {x.shape[1]} and {y.shape[1]} dimensions differ.")
-  return gaussian_distance(*moments(x, ddof=ddof), *moments(y, ddof=ddof))
+  return gaussian_distance(
+    *mean_and_covariance(x, ddof=ddof), *mean_and_covariance(y, ddof=ddof)
+  )
 
 
-def moments(x, *, ddof=1):
+def mean_and_covariance(x, *, ddof=1):
   """(mean [D], covariance [D, D], divided by N - ddof) of features x [N, D]."""
   x = np.asarray(x, np.float64)
   return x.mean(0), np.atleast_2d(np.cov(x, rowvar=False, ddof=ddof))

@@ -42,10 +42,10 @@ def _downsampled(videos, size):
       f"Frames of {height} x {width} pixels do not divide into {size} x {size}; give a "
       "divisor of both."
     )
-  return video_io.average_pool(videos, (height // size, width // size))
+  return video_io.average_pool_pixels(videos, (height // size, width // size))
 
 
-def nearest_rows(data, *, size=16):
+def memorization_rows(data, *, size=16):
   """Two Rows (name, Score of samples, of real ones): PSNR to the nearest training clip.
 
   In dB, its median and largest value over clips.

@@ -54,7 +54,7 @@ class Row:
   real: Score | None = None
 
 
-def score_difference(a, b):
+def subtract_comparable_scores(a, b):
   """a.value - b.value of two Scores with the same protocol, a float.
 
   Raises:

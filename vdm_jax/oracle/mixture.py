@@ -41,7 +41,7 @@ class GaussianMixture:
     videos = jnp.stack([c.sample(k_video, shape) for c in self.components])
     return videos[label, jnp.arange(shape[0])], label
 
-  def log_density(self, process, x_t, t, cond=None):
+  def log_density_and_joint(self, process, x_t, t, cond=None):
     """(log p(x_t) [B], log (weight p_k(x_t)) [K, B]) of noisy videos at times t [B, T].
 
     cond.vectors["label"] [B], if given, leaves one component, the null label all.
@@ -63,7 +63,7 @@ class GaussianMixture:
     each = [c.denoiser(process) for c in self.components]
 
     def denoise(x_t, t, cond):
-      total, logs = self.log_density(process, x_t, t, cond)
+      total, logs = self.log_density_and_joint(process, x_t, t, cond)
       parts = jnp.stack([denoise(x_t, t, cond).x0 for denoise in each])
       share = jnp.exp(logs - total)  # [K, B]
       return d.Denoised(jnp.einsum("kb,kb...->b...", share, parts))

@@ -93,7 +93,7 @@ class PublishedFolder:
     return dict(dtype=self.load_options["dtype"], devices=devices)
 
 
-def prompts_input(folder, **settings):
+def make_prompts_input(folder, **settings):
   """An inputs.Prompts: prompts -> the signal "text".
 
   Of a folder without an encoder or tokenizer, it only takes embeddings.
@@ -111,7 +111,7 @@ def prompts_input(folder, **settings):
   return inputs.Prompts(encoder)
 
 
-def classes_input(folder):
+def make_classes_input(folder):
   """An inputs.ClassLabels: class ids or names -> the signal "label".
 
   The names are those in the index of `folder`, a PublishedFolder.
@@ -123,7 +123,7 @@ def classes_input(folder):
   return inputs.ClassLabels(folder.network.num_classes, labels)
 
 
-def first_frames_input(folder, numbers=inputs.NUMBERS):
+def make_first_frames_input(folder, numbers=inputs.NUMBERS):
   """An inputs.FirstFrames: first frames -> the signal "image", and numbers.
 
   Made of the autoencoder of the folder, and of its image encoder if it has one.
@@ -136,7 +136,7 @@ def first_frames_input(folder, numbers=inputs.NUMBERS):
   return inputs.FirstFrames(_image_encoder(folder), *parts, numbers)
 
 
-def animated_images_input(folder):
+def make_animated_images_input(folder):
   """An inputs.AnimatedImages: images -> the signal "image", tokens and latents.
 
   Made of the image encoder and the autoencoder of `folder`, a PublishedFolder.
@@ -156,21 +156,25 @@ def _image_encoder(folder):
   return encoder
 
 
-CLIP = functools.partial(prompts_input, length=77, masked=False)
+CLIP = functools.partial(make_prompts_input, length=77, masked=False)
 PENULTIMATE_CLIP = functools.partial(CLIP, skip=1)
-T5 = functools.partial(prompts_input, length=120, lower=True)
+T5 = functools.partial(make_prompts_input, length=120, lower=True)
 ANIMATEDIFF = PipelineSpec((CLIP,), ("text",), num_frames=16)
 PUBLISHED = {
   "LattePipeline": PipelineSpec((T5,), ("text",), "transformer"),
-  "DiTPipeline": PipelineSpec((classes_input,), ("label",), "transformer"),
+  "DiTPipeline": PipelineSpec((make_classes_input,), ("label",), "transformer"),
   "StableDiffusionPipeline": PipelineSpec((CLIP,), ("text",), num_frames=1),
   "AnimateDiffPipeline": ANIMATEDIFF,
   "TextToVideoSDPipeline": PipelineSpec((CLIP,), ("text",), num_frames=16),
   "StableVideoDiffusionPipeline": PipelineSpec(
-    (first_frames_input,), ("image",), size=(576, 1024), steps=25, guidance=(1.0, 3.0)
+    (make_first_frames_input,),
+    ("image",),
+    size=(576, 1024),
+    steps=25,
+    guidance=(1.0, 3.0),
   ),
   "I2VGenXLPipeline": PipelineSpec(
-    (PENULTIMATE_CLIP, animated_images_input),
+    (PENULTIMATE_CLIP, make_animated_images_input),
     ("text", "image"),
     num_frames=16,
     size=(704, 1280),

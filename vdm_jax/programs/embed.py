@@ -85,7 +85,7 @@ def repeated_prompt_signals(*, encoder, texts, repeats=1):
   return {"text": values[row], "text_mask": mask[row], "label": row}
 
 
-def negative_tokens(*, encoder, text=""):
+def unpadded_negative_embedding(*, encoder, text=""):
   """The embedding, float32 [M, D], of a negative prompt without padding; None for "".
 
   Args:

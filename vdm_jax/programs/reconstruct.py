@@ -34,7 +34,7 @@ def reconstruct_and_score(
     lambda batch: draw(params, batch["video"]), {"video": real}, batch_size
   )
 
-  values, each = score_reconstructions(made, real)
+  values, each = reconstruction_scores_and_clip_psnr(made, real)
   protocol = lambda name: score.Protocol(
     metric=name, frames=real.shape[1], count=len(real), settings={"peak": PEAK}
   )
@@ -56,7 +56,7 @@ def reconstruct_and_score(
   job.print_table([{"": name, "value": value} for name, value in values.items()])
 
 
-def score_reconstructions(reconstructed, real):
+def reconstruction_scores_and_clip_psnr(reconstructed, real):
   """(scores, PSNR in dB of each clip, float [N]) of reconstructed videos.
 
   Args:

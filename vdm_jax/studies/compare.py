@@ -77,7 +77,7 @@ def comparable_real_scores(measured, metrics):
     if absent:
       raise KeyError(f"{label} has no {absent}; measured were {sorted(scores)}.")
     for name in metrics:
-      score.score_difference(scores[name]["samples"], first[name]["samples"])
+      score.subtract_comparable_scores(scores[name]["samples"], first[name]["samples"])
   return {n: first[n]["real"].value if first[n]["real"] else math.nan for n in metrics}
 
 

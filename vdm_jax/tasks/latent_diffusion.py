@@ -133,7 +133,9 @@ class LatentDiffusion:
       if set(batch) & set(encoder.inputs):
         batch = encoder.encode_batch(frozen_params[name], batch)
     if self.autoencoder is not None and "video" in batch:
-      moments = encode_video(self.autoencoder, frozen_params["autoencoder"], batch)
+      moments = encode_video_moments(
+        self.autoencoder, frozen_params["autoencoder"], batch
+      )
       batch = {k: x for k, x in batch.items() if k != "video"} | moments
     return batch
 
@@ -153,7 +155,7 @@ class LatentDiffusion:
     """
     frozen_params = jax.lax.stop_gradient(frozen_params)
     clips, pictures = (
-      self.encode(part, frozen_params) for part in split_pictures(batch)
+      self.encode(part, frozen_params) for part in split_clips_and_pictures(batch)
     )
     loss, metrics = self._loss(params, clips, key, self.mask_rates)
     if not pictures:
@@ -311,7 +313,7 @@ def _held(wrappers, hold):
   return (*wrappers[:first], *hold, *wrappers[first + 1 :])
 
 
-def split_pictures(batch):
+def split_clips_and_pictures(batch):
   """(clips, images), two batches: images are batch["pictures"] as clips of one frame.
 
   Entries [B, I, ...] become [B I, ...], latents and pixels [B I, 1, H, W, C]. The
@@ -326,7 +328,7 @@ def split_pictures(batch):
   return clips, pictures
 
 
-def encode_video(autoencoder, params, batch):
+def encode_video_moments(autoencoder, params, batch):
   """{"mean", "logvar"}, each [B, t, h, w, c] of unit variance: batch["video"] encoded.
 
   `params` are the autoencoder's; no gradient reaches them.

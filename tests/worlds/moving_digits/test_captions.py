@@ -76,7 +76,7 @@ def test_no_caption_is_of_two_pairs():
 def test_a_clip_has_one_caption_that_is_true_of_it(clips):
   vague = collections.Counter()
   for i in range(len(clips)):
-    digit, way = captions.digit_direction(clips[i])
+    digit, way = captions.digit_and_direction(clips[i])
     text = captions.caption(clips[i])
     assert text == captions.caption(dict(clips[i]))
     kinds = [(digit, way), (None, way), (digit, None)]
@@ -97,7 +97,7 @@ def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
   for pair in captions.UNSEEN:
     assert not set(captions.wordings(*pair)) & set(texts)
   said = captions.captioned_clips(clips, write(tmp_path / "texts", texts))
-  pairs = {captions.digit_direction(said[i]) for i in range(len(said))}
+  pairs = {captions.digit_and_direction(said[i]) for i in range(len(said))}
   assert len(pairs) == 70 and not pairs & set(captions.UNSEEN)
   assert 0 < len(clips) - len(said) < 0.2 * len(clips)
   # Negative control: all of them, if none is held back.
@@ -152,4 +152,4 @@ def test_real_clips_are_what_their_pair_says(clips):
   videos, wants = captions.clips_with_prompts(source)
   assert videos.tolist() == list(range(20))
   found = [(w["digit"], w["direction"]) for w in wants]
-  assert found == [captions.digit_direction(source[i]) for i in range(20)]
+  assert found == [captions.digit_and_direction(source[i]) for i in range(20)]

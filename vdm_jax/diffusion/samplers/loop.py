@@ -43,7 +43,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
   ts = repeat(schedule_matrix(ts, shape[1]), "s t -> s b t", b=shape[0])
   inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
   if isinstance(denoise, caching.CachedDenoiser):
-    denoise, modes = denoise.plan_steps(grid, calls)
+    denoise, modes = denoise.denoiser_and_step_modes(grid, calls)
 
   def take(carry, inputs, mode):
     """A step; `mode` says what the network computes in it, None is everything."""
@@ -63,10 +63,11 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
   carry, segments = (x, memory, None), [(len(ts) - 1, (None,))]
   if modes is not None:
     segments, first = (
-      caching.repeated_segments(modes),
+      caching.repeats_and_patterns(modes),
       jax.tree.map(lambda a: a[0], inputs),
     )
-    start = lambda: take((x, memory, {}), first, caching.cache_filling_modes(modes))[2]
+    keep_all = caching.keep_all_modes_for_one_step(modes)
+    start = lambda: take((x, memory, {}), first, keep_all)[2]
     empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(start))
     carry = x, memory, empty
   done = 0

@@ -27,7 +27,7 @@ def choose_convolution(x, kernel, stride):
   if over_time and blocking.on_cpu():
     return conv3d_as_conv2d
   if one_cpu and kernel_gradient.beats_xla(x, kernel):
-    return kernel_gradient.banded_convolution
+    return kernel_gradient.convolution_with_fast_kernel_gradient
   return None
 
 

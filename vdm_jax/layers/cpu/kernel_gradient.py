@@ -56,7 +56,7 @@ def _across(x, kernel):
 _matmul.defjvp(lambda *args: _tangent(jnp.matmul, _across, *args), symbolic_zeros=True)
 
 
-def banded_convolution(convolve_xla, x, kernel, stride, padding):
+def convolution_with_fast_kernel_gradient(convolve_xla, x, kernel, stride, padding):
   """Convolution [N, H', W', C_out] of stride 1, whose kernel gradient is fast on a CPU.
 
   x is [N, H, W, C_in], the kernel [h, w, C_in, C_out], `padding` a pair (before, after)

@@ -74,7 +74,7 @@ def caption(record):
   return texts[drawn // 8 % len(texts)]
 
 
-def digit_direction(record):
+def digit_and_direction(record):
   """(digit, direction), two ints, of a record with "label" and "velocity"."""
   return int(record["label"]), int(direction_index(np.asarray(record["velocity"])))
 
@@ -86,7 +86,7 @@ def seen_captions(source, unseen=UNSEEN):
   """
   left_out = set(map(tuple, unseen))
   records = (source[i] for i in range(len(source)))
-  return sorted({caption(r) for r in records if digit_direction(r) not in left_out})
+  return sorted({caption(r) for r in records if digit_and_direction(r) not in left_out})
 
 
 def prompts(per_pair, pairs=None):
@@ -122,7 +122,7 @@ def clips_with_prompts(source):
   prompts = [
     {
       "text": caption(r),
-      **dict(zip(("digit", "direction"), digit_direction(r), strict=True)),
+      **dict(zip(("digit", "direction"), digit_and_direction(r), strict=True)),
     }
     for r in found
   ]
@@ -148,6 +148,6 @@ def captioned_clips(source, texts, unseen=UNSEEN):
   """
   left_out = set(map(tuple, unseen))
   records = range(len(source))
-  kept = [i for i in records if digit_direction(source[i]) not in left_out]
+  kept = [i for i in records if digit_and_direction(source[i]) not in left_out]
   seen = sources.Subset(source, indices=kept)
   return texts_lib.WithTexts(seen, texts, text_of=caption)

@@ -29,7 +29,7 @@ def name_layout_of(architecture):
   return dataclasses.replace(
     layout,
     parts=layout.parts | {"temporal_transformer": inside},
-    temporal_block_names=lambda c: blocks.block_name_map(c, own(c)),
+    temporal_block_names=lambda c: blocks.published_names_in_block(c, own(c)),
   )
 
 

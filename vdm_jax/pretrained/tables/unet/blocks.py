@@ -46,7 +46,7 @@ BLOCKS = {
 }
 
 
-def block_name_map(config, names=None):
+def published_names_in_block(config, names=None):
   """{our name: published name} of the layers in a U-Net's block of transformers.
 
   Args:

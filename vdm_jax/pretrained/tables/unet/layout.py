@@ -47,7 +47,7 @@ class NameLayout:
   perceptron: Mapping[str, str]
   temporal_in: str
   temporal_blocks: str
-  temporal_block_names: Callable = blocks.block_name_map
+  temporal_block_names: Callable = blocks.published_names_in_block
   attentions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -104,7 +104,9 @@ def _cell(c, layout, ours, module, j, level, k=0):
   return out, k
 
 
-def _transformer(ours, published, c, layout, names=blocks.block_name_map, inner=None):
+def _transformer(
+  ours, published, c, layout, names=blocks.published_names_in_block, inner=None
+):
   """Names in a transformer; inner: TransformerConfig of blocks along time in it."""
   if not c.projected:
     return prefix_names(f"{ours}/block_0", published, layout.attentions)
