@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.configs import tiny
-from tests.support import image_encoders, suite, text_encoders, video_files
+from tests.support import drawn, image_encoders, suite, text_encoders, video_files
 from vdm_jax import config as c
 from vdm_jax import pretrained, sharding
 from vdm_jax.aot import programs
@@ -53,7 +53,7 @@ def small(name, tmp_path):
   video = np.zeros((1, 1, 8, 8, 3), np.float32)
   spec = jax.eval_shape(autoencoder.init, jax.random.key(0), video)
   latents = {"shift": np.zeros(4, np.float32), "scale": np.full(4, 2.0, np.float32)}
-  params = text_encoders.drawn(spec, 1) | {"latents": latents}
+  params = drawn.like(spec) | {"latents": latents}
   pretrained.save(tmp_path / "vae", autoencoder, params)
   text_encoders.write(tmp_path / "published", LENGTH, WIDTH)
   folders = f"{tmp_path}/vae", f"{tmp_path}/published/text_encoder"

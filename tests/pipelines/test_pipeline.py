@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import text_encoders
+from tests.support import drawn
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import guidance
@@ -51,7 +51,7 @@ def model():
   """I2VGen-XL's kind, small: text and image tokens, and latents of the first frame."""
   autoencoder = kl_image.KLImage(channels=(4, 4), groups=2, layers_per_block=1)
   video = np.zeros((1, 1, 16, 24, 3), np.float32)
-  decoder = text_encoders.drawn(jax.eval_shape(autoencoder.init, KEY, video), 1)
+  decoder = drawn.like(jax.eval_shape(autoencoder.init, KEY, video))
   decoder["latents"] = {"shift": np.zeros(4), "scale": np.ones(4)}
   network = i2vgen.I2VGenXL(
     architectures.modelscope(
@@ -77,7 +77,7 @@ def model():
     "fps": np.zeros(1),
     "latents": np.zeros((1, FRAMES, 8, 12, 4), np.float32),
   }
-  params = text_encoders.drawn(jax.eval_shape(task.init, KEY, batch), 2)
+  params = drawn.like(jax.eval_shape(task.init, KEY, batch), seed=2)
   components = pipeline.Components(task, params, scheduler, autoencoder, decoder)
   return pipeline.Pipeline(
     components, made, ("text", "image"), size=(16, 24), num_frames=FRAMES, steps=2

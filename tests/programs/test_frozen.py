@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support import text_encoders
+from tests.support import drawn, text_encoders
 from vdm_jax import checkpoint, sharding
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
@@ -29,9 +29,7 @@ AUTOENCODER = kl_image.KLImage(channels=(4, 8), groups=2, layers_per_block=1)
 
 def autoencoder_params():
   video = np.zeros((1, 1, 8, 8, 3), np.float32)
-  params = text_encoders.drawn(
-    jax.eval_shape(AUTOENCODER.init, jax.random.key(0), video), 1
-  )
+  params = drawn.like(jax.eval_shape(AUTOENCODER.init, jax.random.key(0), video))
   scale = np.linspace(0.5, 2.0, 4, dtype=np.float32)
   return params | {"latents": {"shift": scale - 1.0, "scale": scale}}
 
@@ -183,9 +181,8 @@ def test_frozen_networks_lie_on_the_mesh_by_its_rules(encoder, tmp_path):
       job, task_of(encoder), batches.spec(), autoencoder_params()
     )
     place = lambda batch, job=job: sharding.put_batch(batch, job.mesh, job.rules)
-    params = text_encoders.drawn(
-      jax.eval_shape(parts.task.init, jax.random.key(0), parts.spec), 6
-    )
+    shapes = jax.eval_shape(parts.task.init, jax.random.key(0), parts.spec)
+    params = drawn.like(shapes, seed=6)
     if axes:
       for name in ("text", "autoencoder"):
         shardings = [x.sharding for x in jax.tree.leaves(parts.params[name])]

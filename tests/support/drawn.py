@@ -1,10 +1,21 @@
-"""Random parameters: with the initial ones much of a network is silent."""
+"""Random arrays, and parameters: with the initial ones much of a network is silent."""
 
 import math
 
 import flax.linen as nn
 import jax
 import numpy as np
+
+
+def normal(*shape, seed=0):
+  """Standard normal numbers of this shape, float32."""
+  return normals(shape, seed=seed)[0]
+
+
+def normals(*shapes, seed=0):
+  """[array of each shape], one drawn after the other."""
+  rng = np.random.default_rng(seed)
+  return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
 def like(shapes, *, seed=1, scale=0.3):

@@ -1,9 +1,8 @@
 """Folders of a small image encoder, in the layout of a published component."""
 
-import jax
 import jax.numpy as jnp
 
-from tests.support import text_encoders
+from tests.support import drawn
 from vdm_jax import pretrained
 from vdm_jax.encoders import clip_image
 
@@ -15,7 +14,6 @@ ENCODER = clip_image.ClipImage(
 
 def write(folder):
   """Its parameters, random; `folder` is an image encoder's afterwards."""
-  spec = jax.eval_shape(ENCODER.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-  params = text_encoders.drawn(spec["params"], 1)
+  params = drawn.params(ENCODER, jnp.zeros((1, 32, 32, 3)))
   pretrained.save(folder, ENCODER, params)
   return params

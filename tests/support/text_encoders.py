@@ -2,20 +2,11 @@
 
 import json
 
-import flax
-import jax
 import numpy as np
 
-from tests.support import tokenizer_files
+from tests.support import drawn, tokenizer_files
 from vdm_jax import pretrained
 from vdm_jax.encoders import clip_text
-
-
-def drawn(spec, seed):
-  """Random parameters of the shapes of `spec`, none of them zero."""
-  rng = np.random.default_rng(seed)
-  draw = lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32)
-  return jax.tree.map(draw, flax.linen.unbox(spec))
 
 
 def write(folder, length, width, seed=0):
@@ -33,6 +24,6 @@ def write(folder, length, width, seed=0):
     end=vocabulary - 1,
   )
   ids = np.zeros((1, length), np.int32)
-  spec = jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
-  pretrained.save(folder / "text_encoder", module, drawn(spec, seed))
+  params = drawn.params(module, ids, seed=seed)
+  pretrained.save(folder / "text_encoder", module, params)
   return folder

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from tests.parity import pipelines
-from tests.support import text_encoders
+from tests.support import drawn
 from tests.support.published.folder import RULES, content, equal
 from vdm_jax import pretrained, sharding
 from vdm_jax.conditioning import Conditioning
@@ -102,8 +102,7 @@ def upstream(request):
   )
   label = {"label": np.zeros(1, int)} if request.param else {}
   args = jnp.zeros((1, 4, 8, 8, 4)), jnp.zeros(1), Conditioning(vectors=label)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
-  params = text_encoders.drawn(shapes, 0)
+  params = drawn.params(module, *args, seed=0)
   return module, params, pretrained.to_state_dict(module, params, size=(4, 8, 8))
 
 

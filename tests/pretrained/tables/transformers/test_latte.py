@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import text_encoders
+from tests.support import drawn
 from vdm_jax import pretrained, sharding
 from vdm_jax.conditioners import conditioner
 from vdm_jax.layers.attention.attention import Attention
@@ -21,8 +21,7 @@ SIZE = (5, 8, 8)  # T, H, W of x
 def params():
   cond, _ = conditioner.Labels(3)({"label": np.zeros(1, int)})
   args = jnp.zeros((1, 2, 4, 4, 4)), jnp.zeros(1), cond
-  shapes = jax.eval_shape(MODULE.init, jax.random.key(0), *args)["params"]
-  return text_encoders.drawn(shapes, 0)
+  return drawn.params(MODULE, *args, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support import text_encoders
+from tests.support import drawn
 from vdm_jax import pretrained
 from vdm_jax.conditioners import conditioner
 from vdm_jax.models.transformer import video_dit
@@ -27,7 +27,7 @@ def abstract_params(module, text):
 
 @pytest.fixture(scope="module")
 def weights():
-  params = text_encoders.drawn(abstract_params(MODULE, 6), 0)
+  params = drawn.like(abstract_params(MODULE, 6), seed=0)
   return pretrained.to_state_dict(MODULE, params, ignored={NULL: np.ones((5, 6))})
 
 
