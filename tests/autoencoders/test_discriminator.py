@@ -34,8 +34,7 @@ def filled(judge, clip):
 def test_a_logit_sees_its_patch():
   """Beyond its reach an edit shows through the group norm only, faintly."""
   judge = discriminator.PatchDiscriminator(width=8, depth=1)
-  rng = np.random.default_rng(0)
-  clip = rng.standard_normal((1, 2, 48, 48, 3)).astype(np.float32)
+  clip = drawn.normal(1, 2, 48, 48, 3)
   run = filled(judge, clip)
   edited = clip.copy()
   edited[0, 1, 0, 0] += 5.0
@@ -46,8 +45,7 @@ def test_a_logit_sees_its_patch():
 
 def test_over_time_it_sees_motion():
   """A logit sees 2 depth + 5 frames; one frame long, it sees no order of them."""
-  rng = np.random.default_rng(0)
-  clip = rng.standard_normal((2, 12, 48, 48, 3)).astype(np.float32)
+  clip = drawn.normal(2, 12, 48, 48, 3)
   single = filled(discriminator.PatchDiscriminator(width=8, depth=1), clip)
   judge = discriminator.PatchDiscriminator(width=8, depth=1, time_kernel=3)
   run = filled(judge, clip)

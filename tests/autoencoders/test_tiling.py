@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from einops import repeat
 
+from tests.support import drawn
 from vdm_jax.autoencoders import kl_image, tiling
 
 WHOLE = kl_image.KLImage(
   channels=(8, 16), layers_per_block=1, groups=4, latent_channels=3, sample_size=16
 )
-
-
-def noise(*shape):
-  return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 def box(x):
@@ -28,7 +25,7 @@ def box(x):
 
 
 def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
-  x = noise(2, 14, 23, 4)
+  x = drawn.normal(2, 14, 23, 4)
   run = functools.partial(tiling.map_tiles, sides=(8, 16), overlap_share=0.25)
   differs = np.asarray(jnp.abs(run(box, x) - box(x)).max(axis=(0, 3)) > 1e-4)
   # A tile starts every 12 pixels of the output; 4 of them are blended.
@@ -49,7 +46,7 @@ def test_a_tile_fades_in_over_the_end_of_the_one_before():
 
 
 def test_tiles_of_single_pixels_are_the_whole():
-  x = noise(1, 17, 11, 2)
+  x = drawn.normal(1, 17, 11, 2)
   tiled = tiling.map_tiles(jnp.tanh, x, sides=(8, 8), overlap_share=0.5)
   np.testing.assert_allclose(tiled, jnp.tanh(x), atol=1e-6)
 

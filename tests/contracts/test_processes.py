@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import drawn
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import signal_scale
 from vdm_jax.pretrained.schedulers import processes
@@ -25,10 +26,6 @@ SHAPE = (2, 8, 3, 2, 4)
 each_process = pytest.mark.parametrize(
   "process", PROCESSES.values(), ids=PROCESSES.keys()
 )
-
-
-def normal(seed, shape):
-  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def predictions(process):
@@ -64,7 +61,7 @@ def test_rates_are_the_derivatives(process):
 
 @each_process
 def test_solve_inverts_mix(process):
-  x0, eps = normal(0, (2, *SHAPE))
+  x0, eps = drawn.normal(2, *SHAPE)
   t = times(process)
   alpha, sigma = process.alpha_sigma(t)
   x_t = p.mix((alpha, sigma), x0, eps)
@@ -99,7 +96,7 @@ def test_solve_is_well_conditioned_unless_alpha_vanishes(process):
 
 @each_process
 def test_eps_and_x0_determine_each_other(process):
-  x0, eps = normal(1, (2, *SHAPE))
+  x0, eps = drawn.normal(2, *SHAPE, seed=1)
   t = times(process)
   x_t = p.mix(process.alpha_sigma(t), x0, eps)
   found = p.eps_from_x0(process, x_t, x0, t)
@@ -122,7 +119,7 @@ def test_the_network_sees_finite_times_that_rise(process):
 
 @each_process
 def test_gradients_are_finite_at_every_time(process):
-  x0, eps = normal(2, (2, *SHAPE))
+  x0, eps = drawn.normal(2, *SHAPE, seed=2)
   t = times(process)
 
   def total(x0, scale):

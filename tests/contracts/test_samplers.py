@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import suite
+from tests.support import drawn, suite
 from vdm_jax.diffusion import caching, times
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
@@ -46,10 +46,6 @@ SHAPE = (4, 4, 8, 8, 4)
 each_sampler = pytest.mark.parametrize(
   "sampler", [sampler for sampler, _ in SAMPLERS.values()], ids=SAMPLERS.keys()
 )
-
-
-def normal(seed, shape):
-  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def gaussian(process, prediction, mean=MEAN, std=STD):
@@ -97,7 +93,7 @@ def test_samplers_reach_the_data(kind, name):
     return d.Denoised(jnp.concatenate([n(x, t, cond).x0 for n, x, t in parts]))
 
   shape = (len(known) * SHAPE[0], *SHAPE[1:])
-  x = noised(process, ts, normal(0, shape))
+  x = noised(process, ts, drawn.normal(*shape))
   run = jax.jit(lambda x, key: sampler(denoise, process, x, ts, None, key))
   out = np.split(np.asarray(run(x, jax.random.key(1))), len(known))
   for prediction, part in zip(known, out, strict=True):
@@ -113,7 +109,7 @@ FLOW = gaussian(flow, "velocity")
 @each_sampler
 def test_a_matrix_of_equal_columns_is_the_grid_to_the_bit(sampler):
   ts = times.uniform_grid(flow, num_steps=5)
-  x = normal(2, (2, 3, 2, 2, 1))
+  x = drawn.normal(2, 3, 2, 2, 1, seed=2)
   run = jax.jit(lambda ts: sampler(FLOW, flow, x, ts, None, jax.random.key(3)))
   out = run(ts)
   np.testing.assert_array_equal(out, run(np.repeat(ts[:, None], 3, axis=1)))
@@ -123,7 +119,7 @@ def test_a_matrix_of_equal_columns_is_the_grid_to_the_bit(sampler):
 @each_sampler
 def test_frames_that_wait_or_are_done_do_not_change(sampler):
   grid = times.uniform_grid(flow, num_steps=4)
-  x = normal(4, (2, 3, 2, 2, 1))
+  x = drawn.normal(2, 3, 2, 2, 1, seed=4)
   ts = np.stack([grid, 0 * grid, 0 * grid + 0.7], axis=1)
   out = jax.jit(lambda x: sampler(FLOW, flow, x, ts, None, jax.random.key(5)))(x)
   np.testing.assert_array_equal(out[:, 1:], x[:, 1:])
@@ -132,7 +128,7 @@ def test_frames_that_wait_or_are_done_do_not_change(sampler):
 
 @each_sampler
 def test_the_last_step_returns_the_estimate_itself(sampler):
-  x0 = normal(6, (1, 2, 2, 2, 1))
+  x0 = drawn.normal(1, 2, 2, 2, 1, seed=6)
   constant = lambda x_t, t, cond: d.Denoised(x0)
   run = lambda process, ts: sampler(
     constant, process, 7.0 + 0 * x0, ts, None, jax.random.key(7)
@@ -175,11 +171,11 @@ class Remembers:
 def test_a_step_cache_lives_through_the_loop(name):
   """Seven steps; Heun calls twice in each."""
   sampler, _ = SAMPLERS[name]
-  ts, x, key = times.uniform_grid(flow, num_steps=7), normal(8, (2, 3, 2, 2, 1)), KEY
+  ts, x = times.uniform_grid(flow, num_steps=7), drawn.normal(2, 3, 2, 2, 1, seed=8)
   plan = functools.partial(
     caching.pyramid_attention_broadcast, spatial=2, temporal=3, window=(50, 950)
   )
-  run = lambda denoise: sampler(denoise, flow, x, ts, None, key)
+  run = lambda denoise: sampler(denoise, flow, x, ts, None, KEY)
   network = d.from_network(bent, flow, "velocity")
   cached = d.apply_wrappers(network, (functools.partial(d.cached, plan=plan),), None)
   out, plain = jax.jit(lambda: (run(cached), run(network)))()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import suite
+from tests.support import drawn, suite
 from tests.support.refusals import refused
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
@@ -30,10 +30,6 @@ PLANS = {
     long_video.hierarchical_plan, window=8, stride=7
   ),
 }
-
-
-def normal(seed, shape):
-  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def mixing(x_t, t, cond):
@@ -75,7 +71,7 @@ LONG = {
 @pytest.mark.parametrize("name", suite.choose(LONG, "extend", "windows"))
 def test_a_thousand_frames_take_the_memory_of_a_hundred(name):
   """But for the video itself; the denoiser's inside is 256 numbers a pixel."""
-  weights = normal(0, (256, 256)) / 16
+  weights = drawn.normal(256, 256) / 16
 
   def wide(x_t, t, cond):
     inside = jnp.tanh(jnp.tanh(x_t * weights[0]) @ weights)  # a product is not fused
@@ -116,7 +112,7 @@ SAMPLERS = [euler.euler, dpm_solver.dpm_solver, unipc.unipc, ancestral.ancestral
 )
 def test_a_video_of_one_window_is_the_base_samplers_to_the_bit(name):
   plan = PLANS[name]
-  x = normal(1, (2, 8, 2, 2, 1))
+  x = drawn.normal(2, 8, 2, 2, 1, seed=1)
 
   @jax.jit
   def run(x):
@@ -131,7 +127,7 @@ def test_a_video_of_one_window_is_the_base_samplers_to_the_bit(name):
 
 @pytest.mark.parametrize("weights", [d.triangular_weights, d.uniform_weights])
 def test_one_window_that_is_averaged_is_the_base_sampler_too(weights):
-  args = FLOW, normal(1, (2, 8, 2, 2, 1)), TS, None, KEY
+  args = FLOW, drawn.normal(2, 8, 2, 2, 1, seed=1), TS, None, KEY
   one = d.windows(mixing, None, size=8, stride=4, weights=weights)
   np.testing.assert_array_equal(euler.euler(one, *args), euler.euler(mixing, *args))
 
@@ -139,7 +135,7 @@ def test_one_window_that_is_averaged_is_the_base_sampler_too(weights):
 @pytest.mark.parametrize("name", suite.choose(PLANS, "extend", "hierarchical"))
 def test_a_rollout_is_its_windows_one_by_one(name):
   """Written out, window by window, with `given` and numpy."""
-  x = normal(2, (2, 19, 2, 2, 1))
+  x = drawn.normal(2, 19, 2, 2, 1, seed=2)
   plan = PLANS[name]
   run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, None, KEY)
   out = jax.jit(lambda: run(sampler=euler.euler, plan=plan))()
@@ -161,7 +157,7 @@ def test_a_rollout_is_its_windows_one_by_one(name):
 
 
 def test_given_frames_stay_through_a_rollout_to_the_bit():
-  x, known = normal(3, (2, 2, 19, 2, 2, 1))
+  x, known = drawn.normal(2, 2, 19, 2, 2, 1, seed=3)
   mask = masks.broadcast(np.isin(np.arange(19), [0, 7, 18]), 2, 19)
   cond = Conditioning(known=jnp.asarray(known), mask=mask)
   run = functools.partial(
@@ -173,7 +169,7 @@ def test_given_frames_stay_through_a_rollout_to_the_bit():
 
 
 def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
-  x, size = normal(7, (2, 20, 2, 2, 1)), dict(window=8, stride=3)
+  x, size = drawn.normal(2, 20, 2, 2, 1, seed=7), dict(window=8, stride=3)
   run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, sampler=euler.euler)
   whole = run(None, KEY, plan=functools.partial(long_video.hierarchical_plan, **size))
   keys = np.isin(np.arange(20), long_video.key_frame_indices(20, 3))
@@ -188,7 +184,7 @@ def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
 
 def test_replaced_frames_travel_with_their_own_noise():
   """Given frames under `replace` are alpha known + sigma eps at every time."""
-  x, known = normal(4, (2, 1, 4, 2, 2, 1))
+  x, known = drawn.normal(2, 1, 4, 2, 2, 1, seed=4)
   mask = masks.broadcast(np.arange(4) < 2, 1, 4)
   cond = Conditioning(known=jnp.asarray(known), mask=mask)
   times_seen = []
@@ -227,7 +223,7 @@ def test_windows_average_by_their_weights():
 
 def test_windows_cut_the_condition():
   seen = lambda x_t, t, cond: d.Denoised(cond.channels["low_res"] + 0 * x_t)
-  low_res = normal(5, (2, 9, 2, 2, 1))
+  low_res = drawn.normal(2, 9, 2, 2, 1, seed=5)
   cond = Conditioning(channels={"low_res": jnp.asarray(low_res)})
   run = d.windows(seen, None, size=4, stride=2)
   out = run(0 * low_res, jnp.ones((2, 9)), cond).x0
@@ -241,7 +237,7 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
   ts = times.uniform_grid(FLOW, num_steps=8)
   matrix = schedules.fifo(ts, 21)
   wrap = functools.partial(d.fifo_windows, window=4, in_flight=8, look_ahead=look_ahead)
-  x = normal(6, (2, 21, 2, 2, 1))
+  x = drawn.normal(2, 21, 2, 2, 1, seed=6)
 
   @jax.jit
   def run(x):
@@ -263,7 +259,7 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
 
 
 def test_bad_plans_are_refused():
-  x = normal(0, (1, 6, 1, 1, 1))
+  x = drawn.normal(1, 6, 1, 1, 1)
   rollout = functools.partial(long_video.rollout, mixing, FLOW, x, TS, None, KEY)
   run = lambda *stages: rollout(sampler=euler.euler, plan=lambda n: stages)
   every = range(6)

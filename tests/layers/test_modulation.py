@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.support import drawn
 from vdm_jax.layers import modulation
 
 WIDTH, NUM = 4, 6
@@ -25,23 +26,20 @@ def start(kind, emb):
   return module, nn.meta.unbox(boxed)["params"]["modulation"]
 
 
-def random(*shape):
-  return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
 def test_a_block_of_its_own_starts_as_nothing_and_is_linear():
-  emb = random(2, 3, WIDTH)
+  emb = drawn.normal(2, 3, WIDTH)
   module, params = start("block", emb)
   parts = module.apply({"params": {"modulation": params}}, emb)
   np.testing.assert_array_equal(parts, np.zeros((NUM, 2, 3, 1, WIDTH)))
-  params = {"kernel": random(WIDTH, NUM * WIDTH), "bias": random(NUM * WIDTH)}
+  kernel, bias = drawn.normal(WIDTH, NUM * WIDTH), drawn.normal(NUM * WIDTH)
+  params = {"kernel": kernel, "bias": bias}
   parts = module.apply({"params": {"modulation": params}}, emb)
-  expected = (emb @ params["kernel"] + params["bias"]).reshape(2, 3, NUM, 1, WIDTH)
+  expected = (emb @ kernel + bias).reshape(2, 3, NUM, 1, WIDTH)
   np.testing.assert_allclose(parts[2], expected[:, :, 2], rtol=1e-5)
 
 
 def test_a_shared_one_adds_its_rows():
-  emb = random(2, 3, NUM * WIDTH)
+  emb = drawn.normal(2, 3, NUM * WIDTH)
   module, params = start("shared", emb)
   assert params["table"].shape == (NUM, WIDTH)
   assert 0.5 < np.std(params["table"]) * np.sqrt(WIDTH) < 1.5
@@ -58,7 +56,7 @@ def test_a_shared_one_adds_its_rows():
 def test_with_tokens_norms_are_learned_and_gates_are_open():
   module, params = start("tokens", None)
   assert params["table"].shape == (4, WIDTH) and not np.any(params["table"])
-  table = random(4, WIDTH)
+  table = drawn.normal(4, WIDTH)
   parts = module.apply({"params": {"modulation": {"table": table}}}, None)
   assert parts[2] == parts[5] == 1.0
   for part, row in zip((0, 1, 3, 4), table, strict=True):

@@ -4,18 +4,15 @@ import jax
 import numpy as np
 import pytest
 
+from tests.support import drawn
 from vdm_jax.metrics import wavelets
 
 haar = jax.jit(wavelets.haar)
 distance = jax.jit(wavelets.distance, static_argnames=("levels", "softness"))
 
 
-def random(*shape):
-  return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
 def test_transform_reconstructs_and_keeps_energy():
-  x = random(2, 3, 6, 8, 5)  # any leading axes
+  x = drawn.normal(2, 3, 6, 8, 5)  # any leading axes
   low, details = haar(x)
   assert low.shape == (2, 3, 3, 4, 5) and details.shape == (2, 3, 3, 4, 3, 5)
   np.testing.assert_allclose(jax.jit(wavelets.inverse_haar)(low, details), x, atol=1e-6)
@@ -34,13 +31,13 @@ def test_details_are_the_directions_they_say():
 
 
 def test_distance_of_a_flat_difference_is_the_difference():
-  x = random(3, 16, 8, 2)
+  x = drawn.normal(3, 16, 8, 2)
   offset = np.array([0.0, 0.3, -0.7], np.float32)[:, None, None, None]
   np.testing.assert_allclose(distance(None, x, x + offset), [0.0, 0.3, 0.7], atol=1e-5)
 
 
 def test_distance_is_each_examples_own_and_symmetric():
-  x, y = random(2, 3, 16, 8, 2)
+  x, y = drawn.normal(2, 3, 16, 8, 2)
   both = np.asarray(distance(None, x, y))
   np.testing.assert_allclose(both, distance(None, y, x), rtol=1e-6)
   x[0] = y[2] = 0.0
@@ -69,13 +66,13 @@ def test_charbonnier_is_quadratic_near_zero_and_linear_far_away(softness):
   want = small**2 / (2 * softness) if softness else small
   np.testing.assert_allclose(near, want, rtol=1e-2)
   np.testing.assert_allclose(far, large - softness, rtol=1e-5)
-  same = random(1, 8, 8, 1)
+  same = drawn.normal(1, 8, 8, 1)
   slope = jax.grad(lambda y: distance(None, same, y, softness=softness).sum())(same)
   assert np.isfinite(slope).all()
 
 
 def test_sizes_without_enough_levels_are_refused():
   with pytest.raises(ValueError, match="12 x 16 pixels have no 3 Haar levels.*8"):
-    wavelets.distance(None, random(1, 12, 16, 3), random(1, 12, 16, 3))
+    wavelets.distance(None, drawn.normal(1, 12, 16, 3), drawn.normal(1, 12, 16, 3))
   with pytest.raises(ValueError, match="5 x 4 pixels have no Haar level"):
-    wavelets.haar(random(1, 5, 4, 3))
+    wavelets.haar(drawn.normal(1, 5, 4, 3))

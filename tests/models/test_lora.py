@@ -67,11 +67,8 @@ def test_merged_is_running_and_one_may_stand_on_another(params):
 
 def test_it_is_the_sum_of_two_paths():
   layer = nn.Dense(5)
-  rng = np.random.default_rng(2)
-  x, w, b, down, up = (
-    rng.standard_normal(shape).astype(np.float32)
-    for shape in ((4, 6), (6, 5), (5,), (6, 2), (2, 5))
-  )
+  shapes = (4, 6), (6, 5), (5,), (6, 2), (2, 5)
+  x, w, b, down, up = drawn.normals(*shapes, seed=2)
   network = lora.Lora(layer, "kernel", rank=2, scale=0.5)
   own = {"kernel": {"down": down, "up": up}}
   params = {"base": {"kernel": w, "bias": b}, "lora": own}

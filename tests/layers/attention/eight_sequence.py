@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.support import drawn
 from vdm_jax import sharding
 from vdm_jax.layers.attention import attention, chunked, kernels, sequence, shard_map
 
@@ -45,11 +46,6 @@ CASES = {
 }
 
 
-def draw(shape, count):
-  rng = np.random.default_rng(0)
-  return [rng.standard_normal(shape).astype(np.float32) for _ in range(count)]
-
-
 def everything(q, k, v, *tangents, attend):
   """(output, jvp, gradients for q, k and v)."""
   out, tangent = jax.jvp(attend, (q, k, v), tangents)
@@ -67,7 +63,7 @@ def on_mesh(sizes, shape, names, options):
     even = shape[-3] % shard_map.num_devices(layout.sequence) == 0
     axes = (*layout.rows, layout.sequence if even else (), layout.heads)
     place = NamedSharding(mesh, P(*(a or None for a in axes)))
-    args = [jax.device_put(x, place) for x in draw(shape, 6)]
+    args = [jax.device_put(x, place) for x in drawn.normal(6, *shape)]
     run = jax.jit(functools.partial(everything, attend=attend), out_shardings=place)
     compiled = run.lower(*args).compile()
     found = [np.asarray(x) for x in compiled(*args)]
@@ -82,7 +78,8 @@ def compare(sizes, shape, names, options):
     mask = np.random.default_rng(1).random(options["mask"]) < 0.5
     options["mask"] = mask
   attend = functools.partial(kernels.xla, mask=options.get("mask"))
-  expected = jax.jit(functools.partial(everything, attend=attend))(*draw(shape, 6))
+  plain = jax.jit(functools.partial(everything, attend=attend))
+  expected = plain(*drawn.normal(6, *shape))
   found, collectives = on_mesh(sizes, shape, names, options)
   errors = [
     float(np.abs(a - b).max() / np.abs(b).max())
@@ -112,8 +109,8 @@ def main():
   out["wrong: ring"] = compare(sizes, shape, names, {"sequence_split": "ring"})
   chunked.merge = right
   # Every device attends to its own tokens only.
-  sequence.SPLITS["alone"] = lambda q, k, v, mask, **_: kernels.xla(q, k, v, mask)
-  out["wrong: alone"] = compare(sizes, shape, names, {"sequence_split": "alone"})
+  sequence.SPLITS["local"] = lambda q, k, v, mask, **_: kernels.xla(q, k, v, mask)
+  out["wrong: local"] = compare(sizes, shape, names, {"sequence_split": "local"})
   json.dump(out, sys.stdout)
 
 

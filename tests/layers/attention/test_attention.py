@@ -16,13 +16,8 @@ from tests.support import drawn
 from vdm_jax.layers.attention import attention
 
 
-def random(*shapes, seed=0):
-  rng = np.random.default_rng(seed)
-  return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-
 def test_more_batch_axes_are_a_bigger_batch():
-  q, k, v = random(*[(6, 4, 2, 8)] * 3)
+  q, k, v = drawn.normals(*[(6, 4, 2, 8)] * 3)
   split = lambda x: x.reshape(2, 3, 4, 2, 8)
   out = attention.attend(split(q), split(k), split(v))
   np.testing.assert_allclose(out, split(attention.attend(q, k, v)), atol=1e-6)
@@ -43,7 +38,7 @@ def test_the_softmax_is_float32_in_bfloat16():
 
 def test_heads_do_not_mix_before_the_output():
   module = attention.Attention(num_heads=2)
-  (x,) = random((2, 3, 8))
+  (x,) = drawn.normals((2, 3, 8))
   params = nn.meta.unbox(module.init(jax.random.key(0), x))["params"]
   params["out"]["kernel"] = jnp.eye(8)
   before = module.apply({"params": params}, x)
@@ -62,7 +57,7 @@ def test_a_width_that_heads_cannot_share_is_refused():
 @pytest.fixture(scope="module")
 def cross():
   """(x [3, 5, 8], texts [3, 4, 6], masks [3, 4], jitted cross-attention)."""
-  x, text = random((3, 5, 8), (3, 4, 6))
+  x, text = drawn.normals((3, 5, 8), (3, 4, 6))
   mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
   module = attention.CrossAttention(num_heads=2)
   params = nn.meta.unbox(module.init(jax.random.key(0), x, text, mask))["params"]

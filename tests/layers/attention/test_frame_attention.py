@@ -13,8 +13,7 @@ B, T, N, D = 2, 4, 3, 8
 
 
 def tokens(seed=0):
-  rng = np.random.default_rng(seed)
-  return jnp.asarray(rng.standard_normal((B, T, N, D)), jnp.float32)
+  return jnp.asarray(drawn.normal(B, T, N, D, seed=seed))
 
 
 def frames_seen(choice, i):

@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from tests.support import suite
+from tests.layers.attention import eight_sequence
+from tests.support import drawn, suite
 from vdm_jax.layers.attention import attention, chunked, kernels, splash
 
 BF16, F32 = jnp.bfloat16, jnp.float32
 RULES = (("batch", ("data",)), ("frames", ("seq",)), ("heads", ("tensor",)))
 NAMES = ("batch", "frames", None, "heads", None)
-
-
-def draw(*shapes, seed=0):
-  rng = np.random.default_rng(seed)
-  return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
 def by_softmax(q, k, v, mask=None):
@@ -32,8 +28,8 @@ def by_softmax(q, k, v, mask=None):
 
 def all_of(attend, q, k, v, seed=9, forward_mode=True):
   """{output, its jvp, the gradients for q, k and v} of a kernel, in one jit."""
-  tangents = draw(q.shape, k.shape, v.shape, seed=seed)
-  (weights,) = draw((*q.shape[:-1], v.shape[-1]), seed=seed + 1)
+  tangents = drawn.normals(q.shape, k.shape, v.shape, seed=seed)
+  (weights,) = drawn.normals((*q.shape[:-1], v.shape[-1]), seed=seed + 1)
 
   @jax.jit
   def run(q, k, v):
@@ -69,13 +65,13 @@ def small_chunks(monkeypatch):
 
 
 def test_xla_equals_the_softmax_in_every_derivative():
-  q, k, v = draw((2, 7, 2, 8), (2, 9, 2, 8), (2, 9, 2, 8))
+  q, k, v = drawn.normals((2, 7, 2, 8), (2, 9, 2, 8), (2, 9, 2, 8))
   mask = np.random.default_rng(1).random((2, 1, 7, 9)) < 0.7
   mask[..., 0] = True
   for m in (None, mask):
     found = all_of(functools.partial(kernels.xla, mask=m), q, k, v)
-    wanted = all_of(functools.partial(by_softmax, mask=m), q, k, v)
-    assert worst(found, wanted) < 2e-6, m
+    expected = all_of(functools.partial(by_softmax, mask=m), q, k, v)
+    assert worst(found, expected) < 2e-6, m
   assert worst(found, all_of(by_softmax, q, k, v)) > 1e-2  # it sees the mask
 
 
@@ -94,46 +90,41 @@ CASES = {
 def test_chunked_equals_xla(case, attend, small_chunks):
   q_shape, num_keys, mask = CASES[case]
   k_shape = (*q_shape[:-3], num_keys, *q_shape[-2:])
-  q, k, v = draw(q_shape, k_shape, k_shape)
+  q, k, v = drawn.normals(q_shape, k_shape, k_shape)
   if mask is not None:
     mask = np.random.default_rng(1).random(mask) < 0.3
   assert chunked.chunk_sizes(q.shape, num_keys)[0] <= 4
   found = all_of(functools.partial(attend, mask=mask), q, k, v)
-  wanted = all_of(functools.partial(kernels.xla, mask=mask), q, k, v)
-  assert worst(found, wanted) < 1e-5
+  expected = all_of(functools.partial(kernels.xla, mask=mask), q, k, v)
+  assert worst(found, expected) < 1e-5
 
 
 def test_the_bound_sees_a_lost_chunk_and_a_merge_without_its_correction(
   small_chunks, monkeypatch
 ):
-  q, k, v = draw((1, 13, 3, 8), (1, 19, 3, 8), (1, 19, 3, 8))
-  wanted = all_of(kernels.xla, q, k, v)
+  q, k, v = drawn.normals((1, 13, 3, 8), (1, 19, 3, 8), (1, 19, 3, 8))
+  expected = all_of(kernels.xla, q, k, v)
   lost = all_of(lambda q, k, v: chunked.attend(q, k[:, :16], v[:, :16]), q, k, v)
-  assert min(differences(lost, wanted).values()) > 1e-2
-
-  def added(one, other):
-    top = jnp.maximum(one.top, other.top)
-    return chunked.SoftmaxState(one.total + other.total, one.weight + other.weight, top)
-
-  monkeypatch.setattr(chunked, "merge", added)
+  assert min(differences(lost, expected).values()) > 1e-2
+  monkeypatch.setattr(chunked, "merge", eight_sequence.without_correction)
   wrong = all_of(chunked.attend, q, k, v)
-  assert min(differences(wrong, wanted).values()) > 1e-2
+  assert min(differences(wrong, expected).values()) > 1e-2
 
 
 def test_chunked_in_bfloat16_is_as_near_as_xla_is(small_chunks):
-  exact = draw((2, 16, 2, 8), (2, 16, 2, 8), (2, 16, 2, 8))
-  wanted = by_softmax(*exact)
+  exact = drawn.normals((2, 16, 2, 8), (2, 16, 2, 8), (2, 16, 2, 8))
+  expected = by_softmax(*exact)
   q, k, v = (jnp.asarray(x, BF16) for x in exact)
   found = chunked.attend(q, k, v)
   assert found.dtype == BF16
-  error = lambda x: float(jnp.abs(x.astype(F32) - wanted).max())
+  error = lambda x: float(jnp.abs(x.astype(F32) - expected).max())
   # bfloat16 has 8 bits: inputs, weights and output are each off by up to 2^-9.
   assert error(found) < 1.5 * error(kernels.xla(q, k, v)) < 4 * 2**-9 * 4
 
 
 @pytest.mark.parametrize("attend", [kernels.xla, chunked.attend])
 def test_a_query_that_may_look_nowhere_gets_the_mean(attend, small_chunks):
-  q, k, v = draw((1, 6, 2, 4), (1, 19, 2, 4), (1, 19, 2, 4))
+  q, k, v = drawn.normals((1, 6, 2, 4), (1, 19, 2, 4), (1, 19, 2, 4))
   out = attend(q, k, v, np.zeros((1, 1, 1, 19), bool))
   mean = np.broadcast_to(v.mean(axis=1, keepdims=True), out.shape)
   np.testing.assert_allclose(out, mean, atol=1e-6)
@@ -175,24 +166,24 @@ def test_rows_take_turns_where_their_logits_are_many(monkeypatch):
 def test_splash_equals_xla(length, monkeypatch):
   """In blocks of 128, with padded queries and keys; in Python, not on a TPU."""
   monkeypatch.setattr(splash, "DEFAULT_BLOCKS", (128, 128))
-  q, k, v = draw(*[(2, length, 2, 24)] * 3)
+  q, k, v = drawn.normals(*[(2, length, 2, 24)] * 3)
   attend = functools.partial(splash.attend, interpret=True)
   found = all_of(attend, q, k, v, forward_mode=False)
-  wanted = all_of(kernels.xla, q, k, v, forward_mode=False)
-  assert worst(found, wanted) < 1e-5
+  expected = all_of(kernels.xla, q, k, v, forward_mode=False)
+  assert worst(found, expected) < 1e-5
 
 
 def test_the_bound_sees_keys_of_the_padding_and_a_missing_scale():
-  q, k, v = draw(*[(1, 200, 2, 24)] * 3)
-  wanted = {"out": kernels.xla(q, k, v)}
+  q, k, v = drawn.normals(*[(1, 200, 2, 24)] * 3)
+  expected = {"out": kernels.xla(q, k, v)}
   attend = functools.partial(splash.attend, interpret=True)
   longer = lambda x: jnp.pad(x, ((0, 0), (0, 56), (0, 0), (0, 0)))
-  assert worst({"out": attend(q, longer(k), longer(v))}, wanted) > 1e-2
-  assert worst({"out": attend(q * 24**0.5, k, v)}, wanted) > 1e-2
+  assert worst({"out": attend(q, longer(k), longer(v))}, expected) > 1e-2
+  assert worst({"out": attend(q * 24**0.5, k, v)}, expected) > 1e-2
 
 
 def test_splash_has_rows_of_more_axes_and_other_lengths_of_keys():
-  q, k, v = draw((2, 3, 40, 2, 8), (2, 3, 130, 2, 8), (2, 3, 130, 2, 8))
+  q, k, v = drawn.normals((2, 3, 40, 2, 8), (2, 3, 130, 2, 8), (2, 3, 130, 2, 8))
   found = splash.attend(q, k, v, interpret=True)
   np.testing.assert_allclose(found, kernels.xla(q, k, v), atol=1e-5)
   assert splash.attend(q.astype(BF16), k, v.astype(BF16), interpret=True).dtype == BF16
@@ -216,7 +207,7 @@ MASK = np.ones((1, 1, 1, 1), bool)
 
 
 @pytest.mark.parametrize(
-  ("platform", "shape", "dtype", "mask", "single_device", "wanted"),
+  ("platform", "shape", "dtype", "mask", "single_device", "expected"),
   [
     ("tpu", LARGE, BF16, None, True, "splash"),
     ("tpu", LARGE, F32, None, True, "splash"),
@@ -243,9 +234,9 @@ MASK = np.ones((1, 1, 1, 1), bool)
     ("cpu", FULL, F32, None, False, "chunked"),
   ],
 )
-def test_auto_is(platform, shape, dtype, mask, single_device, wanted):
+def test_auto_is(platform, shape, dtype, mask, single_device, expected):
   rest = dict(single_device=single_device)
-  assert kernels.resolve_auto(platform, shape, shape, dtype, mask, **rest) == wanted
+  assert kernels.resolve_auto(platform, shape, shape, dtype, mask, **rest) == expected
 
 
 def mesh_of(platform, kind="", sizes=(2, 1, 2)):
@@ -321,7 +312,7 @@ def test_cudnn_is_not_compiled_where_there_is_no_gpu():
 
 
 def test_forward_mode_is_for_kernels_that_have_it():
-  q, k, v = draw(*[(1, 128, 1, 8)] * 3)
+  q, k, v = drawn.normals(*[(1, 128, 1, 8)] * 3)
   tangent = lambda fn: jax.jvp(fn, (q, k, v), (q, k, v))[1]
   with pytest.raises(TypeError, match="forward-mode"):
     jax.jit(lambda: tangent(functools.partial(splash.attend, interpret=True)))()

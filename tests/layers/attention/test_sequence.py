@@ -38,7 +38,7 @@ def test_eight_devices_equal_one(case, measured):
 
 @pytest.mark.mesh
 def test_the_bound_sees_a_ring_without_correction_and_devices_on_their_own(measured):
-  for case in ("wrong: ring", "wrong: alone"):
+  for case in ("wrong: ring", "wrong: local"):
     assert min(measured[case]["errors"]) > 100 * BOUND, case
 
 

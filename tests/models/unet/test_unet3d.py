@@ -24,8 +24,7 @@ COND = Conditioning(tokens={"text": TEXT})
 
 
 def clip(frames=T, seed=0):
-  rng = np.random.default_rng(seed)
-  return jnp.asarray(rng.standard_normal((B, frames, H, W, C)), jnp.float32)
+  return jnp.asarray(drawn.normal(B, frames, H, W, C, seed=seed))
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from einops import rearrange
 
 from tests.parity import originals
+from tests.support import drawn
 from vdm_jax import pretrained
 from vdm_jax.autoencoders import kl_image
 
@@ -47,10 +48,6 @@ def params(theirs):
   return {**pretrained.from_state_dict(WHOLE, state), "latents": latents}
 
 
-def noise(*shape):
-  return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
 def images(x):
   return torch.from_numpy(rearrange(x, "b t h w c -> (b t) c h w"))
 
@@ -62,7 +59,7 @@ def video(x):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_tiles_are_diffusers(theirs, params, size):
   """Of latents and of pixels."""
-  z, x = noise(2, 3, *size, 3), noise(2, 3, *(2 * n for n in size), 3)
+  z, x = drawn.normal(2, 3, *size, 3), drawn.normal(2, 3, *(2 * n for n in size), 3)
 
   @jax.jit
   def run(params, z, x):
