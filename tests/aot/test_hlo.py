@@ -63,9 +63,8 @@ def test_a_text_without_an_entry_is_refused():
     hlo.parse_module("HloModule nothing")
 
 
-@pytest.fixture(scope="module")
-def stack():
-  """(function, arguments): gradients of six layers, two batches one after the other."""
+def test_a_real_program_does_what_its_jaxpr_says():
+  """Gradients of six layers, two batches one after the other."""
 
   def loss(ws, xs):
     def layer(x, w):
@@ -77,16 +76,12 @@ def stack():
     return jax.lax.scan(one, 0.0, xs)[0]
 
   ws, xs = np.ones((6, 16, 16), np.float32), np.ones((2, 8, 16), np.float32)
-  return jax.grad(loss), (ws, xs)
-
-
-def test_a_real_program_does_what_its_jaxpr_says(stack):
-  function, args = stack
-  compiled = jax.jit(function).lower(*args).compile()
+  gradient = jax.grad(loss)
+  compiled = jax.jit(gradient).lower(ws, xs).compile()
   module = hlo.parse_module(compiled.as_text())
   assert (
     work.device_flops(module)
-    == flops.count_flops(function, *args).flops
+    == flops.count_flops(gradient, ws, xs).flops
     == 2 * 6 * 3 * 2 * 8 * 16 * 16
   )
   assert {v.times for v in module.visits()} >= {1, 2, 12}

@@ -86,18 +86,13 @@ def test_distance_is_the_published_one(trunk, size):
   assert not np.allclose(ours, reference(w, trunk, x[..., ::-1], y), rtol=1e-3)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-  """The trunk as safetensors and the heads as npz, as a user would bring them."""
-  folder, w = tmp_path_factory.mktemp("lpips"), weights("alexnet")
-  trunk, heads = folder / "alexnet.safetensors", folder / "heads.npz"
+def test_distance_is_a_distance_and_has_a_gradient(tmp_path):
+  """Of the trunk as safetensors and the heads as npz, as a user would bring them."""
+  w, trunk = weights("alexnet"), tmp_path / "alexnet.safetensors"
+  heads = tmp_path / "heads.npz"
   safetensors.numpy.save_file({k: v for k, v in w.items() if "lin" not in k}, trunk)
   np.savez(heads, **{k: v for k, v in w.items() if "lin" in k})
-  return trunk, heads
-
-
-def test_distance_is_a_distance_and_has_a_gradient(files):
-  distance = lpips.LPIPS(files, trunk="alexnet")
+  distance = lpips.LPIPS((trunk, heads), trunk="alexnet")
   params = distance.init()
   rng = np.random.default_rng(1)
   x, y = rng.uniform(-1.0, 1.0, (2, 2, 32, 32, 3)).astype(np.float32)

@@ -117,8 +117,10 @@ def test_a_task_trains_it_on_a_mesh_as_any_network():
   rules = (("batch", "data"), ("heads", "tensor"))
   spec = {"latents": jax.ShapeDtypeStruct(X.shape, X.dtype)}
   k_init, k_steps = jax.random.split(jax.random.key(0))
+  # In the other base no layer is zero.
+  other = lambda params: params | {"base": drawn.params(DIT, *INPUTS)}
   state, shardings = state_lib.create_state_and_shardings(
-    task, tx, spec, k_init, mesh, rules, trainable="^lora/", init_from=shaken
+    task, tx, spec, k_init, mesh, rules, trainable="^lora/", init_from=other
   )
   assert list(state.params) == ["lora"] and list(state.frozen) == ["base"]
   up = at(shardings.params["lora"], QKV)["up"]
@@ -131,11 +133,6 @@ def test_a_task_trains_it_on_a_mesh_as_any_network():
   own = [at(s.params["lora"], QKV) for s in (state, after)]
   assert not own[0]["up"].any() and own[1]["up"].any()
   np.testing.assert_array_equal(own[0]["down"], own[1]["down"])  # up was zero
-
-
-def shaken(params):
-  """The parameters with another base, in which no layer is zero."""
-  return params | {"base": drawn.params(DIT, *INPUTS)}
 
 
 def test_its_axes_are_the_kernels_and_the_rank_is_whole():

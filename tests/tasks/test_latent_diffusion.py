@@ -222,13 +222,7 @@ def test_bad_requests_are_refused():
 
 def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
   """Pictures are clips of one frame with labels of their own, and see no clip."""
-  task = LatentDiffusion(
-    network=Small(),
-    process=p.Flow(),
-    prediction="velocity",
-    conditioner=conditioner,
-    mask_rates={"first": 0.5},
-  )
+  task = small(process=p.Flow(), prediction="velocity", mask_rates={"first": 0.5})
   params = task.init(KEY, BATCH)
   pictures = np.random.default_rng(1).standard_normal((B, 2, 2, 2, 3))
   labels = np.array([[0, 1], [2, 0], [1, 1], [2, 2]])
@@ -241,12 +235,12 @@ def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
       "label": labels.reshape(8),
     }
     k_pictures = jax.random.fold_in(KEY, 1)
-    alone, _ = task._loss(params, single, k_pictures, {})
-    return task.loss(params, batch, KEY), task.loss(params, BATCH, KEY)[0], alone
+    of_pictures, _ = task._loss(params, single, k_pictures, {})
+    return task.loss(params, batch, KEY), task.loss(params, BATCH, KEY)[0], of_pictures
 
-  (loss, metrics), clips, alone = losses_of(joint)
-  np.testing.assert_allclose(loss, (T * clips + 2 * alone) / (T + 2), rtol=1e-5)
-  np.testing.assert_allclose(metrics["image_mse"], alone, rtol=1e-5)
+  (loss, metrics), clips, pictures_loss = losses_of(joint)
+  np.testing.assert_allclose(loss, (T * clips + 2 * pictures_loss) / (T + 2), rtol=1e-5)
+  np.testing.assert_allclose(metrics["image_mse"], pictures_loss, rtol=1e-5)
   others = joint["pictures"] | {"label": (labels + 1) % 3}
   (other, _), *_ = losses_of(joint | {"pictures": others})
   assert abs(other - loss) > 1e-4
@@ -268,9 +262,7 @@ def test_a_batch_keeps_the_latents_of_a_first_frame():
 
 @pytest.mark.parametrize("process", [p.Flow(), p.DDPM()], ids=["flow", "ddpm"])
 def test_a_start_is_noised_to_the_first_time_of_the_grid(process):
-  task = LatentDiffusion(
-    network=Exact(), process=process, prediction="eps", conditioner=conditioner
-  )
+  task = small(network=Exact(), process=process, prediction="eps")
   seen = {}
 
   def sampler(denoise, process, x, ts, cond, key):

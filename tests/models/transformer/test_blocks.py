@@ -29,10 +29,6 @@ HIDDEN = [
 ]
 
 
-def random_params(module, cond=NONE):
-  return drawn.params(module, X, T, cond)
-
-
 @functools.lru_cache
 def jitted(module):
   return jax.jit(lambda p, x, t, cond: module.apply({"params": p}, x, t, cond))
@@ -59,7 +55,7 @@ def apply(module, params, x=X, t=T, cond=NONE):
 )
 def test_what_an_edit_reaches(fields, touched):
   module = tiny(**fields)
-  params = random_params(module)
+  params = drawn.params(module, X, T, NONE)
   edited = X.copy()
   edited[:, 1, 0, 2] += 1.0
   change = np.abs(apply(module, params, edited) - apply(module, params))
@@ -134,15 +130,20 @@ def test_blocks_of_variants_3_and_4_compute_the_papers_formula(kind, other):
   assert np.abs(out - by_hand(other, params, x, emb, time)).max() > 0.1
 
 
+def two_layers(layout, fusion, mlp_ratio):
+  """A stack of two layers of each kind."""
+  block = dict(num_heads=2, mlp_ratio=mlp_ratio, modulation="block", **FLOAT32)
+  rest = dict(num_layers=2, remat=False, unroll=1, block=block)
+  return dit_blocks.BlockStack(layout, fusion, **rest)
+
+
 @pytest.mark.parametrize(
   "layout, fusion",
   [(("serial", "temporal"), "interleaved"), (("parallel", "serial"), "late")],
 )
 def test_places_in_time_are_added_once(layout, fusion):
   """With closed gates nothing else happens; and to images not even that."""
-  block = dict(num_heads=2, mlp_ratio=1.0, modulation="block", **FLOAT32)
-  rest = dict(num_layers=2, remat=False, unroll=1, block=block)
-  stack = dit_blocks.BlockStack(layout, fusion, **rest)
+  stack = two_layers(layout, fusion, mlp_ratio=1.0)
   x, emb, time = HIDDEN
 
   def run(method, first, axes=("spatial", "temporal")):
@@ -163,20 +164,11 @@ ORDERS = {
 
 def test_late_fusion_is_the_same_blocks_in_another_order():
   """The blocks one by one, by hand; places in time before the first temporal one."""
-  stacks = {
-    fusion: dit_blocks.BlockStack(
-      ("spatial", "temporal"),
-      fusion,
-      num_layers=2,
-      remat=False,
-      unroll=1,
-      block=dict(num_heads=2, mlp_ratio=4.0, modulation="block", **FLOAT32),
-    )
-    for fusion in ORDERS
-  }
+  layout = ("spatial", "temporal")
+  stacks = {fusion: two_layers(layout, fusion, mlp_ratio=4.0) for fusion in ORDERS}
   x, emb, time = HIDDEN
   signals = inputs.Signals(emb=emb)
-  rest = (x, signals, time, ("spatial", "temporal"))
+  rest = (x, signals, time, layout)
   trees = {
     fusion: nn.meta.unbox(
       jax.eval_shape(lambda k, s=stack: s.init(k, *rest), jax.random.key(0))
@@ -207,7 +199,7 @@ def test_late_fusion_is_the_same_blocks_in_another_order():
 
 def test_variant_1_with_closed_temporal_gates_is_dit():
   module = tiny(time_positions="none")
-  params = random_params(module)
+  params = drawn.params(module, X, T, NONE)
   shut = jax.tree.map(np.zeros_like, params["blocks"]["temporal"]["modulation"])
   params["blocks"]["temporal"]["modulation"] = shut
   dit = tiny(layout=("spatial",), depth=2)
@@ -223,7 +215,7 @@ def test_variant_1_with_closed_temporal_gates_is_dit():
 def test_an_image_passes_time_by(variant):
   fields = dit_blocks.VARIANTS[variant]
   module = tiny(one_frame="image", **fields)
-  params = random_params(module)
+  params = drawn.params(module, X, T, NONE)
   image = X[:, :1], T[:, :1]
   out = apply(module, params, *image)
 
@@ -280,7 +272,7 @@ REMATS = {
 def test_remat_and_unrolling_change_neither_output_nor_gradient(case):
   fields, remat, cond = REMATS[case]
   fields = dict(depth=2) | fields
-  params = random_params(tiny(**fields), cond)
+  params = drawn.params(tiny(**fields), X, T, cond)
 
   def value_and_grad(module):
     loss = lambda p: jnp.square(module.apply({"params": p}, X, T, cond)).mean()

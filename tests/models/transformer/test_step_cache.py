@@ -44,10 +44,6 @@ KINDS = {
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def random_params(module, cond=NONE, **options):
-  return drawn.params(module, X, T, cond, **options)
-
-
 def select(kept, names):
   flat = flax.traverse_util.flatten_dict(kept)
   chosen = {path: x for path, x in flat.items() if path[-1] in names}
@@ -58,7 +54,7 @@ def select(kept, names):
 def test_what_is_taken_back_is_what_was_computed(kind):
   fields, cond, names = KINDS[kind]
   module = tiny(**fields)
-  params = random_params(module, cond)
+  params = drawn.params(module, X, T, cond)
   keep = (*names, "stack")
 
   @jax.jit
@@ -96,7 +92,7 @@ def test_parts_of_a_block_remember_for_themselves(kind, monkeypatch):
   """On one CPU a block is computed in parts, each of which has its own memory."""
   fields, cond, names = KINDS[kind]
   module = tiny(**fields)
-  params = random_params(module, cond)
+  params = drawn.params(module, X, T, cond)
 
   def other():
     """OTHER, with the attentions of X."""
@@ -154,7 +150,7 @@ KEY = jax.random.key(5)
 @pytest.fixture(scope="module")
 def params():
   cond, _ = conditioner(BATCH)
-  return random_params(TASK.network, cond, scale=0.2)
+  return drawn.params(TASK.network, X, T, cond, scale=0.2)
 
 
 START = RNG.standard_normal(SHAPE).astype(np.float32)

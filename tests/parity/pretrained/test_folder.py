@@ -38,16 +38,6 @@ def network():
   return pipelines.fill(diffusers.DiTTransformer2DModel(**DIT))
 
 
-@pytest.fixture
-def theirs(encoder, tmp_path):
-  encoder.save_pretrained(tmp_path / "theirs")
-  return tmp_path / "theirs"
-
-
-def arrays(model):
-  return {k: v.numpy() for k, v in model.state_dict().items()}
-
-
 @pytest.mark.parametrize("limit", [1, 100, chunks.LIMIT])
 @pytest.mark.parametrize("library", ["transformers", "diffusers"])
 @pytest.mark.parametrize(
@@ -73,7 +63,8 @@ def test_all_forms_open_as_the_same(
       weights[0].with_suffix(".bin").rename(path / "pytorch_model.bin")
   module, params = pretrained.load(weights[0] if form == "the file" else path)
   assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(params))
-  equal(params, pretrained.from_state_dict(module, arrays(original)))
+  state = {k: v.numpy() for k, v in original.state_dict().items()}
+  equal(params, pretrained.from_state_dict(module, state))
 
 
 def test_the_config_speaks_of_latents_even_if_a_module_is_given(tmp_path):
@@ -190,8 +181,9 @@ def test_what_is_written_the_original_opens(
     assert content(path) == before
 
 
-def test_the_state_dict_of_a_torch_module_is_taken_as_it_is(encoder, theirs):
-  module, expected = pretrained.load(theirs)
+def test_the_state_dict_of_a_torch_module_is_taken_as_it_is(encoder, tmp_path):
+  encoder.save_pretrained(tmp_path)
+  module, expected = pretrained.load(tmp_path)
   equal(pretrained.from_state_dict(module, encoder.state_dict()), expected)
   half = {k: torch.nn.Parameter(x.bfloat16()) for k, x in encoder.state_dict().items()}
   near = functools.partial(np.testing.assert_allclose, rtol=2**-8)

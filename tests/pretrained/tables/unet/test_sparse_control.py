@@ -34,9 +34,7 @@ def error(out, expected):
   return golden_files.error(rearrange(out, "b t h w c -> b c t h w"), expected)
 
 
-@pytest.fixture(scope="module")
-def whole():
-  """(parameters of base and control, recorded arrays, apply)."""
+def test_a_controlled_network_is_the_originals_two():
   meta, arrays = golden_files.read("animatediff_v3_with_sparsectrl")
   weights = golden_files.weights(meta)
 
@@ -49,11 +47,7 @@ def whole():
     "base": part("unet.", WHOLE.base),
     "control": part("controlnet.", WHOLE.control),
   }
-  return params, arrays, jax.jit(lambda params, *args: WHOLE.apply(params, *args))
-
-
-def test_a_controlled_network_is_the_originals_two(whole):
-  params, arrays, apply = whole
+  apply = jax.jit(lambda params, *args: WHOLE.apply(params, *args))
   with jax.default_matmul_precision("highest"):
     out = apply(params, *inputs(arrays))
     assert error(out, arrays["out_sample"]) <= 1
