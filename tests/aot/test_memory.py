@@ -9,27 +9,23 @@ from vdm_jax import sharding
 from vdm_jax.aot import memory
 
 G = 2**30
+MESH = sharding.make_mesh({"data": 1, "fsdp": 2})
 
 
-def spec(mesh, shape, *axes, dtype=jnp.float32):
-  place = jax.sharding.NamedSharding(mesh, P(*axes))
+def spec(shape, *axes, dtype=jnp.float32):
+  place = jax.sharding.NamedSharding(MESH, P(*axes))
   return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
 
-@pytest.fixture(scope="module")
-def mesh():
-  return sharding.make_mesh({"data": 1, "fsdp": 2})
-
-
-def test_a_shard_counts_and_not_the_whole(mesh):
-  whole = spec(mesh, (8, 6))
-  half = spec(mesh, (8, 6), "fsdp", dtype=jnp.bfloat16)
+def test_a_shard_counts_and_not_the_whole():
+  whole = spec((8, 6))
+  half = spec((8, 6), "fsdp", dtype=jnp.bfloat16)
   assert memory.bytes_per_device({"a": whole, "b": half}) == 8 * 6 * 4 + 4 * 6 * 2
-  assert memory.bytes_per_device(spec(mesh, (), dtype=jax.random.key(0).dtype)) == 8
+  assert memory.bytes_per_device(spec((), dtype=jax.random.key(0).dtype)) == 8
 
 
-def test_parts_and_temporaries_are_those_of_the_program(mesh):
-  x, w = spec(mesh, (64, 128), "fsdp"), spec(mesh, (128, 32))
+def test_parts_and_temporaries_are_those_of_the_program():
+  x, w = spec((64, 128), "fsdp"), spec((128, 32))
   compiled = jax.jit(lambda x, w: jnp.tanh(x @ w) @ w.T).lower(x, w).compile()
   stats = compiled.memory_analysis()
   found = memory.from_analysis(stats, {"batch": x, "parameters": w}, G)
@@ -50,8 +46,8 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_a_refusal_is_read(message, mesh):
-  parameters = spec(mesh, (2**20,))
+def test_a_refusal_is_read(message):
+  parameters = spec((2**20,))
   found = memory.from_compile_error(message, {"parameters": parameters}, 16 * G)
   assert found.parts == {"parameters": 4 * 2**20}
   expected = MESSAGES[message] or int(20.5 * G) - 4 * 2**20

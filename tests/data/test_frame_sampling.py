@@ -8,33 +8,30 @@ from tests.support import golden_files
 from vdm_jax import config, video_io
 from vdm_jax.data import folders, frame_sampling
 
-
-@pytest.fixture(scope="module")
-def recorded():
-  return golden_files.read("magictime_frames")[1]
+RECORDED = golden_files.read("magictime_frames")[1]
 
 
-def rows(recorded, kind):
-  """(arguments, wanted indices) of each recorded case; rows are padded with -1."""
-  pairs = zip(recorded[f"in_{kind}"], recorded[f"out_{kind}"], strict=True)
+def rows(kind):
+  """(arguments, indices) of each recorded case; rows are padded with -1."""
+  pairs = zip(RECORDED[f"in_{kind}"], RECORDED[f"out_{kind}"], strict=True)
   return [(arguments.tolist(), out[out >= 0]) for arguments, out in pairs]
 
 
-def test_frames_of_all_of_a_video_are_the_originals(recorded):
-  for (length, count), wanted in rows(recorded, "uniform"):
-    np.testing.assert_array_equal(frame_sampling.uniform_indices(length, count), wanted)
+def test_frames_of_all_of_a_video_are_the_originals():
+  for (length, count), theirs in rows("uniform"):
+    np.testing.assert_array_equal(frame_sampling.uniform_indices(length, count), theirs)
 
 
-def test_frames_of_a_window_are_the_originals(recorded):
-  for arguments, wanted in rows(recorded, "window"):
-    np.testing.assert_array_equal(frame_sampling.window_indices(*arguments), wanted)
+def test_frames_of_a_window_are_the_originals():
+  for arguments, theirs in rows("window"):
+    np.testing.assert_array_equal(frame_sampling.window_indices(*arguments), theirs)
 
 
-def test_the_comparison_sees_the_other_rounding(recorded):
+def test_the_comparison_sees_the_other_rounding():
   wrong = 0
-  for (length, count), wanted in rows(recorded, "uniform"):
+  for (length, count), theirs in rows("uniform"):
     down = np.linspace(0, length - 1, count).astype(int)
-    wrong += length > count and not np.array_equal(down, wanted)
+    wrong += length > count and not np.array_equal(down, theirs)
   assert wrong
 
 
@@ -60,12 +57,12 @@ def test_a_folder_of_videos_gives_clips_of_all_of_each(tmp_path):
   write(tmp_path / "short.mp4", 3)
   clips = folders.uniformly_sampled_videos(tmp_path, 5)
   shown = [clips[i]["video"].mean(axis=(1, 2, 3)) for i in range(2)]
-  for grey, wanted in zip(shown, ([0, 5, 10, 14, 19], [0, 0, 1, 1, 2]), strict=True):
-    np.testing.assert_allclose(grey, 8 * np.array(wanted) + 8, atol=3)
+  for grey, expected in zip(shown, ([0, 5, 10, 14, 19], [0, 0, 1, 1, 2]), strict=True):
+    np.testing.assert_allclose(grey, 8 * np.array(expected) + 8, atol=3)
 
 
-@pytest.mark.parametrize("arg, wanted", [("full", [0, 10, 19]), (None, [0, 3, 6])])
-def test_magictime_reads_whole_videos(tmp_path, arg, wanted):
+@pytest.mark.parametrize("arg, expected", [("full", [0, 10, 19]), (None, [0, 3, 6])])
+def test_magictime_reads_whole_videos(tmp_path, arg, expected):
   """And AnimateDiff, of which it is made, windows of every third frame."""
   cfg = magictime.get_config(arg) if arg else animatediff.get_config("v3")
   (tmp_path / "flower").mkdir()
@@ -77,4 +74,4 @@ def test_magictime_reads_whole_videos(tmp_path, arg, wanted):
   if not arg:
     clips.start = "first"
   shown = config.build(clips)[0]["video"].mean(axis=(1, 2, 3))
-  np.testing.assert_allclose(shown, 8 * np.array(wanted) + 8, atol=3)
+  np.testing.assert_allclose(shown, 8 * np.array(expected) + 8, atol=3)

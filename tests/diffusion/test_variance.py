@@ -15,6 +15,7 @@ from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion import variance
 
 DDPM = p.DDPM()
+GOLDEN = golden_files.read("latte_diffusion")[1]
 
 
 def ours(x):
@@ -23,15 +24,10 @@ def ours(x):
 
 
 @pytest.fixture(scope="module")
-def golden():
-  return golden_files.read("latte_diffusion")[1]
-
-
-@pytest.fixture(scope="module")
-def batch(golden):
+def batch():
   """(x0, x_t, out [.., 2 C], t [B, T])."""
-  x0, eps, out = (ours(golden[f"in_{k}"]) for k in ("x_start", "noise", "model_output"))
-  t = jnp.broadcast_to(golden["in_t"][:, None] + 1.0, x0.shape[:2])
+  x0, eps, out = (ours(GOLDEN[f"in_{k}"]) for k in ("x_start", "noise", "model_output"))
+  t = jnp.broadcast_to(GOLDEN["in_t"][:, None] + 1.0, x0.shape[:2])
   return x0, p.mix(DDPM.alpha_sigma(t), x0, eps), out, t
 
 
@@ -40,10 +36,10 @@ def close(ours, theirs, rtol=1e-5):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos"])
-def test_the_step_back_is_the_originals(golden, schedule):
+def test_the_step_back_is_the_originals(schedule):
   process = p.DDPM(schedule=schedule)
   name = "linear" if schedule == "linear" else "squaredcos_cap_v2"
-  table = lambda k: golden[f"out_{name}_posterior_{k}"]  # every 37th
+  table = lambda k: GOLDEN[f"out_{name}_posterior_{k}"]  # every 37th
   t = jnp.arange(1000.0)[None, ::37] + 1.0
   x = jnp.ones((1, t.shape[1], 1, 1, 1))
   var = variance.posterior_variance(process, t, t - 1.0)[0]
@@ -56,29 +52,29 @@ def test_the_step_back_is_the_originals(golden, schedule):
   np.testing.assert_allclose(of_x0.ravel()[0], 1.0, rtol=1e-5)
 
 
-def test_the_posterior_and_the_networks_step_are_the_originals(golden, batch):
+def test_the_posterior_and_the_networks_step_are_the_originals(batch):
   x0, x_t, out, t = batch
-  noised = ours(golden["out_q_sample"])
+  noised = ours(GOLDEN["out_q_sample"])
   np.testing.assert_allclose(x_t, noised, atol=2e-6)
-  late = p.mix(DDPM.alpha_sigma(t - 1), x0, ours(golden["in_noise"]))
+  late = p.mix(DDPM.alpha_sigma(t - 1), x0, ours(GOLDEN["in_noise"]))
   assert not np.allclose(late, noised, atol=1e-3)
-  inside = golden["in_t"] > 0  # at the first step the original's posterior is clipped
+  inside = GOLDEN["in_t"] > 0  # at the first step the original's posterior is clipped
   mean = variance.posterior_mean(DDPM, x_t, x0, t, t - 1.0)
-  close(mean[inside], ours(golden["out_q_posterior_mean"])[inside])
+  close(mean[inside], ours(GOLDEN["out_q_posterior_mean"])[inside])
   f, fraction = variance.split_prediction_and_variance_fraction(out, 4)
   x0_hat = p.x0_from_output(DDPM, "eps", x_t, f, t)
-  close(x0_hat, ours(golden["out_p_pred_xstart"]))
+  close(x0_hat, ours(GOLDEN["out_p_pred_xstart"]))
   mean = variance.posterior_mean(DDPM, x_t, x0_hat, t, t - 1.0)
-  close(mean, ours(golden["out_p_mean"]))
+  close(mean, ours(GOLDEN["out_p_mean"]))
   log_var = variance.log_variance(DDPM, fraction, t, t - 1.0)
-  close(log_var[inside], ours(golden["out_p_log_variance"])[inside])
+  close(log_var[inside], ours(GOLDEN["out_p_log_variance"])[inside])
   assert not np.allclose(log_var[inside], log_var[inside][:, :, ::-1], rtol=1e-3)
 
 
-def each_loss(golden, batch, prediction, **kwargs):
+def each_loss(batch, prediction, **kwargs):
   """{"loss", "mse", "bound"} of every example, in one call."""
   x0, _, out, t = batch
-  eps = ours(golden["in_noise"])
+  eps = ours(GOLDEN["in_noise"])
 
   def one(x0, eps, out, t):
     with_noise = lambda apply: losses.denoising_loss(
@@ -99,29 +95,29 @@ def known_noise(monkeypatch):
 @pytest.mark.parametrize(
   "variant, prediction", [("default", "eps"), ("rescaled", "eps"), ("xstart", "x0")]
 )
-def test_losses_are_the_originals(golden, batch, variant, prediction):
-  out = each_loss(golden, batch, prediction, vlb_weight=1.0)
+def test_losses_are_the_originals(batch, variant, prediction):
+  out = each_loss(batch, prediction, vlb_weight=1.0)
   for name, theirs in (("mse", "mse"), ("bound", "vb"), ("loss", "loss")):
-    close(out[name], golden[f"out_loss_{variant}_{theirs}"])
-  wrong = each_loss(golden, batch, "x0" if prediction == "eps" else "eps")
+    close(out[name], GOLDEN[f"out_loss_{variant}_{theirs}"])
+  wrong = each_loss(batch, "x0" if prediction == "eps" else "eps")
   assert not np.allclose(wrong["bound"], out["bound"], rtol=1e-2)
 
 
-def test_the_bound_is_the_originals_kl_loss(golden, batch):
+def test_the_bound_is_the_originals_kl_loss(batch):
   x0, x_t, out, t = batch
   f, fraction = variance.split_prediction_and_variance_fraction(out, 4)
   x0_hat = p.x0_from_output(DDPM, "eps", x_t, f, t)
   bits = variance.variational_bound(DDPM, x0, x_t, x0_hat, fraction, t).mean(axis=1)
-  close(1000 * bits, golden["out_loss_kl_loss"])
+  close(1000 * bits, GOLDEN["out_loss_kl_loss"])
 
 
 @pytest.mark.usefixtures("known_noise")
-def test_a_fixed_variance_has_the_originals_loss(golden, batch):
+def test_a_fixed_variance_has_the_originals_loss(batch):
   x0, x_t, _, t = batch
-  fixed = ours(golden["in_model_output_fixed"])
-  out = each_loss(golden, (x0, x_t, fixed, t), "eps")
+  fixed = ours(GOLDEN["in_model_output_fixed"])
+  out = each_loss((x0, x_t, fixed, t), "eps")
   assert "bound" not in out
-  close(out["mse"], golden["out_loss_fixed_mse"])
+  close(out["mse"], GOLDEN["out_loss_fixed_mse"])
 
 
 def test_the_bound_teaches_the_variance_only(batch):

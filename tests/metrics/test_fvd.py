@@ -8,15 +8,12 @@ from einops import rearrange
 from tests.support import golden_files
 from vdm_jax.metrics import frechet, fvd, i3d, score
 
-
-@pytest.fixture(scope="module")
-def golden():
-  return golden_files.read("i3d_fvd")
+META, Z = golden_files.read("i3d_fvd")
 
 
 @pytest.fixture(scope="module")
-def found(golden):
-  return golden_files.weights(golden[0])
+def found():
+  return golden_files.weights(META)
 
 
 @pytest.fixture(scope="module")
@@ -31,50 +28,46 @@ def close(got, want, tolerance=1e-4):
   return np.abs(got - want).max() <= tolerance * max(1.0, np.abs(want).max())
 
 
-def test_frames_are_squashed_as_the_original_does(golden):
-  _, z = golden
-  x = np.asarray(i3d.preprocess(z["in_video1"], (199, 211)))
+def test_frames_are_squashed_as_the_original_does():
+  x = np.asarray(i3d.preprocess(Z["in_video1"], (199, 211)))
   x = rearrange(x, "n t h w c -> n c t h w")
-  assert close(x.mean((3, 4)), z["out_preprocessed_mean1"], 1e-5)
-  assert close(x[:, :, ::5, ::61, ::53], z["out_preprocessed_crop1"], 1e-5)
+  assert close(x.mean((3, 4)), Z["out_preprocessed_mean1"], 1e-5)
+  assert close(x[:, :, ::5, ::61, ::53], Z["out_preprocessed_crop1"], 1e-5)
 
 
-def test_the_convolutions_equal_the_originals(golden, params):
+def test_the_convolutions_equal_the_originals(params):
   """9 x 17 x 35: every stride meets an odd size, so the padding is not symmetric."""
-  meta, z = golden
-  small = rearrange(z["in_small"], "n c t h w -> n t h w c")
+  small = rearrange(Z["in_small"], "n c t h w -> n t h w c")
   got = rearrange(np.asarray(features(params, small)), "n t h w c -> n c t h w")
-  assert close(got[:, ::4], z["out_small_pre_pool"])
-  assert close(got.mean((2, 3, 4)), z["out_scale4_mean"])
-  unit = features(params, small / np.float32(meta["config"]["small_scale"]))
-  assert close(np.asarray(unit).mean((1, 2, 3)), z["out_unit_scale4_mean"])
+  assert close(got[:, ::4], Z["out_small_pre_pool"])
+  assert close(got.mean((2, 3, 4)), Z["out_scale4_mean"])
+  unit = features(params, small / np.float32(META["config"]["small_scale"]))
+  assert close(np.asarray(unit).mean((1, 2, 3)), Z["out_unit_scale4_mean"])
   # Negative control: one running variance of one channel.
   wrong = {k: dict(v) for k, v in params.items()}
   gain = wrong["Mixed_3b.b1b"]["gain"].copy()
   gain[3] *= 1.5
   wrong["Mixed_3b.b1b"]["gain"] = gain
   assert not close(
-    np.asarray(features(wrong, small)).mean((1, 2, 3)), z["out_scale4_mean"]
+    np.asarray(features(wrong, small)).mean((1, 2, 3)), Z["out_scale4_mean"]
   )
 
 
-def test_the_logits_equal_the_originals(golden, params):
-  meta, z = golden
+def test_the_logits_equal_the_originals(params):
   logits = jax.jit(i3d.logits)
-  x = i3d.preprocess(z["in_video1"], (199, 211))
-  assert close(np.asarray(logits(params, x)), z["out_logits1"])
-  scaled = np.float32(meta["config"]["video_scale"]) * x
-  assert close(np.asarray(logits(params, scaled)), z["out_logits_scaled1"])
+  x = i3d.preprocess(Z["in_video1"], (199, 211))
+  assert close(np.asarray(logits(params, x)), Z["out_logits1"])
+  scaled = np.float32(META["config"]["video_scale"]) * x
+  assert close(np.asarray(logits(params, scaled)), Z["out_logits_scaled1"])
   with pytest.raises(ValueError, match="at least 10 frames"):
     i3d.logits(params, x[:, :8])
 
 
-def test_the_distance_equals_the_originals(golden):
-  _, z = golden
-  got = frechet.distance(z["in_feat_a"], z["in_feat_b"], ddof=1)
-  np.testing.assert_allclose(got, z["out_frechet"], rtol=1e-5)
-  biased = frechet.distance(z["in_feat_a"], z["in_feat_b"], ddof=0)
-  assert abs(biased - z["out_frechet"]) > 1e-3 * z["out_frechet"]
+def test_the_distance_equals_the_originals():
+  got = frechet.distance(Z["in_feat_a"], Z["in_feat_b"], ddof=1)
+  np.testing.assert_allclose(got, Z["out_frechet"], rtol=1e-5)
+  biased = frechet.distance(Z["in_feat_a"], Z["in_feat_b"], ddof=0)
+  assert abs(biased - Z["out_frechet"]) > 1e-3 * Z["out_frechet"]
 
 
 def test_missing_and_misshapen_weights_are_named(found):

@@ -15,6 +15,7 @@ PARAMS = {
   "conditioner": {},
 }
 RULES = (("batch", "data"),)
+MESH = sharding.make_mesh({"data": -1})
 SPEC = {"x": jax.ShapeDtypeStruct((4, 2), jnp.float32)}
 
 
@@ -23,11 +24,6 @@ class Task:
     assert batch["x"].shape == (4, 2)
     kernel = jax.random.normal(key, (2, 3))
     return PARAMS | {"spatial": {"kernel": kernel, "bias": jnp.zeros(3)}}
-
-
-@pytest.fixture(scope="module")
-def mesh():
-  return sharding.make_mesh({"data": -1})
 
 
 def test_merge_undoes_split():
@@ -45,9 +41,9 @@ def test_a_pattern_that_matches_nothing_is_refused_with_examples():
     state_lib.split_trainable(PARAMS, "(")
 
 
-def test_the_average_is_a_copy_in_its_own_memory(mesh):
+def test_the_average_is_a_copy_in_its_own_memory():
   state, shardings = state_lib.create_state_and_shardings(
-    Task(), optax.sgd(0.1), SPEC, jax.random.key(0), mesh, RULES
+    Task(), optax.sgd(0.1), SPEC, jax.random.key(0), MESH, RULES
   )
 
   def places(tree):
@@ -63,22 +59,22 @@ def test_the_average_is_a_copy_in_its_own_memory(mesh):
   assert jax.tree.structure(shardings) == jax.tree.structure(donated)
 
 
-def test_abstract_is_what_create_makes(mesh):
+def test_abstract_is_what_create_makes():
   args = Task(), optax.adam(1e-3), SPEC
   state, shardings = state_lib.create_state_and_shardings(
-    *args, jax.random.key(0), mesh, RULES, "spatial"
+    *args, jax.random.key(0), MESH, RULES, "spatial"
   )
-  like = state_lib.abstract_state(*args, mesh, RULES, "spatial")
+  like = state_lib.abstract_state(*args, MESH, RULES, "spatial")
   assert jax.tree.structure(like) == jax.tree.structure(state)
   same = lambda a, b: (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding)
   assert jax.tree.all(jax.tree.map(same, like, state))
   assert jax.tree.all(jax.tree.map(lambda a, s: a.sharding == s, like, shardings))
 
 
-def test_init_from_replaces_parameters_and_keeps_dtypes(mesh):
+def test_init_from_replaces_parameters_and_keeps_dtypes():
   double = lambda p: p | {"temporal": {"kernel": np.full((3, 3), 7.0)}}
   negate = lambda p: p | {"temporal": {"kernel": -p["temporal"]["kernel"]}}
-  args = Task(), optax.adam(1.0), SPEC, jax.random.key(0), mesh, RULES
+  args = Task(), optax.adam(1.0), SPEC, jax.random.key(0), MESH, RULES
   state, _ = state_lib.create_state_and_shardings(*args, init_from=[double, negate])
   kernel = state.params["temporal"]["kernel"]
   assert kernel.dtype == jnp.float32
@@ -86,27 +82,27 @@ def test_init_from_replaces_parameters_and_keeps_dtypes(mesh):
   np.testing.assert_array_equal(state.ema["temporal"]["kernel"], -7.0)
 
 
-def test_init_from_may_compute_on_one_device(mesh):
+def test_init_from_may_compute_on_one_device():
   """As a checkpoint that is read for it, whose checksums are computed there."""
 
   def load(params):
     last = lambda x: jax.device_put(np.ones(x.shape, x.dtype), jax.devices()[-1])
     return jax.jit(lambda tree: tree)(jax.tree.map(last, params))
 
-  args = Task(), optax.sgd(1.0), SPEC, jax.random.key(0), mesh, RULES
+  args = Task(), optax.sgd(1.0), SPEC, jax.random.key(0), MESH, RULES
   state, shardings = state_lib.create_state_and_shardings(*args, init_from=load)
   kernel = state.params["temporal"]["kernel"]
   np.testing.assert_array_equal(kernel, 1.0)
   assert kernel.sharding == shardings.params["temporal"]["kernel"]
 
 
-def test_init_from_with_other_parameters_is_refused_with_every_name(mesh):
+def test_init_from_with_other_parameters_is_refused_with_every_name():
   def wrong(params):
     return {"spatial": {"kernel": jnp.ones((2, 4)), "extra": jnp.ones(1)}}
 
   with pytest.raises(ValueError) as error:
     state_lib.create_state_and_shardings(
-      Task(), optax.sgd(1.0), SPEC, jax.random.key(0), mesh, RULES, init_from=wrong
+      Task(), optax.sgd(1.0), SPEC, jax.random.key(0), MESH, RULES, init_from=wrong
     )
   for part in (
     "missing spatial/bias",

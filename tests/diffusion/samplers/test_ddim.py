@@ -14,51 +14,45 @@ from vdm_jax.diffusion import signal_scale, times
 from vdm_jax.diffusion.samplers import ddim, euler, loop
 
 DDPM = p.DDPM()
+GOLDEN = golden_files.read("latte_diffusion")[1]
 
 
-@pytest.fixture(scope="module")
-def golden():
-  return golden_files.read("latte_diffusion")[1]
-
-
-def network(golden):
+def network():
   """The analytic eps of the recorded trajectories, a function of the index 0 .. 999."""
 
   def apply(x, t, cond):
-    a = p.expand(jnp.asarray(golden["out_linear_alphas_cumprod"])[t.astype(int)])
+    a = p.expand(jnp.asarray(GOLDEN["out_linear_alphas_cumprod"])[t.astype(int)])
     return x * jnp.sqrt(1 - a) / (0.25 * a + 1 - a) + 0.05 * jnp.sin(3 * x)
 
   return d.from_network(apply, DDPM, "eps")
 
 
-def test_the_trajectory_is_the_originals(golden):
+def test_the_trajectory_is_the_originals():
   ts = times.respaced_grid(DDPM, num_steps=50)
-  expected = golden["out_ddim_traj_every_10th"]  # after steps 10, 20 .. 50
+  expected = GOLDEN["out_ddim_traj_every_10th"]  # after steps 10, 20 .. 50
 
   @jax.jit
   def run(x, shift):
     outs = [x]
     for i in range(0, 50, 10):
       part = ts[i : i + 11] + shift * (ts[i : i + 11] > 0)
-      outs.append(
-        ddim.ddim(network(golden), DDPM, outs[-1], part, None, jax.random.key(0))
-      )
+      outs.append(ddim.ddim(network(), DDPM, outs[-1], part, None, jax.random.key(0)))
     return jnp.stack(outs[1:])
 
-  out = run(golden["in_x_T"], 0)
+  out = run(GOLDEN["in_x_T"], 0)
   np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(expected).max())
   # An index off by one is seen.
-  wrong = run(golden["in_x_T"], -1)
+  wrong = run(GOLDEN["in_x_T"], -1)
   assert np.abs(wrong - expected).max() > 1e-3 * np.abs(expected).max()
 
 
-def test_with_noise_it_is_the_originals(golden):
+def test_with_noise_it_is_the_originals():
   """Fed the noise that the original drew, in the order it drew it."""
   ts = times.respaced_grid(DDPM, num_steps=50)
-  drawn = loop.RecordedNoise(jnp.asarray(golden["in_ddim_step_noise"]))
-  args = (network(golden), DDPM, golden["in_x_T"], ts, None, drawn)
+  drawn = loop.RecordedNoise(jnp.asarray(GOLDEN["in_ddim_step_noise"]))
+  args = (network(), DDPM, GOLDEN["in_x_T"], ts, None, drawn)
   run = lambda eta: ddim.ddim(*args, eta=eta)
-  expected = golden["out_ddim_eta_final"]
+  expected = GOLDEN["out_ddim_eta_final"]
   scale = np.abs(expected).max()
   np.testing.assert_allclose(run(1.0), expected, atol=1e-5 * scale)
   np.testing.assert_array_equal(run(1.0), ddim.euler_ancestral(*args))

@@ -28,6 +28,7 @@ CASES = {
   "stack of one": ("l o i -> l i o", dict(l=1, o=6, i=2), 1),
 }
 LIMITS = (1, 20, 50, 150, 10**9)
+MESH = sharding.make_mesh(dict(fsdp=2))
 
 
 def made(left, right, sizes, stacked, axes):
@@ -59,12 +60,12 @@ def pieces(limit, theirs, pattern, axes, expected):
   return cut
 
 
-def check_devices(mesh, cut, expected):
+def check_devices(cut, expected):
   """Split along each axis that two devices divide, replicated, and on one device."""
   shape = expected.shape
   specs = [P(*(None,) * i, "fsdp") for i, n in enumerate(shape) if n % 2 == 0]
   for where in (
-    *(NamedSharding(mesh, spec) for spec in (P(), *specs)),
+    *(NamedSharding(MESH, spec) for spec in (P(), *specs)),
     SingleDeviceSharding(jax.devices()[1]),
   ):
     x = chunks.to_devices(cut, shape, np.float32, where)
@@ -75,16 +76,11 @@ def check_devices(mesh, cut, expected):
       np.testing.assert_array_equal(part.data, expected[part.index])
 
 
-@pytest.fixture(scope="module")
-def mesh():
-  return sharding.make_mesh(dict(fsdp=2))
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_pieces_make_the_whole_and_each_device_holds_its_part_only(mesh, case):
+def test_pieces_make_the_whole_and_each_device_holds_its_part_only(case):
   *given, expected = arrays(case)
   for limit in LIMITS:
-    check_devices(mesh, pieces(limit, *given, expected), expected)
+    check_devices(pieces(limit, *given, expected), expected)
 
 
 def test_large_ones_are_cut_and_small_ones_are_not():
@@ -112,12 +108,12 @@ def test_a_limit_bounds_what_is_read(tmp_path):
   assert max(read) == 400 and sum(read) == 4000
 
 
-def test_devices_do_not_share_memory(mesh):
+def test_devices_do_not_share_memory():
   """One of them may be given away (donated) while the other is read."""
   *given, expected = arrays("as it is")
   for limit in (1, 10**9):
     cut = chunks.to_chunks(*given, expected.shape, limit)
-    where = NamedSharding(mesh, P())
+    where = NamedSharding(MESH, P())
     x = chunks.to_devices(cut, expected.shape, np.float32, where)
     a, b = (part.data.unsafe_buffer_pointer() for part in x.addressable_shards)
     assert a != b
@@ -174,14 +170,14 @@ def drawn(rng):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_drawn_patterns(mesh, seed):
+def test_drawn_patterns(seed):
   rng = np.random.default_rng(seed)
   for i in range(30):
     *given, expected = drawn(rng)
     limit = int(rng.integers(1, 4 * expected.size + 2))
     cut = pieces(limit, *given, expected)
     if i in suite.seeds(3):
-      check_devices(mesh, cut, expected)
+      check_devices(cut, expected)
     start, last = cut[-1]  # the control: one number of the last piece is another
     bent = (start, np.where(np.arange(last.size).reshape(last.shape), last, -1))
     found = chunks.assemble([*cut[:-1], bent], expected.shape, np.float32)
