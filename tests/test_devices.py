@@ -1,11 +1,10 @@
 """The whole run, from clips to scores, is the same on one device and on two."""
 
-import json
-
 import numpy as np
 import pytest
 
 from tests.support import child
+from vdm_jax import log
 from vdm_jax.programs import sample
 
 pytestmark = [pytest.mark.long, pytest.mark.mesh]
@@ -23,13 +22,9 @@ def runs(tmp_path_factory):
   return made
 
 
-def rows(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.mark.parametrize("folder", ["autoencoder", "denoiser"])
 def test_losses_are_equal(runs, folder):
-  one, two = (rows(runs[n] / folder / "log.jsonl") for n in (1, 2))
+  one, two = (log.read_log(runs[n] / folder / "log.jsonl") for n in (1, 2))
   assert [r["step"] for r in one] == [r["step"] for r in two]
   np.testing.assert_allclose(
     [r["loss"] for r in one], [r["loss"] for r in two], rtol=2e-3

@@ -1,6 +1,6 @@
 """Every experiment's config is whole, and what its page shows is there."""
 
-import importlib.util
+import importlib
 import pathlib
 
 import jax
@@ -14,11 +14,7 @@ CONFIGS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
 
 
 def load(name):
-  path = ROOT / name / "config.py"
-  spec = importlib.util.spec_from_file_location(f"experiment_{name}", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return importlib.import_module(f"experiments.{name}.config")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

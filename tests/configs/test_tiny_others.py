@@ -1,7 +1,6 @@
 """Tiny runs of all other configs, most of them transformers, to the end."""
 
 import functools
-import json
 import shutil
 
 import jax
@@ -11,7 +10,7 @@ from PIL import Image
 from safetensors import numpy
 
 from tests.configs import tiny
-from vdm_jax import checkpoint, pretrained, video_io
+from vdm_jax import checkpoint, log, pretrained, video_io
 from vdm_jax import config as c
 from vdm_jax.data import records, sources
 from vdm_jax.programs import job, sample
@@ -28,8 +27,7 @@ def test_tiny_runs_to_the_end(name, runs):
 def test_latte_trains_on_pictures_too(tmp_path):
   cfg = tiny.get_config("configs.latte", "tiny-images")
   job.run_stages(cfg, cfg.stages[: cfg.stages.index("train") + 1], tmp_path)
-  rows = (tmp_path / "denoiser" / "log.jsonl").read_text().splitlines()
-  row = json.loads(rows[-1])
+  row = log.read_log(tmp_path / "denoiser" / "log.jsonl")[-1]
   assert np.isfinite([row["loss"], row["image_mse"], row["bound"]]).all()
 
 

@@ -4,13 +4,11 @@ The numbers are exact: 64 frames, a denoiser of 16, 64 Euler steps of rectified 
 AR(1) process of correlation 0.9, with and without a scene that all frames share.
 """
 
-import importlib.util
-import pathlib
-
 import jax
 import numpy as np
 import pytest
 
+from experiments.exact_long_video import config as experiment
 from tests.support import suite
 from vdm_jax import config
 from vdm_jax.diffusion import process as p
@@ -18,7 +16,6 @@ from vdm_jax.diffusion import schedules, times
 from vdm_jax.diffusion.samplers import euler
 from vdm_jax.oracle import rank
 
-CONFIG = pathlib.Path(__file__).parents[2] / "experiments/exact_long_video/config.py"
 # {method: (distance, seam, memory)}; known from an independent implementation.
 MOTION = {
   "the whole video at once": (0.00080, 0.94, 0.001),
@@ -53,11 +50,7 @@ SCENE = {
 
 @pytest.fixture(scope="module")
 def parts():
-  spec = importlib.util.spec_from_file_location("exact_long_video", CONFIG)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  cfg = module.get_config()
-  return config.build(cfg.rank, workdir=".").keywords
+  return config.build(experiment.get_config().rank, workdir=".").keywords
 
 
 TABLES = {"motion alone": MOTION, "motion and a scene": SCENE}

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.support import golden_files, parity_table, suite
+from tests.support import parity_table, suite
 from tests.support.published import case as cases
 from tests.support.published import recorded, rows
 from vdm_jax import pretrained
@@ -37,13 +37,7 @@ def case(request, tmp_path_factory):
 def test_it_computes_what_the_original_computes(case, record_property):
   error = case.error()
   assert error <= 1, case.differences()
-  parity_table.note(
-    record_property,
-    case.row.title,
-    error=golden_files.TOLERANCE * error,
-    bound=golden_files.TOLERANCE,
-    unit="max(1, max\\|ref\\|)",
-  )
+  parity_table.note_error(record_property, case.row.title, error)
 
 
 def test_one_changed_tensor_is_seen(case, record_property):

@@ -1,21 +1,15 @@
 """The ranking runs from its config and writes what it says."""
 
-import importlib.util
 import json
-import pathlib
 
 from PIL import Image
 
+from experiments.exact_long_video import config
 from vdm_jax.programs import job
-
-CONFIG = pathlib.Path(__file__).parents[2] / "experiments/exact_long_video/config.py"
 
 
 def test_the_ranking_writes_a_table_and_pictures(tmp_path):
-  spec = importlib.util.spec_from_file_location("exact_long_video_tiny", CONFIG)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  cfg = module.get_config("tiny")
+  cfg = config.get_config("tiny")
   job.run_stages(cfg, cfg.stages, tmp_path)
   scores = json.loads((tmp_path / "rank" / "scores.json").read_text())
   assert set(scores) == {"motion alone", "motion and a scene"}

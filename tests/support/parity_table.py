@@ -8,6 +8,8 @@ import collections
 import json
 import pathlib
 
+from tests.support import golden_files
+
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -23,6 +25,13 @@ def note(
   """
   found = dict(row=row, error=error, bound=bound, control=control, unit=unit)
   record_property("parity", {k: v for k, v in found.items() if v is not None})
+
+
+def note_error(record_property, row, error):
+  """Records an error in units of the tolerance, as `golden_files.error` gives it."""
+  bound = golden_files.TOLERANCE
+  unit = "max(1, max\\|ref\\|)"
+  note(record_property, row, error=bound * error, bound=bound, unit=unit)
 
 
 def gather(reports):

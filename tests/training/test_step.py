@@ -32,11 +32,12 @@ class Task:
     return loss, {"largest": jnp.mean(batch["x"]), "at": batch["step"]}
 
 
-def create(tx, trainable=".*"):
+def start(tx, loss=None, decay=0.9, trainable=".*", **options):
+  """(step, state) of this optimizer on one device; without a loss that of `Task`."""
   mesh = sharding.make_mesh({"data": -1}, jax.devices()[:1])
-  return state_lib.create_state_and_shardings(
-    Task(), tx, SPEC, KEY, mesh, RULES, trainable
-  )[0]
+  args = Task(), tx, SPEC, KEY, mesh, RULES, trainable
+  state, _ = state_lib.create_state_and_shardings(*args)
+  return step_lib.make_step(loss or Task().loss, tx, decay, **options), state
 
 
 def run(step, state, batches, key=KEY):
@@ -50,31 +51,27 @@ def run(step, state, batches, key=KEY):
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_parts_of_a_batch_add_up_to_the_batch(accumulate):
   tx = optimizer.adamw(learning_rate=0.05)
-  state = create(tx)
-  whole, rows = run(step_lib.make_step(Task().loss, tx, 0.9), state, [BATCH] * 3)
-  step = step_lib.make_step(Task().loss, tx, 0.9, accumulate=accumulate)
-  parts, part_rows = run(step, state, [BATCH] * 3)
+  step, state = start(tx)
+  whole, rows = run(step, state, [BATCH] * 3)
+  parts, part_rows = run(start(tx, accumulate=accumulate)[0], state, [BATCH] * 3)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
   jax.tree.map(close, parts, whole)
   jax.tree.map(close, part_rows, rows)
   half = {"x": BATCH["x"][:4]}
-  other, _ = run(step_lib.make_step(Task().loss, tx, 0.9), state, [half] * 3)
+  other, _ = run(step, state, [half] * 3)
   moved = other.params["temporal"]["kernel"] - whole.params["temporal"]["kernel"]
   assert np.abs(moved).max() > 1e-3  # a part alone is not the batch
 
 
 def test_parts_that_do_not_divide_are_refused():
-  tx = optax.sgd(0.1)
-  state = create(tx)
-  step = step_lib.make_step(Task().loss, tx, 0.9, accumulate=3)
+  step, state = start(optax.sgd(0.1), accumulate=3)
   with pytest.raises(ValueError, match=r"accumulate=3 .* batch\['x'\] has shape"):
     step(state, jax.tree.map(jnp.asarray, BATCH), KEY)
 
 
 def test_the_average_has_its_closed_form():
-  tx = optax.sgd(0.05)
-  state = create(tx)
-  step = jax.jit(step_lib.make_step(Task().loss, tx, 0.25))
+  step, state = start(optax.sgd(0.05), decay=0.25)
+  step = jax.jit(step)
   want = np.asarray(state.params["temporal"]["kernel"], np.float64)
   for n in range(6):
     state, _ = step(state, BATCH, KEY)
@@ -85,10 +82,8 @@ def test_the_average_has_its_closed_form():
 
 
 def test_a_bad_step_changes_nothing_but_the_counters():
-  tx = optimizer.adamw(learning_rate=0.05)
-  state = create(tx)
+  step, state = start(optimizer.adamw(learning_rate=0.05))
   bad = {"x": BATCH["x"] + 1000}
-  step = step_lib.make_step(Task().loss, tx, 0.9)
   good, _ = run(step, state, [BATCH])
   after, rows = run(step, state, [BATCH, bad, bad])
   for name in ("params", "ema", "opt_state"):
@@ -107,22 +102,19 @@ def test_a_bad_step_changes_nothing_but_the_counters():
 
 
 def test_an_infinite_gradient_of_a_finite_loss_is_skipped():
-  tx = optax.sgd(0.1)
-  state = create(tx)
-
   def loss(params, batch, key):
     # The slope of a square root at zero.
     return jnp.sqrt(jnp.sum(0.0 * params["temporal"]["kernel"] ** 2)), {}
 
-  after, rows = run(step_lib.make_step(loss, tx, 0.9), state, [BATCH])
+  step, state = start(optax.sgd(0.1), loss)
+  after, rows = run(step, state, [BATCH])
   assert np.isfinite(rows[0]["loss"]) and int(after.skipped) == 1
   jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
 def test_frozen_parameters_are_not_touched():
   tx = optimizer.adamw(learning_rate=0.05, weight_decay=0.5)
-  state = create(tx, trainable="temporal")
-  step = step_lib.make_step(Task().loss, tx, 0.9)
+  step, state = start(tx, trainable="temporal")
   after, rows = run(step, state, [BATCH] * 3)
   np.testing.assert_array_equal(after.frozen["spatial"]["kernel"], np.eye(3))
   assert list(after.params) == list(after.ema) == ["temporal"]
@@ -132,16 +124,13 @@ def test_frozen_parameters_are_not_touched():
 
 
 def test_step_n_has_its_own_key_and_knows_its_number():
-  tx = optax.sgd(0.0)
-  state = create(tx)
-
   def loss(params, batch, key):
     return jnp.sum(params["temporal"]["kernel"]), {
       "draw": jax.random.normal(key),
       "at": batch["step"],
     }
 
-  step = step_lib.make_step(loss, tx, 0.9)
+  step, state = start(optax.sgd(0.0), loss)
   _, rows = run(step, state, [BATCH] * 3)
   want = [jax.random.normal(jax.random.fold_in(KEY, n)) for n in range(3)]
   np.testing.assert_allclose([r["draw"] for r in rows], want)
@@ -150,8 +139,8 @@ def test_step_n_has_its_own_key_and_knows_its_number():
 
 def test_metrics_name_the_rate_and_the_length_of_the_gradient():
   tx = optimizer.adamw(learning_rate=optimizer.constant(0.5, warmup=2), clip=1e-3)
-  state = create(tx)
-  _, rows = run(step_lib.make_step(Task().loss, tx, 0.9), state, [BATCH] * 2)
+  step, state = start(tx)
+  _, rows = run(step, state, [BATCH] * 2)
   assert [float(r["lr"]) for r in rows] == pytest.approx([0.25, 0.5])
   batch = BATCH | {"step": 0}
   grads = jax.grad(lambda p: Task().loss(p, batch, KEY)[0])(state.params)
@@ -160,11 +149,10 @@ def test_metrics_name_the_rate_and_the_length_of_the_gradient():
 
 
 def test_a_metric_that_is_no_scalar_is_refused():
-  tx = optax.sgd(0.0)
-  state = create(tx)
   loss = lambda params, batch, key: (jnp.zeros(()), {"per_clip": batch["x"]})
+  step, state = start(optax.sgd(0.0), loss)
   with pytest.raises(ValueError, match=r"'per_clip' has shape \(8, 3\)"):
-    step_lib.make_step(loss, tx, 0.9)(state, BATCH, KEY)
+    step(state, BATCH, KEY)
 
 
 def on_two_devices():

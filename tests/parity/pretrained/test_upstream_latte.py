@@ -92,13 +92,7 @@ def case(request):
 def test_it_computes_what_upstream_computes(case, record_property):
   error = case.error()
   assert error <= 1
-  parity_table.note(
-    record_property,
-    ROW,
-    error=1e-4 * error,
-    bound=1e-4,
-    unit="max(1, max\\|ref\\|)",
-  )
+  parity_table.note_error(record_property, ROW, error)
 
 
 def test_a_changed_tensor_is_seen(case, record_property):
