@@ -299,9 +299,7 @@ def test_checksums_on_the_host_are_those_of_the_devices(dtype):
 
 def test_a_training_may_start_from_what_another_left(tmp_path):
   tree = {"a": {"b": np.arange(3, dtype=np.float32)}}
-  saver = checkpoint.Checkpointer(tmp_path)
-  saver.save(1, {"ema": tree, "params": tree}, key=jax.random.key(0), loader_state={})
-  saver.close()
+  saved(tmp_path, {"ema": tree, "params": tree}, steps=(1,)).close()
   initial = {"a": {"b": np.zeros(3, np.float32)}}
   loaded = inflate.inflate(initial, folder=tmp_path)
   assert loaded["a"]["b"].tolist() == [0.0, 1.0, 2.0]

@@ -52,12 +52,9 @@ def test_chosen_numbers_are_the_only_records_and_keep_their_order(path):
   source = tiles.TiledVideo(path, **GRID, indices=(5, 0))
   assert len(source) == 2 and source.name(0).endswith("tile 5")
   assert levels(source, 0)[0] > levels(source, 1)[0]
-  seen = {int(b["video"][0, 0, 8, 8, 0]) // 100 for b in batches(source)}
-  assert seen == {0, 1}
-
-
-def batches(source):
-  return loader.Loader(source, 1, repeat=False)
+  batches = loader.Loader(source, 1, repeat=False)
+  found = {int(b["video"][0, 0, 8, 8, 0]) // 100 for b in batches}
+  assert found == {0, 1}
 
 
 @pytest.mark.parametrize("numbers", [(6,), (-1, 2), ()])

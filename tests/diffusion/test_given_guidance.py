@@ -26,16 +26,12 @@ def mixing(x_t, t, cond):
   return d.Denoised(0.3 * x_t + 0.2 * x_t.mean(1, keepdims=True) + level + given)
 
 
-def chained(scale):
-  held = d.hold_known(mixing, None)
-  return guidance.guide_by_known_frames(held, None, process=LVDM, scale=scale)
-
-
 @pytest.mark.parametrize("scale", [1.1, 3.0])
 def test_it_is_the_formula(scale):
   t, cond = jnp.full((2, 4), 400.0), Conditioning(known=jnp.asarray(KNOWN), mask=MASK)
-  out = chained(scale)(X, t, cond).x0
-  full = d.hold_known(mixing, None)(X, t, cond).x0
+  held = d.hold_known(mixing, None)
+  guided = guidance.guide_by_known_frames(held, None, process=LVDM, scale=scale)
+  out, full = guided(X, t, cond).x0, held(X, t, cond).x0
   alpha, sigma = LVDM.alpha_sigma(400.0)
   # Nothing is given: the two frames are data noised to the time of the others.
   eps = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))

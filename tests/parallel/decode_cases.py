@@ -39,19 +39,14 @@ CASES = {
 }
 
 
-def parameters(autoencoder):
-  channels = autoencoder.pixel_channels
-  video = jnp.zeros((1, 4, 32, 32, channels))
-  init = lambda: sharding.unbox(autoencoder.init(jax.random.key(0), video))
-  return meshes.randomised(jax.eval_shape(init))
-
-
 def run(case, axes):
   """(what comes out, the program)."""
   autoencoder, what, shape, _ = CASES[case]
   mesh = meshes.mesh(axes)
   x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-  args = jax.device_put((parameters(autoencoder), x), sharding.replicated(mesh))
+  video = jnp.zeros((1, 4, 32, 32, autoencoder.pixel_channels))
+  params = meshes.parameters(autoencoder.init, video)
+  args = jax.device_put((params, x), sharding.replicated(mesh))
   with sharding.use_mesh(mesh, meshes.RULES):
     program = jax.jit(getattr(autoencoder, what)).lower(*args).compile()
     return jax.device_get(program(*args)), program

@@ -46,6 +46,12 @@ def randomised(shapes, scale=0.2):
   return flax.traverse_util.unflatten_dict(drawn)
 
 
+def parameters(init, *args):
+  """Such parameters of `init(key, *args)`, without names of axes."""
+  shapes = jax.eval_shape(init, jax.random.key(0), *args)
+  return randomised(sharding.unbox(shapes))
+
+
 def placed(init, mesh):
   """Such parameters of `init()`, boxed, where the rules place them on the mesh."""
   boxed = jax.eval_shape(init)

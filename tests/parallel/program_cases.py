@@ -8,11 +8,10 @@ import json
 import pathlib
 import sys
 
-import jax
 import numpy as np
 
 from tests.parallel import meshes
-from vdm_jax import distributed, sharding
+from vdm_jax import distributed
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
@@ -53,18 +52,13 @@ def clips():
   )
 
 
-def parameters(init, *args):
-  shapes = jax.eval_shape(init, jax.random.key(0), *args)
-  return meshes.randomised(sharding.unbox(shapes))
-
-
 def run(workdir, axes):
   """What of the results is no file: {name: value}."""
   mesh = meshes.mesh(axes)
   stage = lambda name: job_lib.Job(workdir, name, 0, mesh, meshes.RULES, {})
   source, one = clips(), {"latents": np.zeros((1, *SHAPE)), "label": np.zeros(1, int)}
-  decoder = parameters(AUTOENCODER.init, np.zeros((1, 1, 8, 8, 3), np.float32))
-  network = parameters(TASK.init, one)
+  decoder = meshes.parameters(AUTOENCODER.init, np.zeros((1, 1, 8, 8, 3), np.float32))
+  network = meshes.parameters(TASK.init, one)
   encode.run(
     stage("encode"),
     source=source,

@@ -48,10 +48,8 @@ def sample(axes, seed=1, case=train_cases.Case(), fields=FIELDS):  # noqa: B008
   task, mesh, batch = train_cases.task(case, **fields), meshes.mesh(axes), case.batch()
   params = meshes.placed(lambda: task.init(jax.random.key(0), batch), mesh)
   frame = np.zeros((1, 1, 4, 4, 3), np.float32)
-  decoder = sharding.unbox(
-    jax.eval_shape(lambda: DECODER.init(jax.random.key(0), frame))
-  )
-  decoder = jax.device_put(meshes.randomised(decoder), sharding.replicated(mesh))
+  decoder = meshes.parameters(DECODER.init, frame)
+  decoder = jax.device_put(decoder, sharding.replicated(mesh))
   with sharding.use_mesh(mesh, meshes.RULES):
     rows = sharding.put_batch(batch, mesh, meshes.RULES)
     made = jax.jit(functools.partial(draw, task))(

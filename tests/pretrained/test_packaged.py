@@ -20,21 +20,9 @@ def cfg():
   return quickstart.get_config("pretrained")
 
 
-@pytest.fixture(scope="module")
-def reader():
-  train, _ = moving_digits.split_digits()
-  made = moving_digits.sample_trajectories(np.random.default_rng(0), train, 2000, CLIPS)
-  video = moving_digits.render(made["digit"], made["position"], CLIPS.canvas)
-  return digits.DigitClassifier(video, made["label"])
-
-
 def shapes(tree):
   paths = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path): np.shape(x) for path, x in paths}
-
-
-def parts(*names):
-  return {name: native.load_packaged("moving_digits", name) for name in names}
 
 
 def test_they_are_small_and_fit_the_networks(cfg):
@@ -45,16 +33,22 @@ def test_they_are_small_and_fit_the_networks(cfg):
   batch = {"latents": latents, "label": np.zeros(1, np.int32)}
   init = lambda key: sharding.unbox(task.init(key, batch))
   want = jax.eval_shape(init, jax.random.key(0))
-  packaged = parts("autoencoder", "tokens", "denoiser")
-  assert shapes(packaged["denoiser"]) == shapes(want)
+  load = lambda name: native.load_packaged("moving_digits", name)
+  assert shapes(load("denoiser")) == shapes(want)
   video = jax.ShapeDtypeStruct((1, 8, 16, 16, 3), jnp.float32)
   init = lambda key, x: sharding.unbox(autoencoder.init(key, x))
   want = jax.eval_shape(init, jax.random.key(0), video)
-  both = {"outer": packaged["autoencoder"], "inner": packaged["tokens"]}
+  both = {"outer": load("autoencoder"), "inner": load("tokens")}
   assert shapes(both) == shapes(want)
 
 
-def test_guided_samples_are_read_as_asked(cfg, reader):
+def test_guided_samples_are_read_as_asked(cfg):
+  train, _ = moving_digits.split_digits()
+  clips = moving_digits.sample_trajectories(
+    np.random.default_rng(0), train, 2000, CLIPS
+  )
+  video = moving_digits.render(clips["digit"], clips["position"], CLIPS.canvas)
+  reader = digits.DigitClassifier(video, clips["label"])
   generator = c.build(
     c.replace(cfg.sample.generator, ts=c.replace(cfg.ts, num_steps=10))
   )

@@ -7,13 +7,9 @@ from vdm_jax.data import records, sources
 from vdm_jax.programs import job, process_shards
 
 
-def stage(tmp_path, **axes):
-  mesh = sharding.make_mesh({"data": 1, "tensor": 1} | axes)
-  return job.Job(tmp_path, "test", 0, mesh, (("batch", "data"),), {})
-
-
 def test_rows_take_devices_that_the_run_gives_to_something_else(tmp_path):
-  run = stage(tmp_path, tensor=2)
+  mesh = sharding.make_mesh({"data": 1, "tensor": 2})
+  run = job.Job(tmp_path, "test", 0, mesh, (("batch", "data"),), {})
   rows = {"x": np.arange(4)}
   held = lambda job: [
     s.data.tolist() for s in job.put_batch(rows)["x"].addressable_shards
