@@ -68,10 +68,10 @@ def test_the_coin_of_a_signal_does_not_depend_on_the_others():
   more, more_null = example(64, {"depth": jnp.ones((64, T, 2, 2, 1))})
   key = jax.random.key(2)
   plain = conditioning.drop(key, cond, null, {"label": 0.5})
-  beside = conditioning.drop(
+  among_more = conditioning.drop(
     key, more, more_null, {"depth": 0.9, "label": 0.5, "text": 0.2}
   )
-  np.testing.assert_array_equal(plain.vectors["label"], beside.vectors["label"])
+  np.testing.assert_array_equal(plain.vectors["label"], among_more.vectors["label"])
   other = conditioning.drop(jax.random.key(3), cond, null, {"label": 0.5})
   assert (plain.vectors["label"] != other.vectors["label"]).any()
 

@@ -175,7 +175,7 @@ def killed(tmp_path_factory):
     ends["both"] = run[0].text()
   with train(workdir, "--config.train.steps=12", count=1, devices=1) as run:
     finish(run)
-    ends["alone"] = run[0].text()
+    ends["single"] = run[0].text()
   with train(workdir, steps) as run:
     finish(run)
     ends["last"] = run[0].text()
@@ -208,7 +208,7 @@ def test_when_the_coordinator_is_killed_the_other_ends_in_time(tmp_path):
 def test_a_killed_run_resumes_on_one_host_and_on_two_again(killed, whole):
   workdir, ends = killed
   starts = {k: re.search(r"from step (\d+) to", ends[k])[1] for k in ends if k != "one"}
-  assert int(starts["both"]) >= 4 and int(starts["alone"]) >= 8
+  assert int(starts["both"]) >= 4 and int(starts["single"]) >= 8
   assert int(starts["last"]) == 12
   assert_same_curve(losses(workdir), losses(whole), STEPS)
   assert_same_weights(workdir, whole)

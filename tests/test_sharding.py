@@ -61,7 +61,7 @@ def crossing(mesh, what="slice_index"):
 
 
 @pytest.mark.parametrize(
-  "axes, dcn, shape, wanted",
+  "axes, dcn, shape, expected",
   [
     (dict(data=-1, fsdp=4), None, (4, 4), ["data"]),
     (dict(data=2, fsdp=-1), dict(fsdp=4), (2, 8), ["fsdp"]),
@@ -69,10 +69,10 @@ def crossing(mesh, what="slice_index"):
     (dict(data=-1, fsdp=1, seq=4), dict(seq=-1), (4, 1, 4), ["seq"]),
   ],
 )
-def test_slices_lie_on_the_axes_that_the_config_says(axes, dcn, shape, wanted):
+def test_slices_lie_on_the_axes_that_the_config_says(axes, dcn, shape, expected):
   mesh = sharding.make_mesh(axes, chips(4, 4), dcn)
   assert mesh.devices.shape == shape and len(set(mesh.devices.flat)) == 16
-  assert crossing(mesh) == wanted
+  assert crossing(mesh) == expected
   assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
 
 

@@ -61,15 +61,15 @@ def test_texts_are_dropped_values_and_mask_together():
 
 
 @pytest.mark.parametrize(
-  "form, wanted, nothing",
+  "form, expected, nothing",
   [
     ("flat", [[1, 2, 3, 4, 0, 0], [7, 8, 9, 10, 11, 12]], np.zeros((2, 6))),
     ("mean", [[2, 3], [9, 10]], np.zeros((2, 2))),
   ],
 )
-def test_a_text_is_pooled_over_what_counts(form, wanted, nothing):
+def test_a_text_is_pooled_over_what_counts(form, expected, nothing):
   cond, null = jax.jit(conditioner.Text(form=form))(TEXT)
-  np.testing.assert_allclose(cond.vectors["text"], wanted)
+  np.testing.assert_allclose(cond.vectors["text"], expected)
   np.testing.assert_array_equal(null.vectors["text"], nothing)
   assert not cond.tokens
 
@@ -111,12 +111,12 @@ def test_an_image_is_one_signal_in_two_groups():
   assert not np.any(empty.channels["image"])
   clip = np.arange(2 * 3 * 4 * 4 * 3.0).reshape(2, 3, 4, 4, 3)
   first = conditioner.Image("channels", from_first_frame=True)
-  for given, wanted in (
+  for given, expected in (
     ({"latents": clip}, clip[:, :1]),
     ({"latents": clip, "image_latents": 4.0 * clip[:, :1]}, 4.0 * clip[:, :1]),
   ):
     cond, null = first(given)
-    np.testing.assert_array_equal(cond.channels["image"], wanted)
+    np.testing.assert_array_equal(cond.channels["image"], expected)
     assert not np.any(null.channels["image"])
 
 
@@ -125,10 +125,10 @@ def test_the_first_frames_latents_are_tokens_where_there_are_none():
   picture = conditioner.Image("tokens", from_first_frame=True)
   cond, null = picture({"latents": latents})
   assert not cond.channels
-  wanted = latents[:, 0].reshape(2, 20, 6)  # row by row
-  np.testing.assert_array_equal(cond.tokens["image"].values, wanted)
+  expected = latents[:, 0].reshape(2, 20, 6)  # row by row
+  np.testing.assert_array_equal(cond.tokens["image"].values, expected)
   assert cond.tokens["image"].mask.all() and cond.tokens["image"].mask.shape == (2, 20)
-  np.testing.assert_array_equal(null.tokens["image"].values, np.zeros_like(wanted))
+  np.testing.assert_array_equal(null.tokens["image"].values, np.zeros_like(expected))
   given = picture({"latents": latents, "image": np.ones((2, 7))})[0].tokens["image"]
   np.testing.assert_array_equal(given.values, np.ones((2, 1, 7)))
 

@@ -79,8 +79,8 @@ def run(place, tmp_path_factory):
 def test_texts_are_embedded_as_stable_diffusion_reads_them(run, place):
   _, workdir = run
   source = sources.RecordFolder(workdir / "texts")
-  wanted = ["", "a bird", "the bird", "the sea"]
-  assert source.meta["texts"] == wanted
+  expected = ["", "a bird", "the bird", "the sea"]
+  assert source.meta["texts"] == expected
   theirs = pipelines.read("stable_diffusion")["embeddings"]
   ours = np.stack([source[i]["text"] for i in range(4)])
   known = ~np.isnan(theirs)
@@ -99,9 +99,9 @@ def test_motion_is_trained_around_the_published_image_model(run, place):
   flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
   state = workdir / "denoiser" / "checkpoints"
   frozen = flat(checkpoint.restore_part(state, "frozen"))
-  wanted = flat(pretrained.load(place / "sd" / "unet")[1])
-  assert frozen.keys() == wanted.keys()
-  jax.tree.map(np.testing.assert_array_equal, frozen, wanted)
+  expected = flat(pretrained.load(place / "sd" / "unet")[1])
+  assert frozen.keys() == expected.keys()
+  jax.tree.map(np.testing.assert_array_equal, frozen, expected)
   moved = flat(checkpoint.restore_part(state, "params"))
   assert moved and all("temporal" in name for name in moved)
 

@@ -102,13 +102,13 @@ def test_the_seed_decides_and_nothing_else():
 
 
 def test_worker_processes_give_the_same_batches():
-  alone, two = make(Faulty(bad=(5,))), make(Faulty(bad=(5,)), num_workers=2)
-  run = take(alone, 9)
+  one, two = make(Faulty(bad=(5,))), make(Faulty(bad=(5,)), num_workers=2)
+  run = take(one, 9)
   assert equal(run, take(two, 9))
-  assert two.report.reasons == alone.report.reasons == {"clip_5.mp4": "is torn"}
+  assert two.report.reasons == one.report.reasons == {"clip_5.mp4": "is torn"}
   resumed = make(Faulty(bad=(5,)))
   resumed.set_state(two.get_state())
-  assert equal(take(alone, 2), take(resumed, 2))
+  assert equal(take(one, 2), take(resumed, 2))
   two.close()
 
 

@@ -6,28 +6,28 @@ import pytest
 from tests.support.video_files import level, movie, rows, write
 from vdm_jax.data import folders, records, sources, texts
 
-TOLD = {"b/2.mp4": "two, a clip", "a.mp4": 'a "red" one', "b/10.mp4": "two, a clip"}
+CAPTIONS = {"b/2.mp4": "two, a clip", "a.mp4": 'a "red" one', "b/10.mp4": "two, a clip"}
 TABLES = ("metadata.csv", "metadata.jsonl")
 
 
 @pytest.fixture
 def clips(tmp_path):
-  for number, name in enumerate(TOLD):
+  for number, name in enumerate(CAPTIONS):
     movie(tmp_path / name, 50 * (1 + number))
   return tmp_path
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_texts_are_the_classes_of_a_folder_with_a_table(clips, table):
-  movie(clips / "untold.mp4", 0)
-  write(clips / table, rows(TOLD | {"gone.mp4": "gone"}))
+  movie(clips / "uncaptioned.mp4", 0)
+  write(clips / table, rows(CAPTIONS | {"gone.mp4": "gone"}))
   source = folders.videos(clips, 4, labelled=table)
   assert source.classes == ['a "red" one', "two, a clip"]
   assert [level(source[i]) for i in range(3)] == [100, 50, 150]  # a, b/2, b/10
   assert source.labels.tolist() == [0, 1, 1]
   assert [int(source[i]["label"]) for i in range(3)] == [0, 1, 1]
   skipped = {path.name: reason for path, reason in source.skipped}
-  assert skipped.keys() == {"gone.mp4", "untold.mp4"}
+  assert skipped.keys() == {"gone.mp4", "uncaptioned.mp4"}
   assert "no such clip" in skipped["gone.mp4"]
   assert (
     folders.uniformly_sampled_videos(clips, 4, labelled=table).classes == source.classes
@@ -88,9 +88,9 @@ def test_every_clip_comes_with_its_text_or_now_and_then_none(tmp_path):
   source = texts.WithTexts(Labelled(), folder)
   assert [source[i]["text"].max() for i in range(4)] == [1, 3, 1, 3]
   assert source[3].keys() == {"mean", "text", "text_mask"}
-  beside = texts.WithTexts(Labelled(), folder, negative=True)[1]
-  assert beside["text"].min() == 3 and not beside["negative"].any()
-  assert beside["negative_mask"].tolist() == [True, False]
+  with_negative = texts.WithTexts(Labelled(), folder, negative=True)[1]
+  assert with_negative["text"].min() == 3 and not with_negative["negative"].any()
+  assert with_negative["negative_mask"].tolist() == [True, False]
 
   dropping = texts.WithTexts(Labelled(), folder, drop=0.2)
   epoch = lambda seed: [

@@ -233,7 +233,7 @@ def test_windows_cut_the_condition():
 @pytest.mark.parametrize("look_ahead", [False, True])
 def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
   """Where every frame is denoised for itself, a queue is the plain sampler."""
-  alone = lambda x_t, t, cond: d.Denoised(jnp.tanh(x_t) + p.expand(t))
+  framewise = lambda x_t, t, cond: d.Denoised(jnp.tanh(x_t) + p.expand(t))
   ts = times.uniform_grid(FLOW, num_steps=8)
   matrix = schedules.fifo(ts, 21)
   wrap = functools.partial(d.fifo_windows, window=4, in_flight=8, look_ahead=look_ahead)
@@ -242,20 +242,20 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
   @jax.jit
   def run(x):
     samplers = (euler.euler, unipc.unipc)
-    plain = [s(alone, FLOW, x, ts, None, KEY) for s in samplers]
-    queue = [s(wrap(alone, None), FLOW, x, matrix, None, KEY) for s in samplers]
+    plain = [s(framewise, FLOW, x, ts, None, KEY) for s in samplers]
+    queue = [s(wrap(framewise, None), FLOW, x, matrix, None, KEY) for s in samplers]
     return plain, queue
 
   for plain, queue in zip(*run(x), strict=True):
     np.testing.assert_allclose(queue, plain, atol=1e-5)
   calls = []
-  count = lambda x_t, t, cond: calls.append(x_t.shape) or alone(x_t, t, cond)
+  count = lambda x_t, t, cond: calls.append(x_t.shape) or framewise(x_t, t, cond)
   wrap(count, None)(x, jnp.ones((2, 21)), None)
   assert {shape[1] for shape in calls} == {4}
   with pytest.raises(ValueError, match="in flight do not fit"):
-    wrap(alone, None)(x[:, :7], jnp.ones((2, 7)), None)
+    wrap(framewise, None)(x[:, :7], jnp.ones((2, 7)), None)
   with pytest.raises(ValueError, match="multiple of window=4"):
-    d.fifo_windows(alone, None, window=4, in_flight=10)
+    d.fifo_windows(framewise, None, window=4, in_flight=10)
 
 
 def test_bad_plans_are_refused():

@@ -32,14 +32,14 @@ def stage(tmp_path):
 
 def test_values_and_masks_are_the_originals(encoder, embedded):
   recorded = pipelines.read("text_encoder")
-  wanted = recorded["values"]
+  expected = recorded["values"]
   values, mask = embedded
   assert values.shape == (3, LENGTH, pipelines.WIDTH) and values.dtype == np.float32
   np.testing.assert_array_equal(mask, recorded["mask"].astype(bool))
-  tolerance = 1e-4 * max(1.0, np.abs(wanted[mask]).max())
-  assert np.abs(values - wanted)[mask].max() < tolerance
+  tolerance = 1e-4 * max(1.0, np.abs(expected[mask]).max())
+  assert np.abs(values - expected)[mask].max() < tolerance
   # Negative control: a text in the place of another.
-  assert np.abs(values[[0, 0, 2]] - wanted)[mask].max() > 100 * tolerance
+  assert np.abs(values[[0, 0, 2]] - expected)[mask].max() > 100 * tolerance
 
 
 def test_the_length_of_the_padding_changes_nothing(encoder, embedded):

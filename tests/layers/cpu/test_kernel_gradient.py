@@ -71,8 +71,8 @@ def test_a_product_has_the_derivatives_of_a_product():
   assert "custom_jvp_call" in str(jax.make_jaxpr(ours)(x, kernel))
   assert "custom_jvp_call" not in str(jax.make_jaxpr(ours)(dy, kernel.T))  # 6 to 4
   both = [jax.vjp(f, x, kernel)[1](dy) for f in (ours, plain)]
-  for got, wanted in zip(*both, strict=True):
-    close(got, wanted)
+  for got, expected in zip(*both, strict=True):
+    close(got, expected)
   tangents = array(*x.shape), array(*kernel.shape)
   close(*(jax.jvp(f, (x, kernel), tangents)[1] for f in (ours, plain)))
   for i in (0, 1):  # a zero tangent takes another way
