@@ -11,28 +11,13 @@ import pytest
 from einops import reduce
 from PIL import Image
 
+from tests.support.autoencoders import Halves
 from vdm_jax import sharding
-from vdm_jax.autoencoders import base
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
 from vdm_jax.programs import job
 from vdm_jax.studies import complete
 from vdm_jax.tasks.generator import Generator
-
-
-class Halves:
-  """An autoencoder whose latents are half the pixels."""
-
-  stride = (1, 1, 1)
-
-  def encode(self, params, video):
-    return base.Moments(video * params["half"], jnp.zeros_like(video))
-
-  def latents(self, params, moments, key):
-    return moments.mean
-
-  def decode(self, params, latents):
-    return latents / params["half"]
 
 
 @dataclasses.dataclass(frozen=True)

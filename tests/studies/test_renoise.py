@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.studies import test_complete
+from tests.support.autoencoders import Halves
 from vdm_jax import sharding
 from vdm_jax.conditioners import conditioner
 from vdm_jax.data import sources
@@ -45,7 +45,7 @@ def test_each_level_is_measured_beside_the_real_clips(tmp_path, capsys):
     generator=Generator(
       task=Fades(conditioner.Labels(10)),
       weights={"fade": np.float32(0.5)},
-      autoencoder=test_complete.Halves(),
+      autoencoder=Halves(),
       autoencoder_weights={"half": np.float32(0.5)},
       shape=(4, 16, 16, 3),
       sampler=None,
