@@ -244,7 +244,11 @@ def group_norm_over_clip(config, x, name):
 
 
 def replicate_pad(x, kernel, stride):
-  """x [B, T, H, W, C] with kernel - stride more on each axis: its edges, repeated."""
+  """x [B, T, H, W, C] with kernel - stride more in T, H and W: its edges, repeated.
+
+  kernel and stride are of (time, height, width); of an odd number the larger half
+  stands in front.
+  """
   more = [k - s for k, s in zip(kernel, stride, strict=True)]
   widths = [(0, 0), *((n - n // 2, n // 2) for n in more), (0, 0)]
   return jnp.pad(x, widths, mode="edge") if any(more) else jnp.asarray(x)

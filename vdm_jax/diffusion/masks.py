@@ -53,8 +53,10 @@ def from_name(name, num_frames):
   """
   kind, _, k = name.partition(":")
   if kind not in MASKS or (k and not k.isdigit()):
-    names = [*MASKS, *(f"{kind}:k" for kind in MASKS), "random"]
-    raise ValueError(f"No mask is called {name!r}; there are {names}.")
+    names = [*MASKS, *(f"{kind}:k" for kind in MASKS)]
+    raise ValueError(
+      f"No mask is called {name!r}; there are {names}, and in training 'random'."
+    )
   k = int(k or (2 if kind == "every" else 1))
   num_known = {"ends": 2 * k, "every": num_frames if k < 2 else 1}.get(kind, k)
   if not 0 < num_known < num_frames or k < 1:

@@ -33,7 +33,10 @@ def constrain(x, names, min_sizes=None):
 
 
 def num_shards(size, name):
-  """The number of shards into which an axis of that size and logical name is split."""
+  """The number of shards of an axis of that size and logical name, an int.
+
+  By the mesh and the rules that are in use, see sharding.use_mesh; 1 without.
+  """
   found = mesh_axes((size,), (name,))
   sizes = jax.sharding.get_abstract_mesh().shape
   return 1 if found is None else math.prod(sizes[axis] for axis in found[0])

@@ -56,9 +56,10 @@ def seam_ratio(videos, *, window, overlap):
 
 
 def colour_drift(videos, *, window):
-  """Change [N] of the mean colour, in grey levels of 255, over videos [N, T, H, W, C].
+  """Absolute change [N] of the mean colour of videos [N, T, H, W, C], in grey levels.
 
-  From the mean of the first `window` frames to that of the last.
+  From the mean of the first `window` frames to that of the last, in each channel; the
+  mean over the channels, 0 to 255.
   """
   x = np.asarray(videos, np.float32)
   first, last = (

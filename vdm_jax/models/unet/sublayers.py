@@ -165,7 +165,8 @@ class UNetTransformer(TypedModule):
 class SublayerStack(TypedModule):
   """One block of a transformer on tokens [B, T, N, D]: several sublayers in a row.
 
-  `config` is a TransformerConfig, whose `block` names them, such as "spatial_self".
+  `config` is a TransformerConfig, whose `block` names them, such as "spatial_self";
+  `groups` are those of each group norm.
   """
 
   config: TransformerConfig

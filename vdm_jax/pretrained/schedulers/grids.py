@@ -92,7 +92,11 @@ def ddpm_grid(num_steps, *, config, end=0.0):
 
 
 def euler_grid(num_steps, *, config):
-  """Falling sigma / alpha [S + 1] float32, Euler's times; config: with all defaults."""
+  """The falling times of diffusers' EulerDiscreteScheduler, [S + 1] float32.
+
+  They are sigma / alpha. `config` is a scheduler_config.json with all its defaults, a
+  dict; S is `num_steps`.
+  """
   table = noise_to_signal(config)
   indices = _spaced(config, num_steps)
   if config["timestep_spacing"] == "linspace":  # between whole ones

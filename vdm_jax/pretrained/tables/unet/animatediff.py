@@ -21,7 +21,10 @@ SINUSOIDS = r"\.norms\.(\d)$", r".attention_blocks.\1.pos_encoder.pe"
 
 
 def name_layout_of(architecture):
-  """The NameLayout, templates of published names, of a UNet3D in AnimateDiff's code."""
+  """The NameLayout, templates of published names, of a UNet3D in AnimateDiff's code.
+
+  `architecture` is the UNet3D's `config`, an Architecture.
+  """
   layout = unet_diffusers.name_layout_of(architecture)
   inside = "motion_modules.{j}.temporal_transformer"
   # A name for each sublayer: attentions, then the perceptron.

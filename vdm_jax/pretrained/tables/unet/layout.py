@@ -124,11 +124,12 @@ def _transformer(
 
 
 def init_inputs(module, channels, text, image, hint=None):
-  """(x, t, cond), what a UNet3D or ControlNet is initialised with.
+  """(x [1, 1, s, s, C], t [1], Conditioning), zeros to initialise a network with.
 
   Args:
     module: the UNet3D or ControlNet.
-    channels: of x with all that is concatenated to it, the mask too.
+    channels: of x and of all that the network concatenates to it: C, and one more for
+      a mask.
     text, image: widths of the tokens.
     hint: channels of the image for a control network.
   """

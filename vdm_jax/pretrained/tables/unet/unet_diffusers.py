@@ -67,7 +67,10 @@ def name_layout_of(architecture):
 
 
 def einops_patterns(module):
-  """{regex of our name and number of axes: einops pattern}, as Table.patterns."""
+  """{regex of "our/name n", n its axes: einops pattern of the published array to ours}.
+
+  Only what differs from the rule for all weights in this UNet3D.
+  """
   convolved = module.config.spatial.projection == "convolution"
   return {r"/transformer/proj_.*kernel 2": "o i 1 1 -> i o"} if convolved else {}
 
