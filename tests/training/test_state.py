@@ -64,7 +64,8 @@ def test_abstract_is_what_create_makes():
   state, shardings = state_lib.create_state_and_shardings(
     *args, jax.random.key(0), MESH, RULES, "spatial"
   )
-  like = state_lib.abstract_state(*args, MESH, RULES, "spatial")
+  with jax.no_execution():  # its mesh may be of chips that are not here
+    like = state_lib.abstract_state(*args, MESH, RULES, "spatial")
   assert jax.tree.structure(like) == jax.tree.structure(state)
   same = lambda a, b: (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding)
   assert jax.tree.all(jax.tree.map(same, like, state))

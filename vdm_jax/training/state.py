@@ -122,7 +122,8 @@ def create_state_and_shardings(
 def _abstract(task, tx, spec, mesh, rules, trainable):
   """(shapes, shardings) of the State."""
   with sharding.use_mesh(mesh, rules):
-    boxed = jax.eval_shape(task.init, jax.random.key(0), spec)
+    # No key outside: the mesh may be of chips that are not here.
+    boxed = jax.eval_shape(lambda batch: task.init(jax.random.key(0), batch), spec)
     params = sharding.unbox(boxed)
     shapes = jax.eval_shape(lambda p: _assemble(p, tx, trainable), params)
   trained, frozen = split_trainable(
