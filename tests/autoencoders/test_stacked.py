@@ -1,14 +1,13 @@
 """Two autoencoders as one are the two, one after the other."""
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from tests.support import drawn
 from vdm_jax.autoencoders import clip_tokens, kl_image, stacked
 
 OUTER = kl_image.KLImage(
-  channels=(8, 8), layers_per_block=1, groups=4, mid_layers=1, mid_attention=False
+  channels=(8,), layers_per_block=1, groups=4, mid_layers=0, patch=2
 )
 INNER = clip_tokens.ClipTokens(
   window=(2, 4, 4),
@@ -23,20 +22,28 @@ INNER = clip_tokens.ClipTokens(
 BOTH = stacked.Stacked(outer=OUTER, inner=INNER)
 
 
+@jax.jit
+def ways(params, video):
+  """(moments' mean, decoded video) of one after the other, and of both as one."""
+  outer, inner = params["outer"], params["inner"]
+  mean = INNER.encode(inner, OUTER.encode(outer, video).mean / 0.2 - 0.3 / 0.2).mean
+  moments = BOTH.encode(params, video)
+  z = BOTH.latents(params, moments, None)
+  decoded = OUTER.decode(outer, INNER.decode(inner, z))
+  return (mean, decoded), (moments.mean, BOTH.decode(params, z))
+
+
 def test_both_are_used_with_the_statistics_of_each():
-  rng = np.random.default_rng(0)
-  video = jnp.asarray(rng.uniform(-1, 1, (1, 4, 8, 8, 3)), jnp.float32)
-  params = jax.jit(lambda k: nn.unbox(BOTH.init(k, video)))(jax.random.key(0))
   assert BOTH.stride == (2, 8, 8)
-  stats = {"shift": jnp.full(4, 0.3), "scale": jnp.full(4, 0.2)}
-  params["outer"]["latents"] = stats
-  between = OUTER.encode(params["outer"], video).mean / 0.2 - 0.3 / 0.2
-  want = INNER.encode(params["inner"], between)
-  got = BOTH.encode(params, video)
-  np.testing.assert_allclose(got.mean, want.mean, atol=1e-5)
-  z = BOTH.latents(params, got, None)
-  again = OUTER.decode(params["outer"], INNER.decode(params["inner"], z))
-  np.testing.assert_allclose(BOTH.decode(params, z), again, atol=1e-5)
+  video = drawn.normal(1, 4, 8, 8, 3)
+  params = drawn.scaled(jax.eval_shape(BOTH.init, jax.random.key(0), video))
+  full = lambda n, *stats: dict(shift=np.full(n, stats[0]), scale=np.full(n, stats[1]))
+  params["outer"]["latents"] = full(4, 0.3, 0.2)
+  params["inner"]["latents"] = full(6, 0.1, 2.0)
+  expected, found = ways(params, video)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
   # Negative control: the outer statistics matter.
-  params["outer"]["latents"] = {"shift": jnp.zeros(4), "scale": jnp.ones(4)}
-  assert np.abs(BOTH.encode(params, video).mean - want.mean).max() > 1e-2
+  params["outer"]["latents"] = full(4, 0.0, 1.0)
+  (other, _), (mean, _) = ways(params, video)
+  assert np.abs(np.asarray(mean) - other).max() > 1e-2

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import flax.linen as nn
 import jax
@@ -37,8 +38,10 @@ AUTOENCODERS = {
     mid_attention=False,
     chunk=4,
   ),
-  "kl_temporal": kl_temporal.KLTemporal(channels=(8, 16), layers_per_block=1, groups=4),
-  "kl_video": kl_video.KLVideo(width=8, stride=(1, 4, 4), groups=4),
+  "kl_temporal": kl_temporal.KLTemporal(
+    channels=(8,), layers_per_block=1, groups=4, patch=2, mid_layers=1
+  ),
+  "kl_video": kl_video.KLVideo(width=8, stride=(1, 2, 2), groups=4),
   "clip_tokens, four windows": TOKENS,
   "stacked": stacked.Stacked(
     outer=kl_image.KLImage(
@@ -61,39 +64,70 @@ def inner(params):
   return params.get("inner", params)
 
 
-def measured_as(params, shift, scale):
+def measured_as(params, stats):
   """`params` with these statistics of the latents."""
-  new = {**inner(params), "latents": {"shift": shift, "scale": scale}}
+  new = {**inner(params), "latents": stats}
   return {**params, "inner": new} if "inner" in params else new
 
 
 QUICK = ("kl_image", "kl_temporal", "kl_video", "clip_tokens, four windows")
+# The gradients of the others compile for long; the tiny runs of LVDM and of
+# AlignYourLatents train one of each.
+WITH_GRADIENTS = suite.choose(AUTOENCODERS, "kl_image", "clip_tokens, four windows")
+
+
+def both_ways(autoencoder, gradients):
+  """(params, stats, video) -> (gradients for the first two, (moments, decoded))."""
+
+  def loss(params, stats, video):
+    moments = autoencoder.encode(params, video)
+    latents = autoencoder.latents(measured_as(params, stats), moments, None)
+    decoded = autoencoder.decode(params, latents)
+    return jnp.square(decoded - video).mean(), (moments, decoded)
+
+  plain = lambda *args: (None, loss(*args)[1])
+  return jax.jit(jax.grad(loss, (0, 1), has_aux=True) if gradients else plain)
+
+
+def drawn_from(autoencoder):
+  """(params, moments, seed) -> 256 draws of the latents, and their mean."""
+
+  def draw(params, moments, seed):
+    keys = jax.random.split(jax.random.key(seed), 256)
+    one = lambda key: autoencoder.latents(params, moments, key)
+    return jax.vmap(one)(keys), one(None)
+
+  return jax.jit(draw)
 
 
 @pytest.fixture(scope="module", params=suite.choose(AUTOENCODERS, *QUICK))
 def case(request):
-  """(autoencoder, parameters without zeros, video, moments), compiled once."""
+  """An autoencoder, compiled once, and what it gives for parameters without zeros."""
   autoencoder, rng = AUTOENCODERS[request.param], np.random.default_rng(0)
   channels = getattr(autoencoder, "pixel_channels", 3)
-  video = rng.uniform(-1.0, 1.0, (2, FRAMES, HEIGHT, WIDTH, channels))
-  video = jnp.asarray(video, jnp.float32)
+  video = rng.uniform(-1.0, 1.0, (2, FRAMES, HEIGHT, WIDTH, channels)).astype("f")
   spec = nn.unbox(jax.eval_shape(autoencoder.init, jax.random.key(0), video))
   scale = lambda x: 0.5 / math.sqrt(max(x.size // x.shape[-1], 4))
-  fill = lambda x: jnp.asarray(scale(x) * rng.standard_normal(x.shape) + 0.05, x.dtype)
-  params = jax.tree.map(fill, spec)
+  fill = lambda x: scale(x) * rng.standard_normal(x.shape) + 0.05
+  params = jax.tree.map(lambda x: fill(x).astype(x.dtype), spec)
+  full = lambda value, count: np.full(count, value, np.float32)
   if "outer" in params:
-    params["outer"]["latents"] = {"shift": jnp.zeros(4), "scale": jnp.full(4, 20.0)}
+    params["outer"]["latents"] = {"shift": full(0, 4), "scale": full(20, 4)}
   if isinstance(autoencoder, kl_video.KLVideo):  # no norm before its last layer
     last = params["decoder"]["conv_out"]
-    params["decoder"]["conv_out"] = jax.tree.map(lambda x: 1e-3 * x, last)
+    params["decoder"]["conv_out"] = jax.tree.map(lambda x: np.float32(1e-3) * x, last)
   shape = inner(params)["latents"]["shift"].shape
-  params = measured_as(params, jnp.zeros(shape), jnp.ones(shape))
-  moments = jax.jit(autoencoder.encode)(params, video)
-  return autoencoder, params, video, moments
+  stats = {"shift": full(0, shape), "scale": full(1, shape)}
+  params = measured_as(params, stats)
+  run = both_ways(autoencoder, request.param in WITH_GRADIENTS)
+  grads, (moments, decoded) = jax.device_get(run(params, stats, video))
+  found = dict(grads=grads, moments=moments, decoded=decoded)
+  found |= dict(autoencoder=autoencoder, params=params, stats=stats, video=video)
+  return types.SimpleNamespace(**found, run=run, draw=drawn_from(autoencoder))
 
 
 def test_it_is_a_frozen_dataclass_without_arrays(case):
-  autoencoder = case[0]
+  autoencoder = case.autoencoder
   assert hash(autoencoder) == hash(dataclasses.replace(autoencoder))
   with pytest.raises(dataclasses.FrozenInstanceError):
     autoencoder.stride = (1, 1, 1)
@@ -102,94 +136,71 @@ def test_it_is_a_frozen_dataclass_without_arrays(case):
 
 
 def test_stride_gives_the_size_of_the_moments_and_decoding_that_of_the_video(case):
-  autoencoder, params, video, moments = case
-  st, sh, sw = autoencoder.stride
-  channels = inner(params)["latents"]["shift"].size
+  st, sh, sw = case.autoencoder.stride
+  channels = inner(case.params)["latents"]["shift"].size
   shape = (2, math.ceil(FRAMES / st), HEIGHT // sh, WIDTH // sw, channels)
-  for x in (moments.mean, moments.logvar):
-    assert x.shape == shape and x.dtype == jnp.float32 and np.isfinite(x).all()
-  latents = autoencoder.latents(params, moments, None)
-  output = jax.eval_shape(autoencoder.decode, params, latents)
-  assert output.shape == video.shape and output.dtype == jnp.float32
+  for x in (case.moments.mean, case.moments.logvar):
+    assert x.shape == shape and x.dtype == np.float32 and np.isfinite(x).all()
+  assert case.decoded.shape == case.video.shape and case.decoded.dtype == np.float32
 
 
 def test_latents_are_drawn_by_the_key(case):
-  autoencoder, params, _, moments = case
-  jitted = jax.jit(autoencoder.latents)
-  draw = lambda key: np.asarray(jitted(params, moments, key))
-  one, two = jax.random.split(jax.random.key(2))
-  np.testing.assert_array_equal(draw(one), draw(one))
-  assert not np.allclose(draw(one), draw(two))
-  np.testing.assert_array_equal(draw(None), draw(None))
-  draws = np.stack([draw(k) for k in jax.random.split(one, 200)])
-  std = np.exp(0.5 * moments.logvar) / inner(params)["latents"]["scale"]
-  error = np.abs(draws.mean(0) - draw(None)) / np.maximum(std, 1e-6)
-  assert error.max() < 6.0 / math.sqrt(200)
+  draw = lambda seed: jax.device_get(case.draw(case.params, case.moments, seed))
+  (draws, mean), (again, _), (other, same) = draw(2), draw(2), draw(3)
+  np.testing.assert_array_equal(draws, again)
+  np.testing.assert_array_equal(mean, same)
+  assert not np.allclose(draws[0], draws[1]) and not np.allclose(draws, other)
+  std = np.exp(0.5 * case.moments.logvar) / inner(case.params)["latents"]["scale"]
+  error = np.abs(draws.mean(0) - mean) / np.maximum(std, 1e-6)
+  assert error.max() < 6.0 / math.sqrt(len(draws))
 
 
 def test_measured_latents_have_unit_variance(case):
-  autoencoder, params, _, moments = case
-  moments = moments.replace(mean=5.0 * moments.mean + 3.0)
-  before = autoencoder.latents(params, moments, None)
+  moments = case.moments.replace(mean=5.0 * case.moments.mean + 3.0)
   halves = [jax.tree.map(lambda x, i=i: x[i : i + 1], moments) for i in range(2)]
-  measured = autoencoder.with_latent_statistics(params, iter(halves))
-  means = np.asarray(autoencoder.latents(measured, moments, None))
-  spread = np.exp(moments.logvar) / np.square(inner(measured)["latents"]["scale"])
+  measured = case.autoencoder.with_latent_statistics(case.params, iter(halves))
+  z, means = jax.device_get(case.draw(measured, moments, 3))
+  _, before = jax.device_get(case.draw(case.params, moments, 3))
+  stats = jax.device_get(inner(measured)["latents"])
+  spread = np.exp(moments.logvar) / np.square(stats["scale"])
   axes = tuple(range(means.ndim - 1))
   np.testing.assert_allclose(means.mean(axes), 0.0, atol=1e-4)
   np.testing.assert_allclose(means.var(axes) + spread.mean(axes), 1.0, atol=1e-4)
-  keys = jax.random.split(jax.random.key(3), 256)
-  z = jax.jit(jax.vmap(lambda key: autoencoder.latents(measured, moments, key)))(keys)
   axes = tuple(range(z.ndim - 1))
   six_sigma = 6.0 / math.sqrt(z[..., 0].size)
   np.testing.assert_allclose(z.mean(axes), 0.0, atol=six_sigma)
   np.testing.assert_allclose(z.std(axes), 1.0, atol=six_sigma)
   assert np.abs(before.mean((0, 1, 2, 3))).max() > 0.5
-  others = lambda p: {k: v for k, v in inner(p).items() if k != "latents"}
-  same = jax.tree.map(np.array_equal, others(params), others(measured))
-  assert all(jax.tree.leaves(same))
+  again = measured_as(measured, case.stats)
+  jax.tree.map(np.testing.assert_array_equal, again, case.params)
 
 
 def test_decoding_undoes_the_statistics(case):
   """The video of a latent does not depend on how latents are normalised."""
-  autoencoder, params, _, moments = case
-  shape = inner(params)["latents"]["shift"].shape
-  other = measured_as(params, jnp.full(shape, 2.0), jnp.linspace(0.5, 3.0, *shape))
-  decode = jax.jit(autoencoder.decode)
-  videos = []
-  for p in (params, other):
-    videos.append(decode(p, autoencoder.latents(p, moments, None)))
-  np.testing.assert_allclose(videos[0], videos[1], atol=1e-4)
-  crossed = decode(params, autoencoder.latents(other, moments, None))
-  assert np.abs(crossed - videos[0]).max() > 1e-2
+  shape = case.stats["shift"].shape
+  other = {"shift": np.full(shape, 2.0), "scale": np.linspace(0.5, 3.0, *shape)}
+  other = {name: x.astype(np.float32) for name, x in other.items()}
+  _, (_, decoded) = case.run(measured_as(case.params, other), other, case.video)
+  np.testing.assert_allclose(decoded, case.decoded, atol=1e-4)
+  _, (_, crossed) = case.run(case.params, other, case.video)
+  assert np.abs(np.asarray(crossed) - case.decoded).max() > 1e-2
 
 
-# A kl_video's gradient compiles for long; LVDM's tiny run trains one.
-NARROW = [name for name in QUICK if name != "kl_video"]
-
-
-@pytest.mark.parametrize("case", suite.choose(AUTOENCODERS, *NARROW), indirect=True)
+@pytest.mark.parametrize("case", WITH_GRADIENTS, indirect=True)
 def test_gradients_reach_the_weights_and_not_the_statistics(case):
-  autoencoder, params, video, _ = case
-
-  @jax.jit
-  @jax.grad
-  def slope(params):
-    latents = autoencoder.latents(params, autoencoder.encode(params, video), None)
-    return jnp.square(autoencoder.decode(params, latents) - video).mean()
-
-  grads = slope(params)
-  stats = inner(grads).pop("latents")
+  weights, stats = case.grads
+  stats = stats, inner(weights)["latents"]
   assert not any(np.any(x) for x in jax.tree.leaves(stats))
-  reached = [float(jnp.abs(x).max()) for x in jax.tree.leaves(grads)]
+  weights = measured_as(weights, {})
+  reached = [np.abs(x).max() for x in jax.tree.leaves(weights)]
   assert np.isfinite(reached).all() and np.mean(np.array(reached) > 0) > 0.9
 
 
 def test_sizes_off_the_stride_are_refused_with_the_nearest(case):
-  autoencoder, params, video, _ = case
+  autoencoder, params, video = case.autoencoder, case.params, case.video
   for axis, name in ((2, "height"), (3, "width")):
     stride = autoencoder.stride[axis - 1]
-    odd = np.delete(np.asarray(video), 0, axis)
+    odd = np.delete(video, 0, axis)
     legal = video.shape[axis]
     near = f"{legal - stride} and {legal}"
     expected = f"{name}={legal - 1} must be a multiple of {stride} .*nearest: {near}"
@@ -198,4 +209,4 @@ def test_sizes_off_the_stride_are_refused_with_the_nearest(case):
   with pytest.raises(ValueError, match="must be .B, T, H, W, "):
     autoencoder.encode(params, video[0])
   with pytest.raises(ValueError, match="latents of shape"):
-    autoencoder.decode(params, jnp.zeros((1, 1, 2, 2, 77)))
+    autoencoder.decode(params, np.zeros((1, 1, 2, 2, 77)))
