@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import drawn, suite
-from vdm_jax.conditioning import Conditioning, Tokens
+from vdm_jax.conditioning import Conditioning
 from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks as dit_blocks
 from vdm_jax.models.transformer import video_dit
@@ -23,13 +23,12 @@ RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 4, 4, 3)).astype(np.float32)
 T = RNG.uniform(0, 1000, (2, 3)).astype(np.float32)
 # What blocks read: tokens, the time's embedding, places in time.
-HIDDEN = [
-  RNG.standard_normal(shape).astype(np.float32)
-  for shape in ((2, 3, 4, 16), (2, 3, 16), (2, 3, 1, 16))
-]
+HIDDEN, EMB, PLACES = drawn.normals((2, 3, 4, 16), (2, 3, 16), (2, 3, 1, 16))
+SIGNALS = inputs.Signals(emb=EMB)
+BLOCK = dict(num_heads=4, mlp_ratio=2.0, modulation="block", **FLOAT32)
 
 
-@functools.lru_cache
+@functools.cache
 def jitted(module):
   return jax.jit(lambda p, x, t, cond: module.apply({"params": p}, x, t, cond))
 
@@ -38,33 +37,41 @@ def apply(module, params, x=X, t=T, cond=NONE):
   return np.asarray(jitted(module)(params, x, t, cond))
 
 
+@functools.cache
+def block(kind):
+  """(random parameters, (params, x, time) -> tokens after a block of this kind)."""
+  module = dit_blocks.TransformerBlock(kind, **BLOCK)
+  rest = SIGNALS, dit_blocks.BLOCKS[kind]
+  init = lambda key: module.init(key, HIDDEN, *rest, PLACES)
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  run = jax.jit(lambda p, x, time: module.apply({"params": p}, x, *rest, time))
+  apply = lambda p, x, time=0 * PLACES: np.asarray(run(p, x, time))
+  return drawn.like(shapes["params"]), apply
+
+
 @pytest.mark.parametrize(
-  "fields, touched",
+  "kind, touched",
   [
-    # One pixel of frame 1 is edited; which (frame, patch row, patch column) change?
-    (dict(layout=("spatial",), depth=1), [np.s_[1]]),
-    (dict(layout=("temporal",), depth=1), [np.s_[:, 0, 1]]),
-    (dict(layout=("parallel",), depth=1), [np.s_[1], np.s_[:, 0, 1]]),
-    (dict(layout=("serial",), depth=1), [np.s_[:]]),
-    (dict(depth=2, fusion="late"), [np.s_[:]]),
-    *suite.only_complete(
-      (dict(layout=("parallel",), depth=2), [np.s_[:]]), (dict(depth=2), [np.s_[:]])
-    ),
+    # Place 1 of frame 1 is edited; which (frame, place) change?
+    ("spatial", [np.s_[1]]),
+    ("temporal", [np.s_[:, 1]]),
+    ("parallel", [np.s_[1], np.s_[:, 1]]),
+    ("serial", [np.s_[:]]),
   ],
-  ids=str,
 )
-def test_what_an_edit_reaches(fields, touched):
-  module = tiny(**fields)
-  params = drawn.params(module, X, T, NONE)
-  edited = X.copy()
-  edited[:, 1, 0, 2] += 1.0
-  change = np.abs(apply(module, params, edited) - apply(module, params))
-  change = change.reshape(2, 3, 2, 2, 2, 2, 3).max(axis=(0, 3, 5, 6))  # [T, H/P, W/P]
+def test_what_an_edit_reaches(kind, touched):
+  params, run = block(kind)
+  edited = HIDDEN.copy()
+  edited[:, 1, 1] += drawn.normal(16)
+  out, other = run(params, HIDDEN), run(params, edited)
+  change = np.abs(other - out).max(axis=(0, 3))
   reached = np.zeros(change.shape, bool)
   for part in touched:
     reached[part] = True
   assert (change[reached] > 1e-5).all()
   np.testing.assert_array_equal(change[~reached], 0.0)
+  if kind == "parallel":  # two of them reach everything
+    assert (np.abs(run(params, other) - run(params, out)).max(axis=(0, 3)) > 1e-5).all()
 
 
 def by_hand(kind, params, x, emb, time):
@@ -114,27 +121,31 @@ def by_hand(kind, params, x, emb, time):
   "kind, other", [("serial", "parallel"), ("parallel", "serial")]
 )
 def test_blocks_of_variants_3_and_4_compute_the_papers_formula(kind, other):
-  block = dit_blocks.TransformerBlock(
-    kind, num_heads=4, mlp_ratio=2.0, modulation="block", **FLOAT32
+  params, run = block(kind)
+  out = run(params, HIDDEN, PLACES)
+  expected, wrong = (by_hand(k, params, HIDDEN, EMB, PLACES) for k in (kind, other))
+  np.testing.assert_allclose(out, expected, atol=1e-4)
+  assert np.abs(out - wrong).max() > 0.1
+
+
+def two_layers(
+  layout=("spatial", "temporal"),
+  fusion="interleaved",
+  signals=SIGNALS,
+  time=PLACES,
+  remat=False,
+  unroll=1,
+  **block,
+):
+  """(parameters as shapes, (params, axes) -> tokens after two layers of each kind)."""
+  rest = dict(num_layers=2, remat=remat, unroll=unroll, block=BLOCK | block)
+  stack = dit_blocks.BlockStack(layout, fusion, **rest)
+  call = lambda method, first, axes=("spatial", "temporal"): method(
+    first, HIDDEN, signals, time, axes
   )
-  x, emb, time = HIDDEN
-
-  def run(method, first):
-    signals = inputs.Signals(emb=emb)
-    return method(first, x, signals, ("spatial", "temporal"), time)
-
-  shapes = jax.eval_shape(functools.partial(run, block.init), jax.random.key(0))
-  params = drawn.like(shapes["params"])
-  out = jax.jit(functools.partial(run, block.apply))({"params": params})
-  np.testing.assert_allclose(out, by_hand(kind, params, x, emb, time), atol=1e-4)
-  assert np.abs(out - by_hand(other, params, x, emb, time)).max() > 0.1
-
-
-def two_layers(layout, fusion, mlp_ratio):
-  """A stack of two layers of each kind."""
-  block = dict(num_heads=2, mlp_ratio=mlp_ratio, modulation="block", **FLOAT32)
-  rest = dict(num_layers=2, remat=False, unroll=1, block=block)
-  return dit_blocks.BlockStack(layout, fusion, **rest)
+  shapes = jax.eval_shape(functools.partial(call, stack.init), jax.random.key(0))
+  run = lambda params, *axes: call(stack.apply, {"params": params}, *axes)
+  return nn.meta.unbox(shapes)["params"], run
 
 
 @pytest.mark.parametrize(
@@ -143,17 +154,11 @@ def two_layers(layout, fusion, mlp_ratio):
 )
 def test_places_in_time_are_added_once(layout, fusion):
   """With closed gates nothing else happens; and to images not even that."""
-  stack = two_layers(layout, fusion, mlp_ratio=1.0)
-  x, emb, time = HIDDEN
-
-  def run(method, first, axes=("spatial", "temporal")):
-    return method(first, x, inputs.Signals(emb=emb), time, axes)
-
-  shapes = jax.eval_shape(functools.partial(run, stack.init), jax.random.key(0))
+  shapes, run = two_layers(layout, fusion)
   closed = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-  apply = jax.jit(functools.partial(run, stack.apply), static_argnames="axes")
-  np.testing.assert_array_equal(apply(closed), x + time)
-  np.testing.assert_array_equal(apply(closed, axes=("spatial",)), x)
+  clip, image = jax.jit(lambda params: (run(params), run(params, ("spatial",))))(closed)
+  np.testing.assert_array_equal(clip, HIDDEN + PLACES)
+  np.testing.assert_array_equal(image, HIDDEN)
 
 
 ORDERS = {
@@ -164,36 +169,22 @@ ORDERS = {
 
 def test_late_fusion_is_the_same_blocks_in_another_order():
   """The blocks one by one, by hand; places in time before the first temporal one."""
-  layout = ("spatial", "temporal")
-  stacks = {fusion: two_layers(layout, fusion, mlp_ratio=4.0) for fusion in ORDERS}
-  x, emb, time = HIDDEN
-  signals = inputs.Signals(emb=emb)
-  rest = (x, signals, time, layout)
-  trees = {
-    fusion: nn.meta.unbox(
-      jax.eval_shape(lambda k, s=stack: s.init(k, *rest), jax.random.key(0))
-    )["params"]
-    for fusion, stack in stacks.items()
-  }
-  assert trees["late"] == trees["interleaved"]
-  params = drawn.like(trees["late"])
+  stacks = {fusion: two_layers(("spatial", "temporal"), fusion) for fusion in ORDERS}
+  assert stacks["late"][0] == stacks["interleaved"][0]
+  params = drawn.like(stacks["late"][0])
 
   def one_by_one(order):
-    h = x
+    h = HIDDEN
     for name in order:
       kind, layer = name.split()
-      block = dit_blocks.TransformerBlock(kind, **stacks["late"].block)
       part = jax.tree.map(lambda leaf, i=int(layer): leaf[i], params[kind])
-      here = time if name == "temporal 0" else None
-      h = block.apply({"params": part}, h, signals, (kind,), here)
+      h = block(kind)[1](part, h, PLACES * (name == "temporal 0"))
     return h
 
-  outs = {}
-  for fusion, stack in stacks.items():
-    outs[fusion] = jax.jit(lambda p, s=stack: s.apply({"params": p}, *rest))(params)
-    np.testing.assert_allclose(
-      outs[fusion], jax.jit(one_by_one, static_argnums=0)(ORDERS[fusion]), atol=1e-4
-    )
+  both = jax.jit(lambda params: {k: run(params) for k, (_, run) in stacks.items()})
+  outs = jax.device_get(both(params))
+  for fusion, order in ORDERS.items():
+    np.testing.assert_allclose(outs[fusion], one_by_one(order), atol=1e-4)
   assert np.abs(outs["late"] - outs["interleaved"]).max() > 0.1
 
 
@@ -216,18 +207,23 @@ def test_an_image_passes_time_by(variant):
   fields = dit_blocks.VARIANTS[variant]
   module = tiny(one_frame="image", **fields)
   params = drawn.params(module, X, T, NONE)
-  image = X[:, :1], T[:, :1]
-  out = apply(module, params, *image)
+  clip = tiny(one_frame="clip", **fields)
+  image = X[:, :1], T[:, :1], NONE
+
+  @jax.jit
+  def both(params):
+    return [m.apply({"params": params}, *image) for m in (module, clip)]
 
   def without_time(path, leaf):
     return np.zeros_like(leaf) if "'temporal'" in jax.tree_util.keystr(path) else leaf
 
-  still = jax.tree_util.tree_map_with_path(without_time, params)
-  np.testing.assert_array_equal(apply(module, still, *image), out)
-  clip = tiny(one_frame="clip", **fields)
-  assert np.abs(apply(clip, params, *image) - out).max() > 1e-2
-  # With the same parameters, clips are not touched by the choice.
-  np.testing.assert_array_equal(apply(module, params), apply(clip, params))
+  out, as_clip = jax.device_get(both(params))
+  still, _ = both(jax.tree_util.tree_map_with_path(without_time, params))
+  np.testing.assert_array_equal(still, out)
+  assert np.abs(as_clip - out).max() > 1e-2
+  # Clips are not touched by the choice.
+  programs = [jax.jit(m.apply).lower(params, X, T, NONE) for m in (module, clip)]
+  assert len({program.as_text() for program in programs}) == 1
   if variant <= 2:
     frames = tiny(layout=("spatial",), depth=2)
     spatial = {"spatial": params["blocks"]["spatial"]}
@@ -241,45 +237,46 @@ def test_a_network_made_with_an_image_has_all_its_parameters():
   assert jax.tree.structure(init(X[:, :1], T[:, :1])) == jax.tree.structure(init(X, T))
 
 
-SIGNALS = Conditioning(
-  vectors={"text": X[:, 0, 0, :2].reshape(2, 6)}, positions=np.array([[0, 2, 3]] * 2)
-)
-READ = Conditioning(tokens={"text": Tokens(X[:, 0, 0], np.array([[1, 1, 0, 0]] * 2))})
-
-
-# Fields, what changes nothing, and what the network reads.
+# What is computed, and what changes nothing.
 REMATS = {
-  "late": (dict(fusion="late", time_positions="rotary"), dict(remat="dots"), NONE),
-  "serial": (
-    dict(layout=("serial",), modulation="shared", text="cross"),
-    dict(remat=True),
-    READ,
+  "temporal": (
+    dict(
+      layout=("temporal",),
+      modulation="shared",
+      signals=inputs.Signals(np.tile(EMB, 6), positions=np.array([[0, 2, 3]])),
+      time=None,
+    ),
+    dict(remat="dots"),
   ),
-  "parallel": (
-    dict(layout=("parallel",), modulation="tokens", text="pooled"),
-    dict(remat=True),
-    SIGNALS,
+  "spatial": (
+    dict(
+      layout=("spatial",),
+      modulation="tokens",
+      signals=inputs.Signals(None, text=(HIDDEN[:, 0], np.arange(4) < [[2], [4]])),
+    ),
+    dict(remat=True, unroll=2),
   ),
-  "unrolled": (dict(depth=4), dict(unroll=2, remat=True), NONE),
-  "full": (dict(depth=4), dict(remat=True), NONE),
-  "dots": (dict(depth=4), dict(remat="dots"), NONE),
+  "late": (dict(fusion="late"), dict(remat="dots")),
+  "serial": (dict(layout=("serial",)), dict(remat=True)),
+  "parallel": (dict(layout=("parallel",)), dict(remat=True)),
+  "unrolled": ({}, dict(unroll=2, remat=True)),
+  "full": ({}, dict(remat=True)),
+  "dots": ({}, dict(remat="dots")),
 }
 
 
-@pytest.mark.parametrize(
-  "case", suite.choose(REMATS, "late", "serial", "parallel", "unrolled")
-)
+@pytest.mark.parametrize("case", suite.choose(REMATS, "temporal", "spatial"))
 def test_remat_and_unrolling_change_neither_output_nor_gradient(case):
-  fields, remat, cond = REMATS[case]
-  fields = dict(depth=2) | fields
-  params = drawn.params(tiny(**fields), X, T, cond)
+  fields, remat = REMATS[case]
+  (shapes, plain), (_, other) = two_layers(**fields), two_layers(**fields, **remat)
+  params = drawn.like(shapes)
 
-  def value_and_grad(module):
-    loss = lambda p: jnp.square(module.apply({"params": p}, X, T, cond)).mean()
-    return jax.jit(jax.value_and_grad(loss))(params)
+  def value_and_grad(run):
+    loss = lambda p: jnp.square(run(p)).mean()
+    return jax.tree.leaves(jax.device_get(jax.jit(jax.value_and_grad(loss))(params)))
 
-  plain, other = (value_and_grad(tiny(**fields | more)) for more in ({}, remat))
-  scale = max(np.abs(g).max() for g in jax.tree.leaves(plain))
+  plain, other = value_and_grad(plain), value_and_grad(other)
+  scale = max(np.abs(g).max() for g in plain)
   assert scale > 1e-3
-  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+  for a, b in zip(plain, other, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * scale)

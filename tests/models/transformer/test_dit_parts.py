@@ -6,73 +6,108 @@ import numpy as np
 import pytest
 
 from tests.support import drawn, suite
-from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.layers.cpu import blocking
-from vdm_jax.models.transformer import blocks, video_dit
+from vdm_jax.models import inputs
+from vdm_jax.models.transformer import blocks
 
 ONE_FRAME = 4 * 64 * 9  # bytes of 9 places in a perceptron of 64 features
 
 CASES = {
   "interleaved": dict(),
-  "rotary": dict(time_positions="rotary", modulation="shared"),
-  "tokens": dict(modulation="tokens"),
+  "rotary": dict(rotary=True, modulation="shared"),
+  "tokens": dict(layout=("temporal",), modulation="tokens"),
   "serial": dict(layout=("serial",)),
   "full": dict(layout=("full",)),
-  "text": dict(text="cross"),
+  "text": dict(text=True),
   "remat": dict(remat="full"),
 }
 
 
-def draw(fields, batch=2, frames=4):
-  network = video_dit.VideoDiT(
-    out_channels=4, width=16, depth=2, num_heads=2, num_classes=3, **fields
+def draw(
+  frames=4,
+  layout=("spatial", "temporal"),
+  modulation="block",
+  rotary=False,
+  text=False,
+  remat=False,
+):
+  """(a stack of one block of each kind, random parameters, what it is called with)."""
+  width = 16
+  x, emb, words, time = drawn.normals(
+    (2, frames, 9, width),
+    (2, frames, 6 * width if modulation == "shared" else width),
+    (2, 5, width),
+    (1, frames, 1, width),
   )
-  rng = np.random.default_rng(0)
-  array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
-  tokens = {}
-  if "text" in fields:
-    mask = jnp.asarray([[True] * 5, [True] * 3 + [False] * 2])
-    tokens["text"] = Tokens(array(batch, 5, 8), mask)
-  cond = Conditioning(vectors={"label": jnp.asarray([0, 2])}, tokens=tokens)
-  inputs = array(batch, frames, 6, 6, 4), 500 + 100 * array(batch, frames), cond
-  return network, drawn.params(network, *inputs, scale=0.2), inputs
+  signals = inputs.Signals(
+    emb=None if modulation == "tokens" else emb,
+    positions=np.arange(frames)[None] if rotary else None,
+    text=(words, np.arange(5) < [[5], [3]]) if text else None,
+  )
+  block = dict(num_heads=2, mlp_ratio=4.0, modulation=modulation)
+  stack = blocks.BlockStack(
+    layout, "interleaved", num_layers=1, remat=remat, unroll=1, block=block
+  )
+  args = x, signals, None if rotary else time, tuple(blocks.AXES)
+  shapes = jax.eval_shape(lambda key: stack.init(key, *args), jax.random.key(0))
+  return stack, drawn.like(shapes["params"], scale=0.2), args
 
 
-def run(network, params, inputs, train=False, gradient=True):
-  """(output, gradients) with the parts that `rows` allows, compiled anew."""
-  forward = lambda params: network.apply({"params": params}, *inputs, train=train)
-  if not gradient:
-    return jax.jit(forward)(params), {}
-  loss = lambda out: (jnp.mean(out**2), out)
-  both = jax.value_and_grad(lambda params: loss(forward(params)), has_aux=True)
-  (_, out), grads = jax.jit(both)(params)
-  return out, grads
+def run(stack, params, args, gradients):
+  """[(output, gradients or ())], without and with `train`, whose are in `gradients`."""
+
+  @jax.jit
+  def both(params):
+    found = []
+    for train in (False, True):
+      forward = lambda p, t=train: stack.clone(train=t).apply({"params": p}, *args)
+      if train in gradients:
+        out, back = jax.vjp(forward, params)
+        found.append((out, back(out)))
+      else:
+        found.append((forward(params), ()))
+    return found
+
+  return jax.device_get(both(params))
 
 
 def distance(a, b):
-  apart = jax.tree.map(lambda x, y: jnp.abs(x - y).max() / jnp.abs(x).max(), a, b)
-  return max(float(x) for x in jax.tree.leaves(apart))
+  apart = jax.tree.map(lambda x, y: np.abs(x - y).max() / np.abs(x).max(), a, b)
+  return max(jax.tree.leaves(apart), default=0.0)
 
 
 @pytest.mark.parametrize("case", suite.choose(CASES, "interleaved", "tokens"))
 def test_a_block_in_parts_is_the_block(case, monkeypatch):
-  network, params, inputs = draw(CASES[case])
-  whole = run(network, params, inputs)
+  drawn_case = draw(**CASES[case])
+  gradients = (True,) if case == "tokens" else ()
+  gradients = (False, True) if suite.is_complete() else gradients
+  whole = run(*drawn_case, gradients)
   monkeypatch.setattr(blocking, "BYTES", 2 * ONE_FRAME)
-  for train in (False, True):
-    out, grads = run(network, params, inputs, train, train or suite.is_complete())
-    assert distance(whole[0], out) < 1e-5
-    assert not grads or distance(whole[1], grads) < 1e-4
+  parts = run(*drawn_case, gradients)
+  for (out, grads), (other, others) in zip(whole, parts, strict=True):
+    assert distance(out, other) < 1e-5
+    assert distance(grads, others) < 1e-4
 
 
-def test_parts_that_cut_what_is_attended_are_seen(monkeypatch):
-  network, params, inputs = draw(CASES["interleaved"])
-  whole, _ = run(network, params, inputs, gradient=False)
+def compiled(stack, params, args):
+  run = jax.jit(lambda p: stack.apply({"params": p}, *args))
+  return run.lower(params).compile()
+
+
+@pytest.fixture(scope="module")
+def long():
+  """A stack that reads 16 frames, and its program, computed whole."""
+  case = draw(frames=16)
+  return case, compiled(*case)
+
+
+def test_parts_that_cut_what_is_attended_are_seen(long, monkeypatch):
+  case, whole = long
 
   def cut(block, x, signals, along, time, train):
     del train
     axis = 2 if along == ("spatial",) else 1
-    halves = jnp.split(x, [4 if axis == 2 else 2], axis)
+    halves = jnp.split(x, [4 if axis == 2 else 8], axis)
     time = [None, None] if time is None else jnp.split(time, 2, axis=1)
     emb = jnp.split(signals.emb, 2, axis=1) if axis == 1 else [signals.emb] * 2
     parts = [
@@ -82,21 +117,16 @@ def test_parts_that_cut_what_is_attended_are_seen(monkeypatch):
     return jnp.concatenate(parts, axis)
 
   monkeypatch.setattr(blocks, "_tiled", cut)
-  parts, _ = run(network, params, inputs, gradient=False)
-  assert distance(whole, parts) > 1e-3
+  parts = compiled(*case)
+  assert distance(*jax.device_get([f(case[1]) for f in (whole, parts)])) > 1e-3
 
 
-def test_memory_falls(monkeypatch):
-  network, params, inputs = draw({}, frames=16)
-
-  def bytes_used():
-    apply = lambda p: network.apply({"params": p}, *inputs)
-    compiled = jax.jit(apply).lower(params).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
-
-  whole = bytes_used()
+def test_memory_falls(long, monkeypatch):
+  case, whole = long
   monkeypatch.setattr(blocking, "BYTES", 2 * ONE_FRAME)
-  assert bytes_used() < 0.7 * whole
+  parts = compiled(*case)
+  used = lambda program: program.memory_analysis().temp_size_in_bytes
+  assert used(parts) < 0.7 * used(whole)
 
 
 def test_only_one_cpu_works_in_parts():

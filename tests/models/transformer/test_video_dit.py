@@ -27,10 +27,16 @@ def inputs(shape=CLIP, seed=0):
   return x, rng.uniform(0, 1000, shape[:2]).astype(np.float32)
 
 
+def jitted(function):
+  """It, compiled; its answers are numpy arrays."""
+  run = jax.jit(function)
+  return lambda *args: np.asarray(run(*args))
+
+
 def compiled(**fields):
-  """(module, random parameters, jitted apply)."""
+  """(module, random parameters, compiled apply)."""
   module = tiny(**fields)
-  apply = jax.jit(lambda p, x, t: module.apply({"params": p}, x, t, NONE))
+  apply = jitted(lambda p, x, t: module.apply({"params": p}, x, t, NONE))
   return module, drawn.params(module, *inputs(), NONE), apply
 
 
@@ -63,19 +69,20 @@ def network():
 def test_sizes_have_the_published_number_of_parameters(size, fields, millions):
   """Of all variants, for four latent channels in and eight out."""
   module = video_dit.VideoDiT(out_channels=8, **video_dit.SIZES[size] | fields)
-  label = {"label": jnp.zeros(1, int)} if module.num_classes else {}
+  label = {"label": np.zeros(1, int)} if module.num_classes else {}
   cond = Conditioning(vectors=label)
-  x = jnp.zeros((1, 2, 8, 8, 4))
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x, jnp.zeros(1), cond)
+  x = np.zeros((1, 2, 8, 8, 4), np.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x, np.zeros(1), cond)
   assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("variant", suite.choose(blocks.VARIANTS, 1, 4))
+@pytest.mark.parametrize("variant", suite.choose(blocks.VARIANTS, 1))
 def test_the_initial_network_answers_zero_and_its_blocks_are_ready(variant):
   x, t = inputs()
   module = tiny(**blocks.VARIANTS[variant] | dict(depth=4))
   start = jax.jit(lambda key: module.init_with_output(key, x, t, NONE))
-  out, variables = start(jax.random.key(0))
+  # This kind of key is cheap to compile for.
+  out, variables = jax.device_get(start(jax.random.key(0, impl="rbg")))
   np.testing.assert_array_equal(out, np.zeros(x.shape))
   params = nn.meta.unbox(variables)["params"]
   stacked = {leaf.shape[0] for leaf in jax.tree.leaves(params["blocks"])}
@@ -94,16 +101,15 @@ def test_both_kinds_together_mix_everything_and_know_the_order(network):
   _, params, apply = network
   x, t = inputs()
   t = np.full_like(t, 300.0)
-  # One time for all frames of a clip.
-  np.testing.assert_allclose(apply(params, x, t[:, :1]), apply(params, x, t), atol=1e-4)
   edited = x.copy()
   edited[:, 1, 0, 2] += 1.0
-  assert (np.abs(apply(params, edited, t) - apply(params, x, t)) > 0).mean() > 0.9
+  out = apply(params, x, t)
+  assert (np.abs(apply(params, edited, t) - out) > 0).mean() > 0.9
   # Without places in time or space these would be equal.
   backwards = apply(params, x[:, ::-1], t)[:, ::-1]
   rolled = np.roll(apply(params, np.roll(x, 2, axis=3), t), -2, axis=3)
-  assert np.abs(backwards - apply(params, x, t)).max() > 1e-3
-  assert np.abs(rolled - apply(params, x, t)).max() > 1e-3
+  assert np.abs(backwards - out).max() > 1e-3
+  assert np.abs(rolled - out).max() > 1e-3
 
 
 def test_bfloat16_computes_close_and_keeps_float32_parameters(network):
@@ -112,8 +118,8 @@ def test_bfloat16_computes_close_and_keeps_float32_parameters(network):
   module = tiny(dtype=jnp.bfloat16)
   params = drawn.params(module, x, t, NONE, scale=0.1)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-  out = jax.jit(lambda p: module.apply({"params": p}, x, t, NONE))(params)
-  assert out.dtype == jnp.float32
+  out = np.asarray(jax.jit(lambda p: module.apply({"params": p}, x, t, NONE))(params))
+  assert out.dtype == np.float32
   exact = apply(params, x, t)
   assert (
     0 < np.abs(out - exact).max() < 0.05 * np.abs(exact).max()
@@ -123,18 +129,18 @@ def test_bfloat16_computes_close_and_keeps_float32_parameters(network):
 def test_channels_and_the_mask_enter_as_input_channels():
   x, t = inputs((2, 3, 4, 4, 3))
   first = x[:, :1, ..., :2] + 1.0  # [B, 1, H, W, 2]: one frame for all
-  mask = jnp.zeros((2, 3, 1, 1, 1), bool).at[:, 0].set(True)
-  module = tiny(mask_channel=True)
+  mask = np.broadcast_to(np.arange(3).reshape(3, 1, 1, 1) == 0, (2, 3, 1, 1, 1))
+  module = tiny(layout=("spatial",), depth=1, mask_channel=True)
   cond = Conditioning(channels={"first_frame": first}, mask=mask)
   params = drawn.params(module, x, t, cond)
   assert params["patchify"]["kernel"].shape == (2 * 2 * (3 + 2 + 1), 16)
-  apply = jax.jit(lambda cond: module.apply({"params": params}, x, t, cond))
+  apply = jitted(lambda cond: module.apply({"params": params}, x, t, cond))
   out = apply(cond)
   other = apply(cond.replace(channels={"first_frame": first + 1.0}))
   assert np.abs(other - out).max() > 1e-2
   assert np.abs(apply(cond.replace(mask=~mask)) - out).max() > 1e-2
   # No mask means that no frame is given.
-  nothing = apply(cond.replace(mask=jnp.zeros_like(mask)))
+  nothing = apply(cond.replace(mask=np.zeros_like(mask)))
   np.testing.assert_allclose(apply(cond.replace(mask=None)), nothing, atol=1e-5)
   blind = tiny(mask_channel=False)
   cond = Conditioning(mask=mask)
@@ -149,8 +155,8 @@ def test_positions_say_where_each_frame_is(kind):
   module = tiny(time_positions=kind, patch_time=2, layout=("temporal",), depth=1)
   x, t = inputs((2, 6, 2, 2, 3))
   params = drawn.params(module, x, t, NONE)
-  apply = jax.jit(functools.partial(module.apply, {"params": params}))
-  at = lambda places: Conditioning(positions=jnp.asarray(places, float))
+  apply = jitted(functools.partial(module.apply, {"params": params}))
+  at = lambda places: Conditioning(positions=np.asarray(places, np.float32))
   plain = np.broadcast_to(np.arange(6), (2, 6))
   out = apply(x, t, NONE)
   np.testing.assert_allclose(apply(x, t, at(plain)), out, atol=1e-5)
@@ -169,7 +175,7 @@ def test_a_tubelet_is_one_token_and_its_frames_share_a_time():
   x, t = inputs((2, 4, 2, 2, 3))
   params = drawn.params(module, x, t, NONE)
   assert params["patchify"]["kernel"].shape == (2 * 2 * 2 * 3, 16)
-  apply = jax.jit(lambda x, t: module.apply({"params": params}, x, t, NONE))
+  apply = jitted(lambda x, t: module.apply({"params": params}, x, t, NONE))
   out = apply(x, t)
   assert out.shape == (2, 4, 2, 2, 3)
   edited = x.copy()
@@ -179,7 +185,8 @@ def test_a_tubelet_is_one_token_and_its_frames_share_a_time():
   np.testing.assert_allclose(apply(x, t[:, [1, 0, 3, 2]]), out, atol=1e-5)
   assert np.abs(apply(x, t[:, [0, 0, 2, 2]]) - out).max() > 1e-3
   same = np.full_like(t, 300.0)
-  np.testing.assert_allclose(apply(x, same), apply(x, same[:, 0]), atol=1e-5)
+  for one in (same[:, 0], same[:, :1]):  # one time for all frames of a clip
+    np.testing.assert_allclose(apply(x, same), apply(x, one), atol=1e-5)
 
 
 @pytest.mark.parametrize("modulation", ["block", "shared", "tokens"])
@@ -192,9 +199,9 @@ def test_each_modulation_hears_time_frame_by_frame_and_the_class(modulation):
     mask_channel=True,
   )
   x, t = inputs()
-  label = lambda ids: Conditioning(vectors={"label": jnp.array(ids)})
+  label = lambda ids: Conditioning(vectors={"label": np.array(ids)})
   params = drawn.params(module, x, t, label([0, 1]))
-  apply = jax.jit(functools.partial(module.apply, {"params": params}))
+  apply = jitted(functools.partial(module.apply, {"params": params}))
   out = apply(x, t, label([0, 1]))
   later = t.copy()
   later[:, 1] = 0.0
@@ -210,7 +217,7 @@ def test_the_pooled_text_reaches_the_blocks_and_not_the_last_layer():
   x, t = inputs()
   pooled = lambda scale: Conditioning(vectors={"text": scale * TEXT[:, 0]})
   params = drawn.params(module, x, t, pooled(1))
-  apply = jax.jit(lambda p, scale: module.apply({"params": p}, x, t, pooled(scale)))
+  apply = jitted(lambda p, scale: module.apply({"params": p}, x, t, pooled(scale)))
   assert np.abs(apply(params, 2.0) - apply(params, 1.0)).max() > 1e-3
   params["blocks"] = jax.tree.map(np.zeros_like, params["blocks"])
   np.testing.assert_array_equal(apply(params, 2.0), apply(params, 1.0))
@@ -279,13 +286,13 @@ def test_two_devices_compute_what_one_does(axes, which, request):
 )
 def test_fields_that_mean_nothing_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
-    drawn.params(tiny(**fields), jnp.zeros((1, 2, 4, 4, 3)), jnp.zeros(1), NONE)
+    drawn.params(tiny(**fields), np.zeros((1, 2, 4, 4, 3)), np.zeros(1), NONE)
 
 
-PLACES = Conditioning(positions=jnp.zeros((1, 3)))
+PLACES = Conditioning(positions=np.zeros((1, 3)))
 LABEL, FPS, POOLED = (
   Conditioning(vectors=x)
-  for x in ({"label": jnp.zeros(2, int)}, {"fps": jnp.zeros(2)}, {"text": TEXT})
+  for x in ({"label": np.zeros(2, int)}, {"fps": np.zeros(2)}, {"text": TEXT})
 )
 READ = Conditioning(tokens={"text": Tokens(TEXT, np.ones((2, 5), bool))})
 
@@ -310,4 +317,4 @@ READ = Conditioning(tokens={"text": Tokens(TEXT, np.ones((2, 5), bool))})
 )
 def test_inputs_that_do_not_fit_are_refused(x, t, cond, fields, message):
   with pytest.raises(ValueError, match=message):
-    drawn.params(tiny(**fields), jnp.zeros(x), jnp.zeros(t), cond)
+    drawn.params(tiny(**fields), np.zeros(x), np.zeros(t), cond)

@@ -2,10 +2,10 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import drawn
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.encoders import resampler
 from vdm_jax.models.unet import resampled
@@ -23,17 +23,20 @@ class Sees(nn.Module):
 
 
 def test_the_network_sees_the_resamplers_tokens_and_all_else_as_it_was():
-  rng = np.random.default_rng(0)
-  some = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-  picture = Tokens(some(2, 7, 6), jnp.ones((2, 7), bool))
-  text = Tokens(some(2, 4, 5), jnp.ones((2, 4), bool))
+  picture = Tokens(drawn.normal(2, 7, 6), np.ones((2, 7), bool))
+  text = Tokens(drawn.normal(2, 4, 5), np.ones((2, 4), bool))
   cond = Conditioning(tokens={"image": picture, "text": text})
   network = resampled.Resampled(Sees(), RESAMPLER)
-  params = network.init(jax.random.key(0), 0, 0, cond)["params"]
-  tokens, train = network.apply(params, 0, 0, cond, train=True)
-  resampled_tokens = RESAMPLER.apply(params["resampler"], picture.values)
-  np.testing.assert_array_equal(tokens["image"].values, resampled_tokens)
-  assert resampled_tokens.shape == (2, 3, 5) and tokens["image"].mask.all()
-  assert tokens["text"] is text and train
+
+  @jax.jit
+  def both(params):
+    tokens, train = network.apply(params, 0, 0, cond, train=True)
+    assert tokens["text"] is text and train
+    return tokens["image"], RESAMPLER.apply(params["resampler"], picture.values)
+
+  params = drawn.params(network, 0, 0, cond)
+  image, resampled_tokens = both(params)
+  np.testing.assert_array_equal(image.values, resampled_tokens)
+  assert resampled_tokens.shape == (2, 3, 5) and image.mask.all()
   with pytest.raises(ValueError, match="no tokens `image` to resample"):
     network.apply(params, 0, 0, cond.replace(tokens={"text": text}))
