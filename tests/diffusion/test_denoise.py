@@ -16,15 +16,13 @@ B, T = 3, 4
 SHAPE = (B, T, 2, 2, 3)
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal(SHAPE).astype(np.float32)
-TIME = jnp.asarray(RNG.uniform(0.2, 0.8, (B, T)), jnp.float32)
+TIME = RNG.uniform(0.2, 0.8, (B, T)).astype(np.float32)
 COND = Conditioning(
-  tokens={
-    "text": Tokens(jnp.asarray(RNG.standard_normal((B, 2, 3))), np.ones((B, 2), bool))
-  },
-  vectors={"label": jnp.arange(1, B + 1)},
+  tokens={"text": Tokens(RNG.standard_normal((B, 2, 3)), np.ones((B, 2), bool))},
+  vectors={"label": np.arange(1, B + 1)},
   channels={"image": RNG.standard_normal(SHAPE).astype(np.float32)},
 )
-NULL = jax.tree.map(jnp.zeros_like, COND)
+NULL = jax.tree.map(np.zeros_like, COND)
 DROP = {"text": ("text",), "both": ("text", "image"), "label": ("label",)}
 
 
@@ -41,31 +39,38 @@ class Network:
     return 0.3 * x + text * p.expand(t) / 1000 + 0.2 * cond.channels["image"]
 
 
+def called(denoise, cond=COND):
+  """A denoiser's answer, compiled."""
+  out = jax.jit(denoise)(X, TIME, cond)
+  return jax.tree.map(np.asarray, out)
+
+
+@functools.cache
 def without(*names):
   """The estimate of x0 without these signals, from a call of its own."""
   cond = COND
   for group, name in (("tokens", "text"), ("vectors", "label"), ("channels", "image")):
     if name in names:
       cond = cond.replace(**{group: getattr(NULL, group)})
-  return d.from_network(Network(), p.Flow(), "velocity")(X, TIME, cond).x0
+  return called(d.from_network(Network(), p.Flow(), "velocity"), cond).x0
 
 
 def guided(drop, scales):
   network = Network()
   denoise = d.from_network(network, p.Flow(), "velocity")
-  out = guidance.guide(denoise, NULL, drop=drop, scales=scales)(X, TIME, COND)
+  out = called(guidance.guide(denoise, NULL, drop=drop, scales=scales))
   return out.x0, network.batches
 
 
 def test_a_network_is_read_as_an_estimate_of_x0():
-  flow = d.from_network(Network(), p.Flow(), "velocity")(X, TIME, COND)
-  velocity = Network()(X, 1000 * TIME, COND)
-  np.testing.assert_allclose(flow.x0, X - p.expand(TIME) * velocity, rtol=1e-4)
-  assert flow.fraction is None
+  flow = d.from_network(Network(), p.Flow(), "velocity")
+  velocity = called(lambda x, t, cond: Network()(x, 1000 * t, cond))
+  np.testing.assert_allclose(without(), X - p.expand(TIME) * velocity, rtol=1e-4)
+  assert jax.eval_shape(flow, X, TIME, COND).fraction is None
   with pytest.raises(ValueError, match="'noise'; expected one of"):
     d.from_network(Network(), p.Flow(), "noise")
   twice = lambda x, t, cond: jnp.concatenate([x, x], -1)
-  out = d.from_network(twice, p.Flow(), "x0")(X, TIME, COND)
+  out = called(d.from_network(twice, p.Flow(), "x0"))
   np.testing.assert_allclose(out.x0, X, atol=1e-6)
   np.testing.assert_allclose(out.fraction, (X + 1) / 2, atol=1e-6)
   more = lambda x, t, cond: jnp.concatenate([x, x, x], -1)
@@ -96,7 +101,7 @@ def test_scale_one_is_the_conditional_and_zero_the_unconditional_estimate():
   np.testing.assert_array_equal(out, without())
   assert batches == [B]  # nothing to guide, nothing to pay
   np.testing.assert_allclose(
-    guided((DROP["label"],), (jnp.ones(()),))[0], without(), atol=1e-6
+    guided((DROP["label"],), (np.ones(()),))[0], without(), atol=1e-6
   )
   zero, _ = guided((DROP["label"],), (0.0,))
   np.testing.assert_allclose(zero, without("label"), atol=1e-6)
@@ -109,28 +114,28 @@ def test_scales_may_change_over_frames_times_and_channels():
   at = lambda scale: empty + scale * (full - empty)
   frames = np.linspace(1.0, 2.5, T).astype(np.float32)
   column = frames[:, None, None, None]
-  for scale in (
-    column,
-    frames.tolist(),
-    functools.partial(guidance.linear_scale, start=1.0, stop=2.5),
-    lambda t: column,
-  ):
-    out, _ = guided((DROP["label"],), (scale,))
-    np.testing.assert_allclose(out, at(column), atol=1e-5)
-  out, _ = guided((DROP["label"],), (lambda t: 1.0 + t,))
-  np.testing.assert_allclose(out, at(1.0 + p.expand(TIME)), atol=1e-5)
+  rising = functools.partial(guidance.linear_scale, start=1.0, stop=2.5)
   channels = np.array([4.0, 4.0, 1.0])  # DiT leaves the last ones alone
-  out, _ = guided((DROP["label"],), (channels.reshape(1, 1, 1, 3),))
-  np.testing.assert_allclose(out, at(channels), atol=1e-5)
+  cases = [(form, column) for form in (column, frames.tolist(), rising)]
+  cases += [(lambda t: column, column), (lambda t: 1.0 + t, 1.0 + p.expand(TIME))]
+  cases += [(channels.reshape(1, 1, 1, 3), channels)]
+
+  def all_forms(*args):
+    denoise = d.from_network(Network(), p.Flow(), "velocity")
+    by = lambda form: guidance.guide(denoise, NULL, drop=("label",), scales=(form,))
+    return [by(form)(*args).x0 for form, _ in cases]
+
+  for out, (_, scale) in zip(called(all_forms), cases, strict=True):
+    np.testing.assert_allclose(out, at(scale), atol=1e-5)
 
 
 def test_an_interval_guides_inside_it_only():
   scale = functools.partial(guidance.interval_scale, scale=5.0, low=0.4, high=0.6)
-  t = jnp.array([[0.3, 0.4, 0.5, 0.6, 0.7]])
-  np.testing.assert_array_equal(scale(t), [[1, 1, 5, 5, 1]])
+  t = np.float32([[0.3, 0.4, 0.5, 0.6, 0.7]])
+  np.testing.assert_array_equal(jax.jit(scale)(t), [[1, 1, 5, 5, 1]])
   full, empty = without(), without("label")
   out, _ = guided((DROP["label"],), (scale,))
-  inside = np.asarray((TIME > 0.4) & (TIME <= 0.6))
+  inside = (TIME > 0.4) & (TIME <= 0.6)
   assert inside.any() and not inside.all()
   np.testing.assert_allclose(out[~inside], full[~inside], atol=1e-6)
   np.testing.assert_allclose(
@@ -143,7 +148,7 @@ def test_guidance_keeps_the_conditional_variance():
     label = cond.vectors["label"][:, None, None, None, None] * jnp.ones_like(x_t)
     return d.Denoised(x_t, fraction=label)
 
-  out = guidance.guide(denoise, NULL, drop=(("label",),), scales=(3.0,))(X, TIME, COND)
+  out = called(guidance.guide(denoise, NULL, drop=(("label",),), scales=(3.0,)))
   np.testing.assert_array_equal(out.fraction[:, 0, 0, 0, 0], [1, 2, 3])
 
 
@@ -163,33 +168,38 @@ def test_wrong_guidance_is_refused():
 
 def test_dynamic_thresholds_are_quantiles_of_each_clip():
   x0 = 4.0 * X
-  out = d.dynamic_threshold(x0, ratio=0.9, max_bound=3.0)
+  threshold = jax.jit(lambda x0: d.dynamic_threshold(x0, ratio=0.9, max_bound=3.0))
+  out = threshold(x0)
   for i in range(B):
     bound = np.clip(np.quantile(np.abs(x0[i]), 0.9), 1.0, 3.0)
     np.testing.assert_allclose(out[i], np.clip(x0[i], -bound, bound) / bound, rtol=1e-5)
-  np.testing.assert_allclose(
-    d.dynamic_threshold(0.1 * X, ratio=0.9, max_bound=3.0), 0.1 * X
-  )
+  np.testing.assert_allclose(threshold(0.1 * X), 0.1 * X)
   np.testing.assert_array_equal(d.clip_x0(x0, bound=2.0), np.clip(x0, -2.0, 2.0))
 
 
 def test_given_frames_are_held_at_time_zero():
   known = RNG.standard_normal(SHAPE).astype(np.float32)
-  mask = jnp.zeros((B, T, 1, 1, 1), bool).at[:, :2].set(True).at[0, 3].set(True)
+  mask = np.zeros((B, T, 1, 1, 1), bool)
+  mask[:, :2] = mask[0, 3] = True
   cond = COND.replace(known=known, mask=mask)
   null = NULL.replace(known=known, mask=mask)
-  seen = {}
-
-  def denoise(x_t, t, cond):
-    seen.update(x=x_t, t=t)
-    return d.Denoised(2.0 * x_t + 1.0)
-
   guide = functools.partial(guidance.guide, drop=(("label",),), scales=(3.0,))
-  out = d.apply_wrappers(denoise, (guide, d.hold_known), null)(X, TIME, cond).x0
+
+  def held(*args):
+    seen = {}
+
+    def denoise(x_t, t, cond):
+      seen.update(x=x_t, t=t)
+      return d.Denoised(2.0 * x_t + 1.0)
+
+    out = d.apply_wrappers(denoise, (guide, d.hold_known), null)(*args).x0
+    return out, seen
+
+  out, seen = called(held, cond)
   where = np.broadcast_to(mask, SHAPE)
   np.testing.assert_array_equal(out[where], known[where])
   np.testing.assert_allclose(out[~where], 2 * X[~where] + 1, rtol=1e-6)
   np.testing.assert_array_equal(seen["x"][::2], np.where(mask, known, X))
   np.testing.assert_array_equal(seen["t"][::2], np.where(mask[..., 0, 0, 0], 0.0, TIME))
   with pytest.raises(ValueError, match="needs cond.mask and cond.known"):
-    d.hold_known(denoise, null)(X, TIME, COND)
+    d.hold_known(None, null)(X, TIME, COND)

@@ -10,13 +10,13 @@ import pytest
 from tests.support import known_frames
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
-from vdm_jax.diffusion import guidance, long_video, masks
+from vdm_jax.diffusion import guidance, long_video
 from vdm_jax.diffusion.samplers import ddim
 
 LVDM = known_frames.LVDM
 SHAPE = (2, 4, 3, 3, 1)
 X, KNOWN = np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
-MASK = masks.broadcast(np.arange(4) < 2, 2, 4)
+MASK = np.broadcast_to((np.arange(4) < 2)[:, None, None, None], (2, 4, 1, 1, 1))
 
 
 def mixing(x_t, t, cond):
@@ -28,16 +28,16 @@ def mixing(x_t, t, cond):
 
 @pytest.mark.parametrize("scale", [1.1, 3.0])
 def test_it_is_the_formula(scale):
-  t, cond = jnp.full((2, 4), 400.0), Conditioning(known=jnp.asarray(KNOWN), mask=MASK)
   held = d.hold_known(mixing, None)
   guided = guidance.guide_by_known_frames(held, None, process=LVDM, scale=scale)
-  out, full = guided(X, t, cond).x0, held(X, t, cond).x0
-  alpha, sigma = LVDM.alpha_sigma(400.0)
+  t, cond = np.full((2, 4), 400.0), Conditioning(known=KNOWN, mask=MASK)
+  both = jax.jit(lambda *args: (guided(*args).x0, held(*args).x0))(X, t, cond)
+  out, full = map(np.asarray, both)
   # Nothing is given: the two frames are data noised to the time of the others.
+  bar = np.prod(1.0 - LVDM.betas[:400])
   eps = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
-  free = np.where(MASK, alpha * KNOWN + sigma * eps, X)
-  nothing = Conditioning(known=jnp.zeros(SHAPE), mask=jnp.zeros_like(MASK))
-  null = mixing(free, t, nothing).x0
+  free = np.where(MASK, np.sqrt(bar) * KNOWN + np.sqrt(1.0 - bar) * eps, X)
+  null = 0.3 * free + 0.2 * free.mean(1, keepdims=True) + 0.4  # `mixing`
   expected = np.where(MASK, KNOWN, null + scale * (full - null))
   np.testing.assert_allclose(out, expected, atol=1e-5)
   assert np.abs(out - full).max() > 1e-2
@@ -47,7 +47,7 @@ def test_a_scale_of_one_or_no_mask_is_none():
   assert guidance.guide_by_known_frames(mixing, None, process=LVDM, scale=1) is mixing
   plain = lambda x_t, t, cond: d.Denoised(x_t)
   wrapped = guidance.guide_by_known_frames(plain, None, process=LVDM, scale=2.0)
-  out = wrapped(X, jnp.full((2, 4), 400.0), Conditioning())
+  out = wrapped(X, np.full((2, 4), 400.0), Conditioning())
   np.testing.assert_array_equal(out.x0, X)
 
 
@@ -60,27 +60,28 @@ class Network:
     return 0.5 * x + given + 1e-3 * level
 
 
-def sampled(wrappers, sampler=ddim.ddim, frames=4):
-  known = jnp.broadcast_to(KNOWN[:, :1], (2, frames, 3, 3, 1))
-  mask, more = jnp.arange(frames) == 0, dict(sampler=sampler, wrappers=wrappers)
-  return known_frames.sample(Network(), known, mask, **more)
-
-
 def test_a_task_puts_it_outside_of_given_and_in_a_rollout_it_holds():
   """The frames it noises are clean, whatever noise they are shown with."""
   guide = functools.partial(guidance.guide_by_known_frames, process=LVDM, scale=2.0)
-  plain = sampled(())
-  out = sampled((d.hold_known, guide))
+  extend = functools.partial(long_video.extension_plan, window=4, overlap=2)
+  rollout = functools.partial(long_video.rollout, sampler=ddim.ddim, plan=extend)
+  guided = functools.partial(rollout, known_wrapper=guide)
+  bound = functools.partial(d.hold_known)  # as a config binds it
+
+  def sampled(first, frames, wrappers, sampler):
+    known, mask = jnp.repeat(first, frames, axis=1), np.arange(frames) == 0
+    more = dict(sampler=sampler, wrappers=wrappers)
+    return known_frames.sample(Network(), known, mask, **more)
+
+  def run(first):
+    kinds = (), (d.hold_known, guide), (bound, guide)
+    short = [sampled(first, 4, wrappers, ddim.ddim) for wrappers in kinds]
+    return short, [sampled(first, 6, (), sampler) for sampler in (rollout, guided)]
+
+  found = jax.tree.map(np.asarray, jax.jit(run)(KNOWN[:, :1]))
+  (plain, out, as_bound), (without, held) = found
   np.testing.assert_array_equal(out[:, 0], KNOWN[:, 0])
   assert np.abs(out - plain).max() > 1e-2
-  bound = sampled((functools.partial(d.hold_known), guide))  # as a config binds it
-  np.testing.assert_array_equal(out, bound)
-  extended = functools.partial(
-    long_video.rollout,
-    sampler=ddim.ddim,
-    plan=functools.partial(long_video.extension_plan, window=4, overlap=2),
-  )
-  without = sampled((), extended, 6)
-  held = sampled((), functools.partial(extended, known_wrapper=guide), 6)
+  np.testing.assert_array_equal(out, as_bound)
   np.testing.assert_array_equal(held[:, 0], KNOWN[:, 0])
   assert np.abs(held - without).max() > 1e-2

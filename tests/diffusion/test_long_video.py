@@ -11,7 +11,7 @@ from tests.support import drawn, suite
 from tests.support.refusals import refused
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import denoise as d
-from vdm_jax.diffusion import long_video, masks, schedules, times
+from vdm_jax.diffusion import long_video, schedules, times
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import ancestral, ddim, dpm_solver, euler, unipc
 
@@ -125,11 +125,13 @@ def test_a_video_of_one_window_is_the_base_samplers_to_the_bit(name):
     np.testing.assert_array_equal(whole, part)
 
 
-@pytest.mark.parametrize("weights", [d.triangular_weights, d.uniform_weights])
-def test_one_window_that_is_averaged_is_the_base_sampler_too(weights):
-  args = FLOW, drawn.normal(2, 8, 2, 2, 1, seed=1), TS, None, KEY
-  one = d.windows(mixing, None, size=8, stride=4, weights=weights)
-  np.testing.assert_array_equal(euler.euler(one, *args), euler.euler(mixing, *args))
+def test_one_window_that_is_averaged_is_the_base_sampler_too():
+  kinds = d.triangular_weights, d.uniform_weights
+  one = [d.windows(mixing, None, size=8, stride=4, weights=w) for w in kinds]
+  run = lambda x: [euler.euler(m, FLOW, x, TS, None, KEY) for m in (mixing, *one)]
+  base, *others = jax.jit(run)(drawn.normal(2, 8, 2, 2, 1, seed=1))
+  for out in others:
+    np.testing.assert_array_equal(out, base)
 
 
 @pytest.mark.parametrize("name", suite.choose(PLANS, "extend", "hierarchical"))
@@ -137,8 +139,13 @@ def test_a_rollout_is_its_windows_one_by_one(name):
   """Written out, window by window, with `given` and numpy."""
   x = drawn.normal(2, 19, 2, 2, 1, seed=2)
   plan = PLANS[name]
-  run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, None, KEY)
-  out = jax.jit(lambda: run(sampler=euler.euler, plan=plan))()
+
+  @functools.partial(jax.jit, static_argnums=1)
+  def run(x, wrapper):
+    run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, None, KEY)
+    return run(sampler=euler.euler, plan=plan, known_wrapper=wrapper)
+
+  out = run(x, d.hold_known)
 
   video = np.zeros_like(x)
   for index, known in plan(19):
@@ -150,34 +157,41 @@ def test_a_rollout_is_its_windows_one_by_one(name):
       new = sample(np.where(mask, video[:, frames], x[:, frames]), TS, cond, KEY)
       video[:, frames] = np.where(mask, video[:, frames], new)
   np.testing.assert_allclose(out, video, atol=1e-5)
-  other = jax.jit(
-    lambda: run(sampler=euler.euler, plan=plan, known_wrapper=d.replace_known)
-  )()
-  assert not np.allclose(out, other, atol=1e-2)
+  assert not np.allclose(out, run(x, d.replace_known), atol=1e-2)
+
+
+def given(frames, batch_size, num_frames):
+  """The mask [B, T, 1, 1, 1] of these frames."""
+  mask = np.isin(np.arange(num_frames), frames)[None, :, None, None, None]
+  return np.repeat(mask, batch_size, axis=0)
 
 
 def test_given_frames_stay_through_a_rollout_to_the_bit():
   x, known = drawn.normal(2, 2, 19, 2, 2, 1, seed=3)
-  mask = masks.broadcast(np.isin(np.arange(19), [0, 7, 18]), 2, 19)
-  cond = Conditioning(known=jnp.asarray(known), mask=mask)
-  run = functools.partial(
-    long_video.rollout, mixing, FLOW, x, TS, cond, KEY, sampler=euler.euler
-  )
-  for plan in PLANS.values():
-    out = jax.jit(functools.partial(run, plan=plan))()
+  run = functools.partial(long_video.rollout, mixing, FLOW, sampler=euler.euler)
+  cond = Conditioning(known=known, mask=given([0, 7, 18], 2, 19))
+  for name in suite.choose(PLANS, "remember", "hierarchical"):
+    sample = functools.partial(run, ts=TS, key=KEY, plan=PLANS[name])
+    out = np.asarray(jax.jit(lambda x, cond, s=sample: s(x=x, cond=cond))(x, cond))
     np.testing.assert_array_equal(out[:, [0, 7, 18]], known[:, [0, 7, 18]])
 
 
 def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
   x, size = drawn.normal(2, 20, 2, 2, 1, seed=7), dict(window=8, stride=3)
-  run = functools.partial(long_video.rollout, mixing, FLOW, x, TS, sampler=euler.euler)
-  whole = run(None, KEY, plan=functools.partial(long_video.hierarchical_plan, **size))
-  keys = np.isin(np.arange(20), long_video.key_frame_indices(20, 3))
-  cond = Conditioning(known=whole, mask=masks.broadcast(keys, 2, 20))
-  plan = functools.partial(long_video.interpolation_plan, **size)
-  np.testing.assert_allclose(run(cond, KEY, plan=plan), whole, atol=1e-6)
-  other = run(cond.replace(known=whole + 1.0), KEY, plan=plan)
-  assert np.abs(other - whole)[:, ~keys].min() > 1e-3  # they do read their ends
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(plan, x, cond):
+    rollout = functools.partial(long_video.rollout, mixing, FLOW, x, TS, cond, KEY)
+    return rollout(sampler=euler.euler, plan=functools.partial(plan, **size))
+
+  whole = np.asarray(run(long_video.hierarchical_plan, x, None))
+  mask = given(long_video.key_frame_indices(20, 3), 2, 20)
+  fill = lambda known: run(
+    long_video.interpolation_plan, x, Conditioning(known=known, mask=mask)
+  )
+  np.testing.assert_allclose(fill(whole), whole, atol=1e-6)
+  change = np.abs(fill(whole + 1.0) - whole)
+  assert change[:, ~mask[0, :, 0, 0, 0]].min() > 1e-3  # they do read their ends
   with pytest.raises(ValueError, match="between two key frames"):
     long_video.interpolation_plan(20, window=8, stride=8)
 
@@ -185,27 +199,31 @@ def test_filling_between_given_key_frames_is_the_second_half_of_hierarchical():
 def test_replaced_frames_travel_with_their_own_noise():
   """Given frames under `replace` are alpha known + sigma eps at every time."""
   x, known = drawn.normal(2, 1, 4, 2, 2, 1, seed=4)
-  mask = masks.broadcast(np.arange(4) < 2, 1, 4)
-  cond = Conditioning(known=jnp.asarray(known), mask=mask)
-  times_seen = []
 
-  def denoise(x_t, t, cond):
-    alpha, sigma = (p.expand(c) for c in FLOW.alpha_sigma(t))
-    want = alpha * known + sigma * x
-    np.testing.assert_allclose(x_t[:, :2], want[:, :2], atol=1e-4)
-    times_seen.append(float(t[0, 0]))
-    return d.Denoised(0 * x_t)
+  @jax.jit
+  def run(x, cond):
+    seen = []
 
-  with jax.disable_jit():
-    ddim.ddim(d.replace_known(denoise, None), FLOW, x, TS, cond, KEY)
-  np.testing.assert_allclose(times_seen, TS[:-1])
+    def denoise(x_t, t, cond):
+      seen.append((x_t, t))
+      return d.Denoised(0 * x_t)
+
+    with jax.disable_jit():  # the loop, step by step
+      ddim.ddim(d.replace_known(denoise, None), FLOW, x, TS, cond, KEY)
+    return seen
+
+  seen = run(x, Conditioning(known=known, mask=given([0, 1], 1, 4)))
+  for (x_t, t), expected in zip(seen, TS[:-1], strict=True):
+    np.testing.assert_array_equal(t, np.full((1, 4), expected))
+    want = (1.0 - expected) * known + expected * x
+    np.testing.assert_allclose(np.asarray(x_t)[:, :2], want[:, :2], atol=1e-4)
 
 
 def test_windows_average_by_their_weights():
   """A denoiser that answers with its window's first value, weighed by hand."""
   x = np.arange(10.0, dtype=np.float32).reshape(1, 10, 1, 1, 1)
   answer = lambda x_t, t, cond: d.Denoised(jnp.ones_like(x_t) * x_t[:, :1])
-  t = jnp.ones((1, 10))
+  t = np.ones((1, 10), np.float32)
   for weights, g in (
     (d.uniform_weights, [1, 1, 1, 1]),
     (d.triangular_weights, [1, 2, 2, 1]),
@@ -215,7 +233,7 @@ def test_windows_average_by_their_weights():
     for start in (0, 3, 6):
       sums[start : start + 4] += np.multiply(g, start)
       total[start : start + 4] += g
-    out = jax.jit(lambda run=run: run(x, t, None).x0)()
+    out = np.asarray(jax.jit(run)(x, t, None).x0)
     np.testing.assert_allclose(out.ravel(), sums / total, rtol=1e-6)
   with pytest.raises(ValueError, match="4 frames take 1 to 4"):
     d.windows(answer, None, size=4, stride=5)
@@ -224,9 +242,9 @@ def test_windows_average_by_their_weights():
 def test_windows_cut_the_condition():
   seen = lambda x_t, t, cond: d.Denoised(cond.channels["low_res"] + 0 * x_t)
   low_res = drawn.normal(2, 9, 2, 2, 1, seed=5)
-  cond = Conditioning(channels={"low_res": jnp.asarray(low_res)})
-  run = d.windows(seen, None, size=4, stride=2)
-  out = run(0 * low_res, jnp.ones((2, 9)), cond).x0
+  cond = Conditioning(channels={"low_res": low_res})
+  run = jax.jit(d.windows(seen, None, size=4, stride=2))
+  out = run(0 * low_res, np.ones((2, 9)), cond).x0
   np.testing.assert_allclose(out, low_res, atol=1e-6)
 
 
@@ -250,10 +268,10 @@ def test_a_queue_denoises_every_frame_from_its_neighbours(look_ahead):
     np.testing.assert_allclose(queue, plain, atol=1e-5)
   calls = []
   count = lambda x_t, t, cond: calls.append(x_t.shape) or framewise(x_t, t, cond)
-  wrap(count, None)(x, jnp.ones((2, 21)), None)
+  jax.eval_shape(wrap(count, None), x, np.ones((2, 21)), None)
   assert {shape[1] for shape in calls} == {4}
   with pytest.raises(ValueError, match="in flight do not fit"):
-    wrap(framewise, None)(x[:, :7], jnp.ones((2, 7)), None)
+    wrap(framewise, None)(x[:, :7], np.ones((2, 7)), None)
   with pytest.raises(ValueError, match="multiple of window=4"):
     d.fifo_windows(framewise, None, window=4, in_flight=10)
 

@@ -27,18 +27,23 @@ def test_masks_look_like_their_names(name, given):
 
 
 def test_random_masks_have_every_size_but_all():
-  draw = jax.vmap(lambda k: masks.random_mask(k, T))
+  draw = jax.jit(jax.vmap(lambda k: masks.random_mask(k, T)))
   sizes = np.asarray(draw(jax.random.split(jax.random.key(0), 3000))).sum(1)
   counts = np.bincount(sizes, minlength=T + 1)
   assert counts[T] == 0 and (counts[:T] > 100).all()
 
 
+def drawn(size, rates):
+  draw = jax.jit(lambda key: masks.sample_masks(key, size, T, rates))
+  return np.asarray(draw(jax.random.key(1)))
+
+
 def test_masks_are_drawn_at_their_rates():
   rates = {"first": 0.3, "ends:2": 0.2, "random": 0.1}
-  out = jax.jit(lambda k: masks.sample_masks(k, 4000, T, rates))(jax.random.key(1))
+  out = drawn(4000, rates)
   assert out.shape == (4000, T, 1, 1, 1) and out.dtype == bool
-  rows = np.asarray(out)[..., 0, 0, 0]
-  share = lambda mask: (rows == np.asarray(mask)).all(1).mean()
+  rows = out[..., 0, 0, 0]
+  share = lambda mask: (rows == mask).all(1).mean()
   # A random mask may look like the others; that is rare: at most a sixth of 0.1.
   assert abs(share(masks.first_mask(T)) - 0.3) < 0.05
   assert abs(share(masks.ends_mask(T, 2)) - 0.2) < 0.05
@@ -47,10 +52,10 @@ def test_masks_are_drawn_at_their_rates():
 
 
 def test_certain_and_no_masks():
-  sure = masks.sample_masks(jax.random.key(2), 64, T, {"first:2": 1.0})
+  sure = drawn(64, {"first:2": 1.0})
   np.testing.assert_array_equal(sure[:, :, 0, 0, 0], [[1, 1, 0, 0, 0, 0]] * 64)
-  assert not masks.sample_masks(jax.random.key(2), 64, T, {"first": 0.0}).any()
-  assert not masks.sample_masks(jax.random.key(2), 64, T, {}).any()
+  assert not drawn(64, {"first": 0.0}).any()
+  assert not drawn(64, {}).any()
 
 
 UNKNOWN = dict.fromkeys(("frist", "first:x", "random:2", ""), "No mask is called.*ends")

@@ -7,53 +7,60 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import drawn, suite
 from tests.support.refusals import refused
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import noise
 from vdm_jax.diffusion import process as p
-from vdm_jax.diffusion.samplers import euler, loop
+from vdm_jax.diffusion.samplers import euler
 
 KEY = jax.random.key(0)
 SHAPE = (1, 12, 60, 60, 4)
 
 
-def correlation(fn, shape=SHAPE, key=KEY):
-  """[T, T] between frames, over all their values."""
-  eps = jax.jit(lambda key: fn(key, shape))(key)
+def correlation(fn, shape=SHAPE):
+  """([T, T] between frames, over all their values; what else `fn` gives)."""
+  eps, more = jax.tree.map(np.asarray, jax.jit(lambda key: fn(key, shape))(KEY))
   assert eps.shape == shape
-  frames = np.moveaxis(np.asarray(eps), 1, 0).reshape(shape[1], -1)
+  frames = np.moveaxis(eps, 1, 0).reshape(shape[1], -1)
   np.testing.assert_allclose(frames.std(axis=1), 1.0, atol=0.03)
   np.testing.assert_allclose(frames.mean(axis=1), 0.0, atol=0.04)
-  return np.corrcoef(frames)
+  return np.corrcoef(frames), more
 
 
 def test_shared_noise_correlates_by_its_fraction():
   expected = np.where(np.eye(12), 1.0, 0.3)
-  out = correlation(functools.partial(noise.mixed, fraction=0.3))
+  out, _ = correlation(lambda *args: (noise.mixed(*args, fraction=0.3), None))
   np.testing.assert_allclose(out, expected, atol=0.04)
 
 
 def test_progressive_noise_is_autoregressive():
   i = np.arange(12)
   expected = 0.8 ** np.abs(i[:, None] - i)
-  out = correlation(functools.partial(noise.progressive, correlation=0.8))
+  draw = functools.partial(noise.progressive, correlation=0.8)
+  out, _ = correlation(lambda *args: (draw(*args), None))
   np.testing.assert_allclose(out, expected, atol=0.04)
 
 
-@pytest.mark.parametrize("num_frames", [12, 11, 4, 3])
+@pytest.mark.parametrize("num_frames", [11, 4, 3, *suite.only_complete(12)])
 def test_free_noise_repeats_the_first_window_shuffled(num_frames):
-  fn = functools.partial(noise.free_noise, window=4, stride=2)
-  order = np.asarray(noise.free_noise_order(KEY, num_frames, 4, 2))
+  def both(key, shape):
+    order = noise.free_noise_order(key, num_frames, 4, 2)
+    return noise.free_noise(key, shape, window=4, stride=2), order
+
+  out, order = correlation(both, (1, num_frames, *SHAPE[2:]))
   np.testing.assert_array_equal(order[:4], range(4)[:num_frames])
   for start in range(4, num_frames, 2):  # the same two as a window before
     new, old = order[start : start + 2], order[start - 4 : start - 2]
     assert set(new) <= set(old) and len(set(new)) == len(new)
   expected = (order[:, None] == order).astype(float)
-  out = correlation(fn, (1, num_frames, *SHAPE[2:]))
   np.testing.assert_allclose(out, expected, atol=0.04)
-  free = lambda k: noise.free_noise_order(jax.random.key(k), 32, 8, 8)
-  orders = {np.asarray(free(k)).tobytes() for k in range(9)}
-  assert len(orders) > 5  # it is a shuffle
+
+
+def test_free_noise_is_a_shuffle():
+  order = lambda seed: noise.free_noise_order(jax.random.key(seed), 16, 8, 8)
+  orders = np.asarray(jax.jit(jax.vmap(order))(np.arange(9)))
+  assert len({order.tobytes() for order in orders}) > 5
 
 
 @pytest.mark.parametrize("sizes", [(4, 6, 8), (5, 7, 9), (21, 3, 2)])
@@ -64,8 +71,9 @@ def test_the_filter_is_real_for_odd_sizes_and_splits_the_noise(sizes):
     np.fft.fftn(x, axes=(1, 2, 3)) * gain[None, ..., None], axes=(1, 2, 3)
   )
   assert np.abs(out.imag).max() < 1e-12 * np.abs(out.real).max() + 1e-15
-  np.testing.assert_allclose(noise.filter_spectrum(x, gain), out.real, atol=1e-5)
-  np.testing.assert_allclose(noise.filter_spectrum(x, np.ones(sizes)), x, atol=1e-5)
+  filtered = jax.jit(noise.filter_spectrum)
+  np.testing.assert_allclose(filtered(x, gain), out.real, atol=1e-5)
+  np.testing.assert_allclose(filtered(x, np.ones(sizes)), x, atol=1e-5)
   assert gain.flat[0] == 1.0 and gain.max() == 1.0 and gain.min() < 1e-2
   # The published filter, on shifted axes 2 i / n - 1, is right for even sizes alone.
   grids = np.meshgrid(*(2 * np.arange(n) / n - 1 for n in sizes), indexing="ij")
@@ -78,31 +86,37 @@ def test_free_init_starts_again_from_low_frequencies():
   """With one known video, the second start holds its low frequencies and its noise."""
   process, ts = p.DDPM(), np.array([1000.0, 500.0, 0.0])
   shape = (2, 5, 6, 7, 3)
-  eps = loop.noise_by_frame(KEY, shape)
-  starts = []
+  eps = drawn.normal(*shape)
 
-  def sampler(denoise, process, x, ts, cond, key):
-    starts.append(x)
-    return jnp.full_like(x, 50.0)
+  @jax.jit
+  def run(eps):
+    starts = []
 
-  args = (None, process, eps, ts, None, KEY)
-  noise.free_init(*args, sampler=sampler, iterations=3)
+    def sampler(denoise, process, x, ts, cond, key):
+      starts.append(x)
+      return jnp.full_like(x, 50.0)
+
+    args = (None, process, eps, ts, None, KEY)
+    noise.free_init(*args, sampler=sampler, iterations=3)
+    return starts
+
+  starts = [np.asarray(start) for start in run(eps)]
   np.testing.assert_array_equal(starts[0], eps)
   gain = noise.butterworth_gain(shape[1:4], 0.25, 4)
-  alpha, sigma = process.alpha_sigma(jnp.full((1, 1), 1000.0))
-  low = noise.filter_spectrum(alpha * 50.0 + eps, gain)
+  filtered = jax.jit(noise.filter_spectrum)
+  alpha = np.sqrt(np.prod(1.0 - process.betas))
+  low = filtered(np.float32(alpha * 50.0 + eps), gain)
   for start in starts[1:]:
-    np.testing.assert_allclose(
-      noise.filter_spectrum(start - low, gain == 1.0), 0, atol=1e-4
-    )
     high = start - low
+    np.testing.assert_allclose(filtered(high, np.float64(gain == 1.0)), 0, atol=1e-4)
     assert 0.8 < high.std() < 1.05
   assert np.abs(starts[1] - starts[2]).max() > 0.1  # new noise each time
   denoise = lambda x, t, cond: d.Denoised(0.5 * x)
   once = functools.partial(noise.free_init, sampler=euler.euler, iterations=1)
-  args = (denoise, process, eps, ts, None)
-  k_first = jax.random.split(jax.random.fold_in(KEY, 0))[0]
-  np.testing.assert_array_equal(once(*args, KEY), euler.euler(*args, k_first))
+  both = jax.jit(
+    lambda x: [s(denoise, process, x, ts, None, KEY) for s in (once, euler.euler)]
+  )
+  np.testing.assert_array_equal(*both(eps))
 
 
 def test_wrong_numbers_are_refused():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import known_frames
+from tests.support import drawn, known_frames
 from vdm_jax.conditioners import conditioner
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import long_video, times
@@ -16,21 +16,23 @@ from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.tasks import latent_diffusion
 
 LVDM = known_frames.LVDM
-MASK = jnp.arange(4)[:, None, None, None] == 0  # of 4 frames, the first is given
+KEY = jax.random.key(0)
 
 
-def known(size, value=1.0):
-  mask = jnp.broadcast_to(MASK, (size, 4, 1, 1, 1))
-  return Conditioning(known=jnp.full((size, 4, 8, 8, 4), value), mask=mask)
+def with_noise(perturb, cond):
+  """What `perturb` makes of a condition, compiled."""
+  out = jax.jit(functools.partial(perturb, LVDM))(KEY, cond)
+  return jax.tree.map(np.asarray, out)
 
 
 def test_a_clip_is_noised_to_the_level_that_the_network_reads():
-  out = KnownFrameNoise().train(LVDM, jax.random.key(0), known(512))
-  level = np.asarray(out.vectors["augmentation"])
+  known, mask = np.ones((512, 4, 8, 8, 4)), np.ones((512, 4, 1, 1, 1)) > 0
+  out = with_noise(KnownFrameNoise().train, Conditioning(known=known, mask=mask))
+  level = out.vectors["augmentation"]
   assert level.min() >= 0 and level.max() < 250
   assert abs(level.mean() - 124.5) < 10 and len(set(level)) > 150
   alpha_bar = np.cumprod(1.0 - LVDM.betas)[level]  # index s, as the original counts
-  noised = np.asarray(out.known).reshape(512, -1)
+  noised = out.known.reshape(512, -1)
   np.testing.assert_allclose(noised.mean(1), np.sqrt(alpha_bar), atol=0.15)
   deviation = noised.std(1) / np.sqrt(1.0 - alpha_bar)
   np.testing.assert_allclose(deviation, 1.0, atol=0.12)
@@ -56,20 +58,23 @@ class Spy:
     return jnp.zeros_like(x)
 
 
-def known_spy():
-  return Spy(lambda x, cond: (x, cond.known))
+def sampled(clip, **more):
+  """(a sample whose first frame is given, what its network saw in each step)."""
+  spy, mask = Spy(lambda x, cond: (x, cond.known)), np.arange(clip.shape[1]) == 0
+  out = jax.jit(lambda clip: known_frames.sample(spy, clip, mask, **more))(clip)
+  jax.effects_barrier()
+  return np.asarray(out), spy.seen
 
 
 def test_a_sample_keeps_its_given_frames_and_the_network_sees_them_noised():
-  spy, first = known_spy(), jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 4))
-  out = known_frames.sample(spy, first, MASK[:, 0, 0, 0])
-  jax.effects_barrier()
+  first = drawn.normal(2, 4, 8, 8, 4)
+  out, seen = sampled(first)
   np.testing.assert_array_equal(out[:, 0], first[:, 0])
-  assert len(spy.seen) == 4
+  assert len(seen) == 4
   alpha_bar = np.prod(1.0 - LVDM.betas[:101])
-  for x, given, level in spy.seen:
+  for x, given, level in seen:
     assert set(level) == {100}
-    np.testing.assert_array_equal(x[:, 0], spy.seen[0][0][:, 0])  # one noise, all steps
+    np.testing.assert_array_equal(x[:, 0], seen[0][0][:, 0])  # one noise, all steps
     np.testing.assert_array_equal(x[:, 0], given[:, 0])
     noise = x[:, 0] - np.sqrt(alpha_bar) * first[:, 0]
     np.testing.assert_allclose(noise.std(), np.sqrt(1.0 - alpha_bar), rtol=0.1)
@@ -77,22 +82,20 @@ def test_a_sample_keeps_its_given_frames_and_the_network_sees_them_noised():
 
 def test_windows_of_a_long_video_are_shown_their_past_with_noise():
   """What a window generated is noised for the next one, by one noise in all steps."""
-  spy, clip = known_spy(), jnp.full((1, 6, 8, 8, 4), 2.0)
   extend = functools.partial(long_video.extension_plan, window=4, overlap=2)
   rollout = functools.partial(long_video.rollout, sampler=ddim.ddim, plan=extend)
-  out = known_frames.sample(spy, clip, jnp.arange(6) == 0, num_steps=3, sampler=rollout)
-  jax.effects_barrier()
+  clip = np.full((1, 6, 8, 8, 4), 2.0, np.float32)
+  out, seen = sampled(clip, num_steps=3, sampler=rollout)
   np.testing.assert_array_equal(out[:, 0], 2.0)
   alpha_bar = np.prod(1.0 - LVDM.betas[:101])
-  assert len(spy.seen) == 6  # two windows of three steps
-  for step, (x, _, _) in enumerate(spy.seen):
+  assert len(seen) == 6  # two windows of three steps
+  for step, (x, _, _) in enumerate(seen):
     first, count = (0, 1) if step < 3 else (2, 2)  # given frames of the window
-    past = np.asarray(out[:, first : first + count])
+    past = out[:, first : first + count]
     noise = x[:, :count] - np.sqrt(alpha_bar) * past
     np.testing.assert_allclose(noise.std(), np.sqrt(1.0 - alpha_bar), rtol=0.12)
-    np.testing.assert_allclose(
-      x[:, :count], spy.seen[step // 3 * 3][0][:, :count], atol=1e-5
-    )
+    begun = seen[step // 3 * 3][0]
+    np.testing.assert_allclose(x[:, :count], begun[:, :count], atol=1e-5)
 
 
 def test_noise_without_given_frames_is_refused():
@@ -103,19 +106,18 @@ def test_noise_without_given_frames_is_refused():
 
 def with_picture(size):
   """Signals of clips: a picture of ones, and its noise, 0.02."""
-  level = jnp.full(size, 0.02)
-  return Conditioning(
-    channels={"image": jnp.ones((size, 1, 8, 8, 4))}, vectors={"augmentation": level}
-  )
+  level = np.full(size, 0.02, np.float32)
+  image = np.ones((size, 1, 8, 8, 4), np.float32)
+  return Conditioning(channels={"image": image}, vectors={"augmentation": level})
 
 
 def deviations(cond):
-  return np.asarray(cond.channels["image"] - 1.0).reshape(-1, 256).std(axis=1)
+  return (cond.channels["image"] - 1.0).reshape(-1, 256).std(axis=1)
 
 
 def test_a_picture_is_noised_by_the_deviation_that_is_drawn():
-  out = ImageAugmentation().train(LVDM, jax.random.key(0), with_picture(512))
-  level = np.asarray(out.vectors["augmentation"])
+  out = with_noise(ImageAugmentation().train, with_picture(512))
+  level = out.vectors["augmentation"]
   np.testing.assert_allclose(np.log(level).mean(), -3.0, atol=0.1)
   np.testing.assert_allclose(np.log(level).std(), 0.5, atol=0.06)
   np.testing.assert_allclose(deviations(out) / level, 1.0, atol=0.2)
@@ -123,24 +125,22 @@ def test_a_picture_is_noised_by_the_deviation_that_is_drawn():
 
 
 def test_a_sample_has_the_noise_of_its_signal():
-  out = ImageAugmentation().sample(LVDM, jax.random.key(0), with_picture(16))
+  out = with_noise(ImageAugmentation().sample, with_picture(16))
   np.testing.assert_allclose(deviations(out), 0.02, rtol=0.2)
-  clean = with_picture(16).replace(vectors={"augmentation": jnp.zeros(16)})
-  out = ImageAugmentation().sample(LVDM, jax.random.key(0), clean)
+  clean = with_picture(16).replace(vectors={"augmentation": np.zeros(16, np.float32)})
+  out = with_noise(ImageAugmentation().sample, clean)
   np.testing.assert_array_equal(out.channels["image"], 1.0)
 
 
 def test_a_picture_or_a_number_that_is_missing_is_named():
   for group in ("channels", "vectors"):
     with pytest.raises(KeyError, match=r"needs channels\['image'\].*\[\]"):
-      ImageAugmentation().train(
-        LVDM, jax.random.key(0), with_picture(2).replace(**{group: {}})
-      )
+      ImageAugmentation().train(LVDM, KEY, with_picture(2).replace(**{group: {}}))
 
 
 def test_the_task_noises_its_picture_in_training_and_in_sampling():
   spy = Spy(lambda x, cond: (cond.channels["image"],))
-  batch = {"latents": jnp.ones((8, 4, 8, 8, 4)), "augmentation": jnp.full(8, 0.3)}
+  batch = {"latents": np.ones((8, 4, 8, 8, 4)), "augmentation": np.full(8, 0.3)}
   signals = (
     conditioner.Image("channels", from_first_frame=True),
     conditioner.Numbers(("augmentation",)),
@@ -152,10 +152,11 @@ def test_the_task_noises_its_picture_in_training_and_in_sampling():
     conditioner=conditioner.All(signals),
     perturbation=ImageAugmentation(),
   )
-  task.loss({}, batch, jax.random.key(0))
-  ts = times.leading_grid(LVDM, num_steps=2, offset=1)
-  shape = batch["latents"].shape
-  task.sample({}, batch, shape, jax.random.key(0), sampler=ddim.ddim, ts=ts)
+  ts, shape = times.leading_grid(LVDM, num_steps=2, offset=1), (8, 4, 8, 8, 4)
+  sample = functools.partial(task.sample, shape=shape, sampler=ddim.ddim, ts=ts)
+  jax.block_until_ready(jax.jit(task.loss)({}, batch, KEY))
+  jax.effects_barrier()
+  jax.block_until_ready(jax.jit(sample)({}, batch, key=KEY))
   jax.effects_barrier()
   (trained, drawn), *sampled = spy.seen
   noise = (trained - 1.0).reshape(8, -1).std(axis=1)

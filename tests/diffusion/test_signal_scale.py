@@ -34,16 +34,17 @@ def grid(num_steps):
 
 def noised(process, z):
   t = np.repeat(z["in_t"][:, None] + 1.0, z["in_x0"].shape[1], axis=1)
-  return p.mix(process.alpha_sigma(t), z["in_x0"], z["in_noise"])
+  return p.mix(jax.jit(process.alpha_sigma)(t), z["in_x0"], z["in_noise"])
 
 
 def steps(process, meta, z):
   """(x_prev, x0) of one step of DDIM for each of the recorded indices."""
-  cond, null = (Conditioning(vectors={"text": f(2)}) for f in (jnp.ones, jnp.zeros))
+  signal = lambda x: Conditioning(vectors={"text": jnp.asarray(np.float32([x, x]))})
+  cond, null = signal(1), signal(0)
 
   def apply(x, t, cond):
     text = rearrange(cond.vectors["text"], "b -> b 1 1 1 1")
-    e_cond, e_uncond = (jnp.repeat(z[f"in_e_{k}"], 2, 0) for k in ("cond", "uncond"))
+    e_cond, e_uncond = (np.repeat(z[f"in_e_{k}"], 2, 0) for k in ("cond", "uncond"))
     return jnp.where(text > 0, e_cond, e_uncond)
 
   network = d.from_network(apply, process, "eps")
@@ -68,17 +69,17 @@ def tables(process):
   t, s = ts[-2::-1][None], ts[:0:-1][None]  # their index 0 is the last step
   k = 1.0 + np.arange(1400.0)
   alpha = lambda t: process.base.alpha_sigma(t)[0] ** 2
-  out = {
+  out = lambda: {
     "scale_arr": process.signal(k),
     "ddim_timesteps": t[0] - 1,
     "ddim_scale_arr": process.signal(t[0]),
     "ddim_scale_arr_prev": process.signal(s[0]),
-    "ddim_sigmas": np.sqrt(variance.ddim_variance(process, t, s))[0],
+    "ddim_sigmas": jnp.sqrt(variance.ddim_variance(process, t, s))[0],
     "ddim_alphas": alpha(t[0]),
     "ddim_alphas_prev": alpha(s[0]),
     "alphas_cumprod": alpha(k[:1000]),
   }
-  return {f"out_{name}": x for name, x in out.items()}
+  return {f"out_{name}": x for name, x in jax.jit(out)().items()}
 
 
 def test_every_recorded_array_is_the_originals(original, record_property):
@@ -113,24 +114,24 @@ def test_another_scale_and_another_variance_are_seen(
 
 def test_ancestral_steps_keep_the_marginals_of_the_scaled_process():
   """alpha_t = ratio alpha_s and sigma_t^2 = var + (ratio sigma_s)^2, all the way."""
-  t, s = jnp.array([[2.0, 150.0, 400.0, 401.0, 999.0]]), jnp.array([[1.0, 40, 1, 2, 9]])
-  ratio, var = variance.transition_scale_and_variance(PROCESS, t, s)
-  (alpha, sigma), (alpha_s, sigma_s) = (PROCESS.alpha_sigma(x) for x in (t, s))
+  t, s = np.float32([[[2, 150, 400, 401, 999]], [[1, 40, 1, 2, 9]]])
+  found = lambda: (
+    *(PROCESS.alpha_sigma(t), PROCESS.alpha_sigma(s)),
+    variance.transition_scale_and_variance(PROCESS, t, s),
+    (variance.ddim_variance(PROCESS, t, s), variance.posterior_variance(PROCESS, t, s)),
+  )
+  (alpha, sigma), (alpha_s, sigma_s), (ratio, var), (ddims, posterior) = np.asarray(
+    jax.jit(found)()
+  )
   np.testing.assert_allclose(ratio * alpha_s, alpha, rtol=1e-5)
   np.testing.assert_allclose(var + (ratio * sigma_s) ** 2, sigma**2, rtol=1e-5)
-  assert (variance.ddim_variance(PROCESS, t, s) < sigma_s**2).all()
-  assert (
-    variance.posterior_variance(PROCESS, t, s) > variance.ddim_variance(PROCESS, t, s)
-  ).all()
+  assert (ddims < sigma_s**2).all() and (posterior > ddims).all()
 
 
 def test_a_scale_of_one_is_the_base():
   same, t = signal_scale.SignalScale(DDPM, scale=1.0), np.array([[0.0, 1, 77.3, 1000]])
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    (same.alpha_sigma(t), same.rates(t)),
-    (DDPM.alpha_sigma(t), DDPM.rates(t)),
-  )
+  all_of = lambda process: (process.alpha_sigma(t), process.rates(t))
+  np.testing.assert_array_equal(*jax.jit(lambda: (all_of(same), all_of(DDPM)))())
 
 
 def test_scales_that_cannot_be_are_refused():

@@ -20,6 +20,7 @@ PROCESS = p.EDM(t_max=700.0, sigma_data=1.0)
 FRAMES = 14
 RISING = functools.partial(guidance.linear_scale, start=1.0, stop=2.5)
 ROW = "SVD, preconditioning and Euler"
+KEY = jax.random.key(0)  # not used
 error = golden_files.error
 
 
@@ -46,9 +47,8 @@ def scaling(process, prediction, sigma):
   scaled, noise = process.network_inputs(one, t)
   skip = p.x0_from_output(process, prediction, one, zero, t)
   out = p.x0_from_output(process, prediction, zero, one, t)
-  flat = lambda x: np.asarray(x).ravel()
   names = ("out_c_skip", "out_c_out", "out_c_in", "out_c_noise")
-  return dict(zip(names, map(flat, (skip, out, scaled, noise)), strict=True))
+  return {k: x.ravel() for k, x in zip(names, (skip, out, scaled, noise), strict=True)}
 
 
 def denoised(process, prediction, z):
@@ -64,30 +64,34 @@ def guided(scale, z):
     both = (jnp.repeat(z[f"in_x_{k}"], 2, axis=0) for k in "cu")
     return d.Denoised(jnp.where(full, *both))
 
-  cond, null = (Conditioning(vectors={"text": f(1)}) for f in (jnp.ones, jnp.zeros))
-  denoise = guidance.guide(denoise, null, drop=("text",), scales=(scale,))
-  return denoise(z["in_x_c"], jnp.ones((1, FRAMES)), cond).x0
+  denoise = guidance.guide(denoise, signal(0.0), drop=("text",), scales=(scale,))
+  return denoise(z["in_x_c"], jnp.ones((1, FRAMES)), signal(1.0)).x0
+
+
+def signal(x):
+  return Conditioning(vectors={"text": jnp.array([x])})
 
 
 def paths(process, prediction, scale, z):
-  """The states of 6 Euler steps with a toy network, each from the first."""
+  """The states of 6 Euler steps with a toy network, one by one."""
   weight = rearrange(z["in_w"], "c 1 1 -> c")
 
   def apply(x, t, cond):
     text = p.expand(cond.vectors["text"][:, None])
     return jnp.tanh(x) * weight + 0.1 * p.expand(t) + text
 
-  signal = lambda x: Conditioning(vectors={"text": jnp.array([x])})
   network = d.from_network(apply, process, prediction)
   denoise = guidance.guide(network, signal(-0.2), drop=("text",), scales=(scale,))
   ts = times.karras_grid(process, num_steps=6)
-  x = z["in_x"] * np.sqrt(1.0 + ts[0] ** 2)
-  key = jax.random.key(0)  # not used
-  run = jax.jit(
-    lambda n: euler.euler(denoise, process, x, ts[: n + 1], signal(0.3), key),
-    static_argnums=0,
-  )
-  return np.stack([x, *(run(n) for n in range(1, 7))])
+  step = lambda x, ts: euler.euler(denoise, process, x, ts, signal(0.3), KEY)
+  step, states = jax.jit(step), [z["in_x"] * np.sqrt(1.0 + ts[0] ** 2)]
+  for n in range(6):
+    states.append(step(states[-1], ts[n : n + 2]))
+  return np.stack(states)
+
+
+def compiled(fn, z):
+  return jax.tree.map(np.asarray, jax.jit(fn)(z))
 
 
 def ours(z):
@@ -100,13 +104,13 @@ def ours(z):
     "out_triangle_scale": guidance.triangular_scale(t, ends=1.0, middle=2.5),
     "out_guided": guided(RISING, z),
     "out_denoised": denoised(PROCESS, "v", z),
-    "out_euler": paths(PROCESS, "v", RISING, z),
     "out_vector": rearrange(vector, "b k d -> b (k d)"),
   }
 
 
 def test_every_recorded_array_is_the_originals(recorded, record_property):
-  found = ours(recorded)
+  found = compiled(ours, recorded)
+  found["out_euler"] = paths(PROCESS, "v", RISING, recorded)
   assert found.keys() == {k for k in recorded if k.startswith("out_")}
   errors = errors_of(found, recorded)
   assert max(errors.values()) <= 1, errors
@@ -118,18 +122,19 @@ def test_every_recorded_array_is_the_originals(recorded, record_property):
 def test_other_settings_are_seen(recorded, record_property):
   half = p.EDM(t_max=700.0, sigma_data=0.5)
   flat = functools.partial(guidance.linear_scale, start=2.5, stop=2.5)
-  shifted = embeddings.sinusoid(recorded["in_ids"], 256, shift=1)
-  other = {
+  shifted = functools.partial(embeddings.sinusoid, dim=256, shift=1)
+  other = lambda z: {
     # v does not know sigma_data; the scale of the input does, and all of "edm".
-    **scaling(half, "edm", recorded["in_sigma"]),
+    **scaling(half, "edm", z["in_sigma"]),
     "out_sigmas": times.karras_grid(PROCESS, num_steps=25, rho=6.0),
     "out_guider_scale": flat(np.ones((1, FRAMES))),
     "out_triangle_scale": RISING(np.ones((1, FRAMES))),
-    "out_guided": guided(flat, recorded),
-    "out_denoised": denoised(half, "edm", recorded),
-    "out_euler": paths(PROCESS, "v", flat, recorded),
-    "out_vector": rearrange(shifted, "b k d -> b (k d)"),
+    "out_guided": guided(flat, z),
+    "out_denoised": denoised(half, "edm", z),
+    "out_vector": rearrange(shifted(z["in_ids"]), "b k d -> b (k d)"),
   }
+  other = compiled(other, recorded)
+  other["out_euler"] = paths(PROCESS, "v", flat, recorded)
   del other["out_c_noise"]  # log(sigma) / 4 in either
   errors = errors_of(other, recorded)
   assert min(errors.values()) > 10, errors
@@ -137,5 +142,6 @@ def test_other_settings_are_seen(recorded, record_property):
 
 
 def test_a_triangle_of_an_odd_clip_has_its_peak_in_the_middle_frame():
-  scale = guidance.triangular_scale(jnp.ones((2, 5)), ends=1.0, middle=3.0)
+  t = np.ones((2, 5))
+  scale = jax.jit(lambda: guidance.triangular_scale(t, ends=1.0, middle=3.0))()
   np.testing.assert_allclose(scale, [[1.0, 2.0, 3.0, 2.0, 1.0]] * 2)

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from tests.support import golden_files
 from tests.support.refusals import refused
@@ -22,62 +23,78 @@ def close(samples, cdf):
   return distance < 2.0 / np.sqrt(x.size)
 
 
-def normal_cdf(x):
-  return np.asarray(jax.scipy.stats.norm.cdf(x))
+FIELDS = [{}, dict(mean=0.7, std=1.6), dict(mean=1.0, std=1.6)]
 
 
-@pytest.mark.parametrize("process", [p.Flow(), p.DDPM()])
-def test_uniform_is_uniform_and_never_zero(process):
-  t = times.uniform(process, KEY, (N, 1))
-  assert t.shape == (N, 1) and t.min() > 0 and t.max() <= process.t_max
-  assert close(t, lambda x: x / process.t_max)
-  assert not close(t, lambda x: (x / process.t_max) ** 1.1)
+@pytest.fixture(scope="module")
+def drawn():
+  """{name: N training times of [0, 1], or of EDM}, from the same random numbers."""
+  flow, ddpm, normal = p.Flow(), p.DDPM(), times.logit_normal
+
+  @functools.partial(jax.jit, static_argnums=1)
+  def run(*args):
+    return {
+      "uniform": times.uniform(flow, *args),
+      "uniform, ddpm": times.uniform(ddpm, *args) / 1000,
+      "steps": times.uniform_steps(ddpm, *args),
+      "logit-normal": normal(flow, *args, mean=0.5, std=1.5),
+      "logit-normal, ddpm": normal(ddpm, *args) / 1000,
+      "lognormal": [times.lognormal(p.EDM(700.0), *args, **more) for more in FIELDS],
+      "short": times.lognormal(p.EDM(0.3), *args),
+      "shifted": times.shifted(flow, *args, shift=3.0),
+      "shifted, ddpm": times.shifted(ddpm, *args, base=normal, shift=3.0) / 1000,
+    }
+
+  return jax.tree.map(np.asarray, run(KEY, (N, 1)))
 
 
-def test_uniform_steps_are_the_thousand_indices():
-  t = np.asarray(times.uniform_steps(p.DDPM(), KEY, (N, 1)))
+@pytest.mark.parametrize("name", ["uniform", "uniform, ddpm"])
+def test_uniform_is_uniform_and_never_zero(drawn, name):
+  t = drawn[name]
+  assert t.shape == (N, 1) and t.min() > 0 and t.max() <= 1
+  assert close(t, lambda x: x)
+  assert not close(t, lambda x: x**1.1)
+
+
+def test_uniform_steps_are_the_thousand_indices(drawn):
+  t = drawn["steps"]
   assert set(np.unique(t)) <= set(range(1, 1001))
   assert t.min() == 1 and t.max() == 1000
   assert close(t, lambda x: x / 1000)
 
 
 def test_stratified_covers_the_range_in_every_batch():
-  t = np.asarray(times.stratified(p.Flow(), KEY, (64, 1)))
+  draw = functools.partial(times.stratified, p.Flow())
+  t = np.asarray(jax.jit(lambda key: draw(key, (64, 1)))(KEY))
   assert t.shape == (64, 1)
   counts, _ = np.histogram(t, bins=32, range=(0, 1))
   assert counts.min() >= 1 and counts.max() <= 3  # independent draws leave holes
   assert not (np.diff(t[:, 0]) < 0).all()  # shuffled over the examples
-  one = jax.vmap(lambda k: times.stratified(p.Flow(), k, (4, 1))[0])
-  assert close(one(jax.random.split(KEY, 4000)), lambda x: x)
+  one = jax.vmap(lambda k: draw(k, (4, 1))[0])
+  assert close(jax.jit(one)(jax.random.split(KEY, 4000)), lambda x: x)
 
 
-def test_logit_normal_has_its_quantiles():
-  draw = functools.partial(times.logit_normal, mean=0.5, std=1.5)
-  t = np.asarray(draw(p.Flow(), KEY, (N, 1)))
-  assert close(np.log(t) - np.log1p(-t), lambda x: normal_cdf((x - 0.5) / 1.5))
-  assert not close(np.log(t) - np.log1p(-t), normal_cdf)
+def test_logit_normal_has_its_quantiles(drawn):
+  t = drawn["logit-normal"]
+  assert close(np.log(t) - np.log1p(-t), lambda x: ndtr((x - 0.5) / 1.5))
+  assert not close(np.log(t) - np.log1p(-t), ndtr)
 
 
-@pytest.mark.parametrize(
-  "fields", [{}, dict(mean=0.7, std=1.6), dict(mean=1.0, std=1.6)], ids=str
-)
-def test_lognormal_is_edms_or_svds(fields):
-  t = np.asarray(times.lognormal(p.EDM(t_max=700.0), KEY, (N, 1), **fields))
+@pytest.mark.parametrize("i", range(len(FIELDS)), ids=map(str, FIELDS))
+def test_lognormal_is_edms_or_svds(drawn, i):
+  t, fields = drawn["lognormal"][i], FIELDS[i]
   mean, std = fields.get("mean", -1.2), fields.get("std", 1.2)
-  assert close(np.log(t), lambda x: normal_cdf((x - mean) / std))
-  assert not close(np.log(t), lambda x: normal_cdf((x - mean - 0.1) / std))
-  few = times.lognormal(p.EDM(t_max=0.3), KEY, (N, 1), **fields)
-  assert few.max() == np.float32(0.3)
+  assert close(np.log(t), lambda x: ndtr((x - mean) / std))
+  assert not close(np.log(t), lambda x: ndtr((x - mean - 0.1) / std))
+  assert drawn["short"].max() == np.float32(0.3)
 
 
-def test_shifted_times_are_the_base_shifted():
-  base = times.logit_normal(p.DDPM(), KEY, (N, 1)) / 1000
-  t = times.shifted(p.DDPM(), KEY, (N, 1), base=times.logit_normal, shift=3.0) / 1000
+def test_shifted_times_are_the_base_shifted(drawn):
+  base, t = drawn["logit-normal, ddpm"], drawn["shifted, ddpm"]
   np.testing.assert_allclose(t, 3 * base / (1 + 2 * base), rtol=1e-5)
   # A shift adds log(shift) to the log of sigma / alpha, on the flow process.
   odds = lambda t: np.log(t) - np.log1p(-t)
-  t = np.asarray(times.shifted(p.Flow(), KEY, (N, 1), shift=3.0))
-  u = np.asarray(times.uniform(p.Flow(), KEY, (N, 1)))
+  t, u = drawn["shifted"], drawn["uniform"]
   inner = (u > 0.01) & (u < 0.99)
   np.testing.assert_allclose(odds(t)[inner], odds(u)[inner] + np.log(3), atol=1e-3)
 

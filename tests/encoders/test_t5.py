@@ -5,16 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import drawn, suite
 from vdm_jax.encoders import t5
 from vdm_jax.pretrained.tables.table import init_shapes
 
 TINY = dict(depth=2, width=12, num_heads=2, head_dim=5, hidden=16, vocabulary=30)
 
 
-@pytest.mark.parametrize("bias", t5.BIASES)
+@pytest.mark.parametrize("bias", suite.choose(t5.BIASES, "shared"))
 def test_what_is_masked_is_not_read_and_only_padding_is_finite(bias):
   module = t5.T5Encoder(**TINY, bias=bias)
-  params = module.init(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
+  params = drawn.params(module, np.zeros((1, 1), np.int32))
   jitted = jax.jit(module.apply)
   encode = lambda ids, mask: np.asarray(jitted(params, ids, mask))
   rng = np.random.default_rng(0)
@@ -31,7 +32,7 @@ def test_what_is_masked_is_not_read_and_only_padding_is_finite(bias):
 def test_bfloat16_is_close_to_float32():
   ids = np.random.default_rng(0).integers(0, 30, (2, 7))
   full = t5.T5Encoder(**TINY)
-  params = full.init(jax.random.key(0), ids)["params"]
+  params = drawn.params(full, ids)
 
   @jax.jit
   def both(params):
@@ -40,7 +41,8 @@ def test_bfloat16_is_close_to_float32():
 
   expected, out = both(params)
   assert out.dtype == jnp.bfloat16
-  error = np.abs(np.asarray(out, np.float32) - np.asarray(expected)).max()
+  expected = np.asarray(expected)
+  error = np.abs(np.asarray(out, np.float32) - expected).max()
   assert 0 < error < 0.05 * np.abs(expected).max()
 
 

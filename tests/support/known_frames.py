@@ -1,7 +1,7 @@
 """Samples of LVDM's task, some of whose frames are given, with any network."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import process, times
@@ -28,7 +28,7 @@ def sample(network, known, mask, *, num_steps=4, sampler=ddim.ddim, wrappers=())
   )
   return task.sample(
     {},
-    {"latents": jnp.zeros(known.shape)},
+    {"latents": np.zeros(known.shape, np.float32)},
     known.shape,
     jax.random.key(2),
     sampler=sampler,

@@ -7,16 +7,17 @@ frames, "random" for any subset.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def first_mask(num_frames, k=1):
   """The bool mask [num_frames] that is True for the first k frames."""
-  return jnp.arange(num_frames) < k
+  return np.arange(num_frames) < k
 
 
 def last_mask(num_frames, k=1):
   """The bool mask [num_frames] that is True for the last k frames."""
-  return jnp.arange(num_frames) >= num_frames - k
+  return np.arange(num_frames) >= num_frames - k
 
 
 def ends_mask(num_frames, k=1):
@@ -26,7 +27,7 @@ def ends_mask(num_frames, k=1):
 
 def keyframe_mask(num_frames, k=2):
   """The bool mask [num_frames] that is True for frames 0, k, 2 k ..."""
-  return jnp.arange(num_frames) % k == 0
+  return np.arange(num_frames) % k == 0
 
 
 def random_mask(key, num_frames):

@@ -25,11 +25,10 @@ def sampler_affine_map(run, num_frames, *, num_steps=0):
   count = num_frames * (num_steps + 1)
   basis = np.eye(count).reshape(num_steps + 1, num_frames, count)
   basis = np.concatenate([basis, np.zeros((*basis.shape[:2], 1))], axis=-1)
-  basis = jnp.asarray(basis[:, None, ..., None, None], float)
-  key = loop.RecordedNoise(basis[1:] if num_steps else None)
-  out = run(basis[0], key)[0, :, :, 0, 0]
-  mean = out[:, -1:]
-  return np.asarray(out[:, :-1] - mean, np.float64), np.asarray(mean[:, 0], np.float64)
+  basis = basis[:, None, ..., None, None]
+  key = loop.RecordedNoise(jnp.asarray(basis[1:], float) if num_steps else None)
+  out = np.asarray(run(jnp.asarray(basis[0], float), key), np.float64)[0, :, :, 0, 0]
+  return out[:, :-1] - out[:, -1:], out[:, -1]
 
 
 def covariance(jacobian):

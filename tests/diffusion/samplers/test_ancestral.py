@@ -17,6 +17,7 @@ DDPM = p.DDPM()
 TS = times.respaced_grid(DDPM, num_steps=50)
 # Their axes are [B, F, C, H, W]; nothing here mixes axes, so they stay.
 GOLDEN = golden_files.read("latte_ancestral")[1]
+STEP_NOISE = GOLDEN["in_p_step_noise"]
 
 
 def network(learned=True):
@@ -31,43 +32,39 @@ def network(learned=True):
   return d.from_network(apply, DDPM, "eps")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def trajectory(denoise, wrapper, x, drawn):
+def trajectory(denoise):
   """After every tenth step, the last one included."""
-  outs = [x]
-  denoise = wrapper(denoise, None)
+
+  @jax.jit
+  def steps(x, ts, noise):
+    key = loop.RecordedNoise(noise)
+    return ancestral.ancestral(denoise, DDPM, x, ts, None, key)
+
+  outs = [GOLDEN["in_x_T"]]
   for i in range(0, 50, 10):
-    key = loop.RecordedNoise(drawn[i : i + 10])
-    part = TS[i : i + 11]
-    outs.append(ancestral.ancestral(denoise, DDPM, outs[-1], part, None, key))
-  return jnp.stack(outs[1:])
+    outs.append(steps(outs[-1], TS[i : i + 11], STEP_NOISE[i : i + 10]))
+  return np.stack(outs[1:])
 
 
 def test_the_trajectory_is_the_originals():
   expected = GOLDEN["out_p_traj_every_10th"]
   scale = np.abs(expected).max(axis=(1, 2, 3, 4, 5))
-  drawn = jnp.asarray(GOLDEN["in_p_step_noise"])
-  plain = lambda denoise, null: denoise
-  run = lambda learned, drawn: np.asarray(
-    trajectory(network(learned), plain, GOLDEN["in_x_T"], drawn)
-  )
   error = lambda out: np.abs(out - expected).max(axis=(1, 2, 3, 4, 5)) / scale
-  assert error(run(True, drawn)).max() < 1e-5, error(run(True, drawn))
-  assert error(run(False, drawn)).max() > 1e-2  # the variance matters
+  found = error(trajectory(network()))
+  assert found.max() < 1e-5, found
+  # The variance matters.
+  assert error(trajectory(network(learned=False))).max() > 1e-2
 
 
 def test_clipped_estimates_are_the_originals():
-  clip = functools.partial(
-    d.edit_x0, fn=functools.partial(jnp.clip, min=-1.0, max=1.0), below=jnp.inf
-  )
-  drawn = jnp.asarray(GOLDEN["in_p_step_noise"])
-  out = trajectory(network(), clip, GOLDEN["in_x_T"], drawn)[-1]
+  clip = functools.partial(jnp.clip, min=-1.0, max=1.0)
+  out = trajectory(d.edit_x0(network(), None, fn=clip, below=jnp.inf))[-1]
   np.testing.assert_allclose(out, GOLDEN["out_p_clip_final"], atol=1e-5)
 
 
 def test_with_the_posteriors_variance_it_is_ddim():
   x = GOLDEN["in_x_T"]
-  drawn = loop.RecordedNoise(jnp.asarray(GOLDEN["in_p_step_noise"]))
+  drawn = loop.RecordedNoise(jnp.asarray(STEP_NOISE))
   args = (network(learned=False), DDPM, x, TS, None, drawn)
   pair = jax.jit(lambda: (ancestral.ancestral(*args), ddim.ddim(*args, eta=1.0)))()
   np.testing.assert_allclose(*pair, atol=2e-5 * np.abs(pair[0]).max())
@@ -76,14 +73,17 @@ def test_with_the_posteriors_variance_it_is_ddim():
 def test_variances_may_be_fixed_and_the_last_step_of_diffusers_is_noisy():
   """One step of DDPM, to 0: x0, and sigma_t noise if it is fixed large."""
   x = GOLDEN["in_x_T"]
-  drawn = loop.RecordedNoise(jnp.asarray(GOLDEN["in_p_step_noise"][:1]))
-  ts = jnp.array([500.0, 0.0])
-  args = network(), DDPM, x, ts, None, drawn
-  x0 = ancestral.ancestral(*args)
-  np.testing.assert_array_equal(ancestral.ancestral(*args, fraction=1.0), x0)
-  run = functools.partial(samplers.ddpm, *args)
-  np.testing.assert_allclose(run(fraction=0.0), x0, atol=1e-6)
-  _, sigma = DDPM.alpha_sigma(ts[:1])
-  expected = x0 + sigma * drawn.values[0]
-  np.testing.assert_allclose(run(fraction=1.0), expected, atol=1e-5)
-  assert np.abs(run() - x0).max() > 1e-5  # what was learned, between them
+  drawn = loop.RecordedNoise(jnp.asarray(STEP_NOISE[:1]))
+
+  @jax.jit
+  def run(x):
+    args = network(), DDPM, x, np.float32([500.0, 0.0]), None, drawn
+    ours = ancestral.ancestral(*args), ancestral.ancestral(*args, fraction=1.0)
+    return ours, [samplers.ddpm(*args, fraction=at) for at in (0.0, 1.0, None)]
+
+  (x0, same), (small, large, learned) = jax.tree.map(np.asarray, run(x))
+  np.testing.assert_array_equal(same, x0)
+  np.testing.assert_allclose(small, x0, atol=1e-6)
+  sigma = np.sqrt(1.0 - np.prod(1.0 - DDPM.betas[:500]))
+  np.testing.assert_allclose(large, x0 + sigma * drawn.values[0], atol=1e-5)
+  assert np.abs(learned - x0).max() > 1e-5  # what was learned, between them
