@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.support import drawn
 from vdm_jax import checkpoint, sharding
 from vdm_jax.training import inflate
 
@@ -21,15 +22,19 @@ DATA = {"next_index": 80, "epochs": [1, 2]}
 
 def make(seed=0):
   rng = np.random.default_rng(seed)
-  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-  return {
-    "step": jnp.asarray(10, jnp.int32),
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  state = {
+    "step": np.asarray(10, np.int32),
     "params": {"a": {"kernel": normal(8, 6), "bias": normal(6)}, "b": normal(4)},
     "large": normal(100, 100),
     "frozen": {},
     "ema": {"a": {"kernel": normal(8, 6).astype(jnp.bfloat16)}},
-    "opt_state": ({"mask": normal(3) > 0, "empty": jnp.zeros((0, 3))}, normal(5, 5)),
+    "opt_state": (
+      {"mask": normal(3) > 0, "empty": np.zeros((0, 3), np.float32)},
+      normal(5, 5),
+    ),
   }
+  return jax.tree.map(jnp.asarray, state)
 
 
 def saved(folder, state=None, steps=(10,), **kwargs):
@@ -274,27 +279,31 @@ def test_a_data_state_that_is_no_json_is_refused(tmp_path):
 
 def test_checksums_see_every_place_and_do_not_depend_on_the_mesh():
   x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-  want = checkpoint._sum(jnp.asarray(x))
+  summed = jax.jit(checkpoint._sum)
+  want = summed(x)
   mesh = sharding.make_mesh({"fsdp": 2})
   spread = jax.device_put(x, NamedSharding(mesh, P("fsdp")))
-  assert jax.jit(checkpoint._sum)(spread) == want
+  assert summed(spread) == want
   swapped = x.copy()
   swapped[0, 0], swapped[3, 5] = x[3, 5], x[0, 0]
-  assert checkpoint._sum(jnp.asarray(swapped)) != want
+  assert summed(swapped) != want
   for i in range(x.size):
     other = x.copy()
     other.ravel()[i] = np.nextafter(x.ravel()[i], np.float32(9))
-    assert checkpoint._sum(jnp.asarray(other)) != want
+    assert summed(other) != want
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool", "int8", "uint32"])
 def test_checksums_on_the_host_are_those_of_the_devices(dtype):
-  x = jnp.round(2 * jax.random.normal(jax.random.key(0), (3, 5, 2))).astype(dtype)
-  assert checkpoint._sum_here(np.asarray(x)) == checkpoint._sum(x)
+  x = np.round(2 * drawn.normal(3, 5, 2)).astype(np.int8).astype(dtype)
   mesh = sharding.make_mesh({"fsdp": 2})
   spread = jax.device_put(x.swapaxes(0, 2), NamedSharding(mesh, P("fsdp")))
+  here, there = jax.device_get(
+    jax.jit(lambda *many: [checkpoint._sum(y) for y in many])(x, spread)
+  )
+  assert checkpoint._sum_here(x) == here
   (got,) = checkpoint._summed([spread])
-  assert got == checkpoint._sum(spread) != checkpoint._sum(x)
+  assert got == there != here
 
 
 def test_a_training_may_start_from_what_another_left(tmp_path):

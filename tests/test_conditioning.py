@@ -1,7 +1,6 @@
 """Signals are dropped and swapped by name, given frames never."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,21 +10,37 @@ from vdm_jax.conditioning import Conditioning, Tokens
 B, T, L = 4096, 3, 2
 
 
+def ones(*shape, dtype=np.float32):
+  return np.ones(shape, dtype)
+
+
 def example(batch=B, extra=None):
   """Signals of ones, their nulls of zeros; "image" stands in two groups."""
   cond = Conditioning(
     tokens={
-      "text": Tokens(jnp.ones((batch, L, 2)), jnp.ones((batch, L), bool)),
-      "image": Tokens(jnp.ones((batch, 1, 2)), jnp.ones((batch, 1), bool)),
+      "text": Tokens(ones(batch, L, 2), ones(batch, L, dtype=bool)),
+      "image": Tokens(ones(batch, 1, 2), ones(batch, 1, dtype=bool)),
     },
-    vectors={"label": jnp.ones(batch, jnp.int32), "fps": jnp.ones((batch, 2))},
-    channels={"image": jnp.ones((batch, T, 1, 1, 1))},
-    hints={"pose": jnp.ones((batch, T, 2, 2, 1))} | (extra or {}),
-    known=jnp.ones((batch, T, 1, 1, 1)),
-    mask=jnp.ones((batch, T, 1, 1, 1), bool),
+    vectors={"label": ones(batch, dtype=np.int32), "fps": ones(batch, 2)},
+    channels={"image": ones(batch, T, 1, 1, 1)},
+    hints={"pose": ones(batch, T, 2, 2, 1)} | (extra or {}),
+    known=ones(batch, T, 1, 1, 1),
+    mask=ones(batch, T, 1, 1, 1, dtype=bool),
   )
-  null = jax.tree.map(lambda x: jnp.zeros_like(x)[:1], cond)
+  null = jax.tree.map(lambda x: np.zeros_like(x)[:1], cond)
   return cond, null
+
+
+def drop(seed, cond, null, rates):
+  """`conditioning.drop`, which keeps the given frames, compiled."""
+
+  @jax.jit
+  def run(key):
+    out = conditioning.drop(key, cond, null, rates)
+    assert out.known is cond.known and out.mask is cond.mask
+    return out
+
+  return jax.device_get(run(jax.random.key(seed)))
 
 
 def kept(x):
@@ -38,7 +53,7 @@ def kept(x):
 def test_drop_hits_each_signal_at_its_own_rate_and_independently():
   cond, null = example()
   rates = {"text": 0.1, "label": 0.5, "image": 0.3, "pose": 1.0}
-  out = conditioning.drop(jax.random.key(0), cond, null, rates)
+  out = drop(0, cond, null, rates)
   text, label = kept(out.tokens["text"].values), kept(out.vectors["label"])
   image, pose = kept(out.channels["image"]), kept(out.hints["pose"])
   sd = lambda p: 4 * np.sqrt(p * (1 - p) / B)
@@ -52,39 +67,41 @@ def test_drop_hits_each_signal_at_its_own_rate_and_independently():
 
 def test_drop_treats_a_name_as_one_signal_and_keeps_given_frames():
   cond, null = example()
-  out = conditioning.drop(jax.random.key(1), cond, null, {"image": 0.5, "text": 0.5})
+  out = drop(1, cond, null, {"image": 0.5, "text": 0.5})
   np.testing.assert_array_equal(
     kept(out.channels["image"]), kept(out.tokens["image"].values)
   )
   np.testing.assert_array_equal(
     kept(out.tokens["text"].mask), kept(out.tokens["text"].values)
   )
-  assert out.known is cond.known and out.mask is cond.mask
-  assert out.vectors["label"].dtype == jnp.int32
+  assert out.vectors["label"].dtype == np.int32
 
 
 def test_the_coin_of_a_signal_does_not_depend_on_the_others():
   cond, null = example(64)
-  more, more_null = example(64, {"depth": jnp.ones((64, T, 2, 2, 1))})
-  key = jax.random.key(2)
-  plain = conditioning.drop(key, cond, null, {"label": 0.5})
-  among_more = conditioning.drop(
-    key, more, more_null, {"depth": 0.9, "label": 0.5, "text": 0.2}
-  )
+  more, more_null = example(64, {"depth": ones(64, T, 2, 2, 1)})
+  plain = drop(2, cond, null, {"label": 0.5})
+  among_more = drop(2, more, more_null, {"depth": 0.9, "label": 0.5, "text": 0.2})
   np.testing.assert_array_equal(plain.vectors["label"], among_more.vectors["label"])
-  other = conditioning.drop(jax.random.key(3), cond, null, {"label": 0.5})
+  other = drop(3, cond, null, {"label": 0.5})
   assert (plain.vectors["label"] != other.vectors["label"]).any()
 
 
 def test_swap_takes_the_named_signals_only():
   cond, null = example(5)
-  out = conditioning.swap(cond, null, ("image", "label"))
-  assert jax.tree.map(jnp.shape, out) == jax.tree.map(jnp.shape, cond)
+
+  @jax.jit
+  def swap():
+    out = conditioning.swap(cond, null, ("image", "label"))
+    assert out.known is cond.known
+    return out
+
+  out = swap()
+  assert jax.tree.map(np.shape, out) == jax.tree.map(np.shape, cond)
   assert not kept(out.channels["image"]).any()
   assert not kept(out.tokens["image"].values).any()
   assert not kept(out.vectors["label"]).any()
   assert kept(out.tokens["text"].values).all() and kept(out.hints["pose"]).all()
-  assert out.known is cond.known
 
 
 def test_unknown_names_are_refused_with_those_that_exist():
@@ -100,16 +117,17 @@ def test_unknown_names_are_refused_with_those_that_exist():
 
 
 def test_take_gathers_what_has_frames():
-  clip = jnp.arange(6.0).reshape(1, 6, 1, 1, 1) * jnp.ones((2, 1, 1, 1, 1))
+  clip = np.arange(6.0).reshape(1, 6, 1, 1, 1) * ones(2, 1, 1, 1, 1)
   cond = Conditioning(
-    vectors={"label": jnp.zeros(2, jnp.int32)},
+    vectors={"label": np.zeros(2, np.int32)},
     channels={"first_frame": clip[:, :1], "low_res": clip},
     hints={"pose": clip},
     known=clip,
     mask=clip > 2,
-    positions=jnp.arange(10, 16)[None] * jnp.ones((2, 1)),
+    positions=np.arange(10, 16) * ones(2, 1),
   )
-  cut = jax.jit(conditioning.take_frames)(cond, jnp.array([0, 4, 3]))
+  take = jax.jit(conditioning.take_frames)
+  cut = jax.device_get(take(cond, np.array([0, 4, 3])))
   for x in (cut.channels["low_res"], cut.hints["pose"], cut.known):
     np.testing.assert_array_equal(x[0, :, 0, 0, 0], [0, 4, 3])
   np.testing.assert_array_equal(cut.mask[1, :, 0, 0, 0], [False, True, True])

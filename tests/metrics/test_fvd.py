@@ -24,15 +24,17 @@ def params(found):
 features = jax.jit(i3d.last_feature_map)
 
 
+@jax.jit
+def frames_and_logits(params, videos, scale):
+  """What the network reads, resized, and the logits of `scale` times that."""
+  x = i3d.preprocess(videos, (199, 211))
+  return x, i3d.logits(params, scale * x)
+
+
 def close(got, want, tolerance=1e-4):
-  return np.abs(got - want).max() <= tolerance * max(1.0, np.abs(want).max())
-
-
-def test_frames_are_squashed_as_the_original_does():
-  x = np.asarray(i3d.preprocess(Z["in_video1"], (199, 211)))
-  x = rearrange(x, "n t h w c -> n c t h w")
-  assert close(x.mean((3, 4)), Z["out_preprocessed_mean1"], 1e-5)
-  assert close(x[:, :, ::5, ::61, ::53], Z["out_preprocessed_crop1"], 1e-5)
+  return np.abs(np.asarray(got) - want).max() <= tolerance * max(
+    1.0, np.abs(want).max()
+  )
 
 
 def test_the_convolutions_equal_the_originals(params):
@@ -53,14 +55,18 @@ def test_the_convolutions_equal_the_originals(params):
   )
 
 
-def test_the_logits_equal_the_originals(params):
-  logits = jax.jit(i3d.logits)
-  x = i3d.preprocess(Z["in_video1"], (199, 211))
-  assert close(np.asarray(logits(params, x)), Z["out_logits1"])
-  scaled = np.float32(META["config"]["video_scale"]) * x
-  assert close(np.asarray(logits(params, scaled)), Z["out_logits_scaled1"])
+def test_the_resized_frames_and_the_logits_equal_the_originals(params):
+  x, logits = frames_and_logits(params, Z["in_video1"], np.float32(1))
+  _, scaled = frames_and_logits(
+    params, Z["in_video1"], np.float32(META["config"]["video_scale"])
+  )
+  assert close(logits, Z["out_logits1"])
+  assert close(scaled, Z["out_logits_scaled1"])
+  x = rearrange(np.asarray(x), "n t h w c -> n c t h w")
+  assert close(x.mean((3, 4)), Z["out_preprocessed_mean1"], 1e-5)
+  assert close(x[:, :, ::5, ::61, ::53], Z["out_preprocessed_crop1"], 1e-5)
   with pytest.raises(ValueError, match="at least 10 frames"):
-    i3d.logits(params, x[:, :8])
+    frames_and_logits(params, Z["in_video1"][:, :8], np.float32(1))
 
 
 def test_the_distance_equals_the_originals():

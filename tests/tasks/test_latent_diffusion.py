@@ -98,8 +98,9 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 def test_a_task_trains_and_samples(task):
-  params = jax.jit(task.init)(KEY, BATCH)
-  step = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+  params = jax.device_get(jax.jit(task.init)(KEY, BATCH))
+  compiled = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+  step = lambda *args: jax.device_get(compiled(*args))
   (loss, metrics), grads = step(params, BATCH, KEY)
   assert loss.shape == () and all(m.shape == () for m in metrics.values())
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -125,7 +126,7 @@ def test_every_random_choice_has_its_own_key(monkeypatch):
 
   def spy(name, position, result):
     def choose(*args, **kwargs):
-      keys[name] = jax.random.key_data(args[position]).tobytes()
+      keys[name] = jax.random.key_data(args[position])
       return result
 
     return choose
@@ -138,9 +139,15 @@ def test_every_random_choice_has_its_own_key(monkeypatch):
   monkeypatch.setattr(losses, "denoising_loss", spy("noise", 6, (0.0, {})))
   drawn = spy("time", 1, jnp.zeros((B, 1)))
   task = small(process=p.Flow(), prediction="v", times=drawn, mask_rates={"first": 0.5})
-  task.loss({}, BATCH, KEY)
-  assert set(keys) == {"latents", "mask", "drop", "noise", "time"}
-  assert len(set(keys.values())) == 5
+
+  @jax.jit
+  def choose(key):
+    task.loss({}, BATCH, key)
+    return keys
+
+  found = choose(KEY)
+  assert set(found) == {"latents", "mask", "drop", "noise", "time"}
+  assert len({np.asarray(x).tobytes() for x in found.values()}) == 5
 
 
 def test_moments_are_sampled_anew():
@@ -149,13 +156,11 @@ def test_moments_are_sampled_anew():
     "mean": np.full((64, *SHAPE[1:]), mean, np.float16),
     "logvar": np.full((64, *SHAPE[1:]), 2 * np.log(std), np.float16),
   }
-  x0 = latent_diffusion.posterior_latents(moments, KEY)
-  assert x0.dtype == jnp.float32
+  draw = jax.jit(latent_diffusion.posterior_latents)
+  x0, other = (np.asarray(draw(moments, key)) for key in (KEY, jax.random.key(1)))
+  assert x0.dtype == np.float32 and not np.array_equal(x0, other)
   np.testing.assert_allclose(x0.mean(), mean, atol=0.05)
   np.testing.assert_allclose(x0.std(), std, rtol=0.05)
-  assert not np.array_equal(
-    x0, latent_diffusion.posterior_latents(moments, jax.random.key(1))
-  )
   np.testing.assert_array_equal(latent_diffusion.posterior_latents(BATCH, KEY), X0)
   with pytest.raises(KeyError, match="Encode the videos first"):
     latent_diffusion.posterior_latents({"video": X0}, KEY)
@@ -166,25 +171,24 @@ def sampled():
   """200 exact samples of each label, plain and guided; given frames in the second."""
   shape = (3 * 200, T, 2, 2, 1)
   batch = {"label": np.repeat(np.arange(3), 200)}
-  params = EXACT.init(KEY, {"latents": np.zeros(shape), **batch})
   frame = np.arange(T, dtype=np.float32).reshape(T, 1, 1, 1)
   known = np.full(shape, 0.123, np.float32) + frame
   guide = functools.partial(guidance.guide, drop=(("label",),), scales=(3.0,))
   ts = times.uniform_grid(p.Flow(), num_steps=50)
 
   @jax.jit
-  def run(params, key):
+  def run(key):
     sample = functools.partial(
-      EXACT.sample, params, batch, shape, key, sampler=ddim.ddim, ts=ts
+      EXACT.sample, {"std": 0.1}, batch, shape, key, sampler=ddim.ddim, ts=ts
     )
     mask = masks.ends_mask(T)
     return sample(), sample(wrappers=(guide,), known=known, mask=mask)
 
-  return *run(params, KEY), known
+  return *jax.device_get(run(KEY)), known
 
 
 def test_samples_have_the_law_of_their_label(sampled):
-  plain = np.asarray(sampled[0]).reshape(3, 200, -1)
+  plain = sampled[0].reshape(3, 200, -1)
   np.testing.assert_allclose(plain.mean((1, 2)), [0.0, 1.0, 2.0], atol=0.02)
   np.testing.assert_allclose(plain.std((1, 2)), 0.1, atol=0.02)
 
@@ -192,20 +196,22 @@ def test_samples_have_the_law_of_their_label(sampled):
 def test_guidance_exaggerates_and_given_frames_stay_to_the_bit(sampled):
   _, guided, known = sampled
   np.testing.assert_array_equal(guided[:, [0, 2]], known[:, [0, 2]])
-  middle = np.asarray(guided)[:, 1].reshape(3, -1)
+  middle = guided[:, 1].reshape(3, -1)
   # 1 + 3 (label - 1): the guided score of Gaussians of one width is a Gaussian's.
   np.testing.assert_allclose(middle.mean(1), [-2.0, 1.0, 4.0], atol=0.05)
 
 
 def test_given_frames_are_held_by_a_matrix_too():
   ts = np.linspace(1.0, 0.0, 5)[:, None] * np.array([0.0, 1.0, 1.0])
-  out = exact_sample(ts=ts, known=jnp.asarray(X0), mask=np.array([True, False, False]))
+  sample = functools.partial(exact_sample, mask=np.array([True, False, False]))
+  out = np.asarray(jax.jit(lambda: sample(ts=ts, known=X0))())
   np.testing.assert_array_equal(out[:, 0], X0[:, 0])
   assert np.isfinite(out).all() and not np.isclose(out[:, 1:], X0[:, 1:]).all()
 
 
 def test_bad_requests_are_refused():
-  sample = functools.partial(exact_sample, ts=np.ones(2))
+  ts = np.ones(2)
+  sample = lambda **more: jax.eval_shape(lambda: exact_sample(ts=ts, **more))
   none, task = np.zeros(5, bool), functools.partial(small, process=p.Flow())
   calls = {
     "both known and mask": lambda: sample(known=X0),
@@ -217,13 +223,13 @@ def test_bad_requests_are_refused():
   refused(ValueError, calls)
   wrong = task(prediction="v", drop_rates={"lable": 0.1})
   with pytest.raises(KeyError, match=r"lable.*there are.*label"):
-    wrong.loss({}, BATCH, KEY)
+    jax.eval_shape(lambda: wrong.loss({}, BATCH, KEY))
 
 
 def test_joint_training_is_the_mean_over_all_frames_of_clips_and_pictures():
   """Pictures are clips of one frame with labels of their own, and see no clip."""
   task = small(process=p.Flow(), prediction="velocity", mask_rates={"first": 0.5})
-  params = task.init(KEY, BATCH)
+  params = jax.jit(task.init)(KEY, BATCH)
   pictures = np.random.default_rng(1).standard_normal((B, 2, 2, 2, 3))
   labels = np.array([[0, 1], [2, 0], [1, 1], [2, 2]])
   joint = BATCH | {"pictures": {"latents": pictures, "label": labels}}
@@ -271,19 +277,26 @@ def test_a_start_is_noised_to_the_first_time_of_the_grid(process):
 
   level = 0.3 * process.t_max
   ones = lambda key, shape: jnp.ones(shape)
-  ts = jnp.array([level, 0.0])
-  task.sample({}, BATCH, SHAPE, KEY, sampler=sampler, ts=ts, noise=ones, start=X0)
-  alpha, sigma = process.alpha_sigma(jnp.array(level))
-  np.testing.assert_allclose(seen["x"], alpha * X0 + sigma, rtol=1e-5)
-  assert seen["ts"].shape == (2,) and seen["ts"][0] == ts[0]
+  ts = np.array([level, 0.0], np.float32)
+
+  @jax.jit
+  def run():
+    task.sample({}, BATCH, SHAPE, KEY, sampler=sampler, ts=ts, noise=ones, start=X0)
+    alpha, sigma = process.alpha_sigma(jnp.array(level))
+    return seen, alpha * X0 + sigma
+
+  found, expected = jax.device_get(run())
+  np.testing.assert_allclose(found["x"], expected, rtol=1e-5)
+  assert found["ts"].shape == (2,) and found["ts"][0] == ts[0]
 
 
 def test_from_little_noise_a_start_comes_back_and_from_much_it_is_forgotten():
   """SDEdit with the exact denoiser of data N(label, 0.1^2)."""
   far = np.full(SHAPE, 1.5, np.float32)  # no such data: it is drawn to the mean
   grid = lambda level: np.linspace(level, 0.0, 41, dtype=np.float32)
-  run = lambda level: np.asarray(exact_sample(ts=grid(level), start=far))
-  np.testing.assert_allclose(run(0.01), far, atol=0.05)
+  sample = jax.jit(lambda ts: exact_sample(ts=ts, start=far))
+  little, much = (np.asarray(sample(grid(level))) for level in (0.01, 1.0))
+  np.testing.assert_allclose(little, far, atol=0.05)
   means = np.array([0.0, 1.0, 2.0])[BATCH["label"]][:, None, None, None, None]
-  np.testing.assert_allclose(run(1.0), np.broadcast_to(means, SHAPE), atol=0.6)
-  assert np.abs(run(1.0) - far).mean() > 10 * np.abs(run(0.01) - far).mean()
+  np.testing.assert_allclose(much, np.broadcast_to(means, SHAPE), atol=0.6)
+  assert np.abs(much - far).mean() > 10 * np.abs(little - far).mean()
