@@ -33,6 +33,10 @@ NETWORKS = {
     video_dit.VideoDiT(one_frame="image", remat=True, **LATE, **DIT),
     Conditioning(),
   ),
+  "image, adaLN-single, text": (
+    video_dit.VideoDiT(modulation="shared", text="cross", layout=("spatial",), **DIT),
+    Conditioning(tokens={"text": TEXT}),
+  ),
   "serial, adaLN-single, text, rotary": (
     video_dit.VideoDiT(
       modulation="shared", text="cross", time_positions="rotary", **SERIAL, **DIT
@@ -62,8 +66,9 @@ NETWORKS = {
 
 
 # In the quick suite others are compared with recorded outputs of their originals, of
-# batches of two, by tests/pretrained; tests/tasks/test_unet_training.py trains U-Nets.
-QUICK = "serial, adaLN-single, text, rotary", "parallel, all tokens"
+# batches of two, by tests/pretrained, serial blocks with a formula by
+# tests/models/transformer; tests/tasks/test_unet_training.py trains U-Nets.
+QUICK = "image, adaLN-single, text", "parallel, all tokens"
 
 
 def shapes_of(module, cond):

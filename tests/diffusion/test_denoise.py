@@ -41,8 +41,7 @@ class Network:
 
 def called(denoise, cond=COND):
   """A denoiser's answer, compiled."""
-  out = jax.jit(denoise)(X, TIME, cond)
-  return jax.tree.map(np.asarray, out)
+  return jax.tree.map(np.asarray, jax.jit(denoise)(X, TIME, cond))
 
 
 @functools.cache
@@ -100,9 +99,8 @@ def test_scale_one_is_the_conditional_and_zero_the_unconditional_estimate():
   out, batches = guided((DROP["label"],), (1.0,))
   np.testing.assert_array_equal(out, without())
   assert batches == [B]  # nothing to guide, nothing to pay
-  np.testing.assert_allclose(
-    guided((DROP["label"],), (np.ones(()),))[0], without(), atol=1e-6
-  )
+  ones, _ = guided((DROP["label"],), (np.ones(()),))
+  np.testing.assert_allclose(ones, without(), atol=1e-6)
   zero, _ = guided((DROP["label"],), (0.0,))
   np.testing.assert_allclose(zero, without("label"), atol=1e-6)
   both, batches = guided((DROP["text"], DROP["both"]), (1.0, 1.0))
@@ -115,10 +113,10 @@ def test_scales_may_change_over_frames_times_and_channels():
   frames = np.linspace(1.0, 2.5, T).astype(np.float32)
   column = frames[:, None, None, None]
   rising = functools.partial(guidance.linear_scale, start=1.0, stop=2.5)
-  channels = np.array([4.0, 4.0, 1.0])  # DiT leaves the last ones alone
-  cases = [(form, column) for form in (column, frames.tolist(), rising)]
-  cases += [(lambda t: column, column), (lambda t: 1.0 + t, 1.0 + p.expand(TIME))]
-  cases += [(channels.reshape(1, 1, 1, 3), channels)]
+  channels = np.array([[[4.0, 4.0, 1.0]]])  # DiT leaves the last ones alone
+  forms = column, frames.tolist(), rising, lambda t: column
+  cases = [(form, column) for form in forms]
+  cases += [(lambda t: 1.0 + t, 1.0 + p.expand(TIME)), (channels[None], channels)]
 
   def all_forms(*args):
     denoise = d.from_network(Network(), p.Flow(), "velocity")
@@ -138,9 +136,8 @@ def test_an_interval_guides_inside_it_only():
   inside = (TIME > 0.4) & (TIME <= 0.6)
   assert inside.any() and not inside.all()
   np.testing.assert_allclose(out[~inside], full[~inside], atol=1e-6)
-  np.testing.assert_allclose(
-    out[inside], (empty + 5 * (full - empty))[inside], atol=1e-5
-  )
+  there = (empty + 5 * (full - empty))[inside]
+  np.testing.assert_allclose(out[inside], there, atol=1e-5)
 
 
 def test_guidance_keeps_the_conditional_variance():

@@ -26,36 +26,42 @@ def test_masks_look_like_their_names(name, given):
   np.testing.assert_array_equal(np.flatnonzero(masks.from_name(name, T)), given)
 
 
-def test_random_masks_have_every_size_but_all():
-  draw = jax.jit(jax.vmap(lambda k: masks.random_mask(k, T)))
-  sizes = np.asarray(draw(jax.random.split(jax.random.key(0), 3000))).sum(1)
-  counts = np.bincount(sizes, minlength=T + 1)
-  assert counts[T] == 0 and (counts[:T] > 100).all()
+RATES = {
+  "mixed": {"first": 0.3, "ends:2": 0.2, "random": 0.1},
+  "random": {"random": 1.0},
+  "sure": {"first:2": 1.0},
+  "never": {"first": 0.0},
+  "none": {},
+}
 
 
-def drawn(size, rates):
-  draw = jax.jit(lambda key: masks.sample_masks(key, size, T, rates))
-  return np.asarray(draw(jax.random.key(1)))
+@pytest.fixture(scope="module")
+def rows():
+  """{name: 4000 masks [4000, T] at these rates}, one draw of random numbers for all."""
+  key, sample = jax.random.key(1), masks.sample_masks
+  draw = lambda key: {k: sample(key, 4000, T, rates) for k, rates in RATES.items()}
+  out = jax.tree.map(np.asarray, jax.jit(draw)(key))
+  assert all(x.shape == (4000, T, 1, 1, 1) and x.dtype == bool for x in out.values())
+  return {name: x[..., 0, 0, 0] for name, x in out.items()}
 
 
-def test_masks_are_drawn_at_their_rates():
-  rates = {"first": 0.3, "ends:2": 0.2, "random": 0.1}
-  out = drawn(4000, rates)
-  assert out.shape == (4000, T, 1, 1, 1) and out.dtype == bool
-  rows = out[..., 0, 0, 0]
-  share = lambda mask: (rows == mask).all(1).mean()
+def test_random_masks_have_every_size_but_all(rows):
+  counts = np.bincount(rows["random"].sum(1), minlength=T + 1)
+  assert counts[T] == 0 and (counts[:T] > 133).all()
+
+
+def test_masks_are_drawn_at_their_rates(rows):
+  share = lambda mask: (rows["mixed"] == mask).all(1).mean()
   # A random mask may look like the others; that is rare: at most a sixth of 0.1.
   assert abs(share(masks.first_mask(T)) - 0.3) < 0.05
   assert abs(share(masks.ends_mask(T, 2)) - 0.2) < 0.05
   assert abs(share(np.zeros(T, bool)) - 0.4) < 0.06
-  assert not rows.all(1).any()
+  assert not rows["mixed"].all(1).any()
 
 
-def test_certain_and_no_masks():
-  sure = drawn(64, {"first:2": 1.0})
-  np.testing.assert_array_equal(sure[:, :, 0, 0, 0], [[1, 1, 0, 0, 0, 0]] * 64)
-  assert not drawn(64, {"first": 0.0}).any()
-  assert not drawn(64, {}).any()
+def test_certain_and_no_masks(rows):
+  np.testing.assert_array_equal(rows["sure"], [[1, 1, 0, 0, 0, 0]] * 4000)
+  assert not rows["never"].any() and not rows["none"].any()
 
 
 UNKNOWN = dict.fromkeys(("frist", "first:x", "random:2", ""), "No mask is called.*ends")

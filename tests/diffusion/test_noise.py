@@ -111,12 +111,9 @@ def test_free_init_starts_again_from_low_frequencies():
     np.testing.assert_allclose(filtered(high, np.float64(gain == 1.0)), 0, atol=1e-4)
     assert 0.8 < high.std() < 1.05
   assert np.abs(starts[1] - starts[2]).max() > 0.1  # new noise each time
-  denoise = lambda x, t, cond: d.Denoised(0.5 * x)
   once = functools.partial(noise.free_init, sampler=euler.euler, iterations=1)
-  both = jax.jit(
-    lambda x: [s(denoise, process, x, ts, None, KEY) for s in (once, euler.euler)]
-  )
-  np.testing.assert_array_equal(*both(eps))
+  args = lambda x, t, cond: d.Denoised(0.5 * x), process, eps, ts, None, KEY
+  np.testing.assert_array_equal(*jax.jit(lambda: (once(*args), euler.euler(*args)))())
 
 
 def test_wrong_numbers_are_refused():
@@ -124,7 +121,7 @@ def test_wrong_numbers_are_refused():
   calls = {
     "fraction=1.5.*between 0 and 1": lambda: noise.mixed(KEY, SHAPE, fraction=1.5),
     "-0.1.*between 0 and 1": lambda: noise.progressive(KEY, SHAPE, correlation=-0.1),
-    "1 to window=4": lambda: noise.free_noise(KEY, SHAPE, window=4, stride=5),
+    "1 to window=4": lambda: noise.free_noise_order(KEY, 12, 4, stride=5),
     "at least once": lambda: init(sampler=None, iterations=0),
   }
   refused(ValueError, calls)

@@ -28,17 +28,14 @@ def network():
 
 
 def test_the_trajectory_is_the_originals():
-  ts = times.respaced_grid(DDPM, num_steps=50)
+  ts, key = times.respaced_grid(DDPM, num_steps=50), jax.random.key(0)
   expected = GOLDEN["out_ddim_traj_every_10th"]  # after steps 10, 20 .. 50
-
-  key = jax.random.key(0)
   steps = jax.jit(lambda x, ts: ddim.ddim(network(), DDPM, x, ts, None, key))
 
   def run(shift):
     outs = [GOLDEN["in_x_T"]]
-    for i in range(0, 50, 10):
-      part = ts[i : i + 11] + shift * (ts[i : i + 11] > 0)
-      outs.append(steps(outs[-1], part))
+    for part in (ts[i : i + 11] for i in range(0, 50, 10)):
+      outs.append(steps(outs[-1], part + shift * (part > 0)))
     return np.stack(outs[1:])
 
   out = run(0)
@@ -52,14 +49,9 @@ def test_with_noise_it_is_the_originals():
   """Fed the noise that the original drew, in the order it drew it."""
   ts = times.respaced_grid(DDPM, num_steps=50)
   recorded = loop.RecordedNoise(jnp.asarray(GOLDEN["in_ddim_step_noise"]))
-
-  @jax.jit
-  def run(x):
-    args = (network(), DDPM, x, ts, None, recorded)
-    ours = [ddim.ddim(*args, eta=eta) for eta in (1.0, 0.9)]
-    return *ours, ddim.euler_ancestral(*args)
-
-  out, less, same = run(GOLDEN["in_x_T"])
+  args = network(), DDPM, GOLDEN["in_x_T"], ts, None, recorded
+  run = lambda: [ddim.ddim(*args, eta=eta) for eta in (1.0, 0.9)]
+  out, less, same = jax.jit(lambda: (*run(), ddim.euler_ancestral(*args)))()
   expected = GOLDEN["out_ddim_eta_final"]
   scale = np.abs(expected).max()
   np.testing.assert_allclose(out, expected, atol=1e-5 * scale)
@@ -133,11 +125,10 @@ def test_inversion_is_undone_to_rounding(process):
 
   @jax.jit
   def there_and_back(x0):
-    out = {}
+    out, key = {}, jax.random.key(0)
     for n in (1, 3, 60):
-      args = (denoise, process)
-      x_t = ddim.invert(*args, x0, ts, None, iterations=n)
-      out[n] = ddim.ddim(*args, x_t, ts, None, jax.random.key(0))
+      x_t = ddim.invert(denoise, process, x0, ts, None, iterations=n)
+      out[n] = ddim.ddim(denoise, process, x_t, ts, None, key)
     return out
 
   error = {n: np.abs(x - x0).max() for n, x in there_and_back(x0).items()}
