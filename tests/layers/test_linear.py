@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import errors
 
 from vdm_jax.layers.linear import Linear
 
@@ -24,3 +26,9 @@ def test_parameters_stay_float32_when_computing_in_bfloat16():
   out, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 4)))
   assert out.dtype == jnp.bfloat16
   assert variables["params"]["kernel"].value.dtype == jnp.float32
+
+
+def test_a_parameter_of_another_shape_is_refused():
+  params = {"kernel": np.zeros((3, 5)), "bias": np.zeros(5)}
+  with pytest.raises(errors.ScopeParamShapeError, match='"kernel".*in "/"'):
+    Linear(5, (None, None)).apply({"params": params}, np.zeros((2, 4)))

@@ -121,15 +121,16 @@ def test_text_and_picture_both_lead_and_guidance_leaves_out_both(model):
 
 
 def test_it_makes_videos_and_says_what_is_missing(model):
-  call = functools.partial(model, key=KEY)
-  video = call(["a dog"], [PICTURE])
-  assert video.shape == (1, FRAMES, 16, 24, 3) and video.dtype == np.uint8
+  call = functools.partial(model, key=KEY, guidance=3.0)
+  texts, pictures = ["a dog", "a cat"], [PICTURE, OTHER]
+  video = call(texts, pictures)
+  assert video.shape == (2, FRAMES, 16, 24, 3) and video.dtype == np.uint8
   assert video.std() > 5
-  np.testing.assert_array_equal(call(pictures=[PICTURE], prompts=["a dog"]), video)
+  np.testing.assert_array_equal(call(pictures=pictures, prompts=texts), video)
   with pytest.raises(ValueError, match="no picture"):
     call(["a dog"])
-  with pytest.raises(ValueError, match=r"'prompts': 2, 'pictures': 1.*for every video"):
-    call(["a dog", "a cat"], [PICTURE])
+  with pytest.raises(ValueError, match=r"'prompts': 1, 'pictures': 2.*for every video"):
+    call(["a dog"], pictures)
   with pytest.raises(TypeError, match="mottion: no such argument"):
     call(["a dog"], [PICTURE], mottion=3)
   with pytest.raises(ValueError, match="decode_chunk=2: a KLImage .* leave .* out"):
@@ -140,8 +141,8 @@ def test_it_makes_videos_and_says_what_is_missing(model):
 
 def test_the_batch_of_a_pipeline_is_one_that_trains(model):
   """Its conditioner and entries are those of training: a loss comes of them."""
-  batch = model.encode(["a dog"], [PICTURE], size=(16, 24), key=KEY)
-  batch["latents"] = np.ones((1, FRAMES, 8, 12, 4), np.float32)
+  batch = model.encode(["a dog"] * 2, [PICTURE] * 2, size=(16, 24), key=KEY)
+  batch["latents"] = np.ones((2, FRAMES, 8, 12, 4), np.float32)
   parts = model.components
   loss = jax.eval_shape(parts.task.loss, parts.params, batch, KEY)[0]
   assert loss.shape == ()

@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax import errors
 
 from vdm_jax import config
 
@@ -34,6 +35,13 @@ def named_param(module, name, init, axes, shape):
 
   `axes` are the logical names of its axes, for a mesh; `init` is an initializer.
   """
+  if module.has_variable("params", name):
+    # As module.param, which traces `init` to know its shape: a third of all tracing.
+    value = nn.meta.unbox(module.get_variable("params", name))
+    if value.shape != tuple(shape):
+      path = module.scope.path_text
+      raise errors.ScopeParamShapeError(name, path, value.shape, tuple(shape))
+    return value
   init = nn.with_logical_partitioning(init, axes)
   return module.param(name, init, shape, module.param_dtype)
 

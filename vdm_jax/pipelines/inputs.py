@@ -91,8 +91,8 @@ class Prompts:
     return {
       "text": values,
       "text_mask": mask,
-      "negative": jnp.broadcast_to(null, values.shape),
-      "negative_mask": jnp.broadcast_to(null_mask, mask.shape),
+      "negative": np.broadcast_to(null, values.shape),
+      "negative_mask": np.broadcast_to(null_mask, mask.shape),
     }
 
   def embed(self, texts):
@@ -196,14 +196,14 @@ class FirstFrames:
     """
     opened = _opened(pictures)
     numbers = dict(fps=fps + self.fps_offset, motion=motion, augmentation=augmentation)
-    entries = {k: jnp.full(len(opened), numbers[k], jnp.float32) for k in self.numbers}
+    entries = {k: np.full(len(opened), numbers[k], np.float32) for k in self.numbers}
     if self.encoder is not None:
       entries["image"] = self.encoder(opened)
     if self.autoencoder is not None:
-      scaled = np.stack([_resized(x, frame.height, frame.width) for x in opened])
+      scaled = _unit(np.stack([_resized(x, frame.height, frame.width) for x in opened]))
       if noise is None:
-        noise = jax.random.normal(frame.noise_key, scaled.shape)
-      scaled = jnp.asarray(scaled) / 127.5 - 1.0 + augmentation * jnp.asarray(noise)
+        noise = np.asarray(jax.random.normal(frame.noise_key, scaled.shape))
+      scaled += np.float32(augmentation) * np.asarray(noise, np.float32)
       entries["image_latents"] = self._latents(self.autoencoder_params, scaled)
     return entries
 
@@ -255,25 +255,26 @@ class AnimatedImages:
     squares = [_covered(x, frame.width, frame.width) for x in opened]
     squares = [_resized(x, side, side, Image.Resampling.BILINEAR) for x in squares]
     cut = np.stack([_covered(x, frame.height, frame.width) for x in opened])
-    pixels = jnp.asarray(cut)[:, None] / 127.5 - 1.0
-    first = self._latents(self.autoencoder_params, pixels, frame.noise_key, noise)
     count = frame.latent_frames - 1
-    ramp = jnp.arange(1, count + 1)[:, None, None, None] / max(count, 1)
-    later = jnp.broadcast_to(ramp, (len(cut), count, *first.shape[2:]))
+    ramp = np.arange(1, count + 1, dtype=np.float32) / max(count, 1)
+    given = _unit(cut)[:, None], ramp, frame.noise_key, noise
     return {
       "image": self.encoder(squares),
-      "image_latents": jnp.concatenate([first, later], axis=1),
-      "fps": jnp.full(len(cut), fps, jnp.float32),
+      "image_latents": self._latents(self.autoencoder_params, *given),
+      "fps": np.full(len(cut), fps, np.float32),
     }
 
   @functools.cached_property
   def _latents(self):
-    def sample(params, pixels, key, noise):
+    def sample(params, pixels, ramp, key, noise):
       moments = self.autoencoder.encode(params, pixels)
       if noise is None:
         noise = jax.random.normal(key, moments.mean.shape)
       drawn = moments.mean + jnp.exp(0.5 * moments.logvar) * noise
-      return self.autoencoder.latents(params, moments.replace(mean=drawn), None)
+      first = self.autoencoder.latents(params, moments.replace(mean=drawn), None)
+      ramp = ramp[:, None, None, None]
+      later = jnp.broadcast_to(ramp, (len(first), len(ramp), *first.shape[2:]))
+      return jnp.concatenate([first, later], axis=1)
 
     return jax.jit(sample)
 
@@ -281,11 +282,11 @@ class AnimatedImages:
 def _with_mask(embeddings):
   values, mask = embeddings
   mask = np.ones(np.shape(values)[:2], bool) if mask is None else mask
-  return jnp.asarray(values, jnp.float32), jnp.asarray(mask, bool)
+  return np.asarray(values, np.float32), np.asarray(mask, bool)
 
 
 def _pad(x, length):
-  return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
+  return np.pad(x, ((0, 0), (0, length - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
 
 
 def _opened(pictures):
@@ -305,6 +306,11 @@ def _read(picture):
     return picture
   with Image.open(picture) as file:
     return np.asarray(file.convert("RGB"))
+
+
+def _unit(pictures):
+  """float32 in [-1, 1] of uint8 pixels."""
+  return pictures.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
 
 
 def _resized(picture, height, width, filter=Image.Resampling.LANCZOS):

@@ -111,7 +111,7 @@ class Pipeline:
     channels = self.components.autoencoder.latent_channels
     shape = (len(jax.tree.leaves(batch)[0]), frames, h, w, channels)
     if latents is None:
-      latents = loop.noise_by_frame(k_noise, shape)
+      latents = _noise_by_frame(k_noise, shape)
     elif np.shape(latents) != shape:
       raise ValueError(
         f"latents has shape {np.shape(latents)}; for {shape[0]} videos it must be "
@@ -256,6 +256,9 @@ class Pipeline:
       _divided(name, size, s, s * multiple)
       for name, size, s, multiple in zip(names, sizes, stride, multiples, strict=True)
     )
+
+
+_noise_by_frame = jax.jit(loop.noise_by_frame, static_argnums=1)
 
 
 def _divided(name, size, stride, multiple):

@@ -163,9 +163,7 @@ def table_of(module, state_dict=(), saved=False):
     )
   if len(found) == 1 or not state_dict:
     return found[0]
-  return max(
-    found, key=lambda t: len(t.published_names(module) & t.renamed(state_dict).keys())
-  )
+  return max(found, key=lambda table: table.count_known(module, state_dict))
 
 
 def shapes_of(state_dict):

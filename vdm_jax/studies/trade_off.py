@@ -161,20 +161,16 @@ def random_nonzero_params(*, task, signals, shape, seed=0, scale=0.1):
   """
   rows = {k: np.asarray(v)[:1] for k, v in signals().items()}
   batch = {**rows, "latents": np.zeros((1, *shape), np.float32)}
+  return jax.device_get(_nonzero_params(task.init, batch, jax.random.key(seed), scale))
 
-  def make(key):
-    k_init, k_fill = jax.random.split(key)
-    start = nn.meta.unbox(task.init(k_init, batch))
-    leaves, tree = jax.tree.flatten(start)
-    filled = [
-      jnp.where(
-        x == 0, scale * jax.random.normal(jax.random.fold_in(k_fill, i), x.shape), x
-      )
-      for i, x in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(tree, filled)
 
-  return jax.device_get(jax.jit(make)(jax.random.key(seed)))
+@functools.partial(jax.jit, static_argnums=0)
+def _nonzero_params(init, batch, key, scale):
+  k_init, k_fill = jax.random.split(key)
+  leaves, tree = jax.tree.flatten(nn.meta.unbox(init(k_init, batch)))
+  noise = lambda i, x: jax.random.normal(jax.random.fold_in(k_fill, i), x.shape)
+  filled = [jnp.where(x == 0, scale * noise(i, x), x) for i, x in enumerate(leaves)]
+  return jax.tree.unflatten(tree, filled)
 
 
 def markdown_table(name, scores):

@@ -3,6 +3,7 @@
 import types
 
 import jax.numpy as jnp
+import numpy as np
 
 from vdm_jax.pretrained.tables.table import Table
 
@@ -12,9 +13,9 @@ class Module(types.SimpleNamespace):
 
   __hash__ = object.__hash__
 
-  def init(self, key, size):
+  def init(self, key, x):
     del key
-    return {"x": jnp.zeros(size), "y": {"bias": jnp.zeros((2, size))}}
+    return {"x": jnp.zeros(x.size), "y": {"bias": jnp.zeros((2, x.size))}}
 
 
 TABLE = Table(
@@ -25,7 +26,7 @@ TABLE = Table(
     "layers": lambda module: (module.depth,),
   },
   names=lambda module: {"x": "one", "y": ("two", "three"), "absent": "four"},
-  inputs=lambda module, size: (size,),
+  inputs=lambda module, size: (np.zeros(size),),
   widths={"size": ("^weight$", 5)},
   prefix=r"model\.",
   renames=((r"^old\.", "new."),),

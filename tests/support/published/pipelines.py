@@ -30,6 +30,10 @@ TEXTS = (
 LENGTH = 14
 
 
+# Each folder is opened once, or its sampler would be compiled again.
+load = functools.lru_cache(vdm_jax.load)
+
+
 def normal(seed, *shape):
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -93,18 +97,18 @@ def _embedded(ours, steps, num_frames=FRAMES):
 
 
 def _of_embeddings(name, own, folder, steps, num_frames=FRAMES):
-  ours = vdm_jax.load(folder(name))
+  ours = load(folder(name))
   assert ours.num_frames == own
   yield _embedded(ours, steps, num_frames)
 
 
 def _motion(folder, steps):
   """Two downloads: the image model, whose scheduler is not ours to open, and motion."""
-  yield _embedded(vdm_jax.load(folder("images"), motion=folder("motion")), steps)
+  yield _embedded(load(folder("images"), motion=folder("motion")), steps)
 
 
 def _latte(folder, steps):
-  ours = vdm_jax.load(folder("latte"))
+  ours = load(folder("latte"))
   assert ours.num_frames == FRAMES
   yield _embedded(ours, steps)
   text, negative = embeddings()
@@ -117,7 +121,7 @@ def _latte(folder, steps):
     key=jax.random.key(0),
   )
   yield "frames", lambda: (draw(ours, negative), draw(ours, text))
-  temporal = lambda: vdm_jax.load(folder("latte"), autoencoder="vae_temporal_decoder")
+  temporal = lambda: load(folder("latte"), autoencoder="vae_temporal_decoder")
   yield (
     "frames_temporal",
     lambda: (draw(temporal(), negative), draw(ours, negative)),
@@ -125,7 +129,7 @@ def _latte(folder, steps):
 
 
 def _dit(folder, steps):
-  ours = vdm_jax.load(folder("dit"))
+  ours = load(folder("dit"))
   latents = np.moveaxis(normal(3, 2, 4, 8, 8), 1, -1)[:, None]
   call = dict(latents=latents, steps=steps, guidance=GUIDANCE, key=jax.random.key(0))
   draw = lambda *labels: ours(labels, **call)
@@ -134,7 +138,7 @@ def _dit(folder, steps):
 
 def _animatediff(folder, steps):
   """Letters keep their case, padding is read, frames are decoded."""
-  ours = vdm_jax.load(folder("animatediff"))
+  ours = load(folder("animatediff"))
   yield _embedded(ours, steps)
   call = dict(latents=noise(), steps=steps, guidance=GUIDANCE, key=jax.random.key(0))
   draw = lambda prompt: ours([prompt], negative=NEGATIVE, **call)
@@ -143,7 +147,7 @@ def _animatediff(folder, steps):
 
 def _svd(folder, steps):
   """CLIP's token, the latent of the noised picture, three numbers, rising guidance."""
-  ours, key = vdm_jax.load(folder("svd")), jax.random.key(0)
+  ours, key = load(folder("svd")), jax.random.key(0)
   call = dict(steps=steps, guidance=(1.0, 3.0))
 
   def latents(image, motion):
@@ -170,7 +174,7 @@ def _svd(folder, steps):
 
 def _i2vgen(folder, steps):
   """Pictures are cut to the video's shape; later frames have a ramp for channels."""
-  ours, key = vdm_jax.load(folder("i2vgen")), jax.random.key(0)
+  ours, key = load(folder("i2vgen")), jax.random.key(0)
 
   def latents(image, fps):
     batch = ours.encode(

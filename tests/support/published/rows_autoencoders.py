@@ -1,6 +1,7 @@
 """Autoencoders: rows of test_published.py, drawn over the space of their configs."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -68,15 +69,19 @@ def compare_image(theirs, module, params, rng, apply):
   return whole + tiled
 
 
+@functools.lru_cache
+def jitted(module):
+  """(params, video, latents) -> (its moments, their video)."""
+  return jax.jit(lambda p, x, z: (module.encode(p, x), module.decode(p, z)))
+
+
 def compare(theirs, module, params, rng, call):
   """Mean and log-variance of a video, the video of latents of unit variance."""
   size = [n * s for n, s in zip(LATENT, module.stride[1:], strict=True)]
   noise = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   video = noise(2, FRAMES, *size, module.pixel_channels)
   latents = noise(2, FRAMES, *LATENT, module.latent_channels)
-  moments = jax.jit(module.encode)(params, video)
-  decoded = jax.jit(module.decode)(params, latents)
-
+  moments, decoded = jitted(module)(params, video, latents)
   z = latents * deviation(theirs.config) + mean(theirs.config)
   images = lambda x: rearrange(x, IMAGES).astype(np.float32)
   back = lambda x: rearrange(x, "(b t) c h w -> b t h w c", b=2)

@@ -97,9 +97,8 @@ def to_devices(chunks, shape, dtype, sharding):
       # On CPU a device keeps the very bytes it is given where they are aligned, with
       # may_alias=False too (jax 0.10); here a file, or another device, holds them.
       if part.flags.c_contiguous and np.may_share_memory(part, x):
-        part = jnp.array(part, copy=True, device=device)
-      else:
-        part = jax.device_put(part, device)
+        part = part.copy()
+      part = jax.device_put(part, device)
       size = tuple(high - low for low, high in bounds)
       if part.shape == size:
         buffers[device] = part

@@ -102,13 +102,17 @@ class Table:
   sized_buffers: Callable = _nothing
   input_size: Callable = lambda module, shapes: None
 
-  def abstract_params(self, module, shapes):
+  def abstract_params(self, module, shapes=None):
     """The module's parameters as nested ShapeDtypeStructs, boxed with axis names.
 
-    `shapes` are {published name: shape}, from which the widths of inputs are taken.
+    `shapes` are {published name: shape}, from which the widths of inputs are taken;
+    None: those of the last call, where names matter and these widths do not.
     """
-    widths = {k: input_width(shapes, *v) for k, v in self.widths.items()}
-    return _abstract_params(self, module, tuple(widths.items()))
+    last = _last_widths(self.inputs, module)
+    if shapes is not None or not last:
+      widths = {k: input_width(shapes or {}, *v) for k, v in self.widths.items()}
+      last.update(widths)
+    return _abstract_params(self.inputs, module, tuple(last.items()))
 
   def rules(self, module):
     """[(published name, our name "a/b/c", einops pattern)] of the module's parameters.
@@ -117,7 +121,7 @@ class Table:
     """
     names, constants = self.names(module), self.constants(module, {})
     patterns, out = [*self.patterns(module).items(), *PATTERNS.items()], []
-    for ours, leaf in flatten(self.abstract_params(module, {})).items():
+    for ours, leaf in flatten(self.abstract_params(module)).items():
       if ours in constants:
         continue
       layer, _, kind = ours.rpartition("/")
@@ -153,6 +157,12 @@ class Table:
     """The set of published names whose arrays are parameters of `module`."""
     return {name for names, _, _ in self.rules(module) for name in as_tuple(names)}
 
+  def count_known(self, module, state_dict):
+    """How many names of a state dict belong to layers that the layout names."""
+    layers = {x for names in self.names(module).values() for x in as_tuple(names)}
+    found = self.renamed(state_dict)
+    return sum(name in layers or name.rpartition(".")[0] in layers for name in found)
+
   def renamed(self, state_dict):
     """{published name: array} without `prefix`, older names replaced by newer ones."""
     if self.prefix:
@@ -172,8 +182,15 @@ def _listed(values):
 
 
 @functools.lru_cache(maxsize=32)
-def _abstract_params(table, module, widths):
-  return init_shapes(module, *table.inputs(module, **dict(widths)))
+def _abstract_params(inputs, module, widths):
+  return init_shapes(module, *inputs(module, **dict(widths)))
+
+
+@functools.lru_cache(maxsize=32)
+def _last_widths(inputs, module):
+  """A dict to keep the widths in with which `module` was initialised last."""
+  del inputs, module
+  return {}
 
 
 def _stacked_pattern(pattern, many):
@@ -210,7 +227,7 @@ def init_shapes(module, *inputs):
 
   Of a linen module or an autoencoder; leaves are boxed with their logical axis names.
   """
-  params = jax.eval_shape(lambda key: module.init(key, *inputs), jax.random.key(0))
+  params = jax.eval_shape(module.init, jax.random.key(0), *inputs)
   return params["params"] if isinstance(module, nn.Module) else params
 
 

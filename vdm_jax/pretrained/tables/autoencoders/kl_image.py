@@ -11,7 +11,6 @@ Source: huggingface/diffusers (models/autoencoders/autoencoder_kl.py).
 
 import re
 
-import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.autoencoders import kl_image
@@ -170,7 +169,7 @@ def _shortest(x, near, back):
 
 def published_layer_names(module):
   """{our layer: its published name} of an autoencoder."""
-  names = flatten(TABLE.abstract_params(module, {}))
+  names = flatten(TABLE.abstract_params(module))
   layers = {name.rpartition("/")[0] for name in names} - {"latents"}
   dotted = lambda name: re.sub(r"_(\d+)(?=/|$)", r".\1", name).replace("/", ".")
   return {layer: dotted(layer) for layer in layers}
@@ -178,7 +177,7 @@ def published_layer_names(module):
 
 def init_inputs(module):
   """(video,), the smallest one that an autoencoder is initialised with."""
-  return (jnp.zeros((1, *module.stride, module.pixel_channels)),)
+  return (np.zeros((1, *module.stride, module.pixel_channels), np.float32),)
 
 
 TABLE = Table(

@@ -7,7 +7,7 @@ without that prefix, and reads both.
 Source: huggingface/transformers (models/clip/modeling_clip.py).
 """
 
-import jax.numpy as jnp
+import numpy as np
 
 from vdm_jax.encoders.clip_image import ClipImage
 from vdm_jax.encoders.clip_text import ClipText
@@ -129,6 +129,6 @@ IMAGE = _table(
   IMAGE_NAMES,
   ("image_size", "patch_size"),
   "embeddings|encoder|pre_layrnorm|post_layernorm",
-  inputs=lambda module: (jnp.zeros((1, module.size, module.size, module.channels)),),
+  inputs=lambda module: (np.zeros((1, *(module.size,) * 2, module.channels)),),
   patterns=lambda module: {"^patchify/kernel": "o i p q -> (p q i) o"},
 )

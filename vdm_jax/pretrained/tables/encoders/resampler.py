@@ -6,7 +6,7 @@ Checkpoints name them "image_proj_model.*", next to the U-Net's; IP-Adapter's fi
 Source: AILab-CVC/VideoCrafter (lvdm/modules/encoders/ip_resampler.py).
 """
 
-import jax.numpy as jnp
+import numpy as np
 
 from vdm_jax.encoders.resampler import Resampler
 from vdm_jax.pretrained.tables.table import Table, stacked_names
@@ -41,7 +41,7 @@ def published_layer_names(module):
 TABLE = Table(
   module_class=Resampler,
   names=published_layer_names,
-  inputs=lambda module: (jnp.zeros((1, 1, module.embedding)),),
+  inputs=lambda module: (np.zeros((1, 1, module.embedding), np.float32),),
   patterns=lambda module: PATTERNS,
   prefix=r"image_proj(_model)?\.",
 )

@@ -1,6 +1,8 @@
 """What the tables of diffusers' transformers share: their blocks, and their config."""
 
-import jax.numpy as jnp
+import functools
+
+import numpy as np
 
 from vdm_jax.conditioning import Conditioning, Tokens
 
@@ -54,10 +56,11 @@ def init_inputs(module, channels=1, text=1):
     text: width of the text's vector or tokens, if the module uses a text.
   """
   size = module.patch_time, module.patch, module.patch
-  x = jnp.zeros((1, *size, max(channels - module.mask_channel, 1)))
-  vectors = {"label": jnp.zeros(1, jnp.int32)} if module.num_classes else {}
+  zeros = functools.partial(np.zeros, dtype=np.float32)
+  x = zeros((1, *size, max(channels - module.mask_channel, 1)))
+  vectors = {"label": np.zeros(1, np.int32)} if module.num_classes else {}
   if module.text == "pooled":
-    vectors["text"] = jnp.zeros((1, text))
-  tokens = Tokens(jnp.zeros((1, 1, text)), jnp.ones((1, 1), bool))
+    vectors["text"] = zeros((1, text))
+  tokens = Tokens(zeros((1, 1, text)), np.ones((1, 1), bool))
   tokens = {"text": tokens} if module.text == "cross" else {}
-  return x, jnp.zeros(1), Conditioning(tokens=tokens, vectors=vectors)
+  return x, zeros(1), Conditioning(tokens=tokens, vectors=vectors)

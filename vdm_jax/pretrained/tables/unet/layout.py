@@ -1,10 +1,10 @@
 """How published code names a UNet3D: one walk over its cells, by a layout of names."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 
-import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.conditioning import Conditioning, Tokens
@@ -134,17 +134,18 @@ def init_inputs(module, channels, text, image, hint=None):
     hint: channels of the image for a control network.
   """
   c = module.config
-  tokens = lambda width: Tokens(jnp.zeros((1, 1, width)), jnp.ones((1, 1), bool))
-  vectors = {name: jnp.zeros(1) for name in (*c.vectors, *c.joint)}
-  vectors |= {name: jnp.zeros(1, jnp.int32) for name, _ in c.tables}
+  zeros = functools.partial(np.zeros, dtype=np.float32)
+  tokens = lambda width: Tokens(zeros((1, 1, width)), np.ones((1, 1), bool))
+  vectors = {name: zeros(1) for name in (*c.vectors, *c.joint)}
+  vectors |= {name: np.zeros(1, np.int32) for name, _ in c.tables}
   tokens = dict(text=tokens(text), image=tokens(image))
   cond = Conditioning(tokens=tokens, vectors=vectors)
   size = 2 ** (len(c.channels) - 1)
   if hint is not None:
     side = size * 2 ** max(len(module.widths) - 1, 0)
-    cond.hints[module.hint] = jnp.zeros((1, 1, side, side, hint))
-  x = jnp.zeros((1, 1, size, size, channels - c.mask_channel))
-  return x, jnp.zeros(1), cond
+    cond.hints[module.hint] = zeros((1, 1, side, side, hint))
+  x = zeros((1, 1, size, size, channels - c.mask_channel))
+  return x, zeros(1), cond
 
 
 def input_width_regexes(conv_in, text_attention):
@@ -172,7 +173,7 @@ def sinusoid_buffers(table, module, norm, buffer):
   c, out = module.config, {}
   if c.temporal is None or c.temporal.position != "sinusoid":
     return out
-  spec = flatten(table.abstract_params(module, {}))
+  spec = flatten(table.abstract_params(module))
   for ours, published in table.names(module).items():
     scale = spec.get(f"{ours}/scale")
     if "/temporal_self_" in ours and scale is not None and re.search(norm, published):

@@ -5,7 +5,7 @@ Checkpoints hold the U-Net and its resampler of image tokens, among other parts.
 Source: AILab-CVC/VideoCrafter (lvdm/models/ddpm3d.py).
 """
 
-import jax.numpy as jnp
+import numpy as np
 
 from vdm_jax.conditioning import Tokens
 from vdm_jax.models.unet.resampled import Resampled
@@ -27,7 +27,7 @@ def _inputs(module, channels, text, image):
   """As the network's, but for the tokens of an image."""
   x, t, cond = unet_openai.TABLE.inputs(module.network, channels, text, image)
   (values,) = resampler.TABLE.inputs(module.resampler)
-  cond.tokens["image"] = Tokens(values, jnp.ones(values.shape[:2], bool))
+  cond.tokens["image"] = Tokens(values, np.ones(values.shape[:2], bool))
   return x, t, cond
 
 
