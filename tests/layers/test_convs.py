@@ -1,14 +1,12 @@
 """A convolution is a sum over the taps of its kernel, whatever computes it."""
 
-import itertools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import suite
+from tests.support import drawn, suite
 from vdm_jax.layers import convs
 from vdm_jax.layers.cpu import convolution
 
@@ -39,21 +37,23 @@ GATHERED = {
 ALL = CASES | GATHERED
 
 
-def taps(x, kernel, stride, padding):
-  """The definition: one slice of x and one matrix product for each kernel pixel."""
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  spatial = kernel.shape[:-2]
-  strides = np.broadcast_to(stride, len(spatial)).tolist()
-  every = list(zip(x.shape[1:-1], spatial, strides, strict=True))
-  sizes = [(n - k) // s + 1 for n, k, s in every]
-  total = 0.0
-  for tap in itertools.product(*map(range, spatial)):
-    cut = tuple(
-      slice(i, i + s * (n - 1) + 1, s)
-      for i, n, s in zip(tap, sizes, strides, strict=True)
-    )
-    total += x[(slice(None), *cut)] @ kernel[tap]
-  return total
+def taps(x, kernel, dy, stride, padding):
+  """(y, gradients for x and kernel) by the definition, in float64.
+
+  Each kernel pixel adds the product of its matrix with a slice of x.
+  """
+  x = np.pad(np.float64(x), ((0, 0), *padding, (0, 0)))
+  y, dx, dk = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(kernel.shape)
+  strides = np.broadcast_to(stride, x.ndim - 2).tolist()
+  for tap in np.ndindex(kernel.shape[:-2]):
+    ends = (i + s * n for i, s, n in zip(tap, strides, dy.shape[1:-1], strict=True))
+    at = (slice(None), *map(slice, tap, ends, strides))
+    y += x[at] @ kernel[tap]
+    dx[at] += dy @ kernel[tap].T
+    dk[tap] = np.tensordot(x[at], dy, [range(x.ndim - 1)] * 2)
+  inside = zip(padding, x.shape[1:-1], strict=True)
+  inside = (slice(before, n - after) for (before, after), n in inside)
+  return y, dx[(slice(None), *inside)], dk
 
 
 QUICK = (
@@ -69,29 +69,28 @@ QUICK = (
 @pytest.mark.parametrize("name", suite.choose(ALL, *QUICK))
 def test_convolution_and_its_gradients_are_the_sum_over_taps(name):
   shape, size, stride, padding = ALL[name]
-  ways = [convs.convolve, taps]
+  ways = [convs.convolve]
   if name in GATHERED:
     assert convolution.im2col_beats_xla(shape[1:], size)
     ways.append(lambda x, k, *rest: convolution.im2col(None, x, k, *rest))
-  k_x, k_kernel, k_out = jax.random.split(jax.random.key(0), 3)
-  x = jax.random.normal(k_x, (*shape, 5))
-  kernel = jax.random.normal(k_kernel, (*size, 5, 4)) / 5
+  x, kernel = drawn.normals((*shape, 5), (*size, 5, 4))
+  kernel /= 5
+  convolve = lambda fn: lambda x, k: fn(x, k, stride, padding)
+  dy = drawn.normal(*jax.eval_shape(convolve(ways[0]), x, kernel).shape, seed=1)
 
   @jax.jit
   def all_ways(x, kernel):
-    outs = []
-    for fn in ways:
-      y, pull = jax.vjp(lambda x, k: fn(x, k, stride, padding), x, kernel)  # noqa: B023
-      outs.append((y, *pull(jax.random.normal(k_out, y.shape))))
-    return outs
+    outs = [jax.vjp(convolve(fn), x, kernel) for fn in ways]
+    return [(y, *pull(dy)) for y, pull in outs]
 
-  ours, reference, *others = all_ways(x, kernel)
-  for out in (ours, *others):
-    for a, b in zip(out, reference, strict=True):
-      np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+  expected = taps(x, kernel, dy, stride, padding)
+  for found in jax.device_get(all_ways(x, kernel)):
+    for a, b in zip(found, expected, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max()))
   if max(size) > 1:  # the test sees a mirrored kernel
-    mirrored = taps(x, jnp.flip(kernel, range(len(size))), stride, padding)
-    assert not np.allclose(ours[0], mirrored, atol=1e-2)
+    kernel = np.flip(kernel, range(len(size)))
+    mirrored, *_ = taps(x, kernel, dy, stride, padding)
+    assert not np.allclose(found[0], mirrored, atol=1e-2)
 
 
 def test_larger_kernels_and_images_are_left_to_the_compiler():
@@ -127,17 +126,20 @@ def test_wrong_rank_is_refused():
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])
 def test_a_transposed_convolution_is_one_with_zeros_between(stride):
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((2, 5, 6, 7, 3)).astype(np.float32)
-  kernel = rng.standard_normal((4, 4, 4, 3, 2)).astype(np.float32)
-  expected = jax.lax.conv_general_dilated(
-    x,
-    kernel[::-1, ::-1, ::-1],
-    window_strides=(1, 1, 1),
-    padding=((0, 0),) * 3,
-    lhs_dilation=stride,
-    dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-  )
-  out = convs.transposed_convolution(x, kernel, stride)
+  x, kernel = drawn.normals((2, 5, 6, 7, 3), (4, 4, 4, 3, 2))
+
+  @jax.jit
+  def both(x, kernel):
+    expected = jax.lax.conv_general_dilated(
+      x,
+      kernel[::-1, ::-1, ::-1],
+      window_strides=(1, 1, 1),
+      padding=((0, 0),) * 3,
+      lhs_dilation=stride,
+      dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    return convs.transposed_convolution(x, kernel, stride), expected
+
+  out, expected = both(x, kernel)
   assert out.shape == expected.shape
   np.testing.assert_allclose(out, expected, atol=1e-4)

@@ -21,43 +21,47 @@ class Modulated(nn.Module):
 
 
 def start(kind, emb):
+  """(apply(parameters of the modulation, emb), initial parameters)."""
   module = Modulated(kind)
-  boxed = module.init(jax.random.key(0), emb)
-  return module, nn.meta.unbox(boxed)["params"]["modulation"]
+  boxed = jax.jit(module.init)(jax.random.key(0), emb)
+  params = nn.meta.unbox(jax.device_get(boxed))["params"]["modulation"]
+  variables = lambda params: {"params": {"modulation": params}}
+  run = jax.jit(lambda params, emb: module.apply(variables(params), emb))
+  return lambda *args: jax.device_get(run(*args)), params
 
 
 def test_a_block_of_its_own_starts_as_nothing_and_is_linear():
   emb = drawn.normal(2, 3, WIDTH)
-  module, params = start("block", emb)
-  parts = module.apply({"params": {"modulation": params}}, emb)
+  apply, params = start("block", emb)
+  parts = apply(params, emb)
   np.testing.assert_array_equal(parts, np.zeros((NUM, 2, 3, 1, WIDTH)))
   kernel, bias = drawn.normal(WIDTH, NUM * WIDTH), drawn.normal(NUM * WIDTH)
   params = {"kernel": kernel, "bias": bias}
-  parts = module.apply({"params": {"modulation": params}}, emb)
+  parts = apply(params, emb)
   expected = (emb @ kernel + bias).reshape(2, 3, NUM, 1, WIDTH)
   np.testing.assert_allclose(parts[2], expected[:, :, 2], rtol=1e-5)
 
 
 def test_a_shared_one_adds_its_rows():
   emb = drawn.normal(2, 3, NUM * WIDTH)
-  module, params = start("shared", emb)
+  apply, params = start("shared", emb)
   assert params["table"].shape == (NUM, WIDTH)
   assert 0.5 < np.std(params["table"]) * np.sqrt(WIDTH) < 1.5
-  parts = module.apply({"params": {"modulation": params}}, emb)
+  parts = apply(params, emb)
   for i in (0, 5):
     expected = emb.reshape(2, 3, NUM, 1, WIDTH)[:, :, i] + params["table"][i]
     np.testing.assert_allclose(parts[i], expected, rtol=1e-6)
   # One embedding for all of them.
-  parts = module.apply({"params": {"modulation": params}}, emb[..., :WIDTH])
+  parts = apply(params, emb[..., :WIDTH])
   expected = emb[:, :, None, :WIDTH] + params["table"][5]
   np.testing.assert_allclose(parts[5], expected, rtol=1e-6)
 
 
 def test_with_tokens_norms_are_learned_and_gates_are_open():
-  module, params = start("tokens", None)
+  apply, params = start("tokens", None)
   assert params["table"].shape == (4, WIDTH) and not np.any(params["table"])
   table = drawn.normal(4, WIDTH)
-  parts = module.apply({"params": {"modulation": {"table": table}}}, None)
+  parts = apply({"table": table}, None)
   assert parts[2] == parts[5] == 1.0
   for part, row in zip((0, 1, 3, 4), table, strict=True):
     np.testing.assert_array_equal(parts[part], row)

@@ -140,5 +140,6 @@ def convolve_in_bands(padding, x, kernel):
 
 def _band(x):
   """Rows of a band: the largest divisor of the height that fits."""
-  height, most = x.shape[1], max(1, BAND // (x[0, 0].size * x.dtype.itemsize))
+  _, height, width, channels = x.shape
+  most = max(1, BAND // (width * channels * x.dtype.itemsize))
   return max(k for k in range(1, min(most, height) + 1) if height % k == 0)
