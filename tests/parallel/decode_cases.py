@@ -39,9 +39,8 @@ CASES = {
 }
 
 
-def run(case, axes):
+def run(autoencoder, what, shape, axes):
   """(what comes out, the program)."""
-  autoencoder, what, shape, _ = CASES[case]
   mesh = meshes.mesh(axes)
   x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
   video = jnp.zeros((1, 4, 32, 32, autoencoder.pixel_channels))
@@ -53,9 +52,10 @@ def run(case, axes):
 
 
 def compare(case):
-  (expected, one), (got, many) = run(case, meshes.ONE), run(case, CASES[case][3])
+  *rest, axes = CASES[case]
+  (expected, one), (got, many) = run(*rest, meshes.ONE), run(*rest, axes)
   memory = lambda program: program.memory_analysis().temp_size_in_bytes
-  _, what, shape, _ = CASES[case]
+  _, what, shape = rest
   scale = 4 if what == "decode" else 1
   count, height, width = shape[0] * shape[1], scale * shape[2], scale * shape[3]
   channels = SIZES["channels"]

@@ -111,8 +111,8 @@ def task(case, **fields):
   )
 
 
-def train(case, fields, axes):
-  """({part: what came of it}, the program), see PARTS."""
+def begin(case, fields, axes):
+  """(the task, the mesh, the state on it, its shardings, a batch, a key)."""
   what, mesh, batch = task(case, **fields), meshes.mesh(axes), case.batch()
   spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
   like = state_lib.abstract_state(what, TX, spec, mesh, meshes.RULES)
@@ -120,12 +120,31 @@ def train(case, fields, axes):
   params = meshes.randomised(like.params)
   start = lambda x: np.zeros(x.shape, x.dtype)
   state = jax.tree.map(start, like).replace(params=params, ema=params)
-  state = jax.device_put(state, lies)
+  batch = sharding.put_batch(batch, mesh, meshes.RULES)
+  return what, mesh, jax.device_put(state, lies), lies, batch, jax.random.key(1)
+
+
+def first(case, fields, axes):
+  """As `train`: loss and gradient of the first step, without an optimizer."""
+  what, mesh, state, lies, batch, key = begin(case, fields, axes)
+  key, batch = jax.random.fold_in(key, 0), {**batch, "step": np.int32(0)}
+  run = jax.jit(
+    jax.value_and_grad(lambda *args: what.loss(*args)[0]),
+    out_shardings=(sharding.replicated(mesh), lies.params),
+  )
+  with sharding.use_mesh(mesh, meshes.RULES):
+    program = run.lower(state.params, batch, key).compile()
+  loss, gradient = jax.device_get(program(state.params, batch, key))
+  return dict(losses=loss[None], gradient=gradient), program
+
+
+def train(case, fields, axes):
+  """({part: what came of it}, the program), see PARTS."""
+  what, mesh, state, lies, batch, key = begin(case, fields, axes)
   one = step_lib.make_step(
     what.loss, TX, 0.9, accumulate=case.accumulate, shardings=lies
   )
   run = step_lib.compile_step(one, lies, mesh, meshes.RULES)
-  batch, key = sharding.put_batch(batch, mesh, meshes.RULES), jax.random.key(1)
   program = run.lower(state, batch, key).compile()
   losses, norms, gradient = [], [], None
   for _ in range(STEPS):
