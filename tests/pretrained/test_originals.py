@@ -306,8 +306,8 @@ class Case:
 # what they lack, and the networks of SparseCtrl and AnimateDiff 3 are those of
 # tables/unet/test_sparse_control.py.
 SIMILAR = ("lvdm_short", "lvdm_interp", "videocrafter2_t2v", "latte_uncond")
-SIMILAR += ("latte_joint_images_uncond", "animatediff_v2", "animatediff_v3")
-SIMILAR += ("animatediff_sparsectrl_rgb",)
+SIMILAR += ("latte_joint_images_uncond", "animatediff_sparsectrl_rgb")
+SIMILAR += ("animatediff_v1", "animatediff_v2", "animatediff_v3")
 NAMES = sorted(ROWS, key=lambda name: name in SIMILAR)
 QUICK = [name for name in NAMES if name not in SIMILAR]
 compared = pytest.mark.parametrize("case", suite.choose(NAMES, *QUICK), indirect=True)
@@ -357,6 +357,12 @@ def test_weights_come_back_bit_for_bit(case):
   assert back.keys() == case.weights.keys()
   for name, x in case.weights.items():
     np.testing.assert_array_equal(back[name], x, strict=True)
+
+
+def test_only_animatediff_1_has_statistics_over_clips():
+  """As the outputs say, in the complete suite."""
+  norms = [ROWS[f"animatediff_v{i}"].module.config.norm_over for i in (1, 2, 3)]
+  assert norms == ["clip", "frame", "frame"]
 
 
 OTHERS = [name for name, row in ROWS.items() if row.other]

@@ -4,21 +4,23 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support import golden_files
+from tests.support import drawn
 from tests.support.published.folder import equal
 from vdm_jax import pretrained
 from vdm_jax.encoders import resampler
 from vdm_jax.models.unet import architectures, resampled, unet3d
 from vdm_jax.pretrained import folder, start
 from vdm_jax.pretrained.formats import files
+from vdm_jax.pretrained.tables.encoders import resampler as resampler_table
+from vdm_jax.pretrained.tables.unet import unet_openai
 
 UNET = unet3d.UNet3D(
   architectures.videocrafter2(
-    head_dim=16, image_keys=True, channels=(32, 64, 128, 128), layers=1
+    head_dim=4, image_keys=True, channels=(8,), layers=1, attention=(True,), groups=4
   )
 )
 RESAMPLER = resampler.Resampler(
-  depth=2, width=48, num_heads=3, head_dim=16, embedding=40, queries=5, features=24
+  depth=1, width=8, num_heads=1, head_dim=8, embedding=6, queries=5, features=1
 )
 BOTH = resampled.Resampled(UNET, RESAMPLER)
 PREFIXES = {UNET: "model.diffusion_model.", RESAMPLER: "image_proj_model."}
@@ -28,10 +30,14 @@ OTHERS = ("betas", "first_stage_model.encoder.conv_in.weight", "embedder.logit_s
 @pytest.fixture(scope="module")
 def parts():
   """{module: its state dict}."""
-  names = {UNET: "videocrafter1_i2v", RESAMPLER: "videocrafter1_resampler"}
-  return {
-    k: golden_files.weights(golden_files.read(name)[0]) for k, name in names.items()
-  }
+  out = {}
+  for module, table in {
+    UNET: unet_openai.TABLE,
+    RESAMPLER: resampler_table.TABLE,
+  }.items():
+    params = drawn.like(table.abstract_params(module, {}))
+    out[module] = pretrained.to_state_dict(module, params, table=table)
+  return out
 
 
 @pytest.fixture(scope="module")

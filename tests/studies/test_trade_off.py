@@ -20,7 +20,7 @@ SHAPE = (2, 4, 4, 4)
 SIGNALS = functools.partial(sample.class_signals, num_classes=2, per_class=1)
 TASK = LatentDiffusion(
   network=video_dit.VideoDiT(
-    out_channels=4, width=16, depth=2, num_heads=2, num_classes=2
+    out_channels=4, width=16, depth=2, num_heads=2, num_classes=2, layout=("spatial",)
   ),
   process=process.Flow(),
   prediction="velocity",
