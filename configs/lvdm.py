@@ -26,15 +26,13 @@ from vdm_jax.diffusion import guidance, long_video, loss, perturbation
 from vdm_jax.models.unet import architectures
 from vdm_jax.programs import chain, sample
 
-WINDOW = 4  # latents that prediction takes
-KEYS = 7  # latents that it makes: two windows that share one
 AUTOENCODER = dict(module=kl_video.KLVideo, time=3, frames_per_clip=None)
 BETAS = dict(beta_ends=(0.0015, 0.0155))
-# Latents between two that are predicted; shape of a window's latents.
+# Latents that prediction takes; latents from one of them to the next.
 SIZES = {
-  "full": dict(stride=4, shape=(WINDOW, 32, 32, 4)),
-  "digits": dict(stride=4, shape=(8, 4, 4, 8)),
-  "tiny": dict(stride=2, shape=(WINDOW, 4, 4, 8)),
+  "full": dict(window=4, stride=4),
+  "digits": dict(window=4, stride=4),
+  "tiny": dict(window=2, stride=2),
 }
 
 
@@ -50,8 +48,9 @@ def get_config(arg="short"):
     drawn = dict(wrappers=(unets.guide("full", 15.0),))
   else:
     cfg = unets.base("full", autoencoder=autoencoders.with_task(**AUTOENCODER))
-    network = unets.network("full", architectures.lvdm, max_frames=WINDOW)
-    trained, drawn = task(network), dict(wrappers=(), shape=SIZES["full"]["shape"])
+    window = SIZES["full"]["window"]
+    network = unets.network("full", architectures.lvdm, max_frames=window)
+    trained, drawn = task(network), dict(wrappers=(), shape=(window, 32, 32, 4))
   unets.denoiser(cfg, "full", network, trained, **drawn)
   return cfg
 
@@ -65,19 +64,21 @@ def task(network, **fields):
 
 def long(size):
   """Trains two networks, and makes videos with them in the place of samples."""
-  stride, shape = SIZES[size]["stride"], SIZES[size]["shape"]
-  latents = (KEYS - 1) * stride + 1
+  window, stride = SIZES[size]["window"], SIZES[size]["stride"]
+  keys = 2 * window - 1  # that prediction makes: two windows that share one
+  latents = (keys - 1) * stride + 1
   cfg = data(size, latents)
   heads = {} if size == "full" else dict(num_heads=2)
   network, filler = (
     unets.network(size, architectures.lvdm_long, max_frames=frames, **heads)
-    for frames in (WINDOW, stride + 1)
+    for frames in (window, stride + 1)
   )
   cfg.filler = filler
   noise = dict(perturbation=c.call(perturbation.KnownFrameNoise))
   predicting = task(network, mask_rates=dict(first=0.5), **noise)
   cfg.filling = c.replace(predicting, network=filler, mask_rates=dict(ends=0.9))
-  settings = dict(shape=(latents, *shape[1:]), wrappers=())
+  grid = (32, 32, 4) if size == "full" else (4, 4, 8)
+  settings = dict(shape=(latents, *grid), wrappers=())
   if size != "full":
     settings["preview"] = False  # it would be of neighbours
   unets.denoiser(cfg, size, network, predicting, **settings)
@@ -85,36 +86,31 @@ def long(size):
     cfg.train.loader, c.call(transforms.RandomFrameRate, fps=1.0, **cut)
   )
   between = windows(num_frames=stride + 1, intervals=(1,))
-  if size == "tiny":  # its convolutions over space and time are slow
-    cfg.autoencode.steps = cfg.autoencode.loader.batch_size = 4
-    cfg.autoencode.cadence.update(log=2, save=2)
   unets.train_also(cfg, "filler", task=cfg.filling, loader=between, init_from=c.DEFAULT)
-  apart = windows(num_frames=WINDOW, intervals=(stride,))
+  apart = windows(num_frames=window, intervals=(stride,))
   cfg.train = c.replace(cfg.train, loader=apart)
-  lengthen(cfg, size, stride, latents)
+  lengthen(cfg, size, keys, latents)
   return cfg
 
 
 def data(size, latents):
   """Clips long enough for the windows; the autoencoder learns from parts of them."""
-  part = 16 if size == "full" else 8
+  if size == "tiny":  # they are short
+    return unets.base(size)
   if size == "full":
     cfg = unets.base(size, autoencoder=autoencoders.with_task(**AUTOENCODER))
     cfg.train_clips.update(num_frames=64, frame_interval=1)
-  elif size == "tiny":
-    fields = dict(stride=(2, 4, 4), width=8, groups=4, latent_channels=8)
-    module = c.call(kl_video.KLVideo, **fields)
-    cfg = unets.base(size, module=module, num_frames=2 * latents)
   else:
     cfg = unets.base(size, num_frames=latents)
-  cut = c.call(transforms.SampleFrames, num_frames=part)
+  cut = c.call(transforms.SampleFrames, num_frames=16 if size == "full" else 8)
   parts = runs.transform_first(cfg.autoencode.loader, cut)
   cfg.autoencode = c.replace(cfg.autoencode, loader=parts)
   return cfg
 
 
-def lengthen(cfg, size, stride, latents):
-  """Few latents, each window from the last one of the one before; then all between."""
+def lengthen(cfg, size, keys, latents):
+  """`keys`, each window from the last of the one before; then all `latents` between."""
+  window, stride = SIZES[size]["window"], SIZES[size]["stride"]
   rolled = lambda plan, **fields: c.bind(
     long_video.rollout,
     sampler=cfg.sampler,
@@ -123,10 +119,10 @@ def lengthen(cfg, size, stride, latents):
       guidance.guide_by_known_frames, process=cfg.task.process, scale=1.1
     ),
   )
-  extended = rolled(long_video.extension_plan, window=WINDOW, overlap=1)
+  extended = rolled(long_video.extension_plan, window=window, overlap=1)
   between = dict(window=stride + 1, stride=stride)
   between = rolled(long_video.interpolation_plan, **between)
-  predicted = c.call(chain.Pass, num_frames=KEYS, sampler=extended, ts=cfg.ts)
+  predicted = c.call(chain.Pass, num_frames=keys, sampler=extended, ts=cfg.ts)
   own = dict(task=cfg.filling, weights="filler", known_stride=stride)
   filled = c.call(chain.Pass, num_frames=latents, sampler=between, ts=cfg.ts, **own)
   chained = c.call(chain.Chain, generator=cfg.generator, passes=(predicted, filled))

@@ -105,7 +105,7 @@ def train_decoder(cfg, size):
   names = {field.name for field in dataclasses.fields(kl_temporal.KLTemporal)}
   shared = {k: v for k, v in cfg.autoencoder.items() if k in names}
   cfg.video_autoencoder = c.call(kl_temporal.KLTemporal, **shared)
-  small = {} if size == "full" else dict(width=32, depth=1)
+  small = {} if size == "full" else dict(width=8 if size == "tiny" else 32, depth=1)
   cfg.decoding = c.replace(
     cfg.autoencode.task,
     autoencoder=cfg.video_autoencoder,
@@ -132,5 +132,7 @@ def train_decoder(cfg, size):
     trainable="^(autoencoder/(decoder|post_quant_conv)|discriminator)/",
     init_from=c.bind(inflate.inflate, folder=learnt, **begin),
   )
+  if size == "tiny":
+    cfg.train_decoder.loader.batch_size = 4
   cfg.stages = runs.insert(cfg.stages, "train_decoder", "encode")
   return cfg.video_autoencoder, "decoder"

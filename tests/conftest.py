@@ -1,5 +1,6 @@
 """Two fake CPU devices, one compilation cache, and the choice between the suites."""
 
+import ctypes
 import gc
 import os
 import pathlib
@@ -27,7 +28,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # the time of tracing a large U-Net.
 gc.set_threshold(50_000, 20, 100)
 
-PROGRAMS = 1000  # compiled ones that a worker keeps from file to file, 1.5 MB each
+MEMORY, PROGRAMS = 2 * 2**30, 200  # of a worker: bytes, and compiled programs
 PARITY = pathlib.Path(__file__).parent / "parity"  # needs the extra [originals]
 
 
@@ -73,14 +74,24 @@ def pytest_terminal_summary(terminalreporter, config):
     parity_table.write(folder, rows)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_programs_in_memory():
-  """After a file, a worker that holds many compiled programs lets all of them go."""
-  yield
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+  """A worker that holds much lets go of its compiled programs, 1.5 MB each."""
   jax = sys.modules.get("jax")
-  if jax and len(jax.devices()[0].client.live_executables()) > PROGRAMS:
+  if not jax or _resident() < MEMORY:
+    return
+  if len(jax.devices()[0].client.live_executables()) > PROGRAMS:
     jax.clear_caches()
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is freed
+    if trim:
+      trim(0)
+
+
+def _resident():
+  """Bytes of memory of this process; 0 where the system does not say."""
+  statm = pathlib.Path("/proc/self/statm")
+  return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
 
 
 @pytest.fixture(scope="session")

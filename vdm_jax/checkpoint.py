@@ -98,9 +98,11 @@ class Checkpointer:
       "data": _json(loader_state),
       "frozen_parts": self.frozen_parts,
     }
-    # Orbax refuses empty arrays.
+    # Orbax refuses empty arrays. A copy on the host: Orbax would compile one a shape.
     filled = {k: flat[k] for k in sorted(flat) if flat[k].size}
-    tree = _nest(filled | {SUMS: _summed(list(filled.values()))})
+    sums = _summed(list(filled.values()))
+    copied = {k: np.array(x) if _here(x) else x for k, x in filled.items()}
+    tree = _nest(copied | {SUMS: sums})
     self._manager.save(
       step,
       args=ocp.args.Composite(

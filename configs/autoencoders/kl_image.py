@@ -8,7 +8,7 @@ python -m vdm_jax.main --config=configs/autoencoders/kl_image.py \
 
 from configs.parts import autoencoders, runs
 from vdm_jax import config as c
-from vdm_jax.data import folders, sources
+from vdm_jax.data import folders, sources, transforms
 from vdm_jax.worlds.moving_digits import builder as moving_digits
 
 
@@ -23,7 +23,9 @@ def get_config(arg="full"):
     cfg.clips = c.call(folders.videos, path=data, num_frames=4, frame_interval=3)
   else:
     digits = c.call(moving_digits.build, data_dir=data, train_clips=100, test_clips=20)
-    cfg.clips = c.call(sources.Tfds, builder=digits, split="train")
+    whole = c.call(sources.Tfds, builder=digits, split="train")
+    frames = c.call(transforms.SampleFrames, num_frames=4)
+    cfg.clips = runs.transformed(whole, frames)
   cfg.autoencoder, cfg.task = autoencoders.with_task()
   crop = autoencoders.crop(256 if arg == "full" else 16)
   preview = runs.transformed(cfg.clips, *crop)

@@ -16,18 +16,18 @@ from vdm_jax.programs import job
 CAPTIONS = ("the bird", "the sea", "a bird")
 LENGTH, WIDTH = 12, 16
 PARTS = ("autoencoder", "text")
-SMALL = dict(channels=(8,), layers=1, groups=4)
+SMALL = dict(channels=(8,), attention=(False,), layers=1, groups=4)
 
 
 def text_to_image():
   cfg = tiny.get_config("configs.stable_diffusion", "raw")
-  cfg.network.config.update(attention=(True,), num_heads=2, **SMALL)
+  cfg.network.config.update(num_heads=2, **SMALL)
   return cfg
 
 
 def image_to_video():
   cfg = tiny.get_config("configs.videocrafter", "i2v-raw")
-  cfg.network.network.config.update(attention=(False,), head_dim=4, **SMALL)
+  cfg.network.network.config.update(head_dim=4, **SMALL)
   heads = dict(num_heads=1, head_dim=8)
   sizes = dict(width=8, embedding=16, features=WIDTH, queries=2, expansion=1)
   cfg.resampler.update(depth=1, **heads, **sizes)

@@ -44,8 +44,8 @@ def test_align_your_latents_trains_the_decoder_and_leaves_the_encoder(runs):
 def test_lvdm_predicts_and_fills_in(runs):
   cfg, workdir = runs("configs.lvdm")
   with np.load(workdir / "long" / sample.VIDEOS) as file:
-    assert file["video"].shape[1] == cfg.dataset.num_frames == 26
-  for folder, length in (("denoiser", 4), ("filler", 3)):
+    assert file["video"].shape[1] == 5
+  for folder, length in (("denoiser", 2), ("filler", 3)):
     params = checkpoint.restore_part(workdir / folder / "checkpoints", "ema")
     names = flax.traverse_util.flatten_dict(params, sep="/")
     places = {x.shape[0] for n, x in names.items() if "relative" in n}

@@ -130,8 +130,9 @@ def reconstruction_preview(job, params, key, *, task, source, count=8):
   """
   del job, key
   video = np.stack([source[i]["video"] for i in range(count)])
-  made = video_io.to_uint8(task.reconstruct(params, video))
-  return rearrange([video, np.asarray(made)], "two n t h w c -> (n two) t h w c")
+  pixels = lambda params, x: video_io.to_uint8(task.reconstruct(params, x))
+  made = np.asarray(jax.jit(pixels)(params, video))
+  return rearrange([video, made], "two n t h w c -> (n two) t h w c")
 
 
 def class_signals(*, num_classes, per_class):
