@@ -7,7 +7,6 @@ import dataclasses
 import math
 import re
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -89,7 +88,7 @@ def test_wrong_hyper_parameters_are_refused():
     kl_temporal.KLTemporal(channels=(8, 20), groups=8)
 
 
-# Levels, and what follows them: golden/svd_decoder.npz, golden/kl_image.npz.
+# golden/svd_decoder.npz and golden/kl_image.npz have the names of other levels.
 @pytest.mark.parametrize(
   "channels, patch, mid_layers",
   [((8,), 2, 1), *suite.only_complete(((8, 16), 2, 1), ((8, 16), 1, 2))],
@@ -103,19 +102,14 @@ def test_it_starts_as_the_decoder_of_images(channels, patch, mid_layers):
   shape = jnp.zeros((1, 1, 4, 4, 3))
   of_images = drawn.scaled(jax.eval_shape(images.init, key, shape))
   of_images["latents"]["scale"] += 2.0
-  flatten = flax.traverse_util.flatten_dict
 
   @jax.jit
-  def along_time():
-    """The parameters that no KLImage has; others are not compiled."""
-    new = flatten(nn.unbox(video.init(key, shape)), sep="/")
-    return {name: x for name, x in new.items() if re.search("/temp|time_", name)}
+  def start():
+    """Zeros where a KLImage has the parameter."""
+    own = lambda path, x: x if re.search("temp|time_", str(path)) else jnp.zeros_like(x)
+    return jax.tree.map_with_path(own, nn.unbox(video.init(key, shape)))
 
-  zeros = lambda x: np.zeros(x.shape, x.dtype)
-  params = jax.tree.map(zeros, nn.unbox(jax.eval_shape(video.init, key, shape)))
-  params = flatten(params, sep="/") | along_time()
-  params = flax.traverse_util.unflatten_dict(params, sep="/")
-  params = inflate.inflate(params, folder=of_images, rename=kl_temporal.FROM_IMAGES)
+  params = inflate.inflate(start(), folder=of_images, rename=kl_temporal.FROM_IMAGES)
   z = drawn.normal(2, 3, 4, 6, 3)
   expected = jax.jit(images.decode)(of_images, z)
   decode = jax.jit(video.decode)

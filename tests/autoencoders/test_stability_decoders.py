@@ -72,9 +72,9 @@ def videos():
   meta, z = golden_files.read("svd_decoder")
   decoder = kl_temporal.TemporalDecoder(kl_temporal.KLTemporal(**SIZES))
   clips = lambda x, t: jnp.array(rearrange(x, "(b t) c h w -> b t h w c", t=t))
-  frames = dict(out_dec=int(z["in_num_frames"]))
-  frames |= dict(suite.only_complete(("out_dec_single", 1)))  # the same code
-  pairs = [(clips(z["in_z"], t), clips(z[name], t)) for name, t in frames.items()]
+  five, one = ("out_dec", int(z["in_num_frames"])), ("out_dec_single", 1)
+  frames = [five, *suite.only_complete(one)]  # the same code
+  pairs = [(clips(z["in_z"], t), clips(z[name], t)) for name, t in frames]
   names = (*NAMES[:6], *ALONG_TIME, *NAMES[6:])
   weights = golden_files.weights(meta)
   return decoder, from_original(weights, decoder, pairs[0][0], names), pairs

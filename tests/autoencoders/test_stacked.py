@@ -6,19 +6,11 @@ import numpy as np
 from tests.support import drawn
 from vdm_jax.autoencoders import clip_tokens, kl_image, stacked
 
-OUTER = kl_image.KLImage(
-  channels=(8,), layers_per_block=1, groups=4, mid_layers=0, patch=2
-)
-INNER = clip_tokens.ClipTokens(
-  window=(2, 4, 4),
-  patch=(1, 4, 4),
-  num_tokens=1,
-  latent_channels=6,
-  pixel_channels=4,
-  width=8,
-  depths=(1, 1),
-  num_heads=2,
-)
+SMALL = dict(channels=(8,), layers_per_block=1, groups=4, mid_layers=0)
+OUTER = kl_image.KLImage(**SMALL, patch=2)
+SIZES = dict(num_tokens=1, latent_channels=6, pixel_channels=4, width=8, num_heads=2)
+WINDOW = dict(window=(2, 4, 4), patch=(1, 4, 4))
+INNER = clip_tokens.ClipTokens(depths=(1, 1), **WINDOW, **SIZES)
 BOTH = stacked.Stacked(outer=OUTER, inner=INNER)
 
 
@@ -37,13 +29,13 @@ def test_both_are_used_with_the_statistics_of_each():
   assert BOTH.stride == (2, 8, 8)
   video = drawn.normal(1, 4, 8, 8, 3)
   params = drawn.scaled(jax.eval_shape(BOTH.init, jax.random.key(0), video))
-  full = lambda n, *stats: dict(shift=np.full(n, stats[0]), scale=np.full(n, stats[1]))
-  params["outer"]["latents"] = full(4, 0.3, 0.2)
-  params["inner"]["latents"] = full(6, 0.1, 2.0)
+  params["inner"]["latents"] = {"shift": np.full(6, 0.1), "scale": np.full(6, 2.0)}
+  params["outer"]["latents"] = {"shift": np.full(4, 0.3), "scale": np.full(4, 0.2)}
   expected, found = ways(params, video)
-  for a, b in zip(found, expected, strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
+  )
   # Negative control: the outer statistics matter.
-  params["outer"]["latents"] = full(4, 0.0, 1.0)
+  params["outer"]["latents"] = {"shift": np.zeros(4), "scale": np.ones(4)}
   (other, _), (mean, _) = ways(params, video)
   assert np.abs(np.asarray(mean) - other).max() > 1e-2

@@ -23,30 +23,18 @@ TOKENS = clip_tokens.ClipTokens(
   depths=(1, 1),
   num_heads=2,
 )
+SMALL = dict(layers_per_block=1, groups=4, mid_layers=1)
+PATCHES = dict(patch=2, pixel_channels=1, latent_channels=3, mid_attention=False)
 AUTOENCODERS = {
-  "kl_image": kl_image.KLImage(
-    channels=(8, 16), layers_per_block=1, groups=4, mid_layers=1
-  ),
+  "kl_image": kl_image.KLImage(channels=(8, 16), **SMALL),
   "kl_image, patches, chunked": kl_image.KLImage(
-    channels=(8,),
-    layers_per_block=1,
-    groups=8,
-    patch=2,
-    mid_layers=1,
-    pixel_channels=1,
-    latent_channels=3,
-    mid_attention=False,
-    chunk=4,
+    channels=(8,), chunk=4, **SMALL, **PATCHES
   ),
-  "kl_temporal": kl_temporal.KLTemporal(
-    channels=(8,), layers_per_block=1, groups=4, patch=2, mid_layers=1
-  ),
+  "kl_temporal": kl_temporal.KLTemporal(channels=(8,), patch=2, **SMALL),
   "kl_video": kl_video.KLVideo(width=8, stride=(1, 2, 2), groups=4),
   "clip_tokens, four windows": TOKENS,
   "stacked": stacked.Stacked(
-    outer=kl_image.KLImage(
-      channels=(8, 16), layers_per_block=1, groups=4, mid_layers=1, mid_attention=False
-    ),
+    outer=kl_image.KLImage(channels=(8, 16), mid_attention=False, **SMALL),
     inner=dataclasses.replace(
       TOKENS,
       window=(3, 2, 3),
@@ -76,30 +64,6 @@ QUICK = ("kl_image", "kl_temporal", "kl_video", "clip_tokens, four windows")
 WITH_GRADIENTS = suite.choose(AUTOENCODERS, "kl_image", "clip_tokens, four windows")
 
 
-def both_ways(autoencoder, gradients):
-  """(params, stats, video) -> (gradients for the first two, (moments, decoded))."""
-
-  def loss(params, stats, video):
-    moments = autoencoder.encode(params, video)
-    latents = autoencoder.latents(measured_as(params, stats), moments, None)
-    decoded = autoencoder.decode(params, latents)
-    return jnp.square(decoded - video).mean(), (moments, decoded)
-
-  plain = lambda *args: (None, loss(*args)[1])
-  return jax.jit(jax.grad(loss, (0, 1), has_aux=True) if gradients else plain)
-
-
-def drawn_from(autoencoder):
-  """(params, moments, seed) -> 256 draws of the latents, and their mean."""
-
-  def draw(params, moments, seed):
-    keys = jax.random.split(jax.random.key(seed), 256)
-    one = lambda key: autoencoder.latents(params, moments, key)
-    return jax.vmap(one)(keys), one(None)
-
-  return jax.jit(draw)
-
-
 @pytest.fixture(scope="module", params=suite.choose(AUTOENCODERS, *QUICK))
 def case(request):
   """An autoencoder, compiled once, and what it gives for parameters without zeros."""
@@ -110,20 +74,35 @@ def case(request):
   scale = lambda x: 0.5 / math.sqrt(max(x.size // x.shape[-1], 4))
   fill = lambda x: scale(x) * rng.standard_normal(x.shape) + 0.05
   params = jax.tree.map(lambda x: fill(x).astype(x.dtype), spec)
-  full = lambda value, count: np.full(count, value, np.float32)
   if "outer" in params:
-    params["outer"]["latents"] = {"shift": full(0, 4), "scale": full(20, 4)}
+    params["outer"]["latents"] = {"shift": np.zeros(4), "scale": np.full(4, 20.0)}
   if isinstance(autoencoder, kl_video.KLVideo):  # no norm before its last layer
     last = params["decoder"]["conv_out"]
     params["decoder"]["conv_out"] = jax.tree.map(lambda x: np.float32(1e-3) * x, last)
   shape = inner(params)["latents"]["shift"].shape
-  stats = {"shift": full(0, shape), "scale": full(1, shape)}
+  stats = {"shift": np.zeros(shape), "scale": np.ones(shape)}
   params = measured_as(params, stats)
-  run = both_ways(autoencoder, request.param in WITH_GRADIENTS)
+
+  @jax.jit
+  def draw(params, moments, seed):
+    """256 draws of the latents, and their mean."""
+    keys = jax.random.split(jax.random.key(seed), 256)
+    one = lambda key: autoencoder.latents(params, moments, key)
+    return jax.vmap(one)(keys), one(None)
+
+  def loss(params, stats, video):
+    moments = autoencoder.encode(params, video)
+    latents = autoencoder.latents(measured_as(params, stats), moments, None)
+    decoded = autoencoder.decode(params, latents)
+    return jnp.square(decoded - video).mean(), (moments, decoded)
+
+  slopes = jax.grad(loss, (0, 1), has_aux=True)  # for params and stats
+  plain = lambda *args: (None, loss(*args)[1])
+  run = jax.jit(slopes if request.param in WITH_GRADIENTS else plain)
   grads, (moments, decoded) = jax.device_get(run(params, stats, video))
   found = dict(grads=grads, moments=moments, decoded=decoded)
   found |= dict(autoencoder=autoencoder, params=params, stats=stats, video=video)
-  return types.SimpleNamespace(**found, run=run, draw=drawn_from(autoencoder))
+  return types.SimpleNamespace(**found, run=run, draw=draw)
 
 
 def test_it_is_a_frozen_dataclass_without_arrays(case):
@@ -161,8 +140,8 @@ def test_measured_latents_have_unit_variance(case):
   measured = case.autoencoder.with_latent_statistics(case.params, iter(halves))
   z, means = jax.device_get(case.draw(measured, moments, 3))
   _, before = jax.device_get(case.draw(case.params, moments, 3))
-  stats = jax.device_get(inner(measured)["latents"])
-  spread = np.exp(moments.logvar) / np.square(stats["scale"])
+  scale = np.asarray(inner(measured)["latents"]["scale"])
+  spread = np.exp(moments.logvar) / np.square(scale)
   axes = tuple(range(means.ndim - 1))
   np.testing.assert_allclose(means.mean(axes), 0.0, atol=1e-4)
   np.testing.assert_allclose(means.var(axes) + spread.mean(axes), 1.0, atol=1e-4)
@@ -179,7 +158,6 @@ def test_decoding_undoes_the_statistics(case):
   """The video of a latent does not depend on how latents are normalised."""
   shape = case.stats["shift"].shape
   other = {"shift": np.full(shape, 2.0), "scale": np.linspace(0.5, 3.0, *shape)}
-  other = {name: x.astype(np.float32) for name, x in other.items()}
   _, (_, decoded) = case.run(measured_as(case.params, other), other, case.video)
   np.testing.assert_allclose(decoded, case.decoded, atol=1e-4)
   _, (_, crossed) = case.run(case.params, other, case.video)
@@ -189,10 +167,9 @@ def test_decoding_undoes_the_statistics(case):
 @pytest.mark.parametrize("case", WITH_GRADIENTS, indirect=True)
 def test_gradients_reach_the_weights_and_not_the_statistics(case):
   weights, stats = case.grads
-  stats = stats, inner(weights)["latents"]
-  assert not any(np.any(x) for x in jax.tree.leaves(stats))
-  weights = measured_as(weights, {})
-  reached = [np.abs(x).max() for x in jax.tree.leaves(weights)]
+  for x in jax.tree.leaves((stats, inner(weights)["latents"])):
+    assert not np.any(x)
+  reached = [np.abs(x).max() for x in jax.tree.leaves(measured_as(weights, {}))]
   assert np.isfinite(reached).all() and np.mean(np.array(reached) > 0) > 0.9
 
 
@@ -200,12 +177,11 @@ def test_sizes_off_the_stride_are_refused_with_the_nearest(case):
   autoencoder, params, video = case.autoencoder, case.params, case.video
   for axis, name in ((2, "height"), (3, "width")):
     stride = autoencoder.stride[axis - 1]
-    odd = np.delete(video, 0, axis)
     legal = video.shape[axis]
     near = f"{legal - stride} and {legal}"
     expected = f"{name}={legal - 1} must be a multiple of {stride} .*nearest: {near}"
     with pytest.raises(ValueError, match=expected):
-      autoencoder.encode(params, odd)
+      autoencoder.encode(params, np.delete(video, 0, axis))
   with pytest.raises(ValueError, match="must be .B, T, H, W, "):
     autoencoder.encode(params, video[0])
   with pytest.raises(ValueError, match="latents of shape"):

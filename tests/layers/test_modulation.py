@@ -23,10 +23,10 @@ class Modulated(nn.Module):
 def start(kind, emb):
   """(apply(parameters of the modulation, emb), initial parameters)."""
   module = Modulated(kind)
-  boxed = jax.jit(module.init)(jax.random.key(0), emb)
-  params = nn.meta.unbox(jax.device_get(boxed))["params"]["modulation"]
+  boxed = jax.device_get(jax.jit(module.init)(jax.random.key(0), emb))
   variables = lambda params: {"params": {"modulation": params}}
   run = jax.jit(lambda params, emb: module.apply(variables(params), emb))
+  params = nn.meta.unbox(boxed)["params"]["modulation"]
   return lambda *args: jax.device_get(run(*args)), params
 
 
@@ -36,8 +36,7 @@ def test_a_block_of_its_own_starts_as_nothing_and_is_linear():
   parts = apply(params, emb)
   np.testing.assert_array_equal(parts, np.zeros((NUM, 2, 3, 1, WIDTH)))
   kernel, bias = drawn.normal(WIDTH, NUM * WIDTH), drawn.normal(NUM * WIDTH)
-  params = {"kernel": kernel, "bias": bias}
-  parts = apply(params, emb)
+  parts = apply({"kernel": kernel, "bias": bias}, emb)
   expected = (emb @ kernel + bias).reshape(2, 3, NUM, 1, WIDTH)
   np.testing.assert_allclose(parts[2], expected[:, :, 2], rtol=1e-5)
 

@@ -66,15 +66,9 @@ def by_loops(q, k, v, near, far, reach, transposed):
 @pytest.mark.parametrize("relative", ["relative", "transposed"])
 def test_relative_positions_are_those_of_loops(relative):
   length, heads, dim, reach = 5, 2, 4, 2
-  rng = np.random.default_rng(3)
-  module = frame_attention.UNetAttention(
-    heads,
-    dim,
-    relative=relative,
-    max_distance=reach,
-    fused_qkv=relative == "transposed",
-  )
-  x = rng.standard_normal((length, heads * dim)).astype(np.float32)
+  options = dict(max_distance=reach, fused_qkv=relative == "transposed")
+  module = frame_attention.UNetAttention(heads, dim, relative=relative, **options)
+  x = drawn.normal(length, heads * dim, seed=3)
   params = drawn.params(module, x, scale=1.0)
   with jax.default_matmul_precision("highest"):
     apply = jax.jit(lambda params: module.apply({"params": params}, x))
