@@ -65,9 +65,8 @@ NETWORKS = {
 }
 
 
-# In the quick suite others are compared with recorded outputs of their originals, of
-# batches of two, by tests/pretrained, serial blocks with a formula by
-# tests/models/transformer; tests/tasks/test_unet_training.py trains U-Nets.
+# Quick tests compare others with recorded outputs (tests/pretrained) or, serial blocks,
+# with a formula (tests/models/transformer), and train U-Nets (tests/tasks).
 QUICK = "image, adaLN-single, text", "parallel, all tokens"
 
 

@@ -61,16 +61,14 @@ def gaussian(process, prediction, mean=MEAN, std=STD):
   return denoise
 
 
-# In the quick suite: a process with each sampler, every process with one, and there all
-# predictions, "v" elsewhere. Recorded trajectories of all but Heun are DDPM's.
+# In the quick suite: Flow with each sampler, every process with DDIM, EDM of every
+# prediction, "v" of the others. Recorded trajectories, of all but Heun, are DDPM's.
+HEUN = "heun", "ddpm-linear"
 PAIRS = [
   (kind, name)
   for kind in SAMPLERS
   for name in PROCESSES
-  if suite.is_complete()
-  or name == "flow"
-  or kind == "ddim"
-  or (kind, name) == ("heun", "ddpm-linear")
+  if suite.is_complete() or name == "flow" or kind == "ddim" or (kind, name) == HEUN
 ]
 
 
@@ -122,7 +120,9 @@ def run(kind, name):
   return lambda ts: np.asarray(compiled(ts))
 
 
-@each_sampler
+@pytest.mark.parametrize(
+  "kind", suite.choose(SAMPLERS, "ddim with noise", "dpm-solver", "unipc")
+)
 def test_a_matrix_of_equal_columns_is_the_grid_to_the_bit(kind):
   ts = 0.5 + 0.5 * GRID
   sample = run(kind, "flow")

@@ -73,13 +73,11 @@ def test_a_task_puts_it_outside_of_given_and_in_a_rollout_it_holds():
     more = dict(sampler=sampler, wrappers=wrappers)
     return known_frames.sample(Network(), known, mask, **more)
 
-  def run(first):
-    kinds = (), (d.hold_known, guide), (bound, guide)
-    short = [sampled(first, 4, wrappers, ddim.ddim) for wrappers in kinds]
-    return short, [sampled(first, 6, (), sampler) for sampler in (rollout, guided)]
-
-  found = jax.tree.map(np.asarray, jax.jit(run)(KNOWN[:, :1]))
-  (plain, out, as_bound), (without, held) = found
+  kinds = (), (d.hold_known, guide), (bound, guide)
+  short = lambda x: [sampled(x, 4, wrappers, ddim.ddim) for wrappers in kinds]
+  longer = lambda x: [sampled(x, 6, (), sampler) for sampler in (rollout, guided)]
+  run = jax.jit(lambda x: short(x) + longer(x))
+  plain, out, as_bound, without, held = map(np.asarray, run(KNOWN[:, :1]))
   np.testing.assert_array_equal(out[:, 0], KNOWN[:, 0])
   assert np.abs(out - plain).max() > 1e-2
   np.testing.assert_array_equal(out, as_bound)

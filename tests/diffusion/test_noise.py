@@ -18,43 +18,44 @@ KEY = jax.random.key(0)
 SHAPE = (1, 12, 60, 60, 4)
 
 
-def correlation(fn, shape=SHAPE):
-  """([T, T] between frames, over all their values; what else `fn` gives)."""
-  eps, more = jax.tree.map(np.asarray, jax.jit(lambda key: fn(key, shape))(KEY))
+def correlation(eps, shape=SHAPE):
+  """[T, T] between frames, over all their values."""
   assert eps.shape == shape
-  frames = np.moveaxis(eps, 1, 0).reshape(shape[1], -1)
+  frames = np.moveaxis(np.asarray(eps), 1, 0).reshape(shape[1], -1)
   np.testing.assert_allclose(frames.std(axis=1), 1.0, atol=0.03)
   np.testing.assert_allclose(frames.mean(axis=1), 0.0, atol=0.04)
-  return np.corrcoef(frames), more
+  return np.corrcoef(frames)
 
 
 def test_shared_noise_correlates_by_its_fraction():
   expected = np.where(np.eye(12), 1.0, 0.3)
-  out, _ = correlation(lambda *args: (noise.mixed(*args, fraction=0.3), None))
+  out = correlation(jax.jit(lambda k: noise.mixed(k, SHAPE, fraction=0.3))(KEY))
   np.testing.assert_allclose(out, expected, atol=0.04)
 
 
 def test_progressive_noise_is_autoregressive():
   i = np.arange(12)
   expected = 0.8 ** np.abs(i[:, None] - i)
-  draw = functools.partial(noise.progressive, correlation=0.8)
-  out, _ = correlation(lambda *args: (draw(*args), None))
+  draw = jax.jit(lambda k: noise.progressive(k, SHAPE, correlation=0.8))
+  out = correlation(draw(KEY))
   np.testing.assert_allclose(out, expected, atol=0.04)
 
 
 @pytest.mark.parametrize("num_frames", [11, 4, 3, *suite.only_complete(12)])
 def test_free_noise_repeats_the_first_window_shuffled(num_frames):
-  def both(key, shape):
+  @jax.jit
+  def both(key):
     order = noise.free_noise_order(key, num_frames, 4, 2)
     return noise.free_noise(key, shape, window=4, stride=2), order
 
-  out, order = correlation(both, (1, num_frames, *SHAPE[2:]))
+  shape = 1, num_frames, *SHAPE[2:]
+  eps, order = map(np.asarray, both(KEY))
   np.testing.assert_array_equal(order[:4], range(4)[:num_frames])
   for start in range(4, num_frames, 2):  # the same two as a window before
     new, old = order[start : start + 2], order[start - 4 : start - 2]
     assert set(new) <= set(old) and len(set(new)) == len(new)
   expected = (order[:, None] == order).astype(float)
-  np.testing.assert_allclose(out, expected, atol=0.04)
+  np.testing.assert_allclose(correlation(eps, shape), expected, atol=0.04)
 
 
 def test_free_noise_is_a_shuffle():

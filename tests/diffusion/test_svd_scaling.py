@@ -90,10 +90,6 @@ def paths(process, prediction, scale, z):
   return np.stack(states)
 
 
-def compiled(fn, z):
-  return jax.tree.map(np.asarray, jax.jit(fn)(z))
-
-
 def ours(z):
   t = np.ones((1, FRAMES))
   vector = embeddings.sinusoid(z["in_ids"], 256)
@@ -109,7 +105,7 @@ def ours(z):
 
 
 def test_every_recorded_array_is_the_originals(recorded, record_property):
-  found = compiled(ours, recorded)
+  found = jax.tree.map(np.asarray, jax.jit(ours)(recorded))
   found["out_euler"] = paths(PROCESS, "v", RISING, recorded)
   assert found.keys() == {k for k in recorded if k.startswith("out_")}
   errors = errors_of(found, recorded)
@@ -133,7 +129,7 @@ def test_other_settings_are_seen(recorded, record_property):
     "out_denoised": denoised(half, "edm", z),
     "out_vector": rearrange(shifted(z["in_ids"]), "b k d -> b (k d)"),
   }
-  other = compiled(other, recorded)
+  other = jax.tree.map(np.asarray, jax.jit(other)(recorded))
   other["out_euler"] = paths(PROCESS, "v", flat, recorded)
   del other["out_c_noise"]  # log(sigma) / 4 in either
   errors = errors_of(other, recorded)

@@ -153,8 +153,9 @@ def test_the_best_variance_is_found():
     return jax.vmap(bits)(jnp.asarray(grid, float)), *scales, *before, var, low
 
   t = np.full((1, 1), 3.0, np.float32)
-  bits, *terms = run(*drawn.normal(2, 1, 1, 64, 64, 4), t)
-  alpha, sigma, alpha_s, _, var, low = (np.float64(x) for x in terms)
+  bits, _, sigma, alpha_s, _, var, low = (
+    np.float64(x) for x in run(*drawn.normal(2, 1, 1, 64, 64, 4), t)
+  )
   # Var(x_s | x_t) = var + coef^2 Var(x0 | x_t), coef that of x0 in the mean.
   coef = alpha_s * var / sigma**2
   share = np.log((low + coef**2 * sigma**2) / low) / np.log(var / low)

@@ -154,15 +154,11 @@ def test_positions_are_those_of_the_whole_video():
 def test_a_causal_denoiser_sees_the_past_and_nothing_else():
   x_t, t = case(p.Flow())
   full, causal = WORLD.denoiser(p.Flow()), WORLD.causal_denoiser(p.Flow())
-
-  @jax.jit
-  def run(x, t):
-    """And the last frame of the full denoiser of the video cut after two and four."""
-    cuts = [full(x[:, :n], t[:, :n], None).x0[:, -1] for n in (2, 4)]
-    return causal(x, t, None).x0, jnp.stack(cuts, axis=1)
-
-  out, cut = map(np.asarray, run(x_t, t))
-  np.testing.assert_allclose(out[:, [1, 3]], cut, rtol=1e-9)
+  # Of the full denoiser the last frame of the video cut after two and after four.
+  last = lambda x, t: [full(x[:, :n], t[:, :n], None).x0[:, -1] for n in (2, 4)]
+  run = jax.jit(lambda x, t: (causal(x, t, None).x0, last(x, t)))
+  out, cut = jax.tree.map(np.asarray, run(x_t, t))
+  np.testing.assert_allclose(out[:, [1, 3]].swapaxes(0, 1), cut, rtol=1e-9)
   x_t[:, 3] += 1.0
   t[:, 4] *= 0.5
   later = np.asarray(run(x_t, t)[0])
@@ -197,13 +193,10 @@ def test_the_flow_map_composes_and_is_solved_and_carries_the_distribution():
   x, _ = case(p.Flow())
   ts, denoise = np.linspace(0.8, 0.1, 129), WORLD.denoiser(p.Flow())
   flow = functools.partial(WORLD.probability_flow, p.Flow())
-
-  @jax.jit
-  def run(x, key):
-    solved = heun.heun(denoise, p.Flow(), x, ts, None, key)
-    return flow(x, 0.8, 0.1), flow(flow(x, 0.8, 0.4), 0.4, 0.1), solved
-
-  there, composed, solved = map(np.asarray, run(x, jax.random.key(0)))
+  solve = lambda x, key: heun.heun(denoise, p.Flow(), x, ts, None, key)
+  twice = lambda x: flow(flow(x, 0.8, 0.4), 0.4, 0.1)
+  run = lambda x, key: (flow(x, 0.8, 0.1), twice(x), solve(x, key))
+  there, composed, solved = compiled(run, x, jax.random.key(0))
   np.testing.assert_allclose(composed, there, rtol=1e-9)
   np.testing.assert_allclose(solved, there, atol=1e-4)
   assert np.abs(solved - x).max() > 0.1

@@ -71,18 +71,17 @@ def test_the_regression_is_tweedies(process):
 @each_process
 def test_the_smoother_is_the_regression(process):
   x, t = case(process)
+  cond = Conditioning(positions=np.array([[0, 1, 2, 5, 6, 20]]))
 
   @jax.jit
   def run(transition, t):
-    """The regression and the smoother, of frames that lie apart."""
     world = ld.LinearDynamics(transition, NEW, WORLD.initial)
-    cond = Conditioning(positions=jnp.asarray([[0, 1, 2, 5, 6, 20]]))
     makes = world.denoiser, world.kalman_denoiser
-    return jnp.stack([make(process)(x, t, cond).x0 for make in makes])
+    return [make(process)(x, t, cond).x0 for make in makes]
 
   joint, smooth = np.asarray(run(TURN, t))
   np.testing.assert_allclose(smooth, joint, rtol=1e-9, atol=1e-9)
-  assert np.abs(np.asarray(run(TURN.T, t))[1] - joint).max() > 1e-2
+  assert np.abs(run(TURN.T, t)[1] - joint).max() > 1e-2
   t[:, 2] = 0.0  # clean frames: what sigma = FLOOR leaves of double precision
   joint, smooth = np.asarray(run(TURN, t))
   np.testing.assert_allclose(smooth, joint, atol=1e-5)
