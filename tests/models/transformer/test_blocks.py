@@ -25,6 +25,7 @@ T = RNG.uniform(0, 1000, (2, 3)).astype(np.float32)
 # What blocks read: tokens, the time's embedding, places in time.
 HIDDEN, EMB, PLACES = drawn.normals((2, 3, 4, 16), (2, 3, 16), (2, 3, 1, 16))
 SIGNALS = inputs.Signals(emb=EMB)
+BOTH = ("spatial", "temporal")
 BLOCK = dict(num_heads=4, mlp_ratio=2.0, modulation="block", **FLOAT32)
 
 
@@ -128,21 +129,11 @@ def test_blocks_of_variants_3_and_4_compute_the_papers_formula(kind, other):
   assert np.abs(out - wrong).max() > 0.1
 
 
-def two_layers(
-  layout=("spatial", "temporal"),
-  fusion="interleaved",
-  signals=SIGNALS,
-  time=PLACES,
-  remat=False,
-  unroll=1,
-  **block,
-):
+def two_layers(layout=BOTH, fusion="interleaved", rest=(SIGNALS, PLACES), **fields):
   """(parameters as shapes, (params, axes) -> tokens after two layers of each kind)."""
-  rest = dict(num_layers=2, remat=remat, unroll=unroll, block=BLOCK | block)
-  stack = dit_blocks.BlockStack(layout, fusion, **rest)
-  call = lambda method, first, axes=("spatial", "temporal"): method(
-    first, HIDDEN, signals, time, axes
-  )
+  fields = dict(num_layers=2, remat=False, unroll=1, block=BLOCK) | fields
+  stack = dit_blocks.BlockStack(layout, fusion, **fields)
+  call = lambda method, first, axes=BOTH: method(first, HIDDEN, *rest, axes)
   shapes = jax.eval_shape(functools.partial(call, stack.init), jax.random.key(0))
   run = lambda params, *axes: call(stack.apply, {"params": params}, *axes)
   return nn.meta.unbox(shapes)["params"], run
@@ -169,7 +160,7 @@ ORDERS = {
 
 def test_late_fusion_is_the_same_blocks_in_another_order():
   """The blocks one by one, by hand; places in time before the first temporal one."""
-  stacks = {fusion: two_layers(("spatial", "temporal"), fusion) for fusion in ORDERS}
+  stacks = {fusion: two_layers(fusion=fusion) for fusion in ORDERS}
   assert stacks["late"][0] == stacks["interleaved"][0]
   params = drawn.like(stacks["late"][0])
 
@@ -242,17 +233,16 @@ REMATS = {
   "temporal": (
     dict(
       layout=("temporal",),
-      modulation="shared",
-      signals=inputs.Signals(np.tile(EMB, 6), positions=np.array([[0, 2, 3]])),
-      time=None,
+      block=BLOCK | dict(modulation="shared"),
+      rest=(inputs.Signals(np.tile(EMB, 6), positions=np.array([[0, 2, 3]])), None),
     ),
     dict(remat="dots"),
   ),
   "spatial": (
     dict(
       layout=("spatial",),
-      modulation="tokens",
-      signals=inputs.Signals(None, text=(HIDDEN[:, 0], np.arange(4) < [[2], [4]])),
+      block=BLOCK | dict(modulation="tokens"),
+      rest=(inputs.Signals(None, text=(HIDDEN[:, 0], np.arange(4) < [[2], [4]])), None),
     ),
     dict(remat=True, unroll=2),
   ),

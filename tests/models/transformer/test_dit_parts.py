@@ -11,7 +11,7 @@ from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks
 
 ONE_FRAME = 4 * 64 * 9  # bytes of 9 places in a perceptron of 64 features
-
+BOTH = ("spatial", "temporal")
 CASES = {
   "interleaved": dict(),
   "rotary": dict(rotary=True, modulation="shared"),
@@ -23,14 +23,7 @@ CASES = {
 }
 
 
-def draw(
-  frames=4,
-  layout=("spatial", "temporal"),
-  modulation="block",
-  rotary=False,
-  text=False,
-  remat=False,
-):
+def draw(frames=4, layout=BOTH, modulation="block", rotary=False, text=False, **fields):
   """(a stack of one block of each kind, random parameters, what it is called with)."""
   width = 16
   x, emb, words, time = drawn.normals(
@@ -45,9 +38,8 @@ def draw(
     text=(words, np.arange(5) < [[5], [3]]) if text else None,
   )
   block = dict(num_heads=2, mlp_ratio=4.0, modulation=modulation)
-  stack = blocks.BlockStack(
-    layout, "interleaved", num_layers=1, remat=remat, unroll=1, block=block
-  )
+  fields = dict(num_layers=1, remat=False, unroll=1, block=block) | fields
+  stack = blocks.BlockStack(layout, "interleaved", **fields)
   args = x, signals, None if rotary else time, tuple(blocks.AXES)
   shapes = jax.eval_shape(lambda key: stack.init(key, *args), jax.random.key(0))
   return stack, drawn.like(shapes["params"], scale=0.2), args
