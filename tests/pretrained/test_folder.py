@@ -8,6 +8,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from experiments.parity import memory
+from tests.support import suite
 from tests.support.published import pipelines
 from tests.support.published.folder import RULES, content, equal
 from vdm_jax import pretrained, sharding
@@ -38,7 +39,7 @@ def test_a_module_may_be_given(theirs):
     pretrained.load(theirs, module=module.clone(depth=2))
 
 
-@pytest.mark.parametrize("limit", [1, 200, chunks.LIMIT])
+@pytest.mark.parametrize("limit", [1, *suite.only_complete(200), chunks.LIMIT])
 @pytest.mark.parametrize("axis", ["fsdp", "tensor"])
 def test_each_device_gets_its_part(theirs, monkeypatch, axis, limit):
   monkeypatch.setattr(chunks, "LIMIT", limit)
