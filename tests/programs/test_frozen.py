@@ -24,7 +24,9 @@ from vdm_jax.tasks import latent_diffusion
 LENGTH, WIDTH, CLIPS = 16, 16, 6
 CAPTIONS = ["", "a bird over the sea", "the dog runs", "two people"]
 RULES = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("conv_out", "fsdp"))
-AUTOENCODER = kl_image.KLImage(channels=(4, 8), groups=2, layers_per_block=1)
+AUTOENCODER = kl_image.KLImage(
+  channels=(4,), groups=2, layers_per_block=1, mid_layers=1, mid_attention=False
+)
 
 
 def autoencoder_params():
