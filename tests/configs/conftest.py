@@ -6,14 +6,13 @@ import pytest
 
 from configs import quickstart
 from tests.configs import tiny
+from tests.support import suite
 from tests.support import tiny_digits as begun
 from vdm_jax import compiler
 from vdm_jax.programs import job
 
 FOLDERS = dict(prepare="data", autoencode="autoencoder", encode="latents")
-# A step compiles in two thirds of the time, but the gradient of a convolution with a
-# stride takes thirty times as long.
-UNOPTIMIZED = dict(xla_backend_optimization_level=0)
+# Stages with gradients of convolutions that stride, see suite.UNOPTIMIZED.
 STRIDED = ("autoencode", "train_decoder")
 
 
@@ -40,7 +39,8 @@ def runs(tiny_digits, tmp_path_factory):
       for stage in cfg.stages:
         with pytest.MonkeyPatch.context() as patch:
           if stage not in STRIDED:
-            patch.setattr(compiler, "PRESETS", dict(none=UNOPTIMIZED, cpu=UNOPTIMIZED))
+            fast = dict.fromkeys(("none", "cpu"), suite.UNOPTIMIZED)
+            patch.setattr(compiler, "PRESETS", fast)
           job.run_stages(cfg, (stage,), workdir)
       made[name] = cfg, workdir
     return made[name]

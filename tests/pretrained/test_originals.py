@@ -273,7 +273,11 @@ class Case:
     self.name, self.weights = name, golden_files.weights(meta)
     self.module = module or self.row.module
 
-    @functools.partial(jax.jit, static_argnames="time_positions")
+    @functools.partial(
+      jax.jit,
+      static_argnames="time_positions",
+      compiler_options=suite.UNOPTIMIZED,
+    )
     def apply(params, *args, **fields):
       return self.module.clone(**fields).apply(params, *args)
 

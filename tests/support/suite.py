@@ -7,6 +7,9 @@ every worker; programs that a test starts inherit it.
 import os
 
 VARIABLE = "VDM_JAX_COMPLETE_TESTS"
+# Of jax.jit's compiler_options. A large program compiles in two thirds of the time, but
+# the gradient of a convolution with a stride takes thirty times as long.
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
 def is_complete():
