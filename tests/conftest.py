@@ -94,6 +94,13 @@ def _resident():
   return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
 
 
+@pytest.fixture(scope="module")
+def unoptimized():
+  """Programs of a file's tests compile sooner and are slower, see support/suite.py."""
+  with suite.unoptimized():
+    yield
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
   """(name, make) -> a folder made once for all workers, see support/shared.py."""

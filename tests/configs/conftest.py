@@ -1,5 +1,6 @@
 """Tiny runs that the tests of a file share."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -8,11 +9,10 @@ from configs import quickstart
 from tests.configs import tiny
 from tests.support import suite
 from tests.support import tiny_digits as begun
-from vdm_jax import compiler
 from vdm_jax.programs import job
 
 FOLDERS = dict(prepare="data", autoencode="autoencoder", encode="latents")
-# Stages with gradients of convolutions that stride, see suite.UNOPTIMIZED.
+# With gradients of convolutions that stride, see suite.unoptimized.
 STRIDED = ("autoencode", "train_decoder")
 
 
@@ -37,10 +37,8 @@ def runs(tiny_digits, tmp_path_factory):
       folders = [FOLDERS.get(stage) or cfg[stage].folder for stage in stages]
       begun.begin(source, workdir, folders)
       for stage in cfg.stages:
-        with pytest.MonkeyPatch.context() as patch:
-          if stage not in STRIDED:
-            fast = dict.fromkeys(("none", "cpu"), suite.UNOPTIMIZED)
-            patch.setattr(compiler, "PRESETS", fast)
+        strided = stage in STRIDED
+        with contextlib.nullcontext() if strided else suite.unoptimized():
           job.run_stages(cfg, (stage,), workdir)
       made[name] = cfg, workdir
     return made[name]

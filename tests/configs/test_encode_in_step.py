@@ -13,6 +13,8 @@ from vdm_jax import pretrained, sharding
 from vdm_jax.aot import programs
 from vdm_jax.programs import job
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 CAPTIONS = ("the bird", "the sea", "a bird")
 LENGTH, WIDTH = 12, 16
 PARTS = ("autoencoder", "text")

@@ -11,6 +11,8 @@ from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.transformer import blocks, video_dit
 from vdm_jax.models.unet import architectures, unet3d
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 B, C, C_OUT = 2, 3, 5
 SHAPES = [(B, 3, 4, 6, C), (B, 1, 6, 2, C)]  # one network, any clip
 LABEL = Conditioning(vectors={"label": jnp.array([0, 3])})

@@ -18,6 +18,8 @@ from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import ancestral, ddim, dpm_solver, euler, heun, unipc
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # The sampler, and the steps it needs. Drawing noise anew loses a little of the
 # deviation in each step, in proportion to its length; solvers in log SNR see a long
 # last step in DDPM's grids.

@@ -21,6 +21,8 @@ from vdm_jax.tasks.latent_diffusion import LatentDiffusion
 from vdm_jax.training import state as state_lib
 from vdm_jax.training import step as step_lib
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 DIT = VideoDiT(out_channels=3, patch=2, width=16, depth=4, num_heads=2)
 SPATIAL = lora.Lora(DIT, "spatial/attention", rank=3, scale=0.7)
 BOTH = lora.Lora(SPATIAL, "temporal/.*qkv|patchify", rank=2, scale=-1.3)

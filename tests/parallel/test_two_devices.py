@@ -7,6 +7,8 @@ import pytest
 
 from tests.parallel import decode_cases, meshes, sample_cases, train_cases
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TOLERANCE = 1e-5
 FIELDS = dict(num_classes=3, width=16, num_heads=2, layout=("temporal",), depth=1)
 CASE = train_cases.Case(frames=2, side=4)

@@ -16,6 +16,8 @@ from vdm_jax.pipelines import inputs, load, pipeline
 from vdm_jax.pretrained.schedulers import schedulers
 from vdm_jax.tasks import latent_diffusion
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 WIDTH, FRAMES = 8, 2
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 OTHER = 255 - PICTURE

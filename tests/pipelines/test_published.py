@@ -15,6 +15,8 @@ from tests.support import suite
 from tests.support.published import pipelines as recorded
 from vdm_jax.encoders import clip_pixels
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -26,6 +26,8 @@ from vdm_jax.models.unet import architectures
 from vdm_jax.models.unet.unet3d import UNet3D
 from vdm_jax.pretrained import state_dict
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SD = dict(channels=(32, 64, 128, 128), layers=1)
 PLAIN = dict(channels=(32, 64, 96, 128), layers=1)
 MOTION = dict(channels=(32, 64, 64, 64), num_heads=4)
@@ -273,11 +275,7 @@ class Case:
     self.name, self.weights = name, golden_files.weights(meta)
     self.module = module or self.row.module
 
-    @functools.partial(
-      jax.jit,
-      static_argnames="time_positions",
-      compiler_options=suite.UNOPTIMIZED,
-    )
+    @functools.partial(jax.jit, static_argnames="time_positions")
     def apply(params, *args, **fields):
       return self.module.clone(**fields).apply(params, *args)
 

@@ -15,6 +15,8 @@ from tests.support.published import case as cases
 from tests.support.published import recorded, rows
 from vdm_jax import pretrained
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # In the quick suite tests/pipelines compares samples of these, and their numbers of
 # heads are read by the code that reads those of UNet2DConditionModel.
 SAMPLED = ("UNetSpatioTemporalConditionModel", "I2VGenXLUNet")

@@ -21,6 +21,8 @@ from vdm_jax.programs import embed, encode, frozen, train
 from vdm_jax.programs import job as job_lib
 from vdm_jax.tasks import latent_diffusion
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LENGTH, WIDTH, CLIPS = 16, 16, 6
 CAPTIONS = ["", "a bird over the sea", "the dog runs", "two people"]
 RULES = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("conv_out", "fsdp"))

@@ -4,12 +4,10 @@ tests/conftest.py sets the environment variable before any test module is import
 every worker; programs that a test starts inherit it.
 """
 
+import contextlib
 import os
 
 VARIABLE = "VDM_JAX_COMPLETE_TESTS"
-# Of jax.jit's compiler_options. A large program compiles in two thirds of the time, but
-# the gradient of a convolution with a stride takes thirty times as long.
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
 def is_complete():
@@ -36,3 +34,18 @@ def choose(cases, *quick):
   if missing:
     raise ValueError(f"quick={quick} has {sorted(missing)}, not among {list(cases)}.")
   return list(cases) if is_complete() else list(quick)
+
+
+@contextlib.contextmanager
+def unoptimized():
+  """Programs compile in two thirds of the time and are slower.
+
+  The gradient of a convolution with a stride takes thirty times as long.
+  """
+  import jax
+
+  jax.config.update("jax_disable_most_optimizations", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", False)

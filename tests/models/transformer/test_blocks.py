@@ -14,6 +14,8 @@ from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks as dit_blocks
 from vdm_jax.models.transformer import video_dit
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 tiny = functools.partial(
   video_dit.VideoDiT, out_channels=3, patch=2, width=16, depth=4, num_heads=2
 )

@@ -10,6 +10,8 @@ from vdm_jax.layers.cpu import blocking
 from vdm_jax.models import inputs
 from vdm_jax.models.transformer import blocks
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 ONE_FRAME = 4 * 64 * 9  # bytes of 9 places in a perceptron of 64 features
 BOTH = ("spatial", "temporal")
 CASES = {

@@ -21,6 +21,8 @@ from vdm_jax.layers.cpu import blocking
 from vdm_jax.models.transformer import blocks, video_dit
 from vdm_jax.tasks.latent_diffusion import LatentDiffusion
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 tiny = functools.partial(
   video_dit.VideoDiT, out_channels=3, patch=2, width=16, depth=4, num_heads=2
 )

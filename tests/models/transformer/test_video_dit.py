@@ -14,6 +14,8 @@ from vdm_jax import sharding
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.transformer import blocks, video_dit
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 tiny = functools.partial(
   video_dit.VideoDiT, out_channels=3, patch=2, width=16, depth=2, num_heads=2
 )

@@ -12,6 +12,8 @@ from tests.support import drawn
 from vdm_jax.conditioning import Conditioning, Tokens
 from vdm_jax.models.unet import architectures, unet3d
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 B, T, H, W, C = 2, 3, 4, 6, 2
 # Without cells on the way down: those on the way up and in the middle are the same.
 TINY = dict(channels=(16,), layers=0, attention=(True,), groups=8, out_channels=C)

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from tests.support import golden_files, suite
+from tests.support import golden_files
 from vdm_jax import pretrained
 
 
@@ -131,9 +131,7 @@ def opened(row, seed, ask, read, state, folder):
 def jitted(module):
   """`module.apply`, compiled once for each shape and method."""
 
-  @functools.partial(
-    jax.jit, static_argnames="method", compiler_options=suite.UNOPTIMIZED
-  )
+  @functools.partial(jax.jit, static_argnames="method")
   def apply(params, *args, method=None):
     return module.apply(params, *args, **({"method": method} if method else {}))
 

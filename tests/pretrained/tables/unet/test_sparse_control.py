@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from tests.support import golden_files, suite
+from tests.support import golden_files
 from tests.support.sparse_control import MODULES, inputs
 from vdm_jax import pretrained
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.models import controlled
 from vdm_jax.models.unet import architectures, unet3d
+
+pytestmark = pytest.mark.usefixtures("unoptimized")
 
 MOTION = dict(channels=(64, 64, 64, 64), num_heads=4)
 WHOLE = controlled.Controlled(
@@ -47,10 +49,7 @@ def test_a_controlled_network_is_the_originals_two():
     "base": part("unet.", WHOLE.base),
     "control": part("controlnet.", WHOLE.control),
   }
-  apply = jax.jit(
-    lambda params, *args: WHOLE.apply(params, *args),
-    compiler_options=suite.UNOPTIMIZED,
-  )
+  apply = jax.jit(lambda params, *args: WHOLE.apply(params, *args))
   with jax.default_matmul_precision("highest"):
     out = apply(params, *inputs(arrays))
     assert error(out, arrays["out_sample"]) <= 1
