@@ -118,7 +118,7 @@ def train_decoder(cfg, size):
   learnt = "{workdir}/autoencoder/checkpoints"
   if size == "full":
     published = cfg.get_ref("pretrained_autoencoder")
-    learnt = c.call(start.weights, path=published, otherwise=learnt)
+    learnt = c.call(start.published_weights, path=published, otherwise=learnt)
   begin = dict(parts=("ema/autoencoder",), prefix="autoencoder")
   begin["rename"] = kl_temporal.FROM_IMAGES
   cfg.train_decoder = c.replace(

@@ -76,7 +76,7 @@ def get_config(arg="full"):
   task = unets.ddpm(network, **unets.text(size, *conditions, **rates))
   if variant["signal"] < 1:
     less = dict(base=task.process, scale=variant["signal"])
-    task = c.replace(task, process=c.call(signal_scale.SignalScale, **less))
+    task = c.replace(task, process=c.call(signal_scale.SignalScaledProcess, **less))
   names = ("text", *rates)  # guidance leaves both out
   unets.denoiser(
     cfg,

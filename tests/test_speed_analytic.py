@@ -44,7 +44,9 @@ def count(network, times):
   cond = Conditioning(vectors=vectors, tokens=tokens)
   x, t = np.zeros(SHAPE, np.float32), np.zeros((b, times), np.float32)
   params = jax.eval_shape(network.init, jax.random.key(0), x, t, cond)
-  return flops.count_flops(network.apply, sharding.unbox(params), x, t, cond).flops
+  return flops.flop_count_of_call(
+    network.apply, sharding.unbox(params), x, t, cond
+  ).flops
 
 
 @pytest.mark.parametrize("times", [1, 4])

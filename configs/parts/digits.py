@@ -101,7 +101,7 @@ def split(dataset, name, keys=("video", "label")):
 def latents_as_videos():
   """The latents of the frames, as clips for a second autoencoder."""
   latents = c.call(sources.RecordFolder, path=LATENTS)
-  return runs.transformed(latents, c.call(transforms.LatentsAsVideo))
+  return runs.transformed(latents, c.call(transforms.LatentMeanToVideo))
 
 
 def records(path):
@@ -206,7 +206,7 @@ def denoiser(cfg, network, task, settings, *, signals=None, preview=True, **draw
     shape=(8, 4, 4, 8),
     signals=digits(25),
     files=dict(fps=8, scale=4),
-    metric=c.bind(reader.digit_rows),
+    metric=c.bind(reader.digit_score_rows),
   )
   runs.samples(cfg, network, task, **rest | drawn)
   if preview:

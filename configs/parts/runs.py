@@ -90,7 +90,11 @@ def samples(
   )
   cfg.sample = c.bind(sample.run, generator=cfg.generator, signals=signals, **files)
   if "test_videos" in cfg:
-    rows = metric, c.bind(temporal.motion_rows), c.bind(frames.reconstruction_rows)
+    rows = (
+      metric,
+      c.bind(temporal.motion_score_rows),
+      c.bind(frames.reconstruction_score_rows),
+    )
     clips = dict(clips, real=cfg.test_videos, train=cfg.train_videos, metrics=rows)
     cfg.evaluate = c.bind(evaluate.run, **clips, **decoding)
 

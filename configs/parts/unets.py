@@ -151,7 +151,7 @@ def train_images_first(cfg, size, architecture, **fields):
   images = "{workdir}/images/checkpoints"
   if size == "full":
     published = dict(path=cfg.get_ref("pretrained"), module=cfg.image_network)
-    images = c.call(start.weights, otherwise=images, **published)
+    images = c.call(start.published_weights, otherwise=images, **published)
     runs.change_generator(cfg, weights="denoiser")
   begin = c.bind(inflate.inflate, folder=images, parts=("ema",))
   cfg.train = c.replace(cfg.train, init_from=begin, trainable="temporal")

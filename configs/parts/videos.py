@@ -55,7 +55,9 @@ def base(data, clips, *, pixels=256, cut=(), flip=0.5, windows=1, autoencoder=No
   clips = (cfg.train_videos, cfg.test_videos)
   cfg.autoencode = autoencoders.training(task, *clips, square)
   cfg.autoencoder_weights = c.call(
-    start.weights, path=cfg.get_ref("pretrained_autoencoder"), otherwise="autoencoder"
+    start.published_weights,
+    path=cfg.get_ref("pretrained_autoencoder"),
+    otherwise="autoencoder",
   )
   repeated = c.call(sources.Repeated, source=cfg.train_clips, times=windows)
   windows = runs.transformed(repeated, *mirrored)
@@ -105,7 +107,7 @@ def encode_in_step(cfg):
     )
     clips = first(pictures.AddFirstFramePixels)
     # Samples begin with clips of which the loader encodes first frames and captions.
-    encoded = dict(texts=c.call(texts.EncodeText, encoder=cfg.encoder))
+    encoded = dict(texts=c.call(texts.TextToEmbedding, encoder=cfg.encoder))
     encoded |= dict(source=first(pictures.AddFirstFrameTokens))
     signals = cfg.sample.signals
     signals = c.replace(signals, source=c.replace(signals.source, **encoded))
@@ -113,7 +115,7 @@ def encode_in_step(cfg):
     cfg.needs.train += ("image_encoder",)
     cfg.needs.sample += ("image_encoder",)
   cfg.task = c.replace(cfg.task, autoencoder=cfg.autoencoder, encoders=encoders)
-  tokens = c.call(texts.TokenizeText, encoder=cfg.encoder)
+  tokens = c.call(texts.TextToTokenIds, encoder=cfg.encoder)
   cfg.latents = c.replace(cfg.latents, source=clips, texts=tokens)
   either = dict(published=cfg.get_ref("pretrained_autoencoder"), trained="autoencoder")
   weights = c.call(frozen.published_or_trained, **either)
@@ -137,7 +139,9 @@ def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
     drawn: settings of `runs.samples`; by default samples of `cfg.signals`.
   """
   published = dict(path=cfg.get_ref("pretrained"), module=network)
-  cfg.denoiser_weights = c.call(start.weights, otherwise="denoiser", **published)
+  cfg.denoiser_weights = c.call(
+    start.published_weights, otherwise="denoiser", **published
+  )
   cfg.train = runs.training(
     "denoiser",
     task,
@@ -155,7 +159,7 @@ def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
     shape=(16, 32, 32, 4),
     signals=cfg.get("signals"),
     files=dict(batch_size=4),
-    metric=c.bind(fvd.fvd_rows, file=cfg.get_ref("i3d")),
+    metric=c.bind(fvd.fvd_score_rows, file=cfg.get_ref("i3d")),
     clips=dict(train_clips=2048, stride=stride, batch_size=4),
   )
   runs.samples(cfg, network, task, **rest | drawn)

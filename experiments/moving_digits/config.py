@@ -49,7 +49,10 @@ SHOWN = (
 def get_config(arg="full"):
   """`arg`: "full", or "tiny" to see every stage work."""
   cfg = moving_digits.get_config(arg)
-  cfg.evaluate.metrics = (*cfg.evaluate.metrics, c.bind(nearest.memorization_rows))
+  cfg.evaluate.metrics = (
+    *cfg.evaluate.metrics,
+    c.bind(nearest.memorization_score_rows),
+  )
   frames = moving_digits.frames(arg)
   stages = []
   for suffix, changes in ARMS.values():

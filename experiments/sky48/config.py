@@ -52,7 +52,7 @@ def get_config(arg="full"):
   cfg.data = "sky_timelapse_48.mp4"
   train_split, held_out = (
     c.call(
-      tiles.TiledVideo,
+      tiles.VideoTileSource,
       path=cfg.get_ref("data"),
       rows=6,
       columns=8,
@@ -201,7 +201,10 @@ def get_config(arg="full"):
     evaluate.run,
     real=c.call(sources.Transformed, source=held_out_clips, transforms=(first,)),
     train=train_clips,
-    metrics=(c.bind(temporal.motion_rows), c.bind(nearest.memorization_rows)),
+    metrics=(
+      c.bind(temporal.motion_score_rows),
+      c.bind(nearest.memorization_score_rows),
+    ),
     stride=2,
   )
 
@@ -224,7 +227,7 @@ def get_config(arg="full"):
     samples="extended",
     real=held_out_clips,
     train=train_clips,
-    metrics=(c.bind(temporal.long_video_rows, **plan),),
+    metrics=(c.bind(temporal.long_video_score_rows, **plan),),
     out="extended.json",
     stride=2,
   )

@@ -89,7 +89,7 @@ def train_flops(settings, folder):
 def _count(autoencoder, call, given):
   video = jnp.zeros((1, *autoencoder.stride, 3))
   params = jax.eval_shape(autoencoder.init, jax.random.key(0), video)
-  return counting.count_flops(
+  return counting.flop_count_of_call(
     call, params, jax.ShapeDtypeStruct(given.shape, given.dtype)
   ).flops
 

@@ -56,7 +56,7 @@ def get_config(arg="full"):
     return c.call(directions.PromptScorer, train=train, shares=shares)
 
   real = c.bind(
-    captions.clips_with_prompts, source=split("test", ("video", "label", "velocity"))
+    captions.videos_and_prompts, source=split("test", ("video", "label", "velocity"))
   )
 
   def ask(prompts, variants, *shares, **rest):

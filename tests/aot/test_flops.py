@@ -19,7 +19,7 @@ def array(*shape):
 
 
 def count(*args):
-  return flops.count_flops(*args).flops
+  return flops.flop_count_of_call(*args).flops
 
 
 def product(x, w):
@@ -107,16 +107,16 @@ def test_a_kernel_is_named_and_counts_for_each_cell_of_its_grid():
     out_shape=array(32, 8),
     name="multiply",
   )
-  found = flops.count_flops(call, array(32, 16), array(16, 8))
+  found = flops.flop_count_of_call(call, array(32, 16), array(16, 8))
   assert found.flops == 2 * 32 * 16 * 8
   assert dict(found.kernels) == {"multiply": 1}
 
 
 def test_a_loop_without_an_end_is_counted_once_and_said_so():
   loop = lambda x: jax.lax.while_loop(lambda x: x.sum() < 1.0, lambda x: x @ x, x)
-  found = flops.count_flops(loop, array(N, N))
+  found = flops.flop_count_of_call(loop, array(N, N))
   assert (found.flops, found.unbounded_loops) == (2 * N**3, 1)
-  assert flops.count_flops(product, X, W).unbounded_loops == 0
+  assert flops.flop_count_of_call(product, X, W).unbounded_loops == 0
 
 
 def conv(x, w, **options):

@@ -49,13 +49,15 @@ def test_a_product_that_is_written_as_a_convolution_with_gaps():
 
 def test_what_stays_on_the_chip_is_no_traffic():
   """Each turn reads x and the counter from HBM, and writes the counter."""
-  assert work.hbm_bytes(hlo.parse_module(TPU)) == 5 * (2 * 8 * 16 * 2 + 4 + 4)
+  assert work.hbm_traffic_bytes(hlo.parse_module(TPU)) == 5 * (2 * 8 * 16 * 2 + 4 + 4)
   everything = hlo.parse_module(TPU.replace("S(1)", ""))
-  assert work.hbm_bytes(everything) > work.hbm_bytes(hlo.parse_module(TPU))
+  assert work.hbm_traffic_bytes(everything) > work.hbm_traffic_bytes(
+    hlo.parse_module(TPU)
+  )
 
 
 def test_custom_calls_are_counted_by_their_target():
-  assert work.count_custom_calls(hlo.parse_module(TPU)) == {"AllocateBuffer": 5}
+  assert work.custom_call_counts(hlo.parse_module(TPU)) == {"AllocateBuffer": 5}
 
 
 def test_a_text_without_an_entry_is_refused():
@@ -81,7 +83,7 @@ def test_a_real_program_does_what_its_jaxpr_says():
   module = hlo.parse_module(compiled.as_text())
   assert (
     work.device_flops(module)
-    == flops.count_flops(gradient, ws, xs).flops
+    == flops.flop_count_of_call(gradient, ws, xs).flops
     == 2 * 6 * 3 * 2 * 8 * 16 * 16
   )
   assert {v.times for v in module.visits()} >= {1, 2, 12}
@@ -106,7 +108,7 @@ def test_traffic_of_a_scan_grows_with_its_length_and_not_with_its_square():
       return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
 
     ws, x = np.ones((length, 32, 32), np.float32), np.ones((4, 32), np.float32)
-    return work.hbm_bytes(
+    return work.hbm_traffic_bytes(
       hlo.parse_module(jax.jit(run).lower(ws, x).compile().as_text())
     )
 

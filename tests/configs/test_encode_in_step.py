@@ -83,8 +83,9 @@ def test_clips_captions_and_first_frames_are_encoded_in_the_step(tmp_path):
   """And in the loader for samples: raw training leaves no latents to begin them."""
   cfg, frozen = small("image to video", tmp_path)
   program = programs.training_program(cfg, sharding.make_mesh(dict(cfg.mesh)))
-  assert set(program.trees["frozen networks"][0]) == set(frozen) == {*PARTS, "image"}
-  batch = program.trees["batch"]
+  trees = program.argument_trees
+  assert set(trees["frozen networks"][0]) == set(frozen) == {*PARTS, "image"}
+  batch = trees["batch"]
   assert {"video", "text_ids", "image_pixels"} < set(batch)
   assert not {"mean", "text", "image"} & set(batch)
   signals = c.build(cfg.sample.signals, tmp_path / "run")()
@@ -97,8 +98,8 @@ def test_it_trains_from_raw_clips_and_captions(name, tmp_path):
   cfg, frozen = small(name, tmp_path)
   # Absent chips compile the same step, from shapes alone.
   program = programs.training_program(cfg, sharding.make_mesh(dict(cfg.mesh)))
-  assert set(program.trees["frozen networks"][0]) == set(frozen)
-  assert "text_ids" in program.trees["batch"] and program.lower() is not None
+  assert set(program.argument_trees["frozen networks"][0]) == set(frozen)
+  assert "text_ids" in program.argument_trees["batch"] and program.lower() is not None
 
   job.run_stages(cfg, ("train",), tmp_path / "run")
 

@@ -16,7 +16,7 @@ PROCESSES = {
   "ddpm-linear": p.DDPM(),
   "ddpm-scaled-linear": p.DDPM(schedule="scaled_linear"),
   "ddpm-squaredcos": p.DDPM(schedule="squaredcos"),
-  "signal-scale": signal_scale.SignalScale(p.DDPM(schedule="scaled_linear")),
+  "signal-scale": signal_scale.SignalScaledProcess(p.DDPM(schedule="scaled_linear")),
   "cosine": p.Cosine(),
   "flow": p.Flow(),
   "edm": p.EDM(),

@@ -31,7 +31,7 @@ def levels(source, i):
 
 
 def test_every_tile_is_a_clip_counted_along_the_rows(path):
-  source = tiles.TiledVideo(path, **GRID)
+  source = tiles.VideoTileSource(path, **GRID)
   assert len(source) == 6
   for i in range(6):
     video = source[i]["video"]
@@ -44,12 +44,12 @@ def test_every_tile_is_a_clip_counted_along_the_rows(path):
 
 def test_other_sizes_that_fill_the_same_frame_cut_elsewhere(path):
   """With tiles of 20 pixels, no margin and no gap, the white between is inside."""
-  wide = tiles.TiledVideo(path, rows=2, columns=3, size=20)[0]["video"]
+  wide = tiles.VideoTileSource(path, rows=2, columns=3, size=20)[0]["video"]
   assert wide[:, :1].min() > 200 > wide[:, 4:16, 4:16].max()
 
 
 def test_chosen_numbers_are_the_only_records_and_keep_their_order(path):
-  source = tiles.TiledVideo(path, **GRID, indices=(5, 0))
+  source = tiles.VideoTileSource(path, **GRID, indices=(5, 0))
   assert len(source) == 2 and source.name(0).endswith("tile 5")
   assert levels(source, 0)[0] > levels(source, 1)[0]
   batches = loader.Loader(source, 1, repeat=False)
@@ -60,19 +60,19 @@ def test_chosen_numbers_are_the_only_records_and_keep_their_order(path):
 @pytest.mark.parametrize("numbers", [(6,), (-1, 2), ()])
 def test_numbers_outside_the_grid_are_refused(path, numbers):
   with pytest.raises(ValueError, match="holds tiles 0 to 5"):
-    tiles.TiledVideo(path, **GRID, indices=numbers)
+    tiles.VideoTileSource(path, **GRID, indices=numbers)
 
 
 def test_another_grid_than_the_files_is_refused_with_both_sizes(path):
   with pytest.raises(ValueError, match="is 40 pixels high and 60 wide.*are 40 high"):
-    tiles.TiledVideo(path, **{**GRID, "columns": 4})
+    tiles.VideoTileSource(path, **{**GRID, "columns": 4})
   with pytest.raises(ValueError, match="size=8 with margin=2"):
-    tiles.TiledVideo(path, **{**GRID, "size": 8})
+    tiles.VideoTileSource(path, **{**GRID, "size": 8})
 
 
 def test_missing_and_broken_files_are_refused_by_name(tmp_path):
   with pytest.raises(FileNotFoundError, match="absent.mp4: no such file"):
-    tiles.TiledVideo(tmp_path / "absent.mp4", **GRID)
+    tiles.VideoTileSource(tmp_path / "absent.mp4", **GRID)
   (tmp_path / "notes.mp4").write_text("no video at all")
   with pytest.raises(ValueError, match="notes.mp4 is no readable video"):
-    tiles.TiledVideo(tmp_path / "notes.mp4", **GRID)
+    tiles.VideoTileSource(tmp_path / "notes.mp4", **GRID)

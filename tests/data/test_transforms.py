@@ -115,7 +115,7 @@ def test_floats_go_from_minus_one_to_one():
 
 def test_latents_stand_in_for_a_video():
   mean = np.ones((2, 4, 4, 8), np.float16)
-  out = transforms.LatentsAsVideo()({"mean": mean, "logvar": mean, "label": 3}, None)
+  out = transforms.LatentMeanToVideo()({"mean": mean, "logvar": mean, "label": 3}, None)
   assert sorted(out) == ["label", "video"] and out["label"] == 3
   assert out["video"].dtype == np.float32 and np.array_equal(out["video"], mean)
 

@@ -65,13 +65,13 @@ def test_a_network_is_read_as_an_estimate_of_x0():
   flow = d.from_network(Network(), p.Flow(), "velocity")
   velocity = called(lambda x, t, cond: Network()(x, 1000 * t, cond))
   np.testing.assert_allclose(without(), X - p.expand(TIME) * velocity, rtol=1e-4)
-  assert jax.eval_shape(flow, X, TIME, COND).fraction is None
+  assert jax.eval_shape(flow, X, TIME, COND).variance_fraction is None
   with pytest.raises(ValueError, match="'noise'; expected one of"):
     d.from_network(Network(), p.Flow(), "noise")
   twice = lambda x, t, cond: jnp.concatenate([x, x], -1)
   out = called(d.from_network(twice, p.Flow(), "x0"))
   np.testing.assert_allclose(out.x0, X, atol=1e-6)
-  np.testing.assert_allclose(out.fraction, (X + 1) / 2, atol=1e-6)
+  np.testing.assert_allclose(out.variance_fraction, (X + 1) / 2, atol=1e-6)
   more = lambda x, t, cond: jnp.concatenate([x, x, x], -1)
   with pytest.raises(ValueError, match="learned variance"):
     d.from_network(more, p.Flow(), "eps")(X, TIME, COND)
@@ -143,10 +143,10 @@ def test_an_interval_guides_inside_it_only():
 def test_guidance_keeps_the_conditional_variance():
   def denoise(x_t, t, cond):
     label = cond.vectors["label"][:, None, None, None, None] * jnp.ones_like(x_t)
-    return d.Denoised(x_t, fraction=label)
+    return d.Denoised(x_t, variance_fraction=label)
 
   out = called(guidance.guide(denoise, NULL, drop=(("label",),), scales=(3.0,)))
-  np.testing.assert_array_equal(out.fraction[:, 0, 0, 0, 0], [1, 2, 3])
+  np.testing.assert_array_equal(out.variance_fraction[:, 0, 0, 0, 0], [1, 2, 3])
 
 
 def test_wrong_guidance_is_refused():

@@ -14,7 +14,7 @@ from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import ddim, loop
 
 DDPM = p.DDPM(schedule="scaled_linear")
-PROCESS = signal_scale.SignalScale(DDPM, scale=0.7, steps=400)
+PROCESS = signal_scale.SignalScaledProcess(DDPM, scale=0.7, steps=400)
 error = golden_files.error
 
 
@@ -99,7 +99,7 @@ def test_another_scale_and_another_variance_are_seen(
   original, monkeypatch, record_property
 ):
   meta, z = original
-  for process in (DDPM, signal_scale.SignalScale(DDPM, 0.7, 200)):
+  for process in (DDPM, signal_scale.SignalScaledProcess(DDPM, 0.7, 200)):
     found = [error(noised(process, z), z["out_q_sample"])]
     x_prev, x0 = steps(process, meta, z)
     found += [error(x_prev, z["out_x_prev"]), error(x0, z["out_pred_x0"])]
@@ -129,13 +129,16 @@ def test_ancestral_steps_keep_the_marginals_of_the_scaled_process():
 
 
 def test_a_scale_of_one_is_the_base():
-  same, t = signal_scale.SignalScale(DDPM, scale=1.0), np.array([[0.0, 1, 77.3, 1000]])
+  same, t = (
+    signal_scale.SignalScaledProcess(DDPM, scale=1.0),
+    np.array([[0.0, 1, 77.3, 1000]]),
+  )
   all_of = lambda process: (process.alpha_sigma(t), process.rates(t))
   np.testing.assert_array_equal(*jax.jit(lambda: (all_of(same), all_of(DDPM)))())
 
 
 def test_scales_that_cannot_be_are_refused():
   with pytest.raises(ValueError, match=r"scale=0\.0"):
-    signal_scale.SignalScale(DDPM, scale=0.0)
+    signal_scale.SignalScaledProcess(DDPM, scale=0.0)
   with pytest.raises(ValueError, match="2 to 1000 steps"):
-    signal_scale.SignalScale(DDPM, steps=1001)
+    signal_scale.SignalScaledProcess(DDPM, steps=1001)

@@ -87,7 +87,7 @@ def test_missing_and_misshapen_weights_are_named(found):
 
 
 def test_without_a_file_there_is_no_number(caplog):
-  assert fvd.fvd_rows(None, file="") == []
+  assert fvd.fvd_score_rows(None, file="") == []
   assert "FVD is left out" in caplog.text
 
 
@@ -109,7 +109,7 @@ def test_the_row_says_how_it_was_measured(monkeypatch):
     real=score.LabelledVideos(videos=draw(500, 100)),
     train=score.LabelledVideos(videos=draw(700, 100)),
   )
-  (row,) = fvd.fvd_rows(evidence, file="i3d.npz")
+  (row,) = fvd.fvd_score_rows(evidence, file="i3d.npz")
   np.testing.assert_allclose(row.samples.value, 3 * 40**2, rtol=0.02)
   assert row.real.value < 0.5
   protocol = row.samples.protocol

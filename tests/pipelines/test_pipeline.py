@@ -61,8 +61,8 @@ def model():
     )
   )
   made = (
-    inputs.Prompts(embed),
-    inputs.FirstFrames(embed_images, autoencoder, decoder, ("fps",), fps_offset=0),
+    inputs.PromptInput(embed),
+    inputs.FirstFrameInput(embed_images, autoencoder, decoder, ("fps",), fps_offset=0),
   )
   scheduler = schedulers.load_scheduler(DDIM)
   task = latent_diffusion.LatentDiffusion(
@@ -111,12 +111,14 @@ def test_text_and_picture_both_lead_and_guidance_leaves_out_both(model):
       noise.shape,
       KEY,
       sampler=parts.scheduler.sampler,
-      ts=parts.scheduler.ts(2),
+      ts=parts.scheduler.time_grid(2),
       wrappers=(
         functools.partial(guidance.guide, drop=(("text", "image"),), scales=(3.0,)),
         *parts.scheduler.wrappers,
       ),
-      noise=parts.scheduler.noise(parts.scheduler.ts(2), lambda *_: noise),
+      noise=parts.scheduler.initial_noise_fn(
+        parts.scheduler.time_grid(2), lambda *_: noise
+      ),
     )
   )(parts.params, batch, jnp.asarray(noise, jnp.float32))
   np.testing.assert_allclose(out, expected, atol=1e-5)

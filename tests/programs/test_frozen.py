@@ -87,7 +87,7 @@ def job_of(workdir, stage="train", **axes):
 
 
 def raw(encoder):
-  source = texts.WithTexts(clips(), texts.TokenizeText(encoder), drop=0.3)
+  source = texts.WithTexts(clips(), texts.TextToTokenIds(encoder), drop=0.3)
   return loader.Loader(source, 4)
 
 
@@ -109,8 +109,8 @@ def test_texts_are_the_same_from_disk_in_the_loader_and_in_the_step(encoder, tmp
   embed.run(job_of(tmp_path, "embed"), texts=lambda: CAPTIONS, encoder=encoder)
   ways = {
     "disk": tmp_path / "texts",
-    "loader": texts.EncodeText(encoder),
-    "step": texts.TokenizeText(encoder),
+    "loader": texts.TextToEmbedding(encoder),
+    "step": texts.TextToTokenIds(encoder),
   }
   batches = {}
   for name, way in ways.items():

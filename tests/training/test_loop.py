@@ -139,7 +139,7 @@ def test_processes_end_after_the_same_step(whole, tmp_path, number, code, in_fli
     return jnp.asarray(number if len(said) >= 13 else 0)
 
   with pytest.raises(SystemExit) as stopped:
-    fit(30, tmp_path, agree=agree, in_flight=in_flight)
+    fit(30, tmp_path, max_over_processes=agree, in_flight=in_flight)
   assert stopped.value.code == code
   assert checkpoint.saved_steps(tmp_path)[-1] == 13 + in_flight
   assert set(said) == {0}
@@ -151,7 +151,9 @@ def test_one_process_does_not_end_alone(whole):
   said = []
   agree = lambda number: said.append(number) or 0
   strike = lambda n, state: n == 13 and signal.raise_signal(signal.SIGTERM)
-  state = fit(30, agree=agree, preview=strike, cadence=loop.Cadence(preview=1))
+  state = fit(
+    30, max_over_processes=agree, preview=strike, cadence=loop.Cadence(preview=1)
+  )
   assert bits(state) == whole
   assert said == [0] * 13 + [signal.SIGTERM] * 17
 
@@ -265,7 +267,7 @@ def test_previews_have_every_nth_step_with_the_state_of_that_step():
 def test_put_is_applied_to_each_batch():
   seen = []
   put = lambda batch: seen.append(batch["x"].shape) or jax.device_put(batch)
-  fit(3, put=put)
+  fit(3, put_batch=put)
   assert seen == [(4, 3)] * 3
 
 

@@ -54,25 +54,25 @@ def latent_shape(cfg):
   return tuple(shape)
 
 
-def sampling_batch_spec(batch, task=None):
+def sampling_batch_spec(training_batch_spec, task=None):
   """{name: jax.ShapeDtypeStruct [B, ...]} of the conditions that sampling takes.
 
   All of a training batch but videos and latents; "image_latents" for a conditioner of
   first frames; {"index"} if there are none.
 
   Args:
-    batch: {name: ShapeDtypeStruct [B, ...]} of a training batch.
+    training_batch_spec: {name: ShapeDtypeStruct [B, ...]} of a training batch.
     task: the config's node of the task.
   """
   told = {
     name: x
-    for name, x in batch.items()
+    for name, x in training_batch_spec.items()
     if name not in ("mean", "logvar", "latents", "video", "pictures")
   }
-  if "mean" in batch and "Image" in _told(task):
-    rows, _, *frame = batch["mean"].shape
+  if "mean" in training_batch_spec and "Image" in _told(task):
+    rows, _, *frame = training_batch_spec["mean"].shape
     told["image_latents"] = jax.ShapeDtypeStruct((rows, 1, *frame), np.float32)
-  rows = jax.tree.leaves(batch)[0].shape[0]
+  rows = jax.tree.leaves(training_batch_spec)[0].shape[0]
   return told or {"index": jax.ShapeDtypeStruct((rows,), np.int32)}
 
 
@@ -161,7 +161,7 @@ def _captioned(cfg, source, task):
   record = _record(cfg, source.source, task)
   length, width = _text(cfg)
   text = {"text": np.zeros((length, width), np.float16)}
-  if "TokenizeText" in str(getattr(source.texts, "call", "")):
+  if "TextToTokenIds" in str(getattr(source.texts, "call", "")):
     text = {"text_ids": np.zeros(length, np.int32)}
   return record | text | {"text_mask": np.zeros(length, bool)}
 

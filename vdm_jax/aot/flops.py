@@ -41,17 +41,17 @@ class FlopCount:
     return FlopCount(self.flops * times, kernels, self.unbounded_loops)
 
 
-def count_flops(function, *args):
+def flop_count_of_call(function, *args):
   """The FlopCount (flops, kernels, unbounded_loops) of function(*args), by its jaxpr.
 
   Args:
     function: of arrays.
     args: arrays, or jax.ShapeDtypeStructs: nothing is computed.
   """
-  return count_jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+  return flop_count_of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def count_jaxpr_flops(jaxpr):
+def flop_count_of_jaxpr(jaxpr):
   """The FlopCount (flops, kernels, unbounded_loops) of a jax.extend.core.Jaxpr."""
   total = FlopCount()
   for equation in jaxpr.eqns:
@@ -66,28 +66,28 @@ def _equation(equation):
   if name == "conv_general_dilated":
     return FlopCount(_convolution(equation))
   if name == "scan":
-    return count_jaxpr_flops(params["jaxpr"].jaxpr) * params["length"]
+    return flop_count_of_jaxpr(params["jaxpr"].jaxpr) * params["length"]
   if name == "while":
-    inside = count_jaxpr_flops(params["cond_jaxpr"].jaxpr) + count_jaxpr_flops(
+    inside = flop_count_of_jaxpr(params["cond_jaxpr"].jaxpr) + flop_count_of_jaxpr(
       params["body_jaxpr"].jaxpr
     )
     return inside + FlopCount(unbounded_loops=1 if inside.flops else 0)
   if name == "cond":
-    branches = [count_jaxpr_flops(branch.jaxpr) for branch in params["branches"]]
+    branches = [flop_count_of_jaxpr(branch.jaxpr) for branch in params["branches"]]
     return max(branches, key=lambda branch: branch.flops)
   if name == "shard_map":
     mesh, manual = params["mesh"], params.get("manual_axes")
     axes = mesh.axis_names if manual is None else manual
-    return count_jaxpr_flops(_open(params["jaxpr"])) * math.prod(
+    return flop_count_of_jaxpr(_open(params["jaxpr"])) * math.prod(
       mesh.shape[a] for a in axes
     )
   if name == "pallas_call":
     cells = math.prod(params["grid_mapping"].grid)
-    inside = count_jaxpr_flops(_open(params["jaxpr"])) * cells
+    inside = flop_count_of_jaxpr(_open(params["jaxpr"])) * cells
     return FlopCount(inside.flops, collections.Counter({_kernel(params): 1}))
   total = FlopCount()
   for inside in _inside(params):
-    total += count_jaxpr_flops(inside)
+    total += flop_count_of_jaxpr(inside)
   return total
 
 

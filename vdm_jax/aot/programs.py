@@ -22,33 +22,33 @@ from vdm_jax.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class LoweredProgram:
+class ProgramToCompile:
   """A program to compile for a mesh, and what is known of it before.
 
   Attributes:
     lower: () -> jax.stages.Lowered.
-    trees: {part: tree of ShapeDtypeStructs with shardings}, its arguments.
+    argument_trees: {part: tree of ShapeDtypeStructs with shardings}, its arguments.
     count_flops: () -> flops.FlopCount of the whole program.
-    model_flops: () -> FLOPs that the model itself needs, without recomputation.
+    count_model_flops: () -> FLOPs that the model itself needs, without recomputation.
     batch_size: clips of a call.
     parameter_shapes: of the network.
-    saved_bytes: () -> bytes that the forward pass saves on a device for the backward
-      pass.
+    count_saved_bytes: () -> bytes that the forward pass saves on a device for the
+      backward pass.
     clips_at_a_time: on a device; less than one where devices share a clip.
   """
 
   lower: Callable
-  trees: dict[str, Any]
+  argument_trees: dict[str, Any]
   count_flops: Callable
-  model_flops: Callable
+  count_model_flops: Callable
   batch_size: int
   parameter_shapes: tuple[tuple[int, ...], ...]
-  saved_bytes: Callable = lambda: 0
+  count_saved_bytes: Callable = lambda: 0
   clips_at_a_time: float = 0.0
 
 
 def training_program(cfg, mesh):
-  """A config's training step as a LoweredProgram: to compile, with its FLOPs and sizes.
+  """A config's training step, not lowered yet, as a ProgramToCompile.
 
   Args:
     mesh: jax.sharding.Mesh of the devices to compile for.
@@ -70,23 +70,23 @@ def training_program(cfg, mesh):
   options = compiler.xla_options(cfg.get("compiler", "none"), platform)
   run = step_lib.compile_step(step, shardings, mesh, cfg.rules, options, frozen)
   whole = state_lib.merge_params(state.params, state.frozen)
-  return LoweredProgram(
+  return ProgramToCompile(
     lower=lambda: run.lower(state, rows, key),
-    trees={
+    argument_trees={
       "parameters": (state.params, state.frozen),
       "ema": state.ema,
       "optimizer": state.opt_state,
       "batch": rows,
       **({"frozen networks": frozen} if frozen else {}),
     },
-    count_flops=lambda: flops.count_flops(step, state, rows, key, *frozen),
+    count_flops=lambda: flops.flop_count_of_call(step, state, rows, key, *frozen),
     # A backward pass is two forward ones.
-    model_flops=lambda: (
-      3 * flops.count_flops(task.loss, whole, _with_step(encoded), key).flops
+    count_model_flops=lambda: (
+      3 * flops.flop_count_of_call(task.loss, whole, _with_step(encoded), key).flops
     ),
     batch_size=stage.loader.batch_size,
     parameter_shapes=tuple(x.shape for x in jax.tree.leaves(whole)),
-    saved_bytes=lambda: (
+    count_saved_bytes=lambda: (
       _saved(task, whole, encoded, key, mesh, cfg.rules) // stage.accumulate
     ),
     clips_at_a_time=stage.loader.batch_size / shards / stage.accumulate,
@@ -94,7 +94,7 @@ def training_program(cfg, mesh):
 
 
 def sampling_program(cfg, mesh):
-  """A batch of a config's sampling as a LoweredProgram: to compile, with its FLOPs.
+  """A batch of a config's sampling, not lowered yet, as a ProgramToCompile.
 
   Args:
     mesh: jax.sharding.Mesh of the devices to compile for.
@@ -124,7 +124,7 @@ def sampling_program(cfg, mesh):
 
 
 def decoding_program(cfg, mesh):
-  """A config's decoder, latents -> uint8 videos, as a LoweredProgram to compile.
+  """A config's decoder, latents -> uint8 videos, as a ProgramToCompile.
 
   Args:
     mesh: jax.sharding.Mesh of the devices to compile for.
@@ -154,18 +154,18 @@ PROGRAMS = {
 
 
 def _called(jitted, args, mesh, rules, trees, rows):
-  """The LoweredProgram of a jitted function; `trees` names parts of its arguments."""
+  """The ProgramToCompile of a jitted function; `trees` names parts of its arguments."""
 
   def lower():
     with sharding.use_mesh(mesh, rules):
       return jitted.lower(*args)
 
-  count = lambda: flops.count_flops(jitted, *args)
-  return LoweredProgram(
+  count = lambda: flops.flop_count_of_call(jitted, *args)
+  return ProgramToCompile(
     lower=lower,
-    trees=trees,
+    argument_trees=trees,
     count_flops=count,
-    model_flops=lambda: count().flops,
+    count_model_flops=lambda: count().flops,
     batch_size=rows,
     parameter_shapes=tuple(x.shape for x in jax.tree.leaves(trees["parameters"])),
   )

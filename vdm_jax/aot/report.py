@@ -43,7 +43,7 @@ def make_report(
     what: "train", "sample" or "decode".
     topology: topology.Topology.
     mesh: of its devices.
-    program: programs.LoweredProgram.
+    program: programs.ProgramToCompile.
     notes: [str] for the reader.
     memory: memory.MemoryUsage.
     flop_count: flops.FlopCount of the whole program.
@@ -98,14 +98,14 @@ def make_report(
   bound = roofline.time_bound(
     chip,
     flops=flops,
-    hbm_bytes=work.hbm_bytes(module),
+    hbm_bytes=work.hbm_traffic_bytes(module),
     ici_bytes=moves(False),
     dcn_bytes=moves(True),
   )
   report["flops"] |= {"device": flops, "repeated": flops * devices / flop_count.flops}
   return report | {
-    "traffic": work.hbm_bytes(module),
-    "custom_calls": work.count_custom_calls(module),
+    "traffic": work.hbm_traffic_bytes(module),
+    "custom_calls": work.custom_call_counts(module),
     "collectives": collectives_lib.collectives_table(found, program.parameter_shapes),
     "bound": bound.by_resource | {"time": bound.time, "serial": bound.serial},
     "binds": bound.bottleneck,

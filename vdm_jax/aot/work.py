@@ -26,13 +26,13 @@ LIBRARY = re.compile(r'custom_call_target="__cublas\$')
 CONTRACTED = re.compile(r'lhs_contracting_dim\w+"?[=:][{\[][^}\]]*')
 
 
-def device_flops(module):
+def device_flops(hlo_module):
   """FLOPs on one device, an int, of the products and convolutions of an HloModule.
 
   A product in a loop counts as often as the loop turns.
   """
   total = 0
-  for visit, instruction in module.instructions():
+  for visit, instruction in hlo_module.instructions():
     if instruction.opcode == "convolution":
       total += visit.times * _convolution(visit.computation, instruction)
     elif instruction.opcode == "dot" or LIBRARY.search(instruction.attributes):
@@ -40,26 +40,26 @@ def device_flops(module):
   return total
 
 
-def hbm_bytes(module):
+def hbm_traffic_bytes(hlo_module):
   """Bytes, an int, that an hlo.HloModule moves between one device's cores and HBM.
 
   What a loop moves counts as often as the loop turns.
   """
   total = 0
-  for visit, instruction in module.instructions():
+  for visit, instruction in hlo_module.instructions():
     free = instruction.opcode in FREE or instruction.opcode.endswith("-done")
     if not visit.fused and not free:
-      total += visit.times * _moved(module, visit.computation, instruction)
+      total += visit.times * _moved(hlo_module, visit.computation, instruction)
   return total
 
 
-def count_custom_calls(module):
+def custom_call_counts(hlo_module):
   """{target, such as "tpu_custom_call": calls} of an hlo.HloModule on one device.
 
   A call in a loop counts as often as the loop turns.
   """
   found = {}
-  for visit, instruction in module.instructions():
+  for visit, instruction in hlo_module.instructions():
     if instruction.opcode == "custom-call":
       target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)[1]
       found[target] = found.get(target, 0) + visit.times

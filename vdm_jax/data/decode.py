@@ -183,18 +183,18 @@ def _collect(path, stamped, wanted):
   return pictures
 
 
-def read_image(path, data=None):
+def read_image(path, file_bytes=None):
   """uint8 [H, W, 3], RGB, of an image file, turned upright; alpha is dropped.
 
   Args:
-    path: the file; only its name in errors where there is `data`.
-    data: the contents of an image file, bytes.
+    path: the file; only its name in errors where there is `file_bytes`.
+    file_bytes: the contents of an image file, bytes.
 
   Raises:
     BadClipError: it is no image, or has more than 8 bits a channel.
   """
   try:
-    with Image.open(path if data is None else io.BytesIO(data)) as image:
+    with Image.open(path if file_bytes is None else io.BytesIO(file_bytes)) as image:
       if image.mode in DEEP_MODES:
         raise BadClipError(path, f"has {image.mode} pixels; wanted 8 bits a channel")
       return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -204,21 +204,21 @@ def read_image(path, data=None):
     raise BadClipError(path, f"is no readable picture ({error})") from error
 
 
-def read_images(path, images):
+def read_images(name, paths_or_bytes):
   """uint8 [T, H, W, 3], RGB, of the T images of one clip.
 
   Args:
-    path: name of the clip in errors.
-    images: for each frame the path of an image file, or its contents, bytes.
+    name: of the clip in errors.
+    paths_or_bytes: for each frame the path of an image file, or its contents, bytes.
 
   Raises:
     BadClipError: one of them is no image, or sizes differ.
   """
   frames = [
-    read_image(f"{path}, frame {i}", p) if isinstance(p, bytes) else read_image(p)
-    for i, p in enumerate(images)
+    read_image(f"{name}, frame {i}", p) if isinstance(p, bytes) else read_image(p)
+    for i, p in enumerate(paths_or_bytes)
   ]
   sizes = sorted({frame.shape[:2] for frame in frames})
   if len(sizes) != 1:
-    raise BadClipError(path, f"has frames of different sizes (height, width): {sizes}")
+    raise BadClipError(name, f"has frames of different sizes (height, width): {sizes}")
   return np.stack(frames)

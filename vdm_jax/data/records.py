@@ -48,18 +48,18 @@ def pack(record):
   return b"".join([MAGIC, struct.pack("<I", len(header)), header, *body])
 
 
-def unpack(data):
+def unpack(blob):
   """The record {key: array} of the bytes that `pack` made; arrays are read-only."""
-  if data[:4] != MAGIC or len(data) < 8:
-    raise ValueError(f"These bytes are no record: they begin with {bytes(data[:8])!r}.")
-  (length,) = struct.unpack_from("<I", data, 4)
-  layout, size = _layout(bytes(data[8 : 8 + length]))
-  if len(data) != 8 + length + size:
+  if blob[:4] != MAGIC or len(blob) < 8:
+    raise ValueError(f"These bytes are no record: they begin with {bytes(blob[:8])!r}.")
+  (length,) = struct.unpack_from("<I", blob, 4)
+  layout, size = _layout(bytes(blob[8 : 8 + length]))
+  if len(blob) != 8 + length + size:
     raise ValueError(
-      f"The record is torn: {len(data)} bytes came, {8 + length + size} were wanted."
+      f"The record is torn: {len(blob)} bytes came, {8 + length + size} were wanted."
     )
   return {
-    key: np.frombuffer(data, dtype, count, 8 + length + offset).reshape(shape)
+    key: np.frombuffer(blob, dtype, count, 8 + length + offset).reshape(shape)
     for key, dtype, shape, count, offset in layout
   }
 

@@ -55,8 +55,8 @@ class SkipReport:
     return f"{len(self)} skipped: {format_first_reasons(self.reasons.items())}{where}"
 
 
-def format_first_reasons(pairs):
-  """Text of the first five of `pairs`, [(path, reason)], and the number of others."""
-  pairs = list(pairs)
-  text = "; ".join(f"{path}: {reason}" for path, reason in pairs[:SHOWN])
-  return text + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")
+def format_first_reasons(skipped):
+  """Text of the first five of `skipped`, [(path, reason)], and the number of others."""
+  skipped = list(skipped)
+  text = "; ".join(f"{path}: {reason}" for path, reason in skipped[:SHOWN])
+  return text + (f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else "")

@@ -77,7 +77,7 @@ def unique_captions_and_empty(clips):
   return sorted({"", *(text for source in clips for text in source.classes or ())})
 
 
-class LoadEncodedText:
+class TextToStoredEmbedding:
   """A function text -> {"text": float16 [L, D], "text_mask": bool [L]}, from disk.
 
   Args:
@@ -102,7 +102,7 @@ class LoadEncodedText:
     return self._records[self._rows[text]]
 
 
-class EncodeText:
+class TextToEmbedding:
   """A function text -> {"text": [L, D], "text_mask": [L]}, encoded at each call.
 
   Args:
@@ -117,7 +117,7 @@ class EncodeText:
     return {"text": values[0], "text_mask": mask[0]}
 
 
-class TokenizeText:
+class TextToTokenIds:
   """A function text -> {"text_ids": int32 [L], "text_mask": [L]}: its tokens.
 
   For an encoder in the training step.
@@ -141,8 +141,8 @@ class WithTexts:
 
   Args:
     source: of records with "label"; its `classes` are the texts.
-    texts: function text -> {key: array} (EncodeText, TokenizeText), or a folder of
-      embeddings that the program `embed` wrote.
+    texts: function text -> {key: array} (TextToEmbedding, TextToTokenIds), or a
+      folder of embeddings that the program `embed` wrote.
     drop: the share of texts, drawn in each epoch, that the empty one replaces.
     negative: whether a record has the empty text too, as "negative" (or "negative_ids")
       and "negative_mask": for guided sampling.
@@ -156,7 +156,7 @@ class WithTexts:
       raise ValueError("The clips have no texts: give their source a table of texts.")
     self.source, self.drop, self._text_of = source, drop, text_of
     if isinstance(texts, str | pathlib.Path):
-      texts = LoadEncodedText(texts)
+      texts = TextToStoredEmbedding(texts)
       records = (source[i] for i in range(len(source)))
       texts.check(map(text_of, records) if text_of else ("", *source.classes))
     self._texts = texts

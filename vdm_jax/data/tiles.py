@@ -10,7 +10,7 @@ import av
 from vdm_jax import video_io
 
 
-class TiledVideo:
+class VideoTileSource:
   """A source of {"video": uint8 [T, size, size, 3]}, a record for each chosen tile.
 
   Args:

@@ -199,7 +199,7 @@ class ToFloat:
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentsAsVideo:
+class LatentMeanToVideo:
   """(record, rng) -> record with its "mean" as "video", for autoencoders of latents.
 
   "video" is float32 [t, h, w, c]; "mean" and "logvar" are left out.

@@ -31,11 +31,11 @@ class CacheMode(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class CachedDenoiser:
-  """A denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised with a step cache.
+class CachedDenoiserFactory:
+  """Gives each step of a sampler its denoiser, by a cache of what earlier steps stored.
 
-  It re-uses stored outputs of its network's parts in some steps. Only
-  `samplers.loop.run_steps` can call it; a direct call raises a ValueError.
+  It re-uses stored outputs of its network's parts in some steps. Samplers take it as a
+  denoiser; only `samplers.loop.run_steps` knows how, and to call it is a ValueError.
 
   Attributes:
     denoise: a denoise.NetworkDenoiser.
@@ -111,7 +111,7 @@ class CachedDenoiser:
     with futures.ThreadPoolExecutor(1) as pool:
       return pool.submit(network_time).result()[:, 0]
 
-  def for_step(self, modes, cache, step, shape):
+  def step_denoiser_and_finish(self, modes, cache, step, shape):
     """(denoise, finish) of one step; `finish()` returns the cache after its calls.
 
     Args:

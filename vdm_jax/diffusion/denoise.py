@@ -29,14 +29,14 @@ class Denoised:
 
   Attributes:
     x0: [B, T, H, W, C] its mean.
-    fraction: [B, T, H, W, C], the log variance of the reverse step between its bounds,
+    variance_fraction: [B, T, H, W, C], the reverse step's log variance in its bounds,
       from the posterior's (0) to beta (1); None without a learned variance.
     kept: nested dict of arrays that the network stores for later calls (step cache);
       None for samplers and wrappers.
   """
 
   x0: jax.Array
-  fraction: jax.Array | None = None
+  variance_fraction: jax.Array | None = None
   kept: Any = None
 
 
@@ -83,9 +83,9 @@ def from_network(apply, process, prediction):
 
 
 def cached(denoise, null, *, plan, on_update=None):
-  """Returns a CachedDenoiser, which computes parts of the network in some steps only.
+  """Returns a CachedDenoiserFactory: parts of the network computed in some steps only.
 
-  Only `samplers.loop.run_steps` can call it, as (x_t, t [B, T], cond) -> Denoised.
+  Samplers take it as a denoiser; to call it directly is a ValueError.
 
   Args:
     denoise: a NetworkDenoiser (innermost of all wrappers); `null` is not used.
@@ -100,7 +100,7 @@ def cached(denoise, null, *, plan, on_update=None):
       f"`cached` needs the denoiser of a network and wraps {denoise}; name it first "
       "among the wrappers."
     )
-  return caching.CachedDenoiser(denoise, plan, on_update)
+  return caching.CachedDenoiserFactory(denoise, plan, on_update)
 
 
 def apply_wrappers(denoise, wrappers, null):
@@ -112,7 +112,7 @@ def apply_wrappers(denoise, wrappers, null):
     null: the Conditioning in which every signal is empty.
   """
   for wrap in wrappers:
-    if isinstance(denoise, caching.CachedDenoiser):
+    if isinstance(denoise, caching.CachedDenoiserFactory):
       denoise = denoise.with_wrapper(wrap, null)
     else:
       denoise = wrap(denoise, null)

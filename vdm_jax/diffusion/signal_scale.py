@@ -12,7 +12,7 @@ from vdm_jax.diffusion import process as p
 
 
 @dataclasses.dataclass(frozen=True)
-class SignalScale:
+class SignalScaledProcess:
   """The process `base` with alpha multiplied by s(t): VideoCrafter's `use_scale`.
 
   s falls linearly over the published indices k = t - 1 from 1 at 0 to `scale` at

@@ -55,7 +55,7 @@ def ddim_variance(process, t, s):
   """The variance [B, T] of DDIM's noise in a step from t to s [B, T] with eta = 1.
 
   That of the posterior; any up to sigma_s^2 would do: DDIM's mean keeps q(x_s | x0).
-  For a SignalScale process that of its base.
+  For a SignalScaledProcess that of its base.
   """
   return posterior_variance(getattr(process, "base", process), t, s)
 

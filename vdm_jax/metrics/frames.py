@@ -72,18 +72,18 @@ def _checked(x, y):
   return x, y
 
 
-def reconstruction_rows(data):
-  """Two Rows (name, Score): PSNR and SSIM of `data.reconstructed` to `data.real`."""
-  if data.reconstructed is None:
+def reconstruction_score_rows(evaluation):
+  """Two Rows (name, Score): PSNR and SSIM of reconstructions in an EvaluationData."""
+  if evaluation.reconstructed is None:
     raise ValueError("PSNR and SSIM need the reconstructions of an autoencoder.")
   measures = {
     "reconstruction psnr (dB)": psnr_per_video,
     "reconstruction ssim": ssim_per_video,
   }
   return [
-    data.sample_row(
+    evaluation.sample_row(
       name,
-      measure(data.reconstructed, data.real.videos).mean(),
+      measure(evaluation.reconstructed, evaluation.real.videos).mean(),
       settings={"peak": 255},
     )
     for name, measure in measures.items()

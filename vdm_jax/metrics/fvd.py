@@ -36,11 +36,11 @@ class I3DFeatures:
     return batches.map_batches(logits, {"video": videos}, self.batch_size)
 
 
-def fvd_rows(data, *, file, ddof=0, batch_size=8):
+def fvd_score_rows(evaluation, *, file, ddof=0, batch_size=8):
   """[Row (name, Scores of samples and of real clips)]: FVD to the training split.
 
   Args:
-    data: an EvaluationData, with `samples`, `real` and `train` clips.
+    evaluation: an EvaluationData, with `samples`, `real` and `train` clips.
     file: I3D's weights with pytorch_i3d's names, .safetensors or .npz; "" leaves the
       metric out, with a warning: the list is empty.
     ddof: 0 divides covariances by N (StyleGAN-V), 1 by N - 1 (original FVD).
@@ -50,7 +50,7 @@ def fvd_rows(data, *, file, ddof=0, batch_size=8):
     logging.warning("FVD is left out: it needs a file of I3D's weights.")
     return []
   extractor = I3DFeatures(file, batch_size)
-  reference = extractor.features(data.train.videos)
+  reference = extractor.features(evaluation.train.videos)
   fields = dict(
     extractor="I3D logits, Kinetics-400",
     resize=f"bilinear to {i3d.SIZE} x {i3d.SIZE}, no antialiasing",
@@ -58,4 +58,4 @@ def fvd_rows(data, *, file, ddof=0, batch_size=8):
   )
   distance = functools.partial(frechet.distance, y=reference, ddof=ddof)
   measure = lambda clips: distance(extractor.features(clips.videos))
-  return [data.row("FVD", measure, **fields)]
+  return [evaluation.row("FVD", measure, **fields)]

@@ -45,20 +45,21 @@ def _downsampled(videos, size):
   return video_io.average_pool_pixels(videos, (height // size, width // size))
 
 
-def memorization_rows(data, *, size=16):
+def memorization_score_rows(evaluation, *, size=16):
   """Two Rows (name, Score of samples, of real ones): PSNR to the nearest training clip.
 
   In dB, its median and largest value over clips.
 
   Args:
-    data: an EvaluationData.
+    evaluation: an EvaluationData.
     size: clips are compared at size x size pixels.
   """
-  measure = lambda clips: psnr_to_nearest(clips.videos, data.train.videos, size=size)
+  train = evaluation.train
+  measure = lambda clips: psnr_to_nearest(clips.videos, train.videos, size=size)
   median = lambda clips: np.median(measure(clips))
   largest = lambda clips: measure(clips).max()
-  fields = dict(settings={"size": size, "train": len(data.train)})
+  fields = dict(settings={"size": size, "train": len(train)})
   return [
-    data.row("psnr to the nearest training clip (dB)", median, **fields),
-    data.row("the nearest of all (dB)", largest, **fields),
+    evaluation.row("psnr to the nearest training clip (dB)", median, **fields),
+    evaluation.row("the nearest of all (dB)", largest, **fields),
   ]

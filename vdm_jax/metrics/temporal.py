@@ -68,12 +68,12 @@ def colour_drift(videos, *, window):
   return np.abs(last - first).mean(-1)
 
 
-def long_video_rows(data, *, window, overlap):
-  """[Row (name, Score of samples)]: seam, drift and flicker of `data.samples`.
+def long_video_score_rows(evaluation, *, window, overlap):
+  """[Row (name, Score of samples)]: seam, drift and flicker of `evaluation.samples`.
 
   They are long; windows have `window` frames, `overlap` in common with the one before.
   """
-  videos = data.samples.videos
+  videos = evaluation.samples.videos
   plan = {"window": window, "overlap": overlap}
   figures = {
     "seam (1 is none)": seam_ratio(videos, window=window, overlap=overlap),
@@ -81,7 +81,7 @@ def long_video_rows(data, *, window, overlap):
     "flicker (grey levels)": flicker(videos),
   }
   return [
-    data.sample_row(name, np.median(each), settings=plan)
+    evaluation.sample_row(name, np.median(each), settings=plan)
     for name, each in figures.items()
   ]
 
@@ -96,15 +96,15 @@ def _changes(videos):
   return np.abs(np.diff(videos.astype(np.float32), axis=1))
 
 
-def motion_rows(data, *, threshold=MOVING):
+def motion_score_rows(evaluation, *, threshold=MOVING):
   """Two Rows (name, Score of samples, of real ones): flicker, fraction of moving clips.
 
   Of an EvaluationData; a clip moves above a change of `threshold` grey levels.
   """
   degree = lambda clips: moving_clip_fraction(clips.videos, threshold=threshold)
   return [
-    data.row("flicker (grey levels)", lambda clips: flicker(clips.videos).mean()),
-    data.row(
+    evaluation.row("flicker (grey levels)", lambda clips: flicker(clips.videos).mean()),
+    evaluation.row(
       "dynamic degree",
       degree,
       settings={"threshold": threshold, "largest": LARGEST},

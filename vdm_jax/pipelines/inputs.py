@@ -43,7 +43,7 @@ class FrameSpec:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Prompts:
+class PromptInput:
   """An input of a Pipeline: prompts -> the signal "text", for cross-attention.
 
   Attributes:
@@ -106,7 +106,7 @@ class Prompts:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassLabels:
+class ClassLabelInput:
   """An input of a Pipeline: class ids or names -> the signal "label", ids [B].
 
   Attributes:
@@ -142,7 +142,7 @@ class ClassLabels:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FirstFrames:
+class FirstFrameInput:
   """An input of a Pipeline: first frames -> the signal "image", and numbers.
 
   By default that of Stable Video Diffusion, https://arxiv.org/abs/2311.15127: tokens of
@@ -214,7 +214,7 @@ class FirstFrames:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AnimatedImages:
+class AnimatedImageInput:
   """The input of images for I2VGen-XL, the signal `image`, and the number `fps`.
 
   https://arxiv.org/abs/2311.04145. The embedding of an image is a token, which guidance

@@ -41,7 +41,7 @@ class PipelineSpec:
   """What is known of a published pipeline besides its files.
 
   Attributes:
-    inputs: functions (PublishedFolder) -> an input, such as inputs.Prompts.
+    inputs: functions (PublishedFolder) -> an input, such as inputs.PromptInput.
     drop: names of the signals that guidance leaves out, all together.
     network: the folder of its denoising network.
     num_frames: by default; None: as the network's config says.
@@ -94,7 +94,7 @@ class PublishedFolder:
 
 
 def make_prompts_input(folder, **settings):
-  """An inputs.Prompts: prompts -> the signal "text".
+  """An inputs.PromptInput: prompts -> the signal "text".
 
   Of a folder without an encoder or tokenizer, it only takes embeddings.
 
@@ -103,16 +103,16 @@ def make_prompts_input(folder, **settings):
     settings: fields of a TextEncoder, such as length=77.
   """
   if not all(map(folder.has_component, ("text_encoder", "tokenizer"))):
-    return inputs.Prompts(None)
+    return inputs.PromptInput(None)
   encoder = text_encoder.TextEncoder(
     folder.path, **settings, truncate=True, **folder.encoder_options()
   )
   encoder.network.open()
-  return inputs.Prompts(encoder)
+  return inputs.PromptInput(encoder)
 
 
 def make_classes_input(folder):
-  """An inputs.ClassLabels: class ids or names -> the signal "label".
+  """An inputs.ClassLabelInput: class ids or names -> the signal "label".
 
   The names are those in the index of `folder`, a PublishedFolder.
   """
@@ -120,11 +120,11 @@ def make_classes_input(folder):
   labels = {
     name.strip(): int(i) for i, many in names.items() for name in many.split(",")
   }
-  return inputs.ClassLabels(folder.network.num_classes, labels)
+  return inputs.ClassLabelInput(folder.network.num_classes, labels)
 
 
 def make_first_frames_input(folder, numbers=inputs.NUMBERS):
-  """An inputs.FirstFrames: first frames -> the signal "image", and numbers.
+  """An inputs.FirstFrameInput: first frames -> the signal "image", and numbers.
 
   Made of the autoencoder of the folder, and of its image encoder if it has one.
 
@@ -133,16 +133,16 @@ def make_first_frames_input(folder, numbers=inputs.NUMBERS):
     numbers: those of "fps", "motion" and "augmentation" that the network takes.
   """
   parts = folder.autoencoder, folder.autoencoder_params
-  return inputs.FirstFrames(_image_encoder(folder), *parts, numbers)
+  return inputs.FirstFrameInput(_image_encoder(folder), *parts, numbers)
 
 
 def make_animated_images_input(folder):
-  """An inputs.AnimatedImages: images -> the signal "image", tokens and latents.
+  """An inputs.AnimatedImageInput: images -> the signal "image", tokens and latents.
 
   Made of the image encoder and the autoencoder of `folder`, a PublishedFolder.
   """
   parts = folder.autoencoder, folder.autoencoder_params
-  return inputs.AnimatedImages(_image_encoder(folder), *parts)
+  return inputs.AnimatedImageInput(_image_encoder(folder), *parts)
 
 
 def _image_encoder(folder):

@@ -49,7 +49,7 @@ class Pipeline:
 
   Attributes:
     components: Components: networks, their parameters and the scheduler.
-    inputs: such as inputs.Prompts and inputs.FirstFrames; the first positional
+    inputs: such as inputs.PromptInput and inputs.FirstFrameInput; the first positional
       arguments of a call are their values.
     drop: names of the signals that guidance leaves out, all together.
     size: (height, width) in pixels by default.
@@ -129,7 +129,7 @@ class Pipeline:
       values: of each input in its order: a list of B prompts, class names or images.
       size: (height, width) of the video in pixels.
       key: of the noise on images; needed if an input is random and no noise is given.
-      latent_frames: of the video; needed by inputs.AnimatedImages.
+      latent_frames: of the video; needed by inputs.AnimatedImageInput.
       settings: of the inputs: negative= of prompts; fps=, motion=, augmentation= of
         images; or their values by name, as prompts= and pictures=.
     """
@@ -178,7 +178,7 @@ class Pipeline:
   def embed(self, texts):
     """Encodes a list of N texts: (values [N, L, D] float32, mask [N, L] bool)."""
     for x in self.inputs:
-      if isinstance(x, inputs_lib.Prompts):
+      if isinstance(x, inputs_lib.PromptInput):
         return x.embed(texts)
     raise ValueError("This pipeline reads no texts.")
 
@@ -200,7 +200,7 @@ class Pipeline:
       scale = 1.0 if max(guidance) <= 1 else rising
     guide = functools.partial(guidance_lib.guide, drop=(self.drop,), scales=(scale,))
     task, scheduler = self.components.task, self.components.scheduler
-    ts = scheduler.ts(steps)
+    ts = scheduler.time_grid(steps)
     cached = (functools.partial(denoise.cached, plan=cache),) if cache else ()
 
     @jax.jit
@@ -214,7 +214,7 @@ class Pipeline:
         sampler=scheduler.sampler,
         ts=ts,
         wrappers=(*cached, guide, *scheduler.wrappers),
-        noise=scheduler.noise(ts, given),
+        noise=scheduler.initial_noise_fn(ts, given),
       )
 
     return draw

@@ -2,7 +2,7 @@
 
 from vdm_jax.pretrained.folder import load, open_module, save
 from vdm_jax.pretrained.schedulers.schedulers import load_scheduler, save_scheduler
-from vdm_jax.pretrained.start import init_from_published, weights
+from vdm_jax.pretrained.start import init_from_published, published_weights
 from vdm_jax.pretrained.state_dict import from_state_dict, to_state_dict
 
 __all__ = [
@@ -13,6 +13,6 @@ __all__ = [
   "save",
   "save_scheduler",
   "init_from_published",
+  "published_weights",
   "to_state_dict",
-  "weights",
 ]

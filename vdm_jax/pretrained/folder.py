@@ -61,18 +61,18 @@ def open_module(path, dtype=jnp.float32):
   return with_dtype(_opened(path, None)[1], dtype)
 
 
-def load_joined(paths, config, dtype=jnp.float32, mesh=None, rules=()):
+def load_from_folders(folders, config, dtype=jnp.float32, mesh=None, rules=()):
   """Opens one component whose tensors are spread over folders: (module, params).
 
   Args:
-    paths: the folders.
+    folders: of its weights; of equal names the last folder's counts.
     config: the component's config.json as a dict.
     dtype: of the parameters, nested jax.Arrays, and of the computation.
     mesh: a jax.sharding.Mesh to lay the parameters out on; None: the first device.
     rules: ((logical axis, mesh axis), ...), which parameter axes the mesh splits.
   """
-  table, state_dict = table_for_config(paths[0], config), {}
-  for path in paths:
+  table, state_dict = table_for_config(folders[0], config), {}
+  for path in folders:
     state_dict |= sd.unwrap(files.open_tensors(pathlib.Path(path)))
   state_dict = table.renamed(state_dict)
   module = table.from_config(config)

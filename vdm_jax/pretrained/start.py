@@ -16,7 +16,7 @@ def init_from_published(params, *, path, module=None):
   return folder.load_like(params, path, module=module) if path else params
 
 
-def weights(*, path, otherwise, module=None):
+def published_weights(*, path, otherwise, module=None):
   """Published weights, a nested dict of numpy arrays, for the `weights` of a stage.
 
   Args:

@@ -75,20 +75,19 @@ def _once(cfg, target, what):
   cfg, notes = adapted_config_and_notes(cfg, target)
   mesh = mesh_of(cfg, target)
   program = programs.PROGRAMS[what](cfg, mesh)
+  trees = program.argument_trees
   with sharding.use_mesh(mesh, cfg.rules):
-    flop_count, model = program.count_flops(), program.model_flops()
+    flop_count, model = program.count_flops(), program.count_model_flops()
   start = time.monotonic()
   lowered = program.lower()
   lowering, start = time.monotonic() - start, time.monotonic()
   try:
     with _uncached():
       compiled = lowered.compile(compiler_options=OPTIONS[target.chip.platform])
-    needs = memory.from_analysis(
-      compiled.memory_analysis(), program.trees, target.chip.hbm
-    )
+    needs = memory.from_analysis(compiled.memory_analysis(), trees, target.chip.hbm)
     module = hlo.parse_module(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
-    needs = memory.from_compile_error(str(error), program.trees, target.chip.hbm)
+    needs = memory.from_compile_error(str(error), trees, target.chip.hbm)
     module = None
     if needs is None:
       raise
@@ -175,9 +174,9 @@ def _advice(cfg, target, program, needs):
 def _step_memory(program):
   """The advice.StepMemory of a training step."""
   return advice.StepMemory(
-    state=memory.bytes_per_device(program.trees),
-    gradients=memory.bytes_per_device(program.trees["ema"]),
-    saved=program.saved_bytes(),
+    state=memory.bytes_per_device(program.argument_trees),
+    gradients=memory.bytes_per_device(program.argument_trees["ema"]),
+    saved=program.count_saved_bytes(),
     clips=program.clips_at_a_time,
   )
 

@@ -34,7 +34,7 @@ def run(
   Args:
     job: programs.job.Job; each process encodes a share of the clips on its own devices.
     source: clips, [i] -> {"video": uint8 [T, H, W, 3], ...}, or stored latents as
-      videos (data.transforms.LatentsAsVideo) for an autoencoder of latents.
+      videos (data.transforms.LatentMeanToVideo) for an autoencoder of latents.
     autoencoder: autoencoders.base.Autoencoder.
     weights: the folder, under the workdir, of the stage that trained it.
     batch_size: clips at a time in each process.

@@ -122,14 +122,14 @@ def run(
       loader,
       k_steps,
       steps=steps,
-      put=put,
+      put_batch=put,
       cadence=cadence,
       checkpointer=saver,
       logger=logger,
       preview=draw if preview else None,
       finish=finish,
       max_skipped=max_skipped,
-      agree=distributed.make_max_over_processes(job.mesh)
+      max_over_processes=distributed.make_max_over_processes(job.mesh)
       if jax.process_count() > 1
       else None,
       name=job.stage,

@@ -59,7 +59,7 @@ class Completion:
 
 
 @dataclasses.dataclass(frozen=True)
-class KeepSignals:
+class SignalSubsetConditioner:
   """A conditioner, batch -> (cond, null), that makes all but some signals null.
 
   Attributes:
@@ -172,7 +172,7 @@ def encode_and_decode(generator, params, video):
 def _complete(generator, completion, mask, params, batch, known, key):
   """uint8 videos, like the latents `known` where the mask [t] is True."""
   task, given = generator.task, mask.any()
-  conditioner = KeepSignals(task.conditioner, completion.signals)
+  conditioner = SignalSubsetConditioner(task.conditioner, completion.signals)
   generator = dataclasses.replace(
     generator,
     task=dataclasses.replace(task, conditioner=conditioner),

@@ -138,7 +138,7 @@ def _setting(case, plan, params, batch, key):
     cached = (functools.partial(d.cached, plan=plan, on_update=watch),)
   wrappers = (*cached, *case.generator.wrappers)
   draw = dataclasses.replace(case.generator, wrappers=wrappers).latents
-  operations = flops.count_flops(draw, params, batch, key).flops
+  operations = flops.flop_count_of_call(draw, params, batch, key).flops
   program = jax.jit(draw).lower(params, batch, key).compile()
   return MeasuredSampler(program, operations, sum(sizes.values()))
 

@@ -53,14 +53,14 @@ def fit(
   *,
   steps,
   cadence=CADENCE,
-  put=None,
+  put_batch=None,
   checkpointer=None,
   logger=None,
   preview=None,
   finish=None,
   max_skipped=20,
   in_flight=2,
-  agree=None,
+  max_over_processes=None,
   name="train",
 ):
   """Trains: the State after `steps` steps, counted from the run's first start.
@@ -77,7 +77,7 @@ def fit(
       position after the batch drawn last.
     key: the run's base PRNG key; the same at every start.
     cadence: steps between log lines, checkpoints and previews, a Cadence.
-    put: batch -> batch on the devices, a `sharding.put_batch` of mesh and rules.
+    put_batch: batch -> batch on the devices, a `sharding.put_batch` of mesh and rules.
     checkpointer: a `checkpoint.Checkpointer`; saves the last step, too.
     logger: a `log.Logger`.
     preview: (step, state) -> None; must not keep the state, whose memory the next step
@@ -86,7 +86,7 @@ def fit(
     max_skipped: steps in a row that may be skipped as not finite; one more raises a
       FloatingPointError.
     in_flight: steps that may run before the metrics of the first are fetched.
-    agree: `distributed.make_max_over_processes(mesh)` where there are many processes.
+    max_over_processes: int -> int, of `distributed`; None where there is one process.
     name: of the run, for messages.
   """
   if in_flight < 1:
@@ -113,7 +113,7 @@ def fit(
   with contextlib.ExitStack() as stack:
     stack.callback(progress.close)
     received = stack.enter_context(_signals())
-    stop = agreed if agree else received
+    stop = agreed if max_over_processes else received
     batches = iter(loader)
     while n < steps and not stop:
       batch = next(batches, None)
@@ -121,9 +121,10 @@ def fit(
         raise ValueError(
           f"the loader ended after {n} of {steps} steps; it must repeat its data."
         )
-      state, metrics = step(state, put(batch) if put else batch, key)
+      state, metrics = step(state, put_batch(batch) if put_batch else batch, key)
       n += 1
-      number = agree(max(received, default=0)) if agree else None
+      number = max(received, default=0)
+      number = max_over_processes(number) if max_over_processes else None
       pending.append((n, metrics, number))
       read(in_flight)
       if preview is not None and n % cadence.preview == 0:

@@ -114,7 +114,9 @@ def exact(process, variance):
   return denoise
 
 
-SCALED = signal_scale.SignalScale(p.DDPM(schedule="scaled_linear"), 0.7, steps=400)
+SCALED = signal_scale.SignalScaledProcess(
+  p.DDPM(schedule="scaled_linear"), 0.7, steps=400
+)
 
 
 @pytest.mark.parametrize("process", [p.Flow(), SCALED, *suite.only_complete(p.DDPM())])

@@ -180,7 +180,7 @@ def samples(params):
   for name, wrap in {"plain": None, **PLANS}.items():
     wrappers = (GUIDE,) if wrap is None else (wrap, GUIDE)
     run = jax.jit(functools.partial(sample, wrappers=wrappers))
-    count = flops.count_flops(run, params).flops
+    count = flops.flop_count_of_call(run, params).flops
     out[name] = np.asarray(run(params)), count
   return out
 

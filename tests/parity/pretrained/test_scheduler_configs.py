@@ -37,7 +37,7 @@ def test_the_network_is_called_at_the_originals_times(schedule, spacing):
       theirs, scheduler = made(config), schedulers.load_scheduler(config)
       for num_steps in (5, 17, 50):
         theirs.set_timesteps(num_steps)
-        ts = scheduler.ts(num_steps)
+        ts = scheduler.time_grid(num_steps)
         x = np.zeros((1, len(ts) - 1, 1, 1, 1))
         _, times = scheduler.process.network_inputs(x, jnp.asarray(ts[None, :-1]))
         expected = theirs.timesteps.numpy()

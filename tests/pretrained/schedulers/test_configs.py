@@ -35,8 +35,10 @@ def other(name):
 def test_the_noise_of_a_task_is_that_which_the_original_begins_with(name):
   """A task multiplies it by the process' sigma: together `init_noise_sigma`."""
   scheduler = schedulers.load_scheduler({"_class_name": name, **EVERY[name]})
-  ts = scheduler.ts(20)
-  noise = scheduler.noise(ts, draw=lambda key, shape: np.ones(shape))(None, ())
+  ts = scheduler.time_grid(20)
+  noise = scheduler.initial_noise_fn(ts, draw=lambda key, shape: np.ones(shape))(
+    None, ()
+  )
   sigma = scheduler.process.alpha_sigma(ts[:1])[1]
   np.testing.assert_allclose(sigma * noise, scheduler.init_noise_sigma(ts), rtol=1e-6)
 
@@ -46,7 +48,7 @@ def test_leading_steps_of_multistep_solvers_begin_at_their_offset(name):
   config = {"_class_name": name, **SD, "timestep_spacing": "leading", "steps_offset": 3}
   betas = np.linspace(SD["beta_start"] ** 0.5, SD["beta_end"] ** 0.5, 1000) ** 2
   alpha_bar = np.cumprod(1.0 - betas)[[803, 603, 403, 203]]
-  ts = schedulers.load_scheduler(config).ts(4)
+  ts = schedulers.load_scheduler(config).time_grid(4)
   np.testing.assert_allclose(ts[:4], np.sqrt(1 / alpha_bar - 1), rtol=1e-4)
 
 
@@ -125,17 +127,17 @@ def test_wrong_grids_are_refused():
     {"_class_name": fields.FLOW, "use_dynamic_shifting": True}
   )
   with pytest.raises(ValueError, match="give mu"):
-    flow.ts(10)
+    flow.time_grid(10)
   with pytest.raises(ValueError, match="3 sigmas were given for num_steps=4"):
-    flow.ts(4, mu=1.0, sigmas=[1.0, 0.5, 0.2])
+    flow.time_grid(4, mu=1.0, sigmas=[1.0, 0.5, 0.2])
   for name in EVERY:
     scheduler = schedulers.load_scheduler({"_class_name": name})
     for wrong in (0, 1001):
       with pytest.raises(ValueError, match="takes 1 to 1000"):
-        scheduler.ts(wrong)
+        scheduler.time_grid(wrong)
   ddim = {"_class_name": fields.DDIM, "steps_offset": 1}
   with pytest.raises(ValueError, match="take fewer steps"):
-    schedulers.load_scheduler(ddim).ts(1000)
+    schedulers.load_scheduler(ddim).time_grid(1000)
 
 
 def test_noise_levels_that_do_not_rise_are_refused_where_they_are_looked_up():

@@ -48,7 +48,7 @@ def ours(config, num_steps, eta=0.0, **grid):
   path, times = [], []
   scheduler, channels = schedulers.load_scheduler(config), channels_of(config)
   start, noise = noises(num_steps)
-  ts = scheduler.ts(num_steps, **grid)
+  ts = scheduler.time_grid(num_steps, **grid)
   sampler = functools.partial(scheduler.sampler, eta=eta) if eta else scheduler.sampler
 
   def apply(x, t, cond):

@@ -149,7 +149,7 @@ def test_all_pairs_are_asked_for_in_several_wordings():
 def test_real_clips_are_what_their_pair_says(clips):
   part = {k: v[:20] for k, v in clips.arrays.items()}
   source = sources.ArraySource({**part, "video": np.arange(20)})
-  videos, wants = captions.clips_with_prompts(source)
+  videos, wants = captions.videos_and_prompts(source)
   assert videos.tolist() == list(range(20))
   found = [(w["digit"], w["direction"]) for w in wants]
   assert found == [captions.digit_and_direction(source[i]) for i in range(20)]

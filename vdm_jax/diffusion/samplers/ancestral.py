@@ -24,7 +24,7 @@ def ancestral(denoise, process, x, ts, cond, key, *, fraction=None):
 
   def step(denoise, x, t, t_next, key):
     estimate = denoise(x, t, cond)
-    at = estimate.fraction if fraction is None else fraction * jnp.ones_like(x)
+    at = estimate.variance_fraction if fraction is None else fraction * jnp.ones_like(x)
     mean = variance.posterior_mean(process, x, estimate.x0, t, t_next)
     ends = p.expand(t_next) <= 0.0
     std = jnp.exp(0.5 * variance.log_variance(process, at, t, t_next))

@@ -42,7 +42,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
   shape, grid, modes = x.shape, ts, None
   ts = repeat(schedule_matrix(ts, shape[1]), "s t -> s b t", b=shape[0])
   inputs = ts[:-1], ts[1:], jnp.arange(len(ts) - 1)
-  if isinstance(denoise, caching.CachedDenoiser):
+  if isinstance(denoise, caching.CachedDenoiserFactory):
     denoise, modes = denoise.denoiser_and_step_modes(grid, calls)
 
   def take(carry, inputs, mode):
@@ -51,7 +51,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
     t, t_next, i = inputs
     called, finish = denoise, lambda: None
     if mode is not None:
-      called, finish = denoise.for_step(mode, cache, i, shape)
+      called, finish = denoise.step_denoiser_and_finish(mode, cache, i, shape)
     extra = () if memory is None else (memory,)
     after = step(called, x, t, t_next, fold_key(key, i), *extra)
     after = (after, None) if memory is None else after

@@ -122,30 +122,30 @@ class UNetTransformer(TypedModule):
     config: TransformerConfig, spatial or along time.
     inner: TransformerConfig of blocks along time after each of its blocks, within the
       same projections, mixed by a learned share (Stable Video Diffusion); or None.
-    groups: of the group norm.
+    norm_num_groups: of the group norm.
   """
 
   config: TransformerConfig
   inner: TransformerConfig | None = None
-  groups: int = 32
+  norm_num_groups: int = 32
 
   @nn.compact
   def __call__(self, x, signals):
     """[B, T, H, W, C] of x of that shape; signals: inputs.Signals."""
     c = self.config
     height = x.shape[2]
-    before = x
+    before, groups = x, self.norm_num_groups
     if c.projected:
-      norm = dict(groups=self.groups, epsilon=1e-6, **self.dtypes, name="norm")
+      norm = dict(groups=groups, epsilon=1e-6, **self.dtypes, name="norm")
       x = temporal.group_norm(x, c.norm_over, **norm)
       width = c.num_heads * c.head_dim if c.num_heads and c.head_dim else x.shape[-1]
       x = Linear(width, ("embed", None), **self.dtypes, name="proj_in")(x)
     x = placement.constrain(rearrange(x, "b t h w c -> b t (h w) c"), TOKEN_LAYOUT)
     for i in range(c.depth):
-      x = SublayerStack(c, self.groups, **self.dtypes, name=f"block_{i}")(x, signals)
+      x = SublayerStack(c, groups, **self.dtypes, name=f"block_{i}")(x, signals)
       if self.inner is not None:
         along = SublayerStack(
-          self.inner, self.groups, **self.dtypes, name=f"temporal_block_{i}"
+          self.inner, groups, **self.dtypes, name=f"temporal_block_{i}"
         )
         h = along(x, signals)
         mixer = temporal.AlphaBlender(self.param_dtype, name="temporal_mix")
@@ -166,16 +166,16 @@ class SublayerStack(TypedModule):
   """One block of a transformer on tokens [B, T, N, D]: several sublayers in a row.
 
   `config` is a TransformerConfig, whose `block` names them, such as "spatial_self";
-  `groups` are those of each group norm.
+  `norm_num_groups` are those of each group norm.
   """
 
   config: TransformerConfig
-  groups: int = 32
+  norm_num_groups: int = 32
 
   @nn.compact
   def __call__(self, x, signals):
     """Tokens [B, T, N, D] of x of that shape; signals: inputs.Signals."""
-    c = self.config
+    c, groups = self.config, self.norm_num_groups
     if c.position == "perceptron":
       width = x.shape[-1]
       emb = TimeEmbedding(
@@ -183,7 +183,7 @@ class SublayerStack(TypedModule):
       )(signals.positions)
       x = x + rearrange(emb, "b t d -> b t 1 d").astype(x.dtype)
     for i, kind in enumerate(c.block):
-      x = Sublayer(c, kind, self.groups, **self.dtypes, name=f"{kind}_{i}")(x, signals)
+      x = Sublayer(c, kind, groups, **self.dtypes, name=f"{kind}_{i}")(x, signals)
     return x
 
 
@@ -196,7 +196,7 @@ class Sublayer(TypedModule):
 
   config: TransformerConfig
   kind: str
-  groups: int = 32
+  norm_num_groups: int = 32
 
   @nn.compact
   def __call__(self, x, signals):
@@ -217,7 +217,7 @@ class Sublayer(TypedModule):
       return norms.LayerNorm(1e-5, self.param_dtype, name="norm")(x)
     over = "frame" if self.kind == "spatial_self" else "pixel"
     h = rearrange(x, "b t n c -> b t n 1 c")
-    rest = dict(groups=self.groups, epsilon=1e-5, **self.dtypes)
+    rest = dict(groups=self.norm_num_groups, epsilon=1e-5, **self.dtypes)
     h = temporal.group_norm(h, over, **rest, name="norm")
     return rearrange(h, "b t n 1 c -> b t n c")
 

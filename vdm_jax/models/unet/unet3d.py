@@ -266,7 +266,7 @@ class UNetEncoder(UNetModule):
     x = x if extra is None else x + extra
     if c.temporal_in is not None and not self.skips_temporal(x):
       x = sublayers.UNetTransformer(
-        c.temporal_in, groups=c.groups, **self.dtypes, name="temporal_in"
+        c.temporal_in, norm_num_groups=c.groups, **self.dtypes, name="temporal_in"
       )(x, signals)
     skips = [x]
     for i, features in enumerate(c.channels):
@@ -369,7 +369,7 @@ class Cell(UNetModule):
       )(x, signals)
     if self.temporal and in_time:
       x = sublayers.UNetTransformer(
-        c.temporal, groups=c.groups, **self.dtypes, name="temporal_transformer"
+        c.temporal, norm_num_groups=c.groups, **self.dtypes, name="temporal_transformer"
       )(x, signals)
     return x
 

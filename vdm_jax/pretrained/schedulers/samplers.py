@@ -29,14 +29,14 @@ def ddpm(denoise, process, x, ts, cond, key, *, fraction=None):
 
   def step(denoise, x, t, t_next, key):
     estimate = denoise(x, t, cond)
-    part = estimate.fraction if fraction is None else fraction * jnp.ones_like(x)
+    at = estimate.variance_fraction if fraction is None else fraction * jnp.ones_like(x)
     mean = variance.posterior_mean(process, x, estimate.x0, t, t_next)
-    std = jnp.exp(0.5 * variance.log_variance(process, part, t, t_next))
+    std = jnp.exp(0.5 * variance.log_variance(process, at, t, t_next))
     beta = p.expand(
       jnp.log(variance.transition_scale_and_variance(process, t, t_next)[1])
     )
-    part = 0.0 if part is None else part
-    last = jnp.exp(0.5 * (part * beta + (1.0 - part) * LEAST))
+    at = 0.0 if at is None else at
+    last = jnp.exp(0.5 * (at * beta + (1.0 - at) * LEAST))
     last = jnp.where(p.expand(t) > 1.0, last, 0.0)
     ends = p.expand(t_next) <= 0.0
     mean, std = jnp.where(ends, estimate.x0, mean), jnp.where(ends, last, std)

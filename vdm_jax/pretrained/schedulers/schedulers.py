@@ -1,8 +1,9 @@
 """diffusers' scheduler_config.json -> our process, prediction, sampler and grid.
 
   scheduler = load_scheduler("stable-diffusion/scheduler")
-  ts = scheduler.ts(num_steps=50)
-  task.sample(..., sampler=scheduler.sampler, ts=ts, noise=scheduler.noise(ts),
+  ts = scheduler.time_grid(num_steps=50)
+  noise = scheduler.initial_noise_fn(ts)
+  task.sample(..., sampler=scheduler.sampler, ts=ts, noise=noise,
               wrappers=(*guidance, *scheduler.wrappers))
 
 gives the trajectory of the original class, on the same network and noise. The
@@ -36,8 +37,8 @@ class Scheduler:
       scaled x and its timestep, rounded as it is there.
     prediction: what the network predicts: "eps", "x0", "v" or "velocity".
     sampler: (denoise, process, x, ts, cond, key) -> x0; of DDIM, `eta` may be bound.
-    ts: num_steps -> the grid of times [S + 1], float32; with a dynamic shift also mu,
-      and of flows also sigmas.
+    time_grid: num_steps -> falling times [S + 1], float32; with a dynamic shift also
+      mu, and of flows also sigmas, are arguments.
     wrappers: functions (denoise, null) -> denoise, applied outside of guidance.
     init_noise_sigma: ts -> the number by which unit noise is multiplied at the start.
     original: the config as it was read.
@@ -46,12 +47,12 @@ class Scheduler:
   process: Any
   prediction: str
   sampler: Callable
-  ts: Callable
+  time_grid: Callable
   wrappers: tuple[Callable, ...] = ()
   init_noise_sigma: Callable = lambda ts: 1.0
   original: Mapping = dataclasses.field(default_factory=dict, repr=False, hash=False)
 
-  def noise(self, ts, draw=loop.noise_by_frame):
+  def initial_noise_fn(self, ts, draw=loop.noise_by_frame):
     """A function (key, shape) -> initial noise [B, T, H, W, C], for a task's `sample`.
 
     That multiplies noise by the process' sigma at ts[0], where the original has
@@ -86,7 +87,7 @@ def load_scheduler(source):
   make, grid = MAKERS[config["_class_name"]]
   made = {
     "prediction": fields.PREDICTIONS[config.get("prediction_type", "flow_prediction")],
-    "ts": functools.partial(grid, config=config),
+    "time_grid": functools.partial(grid, config=config),
     "wrappers": _wrappers(_clipping(config)),
   }
   return Scheduler(**made | make(config), original=dict(original))
@@ -128,7 +129,7 @@ def _ddim(config):
   )
   end = end if to_next_time else 0.0
   ts = functools.partial(grids.ddpm_grid, config=config, end=end)
-  return {"process": _table(config), "sampler": sampler, "ts": ts, "wrappers": ()}
+  return dict(process=_table(config), sampler=sampler, time_grid=ts, wrappers=())
 
 
 def _euler(config):

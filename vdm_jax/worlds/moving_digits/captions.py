@@ -113,7 +113,7 @@ def repeat_prompts(prompts, times):
   return [dict(prompt) for prompt in prompts for _ in range(times)]
 
 
-def clips_with_prompts(source):
+def videos_and_prompts(source):
   """(uint8 videos [N, T, H, W, 3], their prompts [{"text", "digit", "direction"}]).
 
   Of all records of a source; they have "video", "label" and "velocity".

@@ -178,9 +178,9 @@ class CompletionScorer:
     }
 
 
-def reflect(path, room):
-  """Positions `path` on a line, reflected at two walls to positions in [0, room]."""
-  inside = np.mod(path, 2.0 * room)
+def reflect(positions, room):
+  """Positions on a line, reflected at two walls to positions in [0, room]."""
+  inside = np.mod(positions, 2.0 * room)
   return np.where(inside > room, 2.0 * room - inside, inside)
 
 
@@ -225,44 +225,47 @@ def grid_search(errors, starts, velocities, levels):
   return best, found.min(1)
 
 
-def digit_rows(data, *, seed=0, still=0.25):
+def digit_score_rows(evaluation, *, seed=0, still=0.25):
   """[Row (name, Scores of samples and of real clips)] of classification and motion.
 
   Args:
-    data: an EvaluationData, with labels.
+    evaluation: an EvaluationData, with labels.
     seed: of the frames to which the classifier is fitted.
     still: speed in pixels a frame below which a clip is static.
   """
-  classifier = DigitClassifier(data.train.videos, data.train.labels, seed=seed)
+  train = evaluation.train
+  classifier = DigitClassifier(train.videos, train.labels, seed=seed)
   fitted = {"extractor": f"support vector machine, {CROP} x {CROP} centred frames"}
-  settings = {"fitted_to": len(data.train), "reader_seed": seed}
+  settings = {"fitted_to": len(train), "reader_seed": seed}
 
   def right(clips):
     return (classifier.classify(clips.videos) == clips.labels).mean()
 
   features = {
     name: classifier.features(clips.videos)
-    for name, clips in (("samples", data.samples), ("real", data.real))
+    for name, clips in (("samples", evaluation.samples), ("real", evaluation.real))
   }
   # The reference is the training split; real clips are at some distance from it, too.
-  reference = classifier.features(data.train.videos)
+  reference = classifier.features(train.videos)
 
   def from_train(clips):
-    name = "samples" if clips is data.samples else "real"
+    name = "samples" if clips is evaluation.samples else "real"
     return frechet.distance(features[name], reference)
 
   static = lambda clips: (mean_speed(clips.videos) < still).mean()
   return [
-    data.row("read as the asked digit", right, settings=settings, **fitted),
-    data.row(
+    evaluation.row("read as the asked digit", right, settings=settings, **fitted),
+    evaluation.row(
       "frechet distance of votes",
       from_train,
       settings={**settings, "ddof": 1},
       **fitted,
     ),
-    data.row("static clips", static, settings={"still": still}),
-    data.row("speed (pixels a frame)", lambda clips: mean_speed(clips.videos).mean()),
-    data.row(
+    evaluation.row("static clips", static, settings={"still": still}),
+    evaluation.row(
+      "speed (pixels a frame)", lambda clips: mean_speed(clips.videos).mean()
+    ),
+    evaluation.row(
       "motion error (pixels)", lambda clips: np.median(motion_error(clips.videos))
     ),
   ]

@@ -36,12 +36,12 @@ EQUAL = (
 KEPT = ("motion_num_attention_heads", "motion_max_seq_length", "use_motion_mid_block")
 
 
-def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
+def load(unet_folder, adapter_folder, *, dtype=jnp.float32, mesh=None, rules=()):
   """(module, params) of AnimateDiff from two folders: a UNet3D, nested jax.Arrays.
 
   Args:
-    unet: the folder of a UNet2DConditionModel.
-    adapter: the folder of a MotionAdapter.
+    unet_folder: of a UNet2DConditionModel.
+    adapter_folder: of a MotionAdapter.
     dtype: of the parameters and of the computation.
     mesh: a jax.sharding.Mesh to lay the parameters out on; None: the first device.
     rules: ((logical axis, mesh axis), ...), which parameter axes the mesh splits.
@@ -49,19 +49,20 @@ def load(unet, adapter, *, dtype=jnp.float32, mesh=None, rules=()):
   Raises:
     ValueError: what does not fit.
   """
-  config, motion = configs_to_join(unet, adapter)
-  return folder.load_joined((unet, adapter), config | motion, dtype, mesh, rules)
+  folders = unet_folder, adapter_folder
+  config, motion = unet_and_motion_configs(*folders)
+  return folder.load_from_folders(folders, config | motion, dtype, mesh, rules)
 
 
-def configs_to_join(unet, adapter):
-  """AnimateDiff's config.json as two dicts, to be joined.
+def unet_and_motion_configs(unet_folder, adapter_folder):
+  """AnimateDiff's config.json as two dicts, (of the image U-Net, of its motion layers).
 
-  The first is of the folder `unet` of a UNet2DConditionModel, changed to that of a
-  UNetMotionModel; the second has the fields that the folder `adapter` of a
-  MotionAdapter adds. ValueError: what does not fit.
+  The first is that of a UNet2DConditionModel, changed to that of a UNetMotionModel; the
+  second has the fields that a MotionAdapter adds. ValueError: what does not fit.
   """
-  config, motion = read_config(unet), read_config(adapter)
-  for path, found, expected in ((unet, config, IMAGES), (adapter, motion, MOTION)):
+  config, motion = read_config(unet_folder), read_config(adapter_folder)
+  opened = (unet_folder, config, IMAGES), (adapter_folder, motion, MOTION)
+  for path, found, expected in opened:
     if class_name(found) != expected:
       raise ValueError(f"{path} is of {class_name(found)}; expected a {expected}.")
   problems = []
