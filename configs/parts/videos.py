@@ -80,7 +80,7 @@ def captions(cfg, width):
   clip |= dict(masked=False, truncate=True)
   cfg.encoder = c.call(text_encoder.TextEncoder, **clip)
   clips = (cfg.train_clips, cfg.test_clips)
-  found = c.bind(texts.unique_captions_and_empty, clips=clips)
+  found = c.bind(texts.unique_captions_and_empty, sources=clips)
   cfg.embed = c.bind(embed.run, texts=found, encoder=cfg.encoder)
   cfg.stages = ("embed", *cfg.stages)
   cfg.latents = captioned(cfg.latents, drop=0.1)

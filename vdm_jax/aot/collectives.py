@@ -235,7 +235,7 @@ def collectives_table(collectives, parameter_shapes=()):
   """
   rows = {}
   for c in collectives:
-    moves = "parameters" if moves_parameters(c, parameter_shapes) else "activations"
+    moves = "parameters" if has_parameter_sizes(c, parameter_shapes) else "activations"
     key = (c.kind, "+".join(c.axes), c.scan, moves, c.over_dcn)
     row = rows.setdefault(key, {"count": 0, "bytes": 0.0, "largest": 0.0})
     row["count"] += c.count
@@ -246,7 +246,7 @@ def collectives_table(collectives, parameter_shapes=()):
   return [dict(zip(names, key, strict=True)) | row for key, row in order]
 
 
-def moves_parameters(collective, parameter_shapes):
+def has_parameter_sizes(collective, parameter_shapes):
   """Whether all arrays of a collective have sizes of parameters, or of their parts.
 
   A part is a half, a quarter ... a 4096th of one layer of a parameter, as a mesh or the

@@ -162,8 +162,8 @@ class KLImage:
     if self.chunk is None and cpu.on_one_cpu():
       n, height, width, _ = frames.shape
       pixels = height * width * (after // self.patch or 1) ** 2
-      few = cpu.block_size(n, 4 * pixels * self.channels[0])
-      map_frames = cpu.blocked_without_gradient(functools.partial(chunked, few), run)
+      few = functools.partial(chunked, cpu.block_size(n, 4 * pixels * self.channels[0]))
+      map_frames = cpu.blocked_unless_differentiated(few, run)
     y = map_frames(variables, frames)
     return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 

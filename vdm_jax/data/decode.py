@@ -35,16 +35,16 @@ STARTS = {
 }
 
 
-def start_chooser(name, rng):
+def start_chooser(start, rng):
   """A function largest_start -> start, two ints: the frame at which a clip begins.
 
   Args:
-    name: "first" (frame 0), "centre" or "random".
+    start: "first" (frame 0), "centre" or "random".
     rng: numpy Generator for "random"; may be None for the others.
   """
-  if name not in STARTS:
-    raise ValueError(f"start={name!r}: wanted one of {sorted(STARTS)}.")
-  return lambda slack: STARTS[name](slack, rng)
+  if start not in STARTS:
+    raise ValueError(f"start={start!r}: wanted one of {sorted(STARTS)}.")
+  return lambda slack: STARTS[start](slack, rng)
 
 
 def frames_spanned(num_frames, interval):

@@ -15,7 +15,7 @@ def uniform_indices(length, num_frames):
   num_frames repeats its first frames.
   """
   if length <= num_frames:
-    return indices_repeating_first(length, num_frames)
+    return front_padded_indices(length, num_frames)
   if num_frames == 1:
     return np.zeros(1, int)
   places = np.arange(num_frames) * (length - 1) / (num_frames - 1)
@@ -29,7 +29,7 @@ def window_indices(length, num_frames, stride, start):
   repeats its first ones. `start` is at most `length` minus the frames spanned.
   """
   if length <= num_frames:
-    return indices_repeating_first(length, num_frames)
+    return front_padded_indices(length, num_frames)
   last = start + window_span(length, num_frames, stride) - 1
   if not 0 <= start <= last < length:
     raise ValueError(
@@ -43,7 +43,7 @@ def window_span(length, num_frames, stride):
   return min(length, (num_frames - 1) * stride + 1)
 
 
-def indices_repeating_first(length, num_frames):
+def front_padded_indices(length, num_frames):
   """int [num_frames], ascending: 0 .. length - 1, the first ones more than once."""
   if length < 1:
     raise ValueError("A video without frames has no clip.")

@@ -68,13 +68,9 @@ def read_prompts(texts_or_file):
   return [line.strip() for line in lines if line.strip()]
 
 
-def unique_captions_and_empty(clips):
-  """Sorted list of the unique captions of several sources, and of the empty text.
-
-  Args:
-    clips: sources whose `classes` are their captions.
-  """
-  return sorted({"", *(text for source in clips for text in source.classes or ())})
+def unique_captions_and_empty(sources):
+  """Sorted list of the unique captions, the `classes`, of sources, and of ""."""
+  return sorted({"", *(text for source in sources for text in source.classes or ())})
 
 
 class TextToStoredEmbedding:

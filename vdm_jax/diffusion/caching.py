@@ -160,24 +160,24 @@ class CachedDenoiserFactory:
     return _around(denoise, self.wrappers), finish
 
 
-def keep_all_modes_for_one_step(steps):
+def keep_all_modes_for_one_step(modes_of_steps):
   """A step's tuple of CacheModes that re-use nothing and keep all that any step keeps.
 
-  `steps` has for each step a tuple with a CacheMode for each of its calls.
+  `modes_of_steps` has for each step a tuple with a CacheMode for each of its calls.
   """
-  names = {name for modes in steps for mode in modes for name in mode.keep}
-  return (CacheMode((), tuple(sorted(names))),) * len(steps[0])
+  names = {name for modes in modes_of_steps for mode in modes for name in mode.keep}
+  return (CacheMode((), tuple(sorted(names))),) * len(modes_of_steps[0])
 
 
-def modes_from_reused_parts(reuse):
-  """A list of CacheModes from the set of names of parts that each call re-uses.
+def modes_from_reused_parts(reused_parts):
+  """A list of CacheModes from [set of names of the parts that a call re-uses].
 
   A part is kept by the last call that computes it before its re-use.
   """
-  after = [*reuse[1:], set()]
+  after = [*reused_parts[1:], set()]
   return [
     CacheMode(tuple(sorted(now)), tuple(sorted(then - now)))
-    for now, then in zip(reuse, after, strict=True)
+    for now, then in zip(reused_parts, after, strict=True)
   ]
 
 

@@ -66,11 +66,11 @@ def hierarchical(grid, num_frames, *, stride):
   return grid[np.clip(steps, 0, num_steps)]
 
 
-def hold_known(matrix, mask):
-  """The matrix of times [R + 1, T] with time 0 for the frames of `mask` [T]."""
-  if np.shape(mask) != matrix.shape[1:]:
+def hold_known(schedule_matrix, known_mask):
+  """The times [R + 1, T] with time 0 for the frames of `known_mask`, bool [T]."""
+  mask, times = np.shape(known_mask), schedule_matrix.shape
+  if mask != times[1:]:
     raise ValueError(
-      f"mask {np.shape(mask)} and matrix {matrix.shape} differ in frames; the mask "
-      f"must be {matrix.shape[1:]}."
+      f"mask {mask} and matrix {times} differ in frames; the mask must be {times[1:]}."
     )
-  return np.where(mask, np.zeros_like(matrix), matrix)
+  return np.where(known_mask, np.zeros_like(schedule_matrix), schedule_matrix)

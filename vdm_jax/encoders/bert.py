@@ -44,7 +44,7 @@ class Bert(Module, TypedModule):
     `mask` [B, L] is True for tokens that are attended to; None: all. Outputs at False
     have no meaning.
     """
-    places = blocks.token_positions(ids, self.length)
+    places = blocks.position_ids(ids, self.length)
     table = lambda rows, name: blocks.Embedding(
       rows, self.width, **self.dtypes, name=name
     )

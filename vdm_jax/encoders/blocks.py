@@ -87,29 +87,29 @@ def scan_blocks(block, depth):
   )
 
 
-def encoder_stack(module, norm):
+def encoder_stack(encoder, norm_position):
   """A module: all EncoderBlocks of an encoder, scanned, with the encoder's fields.
 
   Called with (x [B, L, D], mask), it returns (x after the last block, x after each
-  block [depth, B, L, D]). `module` is the encoder, whose child "blocks" it is; `norm`
-  is "before" or "after" each branch.
+  block [depth, B, L, D]). It is the child "blocks" of `encoder`, a linen module;
+  `norm_position` is "before" or "after" each branch.
   """
-  return scan_blocks(EncoderBlock, module.depth)(
-    num_heads=module.num_heads,
-    hidden=module.hidden,
-    norm=norm,
-    activation=module.activation,
-    epsilon=module.epsilon,
-    **module.dtypes,
+  return scan_blocks(EncoderBlock, encoder.depth)(
+    num_heads=encoder.num_heads,
+    hidden=encoder.hidden,
+    norm=norm_position,
+    activation=encoder.activation,
+    epsilon=encoder.epsilon,
+    **encoder.dtypes,
     name="blocks",
   )
 
 
-def token_positions(ids, length):
-  """Positions 0 .. L - 1 of ids [B, L]; a ValueError if L > length, those there are."""
-  if ids.shape[1] > length:
+def position_ids(token_ids, max_length):
+  """Positions 0 .. L - 1, int [L], of ids [B, L]; a ValueError if L > max_length."""
+  if token_ids.shape[1] > max_length:
     raise ValueError(
-      f"A text of {ids.shape[1]} tokens, but this encoder has length={length} "
-      "positions; cut the text."
+      f"A text of {token_ids.shape[1]} tokens, but this encoder has "
+      f"length={max_length} positions; cut the text."
     )
-  return jnp.arange(ids.shape[1])
+  return jnp.arange(token_ids.shape[1])

@@ -63,7 +63,7 @@ class ClipText(Module, TypedModule):
   @nn.compact
   def _encode(self, ids, mask):
     """(hidden states, pooled)."""
-    places = blocks.token_positions(ids, self.length)
+    places = blocks.position_ids(ids, self.length)
     table = lambda rows, name: blocks.Embedding(
       rows, self.width, **self.dtypes, name=name
     )

@@ -180,13 +180,13 @@ class T5Encoder(Module, TypedModule):
     return RMSNorm(self.epsilon, **self.dtypes, name="norm")(x)
 
 
-def relative_attention_bias(module, places):
-  """T5's bias, float32 [L, L, num_heads], of the integer buckets `places` [L, L].
+def relative_attention_bias(module, bucket_ids):
+  """T5's bias, float32 [L, L, num_heads], of the integer buckets `bucket_ids` [L, L].
 
   It adds a table of `buckets` rows, a field of the linen module, as "position" to it.
   """
   rest = dict(axis="heads", param_dtype=module.param_dtype, name="position")
-  return blocks.Embedding(module.buckets, module.num_heads, **rest)(places)
+  return blocks.Embedding(module.buckets, module.num_heads, **rest)(bucket_ids)
 
 
 def relative_position_buckets(length, num_buckets, max_distance):

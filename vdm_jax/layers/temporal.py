@@ -31,16 +31,16 @@ def per_frame(layer, x):
   return rearrange(y, "(b t) h w c -> b t h w c", t=x.shape[1])
 
 
-def group_norm(x, over, **fields):
+def group_norm(x, norm_over, **fields):
   """Group norm of a video x [B, T, H, W, C], of the same shape.
 
-  Statistics are taken `over` each "frame", each "clip", or each "pixel" along time: the
+  Statistics are over each "frame", "clip", or "pixel" along time (`norm_over`): the
   same weights are then other networks. `fields` are GroupNorm's: groups, epsilon ...
   """
   b, t, h, w, _ = x.shape
-  flat = rearrange(x, f"b t h w c -> {STATISTICS[over]}")
+  flat = rearrange(x, f"b t h w c -> {STATISTICS[norm_over]}")
   flat = GroupNorm(**fields)(flat)
-  return rearrange(flat, f"{STATISTICS[over]} -> b t h w c", b=b, t=t, h=h, w=w)
+  return rearrange(flat, f"{STATISTICS[norm_over]} -> b t h w c", b=b, t=t, h=h, w=w)
 
 
 def convolution(x, features, kernel, **fields):

@@ -93,26 +93,26 @@ def to_state_dict(module, params, *, size=None, ignored=None, table=None):
   return {k: np.ascontiguousarray(x) for k, x in out.items()}
 
 
-def published_arrays(module, table, flat):
+def published_arrays(module, table, flat_params):
   """Yields (published name, numpy array) for parameters {our name "a/b/c": array}.
 
   One parameter is converted at a time, by the rules of the module's Table.
   """
   for names, ours, pattern in table.rules(module):
-    x = _to_published(table, module, pattern, np.asarray(flat[ours]))
+    x = _to_published(table, module, pattern, np.asarray(flat_params[ours]))
     yield from [(names, x)] if isinstance(names, str) else zip(names, x, strict=True)
   yield from table.buffers(module).items()
 
 
-def param_problems(module, table, flat):
+def param_problems(module, table, flat_params):
   """[sentence] on params {our name: array} that do not fit the module; [] if all do."""
   rules = table.rules(module)
   known = {ours for _, ours, _ in rules} | set(constant_params(module, table, {}))
-  problems = _differing_names(known, set(flat))
+  problems = _differing_names(known, set(flat_params))
   for names, ours, pattern in rules:
-    if ours not in flat:
+    if ours not in flat_params:
       continue
-    view = np.broadcast_to(np.int8(0), flat[ours].shape)
+    view = np.broadcast_to(np.int8(0), flat_params[ours].shape)
     try:
       x = _to_published(table, module, pattern, view)
     except EinopsError:

@@ -85,12 +85,12 @@ def run(
       batch_size,
       key=job.key(),
     )
-    scores[variant.name] = mean_scores(judge(videos, prompts), prompts, group)
+    scores[variant.name] = mean_scores_by_group(judge(videos, prompts), prompts, group)
     figures = scores[variant.name]["all"].items()
     job.print(f"{variant.name}: " + ", ".join(f"{k} {v:.3g}" for k, v in figures))
   if real is not None:
     videos, of_real = real()
-    scores["real clips"] = mean_scores(judge(videos, of_real), of_real, group)
+    scores["real clips"] = mean_scores_by_group(judge(videos, of_real), of_real, group)
   for name, videos in samples.items():
     own = path / re.sub(r"\W+", "_", name).strip("_")
     own.mkdir(parents=True, exist_ok=True)
@@ -100,19 +100,19 @@ def run(
   job.print_table(table_rows(scores))
 
 
-def mean_scores(scores, prompts, group=None):
+def mean_scores_by_group(scores, prompts, group_of=None):
   """{group: {"count": clips, score: mean}}, for the group "all" and each other one.
 
   Args:
     scores: {score: [N]}; NaN is left out of the means.
     prompts: [N] dicts.
-    group: prompt -> name of its group; None: only "all".
+    group_of: prompt -> name of its group; None: only "all".
   """
   rows = collections.defaultdict(list)
   for i, prompt in enumerate(prompts):
     rows["all"].append(i)
-    if group is not None:
-      rows[group(prompt)].append(i)
+    if group_of is not None:
+      rows[group_of(prompt)].append(i)
   found = {}
   for name, chosen in rows.items():
     parts = {k: np.asarray(v, float)[chosen] for k, v in scores.items()}

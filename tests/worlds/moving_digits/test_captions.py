@@ -101,7 +101,7 @@ def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
   assert len(pairs) == 70 and not pairs & set(captions.UNSEEN)
   assert 0 < len(clips) - len(said) < 0.2 * len(clips)
   # Negative control: all of them, if none is held back.
-  whole = captions.seen_captions(clips, unseen=())
+  whole = captions.seen_captions(clips, unseen_pairs=())
   assert set(captions.wordings(*captions.UNSEEN[0])) & set(whole)
   assert (
     len(captions.captioned_clips(clips, write(tmp_path / "all", whole), ())) == 2000

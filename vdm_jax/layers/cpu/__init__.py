@@ -6,14 +6,14 @@ asks before. What each gains: experiments/speed/README.md.
   matmul_with_fast_gradient   a product whose kernel's gradient reads memory in order
   choose_convolution          matrix products in place of convolutions slow in XLA
   apply_tiled                 a transformer block on as many tokens as a cache holds
-  on_one_cpu, block_size, blocked_without_gradient    frames of an autoencoder in blocks
+  on_one_cpu, block_size, blocked_unless_differentiated    an autoencoder in blocks
   batch_random_draws          equal random draws of parameters, compiled once
 """
 
 from vdm_jax.layers.cpu.batched_init import batch_random_draws
 from vdm_jax.layers.cpu.blocking import (
   block_size,
-  blocked_without_gradient,
+  blocked_unless_differentiated,
   on_one_cpu,
 )
 from vdm_jax.layers.cpu.convolution import choose_convolution
@@ -24,7 +24,7 @@ __all__ = [
   "apply_tiled",
   "batch_random_draws",
   "block_size",
-  "blocked_without_gradient",
+  "blocked_unless_differentiated",
   "choose_convolution",
   "matmul_with_fast_gradient",
   "on_one_cpu",

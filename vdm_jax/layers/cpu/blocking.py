@@ -26,8 +26,8 @@ def block_size(num_rows, row_bytes):
   return max(k for k in range(1, min(most, num_rows) + 1) if num_rows % k == 0)
 
 
-def blocked_without_gradient(blocked, whole):
-  """A function that is `blocked` where no gradient is taken, and else `whole`.
+def blocked_unless_differentiated(blocked_fn, whole_fn):
+  """A function that is `blocked_fn` where no gradient is taken, and else `whole_fn`.
 
   Both compute the same of their arguments. A backward pass through blocks would keep
   what each of them has computed, and copy it.
@@ -35,10 +35,10 @@ def blocked_without_gradient(blocked, whole):
 
   @jax.custom_jvp
   def either(*args):
-    return blocked(*args)
+    return blocked_fn(*args)
 
   @either.defjvp
   def _(primals, tangents):
-    return jax.jvp(whole, primals, tangents)
+    return jax.jvp(whole_fn, primals, tangents)
 
   return either

@@ -231,21 +231,21 @@ def init_shapes(module, *inputs):
   return params["params"] if isinstance(module, nn.Module) else params
 
 
-def stacked_names(published, ours, block, numbers):
+def stacked_names(published_prefix, our_prefix, names_in_block, numbers):
   """{our layer in a stack of blocks: tuple of its published names}.
 
   Args:
-    published, ours: prefixes of the published blocks and of our stack, without the dot
-      before a block's number and the slash.
-    block: {our layer: its published name in a block, or the names of several that are
-      side by side in each head of ours}.
+    published_prefix, our_prefix: of the published blocks and of our stack, without the
+      dot before a block's number and the slash.
+    names_in_block: {our layer: its published name in a block, or the names of several
+      that are side by side in each head of ours}.
     numbers: of the published blocks.
   """
   return {
-    f"{ours}/{layer}": tuple(
-      f"{published}.{i}.{name}" for i in numbers for name in as_tuple(names)
+    f"{our_prefix}/{layer}": tuple(
+      f"{published_prefix}.{i}.{name}" for i in numbers for name in as_tuple(names)
     )
-    for layer, names in block.items()
+    for layer, names in names_in_block.items()
   }
 
 

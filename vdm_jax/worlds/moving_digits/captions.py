@@ -79,12 +79,9 @@ def digit_and_direction(record):
   return int(record["label"]), int(direction_index(np.asarray(record["velocity"])))
 
 
-def seen_captions(source, unseen=UNSEEN):
-  """The distinct captions of a source's clips, a sorted list.
-
-  Those of the pairs (digit, direction) in `unseen` are left out.
-  """
-  left_out = set(map(tuple, unseen))
+def seen_captions(source, unseen_pairs=UNSEEN):
+  """The distinct captions of a source, sorted, but of (digit, direction) unseen."""
+  left_out = set(map(tuple, unseen_pairs))
   records = (source[i] for i in range(len(source)))
   return sorted({caption(r) for r in records if digit_and_direction(r) not in left_out})
 
@@ -129,24 +126,24 @@ def videos_and_prompts(source):
   return np.stack([r["video"] for r in found]), prompts
 
 
-def seen_or_unseen(prompt, unseen=UNSEEN):
-  """The str "unseen pairs" if a prompt's pair is in `unseen`, else "seen pairs".
+def seen_or_unseen(prompt, unseen_pairs=UNSEEN):
+  """The str "unseen pairs" if a prompt's pair is one, else "seen pairs".
 
   The prompt is a dict with "digit" and "direction", its pair of ints or None.
   """
   pair = prompt["digit"], prompt["direction"]
-  return "unseen pairs" if pair in set(map(tuple, unseen)) else "seen pairs"
+  return "unseen pairs" if pair in set(map(tuple, unseen_pairs)) else "seen pairs"
 
 
-def captioned_clips(source, texts, unseen=UNSEEN):
+def captioned_clips(source, texts, unseen_pairs=UNSEEN):
   """A source of clips with their embedded captions, without those of unseen pairs.
 
   Args:
     source: of records with "label" and "velocity"; they gain "text" and "text_mask".
     texts: a folder of embedded texts that the program `embed` wrote.
-    unseen: pairs (digit, direction) to leave out.
+    unseen_pairs: pairs (digit, direction) to leave out.
   """
-  left_out = set(map(tuple, unseen))
+  left_out = set(map(tuple, unseen_pairs))
   records = range(len(source))
   kept = [i for i in records if digit_and_direction(source[i]) not in left_out]
   seen = sources.Subset(source, indices=kept)
