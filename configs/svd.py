@@ -51,7 +51,7 @@ def get_config(arg="full"):
     process=c.call(process.EDM, t_max=700.0, sigma_data=1.0),
     prediction="v",
     times=c.bind(times.lognormal, mean=0.7, std=1.6),
-    perturbation=c.call(perturbation.ImageAugmentation),
+    perturbation=c.call(perturbation.ImageNoiseAugmentation),
     **signals,
   )
   rising = c.bind(guidance.linear_scale, start=1.0, stop=2.5)

@@ -67,7 +67,7 @@ def upsampler(size):
   grid = (32, 32) if size == "full" else (4, 4)  # of the latents
   small = c.call(conditioner.LowResolution, grid=grid)
   others = small, unets.number("augmentation", 0.05)
-  noise = c.call(perturbation.ImageAugmentation, mean=-2.0, std=1.0, signal="low")
+  noise = c.call(perturbation.ImageNoiseAugmentation, mean=-2.0, std=1.0, signal="low")
   source = cfg.test_videos
   if size == "full":
     source = videos.captioned(source, negative=True)

@@ -11,7 +11,7 @@ from tests.support import drawn, known_frames
 from vdm_jax.conditioners import conditioner
 from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import long_video, times
-from vdm_jax.diffusion.perturbation import ImageAugmentation, KnownFrameNoise
+from vdm_jax.diffusion.perturbation import ImageNoiseAugmentation, KnownFrameNoise
 from vdm_jax.diffusion.samplers import ddim
 from vdm_jax.tasks import latent_diffusion
 
@@ -27,7 +27,9 @@ def with_noise(perturb, cond):
 
 def test_a_clip_is_noised_to_the_level_that_the_network_reads():
   known, mask = np.ones((512, 4, 8, 8, 4)), np.ones((512, 4, 1, 1, 1)) > 0
-  out = with_noise(KnownFrameNoise().train, Conditioning(known=known, mask=mask))
+  out = with_noise(
+    KnownFrameNoise().perturb_training_cond, Conditioning(known=known, mask=mask)
+  )
   level = out.vectors["augmentation"]
   assert level.min() >= 0 and level.max() < 250
   assert abs(level.mean() - 124.5) < 10 and len(set(level)) > 150
@@ -116,7 +118,7 @@ def deviations(cond):
 
 
 def test_a_picture_is_noised_by_the_deviation_that_is_drawn():
-  out = with_noise(ImageAugmentation().train, with_picture(512))
+  out = with_noise(ImageNoiseAugmentation().perturb_training_cond, with_picture(512))
   level = out.vectors["augmentation"]
   np.testing.assert_allclose(np.log(level).mean(), -3.0, atol=0.1)
   np.testing.assert_allclose(np.log(level).std(), 0.5, atol=0.06)
@@ -125,17 +127,19 @@ def test_a_picture_is_noised_by_the_deviation_that_is_drawn():
 
 
 def test_a_sample_has_the_noise_of_its_signal():
-  out = with_noise(ImageAugmentation().sample, with_picture(16))
+  out = with_noise(ImageNoiseAugmentation().perturb_sampling_cond, with_picture(16))
   np.testing.assert_allclose(deviations(out), 0.02, rtol=0.2)
   clean = with_picture(16).replace(vectors={"augmentation": np.zeros(16, np.float32)})
-  out = with_noise(ImageAugmentation().sample, clean)
+  out = with_noise(ImageNoiseAugmentation().perturb_sampling_cond, clean)
   np.testing.assert_array_equal(out.channels["image"], 1.0)
 
 
 def test_a_picture_or_a_number_that_is_missing_is_named():
   for group in ("channels", "vectors"):
     with pytest.raises(KeyError, match=r"needs channels\['image'\].*\[\]"):
-      ImageAugmentation().train(LVDM, KEY, with_picture(2).replace(**{group: {}}))
+      ImageNoiseAugmentation().perturb_training_cond(
+        LVDM, KEY, with_picture(2).replace(**{group: {}})
+      )
 
 
 def test_the_task_noises_its_picture_in_training_and_in_sampling():
@@ -150,7 +154,7 @@ def test_the_task_noises_its_picture_in_training_and_in_sampling():
     process=LVDM,
     prediction="eps",
     conditioner=conditioner.All(signals),
-    perturbation=ImageAugmentation(),
+    perturbation=ImageNoiseAugmentation(),
   )
   ts, shape = times.leading_grid(LVDM, num_steps=2, offset=1), (8, 4, 8, 8, 4)
   sample = functools.partial(task.sample, shape=shape, sampler=ddim.ddim, ts=ts)

@@ -87,7 +87,7 @@ SYSTEMS = {
     prediction="v",
     trainable="temporal",
     rest=dict(
-      perturbation=perturbation.ImageAugmentation(mean=-2.0, std=1.0, signal="low")
+      perturbation=perturbation.ImageNoiseAugmentation(mean=-2.0, std=1.0, signal="low")
     ),
   ),
   "lvdm, unconditional": System(architectures.lvdm(num_heads=2, **TINY)),

@@ -55,15 +55,15 @@ class MemoryUsage:
     return {**self.parts, **rest, "outputs": self.outputs}
 
 
-def from_analysis(stats, trees, available):
+def from_analysis(stats, argument_trees, available):
   """The MemoryUsage, bytes by part and whether they fit, of a compiled program.
 
   Args:
     stats: what jax's `compiled.memory_analysis()` gives.
-    trees: {part: tree of ShapeDtypeStructs with shardings}, the program's arguments.
+    argument_trees: {part: tree of ShapeDtypeStructs with shardings}.
     available: bytes of a device.
   """
-  parts = {name: bytes_per_device(tree) for name, tree in trees.items()}
+  parts = {name: bytes_per_device(tree) for name, tree in argument_trees.items()}
   parts["padding and rest"] = max(stats.argument_size_in_bytes - sum(parts.values()), 0)
   return MemoryUsage(
     parts=parts,
@@ -74,15 +74,15 @@ def from_analysis(stats, trees, available):
   )
 
 
-def from_compile_error(message, trees, available):
+def from_compile_error(message, argument_trees, available):
   """The MemoryUsage, in bytes, of a program that the compiler refused for its size.
 
   Args:
     message: of the error; for an error of another kind None is returned.
-    trees: {part: tree of ShapeDtypeStructs with shardings}, the program's arguments.
+    argument_trees: {part: tree of ShapeDtypeStructs with shardings}.
     available: bytes of a device.
   """
-  parts = {name: bytes_per_device(tree) for name, tree in trees.items()}
+  parts = {name: bytes_per_device(tree) for name, tree in argument_trees.items()}
   if found := TEMPORARIES.search(message):
     temporaries, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
   elif found := USED.search(message):

@@ -56,19 +56,19 @@ def frames_spanned(num_frames, interval):
   return (num_frames - 1) * interval + 1
 
 
-def clip_indices(path, count, num_frames, interval, choose_start):
-  """The range of `num_frames` frames, `interval` apart, of the `count` of a video.
+def clip_indices(path, length, num_frames, interval, choose_start):
+  """The range of `num_frames` frames, `interval` apart, of a video of `length`.
 
   Args:
     path: what the BadClipError names that is raised if there are too few.
     choose_start: function largest_start -> index of the first frame, two ints.
   """
-  length = frames_spanned(num_frames, interval)
-  if count < length:
-    reason = f"holds {count} frames; {num_frames} at an interval of {interval} need "
-    raise BadClipError(path, f"{reason}{length}")
-  begin = choose_start(count - length)
-  return range(begin, begin + length, interval)
+  span = frames_spanned(num_frames, interval)
+  if length < span:
+    reason = f"holds {length} frames; {num_frames} at an interval of {interval} need "
+    raise BadClipError(path, f"{reason}{span}")
+  begin = choose_start(length - span)
+  return range(begin, begin + span, interval)
 
 
 def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):

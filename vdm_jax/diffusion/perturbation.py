@@ -44,14 +44,14 @@ class KnownFrameNoise:
         f"{self.num_levels - 1}."
       )
 
-  def train(self, process, key, cond):
+  def perturb_training_cond(self, process, key, cond):
     """`cond` with noisy known frames and their random levels, the vector `name` [B]."""
     k_level, k_noise = jax.random.split(key)
     level = jax.random.randint(k_level, cond.known.shape[:1], 0, self.num_levels)
     cond = self._with_level(k_noise, cond, level)
     return cond.replace(known=self.noisy_known(process, cond), known_noise=None)
 
-  def sample(self, process, key, cond):
+  def perturb_sampling_cond(self, process, key, cond):
     """`cond` with noise for `noisy_known`, and the level `sampling_level` for all."""
     del process
     return self._with_level(
@@ -69,7 +69,7 @@ class KnownFrameNoise:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageAugmentation:
+class ImageNoiseAugmentation:
   """Adds noise to the channels of a signal, such as an image's latents.
 
   SVD's noise augmentation, https://arxiv.org/abs/2311.15127, there of pixels. Its
@@ -87,16 +87,16 @@ class ImageAugmentation:
   name: str = "augmentation"
   for_known_frames = False
 
-  def train(self, process, key, cond):
+  def perturb_training_cond(self, process, key, cond):
     """`cond` with noise in the signal, its random deviations the vector `name` [B]."""
     self._check(cond)
     k_level, key = jax.random.split(key)
     normal = jax.random.normal(k_level, cond.vectors[self.name].shape)
     level = jnp.exp(self.mean + self.std * normal)
     cond = cond.replace(vectors=cond.vectors | {self.name: level})
-    return self.sample(process, key, cond)
+    return self.perturb_sampling_cond(process, key, cond)
 
-  def sample(self, process, key, cond):
+  def perturb_sampling_cond(self, process, key, cond):
     """`cond` with noise in the signal, of the deviation [B] in the vector `name`."""
     del process
     self._check(cond)

@@ -36,7 +36,7 @@ def job_on_all_processes(job):
   return dataclasses.replace(job, rules=(("batch", job.mesh.axis_names),))
 
 
-def write_records(path, provenance, meta, count, fill):
+def write_records(path, provenance, meta, count, write_items):
   """Writes a folder of records, a share of them by each process.
 
   Args:
@@ -44,7 +44,7 @@ def write_records(path, provenance, meta, count, fill):
     provenance: JSON dict, stored as "settings" in meta.json.
     meta: {name: JSON}, further entries of meta.json.
     count: number of work items, in the order of their records.
-    fill: (data.records.RecordWriter, range of items) -> None, writes their records.
+    write_items: (data.records.RecordWriter, range of items) -> None; writes records.
   """
   index, total = jax.process_index(), jax.process_count()
   bounds = [count * i // total for i in range(total + 1)]
@@ -53,11 +53,11 @@ def write_records(path, provenance, meta, count, fill):
   if total == 1:
     with records.RecordWriter(path, provenance) as writer:
       writer.meta |= meta
-      fill(writer, share)
+      write_items(writer, share)
     return
   if share:
     with records.RecordWriter(folders[index], provenance, overwrite=True) as writer:
-      fill(writer, share)
+      write_items(writer, share)
   distributed.barrier(f"{path.name}: all shares are written")
   if index == 0:
     with records.RecordWriter(path, provenance) as writer:

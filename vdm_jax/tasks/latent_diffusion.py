@@ -55,7 +55,7 @@ class LatentDiffusion:
     mask_rates: {mask: probability} of training with given frames, such as {"first:4":
       0.3}. If there are any, the network gets `known` and `mask`.
     perturbation: noise on given frames or images, perturbation.KnownFrameNoise or
-      ImageAugmentation; None: no noise.
+      ImageNoiseAugmentation; None: no noise.
     per_frame_times: whether each frame of a training clip has its own time (diffusion
       forcing, https://arxiv.org/abs/2407.01392), or all share one.
     error_fn: error -> loss of every element, loss.squared or loss.absolute.
@@ -283,7 +283,7 @@ class LatentDiffusion:
       x = jnp.where(mask, known, x)
     if self.perturbation:
       k_shown = jax.random.fold_in(key, 1)
-      cond = self.perturbation.sample(self.process, k_shown, cond)
+      cond = self.perturbation.perturb_sampling_cond(self.process, k_shown, cond)
       if self.perturbation.for_known_frames:
         noisy = functools.partial(self.perturbation.noisy_known, self.process)
         hold = tuple(functools.partial(wrap, noisy_known=noisy) for wrap in hold)
@@ -300,7 +300,7 @@ class LatentDiffusion:
       cond, null = (c.replace(known=x0, mask=mask) for c in (cond, null))
     if self.perturbation:
       k_levels = jax.random.fold_in(key, 1)
-      cond = self.perturbation.train(self.process, k_levels, cond)
+      cond = self.perturbation.perturb_training_cond(self.process, k_levels, cond)
     return cond, null
 
 

@@ -104,10 +104,10 @@ def main():
         sizes, shape, names, {"sequence_split": split, **options}
       )
   sizes, shape, names, options = CASES["data 2, seq 4"]
-  right = chunked.merge
-  chunked.merge = without_correction
+  right = chunked.merge_states
+  chunked.merge_states = without_correction
   out["wrong: ring"] = compare(sizes, shape, names, {"sequence_split": "ring"})
-  chunked.merge = right
+  chunked.merge_states = right
   # Every device attends to its own tokens only.
   sequence.SPLITS["local"] = lambda q, k, v, mask, **_: kernels.xla(q, k, v, mask)
   out["wrong: local"] = compare(sizes, shape, names, {"sequence_split": "local"})

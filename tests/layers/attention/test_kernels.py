@@ -125,7 +125,7 @@ def test_the_bound_sees_a_lost_chunk_and_a_merge_without_its_correction(
   expected = by_softmax(q, k, v)
   lost = by_softmax(q, k, v, np.arange(19) < 16)
   assert min(differences(lost, expected).values()) > 1e-2
-  monkeypatch.setattr(chunked, "merge", eight_sequence.without_correction)
+  monkeypatch.setattr(chunked, "merge_states", eight_sequence.without_correction)
   wrong = all_of(chunked.attend, q, k, v)
   assert min(differences(wrong, expected).values()) > 1e-2
 

@@ -58,7 +58,7 @@ def attend(q, k, v, mask=None):
 
   def one(row):
     q, k, v, own = row
-    return normalize(attend_chunks(q, k, v, own if each else limit), v.dtype)
+    return normalize_state(attend_chunks(q, k, v, own if each else limit), v.dtype)
 
   flat = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
   own = limit.reshape(-1, *limit.shape[-3:]) if each else None
@@ -72,7 +72,7 @@ def attend_all_rows(q, k, v, mask=None):
   [..., N, L, M], True where a query may attend.
   """
   limit = None if mask is None else logit_limits(mask, k.shape[-3])
-  return normalize(attend_chunks(q, k, v, limit), v.dtype)
+  return normalize_state(attend_chunks(q, k, v, limit), v.dtype)
 
 
 def logit_limits(mask, num_keys):
@@ -81,13 +81,13 @@ def logit_limits(mask, num_keys):
   return jnp.broadcast_to(limit, (*limit.shape[:-1], num_keys))
 
 
-def normalize(state, dtype):
+def normalize_state(state, dtype):
   """Attention [..., L, N, D] in `dtype` from the SoftmaxState over all keys."""
   out = state.total / state.weight[..., None]
   return rearrange(out, "... n l d -> ... l n d").astype(dtype)
 
 
-def merge(first, second):
+def merge_states(first, second):
   """The SoftmaxState over the keys of two others, both of the same queries."""
   top = jnp.maximum(first.top, second.top)
   a, b = (jnp.exp(state.top - top) for state in (first, second))
@@ -150,7 +150,8 @@ def attend_chunks(q, k, v, limit=None):
 
   @repeat
   def of_queries(q, limit):
-    step = repeat(lambda part, chunk: (merge(part, attend_block(q, *chunk)), None))
+    add = lambda part, chunk: merge_states(part, attend_block(q, *chunk))
+    step = repeat(lambda part, chunk: (add(part, chunk), None))
     part, _ = jax.lax.scan(step, empty_state(q), (k, v, limit))
     return part
 

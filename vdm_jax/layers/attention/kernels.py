@@ -40,7 +40,7 @@ def xla(q, k, v, mask=None):
   """
   limit = None if mask is None else chunked.logit_limits(mask, k.shape[-3])
   state = jax.checkpoint(chunked.attend_block)(q, k, v, limit)
-  return chunked.normalize(state, v.dtype)
+  return chunked.normalize_state(state, v.dtype)
 
 
 def cudnn(q, k, v, mask=None):

@@ -120,14 +120,14 @@ def ring_attention(q, k, v, mask, *, axes, length, kernel):
       start = (jax.lax.axis_index(axes) + i) % count * here
       seen = jax.lax.dynamic_slice_in_dim(limit, start, here, axis=-1)
     after = [jax.lax.ppermute(x, axes, to_previous) for x in (k, v)]
-    part = chunked.merge(part, chunked.attend_chunks(q, k, v, seen))
+    part = chunked.merge_states(part, chunked.attend_chunks(q, k, v, seen))
     return (part, *after), None
 
   # The compiler does not undo a repetition inside a loop.
   step = jax.checkpoint(step, prevent_cse=False)
   start = chunked.empty_state(q), k, v
   (part, _, _), _ = jax.lax.scan(step, start, jnp.arange(count))
-  return chunked.normalize(part, v.dtype)
+  return chunked.normalize_state(part, v.dtype)
 
 
 SPLITS = {"ulysses": ulysses_attention, "ring": ring_attention}

@@ -249,17 +249,18 @@ def stacked_names(published_prefix, our_prefix, names_in_block, numbers):
   }
 
 
-def prefix_names(ours, published, inside):
+def prefix_names(our_prefix, published_prefix, names_inside):
   """{our layer: its published name, or a tuple} of the layers in a module.
 
   Args:
-    ours, published: the module's two names.
-    inside: {our layer: its published name or names} in the module; "" is itself.
+    our_prefix, published_prefix: the module's two names.
+    names_inside: {our layer: its published name or names} in the module; "" is itself.
   """
   join = lambda mark, *parts: mark.join(part for part in parts if part)
+  published = lambda name: join(".", published_prefix, name)
   return {
-    join("/", ours, layer): _map_names(lambda name: join(".", published, name), names)
-    for layer, names in inside.items()
+    join("/", our_prefix, layer): _map_names(published, names)
+    for layer, names in names_inside.items()
   }
 
 

@@ -127,10 +127,7 @@ def videos_and_prompts(source):
 
 
 def seen_or_unseen(prompt, unseen_pairs=UNSEEN):
-  """The str "unseen pairs" if a prompt's pair is one, else "seen pairs".
-
-  The prompt is a dict with "digit" and "direction", its pair of ints or None.
-  """
+  """The str "unseen pairs" or "seen pairs", by a prompt's "digit" and "direction"."""
   pair = prompt["digit"], prompt["direction"]
   return "unseen pairs" if pair in set(map(tuple, unseen_pairs)) else "seen pairs"
 

@@ -162,13 +162,13 @@ def input_width_regexes(conv_in, text_attention):
   }
 
 
-def sinusoid_buffers(table, module, norm, buffer):
+def sinusoid_buffers(table, module, pattern, replacement):
   """{published name: positions [1, max_frames, C]} of attention along time.
 
   Args:
     table, module: the Table of a UNet3D or ControlNet, and this.
-    norm, buffer: regex of the published names of norms before such an attention, and
-      what it is replaced by in the name of the positions.
+    pattern, replacement: regex of the published names of norms before such an
+      attention, and what it becomes in the name of the positions.
   """
   c, out = module.config, {}
   if c.temporal is None or c.temporal.position != "sinusoid":
@@ -176,8 +176,9 @@ def sinusoid_buffers(table, module, norm, buffer):
   spec = flatten(table.abstract_params(module))
   for ours, published in table.names(module).items():
     scale = spec.get(f"{ours}/scale")
-    if "/temporal_self_" in ours and scale is not None and re.search(norm, published):
+    is_norm = scale is not None and re.search(pattern, published)
+    if "/temporal_self_" in ours and is_norm:
       frames = np.arange(c.temporal.max_frames)
       found = positions.sincos_interleaved(frames, *scale.shape)
-      out[re.sub(norm, buffer, published)] = np.asarray(found)[None]
+      out[re.sub(pattern, replacement, published)] = np.asarray(found)[None]
   return out
