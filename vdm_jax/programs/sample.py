@@ -59,29 +59,30 @@ def run(
   job.print(f"written to {path}")
 
 
-def write_samples_folder(path, videos, rows, provenance, fps, scale, grid_columns):
+def write_samples_folder(path, videos, signals, provenance, fps, scale, grid_columns):
   """Writes or replaces a folder of mp4s, grids, videos.npz, meta.json; process 0 only.
 
   Args:
     path: pathlib.Path of the folder.
     videos: uint8 [N, T, H, W, 3].
-    rows: {name: array [N, ...]}, the videos' signals.
+    signals: {name: array [N, ...]}, the conditions of the videos.
     provenance: JSON, stored in meta.json.
     fps, scale: frames a second and integer enlargement of the files.
     grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
   if jax.process_index():
     return
+  labels = signals.get("label")
   with atomic.folder(path) as partial:
     for i, video in enumerate(videos):
-      name = f"{i:05d}" + (f"_class{rows['label'][i]}" if "label" in rows else "")
+      name = f"{i:05d}" + ("" if labels is None else f"_class{labels[i]}")
       video_io.write_mp4(partial / f"{name}.mp4", video, fps, scale=scale)
-    chosen, columns = grid_videos_and_columns(videos, rows.get("label"), grid_columns)
+    chosen, columns = grid_videos_and_columns(videos, labels, grid_columns)
     grid = video_io.video_grid(chosen, columns)
     video_io.write_gif(partial / "grid.gif", grid, fps, scale=scale)
     first = chosen.reshape(-1, columns, *chosen.shape[1:])[:, 0]
     video_io.write_png(partial / "grid.png", video_io.frame_sheet(first), scale=scale)
-    np.savez_compressed(partial / VIDEOS, video=videos, **rows)
+    np.savez_compressed(partial / VIDEOS, video=videos, **signals)
     meta = {"made_of": provenance, "count": len(videos)}
     job_lib.write_json(partial / "meta.json", meta)
 
