@@ -79,9 +79,8 @@ def test_a_checkpoint_goes_to_another_mesh(tmp_path):
   def place(state, devices):
     mesh = sharding.make_mesh({"fsdp": -1}, jax.devices()[:devices])
     spec = lambda x: P("fsdp") if x.ndim == 2 and x.shape[0] == 8 else P()
-    return jax.tree.map(
-      lambda x: jax.device_put(x, NamedSharding(mesh, spec(x))), state
-    )
+    put = lambda x: jax.device_put(x, NamedSharding(mesh, spec(x)))
+    return jax.tree.map(put, state)
 
   for before, after in ((1, 2), (2, 1)):
     folder = tmp_path / str(before)
@@ -253,9 +252,8 @@ def test_an_interrupted_save_leaves_the_one_before(good, tmp_path):
   checkpointer = checkpoint.Checkpointer(tmp_path)
   restored = checkpointer.restore_latest(make())
   assert restored.step == 10
-  checkpointer.save(
-    20, restored.state, key=restored.key, loader_state=restored.loader_state
-  )
+  rest = dict(key=restored.key, loader_state=restored.loader_state)
+  checkpointer.save(20, restored.state, **rest)
   checkpointer.close()
   assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "20"]
 
@@ -272,9 +270,8 @@ def test_an_interrupted_deletion_of_an_old_one_does_no_harm(good, tmp_path):
 
 def test_a_data_state_that_is_no_json_is_refused(tmp_path):
   with pytest.raises(TypeError, match="loader's state cannot be written as JSON"):
-    checkpoint.Checkpointer(tmp_path).save(
-      1, make(), key=KEY, loader_state={"rng": object()}
-    )
+    rest = dict(key=KEY, loader_state={"rng": object()})
+    checkpoint.Checkpointer(tmp_path).save(1, make(), **rest)
 
 
 def test_checksums_see_every_place_and_do_not_depend_on_the_mesh():

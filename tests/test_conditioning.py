@@ -68,12 +68,9 @@ def test_drop_hits_each_signal_at_its_own_rate_and_independently():
 def test_drop_treats_a_name_as_one_signal_and_keeps_given_frames():
   cond, null = example()
   out = drop(1, cond, null, {"image": 0.5, "text": 0.5})
-  np.testing.assert_array_equal(
-    kept(out.channels["image"]), kept(out.tokens["image"].values)
-  )
-  np.testing.assert_array_equal(
-    kept(out.tokens["text"].mask), kept(out.tokens["text"].values)
-  )
+  image, text = out.tokens["image"], out.tokens["text"]
+  np.testing.assert_array_equal(kept(out.channels["image"]), kept(image.values))
+  np.testing.assert_array_equal(kept(text.mask), kept(text.values))
   assert out.vectors["label"].dtype == np.int32
 
 

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.support.refusals import refused
 from vdm_jax import checkpoint, distributed, log
 
 pytestmark = pytest.mark.long
@@ -130,17 +131,6 @@ def assert_same_curve(got, want, least):
   np.testing.assert_allclose(got[:count], want[:count], rtol=0, atol=1e-5)
 
 
-def assert_same_weights(workdir, other):
-  for part in ("params", "ema", "opt_state"):
-    got, want = (
-      checkpoint._flatten(checkpoint.restore_part(saved(w), part))
-      for w in (workdir, other)
-    )
-    assert got.keys() == want.keys() and got
-    for name, x in got.items():
-      np.testing.assert_allclose(x, want[name], rtol=0, atol=1e-5, err_msg=name)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   """The run of one process with one device, which no one disturbs."""
@@ -211,7 +201,12 @@ def test_a_killed_run_resumes_on_one_host_and_on_two_again(killed, whole):
   assert int(starts["both"]) >= 4 and int(starts["single"]) >= 8
   assert int(starts["last"]) == 12
   assert_same_curve(losses(workdir), losses(whole), STEPS)
-  assert_same_weights(workdir, whole)
+  for part in ("params", "ema", "opt_state"):
+    trees = (checkpoint.restore_part(saved(place), part) for place in (workdir, whole))
+    got, want = map(checkpoint._flatten, trees)
+    assert got.keys() == want.keys() and got
+    for name, x in got.items():
+      np.testing.assert_allclose(x, want[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.mesh
@@ -254,25 +249,22 @@ def looks(tmp_path_factory):
 
 
 @pytest.mark.mesh
-@pytest.mark.parametrize(
-  "mesh, parts, count",
-  [
+def test_each_host_loads_the_rows_of_its_devices(looks):
+  for mesh, parts, count in (
     ("data", ([0, 1], [2, 3]), 4),
     ("data, said", ([0, 1], [2, 3]), 4),
     ("fsdp", ([0, 2], [1, 3]), 4),
     ("seq", ([0, 1], [0, 1]), 2),  # both hosts hold a part of each clip
     ("tensor", ([0, 1], [0, 1]), 2),
     ("all but batch", ([0], [0]), 1),
-  ],
-)
-def test_each_host_loads_the_rows_of_its_devices(looks, mesh, parts, count):
-  for look, mine in zip(looks, parts, strict=True):
-    look = look[mesh]
-    assert (look["parts"], look["count"]) == (mine, count)
-    assert look["shape"] == [8, 3]
-    assert look["put"] and look["spread"] and look["placed"]
-    assert look["other rows"] == (parts[0] == parts[1])
-    assert look["agreed"] == [0, signal.SIGTERM]
+  ):
+    for look, mine in zip(looks, parts, strict=True):
+      look = look[mesh]
+      assert (look["parts"], look["count"]) == (mine, count)
+      assert look["shape"] == [8, 3]
+      assert look["put"] and look["spread"] and look["placed"]
+      assert look["other rows"] == (parts[0] == parts[1])
+      assert look["agreed"] == [0, signal.SIGTERM]
 
 
 @pytest.mark.mesh
@@ -286,9 +278,9 @@ def test_slices_that_do_not_fit_the_mesh_are_refused_by_name(looks):
 SLURM = {f"SLURM_{name}": "1" for name in distributed.SLURM}
 
 
-@pytest.mark.parametrize(
-  "environment, found",
-  [
+def test_a_cluster_is_known_by_its_environment(monkeypatch):
+  monkeypatch.setattr(distributed, "_has_tpu", lambda: False)
+  for environment, found in (
     ({}, None),
     ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),  # a batch script, not a task
     (SLURM, None),  # one task
@@ -300,11 +292,8 @@ SLURM = {f"SLURM_{name}": "1" for name in distributed.SLURM}
     ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, "TPU slices"),
     ({"KUBERNETES_SERVICE_HOST": "x"}, None),
     ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
-  ],
-)
-def test_a_cluster_is_known_by_its_environment(environment, found, monkeypatch):
-  monkeypatch.setattr(distributed, "_has_tpu", lambda: False)
-  assert distributed.detect_cluster(environment) == found
+  ):
+    assert distributed.detect_cluster(environment) == found, environment
 
 
 def test_a_tpu_alone_asks_its_metadata_server(monkeypatch):
@@ -324,22 +313,19 @@ def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
   assert distributed.make_max_over_processes(None)(15) == 15
 
 
-@pytest.mark.parametrize(
-  "wrong, message",
-  [
-    (dict(process_id=1), "process_id=1: the environment has no cluster"),
-    (dict(num_processes=2, process_id=0), "give --coordinator=host:port too"),
-    (dict(coordinator="a:1", process_id=1), "comes without num_processes"),
-    (dict(coordinator="a:1", num_processes=2), "comes without process_id"),
-    (dict(coordinator="a:1", num_processes=2, process_id=2), "process_id=2 of num_pro"),
-    (dict(coordinator="a", num_processes=2, process_id=1), "expected host:port"),
-    (dict(coordinator="a:1", num_processes="two"), "num_processes='two' is no number"),
-  ],
-)
-def test_half_a_coordinator_is_refused_by_name(wrong, message, monkeypatch):
+def test_half_a_coordinator_is_refused_by_name(monkeypatch):
   monkeypatch.setattr(distributed, "detect_cluster", lambda environment: None)
-  with pytest.raises(distributed.DistributedError, match=message):
-    distributed.initialize(**wrong)
+  begin = distributed.initialize
+  calls = {
+    "process_id=1: the environment has no cluster": lambda: begin(process_id=1),
+    "give --coordinator=host:port too": lambda: begin(None, 2, 0),
+    "comes without num_processes": lambda: begin("a:1", process_id=1),
+    "comes without process_id": lambda: begin("a:1", 2),
+    "process_id=2 of num_pro": lambda: begin("a:1", 2, 2),
+    "expected host:port": lambda: begin("a", 2, 1),
+    "num_processes='two' is no number": lambda: begin("a:1", "two"),
+  }
+  refused(distributed.DistributedError, calls)
 
 
 def test_a_coordinator_that_does_not_answer_is_named():

@@ -68,9 +68,8 @@ def test_events_hold_the_scalars_and_the_purge(tmp_path):
 
 
 def test_a_table_aligns_its_columns():
-  text = log.format_table(
-    [{"metric": "psnr", "value": 31.25}, {"metric": "frechet", "n": 8}]
-  )
+  rows = [{"metric": "psnr", "value": 31.25}, {"metric": "frechet", "n": 8}]
+  text = log.format_table(rows)
   assert text.splitlines() == [
     "metric   value  n",
     "-------  -----  -",

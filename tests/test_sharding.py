@@ -60,20 +60,17 @@ def crossing(mesh, what="slice_index"):
   return [a for i, a in enumerate(mesh.axis_names) if np.ptp(number, axis=i).any()]
 
 
-@pytest.mark.parametrize(
-  "axes, dcn, shape, expected",
-  [
+def test_slices_lie_on_the_axes_that_the_config_says():
+  for axes, dcn, shape, expected in (
     (dict(data=-1, fsdp=4), None, (4, 4), ["data"]),
     (dict(data=2, fsdp=-1), dict(fsdp=4), (2, 8), ["fsdp"]),
     (dict(data=2, fsdp=8), dict(data=2, fsdp=-1), (2, 8), ["data", "fsdp"]),
     (dict(data=-1, fsdp=1, seq=4), dict(seq=-1), (4, 1, 4), ["seq"]),
-  ],
-)
-def test_slices_lie_on_the_axes_that_the_config_says(axes, dcn, shape, expected):
-  mesh = sharding.make_mesh(axes, chips(4, 4), dcn)
-  assert mesh.devices.shape == shape and len(set(mesh.devices.flat)) == 16
-  assert crossing(mesh) == expected
-  assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+  ):
+    mesh = sharding.make_mesh(axes, chips(4, 4), dcn)
+    assert mesh.devices.shape == shape and len(set(mesh.devices.flat)) == 16
+    assert crossing(mesh) == expected
+    assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
 
 
 def test_hosts_without_slices_are_slices_where_the_config_speaks_of_them():
@@ -86,26 +83,23 @@ def test_hosts_without_slices_are_slices_where_the_config_speaks_of_them():
     sharding.make_mesh(axes, tpus, dict(fsdp=4))  # ICI joins these hosts
 
 
-@pytest.mark.parametrize(
-  "axes, devices, dcn, message",
-  [
-    ({"data": 3}, None, None, "needs 3 devices, there are 2"),
-    ({"data": -1, "fsdp": 3}, None, None, "needs a multiple of 3 devices"),
-    ({"data": 1}, None, None, "needs 1 devices, there are 2"),
-    ({"data": -1, "fsdp": -1}, None, None, "at most one may be -1"),
-    ({"data": 0}, None, None, "positive"),
-    ({}, None, None, "positive"),
-    (dict(data=1, fsdp=16), SLICES, None, "data=1 cannot cross 4 slices.*cfg.dcn"),
-    (dict(fsdp=16), SLICES, None, r"on 'data'.*\('fsdp',\).*dict\(fsdp=4\)"),
-    (dict(data=16), SLICES, dict(dta=4), "cannot be on 'dta'"),
-    (dict(data=16), SLICES, dict(data=3), "needs 3 slices, there are 4"),
-    (dict(data=8, fsdp=2), SLICES, dict(fsdp=4), "fsdp=2 cannot cross 4 slices"),
-    (dict(data=8, fsdp=2), SLICES, dict(data=-1, fsdp=-1), "at most one may be -1"),
-  ],
-)
-def test_a_mesh_that_does_not_fit_is_refused(axes, devices, dcn, message):
-  with pytest.raises(ValueError, match=message):
-    sharding.make_mesh(axes, devices, dcn)
+def test_a_mesh_that_does_not_fit_is_refused():
+  for message, axes, *more in (
+    ("needs 3 devices, there are 2", {"data": 3}),
+    ("needs a multiple of 3 devices", {"data": -1, "fsdp": 3}),
+    ("needs 1 devices, there are 2", {"data": 1}),
+    ("at most one may be -1", {"data": -1, "fsdp": -1}),
+    ("positive", {"data": 0}),
+    ("positive", {}),
+    ("data=1 cannot cross 4 slices.*cfg.dcn", dict(data=1, fsdp=16), SLICES),
+    (r"on 'data'.*\('fsdp',\).*dict\(fsdp=4\)", dict(fsdp=16), SLICES),
+    ("cannot be on 'dta'", dict(data=16), SLICES, dict(dta=4)),
+    ("needs 3 slices, there are 4", dict(data=16), SLICES, dict(data=3)),
+    ("fsdp=2 cannot cross 4 slices", dict(data=8, fsdp=2), SLICES, dict(fsdp=4)),
+    ("most one may be -1", dict(data=8, fsdp=2), SLICES, dict(data=-1, fsdp=-1)),
+  ):
+    with pytest.raises(ValueError, match=message):
+      sharding.make_mesh(axes, *more)
 
 
 ROWS = (("batch", ("data", "fsdp")),)
@@ -179,9 +173,8 @@ def test_slots_lie_as_their_parameters():
   tx = optimizer.partitioned(players)
   slots = jax.eval_shape(tx.init, params)
   got = sharding.shardings_like_params(slots, params, shardings)
-  found = {
-    jax.tree_util.keystr(k): s.spec for k, s in jax.tree_util.tree_leaves_with_path(got)
-  }
+  leaves = jax.tree_util.tree_leaves_with_path(got)
+  found = {jax.tree_util.keystr(path): s.spec for path, s in leaves}
   mu = {k: s for k, s in found.items() if ".mu" in k}
   assert sorted(map(str, mu.values())) == sorted(map(str, [P("fsdp"), P(None, "fsdp")]))
   assert all(s == P() for k, s in found.items() if ".count" in k)
@@ -239,14 +232,12 @@ def train(devices, parts=2, steps=5):
   batch = {"x": x, "y": np.sin(x[:, :2])}
   spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
   key, losses = jax.random.key(1), []
-  state, shardings = state_lib.create_state_and_shardings(
-    task, tx, spec, key, mesh, RULES
-  )
+  create = state_lib.create_state_and_shardings
+  state, shardings = create(task, tx, spec, key, mesh, RULES)
   one = step.make_step(task.loss, tx, 0.9, shardings=shardings, accumulate=parts)
   batch = sharding.put_batch(batch, mesh, RULES)
-  run = (
-    step.compile_step(one, shardings, mesh, RULES).lower(state, batch, key).compile()
-  )
+  run = step.compile_step(one, shardings, mesh, RULES)
+  run = run.lower(state, batch, key).compile()
   for _ in range(steps):
     state, metrics = run(state, batch, key)
     losses.append(float(metrics["loss"]))

@@ -90,11 +90,8 @@ def samples(
   )
   cfg.sample = c.bind(sample.run, generator=cfg.generator, signals=signals, **files)
   if "test_videos" in cfg:
-    rows = (
-      metric,
-      c.bind(temporal.motion_score_rows),
-      c.bind(frames.reconstruction_score_rows),
-    )
+    others = temporal.motion_score_rows, frames.reconstruction_score_rows
+    rows = (metric, *map(c.bind, others))
     clips = dict(clips, real=cfg.test_videos, train=cfg.train_videos, metrics=rows)
     cfg.evaluate = c.bind(evaluate.run, **clips, **decoding)
 

@@ -54,11 +54,9 @@ def base(data, clips, *, pixels=256, cut=(), flip=0.5, windows=1, autoencoder=No
   cfg.autoencoder, task = autoencoder or autoencoders.with_task()
   clips = (cfg.train_videos, cfg.test_videos)
   cfg.autoencode = autoencoders.training(task, *clips, square)
-  cfg.autoencoder_weights = c.call(
-    start.published_weights,
-    path=cfg.get_ref("pretrained_autoencoder"),
-    otherwise="autoencoder",
-  )
+  path = cfg.get_ref("pretrained_autoencoder")
+  weights = dict(path=path, otherwise="autoencoder")
+  cfg.autoencoder_weights = c.call(start.published_weights, **weights)
   repeated = c.call(sources.Repeated, source=cfg.train_clips, times=windows)
   windows = runs.transformed(repeated, *mirrored)
   encoder = cfg.autoencoder, cfg.autoencoder_weights
@@ -118,7 +116,7 @@ def encode_in_step(cfg):
   tokens = c.call(texts.TextToTokenIds, encoder=cfg.encoder)
   cfg.latents = c.replace(cfg.latents, source=clips, texts=tokens)
   either = dict(published=cfg.get_ref("pretrained_autoencoder"), trained="autoencoder")
-  weights = c.call(frozen.published_or_trained, **either)
+  weights = c.call(frozen.choose_weights_folder, **either)
   clips = c.replace(cfg.train.loader, source=cfg.latents)
   cfg.train = c.replace(cfg.train, task=cfg.task, loader=clips, autoencoder=weights)
   cfg.stages = tuple(name for name in cfg.stages if name not in ("encode", "embed"))
@@ -139,9 +137,8 @@ def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
     drawn: settings of `runs.samples`; by default samples of `cfg.signals`.
   """
   published = dict(path=cfg.get_ref("pretrained"), module=network)
-  cfg.denoiser_weights = c.call(
-    start.published_weights, otherwise="denoiser", **published
-  )
+  weights = dict(published, otherwise="denoiser")
+  cfg.denoiser_weights = c.call(start.published_weights, **weights)
   cfg.train = runs.training(
     "denoiser",
     task,
@@ -159,7 +156,7 @@ def denoiser(cfg, network, task, *, batch_size=40, stride=3, adam, **drawn):
     shape=(16, 32, 32, 4),
     signals=cfg.get("signals"),
     files=dict(batch_size=4),
-    metric=c.bind(fvd.fvd_score_rows, file=cfg.get_ref("i3d")),
+    metric=c.bind(fvd.fvd_score_rows, i3d_file=cfg.get_ref("i3d")),
     clips=dict(train_clips=2048, stride=stride, batch_size=4),
   )
   runs.samples(cfg, network, task, **rest | drawn)

@@ -30,24 +30,18 @@ def shapes(found):
   return jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), found)
 
 
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-  """A folder as `encode` writes it, of the tiny Latte's clips."""
-  place = tmp_path_factory.mktemp("run")
+def test_latents_are_those_that_were_encoded(tmp_path):
+  """In a folder as `encode` writes it, of the tiny Latte's clips."""
   moments = np.zeros((4, 8, 8, 2), np.float16)
-  with records.RecordWriter(place / "latents") as writer:
+  with records.RecordWriter(tmp_path / "latents") as writer:
     writer.meta |= {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}
     for label in range(3):
       record = {"mean": moments, "logvar": moments, "label": np.int32(label)}
       writer.write(record)
-  return place
-
-
-@pytest.mark.parametrize("arg", ["tiny", "tiny-images"])
-def test_latents_are_those_that_were_encoded(arg, latents):
-  cfg = latte.get_config(arg)
-  real = config.build(cfg.train.loader, latents)
-  assert shapes(spec(cfg)) == shapes(real.spec())
+  for arg in ("tiny", "tiny-images"):
+    cfg = latte.get_config(arg)
+    real = config.build(cfg.train.loader, tmp_path)
+    assert shapes(spec(cfg)) == shapes(real.spec()), arg
 
 
 def test_videos_are_those_that_were_cut(tmp_path):

@@ -32,9 +32,8 @@ def test_both_are_used_with_the_statistics_of_each():
   params["inner"]["latents"] = {"shift": np.full(6, 0.1), "scale": np.full(6, 2.0)}
   params["outer"]["latents"] = {"shift": np.full(4, 0.3), "scale": np.full(4, 0.2)}
   expected, found = ways(params, video)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
-  )
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
+  jax.tree.map(close, found, expected)
   # Negative control: the outer statistics matter.
   params["outer"]["latents"] = {"shift": np.zeros(4), "scale": np.ones(4)}
   (other, _), (mean, _) = ways(params, video)

@@ -16,13 +16,6 @@ WHOLE = kl_image.KLImage(
 )
 
 
-def box(x):
-  """Sums of 3 x 3 pixels, each pixel of them twice along each axis."""
-  ones = jnp.ones((1, 3, 3, 1))
-  sums = jax.lax.reduce_window(x, 0.0, jax.lax.add, ones.shape, (1,) * 4, "SAME")
-  return repeat(sums, "n h w c -> n (h p) (w q) c", p=2, q=2)
-
-
 def tiled(run, x, **options):
   """(`run` of x by tiles, `run` of x)."""
   both = jax.jit(lambda x: (tiling.map_tiles(run, x, **options), run(x)))
@@ -30,6 +23,12 @@ def tiled(run, x, **options):
 
 
 def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
+  def box(x):
+    """Sums of 3 x 3 pixels, each pixel of them twice along each axis."""
+    size, strides = (1, 3, 3, 1), (1, 1, 1, 1)
+    sums = jax.lax.reduce_window(x, 0.0, jax.lax.add, size, strides, "SAME")
+    return repeat(sums, "n h w c -> n (h p) (w q) c", p=2, q=2)
+
   x = drawn.normal(2, 11, 17, 4)
   parts, whole = tiled(box, x, sides=(8, 16), overlap_share=0.25)
   differs = np.abs(parts - whole).max(axis=(0, 3)) > 1e-4

@@ -1,5 +1,7 @@
 """What every network promises. A new network is one more line in NETWORKS."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,32 +27,24 @@ UNET = dict(
   out_channels=C_OUT, channels=(8, 16), layers=1, attention=(False, False), groups=4
 )
 NUMBERS = {k: jnp.array([3.0, 24.0]) for k in ("fps", "motion", "augmentation")}
-DIT = dict(out_channels=C_OUT, patch=2, width=16, depth=4, num_heads=2)
+NONE, WORDS = Conditioning(), Conditioning(tokens={"text": TEXT})
+dit = functools.partial(
+  video_dit.VideoDiT, out_channels=C_OUT, patch=2, width=16, depth=4, num_heads=2
+)
+of_words = functools.partial(dit, modulation="shared", text="cross")
+of_tokens = functools.partial(dit, modulation="tokens", text="pooled", num_classes=3)
 
 NETWORKS = {
-  "latte": (video_dit.VideoDiT(**DIT), Conditioning()),
-  "latte with classes": (video_dit.VideoDiT(num_classes=3, **DIT), LABEL),
-  "dit": (video_dit.VideoDiT(num_classes=3, layout=("spatial",), **DIT), LABEL),
-  "late, images": (
-    video_dit.VideoDiT(one_frame="image", remat=True, **LATE, **DIT),
-    Conditioning(),
-  ),
-  "image, adaLN-single, text": (
-    video_dit.VideoDiT(modulation="shared", text="cross", layout=("spatial",), **DIT),
-    Conditioning(tokens={"text": TEXT}),
-  ),
+  "latte": (dit(), NONE),
+  "latte with classes": (dit(num_classes=3), LABEL),
+  "dit": (dit(num_classes=3, layout=("spatial",)), LABEL),
+  "late, images": (dit(one_frame="image", remat=True, **LATE), NONE),
+  "image, adaLN-single, text": (of_words(layout=("spatial",)), WORDS),
   "serial, adaLN-single, text, rotary": (
-    video_dit.VideoDiT(
-      modulation="shared", text="cross", time_positions="rotary", **SERIAL, **DIT
-    ),
-    Conditioning(tokens={"text": TEXT}),
+    of_words(time_positions="rotary", **SERIAL),
+    WORDS,
   ),
-  "parallel, all tokens": (
-    video_dit.VideoDiT(
-      num_classes=3, modulation="tokens", text="pooled", **PARALLEL, **DIT
-    ),
-    BOTH,
-  ),
+  "parallel, all tokens": (of_tokens(**PARALLEL), BOTH),
   "svd": (
     unet3d.UNet3D(architectures.svd(head_dim=8, joint_frequencies=8, **UNET)),
     Conditioning(tokens={"image": TEXT}, vectors=NUMBERS),
@@ -63,7 +57,7 @@ NETWORKS = {
     unet3d.UNet3D(architectures.lvdm_long(num_heads=2, **UNET), remat=True),
     Conditioning(vectors={"augmentation": jnp.array([0, 250])}),
   ),
-  "latte in bfloat16": (video_dit.VideoDiT(dtype=jnp.bfloat16, **DIT), Conditioning()),
+  "latte in bfloat16": (dit(dtype=jnp.bfloat16), NONE),
 }
 
 

@@ -40,12 +40,10 @@ def test_a_stretch_is_anywhere_and_the_same_for_all_keys():
   assert found == {0, 1, 2}
 
 
-@pytest.mark.parametrize(
-  "transform", [crops.RandomCrop(3), crops.TemporalRandomCrop(2)]
-)
-def test_the_part_comes_from_the_rng_alone(transform):
-  one, two = (transform(places(), np.random.default_rng(5)) for _ in range(2))
-  assert np.array_equal(one["video"], two["video"])
+def test_the_part_comes_from_the_rng_alone():
+  for crop in (crops.RandomCrop(3), crops.TemporalRandomCrop(2)):
+    one, two = (crop(places(), np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(one["video"], two["video"])
 
 
 def test_the_whole_is_a_part_and_more_is_refused():

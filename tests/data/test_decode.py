@@ -97,27 +97,22 @@ def test_starts_first_centre_random(movie):
     decode.start_chooser("middle", rng)
 
 
-@pytest.mark.parametrize(
-  "name, codec, pix_fmt, source",
-  [
+def test_grey_rgba_and_other_containers_become_rgb(tmp_path):
+  for name, codec, pix_fmt, source in (
     ("grey.mp4", "libx264", "gray", "rgb24"),
     ("png.mov", "png", "rgba", "rgba"),
     ("rgba.mov", "qtrle", "argb", "argb"),
     ("xvid.avi", "mpeg4", "yuv420p", "rgb24"),
     ("vp9.webm", "libvpx-vp9", "yuv420p", "rgb24"),
-  ],
-)
-def test_grey_rgba_and_other_containers_become_rgb(
-  tmp_path, name, codec, pix_fmt, source
-):
-  video = stripes(12)
-  if source != "rgb24":
-    at = 3 if source == "rgba" else 0
-    video = np.insert(video, at, 128, axis=-1)  # alpha
-  path = write(tmp_path / name, video, codec, pix_fmt, source)
-  clip = decode.read_clip(path, 3, 4, lambda slack: 2)
-  assert clip.shape == (3, H, W, 3)
-  assert numbers(clip) == [2, 6, 10]
+  ):
+    video = stripes(12)
+    if source != "rgb24":
+      at = 3 if source == "rgba" else 0
+      video = np.insert(video, at, 128, axis=-1)  # alpha
+    path = write(tmp_path / name, video, codec, pix_fmt, source)
+    clip = decode.read_clip(path, 3, 4, lambda slack: 2)
+    assert clip.shape == (3, H, W, 3), name
+    assert numbers(clip) == [2, 6, 10], name
 
 
 def test_odd_sizes_decode(tmp_path):
@@ -134,9 +129,8 @@ def test_a_rotated_video_is_turned_upright(tmp_path):
   # The display matrix in the track header, 40 bytes after its name: a quarter turn
   # clockwise, which brings the upper half to the right.
   at = data.index(b"tkhd") + 4 + 40
-  data[at : at + 36] = struct.pack(
-    ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, H << 16, 0, 1 << 30
-  )
+  matrix = 0, 1 << 16, 0, -(1 << 16), 0, 0, H << 16, 0, 1 << 30
+  data[at : at + 36] = struct.pack(">9i", *matrix)
   path.write_bytes(data)
   clip = decode.read_clip(path, 4)
   assert clip.shape == (4, W, H, 3)
@@ -147,9 +141,8 @@ def bad_files(folder):
   """[(name, words of the reason)], each written to the folder."""
   whole = write(folder / "whole.mp4", stripes(24), movflags="faststart")
   data = whole.read_bytes()
-  (folder / "no_index.mp4").write_bytes(
-    write(folder / "x.mp4", stripes()).read_bytes()[:900]
-  )
+  other = write(folder / "x.mp4", stripes())
+  (folder / "no_index.mp4").write_bytes(other.read_bytes()[:900])
   (folder / "torn.mp4").write_bytes(data[: len(data) * 9 // 10])
   film = write(folder / "x.avi", stripes(24), "mpeg4")
   with av.open(str(film)) as container:

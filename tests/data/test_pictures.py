@@ -21,13 +21,11 @@ def test_pictures_are_frames_of_other_clips():
   data, seen = pictures.WithPictures(source(), 3), set()
   for i in range(CLIPS):
     for seed in range(8):
-      record = data.load(i, np.random.default_rng(seed))
-      assert record["pictures"]["mean"].shape == (3, 2, 2, 3)
-      np.testing.assert_array_equal(
-        record["pictures"]["logvar"], -record["pictures"]["mean"]
-      )
-      clip, frame = np.divmod(record["pictures"]["mean"][:, 0, 0, 0], 10)
-      np.testing.assert_array_equal(record["pictures"]["label"], clip)
+      drawn = data.load(i, np.random.default_rng(seed))["pictures"]
+      assert drawn["mean"].shape == (3, 2, 2, 3)
+      np.testing.assert_array_equal(drawn["logvar"], -drawn["mean"])
+      clip, frame = np.divmod(drawn["mean"][:, 0, 0, 0], 10)
+      np.testing.assert_array_equal(drawn["label"], clip)
       assert i not in clip
       seen |= set(zip(clip, frame, strict=True))
   assert len(seen) == CLIPS * T

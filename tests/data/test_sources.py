@@ -14,9 +14,8 @@ from vdm_jax.worlds.moving_digits import builder as moving_digits
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-  return moving_digits.build(
-    tmp_path_factory.mktemp("tfds"), train_clips=20, test_clips=6
-  )
+  place = tmp_path_factory.mktemp("tfds")
+  return moving_digits.build(place, train_clips=20, test_clips=6)
 
 
 def test_a_tfds_split_gives_records_without_tensorflow(digits):
@@ -89,9 +88,8 @@ def test_sequences_of_pictures_are_decoded_by_us(tmp_path):
 
 
 def test_arrays_want_one_number_of_records():
-  source = sources.ArraySource(
-    {"video": np.arange(6).reshape(3, 2), "label": np.arange(3)}
-  )
+  arrays = {"video": np.arange(6).reshape(3, 2), "label": np.arange(3)}
+  source = sources.ArraySource(arrays)
   assert len(source) == 3 and source[1]["video"].tolist() == [2, 3]
   with pytest.raises(ValueError, match="'video': 3, 'label': 2"):
     sources.ArraySource({"video": np.zeros((3, 2)), "label": np.zeros(2)})

@@ -29,9 +29,8 @@ def test_texts_are_the_classes_of_a_folder_with_a_table(clips, table):
   skipped = {path.name: reason for path, reason in source.skipped}
   assert skipped.keys() == {"gone.mp4", "uncaptioned.mp4"}
   assert "no such clip" in skipped["gone.mp4"]
-  assert (
-    folders.uniformly_sampled_videos(clips, 4, labelled=table).classes == source.classes
-  )
+  spread = folders.uniformly_sampled_videos(clips, 4, labelled=table)
+  assert spread.classes == source.classes
   captions = texts.unique_captions_and_empty((source, sources.Subset(source, 0, 1)))
   assert captions == ["", *source.classes]
 

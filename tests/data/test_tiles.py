@@ -57,17 +57,14 @@ def test_chosen_numbers_are_the_only_records_and_keep_their_order(path):
   assert found == {0, 1}
 
 
-@pytest.mark.parametrize("numbers", [(6,), (-1, 2), ()])
-def test_numbers_outside_the_grid_are_refused(path, numbers):
-  with pytest.raises(ValueError, match="holds tiles 0 to 5"):
-    tiles.VideoTileSource(path, **GRID, indices=numbers)
-
-
-def test_another_grid_than_the_files_is_refused_with_both_sizes(path):
-  with pytest.raises(ValueError, match="is 40 pixels high and 60 wide.*are 40 high"):
-    tiles.VideoTileSource(path, **{**GRID, "columns": 4})
-  with pytest.raises(ValueError, match="size=8 with margin=2"):
-    tiles.VideoTileSource(path, **{**GRID, "size": 8})
+def test_numbers_outside_the_grid_and_another_grid_than_the_files_are_refused(path):
+  for message, fields in (
+    *(("holds tiles 0 to 5", dict(indices=i)) for i in ((6,), (-1, 2), ())),
+    ("is 40 pixels high and 60 wide.*are 40 high", dict(columns=4)),
+    ("size=8 with margin=2", dict(size=8)),
+  ):
+    with pytest.raises(ValueError, match=message):
+      tiles.VideoTileSource(path, **GRID | fields)
 
 
 def test_missing_and_broken_files_are_refused_by_name(tmp_path):

@@ -91,12 +91,10 @@ def test_linear_guidance_is_the_same_in_all_terms(prediction):
   assert not np.allclose(other, rescaled, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-  "combine", [guidance.adaptive_projected, guidance.cfg_zero_star]
-)
-def test_three_branches_are_refused_where_two_are_meant(combine):
-  with pytest.raises(ValueError, match="combines two"):
-    combine([X, X, X], (1.0, 1.0), X, T)
+def test_three_branches_are_refused_where_two_are_meant():
+  for combine in (guidance.adaptive_projected, guidance.cfg_zero_star):
+    with pytest.raises(ValueError, match="combines two"):
+      combine([X, X, X], (1.0, 1.0), X, T)
 
 
 def test_the_deviation_is_of_a_clip_not_of_the_batch():

@@ -52,16 +52,14 @@ def test_a_plan_covers_a_video_of_any_length_and_knows_only_the_past(name):
       assert index.shape[1] <= 8
 
 
-def windowed(denoise, *args):
-  return euler.euler(d.windows(denoise, None, size=8, stride=4), *args)
-
-
 LONG = {
   **{
     name: functools.partial(long_video.rollout, sampler=euler.euler, plan=PLANS[name])
     for name in ("extend", "hierarchical")
   },
-  "windows": windowed,
+  "windows": lambda denoise, *args: euler.euler(
+    d.windows(denoise, None, size=8, stride=4), *args
+  ),
 }
 
 

@@ -68,9 +68,8 @@ def test_free_noise_is_a_shuffle():
 def test_the_filter_is_real_for_odd_sizes_and_splits_the_noise(sizes):
   x = np.random.default_rng(0).standard_normal((1, *sizes, 2)).astype(np.float32)
   gain = noise.butterworth_gain(sizes, 0.25, 4)
-  out = np.fft.ifftn(
-    np.fft.fftn(x, axes=(1, 2, 3)) * gain[None, ..., None], axes=(1, 2, 3)
-  )
+  spectrum = np.fft.fftn(x, axes=(1, 2, 3)) * gain[None, ..., None]
+  out = np.fft.ifftn(spectrum, axes=(1, 2, 3))
   assert np.abs(out.imag).max() < 1e-12 * np.abs(out.real).max() + 1e-15
   filtered = jax.jit(noise.filter_spectrum)
   np.testing.assert_allclose(filtered(x, gain), out.real, atol=1e-5)

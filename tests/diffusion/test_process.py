@@ -16,23 +16,21 @@ def scales(process, *t):
   return np.asarray(alpha)[0], np.asarray(sigma)[0]
 
 
-@pytest.mark.parametrize(
-  ("ours", "theirs"), [("linear", "linear"), ("squaredcos", "squaredcos_cap_v2")]
-)
-def test_tables_are_the_originals(ours, theirs):
+def test_tables_are_the_originals():
   _, golden = golden_files.read("latte_diffusion")
-  betas = p.betas(ours)
-  np.testing.assert_allclose(betas, golden[f"out_{theirs}_betas"], rtol=1e-6)
-  process = p.DDPM(schedule=ours)
-  alpha, sigma = scales(process, *range(1, 1001))  # index k is t = k + 1
-  alpha_bar = np.cumprod(1.0 - betas)
-  # In float32 log alpha_bar is known to half an ulp of 20.
-  np.testing.assert_allclose(alpha**2, alpha_bar, rtol=2e-6)
-  recorded = golden[f"out_{theirs}_alphas_cumprod"]
-  np.testing.assert_allclose(alpha**2, recorded, rtol=2e-6)
-  np.testing.assert_allclose(sigma**2, 1.0 - alpha_bar, rtol=2e-6)
-  # The table is not this close to its neighbour.
-  assert not np.allclose(alpha[1:] ** 2, alpha_bar[:-1], rtol=2e-6)
+  for ours, theirs in (("linear", "linear"), ("squaredcos", "squaredcos_cap_v2")):
+    betas = p.betas(ours)
+    np.testing.assert_allclose(betas, golden[f"out_{theirs}_betas"], rtol=1e-6)
+    process = p.DDPM(schedule=ours)
+    alpha, sigma = scales(process, *range(1, 1001))  # index k is t = k + 1
+    alpha_bar = np.cumprod(1.0 - betas)
+    # In float32 log alpha_bar is known to half an ulp of 20.
+    np.testing.assert_allclose(alpha**2, alpha_bar, rtol=2e-6)
+    recorded = golden[f"out_{theirs}_alphas_cumprod"]
+    np.testing.assert_allclose(alpha**2, recorded, rtol=2e-6)
+    np.testing.assert_allclose(sigma**2, 1.0 - alpha_bar, rtol=2e-6)
+    # The table is not this close to its neighbour.
+    assert not np.allclose(alpha[1:] ** 2, alpha_bar[:-1], rtol=2e-6)
 
 
 def test_scaled_linear_is_linear_in_the_root():
@@ -91,20 +89,18 @@ def test_networks_see_the_units_of_their_papers():
   np.testing.assert_allclose(scaled[..., 0, 0, 0], c_in, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  "prediction, sigma_data, sign", [("edm", 0.5, 1.0), ("v", 1.0, -1.0)]
-)
-def test_edm_is_the_preconditioning_of_its_paper(prediction, sigma_data, sign):
+def test_edm_is_the_preconditioning_of_its_paper():
   """And "v" on it is what Stable Video Diffusion predicts."""
   sigma = np.float32([[0.002, 0.05, 3.0, 700.0]])
-  process = p.EDM(t_max=700.0, sigma_data=sigma_data)
   x_t, out = np.random.default_rng(0).standard_normal((2, 1, 4, 2, 2, 1))
-  total = sigma**2 + sigma_data**2
-  c_skip, c_out = sigma_data**2 / total, sign * sigma * sigma_data / np.sqrt(total)
-  run = jax.jit(functools.partial(p.x0_from_output, process, prediction))
-  x0 = run(x_t, out, sigma)
-  expected = p.mix((c_skip, c_out), x_t, out)
-  np.testing.assert_allclose(x0, expected, rtol=1e-5, atol=1e-6)
+  for prediction, sigma_data, sign in (("edm", 0.5, 1.0), ("v", 1.0, -1.0)):
+    process = p.EDM(t_max=700.0, sigma_data=sigma_data)
+    total = sigma**2 + sigma_data**2
+    c_skip, c_out = sigma_data**2 / total, sign * sigma * sigma_data / np.sqrt(total)
+    run = jax.jit(functools.partial(p.x0_from_output, process, prediction))
+    x0 = run(x_t, out, sigma)
+    expected = p.mix((c_skip, c_out), x_t, out)
+    np.testing.assert_allclose(x0, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_velocity_on_flow_is_noise_minus_data():

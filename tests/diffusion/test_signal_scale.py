@@ -15,6 +15,7 @@ from vdm_jax.diffusion.samplers import ddim, loop
 
 DDPM = p.DDPM(schedule="scaled_linear")
 PROCESS = signal_scale.SignalScaledProcess(DDPM, scale=0.7, steps=400)
+ROW = "VideoCrafter, scale of the signal"
 error = golden_files.error
 
 
@@ -90,9 +91,7 @@ def test_every_recorded_array_is_the_originals(original, record_property):
   errors = {k: error(x, z[k]) for k, x in ours.items()}
   assert max(errors.values()) <= 1, errors
   worst = 1e-4 * float(max(errors.values()))
-  parity_table.note(
-    record_property, "VideoCrafter, scale of the signal", error=worst, bound=1e-4
-  )
+  parity_table.note(record_property, ROW, error=worst, bound=1e-4)
 
 
 def test_another_scale_and_another_variance_are_seen(
@@ -104,8 +103,7 @@ def test_another_scale_and_another_variance_are_seen(
     x_prev, x0 = steps(process, meta, z)
     found += [error(x_prev, z["out_x_prev"]), error(x0, z["out_pred_x0"])]
     assert min(found) > 10, found
-    name = "VideoCrafter, scale of the signal"
-    parity_table.note(record_property, name, control=float(min(found)))
+    parity_table.note(record_property, ROW, control=float(min(found)))
   # The posterior of the scaled process itself is not what DDIM adds.
   monkeypatch.setattr(variance, "ddim_variance", variance.posterior_variance)
   x_prev, x0 = steps(PROCESS, meta, z)

@@ -107,9 +107,8 @@ def test_shift_has_open_soras_values():
 def test_karras_has_svds_values():
   process = p.EDM(t_max=700.0, sigma_data=1.0)
   grid = times.karras_grid(process, num_steps=25)
-  np.testing.assert_allclose(
-    grid[:4], [700.0001, 545.7295, 421.56912, 322.45377], rtol=2e-6
-  )
+  expected = [700.0001, 545.7295, 421.56912, 322.45377]
+  np.testing.assert_allclose(grid[:4], expected, rtol=2e-6)
   np.testing.assert_allclose(grid[-2:], [0.002, 0.0], rtol=1e-5)
 
 

@@ -23,15 +23,11 @@ def test_the_published_size_has_the_originals_parameters():
   assert out.shape == (2, 16, 1024)
 
 
-def test_tokens_of_another_width_are_refused():
-  module = resampler.Resampler(embedding=40)
-  with pytest.raises(ValueError, match="E = 40"):
-    jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 3, 41)))
-
-
-def test_pixels_of_another_size_are_refused():
-  module = clip_image.ClipImage(
-    depth=1, width=8, num_heads=2, hidden=8, size=8, patch=4
-  )
-  with pytest.raises(ValueError, match=r"\(H, W, C\) = \(8, 8, 3\)"):
-    module.init(jax.random.key(0), np.zeros((1, 8, 9, 3)))
+def test_tokens_of_another_width_and_pixels_of_another_size_are_refused():
+  small = dict(depth=1, width=8, num_heads=2, hidden=8, size=8, patch=4)
+  for message, module, shape in (
+    ("E = 40", resampler.Resampler(embedding=40), (1, 3, 41)),
+    (r"\(H, W, C\) = \(8, 8, 3\)", clip_image.ClipImage(**small), (1, 8, 9, 3)),
+  ):
+    with pytest.raises(ValueError, match=message):
+      jax.eval_shape(module.init, jax.random.key(0), np.zeros(shape))

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from vdm_jax import sharding
 from vdm_jax.layers import placement
@@ -16,22 +15,17 @@ def mesh(**axes):
   return sharding.make_mesh({"data": 1, "seq": 1} | axes)
 
 
-@pytest.mark.parametrize(
-  "axes, shape, names, want",
-  [
+def test_an_axis_takes_the_mesh_axes_that_are_left_and_divide_it():
+  for axes, shape, names, want in (
     (dict(data=2), (4, 3), ("batch", None), [("data",), ()]),
     (dict(data=2), (3, 4), ("batch", None), [(), ()]),  # 3 rows: whole
     (dict(seq=2), (3, 4), ("batch", "frames"), [("data",), ("seq",)]),
     (dict(data=2), (4, 8), (FRAMES, "height"), [("data", "seq"), ()]),
     (dict(data=2), (1, 8), (FRAMES, "height"), [("seq",), ("data",)]),
     (dict(data=2), (4, 4), ("nobody", None), [(), ()]),
-  ],
-)
-def test_an_axis_takes_the_mesh_axes_that_are_left_and_divide_it(
-  axes, shape, names, want
-):
-  with sharding.use_mesh(mesh(**axes), RULES):
-    assert placement.mesh_axes(shape, names) == want
+  ):
+    with sharding.use_mesh(mesh(**axes), RULES):
+      assert placement.mesh_axes(shape, names) == want
 
 
 def test_no_device_gets_less_than_the_least():

@@ -10,9 +10,8 @@ VIDEOS = np.random.default_rng(0).integers(0, 256, (2, 3, 14, 17, 3)).astype(np.
 
 def test_psnr_of_a_constant_error_is_closed_form():
   x = np.full((2, 3, 4, 4, 3), 100.0)
-  np.testing.assert_allclose(
-    frames.psnr_per_video(x, x + 5.0), 20 * np.log10(255 / 5.0)
-  )
+  found = frames.psnr_per_video(x, x + 5.0)
+  np.testing.assert_allclose(found, 20 * np.log10(255 / 5.0))
   np.testing.assert_allclose(frames.psnr_per_video(x, x), 100.0)
   # uint8 must not wrap around.
   low, high = (np.full((1, 1, 2, 2, 1), level, np.uint8) for level in (0, 255))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from tests.support.refusals import refused
 from vdm_jax.metrics import frechet
 
 
@@ -35,14 +36,11 @@ def test_float16_features_of_a_singular_covariance_stay_finite():
   assert np.isfinite(frechet.distance(x, x[:4]))
 
 
-@pytest.mark.parametrize(
-  ("x", "y", "match"),
-  [
-    (np.ones((1, 3)), np.ones((4, 3)), "N >= 2"),
-    (np.ones((4, 3)), np.ones((4, 2)), "3 and 2"),
-    (np.full((4, 3), np.nan), np.ones((4, 3)), "12 values"),
-  ],
-)
-def test_bad_features_are_refused(x, y, match):
-  with pytest.raises(ValueError, match=match):
-    frechet.distance(x, y)
+def test_bad_features_are_refused():
+  x = np.ones((4, 3))
+  calls = {
+    "N >= 2": lambda: frechet.distance(x[:1], x),
+    "3 and 2": lambda: frechet.distance(x, x[:, :2]),
+    "12 values": lambda: frechet.distance(np.nan * x, x),
+  }
+  refused(ValueError, calls)

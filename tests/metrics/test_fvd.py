@@ -32,9 +32,8 @@ def frames_and_logits(params, videos, scale):
 
 
 def close(got, want, tolerance=1e-4):
-  return np.abs(np.asarray(got) - want).max() <= tolerance * max(
-    1.0, np.abs(want).max()
-  )
+  bound = tolerance * max(1.0, np.abs(want).max())
+  return np.abs(np.asarray(got) - want).max() <= bound
 
 
 def test_the_convolutions_equal_the_originals(params):
@@ -50,9 +49,8 @@ def test_the_convolutions_equal_the_originals(params):
   gain = wrong["Mixed_3b.b1b"]["gain"].copy()
   gain[3] *= 1.5
   wrong["Mixed_3b.b1b"]["gain"] = gain
-  assert not close(
-    np.asarray(features(wrong, small)).mean((1, 2, 3)), Z["out_scale4_mean"]
-  )
+  mean = np.asarray(features(wrong, small)).mean((1, 2, 3))
+  assert not close(mean, Z["out_scale4_mean"])
 
 
 def test_the_resized_frames_and_the_logits_equal_the_originals(params):
@@ -87,7 +85,7 @@ def test_missing_and_misshapen_weights_are_named(found):
 
 
 def test_without_a_file_there_is_no_number(caplog):
-  assert fvd.fvd_score_rows(None, file="") == []
+  assert fvd.fvd_score_rows(None, i3d_file="") == []
   assert "FVD is left out" in caplog.text
 
 
@@ -109,7 +107,7 @@ def test_the_row_says_how_it_was_measured(monkeypatch):
     real=score.LabelledVideos(videos=draw(500, 100)),
     train=score.LabelledVideos(videos=draw(700, 100)),
   )
-  (row,) = fvd.fvd_score_rows(evidence, file="i3d.npz")
+  (row,) = fvd.fvd_score_rows(evidence, i3d_file="i3d.npz")
   np.testing.assert_allclose(row.samples.value, 3 * 40**2, rtol=0.02)
   assert row.real.value < 0.5
   protocol = row.samples.protocol

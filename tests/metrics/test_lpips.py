@@ -154,6 +154,5 @@ def test_pickles_and_unknown_trunks_are_refused(tmp_path):
     lpips.LPIPS((tmp_path / "vgg.npz",), trunk="vgg19")
   with pytest.raises(ValueError, match="too small for LPIPS"):
     params = lpips.from_state_dict(weights("alexnet"), "alexnet")
-    jax.eval_shape(
-      lpips.LPIPS((), "alexnet"), params, *np.zeros((2, 1, 8, 8, 3), np.float32)
-    )
+    videos = np.zeros((2, 1, 8, 8, 3), np.float32)
+    jax.eval_shape(lpips.LPIPS((), "alexnet"), params, *videos)

@@ -44,9 +44,8 @@ def walk(changes):
 def test_a_seam_is_found_where_windows_meet():
   changes = np.ones(11)
   changes[[3, 5, 7, 9]] = 3  # windows of 4 frames, 2 of them new after the first
-  np.testing.assert_allclose(
-    temporal.seam_ratio(walk(changes), window=4, overlap=2), 3.0
-  )
+  ratio = temporal.seam_ratio(walk(changes), window=4, overlap=2)
+  np.testing.assert_allclose(ratio, 3.0)
   # Other windows do not end there: a control.
   assert temporal.seam_ratio(walk(changes), window=3, overlap=1) < 0.7
   even = temporal.seam_ratio(walk(np.ones(11)), window=4, overlap=2)

@@ -13,6 +13,7 @@ from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.oracle import gaussian, measure, mixture
 
+pytestmark = pytest.mark.usefixtures("double")
 OU = functools.partial(gaussian.ornstein_uhlenbeck, correlation=0.8, variance=0.7)
 SCENE = functools.partial(gaussian.constant, variance=0.3)
 WORLD = gaussian.GaussianVideo(
@@ -38,19 +39,6 @@ def compiled(fn, *args):
   return jax.tree.map(np.asarray, jax.jit(fn)(*args))
 
 
-def tweedie(log_density, process, x_t, t):
-  """(x + sigma^2 grad log p(x)) / alpha."""
-  alpha, sigma = process.alpha_sigma(t)
-  score = jax.grad(lambda x: log_density(x, t).sum())(x_t)
-  return (x_t + p.expand(sigma**2) * score) / p.expand(alpha)
-
-
-@pytest.fixture(autouse=True)
-def double():
-  with jax.enable_x64(True):
-    yield
-
-
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda q: type(q).__name__)
 def test_denoisers_are_tweedies(process):
   x_t, t = case(process)
@@ -59,11 +47,12 @@ def test_denoisers_are_tweedies(process):
   @jax.jit
   def run(x):
     """The estimate, and Tweedie's, of the one and of both components."""
-    out = []
+    out, (alpha, sigma) = [], process.alpha_sigma(t)
     for world, density in ((WORLD, plain), (MIXTURE, MIXTURE)):
-      log_density = lambda x, t, q=density: q.log_density_and_joint(process, x, t)[0]
+      log_density = lambda x, q=density: q.log_density_and_joint(process, x, t)[0].sum()
+      tweedies = x + p.expand(sigma**2) * jax.grad(log_density)(x)
       estimate = world.denoiser(process)(x, t, None).x0
-      out.append(jnp.stack([estimate, tweedie(log_density, process, x, t)]))
+      out.append(jnp.stack([estimate, tweedies / p.expand(alpha)]))
     return out
 
   found, moved = run(x_t), np.asarray(run(x_t + 0.1)[1])

@@ -10,6 +10,7 @@ from vdm_jax.conditioning import Conditioning
 from vdm_jax.diffusion import process as p
 from vdm_jax.oracle import linear_dynamics as ld
 
+pytestmark = pytest.mark.usefixtures("double")
 TURN = ld.damped_rotation(0.6, 0.95)
 NEW = np.array([[0.1, 0.02], [0.02, 0.05]])
 WORLD = ld.LinearDynamics(TURN, NEW, ld.stationary_covariance(TURN, NEW))
@@ -17,12 +18,6 @@ SHAPE = (3, 6, 2, 1, 1)
 # EDM's own 80 would drown these videos.
 PROCESSES = [p.Flow(), *suite.only_complete(p.EDM(t_max=3.0))]
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def double():
-  with jax.enable_x64(True):
-    yield
 
 
 def unrolled(positions):

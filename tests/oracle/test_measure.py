@@ -12,6 +12,7 @@ from vdm_jax.diffusion import times
 from vdm_jax.diffusion.samplers import ancestral, ddim, dpm_solver, euler, heun, unipc
 from vdm_jax.oracle import gaussian, measure
 
+pytestmark = pytest.mark.usefixtures("double")
 FLOW = p.Flow()
 MOTION = functools.partial(gaussian.ornstein_uhlenbeck, correlation=0.9)
 WORLD = gaussian.GaussianVideo(MOTION)
@@ -26,12 +27,6 @@ def correlation(num_frames):
   """The covariance of WORLD."""
   i = np.arange(num_frames)
   return 0.9 ** np.abs(i[:, None] - i)
-
-
-@pytest.fixture(autouse=True)
-def double():
-  with jax.enable_x64(True):
-    yield
 
 
 def test_wasserstein_has_its_closed_forms():
@@ -56,9 +51,8 @@ def test_seams_motion_and_memory_are_read_from_the_covariance():
   np.testing.assert_allclose(measure.motion_ratio(cut, truth), (6 + jump) / 7)
   np.testing.assert_allclose(measure.end_correlation(truth), 0.9**7)
   assert measure.end_correlation(cut) == 0.0 and measure.mean_variance(cut) == 1.0
-  np.testing.assert_allclose(
-    measure.convergence_order([1.0, 0.25, 1 / 16], [8, 16, 32]), 2.0
-  )
+  order = measure.convergence_order([1.0, 0.25, 1 / 16], [8, 16, 32])
+  np.testing.assert_allclose(order, 2.0)
 
 
 @functools.cache

@@ -118,8 +118,7 @@ def test_a_method_that_is_wrong_is_found_out(parts):
   ts = times.uniform_grid(p.Flow(), num_steps=16)
   args = parts["worlds"]["motion alone"], p.Flow(), ts, 16
   wrong, _ = rank.scores_and_covariance(rank.LongVideoMethod(sampler=loud), *args)
-  right, cov = rank.scores_and_covariance(
-    rank.LongVideoMethod(sampler=euler.euler), *args
-  )
+  method = rank.LongVideoMethod(sampler=euler.euler)
+  right, cov = rank.scores_and_covariance(method, *args)
   assert wrong["distance"] > 10 * right["distance"] and cov.shape == (16, 16)
   assert not jax.config.jax_enable_x64

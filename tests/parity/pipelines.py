@@ -82,9 +82,8 @@ def clip_text_parts(folder):
     bos_token_id=tokenizer.bos_token_id,
     eos_token_id=tokenizer.eos_token_id,
   )
-  return dict(
-    tokenizer=tokenizer, text_encoder=fill(transformers.CLIPTextModel(config))
-  )
+  encoder = fill(transformers.CLIPTextModel(config))
+  return dict(tokenizer=tokenizer, text_encoder=encoder)
 
 
 def clip_image_parts():
@@ -120,9 +119,8 @@ def t5_text_parts():
     num_heads=2,
     feed_forward_proj="gated-gelu",
   )
-  return dict(
-    tokenizer=tokenizer, text_encoder=fill(transformers.T5EncoderModel(config))
-  )
+  encoder = fill(transformers.T5EncoderModel(config))
+  return dict(tokenizer=tokenizer, text_encoder=encoder)
 
 
 # What all transformers here share, drawn or not.

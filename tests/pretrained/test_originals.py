@@ -8,7 +8,6 @@ fills it), inputs `in_*` and outputs `out_*`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -128,9 +127,8 @@ def texts(forward, z):
   frames = lambda x: rearrange(x, "b c t h w -> b t c h w")
   single = lambda x: rearrange(x, "b c t h w -> (b t) 1 c h w")
   back = lambda x: rearrange(x, "(b t) 1 c h w -> b c t h w", b=2)
-  x, t, text = (
-    z[f"in_{k}"] for k in ("hidden_states", "timestep", "encoder_hidden_states")
-  )
+  names = "hidden_states", "timestep", "encoder_hidden_states"
+  x, t, text = (z[f"in_{name}"] for name in names)
   mask, forward = z["in_encoder_attention_mask"], channels_second(forward)
   text_of = lambda *tokens: Conditioning(tokens={"text": Tokens(*tokens)})
   masked = forward(frames(x), t, text_of(text, mask))
@@ -275,11 +273,10 @@ class Case:
     self.name, self.weights = name, golden_files.weights(meta)
     self.module = module or self.row.module
 
-    @functools.partial(jax.jit, static_argnames="time_positions")
-    def apply(params, *args, **fields):
-      return self.module.clone(**fields).apply(params, *args)
-
-    self.apply = apply
+    apply = lambda params, *args, **fields: self.module.clone(**fields).apply(
+      params, *args
+    )
+    self.apply = jax.jit(apply, static_argnames="time_positions")
 
   def forward(self, **changes):
     """(*inputs, **fields of the module) -> outputs, with some tensors changed."""

@@ -44,14 +44,12 @@ def test_they_are_small_and_fit_the_networks(cfg):
 
 def test_guided_samples_are_read_as_asked(cfg):
   train, _ = moving_digits.split_digits()
-  clips = moving_digits.sample_trajectories(
-    np.random.default_rng(0), train, 2000, CLIPS
-  )
+  rng = np.random.default_rng(0)
+  clips = moving_digits.sample_trajectories(rng, train, 2000, CLIPS)
   video = moving_digits.render(clips["digit"], clips["position"], CLIPS.canvas)
   reader = digits.DigitClassifier(video, clips["label"])
-  generator = c.build(
-    c.replace(cfg.sample.generator, ts=c.replace(cfg.ts, num_steps=10))
-  )
+  ts = c.replace(cfg.ts, num_steps=10)
+  generator = c.build(c.replace(cfg.sample.generator, ts=ts))
   draw = jax.jit(generator.videos)
   labels = np.repeat(np.arange(10, dtype=np.int32), 4)
   decoder = generator.autoencoder_weights
@@ -92,8 +90,7 @@ def test_the_autoencoders_keep_where_a_digit_is(cfg, name, off_path, off_line):
     return video_io.to_uint8(autoencoder.decode(params, latents))
 
   again = np.asarray(rebuild(params, video))
-  off = np.linalg.norm(
-    digits.centres_of_mass(again) - digits.centres_of_mass(video), axis=-1
-  )
+  centres = digits.centres_of_mass
+  off = np.linalg.norm(centres(again) - centres(video), axis=-1)
   assert np.median(off) < off_path
   assert np.median(digits.motion_error(again)) < off_line  # real clips: 0.027

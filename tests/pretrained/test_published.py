@@ -64,9 +64,8 @@ def test_it_goes_back_bit_for_bit(case, tmp_path):
     else:
       np.testing.assert_array_equal(got[name], x, err_msg=name)
   # The same class with the same settings, not just weights that fit.
-  theirs, ours = (
-    json.loads((f / "config.json").read_text()) for f in (case.folder, tmp_path)
-  )
+  files = (place / "config.json" for place in (case.folder, tmp_path))
+  theirs, ours = (json.loads(file.read_text()) for file in files)
   for key, value in ours.items():
     if not key.startswith("_") or key == "_class_name":
       assert theirs.get(key) in (None, value), key

@@ -40,9 +40,8 @@ def autoencoder_params():
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-  folder = text_encoders.write(
-    tmp_path_factory.mktemp("published"), LENGTH, WIDTH, seed=2
-  )
+  place = tmp_path_factory.mktemp("published")
+  folder = text_encoders.write(place, LENGTH, WIDTH, seed=2)
   return text_encoder.TextEncoder(folder, LENGTH, WIDTH, masked=False, truncate=True)
 
 

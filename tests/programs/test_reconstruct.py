@@ -10,7 +10,7 @@ from PIL import Image
 from vdm_jax import checkpoint, sharding
 from vdm_jax.data import sources
 from vdm_jax.metrics import frames
-from vdm_jax.programs import job, reconstruct
+from vdm_jax.programs import job, reconstruct, sample
 
 
 class Darker:
@@ -18,6 +18,21 @@ class Darker:
 
   def reconstruct(self, params, video):
     return video / 127.5 - 1.0 - params["shift"]
+
+
+def test_a_preview_has_each_clip_above_its_reconstruction():
+  videos = np.random.default_rng(0).integers(40, 256, (3, 2, 4, 4, 3), np.uint8)
+  made = sample.reconstruction_preview(
+    None,
+    {"shift": np.float32(40 / 127.5)},
+    None,
+    task=Darker(),
+    source=[{"video": video} for video in videos],
+    count=2,
+  )
+  assert made.dtype == np.uint8
+  np.testing.assert_array_equal(made[::2], videos[:2])
+  np.testing.assert_array_equal(made[1::2], videos[:2] - 40)
 
 
 def test_the_mean_error_is_ruled_by_the_worst_clip():

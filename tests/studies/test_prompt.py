@@ -26,9 +26,8 @@ class Paints:
     assert sampler == "sampler" and ts == "ts"
     cond, null = self.conditioner(batch)
     light = cond.tokens["text"].values - null.tokens["text"].values
-    return (
-      params["gain"] * light.mean((1, 2))[:, None, None, None, None] * jnp.ones(shape)
-    )
+    level = params["gain"] * light.mean((1, 2))
+    return level[:, None, None, None, None] * jnp.ones(shape)
 
 
 class Plain:

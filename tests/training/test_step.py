@@ -159,9 +159,8 @@ def on_two_devices():
   """(compiled step, its state, mesh)."""
   tx = optimizer.adamw(learning_rate=0.05)
   mesh = sharding.make_mesh({"data": -1})
-  state, shardings = state_lib.create_state_and_shardings(
-    Task(), tx, SPEC, KEY, mesh, RULES
-  )
+  create = state_lib.create_state_and_shardings
+  state, shardings = create(Task(), tx, SPEC, KEY, mesh, RULES)
   step = step_lib.make_step(Task().loss, tx, 0.9, shardings=shardings)
   return step_lib.compile_step(step, shardings, mesh, RULES), state, mesh
 

@@ -95,7 +95,7 @@ def make_report(
   flops = max(
     work.device_flops(module), flop_count.flops // devices if flop_count.kernels else 0
   )
-  bound = roofline.time_bound(
+  bound = roofline.time_bounds(
     chip,
     flops=flops,
     hbm_bytes=work.hbm_traffic_bytes(module),

@@ -46,7 +46,7 @@ class TimeBound:
     return max(self.by_resource, key=self.by_resource.get)
 
 
-def time_bound(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
+def time_bounds(chip, *, flops, hbm_bytes, ici_bytes, dcn_bytes):
   """The TimeBound of a step: least seconds for compute, hbm, ici and dcn.
 
   Args:

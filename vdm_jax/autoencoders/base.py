@@ -79,7 +79,7 @@ def network_variables(params):
   return {"params": {k: v for k, v in params.items() if k != "latents"}}
 
 
-def split_moments(stacked):
+def moments_from_stacked(stacked):
   """Moments from mean and logvar stacked along the channels, [B, t, h, w, 2 c]."""
   mean, logvar = jnp.split(stacked, 2, axis=-1)
   return Moments(mean, clip_logvar(logvar))

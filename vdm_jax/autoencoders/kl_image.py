@@ -134,7 +134,7 @@ class KLImage:
     """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
     self._check(video)
     moments = self._map_frames(params, video, KLImageNetwork.encode, self.stride[1], 1)
-    return base.split_moments(moments)
+    return base.moments_from_stacked(moments)
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""

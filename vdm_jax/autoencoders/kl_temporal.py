@@ -149,7 +149,11 @@ class TemporalDecoderNetwork(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-  """[B, T, h, w, latent_channels] -> [B, T, H, W, output_channels patch^2] float32."""
+  """Decodes latents of clips, frames mixed along time, to pixels in patches, float32.
+
+  [B, T, h, w, latent_channels] -> [B, T, h f, w f, output_channels patch^2] with
+  f = 2^(levels - 1).
+  """
 
   config: KLTemporal
 

@@ -70,7 +70,7 @@ class KLVideo:
     """Moments of raw latents [B, t, h, w, c] of a video [B, T, H, W, C] in [-1, 1]."""
     base.check_video(video, self.pixel_channels, self.stride)
     moments = self._run(params, video, KLVideoNetwork.encode)
-    return base.split_moments(moments)
+    return base.moments_from_stacked(moments)
 
   def decode(self, params, latents):
     """The video [B, T, H, W, C], float32, unclipped, of latents of unit variance."""
@@ -218,7 +218,10 @@ class ReplicatePadConvTranspose3D(_StridedModule):
 
 
 class ConvTranspose3D(_StridedModule):
-  """A transposed 4 x 4 x 4 convolution to `features` channels; sizes times `stride`."""
+  """A transposed 4 x 4 x 4 convolution [B, T, H, W, C] to `features` channels.
+
+  Not padded, and without its border: an axis of n becomes stride (n - 1) - 2.
+  """
 
   @nn.compact
   def __call__(self, x):

@@ -54,10 +54,10 @@ def convolution(x, features, kernel, **fields):
 
 
 class VideoResnetBlock(TypedModule):
-  """Residual block of videos, x + conv(silu(norm(conv(silu(norm(x))) + linear(emb)))).
+  """Residual block of videos, x + conv(silu(norm(conv(silu(norm(x))) + emb))).
 
-  x first passes a convolution of one pixel where the number of channels changes. The
-  second convolution starts at zero.
+  `emb` passes silu and a linear layer before it is added. x first passes a convolution
+  of one pixel where the number of channels changes. The second convolution starts at 0.
 
   Attributes:
     features: output channels; None: those of x.

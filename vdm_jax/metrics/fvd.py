@@ -21,7 +21,7 @@ class I3DFeatures:
   """I3D as a feature extractor: `features(videos)` -> logits [N, 400].
 
   Args:
-    file: I3D's weights with pytorch_i3d's names, .safetensors or .npz.
+    i3d_file: I3D's weights with pytorch_i3d's names, .safetensors or .npz.
     batch_size: clips of one call of the network.
   """
 
@@ -36,7 +36,7 @@ class I3DFeatures:
     return batches.map_batches(logits, {"video": videos}, self.batch_size)
 
 
-def fvd_score_rows(evaluation, *, file, ddof=0, batch_size=8):
+def fvd_score_rows(evaluation, *, i3d_file, ddof=0, batch_size=8):
   """[Row (name, Scores of samples and of real clips)]: FVD to the training split.
 
   Args:
@@ -46,10 +46,10 @@ def fvd_score_rows(evaluation, *, file, ddof=0, batch_size=8):
     ddof: 0 divides covariances by N (StyleGAN-V), 1 by N - 1 (original FVD).
     batch_size: clips of one call of the network.
   """
-  if not file:
+  if not i3d_file:
     logging.warning("FVD is left out: it needs a file of I3D's weights.")
     return []
-  extractor = I3DFeatures(file, batch_size)
+  extractor = I3DFeatures(i3d_file, batch_size)
   reference = extractor.features(evaluation.train.videos)
   fields = dict(
     extractor="I3D logits, Kinetics-400",

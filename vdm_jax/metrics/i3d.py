@@ -93,8 +93,10 @@ def last_feature_map(params, x):
 
 
 def from_state_dict(state_dict):
-  """I3D's parameters {layer: {...: array}} from pytorch_i3d's {name: array}.
+  """I3D's parameters from pytorch_i3d's {name: array}, batch norms folded in.
 
+  {layer: {"kernel": [t, h, w, in, out], "gain", "bias": [out]}}; "logits" has "kernel"
+  [in, out] and "bias".
   Missing names and wrong shapes raise a ValueError that lists them.
   """
   convolutions = dict(_convolutions())

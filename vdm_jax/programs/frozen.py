@@ -87,6 +87,6 @@ def _autoencoder(job, task, spec, weights):
   return sharding.device_put(job.weights(weights, "ema/autoencoder"), shardings)
 
 
-def published_or_trained(*, published, trained):
+def choose_weights_folder(*, published, trained):
   """`published` or, if it is "", `trained`: a folder of an autoencoder's weights."""
   return published or trained

@@ -88,7 +88,7 @@ def write_samples_folder(path, videos, signals, provenance, fps, scale, grid_col
 
 
 def read_provenance(path):
-  """The JSON provenance that the folder of samples `path` was written with, or None."""
+  """The dict "made_of" of a folder of samples, a pathlib.Path; None: not readable."""
   try:
     return json.loads((path / "meta.json").read_text())["made_of"]
   except (OSError, ValueError, KeyError):
@@ -142,7 +142,7 @@ def class_signals(*, num_classes, per_class):
 
 
 def unconditional_signals(*, count):
-  """{"index": int32 [count]}: as many videos of an unconditional model."""
+  """{"index": int32 [count]}: 0 .. count - 1, no condition, as many videos."""
   return {"index": np.arange(count, dtype=np.int32)}
 
 

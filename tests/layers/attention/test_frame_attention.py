@@ -14,17 +14,6 @@ def tokens(seed=0):
   return drawn.normal(B, T, N, D, seed=seed)
 
 
-def frames_seen(choice, i):
-  """The numbers of the frames whose keys frame i sees, in their order."""
-  every = range(T)
-  return {
-    "self": [i],
-    "all": list(every),
-    "first_previous": [0, max(i - 1, 0)],
-    "first_last": [0, T - 1],
-  }[choice]
-
-
 @pytest.mark.parametrize("choice", frame_attention.FRAMES)
 def test_each_frame_sees_the_frames_of_its_name(choice):
   h = tokens()
@@ -34,7 +23,13 @@ def test_each_frame_sees_the_frames_of_its_name(choice):
   assert queries.reshape(h.shape).shape == h.shape
   np.testing.assert_array_equal(queries.reshape(h.shape), h)
   for i in range(T):
-    expected = np.concatenate([h[:, k] for k in frames_seen(choice, i)], axis=1)
+    seen = {  # frames whose keys frame i sees, in their order
+      "self": [i],
+      "all": range(T),
+      "first_previous": [0, max(i - 1, 0)],
+      "first_last": [0, T - 1],
+    }[choice]
+    expected = np.concatenate([h[:, k] for k in seen], axis=1)
     np.testing.assert_array_equal(keys[:, 0 if merged else i], expected)
 
 

@@ -211,9 +211,8 @@ FULL = (1, 4096, 16, 72)
 MASK = np.ones((1, 1, 1, 1), bool)
 
 
-@pytest.mark.parametrize(
-  ("platform", "shape", "dtype", "mask", "single_device", "expected"),
-  [
+def test_auto_is():
+  for platform, shape, dtype, mask, single_device, expected in (
     ("tpu", LARGE, BF16, None, True, "splash"),
     ("tpu", LARGE, F32, None, True, "splash"),
     ("tpu", FULL, BF16, None, True, "splash"),
@@ -237,11 +236,9 @@ MASK = np.ones((1, 1, 1, 1), bool)
     ("cpu", TIME, F32, None, True, "xla"),
     ("cpu", FULL, F32, None, True, "chunked"),
     ("cpu", FULL, F32, None, False, "chunked"),
-  ],
-)
-def test_auto_is(platform, shape, dtype, mask, single_device, expected):
-  rest = dict(single_device=single_device)
-  assert kernels.resolve_auto(platform, shape, shape, dtype, mask, **rest) == expected
+  ):
+    rest = dict(single_device=single_device)
+    assert kernels.resolve_auto(platform, shape, shape, dtype, mask, **rest) == expected
 
 
 def mesh_of(platform, kind="", sizes=(2, 1, 2)):
@@ -290,12 +287,13 @@ def test_splash_is_in_the_program_of_long_sequences_on_a_tpu():
 def test_a_kernel_that_cannot_serve_is_refused_by_name():
   x = jnp.zeros((1, 16, 2, 8), BF16)
   run = functools.partial(attention.attend, x, x, x)
-  with pytest.raises(ValueError, match="'chunkd'.*Did you mean 'chunked'"):
-    run(kernel="chunkd")
-  with pytest.raises(ValueError, match="splash.*'tpu'.*'cpu'.*'chunked'"):
-    run(kernel="splash")
-  with pytest.raises(ValueError, match="cudnn.*'cuda'.*'cpu'.*'chunked'"):
-    run(kernel="cudnn")
+  for kernel, message in {
+    "chunkd": "'chunkd'.*Did you mean 'chunked'",
+    "splash": "splash.*'tpu'.*'cpu'.*'chunked'",
+    "cudnn": "cudnn.*'cuda'.*'cpu'.*'chunked'",
+  }.items():
+    with pytest.raises(ValueError, match=message):
+      run(kernel=kernel)
   with jax.sharding.use_abstract_mesh(mesh_of("tpu")):
     with pytest.raises(ValueError, match="splash.*does not name the axes"):
       jax.eval_shape(functools.partial(run, kernel="splash"))

@@ -190,7 +190,8 @@ def modes(name):
   return PLANS[name].keywords["plan"](times_of_calls)
 
 
-def costs():
+@pytest.mark.parametrize("name", PLANS)
+def test_the_work_that_is_passed_over_is_not_in_the_program(samples, name):
   """Operations in the products of a part in one guided call, counted by hand."""
   batch, frames, places, width, layers = 4, 4, 4, 16, 2
   tokens = batch * frames * places
@@ -199,15 +200,11 @@ def costs():
   modulations = 2 * 2 * layers * batch * 6 * width**2
   spatial, temporal = attention(places), attention(frames)
   stack = spatial + temporal + perceptrons + modulations
-  return dict(spatial=spatial, temporal=temporal, stack=stack)
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_the_work_that_is_passed_over_is_not_in_the_program(samples, name):
+  costs = dict(spatial=spatial, temporal=temporal, stack=stack)
   reused = collections.Counter(n for mode in modes(name) for n in mode.reuse)
   assert sum(reused.values()) >= 2
   saved = samples["plain"][1] - samples[name][1]
-  assert saved == sum(count * costs()[n] for n, count in reused.items())
+  assert saved == sum(count * costs[n] for n, count in reused.items())
 
 
 def test_ranges_of_one_and_no_threshold_are_the_plain_program(params):

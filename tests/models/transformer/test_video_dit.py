@@ -47,9 +47,9 @@ def network():
   return compiled()
 
 
-@pytest.mark.parametrize(
-  "size, fields, millions",
-  [
+def test_sizes_have_the_published_number_of_parameters():
+  """Of all variants, for four latent channels in and eight out."""
+  for size, fields, millions in (
     ("XL", dict(patch=2), 673.68),
     ("XL", dict(patch=4), 673.85),
     ("XL", dict(patch=8), 674.51),
@@ -66,16 +66,14 @@ def network():
     ("XL", blocks.VARIANTS[2], 673.68),
     ("XL", dict(depth=23, **blocks.VARIANTS[3]), 676.36),
     ("XL", dict(depth=23, **blocks.VARIANTS[4]), 676.36),
-  ],
-)
-def test_sizes_have_the_published_number_of_parameters(size, fields, millions):
-  """Of all variants, for four latent channels in and eight out."""
-  module = video_dit.VideoDiT(out_channels=8, **video_dit.SIZES[size] | fields)
-  label = {"label": np.zeros(1, int)} if module.num_classes else {}
-  cond = Conditioning(vectors=label)
-  x = np.zeros((1, 2, 8, 8, 4), np.float32)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x, np.zeros(1), cond)
-  assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 2) == millions
+  ):
+    module = video_dit.VideoDiT(out_channels=8, **video_dit.SIZES[size] | fields)
+    label = {"label": np.zeros(1, int)} if module.num_classes else {}
+    cond = Conditioning(vectors=label)
+    x = np.zeros((1, 2, 8, 8, 4), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, np.zeros(1), cond)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert round(count / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("variant", suite.choose(blocks.VARIANTS, 1))
@@ -123,9 +121,8 @@ def test_bfloat16_computes_close_and_keeps_float32_parameters(network):
   out = np.asarray(jax.jit(lambda p: module.apply({"params": p}, x, t, NONE))(params))
   assert out.dtype == np.float32
   exact = apply(params, x, t)
-  assert (
-    0 < np.abs(out - exact).max() < 0.05 * np.abs(exact).max()
-  )  # it did compute in bfloat16
+  # It did compute in bfloat16.
+  assert 0 < np.abs(out - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_channels_and_the_mask_enter_as_input_channels():
@@ -267,28 +264,25 @@ def test_two_devices_compute_what_one_does(axes, which, request):
   np.testing.assert_allclose(out, apply(params, x, t), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  "fields, message",
-  [
-    (dict(depth=3), "depth=3.*multiple of 2"),
-    (dict(layout=("spacial",)), "layout=.*'spatial', 'temporal'"),
-    (dict(layout=("spatial", "spatial")), "at most once"),
-    (dict(remat="some"), "remat='some'.*full"),
-    (dict(fusion="early"), "fusion='early'.*interleaved.*late"),
-    (dict(modulation="adaLN"), "modulation='adaLN'.*block.*shared.*tokens"),
-    (dict(time_positions="learned"), "time_positions='learned'.*rotary"),
-    (dict(text="t5"), "text='t5'.*pooled.*cross"),
-    (dict(one_frame="video"), "one_frame='video'.*clip.*image"),
-    (dict(layout=("parallel",), num_heads=1), "num_heads=1 cannot be halved"),
-    (dict(layout=("temporal",), modulation="tokens"), "add spatial blocks"),
-    (dict(layout=("temporal",), text="cross"), "add spatial blocks"),
-    (dict(width=18), "divisible by 4"),
-    (dict(num_heads=3), "num_heads=3"),
-  ],
-)
-def test_fields_that_mean_nothing_are_refused(fields, message):
-  with pytest.raises(ValueError, match=message):
-    drawn.params(tiny(**fields), np.zeros((1, 2, 4, 4, 3)), np.zeros(1), NONE)
+def test_fields_that_mean_nothing_are_refused():
+  for message, fields in (
+    ("depth=3.*multiple of 2", dict(depth=3)),
+    ("layout=.*'spatial', 'temporal'", dict(layout=("spacial",))),
+    ("at most once", dict(layout=("spatial", "spatial"))),
+    ("remat='some'.*full", dict(remat="some")),
+    ("fusion='early'.*interleaved.*late", dict(fusion="early")),
+    ("modulation='adaLN'.*block.*shared.*tokens", dict(modulation="adaLN")),
+    ("time_positions='learned'.*rotary", dict(time_positions="learned")),
+    ("text='t5'.*pooled.*cross", dict(text="t5")),
+    ("one_frame='video'.*clip.*image", dict(one_frame="video")),
+    ("num_heads=1 cannot be halved", dict(layout=("parallel",), num_heads=1)),
+    ("add spatial blocks", dict(layout=("temporal",), modulation="tokens")),
+    ("add spatial blocks", dict(layout=("temporal",), text="cross")),
+    ("divisible by 4", dict(width=18)),
+    ("num_heads=3", dict(num_heads=3)),
+  ):
+    with pytest.raises(ValueError, match=message):
+      drawn.params(tiny(**fields), np.zeros((1, 2, 4, 4, 3)), np.zeros(1), NONE)
 
 
 PLACES = Conditioning(positions=np.zeros((1, 3)))
@@ -299,9 +293,8 @@ LABEL, FPS, POOLED = (
 READ = Conditioning(tokens={"text": Tokens(TEXT, np.ones((2, 5), bool))})
 
 
-@pytest.mark.parametrize(
-  "x, t, cond, fields, message",
-  [
+def test_inputs_that_do_not_fit_are_refused():
+  for x, t, cond, fields, message in (
     ((1, 2, 5, 4, 3), (1, 2), NONE, {}, "height 5.*patch=2.*4 and 6"),
     ((1, 2, 4, 1, 3), (1, 2), NONE, {}, "width 1.*nearest: 2"),
     ((2, 5, 2, 2, 3), (2, 5), NONE, dict(patch_time=2), "frames 5.*patch=2.*4 and 6"),
@@ -315,8 +308,6 @@ READ = Conditioning(tokens={"text": Tokens(TEXT, np.ones((2, 5), bool))})
     (CLIP, (2, 3), NONE, dict(num_classes=5), "num_classes=5 takes"),
     (CLIP, (2, 3), FPS, {}, "num_classes=0 takes"),
     (CLIP, (2, 3), READ, {}, "num_classes=0 takes"),
-  ],
-)
-def test_inputs_that_do_not_fit_are_refused(x, t, cond, fields, message):
-  with pytest.raises(ValueError, match=message):
-    drawn.params(tiny(**fields), np.zeros(x), np.zeros(t), cond)
+  ):
+    with pytest.raises(ValueError, match=message):
+      drawn.params(tiny(**fields), np.zeros(x), np.zeros(t), cond)

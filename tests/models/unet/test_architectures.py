@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import suite
 from vdm_jax.conditioning import Conditioning, Tokens
-from vdm_jax.models.unet import architectures
+from vdm_jax.models.unet import architectures as nets
 from vdm_jax.models.unet.unet3d import UNet3D
 
 IMAGE = 859_520_964  # Stable Diffusion 1.5
@@ -14,46 +14,22 @@ MOTION = {1: 417_137_600, 2: 453_209_280, 3: 417_137_600}  # of AnimateDiff's ve
 # Channels of x, features of a text, parameters: counted on the originals (diffusers'
 # UNet3DConditionModel has no fps: 1,411,233,860).
 PUBLISHED = {
-  "stable_diffusion": (architectures.stable_diffusion(), 4, 768, IMAGE),
+  "stable_diffusion": (nets.stable_diffusion(), 4, 768, IMAGE),
   **{
-    f"animatediff v{n}": (architectures.animatediff(version=n), 4, 768, IMAGE + more)
+    f"animatediff v{n}": (nets.animatediff(version=n), 4, 768, IMAGE + more)
     for n, more in MOTION.items()
   },
-  "svd": (architectures.svd(), 8, 1024, 1_524_623_082),
-  "modelscope": (architectures.modelscope(), 4, 1024, 1_411_233_860),
-  "videocrafter2": (architectures.videocrafter2(), 4, 1024, 1_413_284_420),
-  "videocrafter1, image": (
-    architectures.videocrafter2(image_keys=True),
-    4,
-    1024,
-    1_438_843_460,
-  ),
-  "videocrafter1, 1024": (architectures.videocrafter1(), 4, 1024, 1_146_536_516),
-  "videocrafter1, 512": (
-    architectures.videocrafter1(fps=False),
-    4,
-    1024,
-    1_144_485_956,
-  ),
-  "lvdm, short": (architectures.lvdm(), 4, 0, 548_904_580),
-  "lvdm, prediction": (architectures.lvdm_long(), 4, 0, 549_163_908),
-  "lvdm, interpolation": (architectures.lvdm_long(max_frames=5), 4, 0, 549_181_060),
-  "lvdm, text": (architectures.lvdm_text(), 4, 768, 958_924_964),
+  "svd": (nets.svd(), 8, 1024, 1_524_623_082),
+  "modelscope": (nets.modelscope(), 4, 1024, 1_411_233_860),
+  "videocrafter2": (nets.videocrafter2(), 4, 1024, 1_413_284_420),
+  "videocrafter1, image": (nets.videocrafter2(image_keys=True), 4, 1024, 1_438_843_460),
+  "videocrafter1, 1024": (nets.videocrafter1(), 4, 1024, 1_146_536_516),
+  "videocrafter1, 512": (nets.videocrafter1(fps=False), 4, 1024, 1_144_485_956),
+  "lvdm, short": (nets.lvdm(), 4, 0, 548_904_580),
+  "lvdm, prediction": (nets.lvdm_long(), 4, 0, 549_163_908),
+  "lvdm, interpolation": (nets.lvdm_long(max_frames=5), 4, 0, 549_181_060),
+  "lvdm, text": (nets.lvdm_text(), 4, 768, 958_924_964),
 }
-
-
-def parameters(architecture, channels, text):
-  """The parameters as shapes; nothing is computed."""
-  tokens = {}
-  if text:
-    read = Tokens(np.zeros((1, 3, text)), np.ones((1, 3), bool))
-    tokens = {"text": read, "image": read}
-  vectors = {name: np.zeros(1) for name in (*architecture.vectors, *architecture.joint)}
-  vectors |= {name: np.zeros(1, np.int32) for name, _ in architecture.tables}
-  cond = Conditioning(tokens=tokens, vectors=vectors)
-  x = np.zeros((1, 2, 8, 8, channels))
-  init = lambda key: UNet3D(architecture).init(key, x, np.zeros(1), cond)["params"]
-  return jax.eval_shape(init, jax.random.key(0))
 
 
 def count(tree, part=""):
@@ -77,7 +53,13 @@ LARGEST = (
 def test_it_has_the_published_number_of_parameters(name):
   """And "temporal" names what AnimateDiff and SVD add to an image model."""
   architecture, channels, text, total = PUBLISHED[name]
-  found = parameters(architecture, channels, text)
+  read = Tokens(np.zeros((1, 3, text)), np.ones((1, 3), bool))
+  tokens = {"text": read, "image": read} if text else {}
+  vectors = {name: np.zeros(1) for name in (*architecture.vectors, *architecture.joint)}
+  vectors |= {name: np.zeros(1, np.int32) for name, _ in architecture.tables}
+  inputs = np.zeros((1, 2, 8, 8, channels)), np.zeros(1), Conditioning(tokens, vectors)
+  init = lambda key: UNet3D(architecture).init(key, *inputs)["params"]
+  found = jax.eval_shape(init, jax.random.key(0))
   assert count(found) == total
   if name.startswith("animatediff"):
     assert count(found, "temporal") == total - IMAGE
@@ -87,8 +69,8 @@ def test_it_has_the_published_number_of_parameters(name):
 
 def test_an_unknown_name_is_refused():
   with pytest.raises(ValueError, match="norm_over='frames' is unknown"):
-    architectures.svd(norm_over="frames")
+    nets.svd(norm_over="frames")
   with pytest.raises(ValueError, match="give one for each level"):
-    architectures.svd(channels=(32, 64))
+    nets.svd(channels=(32, 64))
   with pytest.raises(ValueError, match="versions 1, 2 and 3"):
-    architectures.animatediff(version=4)
+    nets.animatediff(version=4)

@@ -23,6 +23,7 @@ MOTION = unet3d.UNet3D(architectures.animatediff(num_heads=2, max_frames=8, **TI
 WORDS = np.linspace(-1, 1, B * 4 * 6, dtype=np.float32).reshape(B, 4, 6)
 COND = Conditioning(tokens={"text": Tokens(WORDS, np.ones((B, 4), bool))})
 TIMES = np.array([3.0, 900.0], np.float32)
+jitted = functools.cache(lambda module: jax.jit(module.apply))
 
 
 def clip(frames=T):
@@ -34,11 +35,6 @@ def filled(module):
   """Random parameters, flat, with no zeros."""
   params = drawn.params(module, clip(), TIMES, COND)
   return flax.traverse_util.flatten_dict(params, sep="/")
-
-
-@functools.cache
-def jitted(module):
-  return jax.jit(module.apply)
 
 
 def run(module, params, x, cond=COND, t=TIMES):
@@ -98,9 +94,8 @@ def test_a_share_of_one_is_the_image_model():
 
 
 def test_a_clip_of_one_frame_passes_the_layers_along_time_by():
-  module = unet3d.UNet3D(
-    architectures.animatediff(num_heads=2, one_frame="image", **TINY)
-  )
+  config = architectures.animatediff(num_heads=2, one_frame="image", **TINY)
+  module = unet3d.UNet3D(config)
   out = run(module, filled(module) | filled(IMAGE), clip(1))
   np.testing.assert_allclose(out, by_frame(clip(1)), atol=1e-5)
 
@@ -136,7 +131,6 @@ def test_sizes_that_halve_unevenly_come_back():
 def test_one_time_of_a_clip_is_the_latest_of_its_frames():
   """LVDM's networks do not know that given frames have another time."""
   module = unet3d.UNet3D(architectures.lvdm(num_heads=2, **TINY))
-  at = lambda *times: run(
-    module, filled(module), clip(), t=np.array([times] * B, np.float32)
-  )
+  of = functools.partial(run, module, filled(module), clip())
+  at = lambda *times: of(t=np.array([times] * B, np.float32))
   np.testing.assert_array_equal(at(0, 500, 500), at(500, 500, 500))

@@ -88,12 +88,8 @@ def test_large_ones_are_cut_and_small_ones_are_not():
     list(chunks.to_chunks(*arrays(case)[:3], shape(case), limit))
   )
   shape = lambda case: arrays(case)[3].shape
-  assert (
-    count("matrix", 96) == 1 and count("matrix", 95) == 2 and count("matrix", 1) == 6
-  )
-  assert (
-    count("stack", 1000) == 1 and count("stack", 191) == 4 and count("stack", 1) == 24
-  )
+  assert [count("matrix", limit) for limit in (96, 95, 1)] == [1, 2, 6]
+  assert [count("stack", limit) for limit in (1000, 191, 1)] == [1, 4, 24]
   assert count("stack of three", 1) == 3  # rows of a fused array are nowhere together
   assert count("stack of two, rows", 1) == 15
 

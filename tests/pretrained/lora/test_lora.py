@@ -1,5 +1,6 @@
 """Published LoRAs run and merge to the same sums, whatever they call their layers."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -226,9 +227,7 @@ def test_animatediffs_adapter_and_motion_lora_fit_its_unet():
   adapter, motion = {}, {}
   for name, (o, i) in names.items():
     kind = motion if "motion_modules" in name else adapter
-    layer, _, end = (
-      name.removesuffix(".0.weight").removesuffix(".weight").rpartition(".")
-    )
+    layer, _, end = name.removesuffix(".weight").removesuffix(".0").rpartition(".")
     kind[f"{layer}.processor.{end}_lora.down.weight"] = normal(RANK, i)
     kind[f"{layer}.processor.{end}_lora.up.weight"] = normal(o, RANK)
   assert len(adapter) == 2 * 4 * 2 * 4, "four transformers of two attentions"
@@ -244,19 +243,18 @@ def test_animatediffs_adapter_and_motion_lora_fit_its_unet():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), out, expected)
 
 
-@pytest.mark.parametrize(
-  ("targets", "rank", "size"),
-  [("/spatial_(self|cross)", 128, 25_509_888), ("/temporal_self", 64, 19_333_120)],
-  ids=["domain adapter", "MotionLoRA"],
-)
-def test_at_full_size_they_have_the_size_of_the_published_files(targets, rank, size):
+def test_at_full_size_they_have_the_size_of_the_published_files():
   """97.4 MB and 74 MB in float32, as AnimateDiff's README has it (in 2^20 bytes)."""
   module = unet3d.UNet3D(architectures.animatediff(version=2))
   read = f"{PREFIX[:-1]}2.to_k.weight"
   base = ANIMATEDIFF.abstract_params(module, {read: (320, 768)})
-  create = lambda base: running.init_lora(jax.random.key(0), base, targets, rank)
-  own = nn.meta.unbox(jax.eval_shape(create, base))
-  assert sum(x.size for x in jax.tree.leaves(own)) == size
+  create = functools.partial(running.init_lora, jax.random.key(0))
+  for targets, rank, size in (
+    ("/spatial_(self|cross)", 128, 25_509_888),  # the domain adapter
+    ("/temporal_self", 64, 19_333_120),  # MotionLoRA
+  ):
+    shapes = jax.eval_shape(lambda base, how=(targets, rank): create(base, *how), base)
+    assert sum(x.size for x in jax.tree.leaves(nn.meta.unbox(shapes))) == size
 
 
 def originals_of(module):
@@ -292,24 +290,19 @@ def test_a_kernel_that_mixes_its_axes_is_merged_and_never_run():
   np.testing.assert_allclose(out["pos_embed.proj.weight"], expected, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-  ("pattern", "shape", "their"),
-  [
+def test_convolutions_run_too():
+  normal = np.random.default_rng(0).standard_normal
+  for pattern, shape, their in (
     ("o i h w -> h w i o", (3, 3, 4, 5), (5, 4, 3, 3)),
     ("o i 1 1 -> i o", (4, 5), (5, 4, 1, 1)),
     ("o i t h w -> t h w i o", (3, 1, 1, 4, 5), (5, 4, 3, 1, 1)),
-  ],
-)
-def test_convolutions_run_too(pattern, shape, their):
-  rng = np.random.default_rng(0)
-  kernel = lora.LoraKernel(("a",), pattern, {}, shape)
-  assert kernel.published_shape() == their and kernel.is_factorable()
-  pair = lora_names.LoraPair(
-    rng.standard_normal((2, *their[1:])), rng.standard_normal((5, 2))
-  )
-  down, up = kernel.factors({"a": pair}, 0.5)
-  own = {"kernel": {"down": down, "up": up}}
-  out = running.merge({"kernel": np.zeros(shape, np.float32)}, own)["kernel"]
-  theirs = 0.5 * np.einsum("or,ri...->oi...", pair.up, pair.down)
-  expected = lora.rearrange(theirs, pattern)
-  np.testing.assert_allclose(out, expected, atol=1e-5)
+  ):
+    kernel = lora.LoraKernel(("a",), pattern, {}, shape)
+    assert kernel.published_shape() == their and kernel.is_factorable()
+    pair = lora_names.LoraPair(normal((2, *their[1:])), normal((5, 2)))
+    down, up = kernel.factors({"a": pair}, 0.5)
+    own = {"kernel": {"down": down, "up": up}}
+    out = running.merge({"kernel": np.zeros(shape, np.float32)}, own)["kernel"]
+    theirs = 0.5 * np.einsum("or,ri...->oi...", pair.up, pair.down)
+    expected = lora.rearrange(theirs, pattern)
+    np.testing.assert_allclose(out, expected, atol=1e-5)

@@ -22,9 +22,8 @@ def test_a_ratio_has_the_index_of_its_table():
   logs = [0, 0, np.log(2.5) / np.log(4), 1.5, 1 + np.log(3) / np.log(4), 3, 3]
   np.testing.assert_allclose(index(log_index=True), logs, rtol=1e-6)
   # The network sees the same x whether x is divided by alpha or not.
-  far, near = (
-    processes.SigmaTableProcess(table, t_max=6.4, exploding=e) for e in (True, False)
-  )
+  make = lambda e: processes.SigmaTableProcess(table, t_max=6.4, exploding=e)
+  far, near = make(True), make(False)
   alpha, sigma = near.alpha_sigma(ts)
   np.testing.assert_allclose((sigma / alpha)[0, 1:], ts[0, 1:], rtol=1e-6)
   seen, _ = far.network_inputs(x, ts)

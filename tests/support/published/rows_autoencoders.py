@@ -82,7 +82,9 @@ def compare(theirs, module, params, rng, call):
   video = noise(2, FRAMES, *size, module.pixel_channels)
   latents = noise(2, FRAMES, *LATENT, module.latent_channels)
   moments, decoded = jitted(module)(params, video, latents)
-  z = latents * deviation(theirs.config) + mean(theirs.config)
+  c = theirs.config
+  deviation = np.asarray(c.get("latents_std") or 1.0) / c["scaling_factor"]
+  z = latents * deviation + (c.get("latents_mean") or c.get("shift_factor") or 0.0)
   images = lambda x: rearrange(x, IMAGES).astype(np.float32)
   back = lambda x: rearrange(x, "(b t) c h w -> b t h w c", b=2)
   posterior = theirs(images(video), method="encode")
@@ -92,14 +94,6 @@ def compare(theirs, module, params, rng, call):
     (np.asarray(moments.logvar), back(posterior["logvar"])),
     (np.asarray(decoded), back(expected)),
   ]
-
-
-def deviation(config):
-  return np.asarray(config.get("latents_std") or 1.0) / config["scaling_factor"]
-
-
-def mean(config):
-  return np.asarray(config.get("latents_mean") or config.get("shift_factor") or 0.0)
 
 
 ROWS = (

@@ -1,5 +1,7 @@
 """Rows of the contract: U-Nets, of images and of videos."""
 
+import functools
+
 import numpy as np
 from einops import rearrange, repeat
 
@@ -52,10 +54,6 @@ def draw_motion(rng):
   )
 
 
-def draw_modelscope(rng):
-  return draw(rng, "3D") | dict(attention_head_dim=of(rng, 8, 16))
-
-
 def draw_svd(rng):
   arguments = draw(rng, "SpatioTemporal")
   sizes = tuple(width // 16 for width in arguments["block_out_channels"])
@@ -86,6 +84,10 @@ def draw_sparse(rng):
     motion_max_seq_length=of(rng, 8, 24),
     use_simplified_condition_embedding=of(rng, True, False),
   )
+
+
+def draw_clips(rng, **more):
+  return draw(rng, "3D") | dict(attention_head_dim=of(rng, 8, 16)) | more
 
 
 def inputs(theirs, rng):
@@ -164,10 +166,6 @@ def compare_control(theirs, module, params, rng, apply):
     yield rearrange(np.asarray(out), IMAGES), residual
 
 
-def draw_i2vgen(rng):
-  return draw(rng, "3D") | dict(attention_head_dim=of(rng, 8, 16), in_channels=4)
-
-
 def compare_i2vgen(theirs, module, params, rng, apply):
   """Pictures of latents that differ from frame to frame, and sizes of their own."""
   x, t, text = inputs(theirs, rng)
@@ -188,10 +186,10 @@ ROWS = [
   for name, drawn, compare in (
     ("UNet2DConditionModel", draw_image, compare_image),
     ("UNetMotionModel", draw_motion, compare_video),
-    ("UNet3DConditionModel", draw_modelscope, compare_video),
+    ("UNet3DConditionModel", draw_clips, compare_video),
     ("UNetSpatioTemporalConditionModel", draw_svd, compare_svd),
     ("ControlNetModel", draw_control, compare_control),
     ("SparseControlNetModel", draw_sparse, compare_control),
-    ("I2VGenXLUNet", draw_i2vgen, compare_i2vgen),
+    ("I2VGenXLUNet", functools.partial(draw_clips, in_channels=4), compare_i2vgen),
   )
 ]

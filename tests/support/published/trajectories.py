@@ -26,9 +26,8 @@ TOLERANCE = 1e-4  # of max|ref|, at every step of the trajectory
 
 def network(x, time, lib, channels):
   """[..., channels] of x [..., C] and one time; non-linear, and it hears the time."""
-  hidden = x @ lib.asarray(MIX) + lib.cos(
-    time * lib.asarray(FREQUENCIES)
-  ) @ lib.asarray(SHIFT)
+  waves = lib.cos(time * lib.asarray(FREQUENCIES))
+  hidden = x @ lib.asarray(MIX) + waves @ lib.asarray(SHIFT)
   return lib.tanh(hidden)[..., :channels]
 
 

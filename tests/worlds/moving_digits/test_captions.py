@@ -26,9 +26,8 @@ def clips():
   """2,000 trajectories without their videos, as a source."""
   train, _ = moving_digits.split_digits()
   rng = np.random.default_rng(0)
-  made = moving_digits.sample_trajectories(
-    rng, train, 2000, moving_digits.MovingDigitsConfig()
-  )
+  config = moving_digits.MovingDigitsConfig()
+  made = moving_digits.sample_trajectories(rng, train, 2000, config)
   kept = {"label": made["label"].astype(np.int32), "velocity": made["velocity"]}
   return sources.ArraySource({**kept, "mean": np.arange(2000.0)})
 
@@ -38,9 +37,8 @@ def write(path, texts):
   with records.RecordWriter(path) as writer:
     writer.meta["texts"] = texts
     for i in range(len(texts)):
-      writer.write(
-        {"text": np.full((2, 3), i, np.float16), "text_mask": np.ones(2, bool)}
-      )
+      text = np.full((2, 3), i, np.float16)
+      writer.write({"text": text, "text_mask": np.ones(2, bool)})
   return path
 
 
@@ -56,9 +54,8 @@ def test_a_direction_is_as_one_sees_it():
 def test_words_agree_with_the_direction():
   for (y, x), sector in COMPASS.items():
     for text in captions.DIRECTIONS[sector]:
-      assert ("up" in text) == (y < 0) and ("down" in text or "lower" in text) == (
-        y > 0
-      )
+      assert ("up" in text) == (y < 0)
+      assert ("down" in text or "lower" in text) == (y > 0)
       assert ("right" in text) == (x > 0) or text == "straight up" or "straight" in text
       assert ("left" in text) == (x < 0)
 
@@ -103,9 +100,8 @@ def test_unseen_pairs_are_in_no_caption_and_in_no_clip(clips, tmp_path):
   # Negative control: all of them, if none is held back.
   whole = captions.seen_captions(clips, unseen_pairs=())
   assert set(captions.wordings(*captions.UNSEEN[0])) & set(whole)
-  assert (
-    len(captions.captioned_clips(clips, write(tmp_path / "all", whole), ())) == 2000
-  )
+  everything = write(tmp_path / "all", whole)
+  assert len(captions.captioned_clips(clips, everything, ())) == 2000
 
 
 def test_a_clip_comes_with_its_own_embedding(clips, tmp_path):

@@ -20,21 +20,18 @@ def judge(clips):
   return directions.PromptScorer(sources.ArraySource(train), shares=(("digit", 7),))
 
 
-def flight(start, velocity):
-  """One clip [1, T, H, W, 3] of the first digit from corner `start`."""
-  canvas = digit_clips.CONFIG.canvas
-  ends = np.array([start]), np.array([velocity])
-  place = moving_digits.bounce_positions(*ends, 8, canvas - moving_digits.BOX)
-  return moving_digits.render(np.array([0]), place, canvas)
-
-
 def test_the_first_velocity_is_found_through_bounces():
+  """Of the first digit from corner `start`."""
+  canvas = digit_clips.CONFIG.canvas
   for start, velocity in (
     ((4.0, 4.0), (1.0, 0.5)),
     ((1.0, 6.5), (-1.4, 1.2)),  # meets both walls within two frames
     ((4.0, 2.0), (0.0, -1.7)),
   ):
-    found = directions.first_velocity(flight(start, velocity))[0]
+    ends = np.array([start]), np.array([velocity])
+    place = moving_digits.bounce_positions(*ends, 8, canvas - moving_digits.BOX)
+    clip = moving_digits.render(np.array([0]), place, canvas)
+    found = directions.first_velocity(clip)[0]
     np.testing.assert_allclose(found, velocity, atol=0.12)
 
 

@@ -14,9 +14,8 @@ def compare(found, expected):
   """Asserts that ours is theirs, with numpy arrays in place of tensors."""
   if isinstance(expected, torch.Tensor):
     got = np.asarray(found)
-    assert (
-      isinstance(found, Tensor) and got.shape == tuple(expected.shape) == found.shape
-    )
+    assert isinstance(found, Tensor)
+    assert got.shape == tuple(expected.shape) == found.shape
     assert str(got.dtype) == str(expected.dtype).removeprefix("torch.")
     got = torch.from_numpy(got.astype(np.float64))
     assert torch.equal(got, expected.detach().double())

@@ -33,9 +33,8 @@ def under(prefix, weights):
   return {f"{prefix}.{key}": value for key, value in weights.items()}
 
 
-@pytest.mark.parametrize(
-  "wrap",
-  [
+def test_wrappers_are_taken_off_and_the_average_is_preferred(weights):
+  for wrap in (
     lambda w, other: {"ema": w},
     lambda w, other: {"model": other, "ema": w},
     lambda w, other: {"model": w, "opt": {"step": 3}},
@@ -43,13 +42,11 @@ def under(prefix, weights):
     lambda w, other: under("module", w),
     lambda w, other: under("model", other) | under("ema", w),
     lambda w, other: {"model": under("module", w)},
-  ],
-)
-def test_wrappers_are_taken_off_and_the_average_is_preferred(weights, wrap):
-  other = {key: value + 1 for key, value in weights.items()}
-  got = pretrained.from_state_dict(MODULE, wrap(weights, other))
-  expected = pretrained.from_state_dict(MODULE, weights)
-  jax.tree.map(np.testing.assert_array_equal, got, expected)
+  ):
+    other = {key: value + 1 for key, value in weights.items()}
+    got = pretrained.from_state_dict(MODULE, wrap(weights, other))
+    expected = pretrained.from_state_dict(MODULE, weights)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def test_fixed_tables_may_be_absent_or_halved_but_not_different(weights):
