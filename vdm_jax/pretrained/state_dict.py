@@ -54,7 +54,7 @@ def parameter_chunks(module, table, state_dict, shapes):
     shapes: {our name: anything with the parameter's `shape`}.
   """
   axis_sizes = table.axis_sizes(module)
-  for names, ours, pattern in table.rules(module):
+  for names, ours, pattern in table.rules(module, shapes_of(state_dict)):
     arrays = [state_dict[name] for name in as_tuple(names)]
     yield ours, chunks.to_chunks(arrays, pattern, axis_sizes, shapes[ours].shape)
 
@@ -184,7 +184,7 @@ def checked_param_shapes(module, table, state_dict):
   found = shapes_of(state_dict)
   ours = flatten(table.abstract_params(module, found))
   expected = {}
-  for names, name, pattern in table.rules(module):
+  for names, name, pattern in table.rules(module, found):
     # A view of one number has the shape and costs no memory.
     view = np.broadcast_to(np.int8(0), ours[name].shape)
     shape = _to_published(table, module, pattern, view).shape

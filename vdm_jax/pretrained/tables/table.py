@@ -106,22 +106,21 @@ class Table:
     """The module's parameters as nested ShapeDtypeStructs, boxed with axis names.
 
     `shapes` are {published name: shape}, from which the widths of inputs are taken;
-    None: those of the last call, where names matter and these widths do not.
+    None: the usual widths.
     """
-    last = _last_widths(self.inputs, module)
-    if shapes is not None or not last:
-      widths = {k: input_width(shapes or {}, *v) for k, v in self.widths.items()}
-      last.update(widths)
-    return _abstract_params(self.inputs, module, tuple(last.items()))
+    widths = {k: input_width(shapes or {}, *v) for k, v in self.widths.items()}
+    return _abstract_params(self.inputs, module, tuple(widths.items()))
 
-  def rules(self, module):
+  def rules(self, module, shapes=None):
     """[(published name, our name "a/b/c", einops pattern)] of the module's parameters.
 
     A tuple of published names is stacked first; the pattern is from published to ours.
+    They are the same for all `shapes`, those of `abstract_params`; with the ones given
+    there the module is not traced again.
     """
     names, constants = self.names(module), self.constants(module, {})
     patterns, out = [*self.patterns(module).items(), *PATTERNS.items()], []
-    for ours, leaf in flatten(self.abstract_params(module)).items():
+    for ours, leaf in flatten(self.abstract_params(module, shapes)).items():
       if ours in constants:
         continue
       layer, _, kind = ours.rpartition("/")
@@ -184,13 +183,6 @@ def _listed(values):
 @functools.lru_cache(maxsize=32)
 def _abstract_params(inputs, module, widths):
   return init_shapes(module, *inputs(module, **dict(widths)))
-
-
-@functools.lru_cache(maxsize=32)
-def _last_widths(inputs, module):
-  """A dict to keep the widths in with which `module` was initialised last."""
-  del inputs, module
-  return {}
 
 
 def _stacked_pattern(pattern, many):
