@@ -41,12 +41,16 @@ def test_tiles_of_local_layers_differ_from_the_whole_at_seams_alone():
 
 
 def test_a_tile_fades_in_over_the_end_of_the_one_before():
-  x = np.broadcast_to(np.arange(12, dtype="f")[None, None, :, None], (1, 8, 12, 1))
+  place = np.arange(12, dtype="f")
+  x = (100 * place[:, None] + place)[None, :, :, None]
   mean = lambda tile: jnp.broadcast_to(tile.mean((1, 2), keepdims=True), tile.shape)
   parts, _ = tiled(mean, x, sides=(8, 8), overlap_share=0.25)
-  # Columns 0 to 7 have the mean 3.5, columns 6 to 11 the mean 8.5.
-  expected = [3.5] * 7 + [6.0] + [8.5] * 4
-  np.testing.assert_allclose(parts[0, :6, :, 0], [expected] * 6, atol=1e-6)
+  # Places 0 to 7 have the mean 3.5, places 6 to 11 the mean 8.5.
+  expected = np.array([3.5] * 7 + [6.0] + [8.5] * 4)
+  upper, lower = parts[0, :6, :, 0], parts[0, 8:, :, 0]
+  np.testing.assert_allclose(upper, [350 + expected] * 6, rtol=1e-6)
+  np.testing.assert_allclose(lower, [850 + expected] * 4, rtol=1e-6)
+  np.testing.assert_allclose(parts[0, :, 8, 0], 100 * expected + 8.5, rtol=1e-6)
 
 
 def test_tiles_of_single_pixels_are_the_whole():

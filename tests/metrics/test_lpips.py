@@ -156,3 +156,8 @@ def test_pickles_and_unknown_trunks_are_refused(tmp_path):
     params = lpips.from_state_dict(weights("alexnet"), "alexnet")
     videos = np.zeros((2, 1, 8, 8, 3), np.float32)
     jax.eval_shape(lpips.LPIPS((), "alexnet"), params, *videos)
+
+
+def test_where_no_feature_is_active_the_gradient_is_finite():
+  slope = jax.grad(lambda x: lpips._unit(x).sum())(np.zeros((2, 4), np.float32))
+  assert np.isfinite(slope).all()
