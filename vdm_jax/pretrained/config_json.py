@@ -5,6 +5,9 @@ import pathlib
 
 from vdm_jax.pretrained.formats import files
 
+# {(class of older files, its norm_type): the class that diffusers opens instead}.
+RENAMED = {("Transformer2DModel", "ada_norm_zero"): "DiTTransformer2DModel"}
+
 
 def read_config(path):
   """The config.json of published weights as a dict; {} if there is none.
@@ -23,19 +26,32 @@ def read_config(path):
 def read_json_object(file):
   """The JSON object in a file (pathlib.Path), a dict; WeightsError if it has none."""
   try:
-    config = json.loads(file.read_text())
-  except ValueError as error:
+    text = file.read_text("utf-8-sig")
+  except UnicodeDecodeError as error:
     raise files.WeightsError(f"{file} is no JSON: {error}") from error
-  if not isinstance(config, dict):
+  return json_object(text, file)
+
+
+def json_object(text, place):
+  """The JSON object in a text, a dict; WeightsError, with its `place`, if none is."""
+  try:
+    found = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise files.WeightsError(f"{place} is no JSON: {error}") from error
+  if not isinstance(found, dict):
     raise files.WeightsError(
-      f"{file} holds a {type(config).__name__}, expected an object."
+      f"{place} holds a {type(found).__name__}, expected an object."
     )
-  return config
+  return found
 
 
 def class_name(config):
-  """The name of the original's class in a config.json dict, or "no class"; a str."""
-  return config.get("_class_name") or (config.get("architectures") or ["no class"])[0]
+  """The name of the original's class in a config.json dict, or "no class"; a str.
+
+  Where diffusers has given a class another name since, the new one.
+  """
+  name = config.get("_class_name") or (config.get("architectures") or ["no class"])[0]
+  return RENAMED.get((name, config.get("norm_type")), name)
 
 
 def with_defaults(config, defaults):

@@ -93,13 +93,19 @@ def test_a_value_that_is_not_supported_is_named():
       schedulers.load_scheduler({"_class_name": name, **change})
 
 
-def test_another_class_is_refused_by_name():
+def test_another_class_is_refused_by_name(tmp_path):
   with pytest.raises(ValueError, match="is a PNDMScheduler; supported are DDIMSched"):
     schedulers.load_scheduler({"_class_name": "PNDMScheduler"})
   with pytest.raises(ValueError, match="is a None"):
     schedulers.load_scheduler({})
   with pytest.raises(FileNotFoundError, match="No scheduler here"):
     schedulers.load_scheduler("/nowhere/scheduler_config.json")
+  for text in ("{", "[" * 200_000, "\xff", "[1]"):
+    (tmp_path / "scheduler_config.json").write_text(text, "latin-1")
+    with pytest.raises(
+      ValueError, match="scheduler_config.json (is no JSON|holds a l)"
+    ):
+      schedulers.load_scheduler(tmp_path)
 
 
 def test_the_names_of_other_solvers_are_replaced_as_diffusers_does():

@@ -23,6 +23,7 @@ import numpy as np
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import ddim, dpm_solver, euler, loop, unipc
+from vdm_jax.pretrained import config_json
 from vdm_jax.pretrained.schedulers import fields, grids, processes, samplers
 
 FILE = "scheduler_config.json"
@@ -105,7 +106,7 @@ def _read(path):
   tried = [path / FILE, path / "scheduler" / FILE] if path.is_dir() else [path]
   for file in tried:
     if file.is_file():
-      return json.loads(file.read_text())
+      return config_json.read_json_object(file)
   raise FileNotFoundError(f"No scheduler here: {', '.join(map(str, tried))}.")
 
 

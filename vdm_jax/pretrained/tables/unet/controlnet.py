@@ -68,13 +68,11 @@ def _to_config(module, params):
   c, hint = module.config, params["hint_in" if module.widths else "hint"]
   sparse = c.temporal is not None
   kind = SPARSE if sparse else PLAIN
-  if c.spatial.num_heads is None:
-    raise ValueError(f"{kind} needs num_heads, not head_dim, in spatial.")
   unet = unet_configs.to_config(unet3d.UNet3D(c), params)
   out = {k: value for k, value in unet.items() if k not in NOT_OF_ENCODERS} | {
     "_class_name": kind,
     "conditioning_channels": hint["kernel"].shape[2] - sparse,
-    "attention_head_dim": c.spatial.num_heads,
+    "attention_head_dim": unet.get("num_attention_heads") or unet["attention_head_dim"],
   }
   if module.widths:
     out["conditioning_embedding_out_channels"] = list(module.widths)
