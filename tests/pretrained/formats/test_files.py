@@ -158,7 +158,8 @@ def test_a_folder_without_weights_says_what_was_expected(tmp_path):
 
 
 def test_an_index_that_is_none_is_refused(tmp_path):
-  for text in ("", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": 3}', "\x00"):
+  wrong = ("[]", "{}", '{"weight_map": [1]}', '{"weight_map": 3}', "\x00")
+  for text in ("", "[" * 200_000, *wrong):
     (tmp_path / INDEX).write_text(text)
     assert "is no index of shards" in problems(tmp_path)
 

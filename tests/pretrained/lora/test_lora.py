@@ -204,11 +204,29 @@ def test_an_adapters_folder_has_its_scale(table, layers, tmp_path):
   assert lora.merge_file(params, path="", module=Mixed()) is params
 
 
-def test_the_scale_of_a_config():
-  assert lora_names.adapter_scale(dict(r=8, lora_alpha=32, bias="none")) == 4.0
-  assert lora_names.adapter_scale(dict(r=4, lora_alpha=8, use_rslora=True)) == 4.0
-  with pytest.raises(ValueError, match="use_dora=True.*\n.*bias='all'"):
-    lora_names.adapter_scale(dict(r=4, lora_alpha=8, use_dora=True, bias="all"))
+def test_a_file_without_a_name_that_fits_is_shown_beside_those_that_would(
+  table, layers
+):
+  arrays, _, _ = layers
+  loha = {f"lora_unet_a.hada_w{n}": np.ones((2, 2)) for n in ("1_a", "1_b", "2_a")}
+  other = {k.replace("down_blocks", "blocks"): x for k, x in lora_of(arrays).items()}
+  for state, message in (
+    ({}, r"0 names, such as \(none\), none is .*down_blocks.0.*to_k.weight"),
+    ({"state_dict": {}}, "none is of a matrix down or up"),
+    (other, "of its 8 names, such as blocks.0.attentions.0.*, none is of a matrix"),
+    (loha, "such as lora_unet_a.hada_w1_a.* They are names of LoHa, which is not read"),
+    (loha | {"lora_unet_a.alpha": np.float32(1)}, "names of LoHa"),
+    ({"a.to_q.lokr_w1": np.ones((2, 2))}, "names of LoKr"),
+    ({"a.to_q.diff": np.ones((2, 2))}, "names of LyCORIS"),
+  ):
+    for call in (
+      lambda state=state: lora.factors_from_state_dict(Mixed(), state),
+      lambda state=state: lora.merge_state_dict(base_of(arrays), state),
+    ):
+      with pytest.raises(ValueError, match=message):
+        call()
+  with pytest.raises(ValueError, match="no part for the text_encoder.*lora_unet_a"):
+    lora_names.select_network(loha, "text_encoder")
 
 
 def test_animatediffs_adapter_and_motion_lora_fit_its_unet():

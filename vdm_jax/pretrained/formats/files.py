@@ -23,10 +23,14 @@ DTYPES = {
   **{f"F{8 * n}": np.dtype(f"f{n}") for n in (2, 4, 8)},
   **{f"I{8 * n}": np.dtype(f"i{n}") for n in (1, 2, 4, 8)},
   **{f"U{8 * n}": np.dtype(f"u{n}") for n in (1, 2, 4, 8)},
+  "C64": np.dtype(np.complex64),
   "BOOL": np.dtype(bool),
   "BF16": np.dtype(ml_dtypes.bfloat16),
   "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+  "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
   "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+  "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+  "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 INDEX = ".safetensors.index.json"
@@ -89,25 +93,38 @@ def _weights_of(folder):
   )
 
 
-def _one(path):
-  """{name: Tensor} of one safetensors file."""
+def read_metadata(path):
+  """The texts in the header of a safetensors file, {name: str}; {} of other files."""
+  if pathlib.Path(path).suffix in (*TORCH_ENDINGS, ".json"):
+    return {}
+  return _read_header(path)[0].get("__metadata__") or {}
+
+
+def _read_header(path):
+  """(header, a dict; its length in bytes) of a safetensors file."""
   try:
     # The library checks the header, and that it covers the file to its last byte.
     with safetensors.safe_open(path, "numpy"):
       pass
     with open(path, "rb") as file:
       (length,) = struct.unpack("<Q", file.read(8))
-      header = json.loads(file.read(length))
+      return json.loads(file.read(length)), length
   except (safetensors.SafetensorError, ValueError, struct.error) as error:
     raise WeightsError(
       f"{path} is no whole safetensors file: {error}. It may be truncated, or be a "
       "pickle with another name; fetch it again."
     ) from error
+
+
+def _one(path):
+  """{name: Tensor} of one safetensors file."""
+  header, length = _read_header(path)
   header.pop("__metadata__", None)
   unknown = {k: v["dtype"] for k, v in header.items() if v["dtype"] not in DTYPES}
   if unknown:
     raise WeightsError(
-      f"{path}: these tensors have types that are not read: {unknown}."
+      f"{path}: these tensors have types of less than a byte, or new ones, which are "
+      f"not read: {unknown}."
     )
   return {
     name: Tensor(
@@ -123,9 +140,9 @@ def _one(path):
 def _sharded(index):
   """{name: Tensor} of an index and its shards: all are checked before any is read."""
   try:
-    places = dict(json.loads(index.read_text())["weight_map"])
+    places = dict(json.loads(index.read_text("utf-8-sig"))["weight_map"])
     shards = sorted({str(shard) for shard in places.values()})
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise WeightsError(f"{index} is no index of shards ({error!r}).") from error
   problems, found = [], {}
   for shard in shards:

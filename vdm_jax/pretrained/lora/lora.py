@@ -2,7 +2,7 @@
 
 `factors_from_state_dict` gives what models/lora.py runs, trains on, or merges;
 `merge_state_dict` merges under the published names. names.py lists the layouts of
-files.
+files, adapter.py opens them.
 """
 
 import re
@@ -13,7 +13,7 @@ from einops import rearrange
 
 from vdm_jax.models import lora
 from vdm_jax.pretrained import state_dict
-from vdm_jax.pretrained.formats import files
+from vdm_jax.pretrained.lora import adapter
 from vdm_jax.pretrained.lora import names as lora_names
 from vdm_jax.pretrained.tables.table import as_tuple
 
@@ -26,12 +26,11 @@ def load(module, path, scale=1.0):
 
   Args:
     module: the network that the LoRA is for.
-    path: of the file, or of an adapter's folder, whose adapter_config.json gives one
-      more scale.
-    scale: of the product up @ down.
+    path: of the file, or of an adapter's folder.
+    scale: of the product up @ down, times alpha / r where the file or the folder has
+      an alpha.
   """
-  path, file_scale = lora_names.adapter_file_and_scale(path)
-  return factors_from_state_dict(module, files.open_tensors(path), scale * file_scale)
+  return factors_from_state_dict(module, adapter.open_lora(path), scale)
 
 
 def merge_file(params, *, path, module, scale=1.0):
@@ -55,7 +54,8 @@ def factors_from_state_dict(module, lora_state, scale=1.0):
 
   Args:
     module: the network that the LoRA is for.
-    lora_state: {name: array} of the file: AnimateDiff's, diffusers', peft's, kohya's.
+    lora_state: {name: array} of the file, as `adapter.open_lora` reads AnimateDiff's,
+      diffusers', peft's, kohya's.
     scale: of the product up @ down.
 
   Raises:
@@ -66,6 +66,7 @@ def factors_from_state_dict(module, lora_state, scale=1.0):
   table = state_dict.table_of(module, pairs)
   known = table.published_names(module)
   pairs = lora_names.rename_to_known(table.renamed(pairs), known)
+  lora_names.require_one_known(lora_state, pairs, known, target)
   problems += _unknown(pairs, known, target)
 
   shapes = {name: (len(p.up), *p.down.shape[1:]) for name, p in pairs.items()}
@@ -94,7 +95,8 @@ def merge_state_dict(state, lora_state, scale=1.0):
 
   Args:
     state: {published name: W, an array or a Tensor in a file}.
-    lora_state: {name: array} of the file: AnimateDiff's, diffusers', peft's, kohya's.
+    lora_state: {name: array} of the file, as `adapter.open_lora` reads AnimateDiff's,
+      diffusers', peft's, kohya's.
     scale: of the product up @ down.
 
   Raises:
@@ -103,6 +105,7 @@ def merge_state_dict(state, lora_state, scale=1.0):
   target, out = "the state dict", state_dict.unwrap(state)
   pairs, problems = lora_names.read_pairs_and_problems(lora_state)
   pairs = lora_names.rename_to_known(pairs, out)
+  lora_names.require_one_known(lora_state, pairs, out, target)
   problems += _unknown(pairs, out, target)
   fitted = {}
   for name in pairs.keys() & out.keys():

@@ -10,8 +10,8 @@ The names of a layer a.to_q of the original, whose W is [o, i]:
   lora_unet_a_to_q.lora_down.weight     kohya, perhaps with lora_unet_a_to_q.alpha
 
 All mean W + scale * up @ down. Where the file holds alpha, scale is alpha / r times the
-one given. peft and swift keep it in adapter_config.json, see `adapter_scale`. For all
-others it is in the code that reads them: 1 in AnimateDiff, MAGIC_ADAPTER_S.
+one given; `adapter.open_lora` finds it in settings, too. For all others it is in the
+code that reads them: 1 in AnimateDiff, MAGIC_ADAPTER_S.
 
 Sources: guoyww/AnimateDiff (utils/convert_lora_safetensor_to_diffusers.py, which leaves
 kohya's alpha out), PKU-YuanGroup/MagicTime (utils/util.py), huggingface/peft,
@@ -19,15 +19,12 @@ modelscope/ms-swift 2.0 (swift/tuners/base.py).
 """
 
 import dataclasses
-import json
 import math
-import pathlib
 import re
 
 import numpy as np
 
 from vdm_jax.pretrained import state_dict
-from vdm_jax.pretrained.config_json import require_supported
 
 # MagicTime's loader doubles both `down` and `up` of MagicAdapter-S before it multiplies
 # them. Its other two LoRAs go through swift, which does not.
@@ -36,7 +33,7 @@ MAGIC_ADAPTER_S = 4.0
 # To "LAYER.lora.down.weight", "LAYER.lora.up.weight" and "LAYER.alpha".
 RENAMES = (
   (r"^(module|base_model\.model)\.", ""),
-  (r"^(unet|text_encoder)\.", ""),
+  (r"^(unet|transformer|text_encoder)\.", ""),
   (r"^lora_(unet|te\d?)_", ""),
   (r"\.processor\.", "."),
   (r"\.to_out_lora\.", ".to_out.0.lora."),
@@ -51,17 +48,14 @@ PARTS = {
   "text_encoder": r"(text_encoder\.|lora_te1?_)",
 }
 IGNORED = ("animatediff_config",)
-CONFIG = "adapter_config.json"
-ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-# Fields of a config that change what a LoRA computes, and the values that do not.
-SUPPORTED = {
-  "use_dora": (False, None),
-  "fan_in_fan_out": (False, None),
-  "bias": ("none", None),
-  "rank_pattern": ({}, None),
-  "alpha_pattern": ({}, None),
-  "modules_to_save": ([], None),
-  "use_merged_linear": (False, None),
+# What is in the names of other methods' files.
+OTHER_METHODS = {
+  r"\.hada_w": "LoHa",
+  r"\.lokr_": "LoKr",
+  r"\.(lora_mid|dora_scale|lora_magnitude)": "LoCon or DoRA",
+  r"\.(oft|boft)_": "OFT",
+  r"\.(ia3|vera)_": "IA3 or VeRA",
+  r"\.diff(_b)?$": "LyCORIS (whole differences)",
 }
 
 
@@ -106,17 +100,14 @@ def read_pairs_and_problems(lora_state):
   for name, x in state_dict.unwrap(lora_state).items():
     if name in IGNORED:
       continue
-    plain = name
-    for old, new in RENAMES:
-      plain = re.sub(old, new, plain)
-    found = re.fullmatch(r"(.+?)\.(lora\.down\.weight|lora\.up\.weight|alpha)", plain)
+    found = split_name(name)
     if found is None:
       problems.append(f"{name} is no part of a LoRA")
       continue
-    part = parts.setdefault(found[1], {})
-    if found[2] in part:
+    part = parts.setdefault(found[0], {})
+    if found[1] in part:
       problems.append(f"{name} is there twice; give one adapter at a time")
-    part[found[2]] = np.asarray(x).astype(np.float32)
+    part[found[1]] = np.asarray(x).astype(np.float32)
   pairs = {}
   for layer, part in parts.items():
     down, up = (part.get(f"lora.{end}.weight") for end in ("down", "up"))
@@ -128,11 +119,27 @@ def read_pairs_and_problems(lora_state):
   return pairs, problems
 
 
+def split_name(name):
+  """(layer, "lora.down.weight", "lora.up.weight" or "alpha") of a name; or None."""
+  for old, new in RENAMES:
+    name = re.sub(old, new, name)
+  found = re.fullmatch(r"(.+?)\.(lora\.down\.weight|lora\.up\.weight|alpha)", name)
+  return found and found.groups()
+
+
 def select_network(lora_state, name):
-  """The part of a LoRA file's {name: array} for `name`, "unet" or "text_encoder"."""
+  """The part of a LoRA file's {name: array} for `name`, "unet" or "text_encoder".
+
+  ValueError: the file has no such part.
+  """
   if name not in PARTS:
     raise ValueError(f"name={name!r}; expected one of {tuple(PARTS)}.")
-  return {k: x for k, x in lora_state.items() if re.match(PARTS[name], k)}
+  found = {k: x for k, x in lora_state.items() if re.match(PARTS[name], k)}
+  if not found:
+    raise ValueError(
+      f"This LoRA has no part for the {name}: it has names such as {_some(lora_state)}."
+    )
+  return found
 
 
 def rename_to_known(pairs, known):
@@ -148,32 +155,32 @@ def rename_to_known(pairs, known):
   return {dotted.get(k.replace(".", "_"), k): pair for k, pair in pairs.items()}
 
 
-def adapter_scale(config):
-  """The scale of a LoRA, alpha / r or alpha / sqrt(r), of an adapter_config.json dict.
+def require_one_known(lora_state, pairs, known, target):
+  """Raises a ValueError that shows the names, if none of a LoRA file's fits.
 
-  Raises:
-    ValueError: all fields that ask for more than a LoRA of one scale; merge it with
-      the code that wrote it, and load the merged weights.
+  Args:
+    lora_state: {name: array} of the file.
+    pairs: {name of a published weight: LoraPair} that were read from it.
+    known: the names of the weights of `target`, which it is for.
   """
-  require_supported(config, SUPPORTED, CONFIG)
-  rank = config["r"]
-  return config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
+  if pairs.keys() & set(known):
+    return
+  methods = [
+    method
+    for regex, method in OTHER_METHODS.items()
+    if any(re.search(regex, name) for name in lora_state)
+  ]
+  of = f" They are names of {methods[0]}, which is not read." if methods else ""
+  raise ValueError(
+    f"This is no LoRA of {target}: of its {len(lora_state)} names, such as "
+    f"{_some(lora_state)}, none is of a matrix down or up of one of the weights "
+    f"{_some(known)} ....{of} Take the LoRA of this network, or its part of the file: "
+    "names.select_network."
+  )
 
 
-def adapter_file_and_scale(path):
-  """(path of the file of tensors, scale) of a LoRA file, or of an adapter's folder."""
-  path = pathlib.Path(path)
-  if path.is_dir():
-    found = [path / name for name in ADAPTERS if (path / name).is_file()]
-    if not found:
-      raise FileNotFoundError(
-        f"{path} has none of {ADAPTERS}; swift keeps them one folder further down, in "
-        "that of the adapter's name, such as default/."
-      )
-    path = found[0]
-  config = path.parent / CONFIG
-  scaled = path.name in ADAPTERS and config.is_file()
-  return path, adapter_scale(json.loads(config.read_text())) if scaled else 1.0
+def _some(names):
+  return ", ".join(sorted(map(str, names))[:3]) or "(none)"
 
 
 def raise_problems(target, problems):
