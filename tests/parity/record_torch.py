@@ -13,12 +13,20 @@ from tests.support import golden_files
 TYPES = (
   *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
   *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+  *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e8m0fnu),
+  *(torch.float8_e5m2, torch.float8_e5m2fnuz, torch.complex64),
+  *(torch.uint16, torch.uint32, torch.uint64),
 )
 
 
 def numbers(*shape, dtype=torch.float32):
   torch.manual_seed(0)
   return (3 * torch.randn(shape)).to(dtype)
+
+
+def widened(x):
+  """The tensor in double precision, which numpy has of every type."""
+  return x.detach().to(torch.complex128 if x.is_complex() else torch.float64)
 
 
 def network():
@@ -63,9 +71,7 @@ def main():
   torch.save(small, golden_files.GOLDEN / "torch_small.pt")
   tensors = golden_files.flat(trees).items()
   tensors = {k: x for k, x in tensors if isinstance(x, torch.Tensor)}
-  record.write(
-    "torch", {}, {k: x.detach().double().numpy() for k, x in tensors.items()}
-  )
+  record.write("torch", {}, {k: widened(x).numpy() for k, x in tensors.items()})
 
 
 if __name__ == "__main__":

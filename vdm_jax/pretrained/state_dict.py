@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 import flax
+import ml_dtypes
 import numpy as np
 from einops import EinopsError, rearrange
 
@@ -14,8 +15,21 @@ from vdm_jax.pretrained.formats import chunks, tensor
 from vdm_jax.pretrained.tables import registry
 from vdm_jax.pretrained.tables.table import as_tuple, flatten
 
+# In which constants of published files may have been rounded.
+ROUNDED = (
+  *(np.float32, np.float16, ml_dtypes.bfloat16),
+  *(ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz),
+  *(ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz),
+)
 # Of checkpoints: the first one found is taken.
 WRAPPERS = ("ema", "model", "state_dict", "module", "_forward_module")
+PREFIXES = tuple(f"{name}." for name in WRAPPERS)
+MAX_LEVELS = 8  # a hostile file may wrap itself
+EMA = "model_ema."
+# Of torch.compile, FSDP and checkpointed activations, around any module.
+TORCH_WRAPPERS = re.compile(
+  r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 def from_state_dict(module, state_dict):
@@ -25,7 +39,7 @@ def from_state_dict(module, state_dict):
 
   Args:
     state_dict: {published name: array}, perhaps wrapped: {"ema": {name: array}, ...}
-      or with "ema.", "model.", "module." in front of every name.
+      or with "ema.", "model.", "module." in front of every name, see `unwrap`.
 
   Raises:
     ValueError: one for all names that are missing, surplus or of a wrong shape, and
@@ -126,17 +140,40 @@ def param_problems(module, table, flat_params):
 def unwrap(state_dict):
   """The innermost {name: array} of a checkpoint; the average (ema) is preferred.
 
-  Levels and prefixes "ema", "model", "state_dict" and "module" are removed.
+  Levels and prefixes "ema", "model", "state_dict" and "module" are removed, and the
+  names of torch's own wrappers anywhere ("_orig_mod"). Where a checkpoint of latent
+  diffusion has averages as "model_ema.NAMEWITHOUTDOTS", they replace the raw weights.
+
+  WeightsError: averages of which there are no weights.
   """
-  for name in WRAPPERS:
-    if isinstance(state_dict.get(name), Mapping):
-      return unwrap(state_dict[name])
-  prefixes = tuple(f"{name}." for name in WRAPPERS)
-  if state_dict and all(key.startswith(prefixes) for key in state_dict):
-    prefix = next(p for p in prefixes if any(k.startswith(p) for k in state_dict))
+  for _ in range(MAX_LEVELS):
+    inside = [x for x in map(state_dict.get, WRAPPERS) if isinstance(x, Mapping)]
+    if not inside:
+      break
+    state_dict = inside[0]
+  state_dict = {TORCH_WRAPPERS.sub("", str(k)): x for k, x in state_dict.items()}
+  state_dict = _averaged(state_dict)
+  while state_dict and all(key.startswith(PREFIXES) for key in state_dict):
+    prefix = next(p for p in PREFIXES if any(k.startswith(p) for k in state_dict))
     inside = {k: x for k, x in state_dict.items() if k.startswith(prefix)}
-    return unwrap({k.removeprefix(prefix): x for k, x in inside.items()})
+    state_dict = {k.removeprefix(prefix): x for k, x in inside.items()}
   return {k: tensor.as_array(x) for k, x in state_dict.items()}
+
+
+def _averaged(state_dict):
+  """The state dict with its averages, as LitEma names them, in place of raw weights.
+
+  Source: CompVis/latent-diffusion (ldm/modules/ema.py).
+  """
+  ema = {k: x for k, x in state_dict.items() if k.startswith(EMA)}
+  rest = {k: x for k, x in state_dict.items() if k not in ema}
+  names = {EMA + k.removeprefix("model.").replace(".", ""): k for k in rest}
+  lost = sorted(ema.keys() - names.keys() - {f"{EMA}decay", f"{EMA}num_updates"})
+  if lost:
+    raise tensor.WeightsError(
+      f"{len(lost)} averages, such as {lost[0]}, are of no weight in the file."
+    )
+  return rest | {names[k]: x for k, x in ema.items() if k in names}
 
 
 def table_of(module, state_dict=(), saved=False):
@@ -198,6 +235,9 @@ def checked_param_shapes(module, table, state_dict):
   problems = _differing_names(
     set(expected), set(found) - set(buffers) - set(table.ignored)
   )
+  for name in sorted(found.keys() & (expected.keys() | buffers.keys())):
+    if np.dtype(state_dict[name].dtype).kind == "c":
+      problems.append(f"{name} has complex numbers")
   for name in sorted(expected.keys() & found.keys()):
     if found[name] != expected[name]:
       problems.append(f"{name} has shape {found[name]}, expected {expected[name]}")
@@ -209,13 +249,20 @@ def checked_param_shapes(module, table, state_dict):
 
 
 def _differing_buffer(name, x, expected):
-  """Problems of a buffer, compared in the precision in which it was stored."""
+  """Problems of a buffer: it may be rounded to a type of which all its numbers are."""
   if x.shape != expected.shape:
     return [f"{name} has shape {x.shape}, expected {expected.shape}"]
-  error = np.abs(x.astype(np.float32) - expected).max(initial=0.0)
-  if not error <= max(1e-5, float(np.finfo(x.dtype).eps)):
-    return [f"{name} differs from the fixed sin-cos table by up to {error:.2g}"]
-  return []
+  x = x.astype(np.float32)
+  error = np.abs(x - expected)
+  for dtype in ROUNDED:
+    info = ml_dtypes.finfo(dtype)
+    # Half a step of its numbers, and what a rounding to another type before may add.
+    eps, least = float(info.eps), float(info.smallest_subnormal)
+    step = np.maximum(eps * np.abs(expected), least)
+    exact = np.array_equal(x.astype(dtype).astype(np.float32), x)
+    if exact and np.all(error <= 1e-5 + 0.6 * step):
+      return []
+  return [f"{name} differs from the fixed sin-cos table by up to {error.max():.2g}"]
 
 
 def _differing_names(expected, found):

@@ -3,6 +3,7 @@
 golden/torch.pt was written by tests/parity/record_torch.py.
 """
 
+import argparse
 import os
 import pathlib
 import pickle
@@ -32,10 +33,11 @@ def test_it_reads_what_torch_reads():
   for name, x in tensors.items():
     got = np.asarray(x)
     assert got.shape == x.shape == expected[name].shape, name
-    np.testing.assert_array_equal(got.astype(float), expected[name], err_msg=name)
+    wide = expected[name].dtype
+    np.testing.assert_array_equal(got.astype(wide), expected[name], err_msg=name)
     if x.shape:
-      np.testing.assert_array_equal(x.read(1, 3).astype(float), expected[name][1:3])
-  for kind in ("float16", "bfloat16", "int8", "bool"):
+      np.testing.assert_array_equal(x.read(1, 3).astype(wide), expected[name][1:3])
+  for kind in ("float16", "bfloat16", "int8", "bool", "float8_e4m3fn", "complex64"):
     assert str(np.asarray(tensors[f"/types/torch.{kind}"]).dtype) == kind
   others = {k: x for k, x in found.items() if k.startswith("/training/")}
   assert others["/training/step"] == 2**40 and others["/training/loss"] == 0.25
@@ -103,8 +105,36 @@ def test_programs_in_a_zip_do_not_run(tmp_path, path, how, place):
 
 def test_foreign_things_are_refused_by_name(path):
   for thing in [Plain(), os.system, np.ones(2), {1, 2}, b"bytes", range(3), slice(2)]:
-    with_pickle(path, {"args": thing})
-    with pytest.raises(WeightsError, match="is refused: its pickle (names|does|calls)"):
+    for place in (thing, argparse.Namespace(inside=thing)):
+      with_pickle(path, {"args": place})
+      with pytest.raises(
+        WeightsError, match="is refused: its pickle (names|does|calls).*weights_only=F"
+      ):
+        files.open_tensors(path)
+
+
+def test_the_flags_of_a_training_are_left_out(path):
+  """As in DiT's own checkpoints, {"model", "ema", "opt", "args"}."""
+  flags = argparse.Namespace(model="DiT-XL/2", epochs=1400, sizes=[256, (2, None)])
+  with_pickle(path, {"ema": {"step": 3}, "args": flags})
+  assert files.open_tensors(path) == {"ema": {"step": 3}, "args": {}}
+
+
+def test_deep_trees_do_not_end_python(path):
+  """Hashing a tuple in 150,000 others overflows C's stack."""
+  deep = b")" + b"\x85" * 150_000  # an empty tuple, in a tuple, in a tuple ...
+  name = b"ccollections\nOrderedDict\n"
+  storage = b"X\x07\0\0\0storage"
+  for tree in (
+    b"}" + deep + b"Ns",  # a key
+    name + b"]" + deep + b"N\x86a\x85R",  # a key of pairs
+    b"(" + storage + deep + b"NNNtQ",  # a type
+    b"(" + storage + b"ctorch\nFloatStorage\n" + deep + b"NNtQ",  # a storage's name
+    b"ctorch._utils\n_rebuild_tensor_v3\n((NNNtNNNNN" + deep + b"tR",  # a type
+  ):
+    data = b"\x80\x02" + tree + b"."
+    rewrite(path, lambda n, x, new=data: new if n.endswith("data.pkl") else x)
+    with pytest.raises(WeightsError):
       files.open_tensors(path)
 
 

@@ -29,11 +29,26 @@ STORAGES = {
   "torch.ByteStorage": "u1",
   "torch.BoolStorage": "?",
   "torch.BFloat16Storage": ml_dtypes.bfloat16,
+  "torch.ComplexFloatStorage": "c8",
+}
+# Types without a storage of their own: these are bytes, and the tensor says its type.
+BYTES = "torch.storage.UntypedStorage"
+DTYPES = {
+  "torch.float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+  "torch.float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+  "torch.float8_e5m2": ml_dtypes.float8_e5m2,
+  "torch.float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+  "torch.float8_e8m0fnu": ml_dtypes.float8_e8m0fnu,
+  "torch.uint16": "u2",
+  "torch.uint32": "u4",
+  "torch.uint64": "u8",
 }
 DICT = "collections.OrderedDict"
 PARAMETER = "torch._utils._rebuild_parameter"
 TENSOR = "torch._utils._rebuild_tensor_v2"
-KNOWN = {*STORAGES, DICT, PARAMETER, TENSOR}
+TENSOR_OF_TYPE = "torch._utils._rebuild_tensor_v3"
+NAMESPACE = "argparse.Namespace"  # the flags of a training; they are left out
+KNOWN = {*STORAGES, *DTYPES, BYTES, DICT, PARAMETER, TENSOR, TENSOR_OF_TYPE, NAMESPACE}
 VALUES = {
   *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT"),
   *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"),
@@ -43,6 +58,11 @@ EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 MARK = object()
 MEND = (
   "With PyTorch, torch.save(torch.load(path, weights_only=True), path) may mend it."
+)
+EXTRACT = (
+  "If you trust where it comes from, PyTorch can run it and keep the tensors alone: "
+  'torch.save(torch.load(path, weights_only=False)["state_dict"], path), or what their '
+  "key is."
 )
 
 
@@ -120,7 +140,8 @@ class _Reader:
       push(tuple(self._marked()))
     elif name in ("SETITEM", "SETITEMS"):
       values = self._last(2) if name == "SETITEM" else self._marked()
-      self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
+      pairs = zip(values[::2], values[1::2], strict=True)
+      self.stack[-1].update(self._named_values(pairs))
     elif name in ("APPEND", "APPENDS"):
       values = self._last(1) if name == "APPEND" else self._marked()
       self.stack[-1].extend(values)
@@ -132,7 +153,9 @@ class _Reader:
       push(self._storage(*self._last(1)[0]))
     elif name == "REDUCE":
       push(self._call(*self._last(2)))
-    elif name == "BUILD":  # attributes of an OrderedDict, such as its versions
+    elif name == "NEWOBJ":
+      push(self._call(*self._last(2)))
+    elif name == "BUILD":  # attributes: flags, or an OrderedDict's versions
       self._last(1)
     elif name not in ("PROTO", "FRAME", "STOP"):
       self._refuse(f"does {name}")
@@ -153,6 +176,13 @@ class _Reader:
       self._refuse(f"names {name}")
     return GlobalName(name)
 
+  def _named_values(self, pairs):
+    """{name: value} of pairs; other keys may not be hashed, deep ones end Python."""
+    pairs = list(pairs)
+    if not all(isinstance(key, str | int | float | None) for key, _ in pairs):
+      self._refuse("has keys that are no names")
+    return dict(pairs)
+
   def _place(self, name):
     """(first byte, bytes) of a part of the zip, which is not compressed."""
     info = self.archive.getinfo(f"{self.folder}{name}")
@@ -166,10 +196,12 @@ class _Reader:
 
   def _storage(self, word, kind, key, device, count):
     """(first byte, dtype, numbers) of a storage."""
-    if word != "storage" or kind not in STORAGES or not isinstance(kind, GlobalName):
+    kinds = STORAGES | {BYTES: "u1"}
+    names = isinstance(kind, GlobalName) and isinstance(key, str)
+    if word != "storage" or not names or kind not in kinds:
       self._refuse(f"wants a {word} of type {kind}")
     del device
-    dtype = np.dtype(STORAGES[kind])
+    dtype = np.dtype(kinds[kind])
     if key not in self.storages:
       self.storages[key] = self._place(f"data/{key}")
     start, size = self.storages[key]
@@ -178,14 +210,26 @@ class _Reader:
     return start, dtype, count
 
   def _call(self, name, arguments):
-    """What the named function would make; the three that are known are known here."""
-    if isinstance(name, GlobalName) and name == DICT:
-      return dict(*arguments)
-    if isinstance(name, GlobalName) and name == PARAMETER:
+    """What the named function would make; the five that are known are known here."""
+    known = name if isinstance(name, GlobalName) else None
+    if known == DICT:
+      return self._named_values(*(arguments or [()]))
+    if known == NAMESPACE and not arguments:
+      return {}
+    if known == PARAMETER:
       return arguments[0]
-    if isinstance(name, GlobalName) and name == TENSOR and not any(arguments[6:]):
+    if known == TENSOR and not any(arguments[6:]):
       return self._tensor(*arguments[:4])
+    if known == TENSOR_OF_TYPE and not any(arguments[7:]):
+      return self._tensor_of_type(*arguments[:4], arguments[6])
     self._refuse(f"calls {name} with {len(arguments)} arguments")
+
+  def _tensor_of_type(self, storage, start, shape, strides, kind):
+    offset, _, count = storage
+    if not isinstance(kind, GlobalName) or kind not in DTYPES:
+      self._refuse(f"wants a tensor of type {kind}")
+    dtype = np.dtype(DTYPES[kind])
+    return self._tensor((offset, dtype, count // dtype.itemsize), start, shape, strides)
 
   def _tensor(self, storage, start, shape, strides):
     offset, dtype, count = storage
@@ -202,5 +246,5 @@ class _Reader:
 
   def _refuse(self, what):
     raise WeightsError(
-      f"{self.path} is refused: its pickle {what}; only tensors are read. {MEND}"
+      f"{self.path} is refused: its pickle {what}; only tensors are read. {EXTRACT}"
     )

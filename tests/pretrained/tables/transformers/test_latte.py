@@ -1,7 +1,10 @@
 """Checkpoints of DiT and Latte: wrappers, fixed tables, and what is refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -33,6 +36,16 @@ def under(prefix, weights):
   return {f"{prefix}.{key}": value for key, value in weights.items()}
 
 
+def inside(name, weights):
+  return {re.sub(r"^(blocks\.\d+)", rf"\1.{name}", k): x for k, x in weights.items()}
+
+
+def litema(weights):
+  """Averages as latent diffusion's checkpoints have them."""
+  ema = {f"model_ema.{k.replace('.', '')}": x for k, x in weights.items()}
+  return ema | {"model_ema.decay": np.float32(0.99), "model_ema.num_updates": 7}
+
+
 def test_wrappers_are_taken_off_and_the_average_is_preferred(weights):
   for wrap in (
     lambda w, other: {"ema": w},
@@ -42,11 +55,51 @@ def test_wrappers_are_taken_off_and_the_average_is_preferred(weights):
     lambda w, other: under("module", w),
     lambda w, other: under("model", other) | under("ema", w),
     lambda w, other: {"model": under("module", w)},
+    lambda w, other: under("_orig_mod", w),
+    lambda w, other: {"model": under("module._orig_mod", w)},
+    # Each block was compiled, sharded or recomputed.
+    lambda w, other: inside("_orig_mod", w),
+    lambda w, other: inside("_fsdp_wrapped_module._checkpoint_wrapped_module", w),
+    lambda w, other: {"state_dict": under("model", other) | litema(w)},
+    lambda w, other: other | litema(w),
   ):
     other = {key: value + 1 for key, value in weights.items()}
     got = pretrained.from_state_dict(MODULE, wrap(weights, other))
     expected = pretrained.from_state_dict(MODULE, weights)
     jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_averages_of_no_weight_and_endless_levels_are_refused(weights):
+  lost = weights | litema(weights) | {"model_ema.gone": np.ones(1)}
+  with pytest.raises(ValueError, match="1 averages, such as model_ema.gone, are of no"):
+    pretrained.from_state_dict(MODULE, lost)
+  wrapped = {}
+  wrapped["ema"] = wrapped
+  with pytest.raises(ValueError, match="ema is not of this model"):
+    pretrained.from_state_dict(MODULE, wrapped)
+  width = weights["blocks.0.attn.proj.bias"].astype(np.complex64)
+  with pytest.raises(ValueError, match="attn.proj.bias has complex numbers"):
+    pretrained.from_state_dict(MODULE, weights | {"blocks.0.attn.proj.bias": width})
+
+
+def test_fixed_tables_may_be_rounded_as_a_whole(weights):
+  """In any type that files have, and in float32 again."""
+  halves = np.float16, ml_dtypes.bfloat16
+  eights = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fnuz
+  for types in [
+    (np.float64,),
+    *((t,) for t in (*halves, *eights)),
+    (halves[1], eights[0]),
+  ]:
+    stored = weights["pos_embed"]
+    for dtype in types:
+      stored = stored.astype(dtype)
+    for x in (stored, stored.astype(np.float32)):
+      pretrained.from_state_dict(MODULE, weights | {"pos_embed": x})
+    bent = stored.astype(np.float32) * np.float32(1.3)
+    for x in (bent, bent.astype(stored.dtype)):
+      with pytest.raises(ValueError, match="pos_embed differs"):
+        pretrained.from_state_dict(MODULE, weights | {"pos_embed": x})
 
 
 def test_fixed_tables_may_be_absent_or_halved_but_not_different(weights):
