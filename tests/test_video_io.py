@@ -40,6 +40,27 @@ def test_mp4_is_what_browsers_play(tmp_path, video, fps):
     assert stream.frames == 6
 
 
+def test_colours_are_tagged_and_guessed_as_players_do(tmp_path):
+  """BT.709 from HD on, BT.601 below: what is not tagged is read so, too."""
+  colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 150, 30)]
+  for height, width, matrix in ((64, 128, 5), (720, 1280, 1)):
+    bars = np.repeat(np.array(colours, np.uint8)[None], width // 4, axis=1)
+    video = np.repeat(bars[None], 2 * height, axis=0).reshape(2, height, width, 3)
+    video_io.write_mp4(tmp_path / "a.mp4", video, crf=5)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+      frame = next(container.decode(video=0))
+      assert (int(frame.colorspace), int(frame.color_range)) == (matrix, 1)
+      converter = av.video.reformatter.VideoReformatter()
+      seen = [video_io.frame_pixels(frame, converter)]
+      frame.colorspace, frame.color_range = 2, 0  # as in a file without tags
+      seen.append(video_io.frame_pixels(frame, converter))
+      frame.colorspace = 6 - matrix  # and in one that names the other matrix
+      other = video_io.frame_pixels(frame, converter)
+    errors = np.abs(np.stack([*seen, other]).astype(int) - video[0])
+    errors = errors[:, :, width // 8 :: width // 4].max((1, 2, 3))
+    assert errors[:2].max() <= 3 and errors[2] > 15
+
+
 def test_scale_repeats_pixels_and_odd_sizes_grow_by_an_edge(tmp_path, video):
   video_io.write_mp4(tmp_path / "big.mp4", video[:, :16, :16], scale=4)
   assert video_io.read_mp4(tmp_path / "big.mp4").shape == (6, 64, 64, 3)

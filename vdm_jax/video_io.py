@@ -8,10 +8,15 @@ import os
 
 import av
 import numpy as np
+from av.video import reformatter
 from einops import rearrange, reduce, repeat
 from PIL import Image
 
 from vdm_jax import atomic
+
+UNKNOWN = 2  # the matrix of colours of a file that names none
+# Of ITU-T H.273: primaries and transfer of BT.709, and of BT.601 with 525 lines.
+TAGS = {reformatter.Colorspace.ITU709: (1, 1), reformatter.Colorspace.ITU601: (6, 6)}
 
 
 def iterate_frames(path):
@@ -19,8 +24,27 @@ def iterate_frames(path):
   with av.open(os.fspath(path)) as container:
     if not container.streams.video:
       raise ValueError(f"{path}: no video stream; give a file that holds pictures.")
+    converter = reformatter.VideoReformatter()
     for frame in container.decode(video=0):
-      yield frame.to_ndarray(format="rgb24")
+      yield frame_pixels(frame, converter)
+
+
+def frame_pixels(frame, converter):
+  """The pixels uint8 [H, W, 3], RGB, of an av.VideoFrame, by an av VideoReformatter.
+
+  The colours of a file that names no matrix are those that players guess: BT.709's
+  from HD on, BT.601's for smaller ones.
+  """
+  guess = {}
+  if frame.colorspace == UNKNOWN and not frame.format.is_rgb:
+    guess = dict(src_colorspace=_matrix(frame.width, frame.height))
+  return converter.reformat(frame, format="rgb24", **guess).to_ndarray()
+
+
+def _matrix(width, height):
+  """The matrix of colours by which players show a video that names none."""
+  matrices = reformatter.Colorspace
+  return matrices.ITU709 if width >= 1280 or height > 576 else matrices.ITU601
 
 
 def read_mp4(path):
@@ -99,7 +123,8 @@ def video_grid(videos, columns=None, *, gap=1):
 def write_mp4(path, video, fps=8, *, scale=1, crf=18):
   """Writes a video [T, H, W, 3] as h264 (yuv420p: every player and browser shows it).
 
-  An odd height or width grows by one repeated edge line: yuv420p has even sizes.
+  An odd height or width grows by one repeated edge line: yuv420p has even sizes. The
+  colours are BT.709's from HD on, BT.601's for smaller videos, and the file says so.
 
   Args:
     video: uint8, or floats in [-1, 1].
@@ -115,9 +140,15 @@ def write_mp4(path, video, fps=8, *, scale=1, crf=18):
       "libx264", rate=_fps(fps), options={"crf": str(crf), "preset": "veryfast"}
     )
     stream.height, stream.width = video.shape[1:3]
-    stream.pix_fmt = "yuv420p"
+    matrix = _matrix(stream.width, stream.height)
+    codec, limited = stream.codec_context, reformatter.ColorRange.MPEG
+    codec.pix_fmt, codec.colorspace, codec.color_range = "yuv420p", matrix, limited
+    codec.color_primaries, codec.color_trc = TAGS[matrix]
+    colours = dict(dst_colorspace=matrix, dst_color_range=limited)
+    converter = reformatter.VideoReformatter()
     for frame in video:
       picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+      picture = converter.reformat(picture, format="yuv420p", **colours)
       container.mux(stream.encode(picture))
     container.mux(stream.encode())
 

@@ -1,5 +1,6 @@
 """Clips come out exact, or a `BadClipError` says the file, what came, what it needs."""
 
+import itertools
 import struct
 
 import av
@@ -121,20 +122,71 @@ def test_odd_sizes_decode(tmp_path):
   assert decode.read_clip(tmp_path / "odd.mp4", 6).shape == (6, 31, 47, 3)
 
 
-def test_a_rotated_video_is_turned_upright(tmp_path):
-  video = np.zeros((4, H, W, 3), np.uint8)
-  video[:, :16] = 200  # bright above
-  path = write(tmp_path / "a.mp4", video)
+def test_every_container_gives_what_decoding_in_order_gives(tmp_path):
+  """Files without times, with times of packets only, without seeking."""
+  slow = {"x265-params": "keyint=9:log-level=error"}
+  for name, codec, options in (
+    ("h264.avi", "libx264", dict(bf="3", g="9")),
+    ("mpeg4.avi", "mpeg4", dict(bf="2", g="9", qmin="1", qmax="1")),
+    ("h264.mkv", "libx264", dict(bf="3", g="9")),
+    ("h264.ts", "libx264", dict(bf="3", g="9")),
+    ("mpeg2.ts", "mpeg2video", dict(bf="2", g="9", qmin="1", qmax="1")),
+    ("mpeg2.mpg", "mpeg2video", dict(bf="2", g="9", qmin="1", qmax="1")),
+    ("h265.mov", "libx265", slow),
+    ("vp9.webm", "libvpx-vp9", dict(g="9")),
+  ):
+    path = write(tmp_path / name, stripes(24), codec, **options)
+    with av.open(str(path)) as container:
+      converter = av.video.reformatter.VideoReformatter()
+      frames = container.decode(video=0)
+      whole = np.stack([video_io.frame_pixels(f, converter) for f in frames])
+    assert numbers(whole) == list(range(24)), name
+    for begin in range(24 - 6):
+      clip = decode.read_clip(path, 3, 3, lambda slack, b=begin: b)
+      assert np.array_equal(clip, whole[begin : begin + 7 : 3]), (name, begin)
+
+
+def test_turned_and_mirrored_videos_are_as_players_show_them(tmp_path):
+  """The pixel (x, y) is shown at (a x + c y, b x + d y), of all eight matrices."""
+  corner = np.zeros((4, H, W, 3), np.uint8)
+  corner[:, :16, :16], corner[:, 16:, :16] = 220, 120
+  path = write(tmp_path / "a.mp4", corner, crf="1")
   data = bytearray(path.read_bytes())
-  # The display matrix in the track header, 40 bytes after its name: a quarter turn
-  # clockwise, which brings the upper half to the right.
-  at = data.index(b"tkhd") + 4 + 40
-  matrix = 0, 1 << 16, 0, -(1 << 16), 0, 0, H << 16, 0, 1 << 30
-  data[at : at + 36] = struct.pack(">9i", *matrix)
-  path.write_bytes(data)
-  clip = decode.read_clip(path, 4)
-  assert clip.shape == (4, W, H, 3)
-  assert clip[:, :, 20:].min() > 150 and clip[:, :, :12].max() < 50
+  y, x = np.indices((H, W))
+  at = data.index(b"tkhd") + 4 + 40  # in the track header, 40 bytes after its name
+  for first, second in itertools.product((-1, 1), (-1, 1)):
+    for a, b, c, d in ((first, 0, 0, second), (0, first, second, 0)):
+      one = 1 << 16
+      matrix = (a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+      data[at : at + 36] = struct.pack(">9i", *matrix)
+      path.write_bytes(data)
+      column, row = a * x + c * y, b * x + d * y
+      wanted = np.zeros((H, W) if a else (W, H))
+      wanted[row - row.min(), column - column.min()] = corner[0, :, :, 0]
+      clip = decode.read_clip(path, 4)
+      assert clip.shape[1:3] == wanted.shape
+      assert np.abs(clip[0, :, :, 0] - wanted).mean() < 4, (a, b, c, d)
+
+
+def test_a_cover_is_not_read_and_the_default_stream_is(tmp_path):
+  kinds, path = av.stream.Disposition, tmp_path / "a.mp4"
+  with av.open(str(path), "w") as container:
+    for codec, pix_fmt, side, kind in (
+      ("png", "rgb24", 128, kinds.attached_pic),
+      ("libx264", "yuv420p", 64, kinds.captions),
+      ("libx264", "yuv420p", 32, kinds.default),
+    ):
+      stream = container.add_stream(codec, rate=10)
+      stream.width, stream.height, stream.pix_fmt = side, side, pix_fmt
+      stream.disposition = kind
+    for stream in container.streams.video:
+      side = stream.width
+      for frame in np.full((1 if side == 128 else 8, side, side, 3), 90, np.uint8):
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+      container.mux(stream.encode())
+  with av.open(str(path)) as container:
+    assert len(container.streams.video) == 3
+  assert decode.read_clip(path, 8).shape == (8, 32, 32, 3)
 
 
 def bad_files(folder):

@@ -33,6 +33,18 @@ def test_stray_and_hidden_files_are_no_clips(classes):
   assert [(p.name, r[:11]) for p, r in source.skipped] == [("notes.txt", "is no video")]
 
 
+def test_links_are_followed_once(classes, tmp_path_factory):
+  """A link to a parent has no end, two to one folder would double its clips."""
+  (classes / "dog" / "parent").symlink_to(classes)
+  (classes / "again").symlink_to(classes / "dog")
+  outside = tmp_path_factory.mktemp("outside")
+  movie(outside / "b.mp4", 20)
+  (classes / "linked").symlink_to(outside)
+  source = folders.videos(classes, 4)
+  found = sorted(source.name(i).rpartition("/")[2] for i in range(len(source)))
+  assert found == ["a.mp4", "b.mp4", "clip_10.mp4", "clip_2.mp4"]
+
+
 def test_a_random_start_comes_from_the_rng_alone(tmp_path):
   pictures(tmp_path / "a", range(10))
   source = folders.frames(tmp_path, 3, 2)

@@ -264,6 +264,31 @@ def test_a_bad_clip_is_read_once():
   assert once <= 5 + 40 + 1
 
 
+class Torn(Faulty):
+  """`numbered`, where record 1 can be read from 41 of its 53 starts."""
+
+  def load(self, i, rng):
+    start = int(rng.integers(53))
+    if i == 1 and start >= 41:
+      raise decode.BadClipError("clip_1.mp4", "is torn")
+    return {**self.inner[i], "start": np.int32(start)}
+
+
+def test_a_clip_that_is_torn_in_places_comes_as_often_as_others():
+  """Whatever was read before: in threads, in workers, after a restart."""
+  many = functools.partial(make, transforms=[])
+  run = take(many(Torn(count=4)), 24)
+  counts = np.bincount(labels(run))
+  assert counts.tolist() == [24] * 4
+  starts = np.concatenate([batch["start"] for batch in run])
+  assert (starts[np.array(labels(run)) != 1] >= 41).any()
+  again = many(Torn(count=4), prefetch=1)
+  again.set_state(many(Torn(count=4)).get_state() | {"position": 40})
+  assert equal(run[10:], take(again, 14))
+  reasons = again.report.reasons
+  assert reasons == {"clip_1.mp4": "is torn; read from another start"}
+
+
 def test_a_clip_of_another_size_is_a_bad_clip():
   batches = make(Faulty(odd=(4,)))
   assert 4 not in labels(take(batches, 23))

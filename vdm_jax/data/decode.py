@@ -4,6 +4,7 @@ Whatever is wrong with a file becomes one exception, `BadClipError`: the file, i
 and what was expected; the loader counts it and goes on.
 """
 
+import contextlib
 import io
 import os
 import pathlib
@@ -12,20 +13,27 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
+from vdm_jax import video_io
+
 # Codecs whose decoders can leave out the frames that no other one refers to.
 SKIPPING = ("h264", "hevc")
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 
 
 class BadClipError(ValueError):
-  """The error of an unusable clip: `path`, its file or name, and `reason`, two str."""
+  """The error of an unusable clip.
 
-  def __init__(self, path, reason):
+  Attributes:
+    path, reason: its file or name, and what is wrong, two str.
+    always: whether no other start in the same file would help, a bool.
+  """
+
+  def __init__(self, path, reason, always=False):
     super().__init__(f"{path}: {reason}")
-    self.path, self.reason = str(path), reason
+    self.path, self.reason, self.always = str(path), reason, always
 
   def __reduce__(self):
-    return BadClipError, (self.path, self.reason)
+    return BadClipError, (self.path, self.reason, self.always)
 
 
 STARTS = {
@@ -66,7 +74,7 @@ def clip_indices(path, length, num_frames, interval, choose_start):
   span = frames_spanned(num_frames, interval)
   if length < span:
     reason = f"holds {length} frames; {num_frames} at an interval of {interval} need "
-    raise BadClipError(path, f"{reason}{span}")
+    raise BadClipError(path, f"{reason}{span}", always=True)
   begin = choose_start(length - span)
   return range(begin, begin + span, interval)
 
@@ -75,8 +83,10 @@ def read_clip(path, num_frames, interval=1, choose_start=lambda slack: 0):
   """uint8 [num_frames, H, W, 3], RGB: every `interval`-th frame from a start.
 
   Frames are identified by their presentation times, read from the packets before
-  anything is decoded, so seeking is exact with B-frames and variable rates. Grey and
-  RGBA videos become RGB (alpha is dropped), rotated ones are turned upright.
+  anything is decoded, so seeking is exact with B-frames and variable rates; where a
+  file has no times, all frames from its first one on are decoded and counted. Grey and
+  RGBA videos become RGB (alpha is dropped), turned and mirrored ones are shown as
+  players show them. Of several video streams the default one is read, never a cover.
 
   Args:
     path: the video file.
@@ -101,21 +111,22 @@ def read_frames(path, choose_frames):
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise BadClipError(path, "is no file")
+    raise BadClipError(path, "is no file", always=True)
   if path.stat().st_size == 0:
-    raise BadClipError(path, "is empty (0 bytes)")
+    raise BadClipError(path, "is empty (0 bytes)", always=True)
   try:
-    with av.open(os.fspath(path)) as container:
-      if not container.streams.video:
-        raise BadClipError(path, "holds no video stream")
-      stream = container.streams.video[0]
-      stream.codec_context.thread_count = 1  # the loader brings the parallelism
+    with _open(path) as (container, stream):
       times, count = _times(path, container, stream)
       if not count:
-        raise BadClipError(path, "holds no frames")
+        raise BadClipError(path, "holds no frames", always=True)
       picked = [int(i) for i in choose_frames(count)]
       chosen = sorted(set(picked))
-      pictures = _decode(path, container, stream, times, chosen)
+      pictures = times and _by_times(
+        path, container, stream, [times[i] for i in chosen]
+      )
+    if not pictures:
+      with _open(path) as (container, stream):
+        pictures = _collect(path, enumerate(container.decode(stream)), chosen)
   except av.FFmpegError as error:
     raise BadClipError(path, f"cannot be decoded ({error.strerror})") from error
   if len(pictures) != len(chosen):
@@ -126,34 +137,49 @@ def read_frames(path, choose_frames):
   return np.stack([pictures[place[frame]] for frame in picked])
 
 
+@contextlib.contextmanager
+def _open(path):
+  """(container, its video stream): the default one, or the largest; no cover."""
+  with av.open(os.fspath(path)) as container:
+    kind = av.stream.Disposition
+    streams = [
+      stream
+      for stream in container.streams.video
+      if not stream.disposition & (kind.attached_pic | kind.timed_thumbnails)
+    ]
+    if not streams:
+      raise BadClipError(path, "holds no video stream", always=True)
+    default = lambda stream: bool(stream.disposition & kind.default)
+    stream = max(streams, key=lambda s: (default(s), s.width * s.height))
+    stream.codec_context.thread_count = 1  # the loader brings the parallelism
+    yield container, stream
+
+
 def _times(path, container, stream):
   """Sorted presentation times (None where the file has none) and the frame count."""
   packets = [packet for packet in container.demux(stream) if packet.size]
   if len(packets) < stream.frames:
-    raise BadClipError(
-      path,
-      f"is torn: its header promises {stream.frames} frames, {len(packets)} are there",
-    )
+    reason = f"is torn: its header promises {stream.frames} frames, "
+    raise BadClipError(path, f"{reason}{len(packets)} are there", always=True)
   times = [packet.pts for packet in packets if not packet.is_discard]
   if None in times or len(set(times)) != len(times):
     return None, len(times)
-  return sorted(times), len(times)
+  # Frames that are decoded in another order than shown have times in that order; an
+  # .avi has none, and the packets' numbers in their place.
+  counted = stream.codec_context.has_b_frames and times == sorted(times)
+  return None if counted else sorted(times), len(times)
 
 
-def _decode(path, container, stream, times, chosen):
-  """The chosen frames, through the nearest key frame before the first of them."""
-  if times is None:  # count from the beginning
-    container.seek(0, stream=stream)
-    return _collect(path, enumerate(container.decode(stream)), list(chosen))
-  wanted = [times[i] for i in chosen]
+def _by_times(path, container, stream, wanted):
+  """The frames of the times `wanted`, through the key frame before; None: not found."""
   skips = stream.codec_context.name in SKIPPING
-  for origin, needed in ((wanted[0], set(wanted) if skips else None), (times[0], None)):
+  for needed in (set(wanted), None) if skips else (None,):
     # Decoding times run before presentation times, so a seek may land too late.
-    container.seek(origin, stream=stream, backward=True)
+    container.seek(wanted[0], stream=stream, backward=True)
     pictures = _collect(path, _decoded(container, stream, needed), wanted)
     if len(pictures) == len(wanted):
-      break
-  return pictures
+      return pictures
+  return None
 
 
 def _decoded(container, stream, wanted=None):
@@ -176,11 +202,24 @@ def _collect(path, stamped, wanted):
       continue
     if frame.is_corrupt:
       raise BadClipError(path, f"is broken inside, at frame time {stamp}")
-    picture = converter.reformat(frame, format="rgb24").to_ndarray()
-    pictures.append(np.rot90(picture, frame.rotation // 90))
+    pictures.append(_upright(video_io.frame_pixels(frame, converter), frame))
     if len(pictures) == len(wanted):
       break
   return pictures
+
+
+def _upright(picture, frame):
+  """The picture [H, W, 3] turned and mirrored as the frame's display matrix says.
+
+  A matrix (a, b; c, d) shows the pixel (x, y) at (a x + c y, b x + d y).
+  """
+  found = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+  if found is None:
+    return picture
+  a, b, _, c, d = np.sign(np.frombuffer(found, np.int32)[:5])
+  if abs(b) > 0 and abs(c) > 0 and not (a or d):
+    picture, a, d = picture.swapaxes(0, 1), c, b
+  return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def read_image(path, file_bytes=None):

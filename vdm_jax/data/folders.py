@@ -13,7 +13,10 @@ import numpy as np
 
 from vdm_jax.data import decode, frame_sampling, texts
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
+VIDEOS = (
+  *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif"),
+  *(".mpg", ".mpeg", ".ts", ".m2ts"),
+)
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -232,7 +235,16 @@ def _root(path):
 
 
 def _walk(path):
-  """(folder, its files) below `path` in a fixed order, hidden ones left out."""
+  """(folder, its files) below `path` in a fixed order, hidden ones left out.
+
+  Links are followed, and each real folder is given once.
+  """
+  seen = {os.path.realpath(path)}
   for folder, children, names in os.walk(path, followlinks=True):
-    children[:] = sorted(c for c in children if not c.startswith("."))
+    real = {c: os.path.realpath(os.path.join(folder, c)) for c in sorted(children)}
+    children[:] = []
+    for child, place in real.items():
+      if not child.startswith(".") and place not in seen:
+        seen.add(place)
+        children.append(child)
     yield pathlib.Path(folder), sorted(n for n in names if not n.startswith("."))

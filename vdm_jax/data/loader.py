@@ -19,6 +19,7 @@ from absl import flags
 from vdm_jax.data import decode, report, sources
 
 CANDIDATES = 256  # records tried in the place of a bad one before giving up
+TRIES = 8  # random draws of a record before another one takes its place
 PROBES = 5  # good records that decide what all records must look like
 
 
@@ -29,10 +30,11 @@ class NoGoodClipsError(ValueError):
 class Loader:
   """An iterator of batches: dicts, nested as the records, of numpy arrays [B, ...].
 
-  With `repeat` it never ends; each epoch is a permutation of the source. A bad clip is
-  replaced by another, drawn from the seed and its position. Without `repeat` it passes
-  once over the source, and may then be iterated again; a bad clip is left out, so its
-  batch, and the last one, are shorter. `report`, a SkipReport, names the bad clips.
+  With `repeat` it never ends; each epoch is a permutation of the source. A clip that
+  cannot be read is drawn again, for another start may help, and then replaced by
+  another clip; both are drawn from the seed and its position. Without `repeat` it
+  passes once over the source, and may then be iterated again; a bad clip is left out,
+  so its batch, and the last one, are shorter. `report`, a SkipReport, names bad clips.
 
   Args:
     source: an object with `__len__` and `__getitem__(i)` -> record {key: array}.
@@ -268,30 +270,43 @@ class _Fetch:
       yield from map(int, rng.choice(count, min(count, CANDIDATES), replace=False))
 
   def _good(self, i, place, skipped):
-    """Record i after the transforms, or None with a line in `skipped`."""
-    try:
-      if i in self._bad:
-        raise self._bad[i]
-      return self._checked(self._record(i, place), i)
-    except decode.BadClipError as error:
-      self._bad[i] = error
-      skipped[error.path] = error.reason
-      return None
+    """Record i after the transforms, or None with a line in `skipped`.
+
+    Only what fails whatever is drawn is remembered, so that no record depends on those
+    that were read before.
+    """
+    error = self._bad.get(i)
+    for attempt in range(0 if error else 1 if self.plain else TRIES):
+      try:
+        again = (attempt,) if attempt else ()
+        row = self._checked(self._record(i, (*place, *again)), i)
+      except decode.BadClipError as failure:
+        error = failure
+        if error.always or self.plain:
+          self._bad[i] = error
+          break
+      else:
+        if error is not None:
+          skipped[error.path] = f"{error.reason}; read from another start"
+        return row
+    skipped[error.path] = error.reason
+    return None
 
   def _record(self, i, place):
     if self.plain:
       return self.source[i]
-    rng = self._rng(1, *place)
+    rng, record = self._rng(1, *place), None
     try:
       record = sources.load_record(self.source, i, rng)
       for transform in self.transforms:
         record = transform(record, rng)
     except decode.BadClipError as error:
+      # Without `load` nothing but a transform draws.
+      error.always |= record is None and not hasattr(self.source, "load")
       if error.path != "clip":
         raise
-      raise decode.BadClipError(
-        sources.record_name(self.source, i), error.reason
-      ) from error
+      name = sources.record_name(self.source, i)
+      raise decode.BadClipError(name, error.reason, error.always) from error
     return record
 
   def layout(self, skipped=None):
