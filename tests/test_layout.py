@@ -13,7 +13,7 @@ CPU = "vdm_jax.layers.cpu"  # a package that others import as a whole, by its __
 # sharding take from config the nearest right name of a wrong one.
 LEAVES = {
   *("conditioning", "config", "distributed"),
-  *("sharding", "atomic"),
+  *("sharding", "atomic", "keys"),
 }
 PARTS = {
   *LEAVES,
@@ -27,16 +27,16 @@ MAY_IMPORT = {
   "video_io": {"atomic"},
   "log": {"atomic"},
   "sharding": {"config"},
-  "batches": {"sharding"},
+  "batches": {"sharding", "keys"},
   "main": {"config", "distributed", "programs"},
   "compiler": {"config"},
   "programs": PARTS,
   "studies": PARTS | {"programs"},
   "pipelines": {
     *("pretrained", "conditioners", "diffusion", "encoders", "tasks"),
-    *("sharding", "batches"),
+    *("sharding", "batches", "keys"),
   },
-  "tasks": {"conditioning", "diffusion", "autoencoders", "metrics", "video_io"},
+  "tasks": {"conditioning", "keys", "diffusion", "autoencoders", "metrics", "video_io"},
   "conditioners": {"conditioning", "encoders"},
   "encoders": {"layers"},
   "models": {"layers", "conditioning"},
@@ -51,7 +51,7 @@ MAY_IMPORT = {
   "checkpoint": {"log"},
   "training": {"sharding", "checkpoint", "compiler", "layers", "log"},
   "data": {"video_io", "atomic"},
-  "diffusion": {"conditioning"},
+  "diffusion": {"conditioning", "keys"},
   "oracle": {"diffusion", "metrics"},
   # What a program costs on hardware that is not here.
   "aot": {

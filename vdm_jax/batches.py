@@ -5,7 +5,7 @@ import contextlib
 import jax
 import numpy as np
 
-from vdm_jax import sharding
+from vdm_jax import keys, sharding
 
 
 def pad_rows_and_count(rows, size):
@@ -38,12 +38,12 @@ def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, updat
   repetitions is left out. The result is the same on all processes.
 
   Args:
-    apply: batch -> tree of arrays [B, ...]; (batch, key) -> tree where a key is given.
+    apply: batch -> tree of arrays [B, ...]; (batch, keys) -> tree where a key is given.
     rows: {name: array [N, ...]}, the same on every process.
     batch_size: rows at a time, rounded up to what the mesh splits evenly.
     mesh, rules: a Mesh, and ((logical axis, mesh axes), ...); "batch" is that of rows.
       Without a mesh, the default device computes all.
-    key: folded with the index of a batch's first row.
+    key: PRNG key; `apply` gets keys [B], each folded with the index of its row.
     update: called with the number of rows done after each batch.
   """
   total = len(next(iter(rows.values())))
@@ -52,7 +52,7 @@ def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, updat
   for first in range(0, total, batch_size):
     part = {name: x[first : first + batch_size] for name, x in rows.items()}
     batch, count = pad_rows_and_count(part, size)
-    args = () if key is None else (jax.random.fold_in(key, first),)
+    args = () if key is None else (keys.per_video(key, first + np.arange(size)),)
     with contextlib.nullcontext() if mesh is None else sharding.use_mesh(mesh, rules):
       batch = batch if mesh is None else sharding.put_whole_batch(batch, mesh, rules)
       out = apply(batch, *args)

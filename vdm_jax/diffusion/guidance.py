@@ -163,7 +163,7 @@ def guide_by_known_frames(denoise, null, *, process, scale):
     d(no known frames) + scale (d(known frames) - d(no known frames))
 
   https://arxiv.org/abs/2211.13221. Where they count as not known, these frames are
-  noised as all others are, with one noise in all steps. It is outside of
+  noised as all others are, with one noise in all steps and videos. It is outside of
   `denoise.hold_known`: after it among the wrappers.
 
   Args:
@@ -178,7 +178,7 @@ def guide_by_known_frames(denoise, null, *, process, scale):
   def guided(x_t, t, cond):
     if cond.mask is None:
       return denoise(x_t, t, cond)
-    eps = jax.random.normal(jax.random.key(0), x_t.shape)
+    eps = jax.random.normal(jax.random.key(0), x_t.shape[1:])
     noised = p.mix(process.alpha_sigma(t), cond.known, eps)
     blank = cond.replace(
       known=jnp.zeros_like(cond.known), mask=jnp.zeros_like(cond.mask)

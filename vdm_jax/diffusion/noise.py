@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax import keys
 from vdm_jax.diffusion import process as p
 from vdm_jax.diffusion.samplers import loop
 
@@ -21,7 +22,7 @@ def mixed(key, shape, *, fraction):
   noise of PYoCo, https://arxiv.org/abs/2305.10474, fraction = alpha^2 / (1 + alpha^2).
   """
   _check_part("fraction", fraction)
-  k_common, k_own = jax.random.split(key)
+  k_common, k_own = keys.split(key)
   common = loop.noise_by_frame(k_common, (shape[0], 1, *shape[2:]))
   own = loop.noise_by_frame(k_own, shape)
   return np.sqrt(fraction) * common + np.sqrt(1.0 - fraction) * own
@@ -50,7 +51,10 @@ def free_noise(key, shape, *, window, stride):
   """
   num_frames = shape[1]
   first = loop.noise_by_frame(key, (shape[0], min(window, num_frames), *shape[2:]))
-  return first[:, free_noise_order(key, num_frames, window, stride)]
+  of_key = lambda k: free_noise_order(k, num_frames, window, stride)
+  if not jnp.ndim(key):
+    return first[:, of_key(key)]
+  return jax.vmap(lambda x, k: x[of_key(k)])(first, key)
 
 
 def free_noise_order(key, num_frames, window, stride):
@@ -99,7 +103,7 @@ def free_init(
   low = butterworth_gain(x.shape[1:4], cutoff, order)
   start = x
   for i in range(iterations):
-    k_sampler, k_noise = jax.random.split(jax.random.fold_in(key, i))
+    k_sampler, k_noise = keys.split(keys.fold_in(key, i))
     x0 = sampler(denoise, process, start, ts, cond, k_sampler)
     fresh = sigma * loop.noise_by_frame(k_noise, x.shape)
     start = fresh + filter_spectrum(alpha * x0 + x - fresh, low)

@@ -16,6 +16,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from vdm_jax import keys
 from vdm_jax.diffusion import process as p
 
 
@@ -64,7 +65,7 @@ class KnownFrameNoise:
     return p.mix(process.alpha_sigma(t), cond.known, cond.known_noise)
 
   def _with_level(self, key, cond, level):
-    noise = jax.random.normal(key, cond.known.shape)
+    noise = keys.normal(key, cond.known.shape)
     return cond.replace(vectors=cond.vectors | {self.name: level}, known_noise=noise)
 
 
@@ -101,7 +102,7 @@ class ImageNoiseAugmentation:
     del process
     self._check(cond)
     x, level = cond.channels[self.signal], cond.vectors[self.name]
-    noisy = x + p.expand(level[:, None]) * jax.random.normal(key, x.shape)
+    noisy = x + p.expand(level[:, None]) * keys.normal(key, x.shape)
     return cond.replace(channels=cond.channels | {self.signal: noisy})
 
   def _check(self, cond):

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from vdm_jax import keys
 from vdm_jax.conditioners import conditioner
 
 NUMBERS = ("fps", "motion", "augmentation")
@@ -32,7 +33,8 @@ class FrameSpec:
 
   Attributes:
     height, width: in pixels.
-    noise_key: PRNG key of the noise on images; None for inputs that are not random.
+    noise_key: PRNG key, or keys [B], of the noise on images; None for inputs that are
+      not random.
     latent_frames: frames of the latents; None for inputs that do not depend on it.
   """
 
@@ -202,7 +204,7 @@ class FirstFrameInput:
     if self.autoencoder is not None:
       scaled = _unit(np.stack([_resized(x, frame.height, frame.width) for x in opened]))
       if noise is None:
-        noise = np.asarray(jax.random.normal(frame.noise_key, scaled.shape))
+        noise = np.asarray(keys.normal(frame.noise_key, scaled.shape))
       scaled += np.float32(augmentation) * np.asarray(noise, np.float32)
       entries["image_latents"] = self._latents(self.autoencoder_params, scaled)
     return entries
@@ -269,7 +271,7 @@ class AnimatedImageInput:
     def sample(params, pixels, ramp, key, noise):
       moments = self.autoencoder.encode(params, pixels)
       if noise is None:
-        noise = jax.random.normal(key, moments.mean.shape)
+        noise = keys.normal(key, moments.mean.shape)
       drawn = moments.mean + jnp.exp(0.5 * moments.logvar) * noise
       first = self.autoencoder.latents(params, moments.replace(mean=drawn), None)
       ramp = ramp[:, None, None, None]

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax import keys
 from vdm_jax.diffusion import denoise
 from vdm_jax.diffusion import guidance as guidance_lib
 from vdm_jax.diffusion.samplers import loop
@@ -86,7 +87,8 @@ class Pipeline:
     Args:
       values: of each input in its order: a list of B prompts or class names, of B
         images; or by name, as prompts= and pictures=.
-      key: PRNG key of all that is random.
+      key: PRNG key of all that is random: a video depends on its place in the list, not
+        on the others; or keys [B], one for each.
       num_frames: T; what the model was trained with by default.
       steps: calls of the network for each video.
       guidance: classifier-free guidance, 1 is none; or two scales, of the first frame
@@ -102,11 +104,11 @@ class Pipeline:
     """
     decode = self._decoder(decode_chunk)
     frames, h, w = self._latent_shape(num_frames, height, width, latents)
-    random = any(x.random for x in self.inputs)
-    *k_inputs, k_noise, k_steps = jax.random.split(key, 2 + random)
+    key = keys.per_video(key, range(self._num_videos(values, settings)))
+    k_noise, k_steps, k_inputs = keys.split(key, 3)
     stride = self.components.autoencoder.stride[1:]
     size = h * stride[0], w * stride[1]
-    spec = dict(size=size, latent_frames=frames, key=(*k_inputs, None)[0])
+    spec = dict(size=size, latent_frames=frames, key=k_inputs)
     batch = self.encode(*values, **spec, **settings)
     channels = self.components.autoencoder.latent_channels
     shape = (len(jax.tree.leaves(batch)[0]), frames, h, w, channels)
@@ -144,7 +146,7 @@ class Pipeline:
     for i, (name, x) in enumerate(known.items()):
       options = inspect.signature(x.encode).parameters
       own = {k: settings.pop(k) for k in list(settings) if k in options}
-      k_input = jax.random.fold_in(key, i) if i and key is not None else key
+      k_input = keys.fold_in(key, i) if i and key is not None else key
       frame = inputs_lib.FrameSpec(*size, k_input, latent_frames)
       batch[name] = x.encode(frame, given.get(name), **own)
     if settings:
@@ -155,6 +157,13 @@ class Pipeline:
     if len(set(counts.values())) > 1:
       raise ValueError(f"There are {counts}; give one of each for every video.")
     return {k: x for entries in batch.values() for k, x in entries.items()}
+
+  def _num_videos(self, values, settings):
+    """B, of the first input that is given; 0: `encode` says what is missing."""
+    named = [settings.get(x.name) for x in self.inputs]
+    embeddings = settings.get("embeddings") or ()
+    lists = (*values, *named, *embeddings)
+    return next((len(x) for x in lists if hasattr(x, "__len__")), 0)
 
   def sample_latents(self, batch, noise, key, *, steps=None, guidance=None, cache=None):
     """Latents [B, t, h, w, C] of unit variance, from noise of that shape.

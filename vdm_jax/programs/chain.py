@@ -11,9 +11,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vdm_jax import keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Chain:
     """uint8 videos [B, T, H, W, 3], sampled for a batch of signals {name: [B, ...]}."""
     latents = None
     for n, (chain_pass, part) in enumerate(self._parts()):
-      own, k_pass = {"denoiser": params[f"pass {n}"]}, jax.random.fold_in(key, n)
+      own, k_pass = {"denoiser": params[f"pass {n}"]}, keys.fold_in(key, n)
       latents = _sample(chain_pass, part, own, batch, latents, k_pass)
     return self.generator.decode(params, latents)
 

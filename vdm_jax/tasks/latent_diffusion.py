@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vdm_jax import conditioning
+from vdm_jax import conditioning, keys
 from vdm_jax.autoencoders import base
 from vdm_jax.diffusion import denoise as d
 from vdm_jax.diffusion import loss as losses
@@ -247,7 +247,7 @@ class LatentDiffusion:
       params: of the network.
       batch: encoded signals {name: [B, ...]}, as the conditioner takes them.
       shape: [B, T, H, W, C].
-      key: PRNG key.
+      key: PRNG key; or keys [B], with which a video is the same in every batch.
       sampler: (denoise, process, x, ts, cond, key) -> x0.
       ts: [S + 1], [S + 1, T], or a function of the process that gives them.
       wrappers: around the denoiser, innermost first; `denoise.hold_known` is added if
@@ -270,7 +270,7 @@ class LatentDiffusion:
     if mask is None and self.mask_rates:
       # Such a network always gets a mask of given frames: here none.
       known, mask = jnp.zeros(shape), jnp.zeros(shape[1], bool)
-    k_noise, k_steps = jax.random.split(key)
+    k_noise, k_steps = keys.split(key)
     ts = ts(self.process) if callable(ts) else ts
     one_time = jnp.ndim(ts) == 1
     alpha, sigma = self.process.alpha_sigma(loop.schedule_matrix(ts, shape[1])[:1])
@@ -282,7 +282,7 @@ class LatentDiffusion:
       cond, null = (c.replace(known=known, mask=mask) for c in (cond, null))
       x = jnp.where(mask, known, x)
     if self.perturbation:
-      k_shown = jax.random.fold_in(key, 1)
+      k_shown = keys.fold_in(key, 2)
       cond = self.perturbation.perturb_sampling_cond(self.process, k_shown, cond)
       if self.perturbation.for_known_frames:
         noisy = functools.partial(self.perturbation.noisy_known, self.process)

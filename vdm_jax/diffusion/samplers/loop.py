@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import repeat
 
+from vdm_jax import keys
 from vdm_jax.diffusion import caching
 
 
@@ -35,7 +36,7 @@ def run_steps(step, denoise, x, ts, key, memory=None, calls=1):
     denoise: the sampler's denoiser.
     x: [B, T, H, W, C] the start, usually sigma(ts[0]) times noise.
     ts: [S + 1] one time for all frames, or [S + 1, T] one for each.
-    key: PRNG key, each step folds its index into it; or RecordedNoise.
+    key: PRNG key, or keys [B]; each step folds its index into it; or RecordedNoise.
     memory: a tree of arrays [B, T, ...], the memory before the first step.
     calls: of the denoiser in a step, the k-th at the time of the k-th step from here.
   """
@@ -113,18 +114,19 @@ def last_step_times(ts, num_frames, count):
 
 
 def fold_key(key, i):
-  """The PRNG key of step i, fold_in(key, i); for RecordedNoise, the noise of step i."""
+  """The key, or keys [B], of step i; for RecordedNoise, the noise of step i."""
   if _recorded(key):
     return jax.tree.map(lambda x: jnp.asarray(x)[i], key)
-  return jax.random.fold_in(key, i)
+  return keys.fold_in(key, i)
 
 
 def noise_by_frame(key, shape, first_frame=0):
   """Standard normal noise of `shape` [B, T, H, W, C], drawn for each frame on its own.
 
   Frame i depends on `key` and first_frame + i only: the noise of a long video is that
-  of its parts. This needs a threefry key, jax's default: under vmap, "rbg" keys draw
-  for all frames at once. A RecordedNoise in place of the key gives its values.
+  of its parts. With keys [B] each video has noise of its own, in any batch. This needs
+  a threefry key, jax's default: under vmap, "rbg" keys draw for all frames at once. A
+  RecordedNoise in place of the key gives its values.
   """
   if _recorded(key):
     recorded = getattr(key.values, "shape", None)
@@ -136,9 +138,9 @@ def noise_by_frame(key, shape, first_frame=0):
     return key.values
   batch, num_frames, *rest = shape
   index = first_frame + jnp.arange(num_frames)
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-  draw = lambda k: jax.random.normal(k, (batch, *rest))
-  return jax.vmap(draw, out_axes=1)(keys)
+  by_frame = jax.vmap(lambda i: keys.fold_in(key, i))(index)
+  draw = lambda k: keys.normal(k, (batch, *rest))
+  return jax.vmap(draw, out_axes=1)(by_frame)
 
 
 def _recorded(key):
