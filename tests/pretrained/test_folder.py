@@ -221,6 +221,16 @@ def test_halves_are_written_as_they_are(theirs, tmp_path):
   assert {x.dtype for x in found.values()} == {np.dtype(ml_dtypes.bfloat16)}
 
 
+def test_numbers_that_a_short_type_cannot_hold_are_named(theirs):
+  file = theirs / "model.safetensors"
+  name, x = next(iter(safetensors_numpy.load_file(file).items()))
+  rewrite(file, **{name: np.full_like(x, 7e4)})
+  with pytest.raises(ValueError, match=r"has numbers up to 7e\+04, which are infinite"):
+    pretrained.load(theirs, dtype=jnp.float16)
+  whole = pretrained.load(theirs, dtype=jnp.bfloat16)[1]
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(whole))
+
+
 def test_little_memory_is_held_beside_the_parameters():
   """300 MB in shards of 50 MB; limits as of a few pieces, and the largest tensor."""
   config = memory.CONFIG | dict(d_model=512, num_heads=8, d_ff=2048, num_layers=16)

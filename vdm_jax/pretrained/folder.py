@@ -217,12 +217,11 @@ def _opened(path, module):
 
 def _filled(module, table, state_dict, config, like):
   """The parameters, nested; like: {our name: what has its shape, dtype, sharding}."""
-  flat = {
-    name: chunks.to_devices(
-      made, like[name].shape, like[name].dtype, like[name].sharding
-    )
-    for name, made in sd.parameter_chunks(module, table, state_dict, like)
-  }
+  flat = {}
+  for name, made in sd.parameter_chunks(module, table, state_dict, like):
+    x = like[name]
+    with sd.named_errors(name):
+      flat[name] = chunks.to_devices(made, x.shape, x.dtype, x.sharding)
   for name, x in sd.constant_params(module, table, config).items():
     x = x.astype(like[name].dtype)
     flat[name] = sharding_lib.device_put(x, like[name].sharding)

@@ -3,6 +3,7 @@
 Arrays may be tensor.Tensors, which are read one after the other; nothing unpickles.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 
@@ -49,10 +50,10 @@ def from_state_dict(module, state_dict):
   table = table_of(module, state_dict)
   state_dict = table.renamed(state_dict)
   shapes = checked_param_shapes(module, table, state_dict)
-  params = {
-    name: chunks.assemble(made, shapes[name].shape, module.param_dtype)
-    for name, made in parameter_chunks(module, table, state_dict, shapes)
-  }
+  params = {}
+  for name, made in parameter_chunks(module, table, state_dict, shapes):
+    with named_errors(name):
+      params[name] = chunks.assemble(made, shapes[name].shape, module.param_dtype)
   params |= constant_params(module, table, {})
   return flax.traverse_util.unflatten_dict(params, sep="/")
 
@@ -71,6 +72,15 @@ def parameter_chunks(module, table, state_dict, shapes):
   for names, ours, pattern in table.rules(module, shapes_of(state_dict)):
     arrays = [state_dict[name] for name in as_tuple(names)]
     yield ours, chunks.to_chunks(arrays, pattern, axis_sizes, shapes[ours].shape)
+
+
+@contextlib.contextmanager
+def named_errors(name):
+  """A context whose WeightsErrors have the `name` of the parameter in front."""
+  try:
+    yield
+  except tensor.WeightsError as error:
+    raise tensor.WeightsError(f"{name} {error}") from error
 
 
 def constant_params(module, table, config):

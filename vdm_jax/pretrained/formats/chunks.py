@@ -61,12 +61,13 @@ def _as_ours(x, pattern, axes):
 def assemble(chunks, shape, dtype):
   """One numpy array of this shape and dtype, put together from chunks.
 
-  `chunks` yields (index of a chunk's first element, one int an axis; numpy array).
+  `chunks` yields (index of a chunk's first element, one int an axis; numpy array). A
+  WeightsError if numbers of them are too large for the dtype.
   """
   out = np.empty(shape, dtype)
   for start, x in chunks:
     out[tuple(slice(s, s + n) for s, n in zip(start, x.shape, strict=True))] = (
-      tensor.contiguous(x)
+      tensor.cast(tensor.contiguous(x), dtype)
     )
   return out
 
@@ -74,7 +75,8 @@ def assemble(chunks, shape, dtype):
 def to_devices(chunks, shape, dtype, sharding):
   """One jax.Array of this shape, dtype and sharding; a device gets only its own shard.
 
-  `chunks` yields (index of a chunk's first element, one int an axis; numpy array).
+  `chunks` yields (index of a chunk's first element, one int an axis; numpy array). A
+  WeightsError if numbers of them are too large for the dtype.
   """
   parts = {
     device: tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
@@ -93,7 +95,7 @@ def to_devices(chunks, shape, dtype, sharding):
         slice(a - s, b - s) for (a, b), s in zip(shared, start, strict=True)
       )
       # Transposed views go as they are: JAX copies them three times faster than numpy.
-      part = x[index].astype(dtype, copy=False)
+      part = tensor.cast(x[index], dtype)
       # On CPU a device keeps the very bytes it is given where they are aligned, with
       # may_alias=False too (jax 0.10); here a file, or another device, holds them.
       if part.flags.c_contiguous and np.may_share_memory(part, x):

@@ -66,6 +66,24 @@ def as_array(x):
     return np.asarray(x.float())
 
 
+def cast(x, dtype):
+  """The numpy array x in `dtype`; a WeightsError if finite numbers become infinite."""
+  dtype = np.dtype(dtype)
+  if x.dtype == dtype:
+    return x
+  with np.errstate(over="ignore"):
+    out = x.astype(dtype)
+  if dtype.itemsize <= 2:
+    lost = np.isfinite(x) & ~np.isfinite(out)
+    if lost.any():
+      most = float(np.abs(x[lost].astype(np.float64)).max())
+      raise WeightsError(
+        f"has numbers up to {most:.3g}, which are infinite in {dtype}; open it as "
+        "bfloat16 or float32."
+      )
+  return out
+
+
 def num_bytes(x):
   """Number of bytes of an array, or of a Tensor in a file; an int."""
   return math.prod(x.shape) * np.dtype(x.dtype).itemsize
