@@ -34,7 +34,7 @@ MAY_IMPORT = {
   "studies": PARTS | {"programs"},
   "pipelines": {
     *("pretrained", "conditioners", "diffusion", "encoders", "tasks"),
-    *("sharding", "batches", "keys"),
+    *("sharding", "batches", "keys", "video_io"),
   },
   "tasks": {"conditioning", "keys", "diffusion", "autoencoders", "metrics", "video_io"},
   "conditioners": {"conditioning", "encoders"},

@@ -31,8 +31,19 @@ def round_up_batch_size(size, mesh, rules):
   return -(-size // count) * count
 
 
-def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, update=None):
+def map_batches(apply, rows, batch_size, **options):
   """Applies a function to all rows in batches: a tree of numpy arrays [N, ...].
+
+  Arguments are those of `iterate_batches`.
+  """
+  parts = iterate_batches(apply, rows, batch_size, **options)
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def iterate_batches(
+  apply, rows, batch_size, *, mesh=None, rules=(), key=None, update=None
+):
+  """Yields what a function makes of the rows, in batches: trees of numpy [b, ...].
 
   Every batch has the same shape: the last row is repeated, and what is made of the
   repetitions is left out. The result is the same on all processes.
@@ -48,7 +59,6 @@ def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, updat
   """
   total = len(next(iter(rows.values())))
   size = batch_size if mesh is None else round_up_batch_size(batch_size, mesh, rules)
-  parts = []
   for first in range(0, total, batch_size):
     part = {name: x[first : first + batch_size] for name, x in rows.items()}
     batch, count = pad_rows_and_count(part, size)
@@ -56,7 +66,6 @@ def map_batches(apply, rows, batch_size, *, mesh=None, rules=(), key=None, updat
     with contextlib.nullcontext() if mesh is None else sharding.use_mesh(mesh, rules):
       batch = batch if mesh is None else sharding.put_whole_batch(batch, mesh, rules)
       out = apply(batch, *args)
-    parts.append(jax.tree.map(lambda x, n=count: x[:n], sharding.fetch(out)))
+    yield jax.tree.map(lambda x, n=count: x[:n], sharding.fetch(out))
     if update is not None:
       update(first + count)
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -72,6 +72,31 @@ def to_uint8(video):
   return xp.rint((xp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
+def finite_frames(video):
+  """Whether each frame of floats [B, T, ...], numpy or JAX, is finite: bool [B, T]."""
+  xp = video.__array_namespace__()
+  return xp.isfinite(video).all(axis=tuple(range(2, video.ndim)))
+
+
+def check_finite(finite, first=0):
+  """Raises a FloatingPointError if a frame was not finite.
+
+  Args:
+    finite: {"latents" or the like: bool [B, T]}, of `finite_frames`, in the order in
+      which they were computed.
+    first: number of the first of these videos.
+  """
+  for name, frames in finite.items():
+    bad = np.argwhere(~np.asarray(frames))
+    if len(bad):
+      video, frame = bad[0]
+      raise FloatingPointError(
+        f"The {name} of video {first + video} are NaN or infinite in frame {frame}, "
+        f"and {len(bad)} frames of {np.size(frames)} in all: nothing is written. "
+        "Look at the weights, or compute in bfloat16 or float32 where it is float16."
+      )
+
+
 def to_float(video):
   """Converts uint8 videos [...], numpy or JAX, to floats in [-1, 1]; floats pass."""
   if video.dtype == np.uint8:

@@ -1,10 +1,13 @@
 """The small decisions that programs take by themselves."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from tests.configs import tiny
 from vdm_jax import config as c
+from vdm_jax import video_io
 from vdm_jax.data import sources
 from vdm_jax.metrics import score
 from vdm_jax.programs import evaluate, job, sample
@@ -22,13 +25,55 @@ def test_a_digest_is_of_the_bits():
 
 
 def test_a_grid_has_one_row_for_each_class():
-  videos = np.arange(7)[:, None]
   labels = np.array([1, 0, 1, 0, 0, 1, 0])
-  chosen, columns = sample.grid_videos_and_columns(videos, labels, 8)
+  indices, columns = sample.grid_indices_and_columns(7, labels, 8)
   assert columns == 3  # as many as the rarest class has
-  assert chosen[:, 0].tolist() == [1, 3, 4, 0, 2, 5]
-  chosen, columns = sample.grid_videos_and_columns(videos, None, 3)
-  assert columns == 3 and chosen[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+  assert indices == [1, 3, 4, 0, 2, 5]
+  indices, columns = sample.grid_indices_and_columns(7, None, 3)
+  assert columns == 3 and indices == [0, 1, 2, 3, 4, 5]
+
+
+def test_samples_are_written_batch_by_batch(tmp_path):
+  """What is not for the grid is held no longer than its batch."""
+  made = np.random.default_rng(0).integers(0, 256, (7, 3, 8, 8, 3), np.uint8)
+  signals = {"label": np.array([1, 0, 1, 0, 0, 1, 0], np.int32)}
+  alive = []
+
+  def batches():
+    for first in range(0, 7, 2):
+      batch = made[first : first + 2].copy()
+      alive.append(weakref.ref(batch))
+      yield batch
+      del batch
+      assert sum(ref() is not None for ref in alive) <= 4, "of the grid, and one more"
+
+  sample.write_samples_folder(tmp_path / "s", batches(), signals, {"a": "1"}, 8, 1, 1)
+  with np.load(tmp_path / "s" / sample.VIDEOS, allow_pickle=False) as file:
+    assert set(file) == {"video", "label"}
+    np.testing.assert_array_equal(file["video"], made)
+    np.testing.assert_array_equal(file["label"], signals["label"])
+  names = sorted(path.name for path in (tmp_path / "s").glob("*.mp4"))
+  assert names[:2] == ["00000_class1.mp4", "00001_class0.mp4"] and len(names) == 7
+  assert sample.read_provenance(tmp_path / "s") == {"a": "1"}
+
+
+def test_what_is_not_finite_is_an_error_that_says_where(tmp_path):
+  """A cast to whole numbers would hide it."""
+  latents, frames = np.ones((2, 3, 1, 1, 1)), np.ones((2, 6, 2, 2, 3))
+  finite = lambda **x: {k: video_io.finite_frames(v) for k, v in x.items()}
+  made = np.zeros((2, 6, 2, 2, 3), np.uint8)
+  good = [(made, finite(latents=latents, frames=frames))]
+  assert len(list(sample.finite_videos(good * 2))) == 2
+  frames[1, 4, 0, 1] = np.inf
+  bad = (made, finite(latents=latents, frames=frames))
+  with pytest.raises(FloatingPointError, match="frames of video 3 .* frame 4, and 1"):
+    list(sample.finite_videos([*good, bad]))
+  latents[0, 2] = np.nan
+  bad = (made, finite(latents=latents, frames=frames))
+  with pytest.raises(FloatingPointError, match="latents of video 0 .* in frame 2"):
+    videos, signals = sample.finite_videos([bad]), {"index": np.arange(2)}
+    sample.write_samples_folder(tmp_path / "s", videos, signals, {}, 8, 1, 1)
+  assert not (tmp_path / "s").exists()
 
 
 def test_real_clips_have_the_labels_of_the_samples():

@@ -120,7 +120,9 @@ def sampling_program(cfg, mesh):
   args = params, signals, _key(mesh)
   trees = dict(zip(("parameters", "decoder"), params.values(), strict=True))
   trees["batch"] = signals
-  return _called(jax.jit(generator.videos), args, mesh, cfg.rules, trees, size)
+  return _called(
+    jax.jit(generator.videos_and_finite), args, mesh, cfg.rules, trees, size
+  )
 
 
 def decoding_program(cfg, mesh):

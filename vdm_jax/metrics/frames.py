@@ -84,6 +84,7 @@ def reconstruction_score_rows(evaluation):
     evaluation.sample_row(
       name,
       measure(evaluation.reconstructed, evaluation.real.videos).mean(),
+      frames=evaluation.real.videos.shape[1],
       settings={"peak": 255},
     )
     for name, measure in measures.items()

@@ -41,14 +41,15 @@ def fvd_score_rows(evaluation, *, i3d_file, ddof=0, batch_size=8):
 
   Args:
     evaluation: an EvaluationData, with `samples`, `real` and `train` clips.
-    file: I3D's weights with pytorch_i3d's names, .safetensors or .npz; "" leaves the
-      metric out, with a warning: the list is empty.
+    i3d_file: I3D's weights with pytorch_i3d's names, .safetensors or .npz; "" leaves
+      the metric out, with a warning: the list is empty.
     ddof: 0 divides covariances by N (StyleGAN-V), 1 by N - 1 (original FVD).
     batch_size: clips of one call of the network.
   """
   if not i3d_file:
     logging.warning("FVD is left out: it needs a file of I3D's weights.")
     return []
+  evaluation.check_alike("train")
   extractor = I3DFeatures(i3d_file, batch_size)
   reference = extractor.features(evaluation.train.videos)
   fields = dict(

@@ -123,6 +123,19 @@ class EvaluationData:
     fields = {"frames": frames, "stride": self.stride, "seed": self.seed} | fields
     return Protocol(metric=metric, count=len(self.samples), **fields)
 
+  def check_alike(self, name):
+    """Raises a ProtocolMismatchError if the samples differ from the clips `name`.
+
+    In frames or in size; `name` is "real" or "train".
+    """
+    own, other = (x.videos.shape[1:] for x in (self.samples, getattr(self, name)))
+    if own != other:
+      told = "the samples have {} frames of {} x {} pixels".format(*own)
+      raise ProtocolMismatchError(
+        "{}, the {} clips {} of {} x {}".format(told, name, *other)
+        + "; scores of both would not compare. Read the clips as long and as large."
+      )
+
   def sample_row(self, name, value, **fields):
     """The Row of a number of the samples only; `fields` are its Protocol's."""
     return Row(name=name, samples=Score(float(value), self.protocol(name, **fields)))
@@ -131,7 +144,9 @@ class EvaluationData:
     """The Row of measure(LabelledVideos) -> float, of samples and of real clips.
 
     `name` is the metric's, with unit; `fields` of its Protocol, such as settings={...}.
+    A ProtocolMismatchError if samples and real clips differ in frames or size.
     """
+    self.check_alike("real")
     protocol = self.protocol(name, **fields)
     return Row(
       name=name,

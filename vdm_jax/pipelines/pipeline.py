@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax import keys
+from vdm_jax import keys, video_io
 from vdm_jax.diffusion import denoise
 from vdm_jax.diffusion import guidance as guidance_lib
 from vdm_jax.diffusion.samplers import loop
@@ -84,6 +84,8 @@ class Pipeline:
   ):
     """Videos, uint8 [B, T, H, W, 3].
 
+    A FloatingPointError if latents or frames are not finite.
+
     Args:
       values: of each input in its order: a list of B prompts or class names, of B
         images; or by name, as prompts= and pictures=.
@@ -122,7 +124,9 @@ class Pipeline:
     out = self.sample_latents(
       batch, latents, k_steps, steps=steps, guidance=guidance, cache=cache
     )
-    return np.asarray(decode(self.components.autoencoder_params, out))
+    video, finite = decode(self.components.autoencoder_params, out)
+    video_io.check_finite(finite)
+    return np.asarray(video)
 
   def encode(self, *values, size, key=None, latent_frames=None, **settings):
     """{name: array [B, ...]}, the batch of B videos that the task's conditioner takes.
@@ -198,7 +202,7 @@ class Pipeline:
 
   @functools.cached_property
   def _decoder(self):
-    """decode_chunk -> compiled (params, latents) -> uint8 [B, T, H, W, 3]."""
+    """decode_chunk -> compiled (params, latents) -> (uint8 [B, T, H, W, 3], finite)."""
     return functools.cache(self._compile_decoder)
 
   def _compile_sampler(self, steps, guidance, cache):
@@ -243,8 +247,10 @@ class Pipeline:
     @jax.jit
     def decode(params, latents):
       video = autoencoder.decode(params, latents)
+      finite = {"latents": latents, "frames": video}
+      finite = {k: video_io.finite_frames(x) for k, x in finite.items()}
       scaled = jnp.clip(video / 2 + 0.5, 0.0, 1.0) * 255.0
-      return jnp.rint(scaled).astype(jnp.uint8)
+      return jnp.rint(scaled).astype(jnp.uint8), finite
 
     return decode
 

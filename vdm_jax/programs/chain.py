@@ -67,13 +67,16 @@ class Chain:
     own = {f"pass {n}": job.weights(part.weights) for n, (_, part) in enumerate(parts)}
     return {"autoencoder": job.weights(decoder, "ema/autoencoder")} | own
 
-  def videos(self, params, batch, key):
-    """uint8 videos [B, T, H, W, 3], sampled for a batch of signals {name: [B, ...]}."""
+  def videos_and_finite(self, params, batch, key):
+    """(videos, finite), sampled for a batch of signals {name: [B, ...]}.
+
+    Videos are uint8 [B, T, H, W, 3], `finite` as Generator.videos_and_finite has it.
+    """
     latents = None
     for n, (chain_pass, part) in enumerate(self._parts()):
       own, k_pass = {"denoiser": params[f"pass {n}"]}, keys.fold_in(key, n)
       latents = _sample(chain_pass, part, own, batch, latents, k_pass)
-    return self.generator.decode(params, latents)
+    return self.generator.decode_and_finite(params, latents)
 
   def _parts(self):
     """[(Pass, the Generator of its latents)]."""

@@ -95,16 +95,16 @@ def run(
     with job.use_mesh():
       return model(**{k: list(x) for k, x in batch.items()}, key=key, **settings)
 
-  videos = batches.map_batches(
+  videos = batches.iterate_batches(
     draw,
     {name: np.array(x, object) for name, x in values.items()},
     batch_size,
     key=job.key(),
     update=lambda done: progress.update(done, {}),
   )
-  progress.close()
   rows = {"prompt": np.array([str(x) for x in values[names[0]]])}
   sample.write_samples_folder(place, videos, rows, made_of, fps, 1, grid_columns)
+  progress.close()
   job.print(f"written to {place}")
 
 

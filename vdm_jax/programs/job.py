@@ -57,24 +57,25 @@ class Job:
     """
     return sharding.put_whole_batch(batch, self.mesh, self.rules)
 
-  def map_batches(self, apply, rows, batch_size, *, key=None, progress=False):
+  def map_batches(self, apply, rows, batch_size, *, key=None):
     """Applies a function to all rows, a batch at a time; numpy arrays [N, ...].
 
     Args:
-      apply: batch -> tree of arrays [B, ...]; (batch, key) -> tree if a key is given.
+      apply: batch -> tree of arrays [B, ...]; (batch, keys) -> tree if a key is given.
       rows: {name: array [N, ...]}, the same on every process.
       batch_size: rows at a time, rounded up to what the mesh splits evenly.
-      key: folded with the index of a batch's first row.
-      progress: whether to print a progress bar.
+      key: PRNG key; `apply` gets keys [B], each folded with the index of its row.
     """
     mesh = dict(mesh=self.mesh, rules=self.rules)
-    if not progress:
-      return batches.map_batches(apply, rows, batch_size, key=key, **mesh)
+    return batches.map_batches(apply, rows, batch_size, key=key, **mesh)
+
+  def iterate_batches(self, apply, rows, batch_size, *, key):
+    """Yields what `map_batches` puts together, batch by batch, with a progress bar."""
     shown = log.Progress(len(next(iter(rows.values()))), name=self.stage)
-    update = lambda count: shown.update(count, {})
-    found = batches.map_batches(apply, rows, batch_size, key=key, update=update, **mesh)
+    options = dict(mesh=self.mesh, rules=self.rules, key=key)
+    options |= dict(update=lambda count: shown.update(count, {}))
+    yield from batches.iterate_batches(apply, rows, batch_size, **options)
     shown.close()
-    return found
 
   def provenance(self, params):
     """Digests of what a result is made of: equal dicts mean equal results.

@@ -1,7 +1,11 @@
 """Samples videos, and writes and reads folders of samples."""
 
+import collections
+import functools
+import itertools
 import json
 import pathlib
+import zipfile
 
 import jax
 import numpy as np
@@ -41,50 +45,84 @@ def run(
     fps, scale: frames a second and integer enlargement of the files.
     grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
-  params, draw = generator.load(job), jax.jit(generator.videos)
+  params, draw = generator.load(job), jax.jit(generator.videos_and_finite)
   path, provenance = job.workdir / folder, job.provenance(params)
   if read_provenance(path) == provenance:
     job.print(f"these samples are there already, in {path}")
     return
   rows = {name: np.asarray(x) for name, x in signals().items()}
   job.print(f"{len(next(iter(rows.values())))} videos")
-  videos = job.map_batches(
-    lambda batch, key: draw(params, batch, key),
-    rows,
-    batch_size,
-    key=job.key(),
-    progress=True,
-  )
+  draw = functools.partial(draw, params)
+  videos = finite_videos(job.iterate_batches(draw, rows, batch_size, key=job.key()))
   write_samples_folder(path, videos, rows, provenance, fps, scale, grid_columns)
   job.print(f"written to {path}")
+
+
+def finite_videos(batches):
+  """Yields the videos of (videos, finite), or raises a FloatingPointError.
+
+  `finite` is as Generator.videos_and_finite has it.
+  """
+  first = 0
+  for videos, finite in batches:
+    video_io.check_finite(finite, first)
+    first += len(videos)
+    yield videos
 
 
 def write_samples_folder(path, videos, signals, provenance, fps, scale, grid_columns):
   """Writes or replaces a folder of mp4s, grids, videos.npz, meta.json; process 0 only.
 
+  Of all videos but those of the grids one batch is held at a time.
+
   Args:
     path: pathlib.Path of the folder.
-    videos: uint8 [N, T, H, W, 3].
+    videos: an iterator of batches of them, uint8 [b, T, H, W, 3].
     signals: {name: array [N, ...]}, the conditions of the videos.
     provenance: JSON, stored in meta.json.
     fps, scale: frames a second and integer enlargement of the files.
     grid_columns: videos in a row of the grids; of each class, if there are labels.
   """
   if jax.process_index():
+    collections.deque(videos, maxlen=0)  # all processes compute them together
     return
-  labels = signals.get("label")
+  labels, count = signals.get("label"), len(next(iter(signals.values())))
+  indices, columns = grid_indices_and_columns(count, labels, grid_columns)
   with atomic.folder(path) as partial:
-    for i, video in enumerate(videos):
-      name = f"{i:05d}" + ("" if labels is None else f"_class{labels[i]}")
-      video_io.write_mp4(partial / f"{name}.mp4", video, fps, scale=scale)
-    chosen, columns = grid_videos_and_columns(videos, labels, grid_columns)
+    kept = {}
+
+    def write_and_keep():
+      for i, video in enumerate(itertools.chain.from_iterable(videos)):
+        name = f"{i:05d}" + ("" if labels is None else f"_class{labels[i]}")
+        video_io.write_mp4(partial / f"{name}.mp4", video, fps, scale=scale)
+        if i in indices:
+          kept[i] = video
+        yield video
+
+    _write_npz(partial / VIDEOS, count, write_and_keep(), signals)
+    chosen = np.stack([kept[i] for i in indices])
     grid = video_io.video_grid(chosen, columns)
     video_io.write_gif(partial / "grid.gif", grid, fps, scale=scale)
-    first = chosen.reshape(-1, columns, *chosen.shape[1:])[:, 0]
-    video_io.write_png(partial / "grid.png", video_io.frame_sheet(first), scale=scale)
-    np.savez_compressed(partial / VIDEOS, video=videos, **signals)
-    meta = {"made_of": provenance, "count": len(videos)}
+    sheet = video_io.frame_sheet(chosen[::columns])
+    video_io.write_png(partial / "grid.png", sheet, scale=scale)
+    meta = {"made_of": provenance, "count": count}
     job_lib.write_json(partial / "meta.json", meta)
+
+
+def _write_npz(path, count, videos, arrays):
+  """What np.savez_compressed(path, video=[count, ...], **arrays) would, one by one."""
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    member = lambda name: archive.open(f"{name}.npy", "w", force_zip64=True)
+    with member("video") as file:
+      for i, video in enumerate(videos):
+        if i == 0:
+          header = np.lib.format.header_data_from_array_1_0(video)
+          header["shape"] = (count, *video.shape)
+          np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(video).tobytes())
+    for name, x in arrays.items():
+      with member(name) as file:
+        np.lib.format.write_array(file, x, allow_pickle=False)
 
 
 def read_provenance(path):
@@ -199,18 +237,17 @@ def low_resolution_signals_of_samples(*, path, factor=1):
   return {"low": transforms.downsample(rows.pop("video"), factor), **rows}
 
 
-def grid_videos_and_columns(videos, labels, columns):
-  """(videos for a grid, its columns): first videos of each class, a row for each.
+def grid_indices_and_columns(count, labels, columns):
+  """(indices of the videos of a grid, its columns): a row for each class.
 
   Args:
-    videos: [N, ...].
-    labels: int [N]; None: the first videos, in at most `columns` rows.
+    count: of all videos.
+    labels: int [count]; None: the first videos, in at most `columns` rows.
     columns: the most videos in a row.
   """
   if labels is None:
-    columns = min(columns, len(videos))
-    rows = min(columns, len(videos) // columns)
-    return videos[: rows * columns], columns
+    columns = min(columns, count)
+    return list(range(min(columns, count // columns) * columns)), columns
   members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
   columns = min([columns, *map(len, members)])
-  return videos[np.concatenate([i[:columns] for i in members])], columns
+  return np.concatenate([i[:columns] for i in members]).tolist(), columns

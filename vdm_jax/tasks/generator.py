@@ -76,3 +76,17 @@ class Generator:
     `options` are of LatentDiffusion.sample: `start`, or `known` and `mask`.
     """
     return self.decode(params, self.latents(params, batch, key, **options))
+
+  def videos_and_finite(self, params, batch, key):
+    """(`videos`, {"latents": bool [B, t], "frames": [B, T]}): which frames are finite.
+
+    For `video_io.check_finite`; in a video of whole numbers it cannot be seen.
+    """
+    return self.decode_and_finite(params, self.latents(params, batch, key))
+
+  def decode_and_finite(self, params, latents):
+    """(`decode`, what is finite), as `videos_and_finite`."""
+    video = self.autoencoder.decode(params["autoencoder"], latents)
+    finite = {"latents": latents, "frames": video}
+    finite = {k: video_io.finite_frames(x) for k, x in finite.items()}
+    return video_io.to_uint8(video), finite
