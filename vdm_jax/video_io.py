@@ -4,19 +4,51 @@ Every write is atomic: a reader sees the old file or the whole new one.
 """
 
 import fractions
+import io
 import os
 
 import av
 import numpy as np
 from av.video import reformatter
 from einops import rearrange, reduce, repeat
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vdm_jax import atomic
 
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 UNKNOWN = 2  # the matrix of colours of a file that names none
 # Of ITU-T H.273: primaries and transfer of BT.709, and of BT.601 with 525 lines.
 TAGS = {reformatter.Colorspace.ITU709: (1, 1), reformatter.Colorspace.ITU601: (6, 6)}
+
+
+class ImageFileError(ValueError):
+  """The error of a file that is no image for us; `reason`, a str, says why."""
+
+  def __init__(self, path, reason):
+    super().__init__(f"{path} {reason}.")
+    self.reason = reason
+
+
+def read_image(path, file_bytes=None):
+  """uint8 [H, W, 3], RGB, of an image file, turned upright; alpha is dropped.
+
+  Args:
+    path: the file; only its name in errors where there is `file_bytes`.
+    file_bytes: the contents of an image file, bytes.
+
+  Raises:
+    ImageFileError: it is no image, or has more than 8 bits a channel.
+  """
+  try:
+    with Image.open(path if file_bytes is None else io.BytesIO(file_bytes)) as image:
+      if image.mode in DEEP_MODES:
+        reason = f"has {image.mode} pixels; wanted 8 bits a channel"
+        raise ImageFileError(path, reason)
+      return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+  except ImageFileError:
+    raise
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise ImageFileError(path, f"is no readable picture ({error})") from error
 
 
 def iterate_frames(path):

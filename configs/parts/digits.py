@@ -151,7 +151,11 @@ def packaged(part):
 
 
 def training(folder, task, source, *, steps, peak, warmup, adam=ADAM, **rest):
-  """A stage by `runs.training`, of AdamW and a cosine, 64 records at a time."""
+  """A stage by `runs.training`, of AdamW and a cosine, 64 records at a time.
+
+  One number, `steps`, is of the stage and of the cosine.
+  """
+  steps = c.shared(steps)
   rate = c.call(optimizer.cosine, peak=peak, steps=steps, warmup=warmup)
   adam = c.call(optimizer.adamw, learning_rate=rate, **adam)
   rest = dict(batch_size=64, steps=steps) | rest

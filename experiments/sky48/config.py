@@ -77,6 +77,7 @@ def get_config(arg="full"):
   )
   cfg.autoencoding = c.call(autoencoding.Autoencoding, autoencoder=cfg.autoencoder)
   # A frame of a clip, a quarter of the frame: many scenes in one batch.
+  steps = c.shared(3500)  # of the training and of its schedule
   cfg.autoencode = c.bind(
     train.run,
     folder="autoencoder",
@@ -93,10 +94,10 @@ def get_config(arg="full"):
     ),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=3500, warmup=50),
+      learning_rate=c.call(optimizer.cosine, peak=2e-3, steps=steps, warmup=50),
       b2=0.95,
     ),
-    steps=3500,
+    steps=steps,
     ema_decay=0.995,
     cadence=c.call(loop.Cadence, save=500, preview=1750),
     measure_batches=100,
@@ -155,6 +156,7 @@ def get_config(arg="full"):
     times=c.bind(times.shifted, base=c.bind(times.uniform), shift=6.0),
     mask_rates={"first:4": 0.3},
   )
+  steps = c.shared(2000)
   cfg.train = c.bind(
     train.run,
     folder="denoiser",
@@ -169,11 +171,11 @@ def get_config(arg="full"):
     ),
     optimizer=c.call(
       optimizer.adamw,
-      learning_rate=c.call(optimizer.cosine, peak=1.5e-3, steps=2000, warmup=50),
+      learning_rate=c.call(optimizer.cosine, peak=1.5e-3, steps=steps, warmup=50),
       b2=0.99,
       weight_decay=0.01,
     ),
-    steps=2000,
+    steps=steps,
     ema_decay=0.995,
     cadence=c.call(loop.Cadence, save=400),
   )

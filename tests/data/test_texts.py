@@ -1,5 +1,7 @@
 """Clips with texts: the table beside them, and what an encoder made of its texts."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -43,21 +45,44 @@ def test_what_is_no_table_is_refused_by_row(clips):
   with pytest.raises(ValueError, match=r"must be a table \.csv or \.jsonl"):
     read("metadata.txt")
   write(clips / "metadata.csv", [dict(file="a.mp4", text="x")])
-  with pytest.raises(ValueError, match="row 1 lacks file_name or text"):
+  with pytest.raises(ValueError, match="line 2 lacks file_name or text"):
     read()
   (clips / "metadata.csv").write_text("file_name,text\na.mp4,one\nb/2.mp4\n")
-  with pytest.raises(ValueError, match="row 2 lacks"):
+  with pytest.raises(ValueError, match="line 3 lacks"):
     read()
   write(clips / "metadata.csv", 2 * rows({"a.mp4": "x"}))
-  with pytest.raises(ValueError, match=r"row 2: a\.mp4 had a text before"):
+  with pytest.raises(ValueError, match=r"line 3: a\.mp4 had a text before"):
     read()
   write(clips / "metadata.csv", rows({"other.mp4": "x"}))
   with pytest.raises(ValueError, match="no clip with a text; skipped .*other.mp4"):
     read()
   for line in ("{", "[1]", '{"file_name": 1, "text": "x"}'):
     (clips / "metadata.jsonl").write_text(line + "\n")
-    with pytest.raises(ValueError, match="row 1"):
+    with pytest.raises(ValueError, match="line 1"):
       read("metadata.jsonl")
+
+
+def test_tables_as_people_write_them(clips):
+  """Blank lines, "./", decomposed letters; and what a lenient reader would swallow."""
+  movie(clips / unicodedata.normalize("NFD", "caf\u00e9.mp4"), 250)
+  (clips / "metadata.csv").write_text(
+    '\ufefffile_name,text\n./a.mp4,one\n\ncaf\u00e9.mp4,"two, a clip"\n,\n\n',
+    encoding="utf-8",
+  )
+  source = folders.videos(clips, 4, labelled="metadata.csv")
+  assert source.classes == ["one", "two, a clip"] and len(source) == 2
+  head = "file_name,text\na.mp4,one\n"
+  for rows_after, message in (
+    ("b/2.mp4,two, a clip\n", r"line 3 has more fields.*quotes.*\[' a clip'\]"),
+    ('b/2.mp4,"two\nb/10.mp4,ten\n', "from line 3 on: unexpected end"),
+    ('b/2.mp4,"two\nb/10.mp4,"ten"\n', "from line 3 on: ',' expected"),
+    (f"b/2.mp4,{'x' * 200_000}\n", "from line 3 on: field larger"),
+  ):
+    (clips / "metadata.csv").write_text(head + rows_after)
+    with pytest.raises(ValueError, match=message):
+      folders.videos(clips, 4, labelled="metadata.csv")
+  (clips / "prompts.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\ncaf\xc3\xa9\r\n")
+  assert texts.read_prompts(str(clips / "prompts.txt")) == ["a dog", "caf\u00e9"]
 
 
 def embed(folder, said):

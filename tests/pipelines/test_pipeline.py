@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support import drawn
+from vdm_jax import keys
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
 from vdm_jax.diffusion import guidance
@@ -124,6 +126,18 @@ def test_text_and_picture_both_lead_and_guidance_leaves_out_both(model):
   np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
+def test_pictures_are_read_as_clips_are(tmp_path):
+  """Turned upright; more than 8 bits a channel are refused, not cut to 255."""
+  image, exif = Image.fromarray(PICTURE), Image.Exif()
+  exif[0x0112] = 6  # a quarter turn clockwise
+  image.save(tmp_path / "a.png", exif=exif)
+  Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+  (read,) = inputs._opened([tmp_path / "a.png"])
+  np.testing.assert_array_equal(read, np.rot90(PICTURE, -1))
+  with pytest.raises(ValueError, match="deep.png has I;16 pixels; wanted 8 bits"):
+    inputs._opened([tmp_path / "deep.png"])
+
+
 def test_it_makes_videos_and_says_what_is_missing(model):
   call = functools.partial(model, key=KEY, guidance=3.0)
   texts, pictures = ["a dog", "a cat"], [PICTURE, OTHER]
@@ -131,10 +145,20 @@ def test_it_makes_videos_and_says_what_is_missing(model):
   assert video.shape == (2, FRAMES, 16, 24, 3) and video.dtype == np.uint8
   assert video.std() > 5
   np.testing.assert_array_equal(call(pictures=pictures, prompts=texts), video)
+  swapped = functools.partial(call, texts[::-1], pictures[::-1])
+  turned = swapped(key=keys.per_video(KEY, [1, 0])).astype(int)
+  assert np.abs(turned[::-1] - video).max() <= 1  # each video's noise is its own
+  assert np.abs(swapped()[::-1].astype(int) - video).max() > 20
   with pytest.raises(ValueError, match="no picture"):
     call(["a dog"])
   with pytest.raises(ValueError, match=r"'prompts': 1, 'pictures': 2.*for every video"):
     call(["a dog"], pictures)
+  with pytest.raises(TypeError, match="pictures is one path, 'dog.jpg'"):
+    call(["a dog"], "dog.jpg")
+  with pytest.raises(ValueError, match="prompts is empty"):
+    call([], [PICTURE])
+  with pytest.raises(ValueError, match="3 negative prompts for 2 prompts"):
+    call(texts, pictures, negative=["blurred"] * 3)
   with pytest.raises(TypeError, match="mottion: no such argument"):
     call(["a dog"], [PICTURE], mottion=3)
   with pytest.raises(ValueError, match="decode_chunk=2: a KLImage .* leave .* out"):

@@ -5,19 +5,16 @@ and what was expected; the loader counts it and goes on.
 """
 
 import contextlib
-import io
 import os
 import pathlib
 
 import av
 import numpy as np
-from PIL import Image, ImageOps
 
 from vdm_jax import video_io
 
 # Codecs whose decoders can leave out the frames that no other one refers to.
 SKIPPING = ("h264", "hevc")
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 
 
 class BadClipError(ValueError):
@@ -233,14 +230,9 @@ def read_image(path, file_bytes=None):
     BadClipError: it is no image, or has more than 8 bits a channel.
   """
   try:
-    with Image.open(path if file_bytes is None else io.BytesIO(file_bytes)) as image:
-      if image.mode in DEEP_MODES:
-        raise BadClipError(path, f"has {image.mode} pixels; wanted 8 bits a channel")
-      return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-  except BadClipError:
-    raise
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise BadClipError(path, f"is no readable picture ({error})") from error
+    return video_io.read_image(path, file_bytes)
+  except video_io.ImageFileError as error:
+    raise BadClipError(path, error.reason, always=True) from error
 
 
 def read_images(name, paths_or_bytes):

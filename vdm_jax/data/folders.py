@@ -123,7 +123,8 @@ class ClipFolder:
 
   def _label_by_table(self, root, table):
     captions = texts.read_captions(root / table)
-    clips = {clip[0].relative_to(root).as_posix(): clip for clip in self._clips}
+    inside = lambda clip: texts.composed_name(clip[0].relative_to(root).as_posix())
+    clips = {inside(clip): clip for clip in self._clips}
     self.skipped = [entry for entry in self.skipped if entry[0] != root / table]
     for names, reason in (
       (captions.keys() - clips.keys(), f"is in {table}, and there is no such clip"),

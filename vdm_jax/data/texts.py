@@ -7,6 +7,7 @@ record is an index into them. So encoding of latents needs to know nothing of te
 import csv
 import json
 import pathlib
+import unicodedata
 
 import numpy as np
 
@@ -19,39 +20,71 @@ def read_captions(path):
   """{file name: text}, both str, of metadata.csv or metadata.jsonl.
 
   It has columns, or fields, "file_name", relative to the table's folder, and "text", as
-  in the package datasets; others are ignored.
+  in the package datasets; others are ignored, and empty rows. Names come without "./",
+  their letters composed (NFC).
 
   Raises:
     FileNotFoundError: no table.
-    ValueError: for the first row without the two, or with a file name twice.
+    ValueError: for the first row without the two, with more than the columns (a comma
+      that needs quotes), with a quote that does not close, or with a name twice.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(
       f"{path}: there is no such table; give one with the columns {FILE} and {TEXT}."
     )
-  parse = {".csv": csv.DictReader, ".jsonl": lambda file: map(json.loads, file)}
+  parse = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
   if path.suffix not in parse:
     raise ValueError(f"{path} must be a table {' or '.join(parse)}.")
   found = {}
   with open(path, encoding="utf-8-sig", newline="") as file:
-    rows = parse[path.suffix](file)
-    number = 0
-    while True:
-      number += 1
-      try:
-        row = next(rows)
-      except StopIteration:
-        return found
-      except ValueError as error:
-        raise ValueError(f"{path}, row {number}: {error}.") from error
+    for line, row in parse[path.suffix](path, file):
       fields = row if isinstance(row, dict) else {}
       name, text = fields.get(FILE), fields.get(TEXT)
       if not isinstance(name, str) or not isinstance(text, str):
-        raise ValueError(f"{path}, row {number} lacks {FILE} or {TEXT}: {row}.")
+        raise ValueError(f"{path}, line {line} lacks {FILE} or {TEXT}: {row}.")
+      if None in fields:
+        raise ValueError(
+          f"{path}, line {line} has more fields than the first line: a text with a "
+          f"comma stands in quotes. The surplus is {fields[None]}."
+        )
+      name = composed_name(name)
       if name in found:
-        raise ValueError(f"{path}, row {number}: {name} had a text before.")
+        raise ValueError(f"{path}, line {line}: {name} had a text before.")
       found[name] = text
+  return found
+
+
+def composed_name(name):
+  """The path of a file relative to its folder, without "./", in composed letters."""
+  return unicodedata.normalize("NFC", pathlib.PurePosixPath(name).as_posix())
+
+
+def _csv_rows(path, file):
+  """(last line, row) of a table, strictly read, but for empty rows."""
+  table = csv.DictReader(file, strict=True)
+  while True:
+    begin = table.line_num + 1
+    try:
+      row = next(table, None)
+    except csv.Error as error:
+      raise ValueError(
+        f"{path}, from line {begin} on: {error}; a quote opens there that does not "
+        "close, or the field is not for a table."
+      ) from error
+    if row is None:
+      return
+    if any(row.values()):
+      yield table.line_num, row
+
+
+def _jsonl_rows(path, file):
+  for line, text in enumerate(file, 1):
+    try:
+      if text.strip():
+        yield line, json.loads(text)
+    except (ValueError, RecursionError) as error:
+      raise ValueError(f"{path}, line {line}: {error}.") from error
 
 
 def read_prompts(texts_or_file):
@@ -64,7 +97,7 @@ def read_prompts(texts_or_file):
     return list(texts_or_file)
   if not texts_or_file.endswith(".txt"):
     return [texts_or_file] if texts_or_file.strip() else []
-  lines = pathlib.Path(texts_or_file).read_text().splitlines()
+  lines = pathlib.Path(texts_or_file).read_text("utf-8-sig").splitlines()
   return [line.strip() for line in lines if line.strip()]
 
 

@@ -14,6 +14,7 @@ those of the pipeline's call, and `frame` is a FrameSpec.
 
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vdm_jax import keys
+from vdm_jax import keys, video_io
 from vdm_jax.conditioners import conditioner
 
 NUMBERS = ("fps", "motion", "augmentation")
@@ -73,7 +74,8 @@ class PromptInput:
     Args:
       frame: a FrameSpec; not used.
       prompts: a list of B texts.
-      negative: a text, or one for each prompt, that guidance leads away from.
+      negative: a text, or a list of one for each prompt, that guidance leads away
+        from; None is the empty text.
       embeddings, negative_embeddings: (values [B, L, D], mask [B, L]) of a text
         encoder, in place of texts; a mask of None is all True.
     """
@@ -82,10 +84,11 @@ class PromptInput:
       raise ValueError("Give prompts, or embeddings in their place: one of them.")
     if isinstance(prompts, str):
       raise TypeError(f"prompts is one text, {prompts!r}; give a list of them.")
+    if prompts is not None and not len(prompts):
+      raise ValueError("prompts is empty; give a list of texts.")
     values, mask = _with_mask(embeddings or self.embed(prompts))
     if negative_embeddings is None:
-      texts = [negative] * len(values) if isinstance(negative, str) else list(negative)
-      negative_embeddings = self.embed(texts)
+      negative_embeddings = self.embed(_one_for_each(negative, len(values)))
     null, null_mask = _with_mask(negative_embeddings)
     length = max(values.shape[1], null.shape[1])
     values, mask = _pad(values, length), _pad(mask, length)
@@ -281,6 +284,18 @@ class AnimatedImageInput:
     return jax.jit(sample)
 
 
+def _one_for_each(negative, count):
+  """A list of `count` texts of one, of a list of them, or of None."""
+  if negative is None or isinstance(negative, str):
+    return [negative or ""] * count
+  if len(negative) != count:
+    raise ValueError(
+      f"There are {len(negative)} negative prompts for {count} prompts; give one text, "
+      "or one for each."
+    )
+  return list(negative)
+
+
 def _with_mask(embeddings):
   values, mask = embeddings
   mask = np.ones(np.shape(values)[:2], bool) if mask is None else mask
@@ -293,7 +308,9 @@ def _pad(x, length):
 
 def _opened(pictures):
   """[uint8 [h, w, 3]] of a list of paths or of such arrays."""
-  if not pictures:
+  if isinstance(pictures, str | pathlib.Path):
+    raise TypeError(f"pictures is one path, {str(pictures)!r}; give a list of them.")
+  if pictures is None or not len(pictures):
     raise ValueError("There is no picture; give a list of paths or of arrays.")
   return [_read(picture) for picture in pictures]
 
@@ -306,8 +323,7 @@ def _read(picture):
         "[h, w, 3]."
       )
     return picture
-  with Image.open(picture) as file:
-    return np.asarray(file.convert("RGB"))
+  return video_io.read_image(picture)
 
 
 def _unit(pictures):

@@ -134,7 +134,8 @@ class Pipeline:
     Args:
       values: of each input in its order: a list of B prompts, class names or images.
       size: (height, width) of the video in pixels.
-      key: of the noise on images; needed if an input is random and no noise is given.
+      key: of the noise on images, one or [B]; needed if an input is random and no noise
+        is given.
       latent_frames: of the video; needed by inputs.AnimatedImageInput.
       settings: of the inputs: negative= of prompts; fps=, motion=, augmentation= of
         images; or their values by name, as prompts= and pictures=.
@@ -142,6 +143,8 @@ class Pipeline:
     if len(values) > len(self.inputs):
       names = ", ".join(x.name for x in self.inputs)
       raise TypeError(f"{len(values)} positional values came; this takes {names}.")
+    if key is not None:
+      key = keys.per_video(key, range(self._num_videos(values, settings)))
     known = {x.name: x for x in self.inputs}
     given = dict(zip(known, values, strict=False)) | {
       name: settings.pop(name) for name in list(settings) if name in known
