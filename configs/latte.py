@@ -78,7 +78,7 @@ def get_config(arg="sky"):
     patch=2,
     num_classes=classes,
     one_frame="image",
-    remat=True,
+    remat="full",
     dtype="float32",
     **video_dit.SIZES["XL"],
   )

@@ -34,6 +34,5 @@ def get_config(arg="full"):
     begin = unets.after(folder, **unets.LORA, prefix="base")
     unets.train_lora(cfg, name, network, begin)
     folder = name
-  cfg.network = network
   runs.change_generator(cfg, task=cfg[f"task_{folder}"], weights=folder)
   return cfg

@@ -171,7 +171,7 @@ def transformer(cfg, network, *, scale, times_fields=(), signal=None, **settings
   if signal is None:
     signal = "label", c.call(conditioner.Labels, num_classes=10)
     network = network | dict(num_classes=10)
-  network = c.call(video_dit.VideoDiT, **network)
+  network = c.call(video_dit.VideoDiT, **dict(dtype="float32") | network)
   cfg.guide = guide(scale, signal[0])
   task = c.call(
     latent_diffusion.LatentDiffusion,

@@ -67,7 +67,7 @@ def network(size, architecture, **fields):
   return c.call(
     unet3d.UNet3D,
     config=c.call(architecture, **SIZES[size]["network"] | fields),
-    remat=c.shared(size == "full"),
+    remat=c.shared("full" if size == "full" else "none"),
     dtype=c.shared("float32"),
   )
 

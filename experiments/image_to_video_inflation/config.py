@@ -141,7 +141,7 @@ def network(small, fields):
   }
   spatial = c.call(TransformerConfig, head_dim=HEAD)
   own = c.call(architectures.stable_diffusion, **small, spatial=spatial, **parts)
-  return c.call(unet3d.UNet3D, config=own)
+  return c.call(unet3d.UNet3D, config=own, dtype="float32")
 
 
 def arm(cfg, suffix, net, steps):

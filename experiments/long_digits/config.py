@@ -53,7 +53,7 @@ def get_config(arg="full"):
 
   small = NETWORK if full else NETWORK | dict(channels=(16,), attention=(True,))
   architecture = c.call(architectures.video_ldm, head_dim=16, **small)
-  cfg.network = c.call(unet3d.UNet3D, config=architecture)
+  cfg.network = c.call(unet3d.UNet3D, config=architecture, dtype="float32")
   label = c.call(conditioner.LabelTokens, num_classes=10)
   rate = c.call(conditioner.Numbers, names=("fps",))
   cfg.task = c.replace(

@@ -144,6 +144,7 @@ def get_config(arg="full"):
     num_heads=4,
     modulation="shared",
     unroll=4,
+    dtype="float32",
   )
   cfg.task = c.call(
     latent_diffusion.LatentDiffusion,

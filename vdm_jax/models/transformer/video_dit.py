@@ -77,7 +77,7 @@ class VideoDiT(Module, TypedModule):
     time_shift: of the time sinusoid, downscale_freq_shift; 1 in diffusers' DiT.
     attention: the kernel: "auto", "xla", "chunked", "splash" or "cudnn".
     sequence_split: of "full" over devices that share a clip, "ulysses" or "ring".
-    remat: what the backward pass computes again: False or "none"; True or "full";
+    remat: what the backward pass computes again: "none" or False; "full" or True;
       "dots", all but products with weights; "offload", which keeps some on the host.
     unroll: layers per iteration of the scan over layers.
   """
@@ -107,7 +107,7 @@ class VideoDiT(Module, TypedModule):
   time_shift: int = 0
   attention: str = "auto"
   sequence_split: str = "ulysses"
-  remat: bool | str = False
+  remat: bool | str = "none"
   unroll: int = 1
 
   @nn.compact

@@ -121,12 +121,12 @@ class Architecture:
 class UNetModule(TypedModule):
   """Base of the U-Net's modules, with the fields that all of them share.
 
-  `config` is an Architecture; with `remat` the backward pass computes the inside of
-  each cell again.
+  `config` is an Architecture; with the `remat` "full", or True, the backward pass
+  computes the inside of each cell again.
   """
 
   config: Architecture
-  remat: bool = False
+  remat: bool | str = "none"
 
   def fields(self):
     """dict(config, remat, dtype, param_dtype), arguments for a module in this one."""
@@ -139,7 +139,8 @@ class UNetModule(TypedModule):
 
   def _cell(self, features, level, in_level=False, **fields):
     """A Cell with the transformers of a level; None is the middle."""
-    c, make = self.config, nn.remat(Cell) if self.remat else Cell
+    check_choices(self, {"remat": (True, False, "none", "full")})
+    c, make = self.config, nn.remat(Cell) if self.remat in (True, "full") else Cell
     attention = level is None or c.attention[level]
     fields = dict(attention=attention, temporal=c.has_temporal(level)) | fields
     return make(features=features, in_level=in_level, **self.fields(), **fields)
@@ -148,8 +149,8 @@ class UNetModule(TypedModule):
 class UNet3D(Module, UNetModule):
   """Video U-Net: (x [B, T, H, W, C], t, cond) -> F [B, T, H, W, out_channels].
 
-  Its fields are `config`, an Architecture, and `remat`, to compute the inside of each
-  cell again in the backward pass.
+  Its fields are `config`, an Architecture, and `remat`, "full" to compute the inside
+  of each cell again in the backward pass, or "none".
   """
 
   @nn.compact
