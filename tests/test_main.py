@@ -5,10 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 QUICKSTART = "--config=configs/quickstart.py:tiny"
 WORKDIR = "--workdir=never_made"
+EMPTY = "--workdir={tmp}"  # these two look into it
 MISTAKES = {
   "no config": ([], "--config is missing"),
   "flag": ([QUICKSTART, "--wrkdir=x"], "Did you mean: workdir"),
@@ -29,6 +31,8 @@ MISTAKES = {
     ["--config=configs/stable_diffusion.py", WORKDIR, "--config.text_encoder=none"],
     "embed needs --config.text_encoder: there is no 'none'",
   ),
+  "order": ([QUICKSTART, EMPTY, "--mode=train"], "Run --mode=encode first."),
+  "samples": ([QUICKSTART, EMPTY, "--mode=evaluate"], "evaluate: There are no samples"),
   "word": ([QUICKSTART, WORKDIR, "train"], "'train' is no flag"),
 }
 
@@ -62,7 +66,11 @@ for name, args in json.load(sys.stdin).items():
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
   """name -> (exit code, what was said)."""
-  cases = {name: args for name, (args, _) in MISTAKES.items()}
+  tmp = f"--workdir={tmp_path_factory.mktemp('empty')}"
+  cases = {
+    name: [tmp if arg == EMPTY else arg for arg in args]
+    for name, (args, _) in MISTAKES.items()
+  }
   done = subprocess.run(
     [sys.executable, "-c", FORKS],
     input=json.dumps(cases),
@@ -78,9 +86,29 @@ def answers(tmp_path_factory):
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_with_the_nearest_right_name(name, answers):
   code, said = answers[name]
-  assert code == 2
+  assert code == (1 if EMPTY in MISTAKES[name][0] else 2)
   assert MISTAKES[name][1] in said
   assert "Traceback" not in said
+
+
+def test_running_out_of_memory_says_how_much_and_what_to_change():
+  from configs import quickstart
+  from vdm_jax.programs import failure
+
+  cfg = quickstart.get_config("tiny")
+  for text, needed in (
+    ("RESOURCE_EXHAUSTED: Out of memory allocating 440234147840 bytes.", "410.0 GiB"),
+    ("RESOURCE_EXHAUSTED: ran out of HBM: 17.50GiB of 15.75GiB", "17.50GiB"),
+  ):
+    error = jax.errors.JaxRuntimeError(text)
+    error.stage = "train"
+    said = failure.explain(error, cfg, "runs/a")
+    assert said.startswith(f"train: out of memory for {needed} at once; a device has ")
+    assert "--config.network.dtype=bfloat16" in said
+    error.stage = "sample"
+    assert "--config.sample.batch_size=" in failure.explain(error, cfg, "runs/a")
+  assert failure.explain(KeyError("a"), cfg, "runs/a") is None
+  assert failure.explain(jax.errors.JaxRuntimeError("INTERNAL"), cfg, "runs/a") is None
 
 
 def test_help_says_how_to_start():

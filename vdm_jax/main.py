@@ -5,6 +5,7 @@
   --workdir=runs/quickstart             the folder of the run: data, weights, samples;
                                         by default runs/ and the config's name
   --mode=train                          one stage of the config; all of them by default
+  --debug                               shows the traceback of every error
   --mode=compile --topology=v5e:4x4 [--num_slices=2] [--what=train|sample|decode|fit]
                                         for absent chips, see programs/compile.py
   --coordinator=host:port --num_processes=2 --process_id=0
@@ -35,6 +36,7 @@ FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
 MODE = flags.DEFINE_string("mode", "all", "A stage of the config, or all of them.")
+DEBUG = flags.DEFINE_boolean("debug", False, "Shows where an error comes from.")
 COMPILE = (
   flags.DEFINE_string("topology", "v5e:4x4", "Chips: v5e:4x4, v5p:2x2x2, h100:2x8 ..."),
   flags.DEFINE_integer("num_slices", 1, "So many of this topology."),
@@ -99,7 +101,7 @@ def run(_):
     distributed.initialize(**{flag.name: flag.value for flag in PROCESSES})
   except distributed.DistributedError as error:
     exit_with_usage_error(error)
-  from vdm_jax.programs import job
+  from vdm_jax.programs import failure, job
 
   stages = CONFIG.value.stages if MODE.value == "all" else (MODE.value,)
   start = time.monotonic()
@@ -111,6 +113,12 @@ def run(_):
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from there.", file=sys.stderr)
     sys.exit(130)
+  except Exception as error:
+    said = None if DEBUG.value else failure.explain(error, CONFIG.value, workdir())
+    if said is None:
+      raise
+    print(f"vdm_jax: {said}\n--debug shows where.", file=sys.stderr)
+    sys.exit(1)
   if len(stages) > 1:
     print(f"all stages: {time.monotonic() - start:.0f} s, in {workdir()}")
 

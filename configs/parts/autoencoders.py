@@ -9,7 +9,7 @@ import optax
 from configs.parts import runs
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_image
-from vdm_jax.data import transforms
+from vdm_jax.data import crops, transforms
 from vdm_jax.programs import sample
 from vdm_jax.tasks import autoencoding
 from vdm_jax.training import optimizer
@@ -57,10 +57,15 @@ def adversarial(learning_rate):
   )
 
 
-def training(task, source, preview_source, crop):
-  """The stage that trains `task` on crops of `source`, mirrored at random."""
+def training(task, source, preview_source, crop, frames=None):
+  """The stage that trains `task` on crops of `source`, mirrored at random.
+
+  Of a clip, `frames` are taken; None is all. An autoencoder of frames needs but one,
+  and 16 of 256 x 256 pixels in each of 8 clips are more than any device holds.
+  """
   drawn = dict(task=task, source=preview_source, count=2)
-  cut = (*crop, c.call(transforms.RandomFlip))
+  window = (c.call(crops.TemporalRandomCrop, num_frames=frames),) if frames else ()
+  cut = (*window, *crop, c.call(transforms.RandomFlip))
   return runs.training(
     "autoencoder",
     task,

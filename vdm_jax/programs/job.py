@@ -175,6 +175,7 @@ def run_stages(cfg, stages, workdir):
     PathError: before any stage, if a path of the user's that a stage needs
       (`cfg.needs`, {stage: names of fields}) does not exist, or `workdir` cannot be
       made.
+    Exception: whatever a stage raises, with the stage's name as its attribute `stage`.
   """
   for stage, names in cfg.get("needs", {}).items():
     for name in names if stage in stages else ():
@@ -190,12 +191,20 @@ def run_stages(cfg, stages, workdir):
   mesh = sharding.make_mesh(cfg.mesh, dcn=cfg.get("dcn"))
   write_json(workdir / "config.json", config.to_dict(cfg))
   for stage in stages:
-    if jax.process_index():
-      distributed.barrier(f"{stage} is built")
-    program = config.build(cfg[stage], workdir)
-    if not jax.process_index():
-      distributed.barrier(f"{stage} is built")
-    settings = config.to_dict(cfg[stage])
-    preset = cfg.get("compiler", "none")
-    program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings, preset))
-    distributed.barrier(f"{stage} has ended")
+    try:
+      _run_stage(cfg, stage, workdir, mesh)
+    except Exception as error:
+      error.stage = stage
+      raise
+
+
+def _run_stage(cfg, stage, workdir, mesh):
+  if jax.process_index():
+    distributed.barrier(f"{stage} is built")
+  program = config.build(cfg[stage], workdir)
+  if not jax.process_index():
+    distributed.barrier(f"{stage} is built")
+  settings = config.to_dict(cfg[stage])
+  preset = cfg.get("compiler", "none")
+  program(Job(workdir, stage, cfg.seed, mesh, cfg.rules, settings, preset))
+  distributed.barrier(f"{stage} has ended")
