@@ -14,13 +14,24 @@ ORIGINALS = ["torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0"]
 setuptools.setup(
   name="vdm_jax",
   version="0.1.0",
-  description="Video diffusion models in JAX",
+  description="Video diffusion models in JAX: train, sample, steer, extend and measure",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  keywords=["video", "diffusion", "jax", "flax", "tpu"],
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "Programming Language :: Python :: 3",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
   long_description=(HERE / "README.md").read_text()
   if (HERE / "README.md").exists()
   else "",
   long_description_content_type="text/markdown",
   python_requires=">=3.11",
-  packages=setuptools.find_packages(include=["vdm_jax", "vdm_jax.*"]),
+  packages=setuptools.find_packages(
+    include=["vdm_jax", "vdm_jax.*", "configs", "configs.*"]
+  ),
   package_data={"vdm_jax.pretrained": ["weights/*.safetensors"]},
   install_requires=[
     "jax>=0.10.2",

@@ -71,7 +71,7 @@ def get_config(arg="sky"):
   classes = recipe["classes"]
   cfg = base(name, recipe)
   if images:
-    cfg.latents = c.call(pictures.WithPictures, source=cfg.latents, count=8)
+    cfg.latents = c.call(pictures.WithRandomFrames, source=cfg.latents, count=8)
   network = c.call(
     video_dit.VideoDiT,
     out_channels=8,  # eps and the variance of the step back

@@ -116,7 +116,7 @@ def lengthen(cfg, size, keys, latents):
     sampler=cfg.sampler,
     plan=c.bind(plan, **fields),
     known_wrapper=c.bind(
-      guidance.guide_by_known_frames, process=cfg.task.process, scale=1.1
+      guidance.known_frames_cfg, process=cfg.task.process, scale=1.1
     ),
   )
   extended = rolled(long_video.extension_plan, window=window, overlap=1)

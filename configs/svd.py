@@ -54,7 +54,7 @@ def get_config(arg="full"):
     perturbation=c.call(perturbation.ImageNoiseAugmentation),
     **signals,
   )
-  rising = c.bind(guidance.linear_scale, start=1.0, stop=2.5)
+  rising = c.bind(guidance.linear_over_frames, start=1.0, stop=2.5)
   flag = c.call(pictures.AddImageOnlyFlag, rate=0.1)
   cfg.latents = runs.transformed(cfg.latents, flag)
   unets.denoiser(

@@ -82,7 +82,7 @@ def test_frames_that_guidance_noises_are_noised_alike_in_every_video():
     seen.append(x)
     return d.Denoised(x0=x)
 
-  guide = functools.partial(guidance.guide_by_known_frames, process=DDPM, scale=2.0)
+  guide = functools.partial(guidance.known_frames_cfg, process=DDPM, scale=2.0)
   mask = jnp.ones((3, 6, 1, 1, 1), bool)
   zeros = jnp.zeros((3, *SHAPE[1:]))
   cond = Conditioning(known=zeros, mask=mask)

@@ -104,7 +104,7 @@ def encode_in_step(cfg):
     first = lambda read: runs.transformed(
       cfg.train_videos, c.call(read, encoder=encoder)
     )
-    clips = first(pictures.AddFirstFramePixels)
+    clips = first(pictures.PreprocessFirstFrame)
     # Samples begin with clips of which the loader encodes first frames and captions.
     encoded = dict(texts=c.call(texts.TextToEmbedding, encoder=cfg.encoder))
     encoded |= dict(source=first(pictures.AddFirstFrameTokens))

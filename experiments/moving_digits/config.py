@@ -94,5 +94,5 @@ def arm(frames, arg, suffix, changes):
   part.evaluate.update(samples=f"samples_{suffix}", out=f"metrics_{suffix}.json")
   if suffix == "images":
     source = part.train.loader.source
-    part.train.loader.source = c.call(pictures.WithPictures, source=source, count=4)
+    part.train.loader.source = c.call(pictures.WithRandomFrames, source=source, count=4)
   return {stage: part[stage] for stage in ("train", "sample", "evaluate")}

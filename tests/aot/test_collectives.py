@@ -51,7 +51,7 @@ def test_each_is_found_once_on_its_axes_with_what_it_sends(found):
 
 
 def test_the_table_adds_up_and_tells_parameters_from_activations(found):
-  rows = collectives.collectives_table(found, parameter_shapes=[(14, 48, 96), (96,)])
+  rows = collectives.sum_collectives(found, parameter_shapes=[(14, 48, 96), (96,)])
   assert sum(r["bytes"] for r in rows) == sum(c.bytes for c in found)
   assert [r["bytes"] for r in rows] == sorted((r["bytes"] for r in rows), reverse=True)
   moves = {(r["kind"], r["axes"]): r["moves"] for r in rows}
@@ -106,5 +106,5 @@ def test_a_real_program_on_two_devices():
   assert gathers and all(c.axes == ("fsdp",) for c in found)
   assert sum(c.count for c in gathers) in (6, 12)  # kept for the backward pass, or not
   assert {c.bytes / c.count for c in gathers} == {32 * 64 * 4}
-  rows = collectives.collectives_table(found, [(6, 64, 64)])
+  rows = collectives.sum_collectives(found, [(6, 64, 64)])
   assert {r["moves"] for r in rows if r["kind"] == "all-gather"} == {"parameters"}

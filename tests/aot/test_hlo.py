@@ -19,7 +19,7 @@ def test_a_loop_turns_as_often_as_its_counter_says():
   inside = [v for v in module.visits() if v.loops]
   assert {v.computation.name for v in inside} == {"body", "fused_add", "fused_product"}
   assert {v.times for v in inside} == {5}  # 1, 3, 5, 7, 9
-  assert all(v.loops[0].is_python_loop for v in inside)
+  assert all(v.loops[0].is_jax_loop for v in inside)
   assert {v.computation.name: v.fused for v in inside}["fused_product"]
 
 

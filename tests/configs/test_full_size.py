@@ -98,7 +98,7 @@ def test_latte_is_whole_on_each_of_its_data_sets(arg):
   count = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
   classes = 102 * 1152 / 1e6 if "ucf101" in arg else 0.0
   np.testing.assert_allclose(count, 673.68 + classes, atol=0.01)
-  assert ("WithPictures" in str(cfg.train.loader)) == arg.endswith("-images")
+  assert ("WithRandomFrames" in str(cfg.train.loader)) == arg.endswith("-images")
   assert cfg.evaluate.stride == (6 if arg == "taichi" else 3)
   generator = cfg.sample.generator
   for part in (cfg.train.optimizer, generator.sampler, generator.ts):

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tests.support.published import pipelines as published
+from vdm_jax import video_io
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # published.py has no networks of its own, see programs/test_generate.py.
@@ -30,11 +31,25 @@ OTHERS = tuple(x for x in CONFIGS if x not in ADAPTERS + VIDEO_UNETS)
 
 def get_config(name, *arg):
   """The config; texts are encoded by a small recorded BERT, which needs no package."""
+  if name == "configs.folder":
+    return of_clips(*arg)
   cfg = importlib.import_module(name).get_config(*arg)
   if name == "configs.text_digits":
     folder = pathlib.Path(tempfile.mkdtemp(prefix="bert_"))
     with cfg.ignore_type():  # a path in the place of a call
       cfg.encoder.folder = str(published.write("text_encoder", folder))
+  return cfg
+
+
+def of_clips(*arg):
+  """configs/folder.py with a folder of three clips."""
+  place = pathlib.Path(tempfile.mkdtemp(prefix="clips_"))
+  for i, video in enumerate(
+    np.random.default_rng(0).integers(0, 256, (3, 20, 8, 8, 3))
+  ):
+    video_io.write_mp4(place / f"{i}.mp4", video.astype(np.uint8), scale=8)
+  cfg = importlib.import_module("configs.folder").get_config(*arg)
+  cfg.videos = str(place)
   return cfg
 
 

@@ -18,7 +18,7 @@ def source():
 
 
 def test_pictures_are_frames_of_other_clips():
-  data, seen = pictures.WithPictures(source(), 3), set()
+  data, seen = pictures.WithRandomFrames(source(), 3), set()
   for i in range(CLIPS):
     for seed in range(8):
       drawn = data.load(i, np.random.default_rng(seed))["pictures"]
@@ -34,7 +34,7 @@ def test_pictures_are_frames_of_other_clips():
 
 
 def test_they_come_through_the_loader_anew_in_each_epoch():
-  data = loader.Loader(pictures.WithPictures(source(), 2), 3, shuffle=False)
+  data = loader.Loader(pictures.WithRandomFrames(source(), 2), 3, shuffle=False)
   batches = iter(data)
   epochs = [[next(batches)["pictures"]["mean"] for _ in range(2)] for _ in range(2)]
   assert epochs[0][0].shape == (3, 2, 2, 2, 3)
@@ -44,7 +44,7 @@ def test_they_come_through_the_loader_anew_in_each_epoch():
 def test_too_few_are_refused():
   for count, clips in ((0, source()), (1, sources.Subset(source(), 0, 1))):
     with pytest.raises(ValueError, match="two clips"):
-      pictures.WithPictures(clips, count)
+      pictures.WithRandomFrames(clips, count)
 
 
 def test_a_share_of_clips_is_told_to_be_pictures():

@@ -112,7 +112,7 @@ def test_scales_may_change_over_frames_times_and_channels():
   at = lambda scale: empty + scale * (full - empty)
   frames = np.linspace(1.0, 2.5, T).astype(np.float32)
   column = frames[:, None, None, None]
-  rising = functools.partial(guidance.linear_scale, start=1.0, stop=2.5)
+  rising = functools.partial(guidance.linear_over_frames, start=1.0, stop=2.5)
   channels = np.array([[[4.0, 4.0, 1.0]]])  # DiT leaves the last ones alone
   forms = column, frames.tolist(), rising, lambda t: column
   cases = [(form, column) for form in forms]

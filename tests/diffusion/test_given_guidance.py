@@ -29,7 +29,7 @@ def mixing(x_t, t, cond):
 @pytest.mark.parametrize("scale", [3.0, *suite.only_complete(1.1)])
 def test_it_is_the_formula(scale):
   held = d.hold_known(mixing, None)
-  guided = guidance.guide_by_known_frames(held, None, process=LVDM, scale=scale)
+  guided = guidance.known_frames_cfg(held, None, process=LVDM, scale=scale)
   t, cond = np.full((2, 4), 400.0), Conditioning(known=KNOWN, mask=MASK)
   both = jax.jit(lambda *args: (guided(*args).x0, held(*args).x0))(X, t, cond)
   out, full = map(np.asarray, both)
@@ -44,9 +44,9 @@ def test_it_is_the_formula(scale):
 
 
 def test_a_scale_of_one_or_no_mask_is_none():
-  assert guidance.guide_by_known_frames(mixing, None, process=LVDM, scale=1) is mixing
+  assert guidance.known_frames_cfg(mixing, None, process=LVDM, scale=1) is mixing
   plain = lambda x_t, t, cond: d.Denoised(x_t)
-  wrapped = guidance.guide_by_known_frames(plain, None, process=LVDM, scale=2.0)
+  wrapped = guidance.known_frames_cfg(plain, None, process=LVDM, scale=2.0)
   out = wrapped(X, np.full((2, 4), 400.0), Conditioning())
   np.testing.assert_array_equal(out.x0, X)
 
@@ -62,7 +62,7 @@ class Network:
 
 def test_a_task_puts_it_outside_of_given_and_in_a_rollout_it_holds():
   """The frames it noises are clean, whatever noise they are shown with."""
-  guide = functools.partial(guidance.guide_by_known_frames, process=LVDM, scale=2.0)
+  guide = functools.partial(guidance.known_frames_cfg, process=LVDM, scale=2.0)
   extend = functools.partial(long_video.extension_plan, window=4, overlap=2)
   rollout = functools.partial(long_video.rollout, sampler=ddim.ddim, plan=extend)
   guided = functools.partial(rollout, known_wrapper=guide)

@@ -18,7 +18,7 @@ from vdm_jax.layers import embeddings
 
 PROCESS = p.EDM(t_max=700.0, sigma_data=1.0)
 FRAMES = 14
-RISING = functools.partial(guidance.linear_scale, start=1.0, stop=2.5)
+RISING = functools.partial(guidance.linear_over_frames, start=1.0, stop=2.5)
 ROW = "SVD, preconditioning and Euler"
 KEY = jax.random.key(0)  # not used
 error = golden_files.error
@@ -96,7 +96,7 @@ def test_every_recorded_array_is_the_originals(recorded, record_property):
     **scaling(PROCESS, "v", z["in_sigma"]),
     "out_sigmas": times.karras_grid(PROCESS, num_steps=25),
     "out_guider_scale": RISING(t),
-    "out_triangle_scale": guidance.triangular_scale(t, ends=1.0, middle=2.5),
+    "out_triangle_scale": guidance.triangular_over_frames(t, ends=1.0, middle=2.5),
     "out_guided": guided(RISING, z),
     "out_denoised": denoised(PROCESS, "v", z),
     "out_vector": rearrange(embeddings.sinusoid(z["in_ids"], 256), "b k d -> b (k d)"),
@@ -113,7 +113,7 @@ def test_every_recorded_array_is_the_originals(recorded, record_property):
 
 def test_other_settings_are_seen(recorded, record_property):
   half = p.EDM(t_max=700.0, sigma_data=0.5)
-  flat = functools.partial(guidance.linear_scale, start=2.5, stop=2.5)
+  flat = functools.partial(guidance.linear_over_frames, start=2.5, stop=2.5)
   shifted = functools.partial(embeddings.sinusoid, dim=256, shift=1)
   other = lambda z: {
     # v does not know sigma_data; the scale of the input does, and all of "edm".
@@ -135,5 +135,5 @@ def test_other_settings_are_seen(recorded, record_property):
 
 def test_a_triangle_of_an_odd_clip_has_its_peak_in_the_middle_frame():
   t = np.ones((2, 5))
-  scale = jax.jit(lambda: guidance.triangular_scale(t, ends=1.0, middle=3.0))()
+  scale = jax.jit(lambda: guidance.triangular_over_frames(t, ends=1.0, middle=3.0))()
   np.testing.assert_allclose(scale, [[1.0, 2.0, 3.0, 2.0, 1.0]] * 2)

@@ -79,7 +79,7 @@ def test_tokens_are_the_same_from_disk_in_the_loader_and_in_the_step(folder, tmp
   found = np.stack([made[i]["image"] for i in range(5)])
   np.testing.assert_array_equal(found, expected.astype(np.float16))
   batches = []
-  for read in (pictures.AddFirstFrameTokens, pictures.AddFirstFramePixels):
+  for read in (pictures.AddFirstFrameTokens, pictures.PreprocessFirstFrame):
     clips = sources.Transformed(source, (read(encoder),))
     batches.append(next(loader.Loader(clips, 5, shuffle=False)))
   in_loader, in_step = batches

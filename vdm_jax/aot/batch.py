@@ -194,7 +194,7 @@ SOURCES = {
   "videos": _files,
   "uniformly_sampled_videos": _files,
   "frames": _files,
-  "WithPictures": _pictures,
+  "WithRandomFrames": _pictures,
   "captioned_clips": _captioned,
   "WithTexts": _with_texts,
 }

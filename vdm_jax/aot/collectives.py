@@ -134,9 +134,7 @@ def _scan(loops, op_name):
   The compiler takes turns out of a loop; their names remember it.
   """
   own = re.match(r"(.*/while)/body", op_name)
-  name = (
-    own[1] if own else next((x.name for x in reversed(loops) if x.is_python_loop), "")
-  )
+  name = own[1] if own else next((x.name for x in reversed(loops) if x.is_jax_loop), "")
   if not name:
     return ""
   parts = name.split("/")[1:-1]
@@ -222,7 +220,7 @@ def _axes(groups, mesh_shape, pairs):
   return axes
 
 
-def collectives_table(collectives, parameter_shapes=()):
+def sum_collectives(collectives, parameter_shapes=()):
   """Sums collectives of the same kind, axes and loop: table rows, the most bytes first.
 
   Args:

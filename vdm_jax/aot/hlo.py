@@ -124,7 +124,7 @@ class Loop:
   trips: int | None
 
   @property
-  def is_python_loop(self):
+  def is_jax_loop(self):
     """Whether it is a scan or while of the Python program, not one of the compiler."""
     return self.name.endswith("while")
 

@@ -106,7 +106,7 @@ def make_report(
   return report | {
     "traffic": work.hbm_traffic_bytes(module),
     "custom_calls": work.custom_call_counts(module),
-    "collectives": collectives_lib.collectives_table(found, program.parameter_shapes),
+    "collectives": collectives_lib.sum_collectives(found, program.parameter_shapes),
     "bound": bound.by_resource | {"time": bound.time, "serial": bound.serial},
     "binds": bound.bottleneck,
     "utilisation": roofline.model_flops_utilization(

@@ -63,13 +63,13 @@ dtypes = property(lambda self: dict(dtype=self.dtype, param_dtype=self.param_dty
 
 
 def denormalize_latents(autoencoder, params, latents):
-  """The decoder's input [B, t, h, w, c], z scale + shift of unit-variance latents z."""
+  """Raw latents [B, t, h, w, c], z scale + shift, of latents z of unit variance."""
   check_latents(latents, autoencoder.latent_channels)
   return denormalize(params["latents"], latents)
 
 
 def with_latent_statistics(autoencoder, params, moments):
-  """`params` whose latents' shift and scale are measured on an iterable of Moments."""
+  """`params` with the latents' shift and scale measured on an iterable of Moments."""
   del autoencoder
   return {**params, "latents": measure_statistics(moments)}
 
@@ -105,7 +105,7 @@ def clip_logvar(logvar):
 
 
 def check_video(video, channels, multiples, field="stride"):
-  """Raises a ValueError unless `video` is [B, T, H, W, channels] of these multiples.
+  """Raises a ValueError unless a video is [B, T, H, W, channels] of such sizes.
 
   Args:
     channels: of the video.

@@ -181,7 +181,10 @@ def temporal_identity_init(key, shape, dtype):
 
 
 class TemporalMidBlock(nn.Module):
-  """Residual block, attention within each frame, residual block, on [B, T, h, w, C]."""
+  """Residual block, attention within each frame, residual block, on [B, T, h, w, C].
+
+  With config.mid_layers = 1 the first block is all that counts, as in the original.
+  """
 
   config: KLTemporal
 

@@ -33,7 +33,7 @@ def map_tiles(run, x, *, sides, overlap_share):
 
   Args:
     run: function, [N, h, w, C] -> [N, h b / a, w b / a, D].
-    sides: (a, b), pixels of a full tile's side in x and in its output.
+    sides: (a, b), the side of a full, square tile in x and in its output, in pixels.
     overlap_share: of a side, common to neighbours; a * overlap_share is whole.
   """
   before, after = sides

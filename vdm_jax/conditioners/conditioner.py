@@ -30,8 +30,8 @@ class Unconditional:
 class Labels:
   """batch -> (cond, null), Conditionings with vectors["label"], class ids int32 [B].
 
-  batch["label"] [B] is in 0 .. num_classes - 1. `null`, the unconditional input, is the
-  id num_classes, "no class"; networks have an embedding for it.
+  batch["label"] [B] is in 0 .. num_classes - 1, or num_classes, "no class", which is
+  `null`, the unconditional input; networks have an embedding for it.
   """
 
   num_classes: int
@@ -149,7 +149,7 @@ class Image:
 
   tokens["image"] are batch["image"] [B, L, D] of an image encoder, channels["image"]
   batch["image_latents"] [B, 1, h, w, c], the same for every frame, as in SVD. `null`,
-  the unconditional input, is 0 in both.
+  the unconditional input, is 0 in both. The axis L or 1 may be left out.
 
   Attributes:
     form: which of the two there are, "both", "tokens" or "channels".

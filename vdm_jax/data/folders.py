@@ -81,7 +81,7 @@ def frames(path, num_frames, frame_interval=1, *, start="random", labelled=False
   """
   decode.frames_spanned(num_frames, frame_interval)
   root, skipped = _root(path), []
-  found = find_frame_folders(root, skipped, num_frames, frame_interval)
+  found = iterate_frame_folders(root, skipped, num_frames, frame_interval)
   clips = [(folder, [folder / file for file in names]) for folder, names in found]
   read = functools.partial(_read_frames, num_frames, frame_interval)
   return ClipFolder(root, clips, read, start=start, labelled=labelled, skipped=skipped)
@@ -195,7 +195,7 @@ def _read_frames(num_frames, interval, paths, choose):
   return decode.read_images(folder, [paths[i] for i in chosen])
 
 
-def find_frame_folders(path, skipped, num_frames, interval=1):
+def iterate_frame_folders(path, skipped, num_frames, interval=1):
   """Yields (folder, [file names]) for each folder of numbered images below `path`.
 
   Names are in the order of the last number in each. Other files and folders without

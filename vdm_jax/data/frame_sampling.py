@@ -15,7 +15,7 @@ def uniform_indices(length, num_frames):
   num_frames repeats its first frames.
   """
   if length <= num_frames:
-    return front_padded_indices(length, num_frames)
+    return repeated_indices(length, num_frames)
   if num_frames == 1:
     return np.zeros(1, int)
   places = np.arange(num_frames) * (length - 1) / (num_frames - 1)
@@ -29,7 +29,7 @@ def window_indices(length, num_frames, stride, start):
   repeats its first ones. `start` is at most `length` minus the frames spanned.
   """
   if length <= num_frames:
-    return front_padded_indices(length, num_frames)
+    return repeated_indices(length, num_frames)
   last = start + window_span(length, num_frames, stride) - 1
   if not 0 <= start <= last < length:
     raise ValueError(
@@ -39,12 +39,12 @@ def window_indices(length, num_frames, stride, start):
 
 
 def window_span(length, num_frames, stride):
-  """Frames of a video that a window spans: (num_frames - 1) * stride + 1, or length."""
+  """Frames that a window spans: (num_frames - 1) * stride + 1, but at most `length`."""
   return min(length, (num_frames - 1) * stride + 1)
 
 
-def front_padded_indices(length, num_frames):
-  """int [num_frames], ascending: 0 .. length - 1, the first ones more than once."""
+def repeated_indices(length, num_frames):
+  """int [num_frames], ascending: 0 .. length - 1, the first more often: 0 0 1 1 2."""
   if length < 1:
     raise ValueError("A video without frames has no clip.")
   return np.sort(np.arange(num_frames) % length)

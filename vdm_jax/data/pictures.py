@@ -44,7 +44,7 @@ class AddImageOnlyFlag:
 
 
 @dataclasses.dataclass(frozen=True)
-class AddFirstFramePixels:
+class PreprocessFirstFrame:
   """(record, rng) -> record with "image_pixels", float32 [S, S, 3], of its first frame.
 
   The input of an image encoder in the training step.
@@ -74,7 +74,7 @@ class AddFirstFrameTokens:
     return record | {"image": self.encoder(record["video"][:1])[0]}
 
 
-class WithPictures:
+class WithRandomFrames:
   """A source whose records gain single frames of `count` other clips of `source`.
 
   Under "pictures" a record has {key: [count, H, W, C]} of them for each key of a clip

@@ -80,6 +80,18 @@ class Subset:
     return record_name(self.source, self.indices[i])
 
 
+def every_tenth(source, held_out):
+  """A Subset of `source`: every tenth record, held out, or all but these.
+
+  Of fewer than ten the last one is held out. ValueError: of one, none is left.
+  """
+  held = list(range(9, len(source), 10)) or [len(source) - 1]
+  if len(source) < 2:
+    raise ValueError(f"There are {len(source)} clips; one is held out, give two.")
+  rest = sorted(set(range(len(source))) - set(held))
+  return Subset(source, indices=held if held_out else rest)
+
+
 class Repeated:
   """A source of each record of another one `times` times, one epoch after the other.
 

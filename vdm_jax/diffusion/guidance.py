@@ -155,10 +155,10 @@ def guide(denoise, null, *, drop, scales, combine=classifier_free):
   return guided
 
 
-def guide_by_known_frames(denoise, null, *, process, scale):
-  """Returns a denoiser (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised.
+def known_frames_cfg(denoise, null, *, process, scale):
+  """Returns a denoiser guided by known frames, classifier-free: no gradient is taken.
 
-  It is guided by the known frames, in one call of twice the batch:
+  (x_t [B, T, H, W, C], t [B, T], cond) -> Denoised, in one call of twice the batch:
 
     d(no known frames) + scale (d(known frames) - d(no known frames))
 
@@ -207,13 +207,16 @@ def interval_scale(t, *, scale, low, high):
   return jnp.where((low < t) & (t <= high), scale, 1.0)
 
 
-def linear_scale(t, *, start, stop):
-  """Guidance scales of t's shape [B, T], from `start` (frame 0) to `stop` (last)."""
+def linear_over_frames(t, *, start, stop):
+  """Guidance scales, of t's shape [B, T], over the frames: `start` to `stop`; SVD's."""
   return jnp.broadcast_to(jnp.linspace(start, stop, t.shape[1]), t.shape)
 
 
-def triangular_scale(t, *, ends, middle):
-  """SV3D's guidance scales, of t's shape [B, T], linear from `ends` to `middle`."""
+def triangular_over_frames(t, *, ends, middle):
+  """Guidance scales, of t's shape [B, T], over the frames; SV3D's.
+
+  They are `ends` at the first and the last, `middle` half way.
+  """
   height = 1.0 - jnp.abs(jnp.linspace(-1.0, 1.0, t.shape[1]))
   return jnp.broadcast_to(ends + (middle - ends) * height, t.shape)
 
@@ -235,7 +238,7 @@ def _scale(scale, t):
     if len(scale) != t.shape[1]:
       raise ValueError(
         f"guide got {len(scale)} scales over frames for {t.shape[1]} frames; give one "
-        "for each, or the function linear_scale."
+        "for each, or the function linear_over_frames."
       )
     return rearrange(jnp.asarray(scale), "t -> t 1 1 1")
   return scale

@@ -128,8 +128,8 @@ def denoising_loss(
       is trained by; the mean gets no gradient from it.
 
   Returns:
-    The loss, and scalars {"loss", "mse"}: with and without the weight; with a learned
-    variance also {"bound"}.
+    The loss, and scalars {"loss": the same, "mse": mean square without the weight};
+    with a learned variance also "bound", which is in the loss vlb_weight times.
   """
   x0 = x0.astype(jnp.float32)
   k_eps, k_offset = (key, None) if not offset_noise else jax.random.split(key)

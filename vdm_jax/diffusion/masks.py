@@ -25,7 +25,7 @@ def ends_mask(num_frames, k=1):
   return first_mask(num_frames, k) | last_mask(num_frames, k)
 
 
-def keyframe_mask(num_frames, k=2):
+def every_mask(num_frames, k=2):
   """The bool mask [num_frames] that is True for frames 0, k, 2 k ..."""
   return np.arange(num_frames) % k == 0
 
@@ -42,7 +42,7 @@ MASKS = {
   "first": first_mask,
   "last": last_mask,
   "ends": ends_mask,
-  "every": keyframe_mask,
+  "every": every_mask,
 }
 
 
@@ -94,7 +94,7 @@ def sample_masks(key, batch_size, num_frames, rates):
 
 
 def broadcast(mask, batch_size, num_frames):
-  """A mask [T], [B, T] or [B, T, 1, 1, 1] as [B, T, 1, 1, 1] bool."""
+  """A mask [T], [B, T] or [B, T, 1, 1, 1], T or 1 frames, as [B, T, 1, 1, 1] bool."""
   mask = jnp.asarray(mask, bool)
   if mask.ndim == 5 and mask.shape[2:] == (1, 1, 1):
     mask = mask[..., 0, 0, 0]

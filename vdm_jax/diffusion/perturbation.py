@@ -4,8 +4,8 @@ A clip that continues another one starts from generated frames, not from data. A
 that is trained on clean frames trusts their errors; trained on noisy ones, and given
 their noise level as a condition, it does not.
 
-  train(process, key, cond) -> cond, with noise of a level drawn for each clip
-  sample(process, key, cond) -> cond, with noise of the level of sampling
+  perturb_training_cond(process, key, cond) -> cond, noise of a level drawn for each
+  perturb_sampling_cond(process, key, cond) -> cond, with noise of the level of sampling
 
 and for known frames also noisy_known(process, cond), with the noise `cond.known_noise`:
 windows of a long video cut it, and it is the same in all steps.

@@ -58,7 +58,8 @@ def betas(schedule, num_steps=1000, ends=None):
 
   Args:
     schedule: "linear" in beta, "scaled_linear" in its square root, or "squaredcos".
-    num_steps: betas are stated for 1000 steps and scaled by 1000 / num_steps.
+    num_steps: the first two are stated for 1000 steps and scaled by 1000 / num_steps;
+      "squaredcos" is that of num_steps.
     ends: (first, last) beta in place of the published ones.
   """
   if schedule not in BETAS:

@@ -212,7 +212,7 @@ class Pipeline:
     scale = guidance[0]
     if len(guidance) > 1:
       over = dict(start=guidance[0], stop=guidance[1])
-      rising = functools.partial(guidance_lib.linear_scale, **over)
+      rising = functools.partial(guidance_lib.linear_over_frames, **over)
       scale = 1.0 if max(guidance) <= 1 else rising
     guide = functools.partial(guidance_lib.guide, drop=(self.drop,), scales=(scale,))
     task, scheduler = self.components.task, self.components.scheduler

@@ -143,7 +143,7 @@ def _find(root, config):
       f"{root} holds none of {sorted(SPLITS.values())}; give the folder that does."
     )
   for split, folder in present.items():
-    found = folders.find_frame_folders(folder, config.skipped, config.min_frames)
+    found = folders.iterate_frame_folders(folder, config.skipped, config.min_frames)
     clips = list(found)
     if not clips:
       raise ValueError(

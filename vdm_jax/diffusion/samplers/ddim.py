@@ -66,6 +66,7 @@ def euler_ancestral(denoise, process, x, ts, cond, key, *, eta=1.0):
     process: forward process, which gives alpha and sigma of t.
     x, ts: noise [B, T, H, W, C] at the first of falling times, [S + 1] or [S + 1, T].
     cond, key: Conditioning for `denoise`; PRNG key of the noise.
+    eta: 0 is deterministic (Euler), 1 is k-diffusion's default.
   """
   return ddim(denoise, process, x, ts, cond, key, eta=eta)
 

@@ -82,9 +82,9 @@ def half_log_snr(process, t):
 
 
 def make_order_by_frame(ts, num_frames, order, final_orders):
-  """A function (t [B, T], known [B, T]) -> the order [B, T] of each frame's next step.
+  """A function (t, num_estimates) -> the order of each frame's next step, all [B, T].
 
-  `known` counts the estimates that a frame has from earlier steps.
+  `num_estimates` are those of x0 that a frame has from earlier steps.
 
   Args:
     ts: falling times [S + 1] or [S + 1, num_frames] of all steps.
@@ -94,8 +94,8 @@ def make_order_by_frame(ts, num_frames, order, final_orders):
     raise ValueError(f"order={order}; expected 1, 2 or 3.")
   starts = loop.last_step_times(ts, num_frames, len(final_orders))
 
-  def at(t, known):
-    out = jnp.minimum(order, 1 + known)
+  def at(t, num_estimates):
+    out = jnp.minimum(order, 1 + num_estimates)
     for start, cap in zip(starts, final_orders, strict=True):
       out = jnp.where(t <= start, jnp.minimum(out, cap), out)
     return out
