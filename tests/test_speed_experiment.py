@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.speed import clips, growth, measure, rows, table, timing
+from experiments.speed import clips, growth, measure, rows, table, timing, tricks
 
 # A row, and settings under which ours is not what theirs is: the control.
 CONTESTS = {
@@ -112,3 +112,12 @@ def test_tables_stand_between_the_marks_of_the_page(tmp_path):
 def test_slopes_are_exponents():
   points = [dict(frames=n, seconds=3.0 * n**1.5) for n in (8, 16, 64)]
   assert growth.slope(points, "frames", "seconds") == pytest.approx(1.5)
+
+
+def test_every_trick_can_be_left_out():
+  for name, (module, attribute, other) in tricks.TRICKS.items():
+    before = getattr(module, attribute)
+    with tricks.without((name,)):
+      assert getattr(module, attribute) is other is not before
+    assert getattr(module, attribute) is before
+  assert {k for _, names, _ in tricks.WORKS.values() for k in names} == {*tricks.TRICKS}
