@@ -24,7 +24,7 @@ from configs.parts import digits, runs, videos
 from vdm_jax import config as c
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
-from vdm_jax.data import crops, folders, sources, transforms
+from vdm_jax.data import folders, sources, transforms
 from vdm_jax.diffusion import guidance, process, times
 from vdm_jax.diffusion.samplers import heun
 from vdm_jax.models.transformer import video_dit
@@ -81,7 +81,8 @@ def get_config(arg="cpu"):
   made = {}
   if small:
     autoencoder = c.call(kl_image.KLImage, **SMALL)
-    task = c.call(autoencoding.Autoencoding, autoencoder=autoencoder)
+    once = dict(autoencoder=autoencoder, frames_per_clip=1)
+    task = c.call(autoencoding.Autoencoding, **once)
     made = dict(autoencoder=(autoencoder, task))
   settings = {k: size[k] for k in ("pixels", "windows")}
   cfg = videos.base(path, clips, **settings, **made)
@@ -135,7 +136,6 @@ def get_config(arg="cpu"):
 def small_autoencoder(cfg, task, pixels):
   """The stage that trains a small autoencoder on crops of single frames."""
   cut = (
-    c.call(crops.TemporalRandomCrop, num_frames=1),
     c.call(transforms.Resize, size=pixels),
     c.call(transforms.CentreCrop, height=pixels),
     c.call(transforms.RandomFlip),

@@ -133,6 +133,9 @@ def lengthen(cfg, size, keys, latents):
   # No stage: the same number of latents by prediction alone, four times as fast.
   runs.change_generator(cfg, sampler=predicted.sampler)
   cfg.evaluate = c.replace(cfg.evaluate, samples="long")
+  if size == "tiny":  # its videos are shorter than the clips
+    cut = c.call(transforms.SampleFrames, num_frames=latents, start="first")
+    cfg.evaluate.real = runs.transformed(cfg.evaluate.real, cut)
   stages = runs.insert(cfg.stages, "lengthen", before="sample")
   left_out = ("sample", "evaluate") if size == "full" else ("sample",)
   cfg.stages = tuple(stage for stage in stages if stage not in left_out)

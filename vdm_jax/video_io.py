@@ -37,6 +37,7 @@ def read_image(path, file_bytes=None):
     file_bytes: the contents of an image file, bytes.
 
   Raises:
+    FileNotFoundError: there is no such file.
     ImageFileError: it is no image, or has more than 8 bits a channel.
   """
   try:
@@ -45,7 +46,7 @@ def read_image(path, file_bytes=None):
         reason = f"has {image.mode} pixels; wanted 8 bits a channel"
         raise ImageFileError(path, reason)
       return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-  except ImageFileError:
+  except (ImageFileError, FileNotFoundError):
     raise
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise ImageFileError(path, f"is no readable picture ({error})") from error

@@ -29,7 +29,7 @@ def get_config(arg="full"):
   cfg.autoencoder, cfg.task = autoencoders.with_task()
   crop = autoencoders.crop(256 if arg == "full" else 16)
   preview = runs.transformed(cfg.clips, *crop)
-  cfg.autoencode = autoencoders.training(cfg.task, cfg.clips, preview, crop, 1)
+  cfg.autoencode = autoencoders.training(cfg.task, cfg.clips, preview, crop)
   if arg == "tiny":
     runs.change(cfg, autoencoders.TINY)
   return cfg

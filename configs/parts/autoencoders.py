@@ -9,7 +9,7 @@ import optax
 from configs.parts import runs
 from vdm_jax import config as c
 from vdm_jax.autoencoders import discriminator, kl_image
-from vdm_jax.data import crops, transforms
+from vdm_jax.data import transforms
 from vdm_jax.programs import sample
 from vdm_jax.tasks import autoencoding
 from vdm_jax.training import optimizer
@@ -33,7 +33,12 @@ def crop(pixels):
 
 
 def with_task(module=kl_image.KLImage, *, time=1, **fields):
-  """(An autoencoder, its task against a discriminator of `time` frames at once)."""
+  """(An autoencoder, its task against a discriminator of `time` frames at once).
+
+  By default a step has one frame of each clip: 16 of 256 x 256 pixels in each of 8
+  clips are more than a device holds.
+  """
+  fields = dict(frames_per_clip=1) | fields
   autoencoder = c.call(module)
   return autoencoder, c.call(
     autoencoding.Autoencoding,
@@ -57,15 +62,10 @@ def adversarial(learning_rate):
   )
 
 
-def training(task, source, preview_source, crop, frames=None):
-  """The stage that trains `task` on crops of `source`, mirrored at random.
-
-  Of a clip, `frames` are taken; None is all. An autoencoder of frames needs but one,
-  and 16 of 256 x 256 pixels in each of 8 clips are more than any device holds.
-  """
+def training(task, source, preview_source, crop):
+  """The stage that trains `task` on crops of `source`, mirrored at random."""
   drawn = dict(task=task, source=preview_source, count=2)
-  window = (c.call(crops.TemporalRandomCrop, num_frames=frames),) if frames else ()
-  cut = (*window, *crop, c.call(transforms.RandomFlip))
+  cut = (*crop, c.call(transforms.RandomFlip))
   return runs.training(
     "autoencoder",
     task,

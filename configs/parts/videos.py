@@ -53,8 +53,7 @@ def base(data, clips, *, pixels=256, cut=(), flip=0.5, windows=1, autoencoder=No
   cfg.test_videos = runs.transformed(cfg.test_clips, *crop)
   cfg.autoencoder, task = autoencoder or autoencoders.with_task()
   clips = (cfg.train_videos, cfg.test_videos)
-  frames = None if autoencoder else 1
-  cfg.autoencode = autoencoders.training(task, *clips, square, frames)
+  cfg.autoencode = autoencoders.training(task, *clips, square)
   path = cfg.get_ref("pretrained_autoencoder")
   weights = dict(path=path, otherwise="autoencoder")
   cfg.autoencoder_weights = c.call(start.published_weights, **weights)

@@ -35,7 +35,7 @@ def test_it_is_the_formula(scale):
   out, full = map(np.asarray, both)
   # Nothing is given: the two frames are data noised to the time of the others.
   bar = np.prod(1.0 - LVDM.betas[:400])
-  eps = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
+  eps = np.asarray(jax.random.normal(jax.random.key(0), SHAPE[1:]))  # of every video
   free = np.where(MASK, np.sqrt(bar) * KNOWN + np.sqrt(1.0 - bar) * eps, X)
   null = 0.3 * free + 0.2 * free.mean(1, keepdims=True) + 0.4  # `mixing`
   expected = np.where(MASK, KNOWN, null + scale * (full - null))

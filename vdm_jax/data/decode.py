@@ -231,8 +231,9 @@ def read_image(path, file_bytes=None):
   """
   try:
     return video_io.read_image(path, file_bytes)
-  except video_io.ImageFileError as error:
-    raise BadClipError(path, error.reason, always=True) from error
+  except (video_io.ImageFileError, FileNotFoundError) as error:
+    reason = getattr(error, "reason", "is no readable picture (there is no such file)")
+    raise BadClipError(path, reason, always=True) from error
 
 
 def read_images(name, paths_or_bytes):

@@ -165,10 +165,11 @@ def reconstruction_preview(job, params, key, *, task, source, count=8):
     job, key: not used; every preview of a training run has them.
     params: of the task.
     task: tasks.autoencoding.Autoencoding.
-    source: [i] -> {"video": uint8 [T, H, W, 3]}, whose first `count` clips are used.
+    source: [i] -> {"video": uint8 [T, H, W, 3]}, of whose clips the first `count`, or
+      all of fewer, are used.
   """
   del job, key
-  video = np.stack([source[i]["video"] for i in range(count)])
+  video = np.stack([source[i]["video"] for i in range(min(count, len(source)))])
   pixels = lambda params, x: video_io.to_uint8(task.reconstruct(params, x))
   made = np.asarray(jax.jit(pixels)(params, video))
   return rearrange([video, made], "two n t h w c -> (n two) t h w c")
