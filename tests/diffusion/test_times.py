@@ -127,6 +127,26 @@ def test_ddpm_spacings_are_the_originals():
   # Those of diffusers: pretrained/schedulers/test_trajectories.py.
 
 
+def test_respacing_rounds_as_guided_diffusion_does():
+  """By sums of strides, which puts 13 strides of 399 / 26 below 199.5."""
+  indices = lambda grid: (grid[-2::-1] - 1).astype(int).tolist()
+  of = lambda steps, n: indices(
+    times.respaced_grid(p.DDPM(num_steps=steps), num_steps=n)
+  )
+  assert of(400, 27)[13] == 199
+  by_products = lambda n: [round(i * (999 / (n - 1))) for i in range(n)]
+  assert sum(of(1000, n) != by_products(n) for n in range(2, 1001)) == 278
+  # Sections of 300 steps, as its own docstring has them: 10, 15 and 20 of 100 each.
+  sections = of(300, "10,15,20")
+  assert [sum(100 * i <= k < 100 * i + 100 for k in sections) for i in range(3)] == [
+    *(10, 15, 20)
+  ]
+  assert sections[:3] == [0, 11, 22] and sections[10] == 100 and sections[-1] == 299
+  assert of(301, "1,1,1") == [0, 101, 201]  # the first section has one more
+  assert of(1000, "ddim30") == list(range(0, 1000, 34))  # 30 does not divide 1000
+  assert of(1000, "ddim50") == list(range(0, 1000, 20)) and of(1000, 1) == [0]
+
+
 GRIDS = [
   (p.Flow(), times.uniform_grid),
   (p.DDPM(), times.uniform_grid),
@@ -150,7 +170,9 @@ def test_what_a_process_does_not_have_is_refused():
   ddpm, flow = p.DDPM(), p.Flow()
   calls = {
     "at least 1 step": lambda: times.uniform_grid(flow, num_steps=0),
-    "leaves 2 to 1000": lambda: times.respaced_grid(ddpm, num_steps=1001),
+    "No stride over 1000 steps": lambda: times.respaced_grid(ddpm, num_steps="ddim501"),
+    "leaves 1 to 500": lambda: times.respaced_grid(ddpm, num_steps="501,1"),
+    "leaves 1 to 1000": lambda: times.respaced_grid(ddpm, num_steps=1001),
     "apart move by 0 to 19": lambda: times.leading_grid(ddpm, num_steps=50, offset=20),
     "has 1000": lambda: times.trailing_grid(ddpm, num_steps=1001),
     "DDPM only": lambda: times.uniform_steps(flow, KEY, (2, 1)),

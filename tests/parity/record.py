@@ -70,7 +70,7 @@ def record_schedulers():
   arrays = {}
   for name, (config, steps, options) in trajectories.recorded_cases().items():
     path, arrays[f"out_{name}/times"] = schedulers.original(config, steps, **options)
-    arrays |= {f"out_{name}/{i}": path[i] for i in trajectories.kept(steps)}
+    arrays |= {f"out_{name}/{i}": path[i] for i in trajectories.kept(config, steps)}
   write("schedulers", {}, arrays)
 
 

@@ -138,6 +138,26 @@ def test_pictures_are_read_as_clips_are(tmp_path):
     inputs._opened([tmp_path / "deep.png"])
 
 
+def test_padding_is_masked_or_read_as_in_diffusers():
+  """LattePipeline cuts a negative prompt to its prompt, and reads its padding."""
+
+  def encode(texts):
+    values = np.stack([np.full((5, 2), len(text), np.float32) for text in texts])
+    return values, np.arange(5) < np.array([[len(text)] for text in texts])
+
+  prompts = functools.partial(inputs.PromptInput(encode).encode, None, ["abc", "a"])
+  masked = prompts(negative="ab")
+  assert masked["text_mask"].sum(1).tolist() == [3, 1]
+  assert masked["negative_mask"].sum(1).tolist() == [2, 2]
+  theirs = prompts(negative="ab", padding="diffusers")
+  assert theirs["text"].shape == theirs["negative"].shape == (2, 3, 2)
+  assert theirs["text_mask"].tolist() == theirs["negative_mask"].tolist()
+  assert theirs["negative_mask"].sum(1).tolist() == [3, 1]
+  assert (theirs["negative"] == 2).all() and theirs["text"][0].max() == 3
+  with pytest.raises(ValueError, match="padding='read'; choose"):
+    prompts(padding="read")
+
+
 def test_it_makes_videos_and_says_what_is_missing(model):
   call = functools.partial(model, key=KEY, guidance=3.0)
   texts, pictures = ["a dog", "a cat"], [PICTURE, OTHER]

@@ -7,6 +7,8 @@ spacings have names: leading, trailing, linspace (diffusers') and respaced (DiT'
 Both are plain functions to `bind` in a config; `schedules` makes a matrix of a grid.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,16 +103,45 @@ def karras_grid(process, *, num_steps, sigma_min=0.002, rho=7.0):
 def respaced_grid(process, *, num_steps):
   """DDPM's sampling times t = k + 1, k = 999, 979 .. 20, 0 for 50 steps, even, then 0.
 
-  [num_steps + 1], float32. The spacing of improved DDPM, DiT and Latte.
+  [S + 1], float32. The spacing of improved DDPM, DiT and Latte, with its rounding:
+  space_timesteps in guided_diffusion/respace.py.
+
+  Args:
+    num_steps: S; or steps of each of several equal parts of the process, from its data
+      end on, "10,15,20"; or "ddim50" for DDIM's stride that gives 50 steps.
   """
-  if not 2 <= num_steps <= _num_steps(process):
-    raise ValueError(
-      f"num_steps={num_steps}; respacing {_num_steps(process)} steps leaves 2 to "
-      f"{_num_steps(process)} of them."
-    )
-  last = _num_steps(process) - 1
-  k = [round(i * (last / (num_steps - 1))) for i in range(num_steps)]
+  count = _num_steps(process)
+  if isinstance(num_steps, str) and num_steps.startswith("ddim"):
+    k = _strided(count, int(num_steps.removeprefix("ddim")))
+  else:
+    parts = num_steps.split(",") if isinstance(num_steps, str) else [num_steps]
+    k = _sections(count, list(map(int, parts)))
   return _grid([*(i + 1 for i in reversed(k)), 0])
+
+
+def _strided(count, num_steps):
+  """Every s-th of `count` steps, for the least s that gives `num_steps`."""
+  for stride in range(1, count):
+    if len(range(0, count, stride)) == num_steps:
+      return range(0, count, stride)
+  raise ValueError(f"No stride over {count} steps gives ddim{num_steps}.")
+
+
+def _sections(count, parts):
+  """Rising steps, so many of each of equal sections of `count`, spread over it."""
+  found, begin = [], 0
+  for i, size in enumerate(parts):
+    end = begin + count // len(parts) + (i < count % len(parts))
+    if not 1 <= size <= end - begin:
+      raise ValueError(
+        f"num_steps={size}; respacing {end - begin} steps leaves 1 to {end - begin}."
+      )
+    # The sum of strides and not a product: it decides what is rounded up.
+    stride = (end - begin - 1) / (size - 1) if size > 1 else 1.0
+    places = itertools.accumulate([0.0] + [stride] * (size - 1))
+    found += [begin + round(place) for place in places]
+    begin = end
+  return found
 
 
 def leading_grid(process, *, num_steps, offset=0):
@@ -142,10 +173,12 @@ def trailing_grid(process, *, num_steps):
 def linspace_grid(process, *, num_steps):
   """DDPM's sampling times t = k + 1, k = 999, 979 .. 20, 0 for 50 steps, even, then 0.
 
-  [num_steps + 1], float32, equal to `respaced_grid`. diffusers' "linspace"; its DDIM
-  leaves a step at t - 1000 // n, which is not where the next one begins; here it is.
+  [num_steps + 1], float32. diffusers' "linspace"; its DDIM leaves a step at
+  t - 1000 // n, which is not where the next one begins; here it is.
   """
-  return respaced_grid(process, num_steps=num_steps)
+  last = _num_steps(process) - 1
+  k = np.linspace(0, last, _at_most(num_steps, process)).round()[::-1]
+  return _grid([*(k + 1), 0])
 
 
 def _grid(ts):

@@ -66,6 +66,7 @@ class PromptInput:
     prompts=None,
     *,
     negative="",
+    padding="masked",
     embeddings=None,
     negative_embeddings=None,
   ):
@@ -76,6 +77,8 @@ class PromptInput:
       prompts: a list of B texts.
       negative: a text, or a list of one for each prompt, that guidance leads away
         from; None is the empty text.
+      padding: "masked": no token beyond a text is read; "diffusers", as LattePipeline:
+        a negative prompt is as long as its prompt, and its padding is read.
       embeddings, negative_embeddings: (values [B, L, D], mask [B, L]) of a text
         encoder, in place of texts; a mask of None is all True.
     """
@@ -90,6 +93,11 @@ class PromptInput:
     if negative_embeddings is None:
       negative_embeddings = self.embed(_one_for_each(negative, len(values)))
     null, null_mask = _with_mask(negative_embeddings)
+    if padding == "diffusers":
+      values, mask = values[:, : mask.sum(1).max()], mask[:, : mask.sum(1).max()]
+      null, null_mask = null[:, : values.shape[1]], mask
+    elif padding != "masked":
+      raise ValueError(f"padding={padding!r}; choose masked or diffusers.")
     length = max(values.shape[1], null.shape[1])
     values, mask = _pad(values, length), _pad(mask, length)
     null, null_mask = _pad(null, length), _pad(null_mask, length)

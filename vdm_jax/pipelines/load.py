@@ -184,7 +184,14 @@ PUBLISHED = {
 
 
 def load(
-  path, *, autoencoder="vae", motion=None, dtype=jnp.float32, mesh=None, rules=()
+  path,
+  *,
+  autoencoder="vae",
+  motion=None,
+  scheduler=None,
+  dtype=jnp.float32,
+  mesh=None,
+  rules=(),
 ):
   """The Pipeline, called for videos, of a folder with model_index.json.
 
@@ -194,6 +201,8 @@ def load(
       from the frames, is "vae_temporal_decoder".
     motion: the folder of a MotionAdapter, which makes AnimateDiff of a folder of Stable
       Diffusion 1; the scheduler is then DDIM with AnimateDiff's betas.
+    scheduler: in the place of the folder's: "ddim", "euler", "unipc" ... or a class of
+      diffusers, with the folder's betas; or a folder with another config.
     dtype: of the parameters and of the computation of all components.
     mesh: a jax.sharding.Mesh to lay their parameters out on; None: the first device.
     rules: ((logical axis, mesh axis), ...), which parameter axes the mesh splits.
@@ -206,16 +215,19 @@ def load(
   name = index["_class_name"]
   published = PUBLISHED[name]
   if motion is None:
-    scheduler = pretrained.load_scheduler(folder / "scheduler")
+    config = folder / "scheduler"
     network, params = pretrained.load(folder / published.network, **options)
   elif name == "StableDiffusionPipeline":
     published = ANIMATEDIFF
-    scheduler = pretrained.load_scheduler(motion_adapter.SCHEDULER)
+    config = motion_adapter.SCHEDULER
     network, params = motion_adapter.load(folder / published.network, motion, **options)
   else:
     raise ValueError(
       f"motion={str(motion)!r} is for a StableDiffusionPipeline; {folder} is a {name}."
     )
+  if scheduler is not None and pathlib.Path(scheduler).exists():
+    config, scheduler = scheduler, None
+  scheduler = pretrained.load_scheduler(config, scheduler)
   decoder, decoder_params = pretrained.load(folder / autoencoder, **options)
   opened = PublishedFolder(folder, index, options, network, decoder, decoder_params)
   made = tuple(make(opened) for make in published.inputs)

@@ -94,7 +94,9 @@ def test_a_value_that_is_not_supported_is_named():
 
 
 def test_another_class_is_refused_by_name(tmp_path):
-  with pytest.raises(ValueError, match="is a PNDMScheduler; supported are DDIMSched"):
+  with pytest.raises(ValueError, match="is a LCMScheduler; supported are DDIMSched"):
+    schedulers.load_scheduler({"_class_name": "LCMScheduler"})
+  with pytest.raises(ValueError, match="skip_prk_steps=False; supported: True"):
     schedulers.load_scheduler({"_class_name": "PNDMScheduler"})
   with pytest.raises(ValueError, match="is a None"):
     schedulers.load_scheduler({})
@@ -106,6 +108,17 @@ def test_another_class_is_refused_by_name(tmp_path):
       ValueError, match="scheduler_config.json (is no JSON|holds a l)"
     ):
       schedulers.load_scheduler(tmp_path)
+
+
+def test_another_scheduler_has_the_betas_of_the_config():
+  """As diffusers' from_config: `vdm_jax.load(folder, scheduler="ddim")`."""
+  config = {"_class_name": "LCMScheduler", **SD, "steps_offset": 1}
+  for kind in ("ddim", fields.DDIM):
+    made = schedulers.load_scheduler(config, kind)
+    assert made.config() == config | {"_class_name": fields.DDIM}
+    assert made.process == schedulers.load_scheduler(made.config()).process
+  with pytest.raises(ValueError, match="scheduler='dimm'; there are ddim, ddpm"):
+    schedulers.load_scheduler(config, "dimm")
 
 
 def test_the_names_of_other_solvers_are_replaced_as_diffusers_does():

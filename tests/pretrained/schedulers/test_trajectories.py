@@ -18,7 +18,7 @@ DRAWN = [(name, seed) for name in trajectories.DRAWN for seed in range(1, 6)]
 def errors(name, **changes):
   """`trajectories.errors` of a recorded case, of ours with some fields changed."""
   config, steps, options = CASES[name]
-  theirs = {i: RECORDED[f"out_{name}/{i}"] for i in trajectories.kept(steps)}
+  theirs = {i: RECORDED[f"out_{name}/{i}"] for i in trajectories.kept(config, steps)}
   times = RECORDED[f"out_{name}/times"]
   return trajectories.errors(config | changes, theirs, times, steps, **options)
 
@@ -57,6 +57,7 @@ CHANGED = [
   ("Latte, DDPM", {"timestep_spacing": "trailing"}),
   (fields.DDIM, {"set_alpha_to_one": True}),
   ("SDXL", {"timestep_spacing": "linspace", "steps_offset": 0}),
+  ("Stable Diffusion 1, PNDM", {"timestep_spacing": "trailing"}),
   (fields.ANCESTRAL, {"timestep_spacing": "trailing"}),
   ("PixArt", {"solver_order": 3}),
   ("Wan", {"solver_order": 3}),

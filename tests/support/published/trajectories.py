@@ -212,6 +212,14 @@ def flow_match(rng):
   return config, options
 
 
+def pndm(rng):
+  config = betas(rng) | {"prediction_type": "epsilon", "skip_prk_steps": True}
+  config["set_alpha_to_one"] = bool(pick(rng, True, False))
+  config["timestep_spacing"] = pick(rng, "leading", "trailing")
+  config.pop("rescale_betas_zero_snr", None)
+  return config, {}
+
+
 DRAWN = {
   fields.DDPM: ddpm,
   fields.DDIM: ddim,
@@ -220,6 +228,7 @@ DRAWN = {
   fields.DPM: dpm_solver,
   fields.UNIPC: unipc,
   fields.FLOW: flow_match,
+  fields.PNDM: pndm,
 }
 
 
@@ -235,6 +244,11 @@ PUBLISHED = {
   "ModelScope, DDIM": (
     {"_class_name": fields.DDIM, **SD, "clip_sample": False}
     | {"set_alpha_to_one": False, "steps_offset": 1},
+    50,
+  ),
+  "Stable Diffusion 1, PNDM": (
+    {"_class_name": fields.PNDM, **SD, "skip_prk_steps": True, "steps_offset": 1}
+    | {"set_alpha_to_one": False},
     50,
   ),
   "AnimateDiff, linspace": (
@@ -326,9 +340,10 @@ def recorded_cases():
   return published | {name: drawn(name, 0) for name in DRAWN}
 
 
-def kept(num_steps):
-  """Indices into the path [S + 1] of the states that are recorded."""
-  return [num_steps * i // 4 for i in (1, 2, 3, 4)]
+def kept(config, num_steps):
+  """Indices into the path, a state for each call and the last, that are recorded."""
+  calls = num_steps + (config["_class_name"] == fields.PNDM)  # its first step has two
+  return [calls * i // 4 for i in (1, 2, 3, 4)]
 
 
 # One config of every class.

@@ -10,7 +10,7 @@ from vdm_jax.pretrained.schedulers import grids
 DDPM, DDIM = "DDPMScheduler", "DDIMScheduler"
 EULER, ANCESTRAL = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
 DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
-FLOW = "FlowMatchEulerDiscreteScheduler"
+FLOW, PNDM = "FlowMatchEulerDiscreteScheduler", "PNDMScheduler"
 
 PREDICTIONS = {
   "epsilon": "eps",
@@ -86,6 +86,12 @@ DEFAULTS = {
     "solver_p": None,
     "shift_terminal": None,
   },
+  PNDM: {
+    **_BETAS,
+    "skip_prk_steps": False,
+    "set_alpha_to_one": False,
+    "timestep_spacing": "leading",
+  },
   FLOW: {
     **_SHAPES,
     "num_train_timesteps": 1000,
@@ -121,6 +127,7 @@ _EACH = {
   "solver_order": (1, 2, 3),
 }
 SUPPORTED = {
+  PNDM: {"prediction_type": ("epsilon",), "skip_prk_steps": (True,)},
   DDPM: {
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "learned_range"),
   },
@@ -153,6 +160,8 @@ def fill_defaults(original):
   absent = original.get("_use_default_values", ())
   given = {k: v for k, v in original.items() if k in DEFAULTS[name] and k not in absent}
   config = {"_class_name": name} | DEFAULTS[name] | given
+  if name == PNDM:
+    config["rescale_betas_zero_snr"] = False  # the class has no such field
   for field, names in RENAMED.items():
     if field[0] == name:
       config[field[1]] = names.get(config[field[1]], config[field[1]])

@@ -72,18 +72,24 @@ class Scheduler:
     return dict(self.original)
 
 
-def load_scheduler(source):
+def load_scheduler(source, kind=None):
   """The Scheduler of a scheduler_config.json: process, prediction, sampler and grid.
 
   Args:
     source: a folder with scheduler_config.json, or with a folder "scheduler" that has
       it; the file; or its dict.
+    kind: the scheduler to use in the place of the config's class, with the config's
+      betas and prediction: one of KINDS, such as "ddim", or diffusers' class.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: no such class, or all the fields whose values are not supported.
   """
   original = source if isinstance(source, Mapping) else _read(pathlib.Path(source))
+  if kind is not None:
+    if kind not in (*KINDS, *MAKERS):
+      raise ValueError(f"scheduler={kind!r}; there are {', '.join((*KINDS, *MAKERS))}.")
+    original = dict(original) | {"_class_name": KINDS.get(kind, kind)}
   config = fields.fill_defaults(original)
   make, grid = MAKERS[config["_class_name"]]
   made = {
@@ -117,17 +123,22 @@ def _ddpm(config):
 
 
 def _ddim(config):
+  return _by_strides(config, functools.partial(samplers.ddim, clip=_clipping(config)))
+
+
+def _pndm(config):
+  return _by_strides(config, samplers.pndm)
+
+
+def _by_strides(config, sampler):
+  """Fields of DDIM's Scheduler, and PNDM's: a step ends a stride before its time."""
   # Index -1 is the data, or it is index 0 (our times 0 and 1).
   end = 0.0 if config["set_alpha_to_one"] else 1.0
   to_next_time = config["timestep_spacing"] == "leading" and (
     config["set_alpha_to_one"] or config["steps_offset"] > 0
   )
-  sampler = functools.partial(
-    samplers.ddim,
-    clip=_clipping(config),
-    train_steps=None if to_next_time else config["num_train_timesteps"],
-    end=end,
-  )
+  train_steps = None if to_next_time else config["num_train_timesteps"]
+  sampler = functools.partial(sampler, train_steps=train_steps, end=end)
   end = end if to_next_time else 0.0
   ts = functools.partial(grids.ddpm_grid, config=config, end=end)
   return dict(process=_table(config), sampler=sampler, time_grid=ts, wrappers=())
@@ -227,6 +238,15 @@ def _wrappers(clip):
   return (functools.partial(d.edit_x0, fn=clip, below=jnp.inf),)
 
 
+KINDS = {
+  "ddim": fields.DDIM,
+  "ddpm": fields.DDPM,
+  "dpm_solver": fields.DPM,
+  "euler": fields.EULER,
+  "euler_ancestral": fields.ANCESTRAL,
+  "pndm": fields.PNDM,
+  "unipc": fields.UNIPC,
+}
 # {class: (config -> fields of its Scheduler, grid of times)}.
 MAKERS = {
   fields.DDIM: (_ddim, grids.ddpm_grid),
@@ -235,5 +255,6 @@ MAKERS = {
   fields.ANCESTRAL: (_euler, grids.euler_grid),
   fields.EULER: (_euler, grids.euler_grid),
   fields.FLOW: (_flow_match, grids.flow_match_grid),
+  fields.PNDM: (_pndm, grids.ddpm_grid),
   fields.UNIPC: (_unipc, grids.multistep_grid),
 }
