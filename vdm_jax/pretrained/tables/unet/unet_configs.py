@@ -64,7 +64,17 @@ SUPPORTED = {
   "temporal_transformer_layers_per_block": (1, None),
   "temporal_transformer_layers_per_mid_block": (1, None),
   "mid_block_layers": (1, None),
+  "mid_block_only_cross_attention": (False, None),
+  "cross_attention_norm": (None,),
+  "resnet_skip_time_act": (False, None),
+  "resnet_out_scale_factor": (1.0, None),
+  "time_embedding_dim": (None,),
+  "time_embedding_act_fn": (None,),
+  "timestep_post_act": (None,),
+  "class_embeddings_concat": (False, None),
 }
+# Fields that may be lists, one value for each level.
+BY_LEVEL = ("layers_per_block", "transformer_layers_per_block", "only_cross_attention")
 
 
 def from_config(config):
@@ -73,6 +83,8 @@ def from_config(config):
   `config` is its dict. ValueError: one for all settings that ours does not have.
   """
   kind = config["_class_name"]
+  same = lambda x: isinstance(x, list | tuple) and len(set(x)) == 1
+  config = config | {k: config[k][0] for k in BY_LEVEL if same(config.get(k))}
   full = with_defaults(config, DEFAULTS)
   channels, layers = tuple(full["block_out_channels"]), full["layers_per_block"]
   default = block_type_names(kind, "Down", (True,) * (len(channels) - 1) + (False,))
@@ -88,6 +100,9 @@ def from_config(config):
     "layers_per_block": (layers,),
     "transformer_layers_per_block": (1,),
   }
+  if kind == "UNet3DConditionModel":
+    supported["norm_eps"] = (1e-5,)  # its layers along time have no other
+    supported["num_attention_heads"] = (None,)  # the class itself refuses it
   require_supported(given, supported, kind)
   heads = _heads(config, kind, channels)
   shared = dict(
