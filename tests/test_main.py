@@ -1,6 +1,7 @@
 """The command line: what is wrong is refused in a line or two, before any work."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -109,6 +110,25 @@ def test_running_out_of_memory_says_how_much_and_what_to_change():
     assert "--config.sample.batch_size=" in failure.explain(error, cfg, "runs/a")
   assert failure.explain(KeyError("a"), cfg, "runs/a") is None
   assert failure.explain(jax.errors.JaxRuntimeError("INTERNAL"), cfg, "runs/a") is None
+
+
+@pytest.mark.complete
+def test_an_installed_package_samples_outside_of_its_checkout(tmp_path):
+  root = pathlib.Path(__file__).parent.parent
+  target = tmp_path / "site"
+  install = ["pip", "install", "--quiet", "--no-deps"]
+  subprocess.run(
+    [sys.executable, "-m", *install, f"--target={target}", str(root)], check=True
+  )
+  command = [sys.executable, "-m", "vdm_jax.main", "--mode=sample"]
+  command += ["--config=configs/quickstart.py:pretrained", "--workdir=ready"]
+  command += ["--config.sample.signals.per_class=1"]
+  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  environment |= {"PYTHONPATH": str(target), "JAX_PLATFORMS": "cpu"}
+  subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+  assert (tmp_path / "ready" / "samples" / "grid.gif").is_file()
+  names = {path.name for path in target.glob("*.dist-info/**/LICENSE")}
+  assert names == {"LICENSE"}
 
 
 def test_help_says_how_to_start():

@@ -15,6 +15,8 @@
 The same command goes on where an earlier one stopped.
 """
 
+import importlib.util
+import os
 import pathlib
 import sys
 import time
@@ -56,12 +58,28 @@ def exit_with_usage_error(message):
   sys.exit(2)
 
 
+def use_installed_configs(argv):
+  """Changes --config=configs/... in `argv`, a list, outside of a checkout.
+
+  Where there is no such file, the one that was installed with the package is meant.
+  """
+  for i, argument in enumerate(argv):
+    file, colon, variant = argument.removeprefix("--config=").partition(":")
+    if file != argument and file.startswith("configs/") and not os.path.exists(file):
+      found = importlib.util.find_spec("configs")
+      for folder in found.submodule_search_locations if found else ():
+        installed = pathlib.Path(folder).parent / file
+        if installed.is_file():
+          argv[i] = f"--config={installed}{colon}{variant}"
+
+
 def parse_flags_or_exit(argv):
   """Sets FLAGS from `argv`, [program, --name=value, ...], and returns [argv[0]].
 
   Exits with a message and status 2 for an unknown flag, field, config or mode, for an
   argument that is no flag, and without --config.
   """
+  use_installed_configs(argv)
   try:
     rest = FLAGS(argv)
     missing = not FLAGS["config"].present
