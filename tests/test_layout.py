@@ -13,7 +13,7 @@ CPU = "vdm_jax.layers.cpu"  # a package that others import as a whole, by its __
 # sharding take from config the nearest right name of a wrong one.
 LEAVES = {
   *("conditioning", "config", "distributed"),
-  *("sharding", "atomic", "keys"),
+  *("sharding", "atomic", "keys", "huge_pages"),
 }
 PARTS = {
   *LEAVES,
@@ -28,7 +28,7 @@ MAY_IMPORT = {
   "log": {"atomic"},
   "sharding": {"config"},
   "batches": {"sharding", "keys"},
-  "main": {"config", "distributed", "programs"},
+  "main": {"config", "distributed", "programs", "huge_pages"},
   "compiler": {"config"},
   "programs": PARTS,
   "studies": PARTS | {"programs"},

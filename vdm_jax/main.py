@@ -5,6 +5,7 @@
   --workdir=runs/quickstart             the folder of the run: data, weights, samples;
                                         by default runs/ and the config's name
   --mode=train                          one stage of the config; all of them by default
+  --nohuge_pages                        leaves malloc as it is, on a Linux CPU
   --debug                               shows the traceback of every error
   --mode=compile --topology=v5e:4x4 [--num_slices=2] [--what=train|sample|decode|fit]
                                         for absent chips, see programs/compile.py
@@ -25,6 +26,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vdm_jax import config as config_lib
+from vdm_jax import huge_pages
 
 USAGE_ERRORS = (
   flags.Error,
@@ -38,6 +40,8 @@ FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
 MODE = flags.DEFINE_string("mode", "all", "A stage of the config, or all of them.")
+# Read before all flags: a config imports jax.
+flags.DEFINE_boolean("huge_pages", True, "Huge pages for malloc on Linux CPUs.")
 DEBUG = flags.DEFINE_boolean("debug", False, "Shows where an error comes from.")
 COMPILE = (
   flags.DEFINE_string("topology", "v5e:4x4", "Chips: v5e:4x4, v5p:2x2x2, h100:2x8 ..."),
@@ -155,4 +159,6 @@ def run_compile():
 
 
 if __name__ == "__main__":
+  if not {"--nohuge_pages", "--huge_pages=false"} & set(sys.argv):
+    huge_pages.restart_with_huge_pages()
   app.run(run, flags_parser=parse_flags_or_exit)
