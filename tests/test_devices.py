@@ -17,7 +17,7 @@ def runs(tmp_path_factory):
   for devices in (1, 2):
     workdir = tmp_path_factory.mktemp("devices") / str(devices)
     args = "--config=configs/quickstart.py:tiny", f"--workdir={workdir}"
-    child.output(child.start("vdm_jax.main", *args, devices=devices), timeout=600)
+    child.output(child.start("vdm_jax.main", *args, devices=devices))
     made[devices] = workdir
   return made
 

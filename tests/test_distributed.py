@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAIN = ("vdm_jax.main", "--config=tests/distributed/config.py")
-STEPS, HEARTBEAT, PATIENCE = 16, 10, 120.0
+STEPS, HEARTBEAT, PATIENCE = 16, 10, 1800.0
 
 
 def free_address():

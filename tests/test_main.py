@@ -9,6 +9,8 @@ import sys
 import jax
 import pytest
 
+from tests.support import child
+
 QUICKSTART = "--config=configs/quickstart.py:tiny"
 WORKDIR = "--workdir=never_made"
 EMPTY = "--workdir={tmp}"  # these two look into it
@@ -77,7 +79,7 @@ def answers(tmp_path_factory):
     input=json.dumps(cases),
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=child.TIMEOUT,
   )
   assert done.returncode == 0, done.stderr
   rows = map(json.loads, done.stdout.splitlines())

@@ -11,7 +11,7 @@ import numpy as np
 from tests.support import child, suite
 from vdm_jax import checkpoint, log
 
-STEPS, PATIENCE = 240, 120.0
+STEPS, PATIENCE = 240, 1800.0
 
 
 def start(workdir):
