@@ -293,20 +293,20 @@ def test_a_cluster_is_known_by_its_environment(monkeypatch):
     ({"KUBERNETES_SERVICE_HOST": "x"}, None),
     ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
   ):
-    assert distributed.detect_cluster(environment) == found, environment
+    assert distributed.cluster_name(environment) == found, environment
 
 
 def test_a_tpu_alone_asks_its_metadata_server(monkeypatch):
   monkeypatch.setattr(distributed, "_has_tpu", lambda: True)
-  assert distributed.detect_cluster({}) == "TPU VM"
-  assert distributed.detect_cluster({"TPU_SKIP_MDS_QUERY": "1"}) is None
-  assert distributed.detect_cluster({"JAX_PLATFORMS": "cpu"}) is None
+  assert distributed.cluster_name({}) == "TPU VM"
+  assert distributed.cluster_name({"TPU_SKIP_MDS_QUERY": "1"}) is None
+  assert distributed.cluster_name({"JAX_PLATFORMS": "cpu"}) is None
 
 
 def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
   for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
     monkeypatch.delenv(name, raising=False)
-  monkeypatch.setattr(distributed, "detect_cluster", lambda environment: None)
+  monkeypatch.setattr(distributed, "cluster_name", lambda environment: None)
   assert distributed.initialize() is False
   assert distributed.initialize(free_address(), 1, 0) is False
   distributed.barrier("nobody")
@@ -314,7 +314,7 @@ def test_a_machine_without_a_cluster_stays_alone(monkeypatch):
 
 
 def test_half_a_coordinator_is_refused_by_name(monkeypatch):
-  monkeypatch.setattr(distributed, "detect_cluster", lambda environment: None)
+  monkeypatch.setattr(distributed, "cluster_name", lambda environment: None)
   begin = distributed.initialize
   calls = {
     "process_id=1: the environment has no cluster": lambda: begin(process_id=1),

@@ -52,7 +52,7 @@ def initialize(
   Raises:
     DistributedError: naming what is missing, wrong, or does not answer.
   """
-  found = detect_cluster(os.environ)
+  found = cluster_name(os.environ)
   coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
   num_processes = _number("num_processes", num_processes)
   process_id = _number("process_id", process_id)
@@ -93,7 +93,7 @@ def initialize(
   return jax.process_count() > 1
 
 
-def detect_cluster(environment):
+def cluster_name(environment):
   """The kind of cluster, "Slurm", "Open MPI", "TPU hosts", "Kubernetes" ..., or None.
 
   Args:

@@ -42,7 +42,9 @@ def test_slices_are_told_apart():
   assert found.num_slices == 2
 
 
-@pytest.mark.skipif(not topology.has_cuda(), reason="no CUDA plugin is installed")
+@pytest.mark.skipif(
+  not topology.has_cuda_plugin(), reason="no CUDA plugin is installed"
+)
 def test_hosts_of_gpus_are_slices():
   found = topology.get_topology("h100:2x8")
   assert len(found.devices) == 16 and found.num_slices == 2

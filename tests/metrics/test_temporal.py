@@ -19,8 +19,8 @@ def test_flicker_is_the_mean_change():
 
 
 def test_motion_listens_to_the_pixels_that_change_most():
-  np.testing.assert_allclose(temporal.mean_largest_pixel_change(clip(200, 0.05)), 200.0)
-  np.testing.assert_allclose(temporal.mean_largest_pixel_change(clip(200, 0.01)), 40.0)
+  np.testing.assert_allclose(temporal.top_pixel_change(clip(200, 0.05)), 200.0)
+  np.testing.assert_allclose(temporal.top_pixel_change(clip(200, 0.01)), 40.0)
 
 
 def test_moving_clip_fraction_is_the_share_of_clips_that_move():

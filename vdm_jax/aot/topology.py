@@ -174,7 +174,7 @@ def _tpus(kind, shape, num_slices):
 
 def _gpus(kind, shape, num_slices):
   del kind, num_slices
-  if not has_cuda():
+  if not has_cuda_plugin():
     raise ModuleNotFoundError(
       "Compiling for a GPU needs JAX's CUDA plugin; pip install 'vdm_jax[cuda]'. No "
       "GPU and no CUDA is asked for."
@@ -188,7 +188,7 @@ def _gpus(kind, shape, num_slices):
   return found.devices
 
 
-def has_cuda():
+def has_cuda_plugin():
   """Whether JAX's CUDA plugin, which compiles for GPUs, is installed."""
   plugins = importlib.util.find_spec("jax_plugins")
   return bool(plugins) and bool(importlib.util.find_spec("jax_plugins.xla_cuda13"))

@@ -25,8 +25,8 @@ class I3DFeatures:
     batch_size: clips of one call of the network.
   """
 
-  def __init__(self, file, batch_size=8):
-    self.params = i3d.from_state_dict(weights.read_arrays(file))
+  def __init__(self, i3d_file, batch_size=8):
+    self.params = i3d.from_state_dict(weights.read_arrays(i3d_file))
     self.batch_size = batch_size
     self._apply = jax.jit(lambda params, x: i3d.logits(params, i3d.preprocess(x)))
 

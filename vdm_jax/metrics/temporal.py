@@ -16,7 +16,7 @@ def flicker(videos):
   return reduce(_changes(videos), "n t h w c -> n", "mean")
 
 
-def mean_largest_pixel_change(videos):
+def top_pixel_change(videos):
   """Mean change [N], in grey levels of 255, of the 5 % of pixels that change most.
 
   Between successive frames of uint8 videos [N, T, H, W, C].
@@ -34,7 +34,7 @@ def moving_clip_fraction(videos, *, threshold=MOVING):
   than `threshold` grey levels in the mean. VBench's "dynamic degree" thresholds the
   largest 5 % of an optical flow instead.
   """
-  return float((mean_largest_pixel_change(videos) > threshold).mean())
+  return float((top_pixel_change(videos) > threshold).mean())
 
 
 def seam_ratio(videos, *, window, overlap):

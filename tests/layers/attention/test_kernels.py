@@ -98,10 +98,10 @@ CASES = {
 }
 WAYS = {
   f"{attend.__name__}, {name}": (attend, *case)
-  for attend in (chunked.attend, chunked.attend_all_rows)
+  for attend in (chunked.attend, chunked.attend_by_chunks)
   for name, case in CASES.items()
 }
-QUICK = ("attend, rows", "attend, pairs", "attend_all_rows, pairs")
+QUICK = ("attend, rows", "attend, pairs", "attend_by_chunks, pairs")
 
 
 @pytest.mark.parametrize("name", suite.choose(WAYS, *QUICK))

@@ -48,7 +48,7 @@ def attend(q, k, v, mask=None):
   *rows, length, heads, _ = q.shape
   group = max(1, CHUNK_BYTES // (4 * length * heads * k.shape[-3]))
   if math.prod(rows) <= group:
-    return attend_all_rows(q, k, v, mask)
+    return attend_by_chunks(q, k, v, mask)
   limit = None if mask is None else logit_limits(mask, k.shape[-3])
   each = limit is not None and math.prod(limit.shape[:-3]) > 1
   if each:
@@ -65,7 +65,7 @@ def attend(q, k, v, mask=None):
   return jax.lax.map(one, (*flat, own), batch_size=group).reshape(q.shape)
 
 
-def attend_all_rows(q, k, v, mask=None):
+def attend_by_chunks(q, k, v, mask=None):
   """Attention [..., L, N, D] in chunks of queries and keys; a mesh may split the rows.
 
   q is [..., L, N, D], k and v are [..., M, N, D]; `mask` is boolean, broadcastable to

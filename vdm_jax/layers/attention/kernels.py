@@ -81,7 +81,7 @@ def attend(q, k, v, mask=None, kernel="auto"):
     kernel, q.shape, k.shape, q.dtype, mask, single_device=shard_map.is_single_device()
   )
   if name == "chunked" and not shard_map.is_single_device():
-    return chunked.attend_all_rows(q, k, v, mask)
+    return chunked.attend_by_chunks(q, k, v, mask)
   return KERNELS[name](q, k, v, mask)
 
 

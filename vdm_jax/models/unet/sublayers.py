@@ -142,9 +142,9 @@ class UNetTransformer(TypedModule):
       x = Linear(width, ("embed", None), **self.dtypes, name="proj_in")(x)
     x = placement.constrain(rearrange(x, "b t h w c -> b t (h w) c"), TOKEN_LAYOUT)
     for i in range(c.depth):
-      x = SublayerStack(c, groups, **self.dtypes, name=f"block_{i}")(x, signals)
+      x = UNetTransformerBlock(c, groups, **self.dtypes, name=f"block_{i}")(x, signals)
       if self.inner is not None:
-        along = SublayerStack(
+        along = UNetTransformerBlock(
           self.inner, groups, **self.dtypes, name=f"temporal_block_{i}"
         )
         h = along(x, signals)
@@ -162,7 +162,7 @@ class UNetTransformer(TypedModule):
     return x
 
 
-class SublayerStack(TypedModule):
+class UNetTransformerBlock(TypedModule):
   """One block of a transformer on tokens [B, T, N, D]: several sublayers in a row.
 
   `config` is a TransformerConfig, whose `block` names them, such as "spatial_self";
