@@ -88,3 +88,21 @@ def test_published_statistics_shift_and_then_scale():
 def test_a_stride_that_is_no_power_of_two_is_refused():
   with pytest.raises(ValueError, match="must be powers of 2"):
     kl_video.KLVideo(stride=(3, 8, 8))
+
+
+def test_z_channels_may_differ_from_the_latents():
+  """LVDM's z_channels and embed_dim: two numbers of its configs."""
+  fields = dict(width=4, stride=(1, 2, 2), groups=2, latent_channels=3, z_channels=5)
+  module = kl_video.KLVideo(**fields)
+  video = np.zeros((1, 1, 4, 4, 3), np.float32)
+  params = jax.eval_shape(lambda: module.init(jax.random.key(0), video))
+  shapes = {
+    "quant_conv": (1, 1, 1, 10, 6),
+    "post_quant_conv": (1, 1, 1, 3, 5),
+  }
+  for name, shape in shapes.items():
+    assert params[name]["kernel"].shape == shape
+  assert params["encoder"]["final_block_2"]["kernel"].shape[-1] == 10
+  moments = jax.eval_shape(module.encode, params, video)
+  assert moments.mean.shape == (1, 1, 2, 2, 3)
+  assert jax.eval_shape(module.decode, params, moments.mean).shape == video.shape

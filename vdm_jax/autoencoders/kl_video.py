@@ -32,6 +32,8 @@ class KLVideo:
     stride: pixels per latent in (time, height, width), powers of 2.
     latent_channels, pixel_channels: of the latents and of the video.
     groups: of each group norm.
+    z_channels: of the encoder's output before its last layer, of one pixel, and of the
+      decoder's input; 0 is as many as the latents have, LVDM's embed_dim.
   """
 
   width: int = 32
@@ -39,6 +41,7 @@ class KLVideo:
   latent_channels: int = 4
   pixel_channels: int = 3
   groups: int = 32
+  z_channels: int = 0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -99,7 +102,8 @@ class KLVideoNetwork(nn.Module):
     c = self.config
     self.encoder, self.decoder = Encoder3D(c), Decoder3D(c)
     self.quant_conv = ReplicatePadConv3D(c, 2 * c.latent_channels, (1, 1, 1))
-    self.post_quant_conv = ReplicatePadConv3D(c, c.latent_channels, (1, 1, 1))
+    inside = c.z_channels or c.latent_channels
+    self.post_quant_conv = ReplicatePadConv3D(c, inside, (1, 1, 1))
 
   def __call__(self, video):
     mean, _ = jnp.split(self.encode(video), 2, axis=-1)
@@ -115,7 +119,7 @@ class KLVideoNetwork(nn.Module):
 
 
 class Encoder3D(nn.Module):
-  """Clips [B, T, H, W, C] -> [B, t, h, w, 2 latent_channels]."""
+  """Clips [B, T, H, W, C] -> [B, t, h, w, 2 z_channels]."""
 
   config: KLVideo
 
@@ -126,11 +130,12 @@ class Encoder3D(nn.Module):
     for i, stride in enumerate(c.levels):
       x = DownBlock3D(c, c.width * 2 ** (i + 1), stride, name=f"conv_blocks_{i}")(x)
     x = nn.silu(group_norm_over_clip(c, x, "final_block_0"))
-    return ReplicatePadConv3D(c, 2 * c.latent_channels, name="final_block_2")(x)
+    inside = c.z_channels or c.latent_channels
+    return ReplicatePadConv3D(c, 2 * inside, name="final_block_2")(x)
 
 
 class Decoder3D(nn.Module):
-  """Latents [B, t, h, w, latent_channels] -> [B, T, H, W, pixel_channels]."""
+  """[B, t, h, w, z_channels] -> [B, T, H, W, pixel_channels]."""
 
   config: KLVideo
 
