@@ -20,7 +20,7 @@ python -m vdm_jax.main --config=configs/folder.py:pod-captions --config.videos=c
   --config.text_encoder=stable-diffusion-v1-5 --workdir=runs/clips
 """
 
-from configs.parts import digits, runs, videos
+from configs.parts import autoencoders, digits, runs, videos
 from vdm_jax import config as c
 from vdm_jax.autoencoders import kl_image
 from vdm_jax.conditioners import conditioner
@@ -55,15 +55,15 @@ SIZES = {
 }
 WHOLE = dict(clip=dict(num_frames=16, frame_interval=3), pixels=256, windows=4)
 WHOLE |= dict(shape=(16, 32, 32, 4))
-FEW = dict(steps=4, loader=dict(batch_size=4), cadence=dict(log=2, save=2))
-FEW |= dict(optimizer=dict(learning_rate=dict(warmup=2)))
-TINY = dict(
-  autoencoder=dict(channels=(8, 8), groups=4),
-  autoencode=FEW | dict(measure_batches=2),
-  network=dict(width=16, depth=2, num_heads=2),
-  train=FEW,
+SMALLEST = dict(clip=dict(num_frames=4, frame_interval=1), pixels=16, windows=2)
+SMALLEST |= dict(network={}, shape=(4, 8, 8, 2))
+SMALLEST |= dict(training=dict(steps=4, peak=1e-3, batch_size=4, warmup=2))
+TINY = autoencoders.TINY | dict(
+  network=dict(width=16, depth=2, num_heads=2, patch=2),
+  train=dict(cadence=dict(log=2, save=2)),
   ts=dict(num_steps=2),
   sample=dict(signals=dict(count=2), batch_size=2),
+  evaluate=dict(train_clips=8),
 )
 
 
@@ -72,12 +72,12 @@ def get_config(arg="cpu"):
   variants = [name + end for end in ("", "-captions") for name in SIZES]
   c.check_variant("folder.py", arg, (*variants, "tiny"))
   name, captions, _ = arg.partition("-captions")
-  size = WHOLE | SIZES["cpu" if name == "tiny" else name]
+  size = WHOLE | (SMALLEST if name == "tiny" else SIZES[name])
   path = c.shared("videos")
   labelled = "metadata.csv" if captions else False
   every = c.call(folders.videos, path=path, labelled=labelled, **size["clip"])
   clips = [c.call(sources.every_tenth, source=every, held_out=x) for x in (False, True)]
-  small = name in ("cpu", "tiny")
+  small = name == "cpu"
   made = {}
   if small:
     autoencoder = c.call(kl_image.KLImage, **SMALL)

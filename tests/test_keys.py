@@ -61,7 +61,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize(
-  "name", suite.choose(DRAWS, "ancestral", "free_init", "free_noise", "perturbed")
+  "name", suite.choose(DRAWS, "ancestral", "free_noise", "perturbed")
 )
 def test_a_video_is_the_same_alone_and_in_any_batch(name):
   draw = DRAWS[name]

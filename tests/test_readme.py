@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
 CODE = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
 OPENS = next(i for i, code in enumerate(CODE) if "vdm_jax.load" in code)
+SAMPLES = next(i for i, code in enumerate(CODE) if "run_stages" in code)
+LONG = (OPENS, SAMPLES)
 PAGES = ["README.md", *(f"{d}/README.md" for d in ("configs", "experiments", "tests"))]
 PAGES += ["vdm_jax/pretrained/README.md", "vdm_jax/oracle/README.md"]
 
@@ -24,7 +26,8 @@ def test_it_is_one_page_with_five_examples():
 
 
 @pytest.mark.parametrize(
-  "number", [i for i in range(len(CODE)) if i != OPENS] + [*suite.only_complete(OPENS)]
+  "number",
+  [*(i for i in range(len(CODE)) if i not in LONG), *suite.only_complete(*LONG)],
 )
 def test_its_code_runs_as_printed(number, tmp_path, monkeypatch):
   if number == OPENS:

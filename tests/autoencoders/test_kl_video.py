@@ -9,7 +9,7 @@ import pytest
 from einops import rearrange
 
 from tests.support import golden_files
-from vdm_jax import pretrained
+from vdm_jax import pretrained, sharding
 from vdm_jax.autoencoders import kl_video
 
 MODULE = kl_video.KLVideo()
@@ -95,14 +95,15 @@ def test_z_channels_may_differ_from_the_latents():
   fields = dict(width=4, stride=(1, 2, 2), groups=2, latent_channels=3, z_channels=5)
   module = kl_video.KLVideo(**fields)
   video = np.zeros((1, 1, 4, 4, 3), np.float32)
-  params = jax.eval_shape(lambda: module.init(jax.random.key(0), video))
+  init = lambda: sharding.unbox(module.init(jax.random.key(0), video))
+  params = jax.eval_shape(init)
   shapes = {
     "quant_conv": (1, 1, 1, 10, 6),
     "post_quant_conv": (1, 1, 1, 3, 5),
   }
   for name, shape in shapes.items():
-    assert params[name]["kernel"].shape == shape
-  assert params["encoder"]["final_block_2"]["kernel"].shape[-1] == 10
+    assert params[name]["conv"]["kernel"].shape == shape
+  assert params["encoder"]["final_block_2"]["conv"]["kernel"].shape[-1] == 10
   moments = jax.eval_shape(module.encode, params, video)
   assert moments.mean.shape == (1, 1, 2, 2, 3)
   assert jax.eval_shape(module.decode, params, moments.mean).shape == video.shape
