@@ -129,6 +129,17 @@ def test_a_transformed_source_is_the_same_at_every_reading():
   assert other[0]["video"] != first[0]
 
 
+def test_a_transformed_source_draws_again_what_cannot_be_read():
+  class Torn(sources.ArraySource):
+    def load(self, i, rng):
+      if rng.integers(4) == 3:
+        raise decode.BadClipError("clip", "is torn")
+      return self[i]
+
+  changed = sources.Transformed(Torn({"video": np.arange(40)}), ())
+  assert [changed[i]["video"] for i in range(40)] == list(range(40))
+
+
 def test_a_repeated_source_gives_other_windows_each_time():
   video = np.arange(40, dtype=np.uint8)[None, :, None, None, None].repeat(2, 0)
   clips = sources.ArraySource({"video": video, "label": np.array([3, 4])})

@@ -19,7 +19,6 @@ from absl import flags
 from vdm_jax.data import decode, report, sources
 
 CANDIDATES = 256  # records tried in the place of a bad one before giving up
-TRIES = 8  # random draws of a record before another one takes its place
 PROBES = 5  # good records that decide what all records must look like
 
 
@@ -276,33 +275,28 @@ class _Fetch:
     that were read before.
     """
     error = self._bad.get(i)
-    for attempt in range(0 if error else 1 if self.plain else TRIES):
+    if error is None:
+      make_rng = lambda attempt: self._rng(1, *place, *([attempt] if attempt else []))
       try:
-        again = (attempt,) if attempt else ()
-        row = self._checked(self._record(i, (*place, *again)), i)
-      except decode.BadClipError as failure:
-        error = failure
-        if error.always or self.plain:
+        read = lambda rng: self._checked(self._record(i, rng), i)
+        row, failure = sources.draw_until_good(read, make_rng)
+      except decode.BadClipError as last:
+        error = last
+        if error.always:
           self._bad[i] = error
-          break
       else:
-        if error is not None:
-          skipped[error.path] = f"{error.reason}; read from another start"
+        if failure is not None:
+          skipped[failure.path] = f"{failure.reason}; read from another start"
         return row
     skipped[error.path] = error.reason
     return None
 
-  def _record(self, i, place):
-    if self.plain:
-      return self.source[i]
-    rng, record = self._rng(1, *place), None
+  def _record(self, i, rng):
     try:
       record = sources.load_record(self.source, i, rng)
       for transform in self.transforms:
         record = transform(record, rng)
     except decode.BadClipError as error:
-      # Without `load` nothing but a transform draws.
-      error.always |= record is None and not hasattr(self.source, "load")
       if error.path != "clip":
         raise
       name = sources.record_name(self.source, i)

@@ -18,6 +18,8 @@ from grain import sources as grain_sources
 
 from vdm_jax.data import decode, records
 
+TRIES = 8  # random draws of a record that cannot be read
+
 
 class ArraySource:
   """A source of N records in memory, given as {key: array [N, ...]}."""
@@ -125,7 +127,8 @@ class Transformed:
   """A source of another one's records after transforms, the same at each access.
 
   For one pass over the data, such as encoding and evaluation; training draws anew in
-  each epoch if the loader has the transforms instead.
+  each epoch if the loader has the transforms instead. What cannot be read is drawn
+  again, for another start may help.
 
   Args:
     source: of records {key: array}.
@@ -142,7 +145,10 @@ class Transformed:
     return len(self.source)
 
   def __getitem__(self, i):
-    rng = np.random.default_rng([self.seed, i])
+    make_rng = lambda k: np.random.default_rng([self.seed, i, *([k] if k else [])])
+    return draw_until_good(lambda rng: self._read(i, rng), make_rng)[0]
+
+  def _read(self, i, rng):
     record = load_record(self.source, i, rng)
     for transform in self.transforms:
       record = transform(record, rng)
@@ -156,6 +162,31 @@ class Transformed:
 def load_record(source, i, rng):
   """Record i of any source, {key: array}; random parts by `rng`, a numpy Generator."""
   return source.load(i, rng) if hasattr(source, "load") else source[i]
+
+
+def draw_until_good(read, make_rng):
+  """(record, None or the last failed draw's decode.BadClipError), after some draws.
+
+  Args:
+    read: function numpy Generator -> record {key: array}.
+    make_rng: function attempt -> numpy Generator, for the attempts 0, 1 ...
+
+  Raises:
+    decode.BadClipError: every draw failed; with `always`, no further one would help,
+      as where nothing had been drawn.
+  """
+  failure = None
+  for attempt in range(TRIES):
+    rng = make_rng(attempt)
+    begin = rng.bit_generator.state
+    try:
+      return read(rng), failure
+    except decode.BadClipError as error:
+      error.always |= rng.bit_generator.state == begin
+      failure = error
+      if error.always:
+        break
+  raise failure
 
 
 def record_name(source, i):
