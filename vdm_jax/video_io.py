@@ -9,6 +9,7 @@ import os
 
 import av
 import numpy as np
+from av.sidedata import sidedata
 from av.video import reformatter
 from einops import rearrange, reduce, repeat
 from PIL import Image, ImageOps
@@ -53,25 +54,57 @@ def read_image(path, file_bytes=None):
 
 
 def iterate_frames(path):
-  """Yields the frames of a video file in order, each uint8 [H, W, 3]."""
+  """Yields the frames of a video file in order, each uint8 [H, W, 3], upright."""
   with av.open(os.fspath(path)) as container:
-    if not container.streams.video:
+    stream = find_video_stream(container)
+    if stream is None:
       raise ValueError(f"{path}: no video stream; give a file that holds pictures.")
     converter = reformatter.VideoReformatter()
-    for frame in container.decode(video=0):
+    for frame in container.decode(stream):
       yield frame_pixels(frame, converter)
+
+
+def find_video_stream(container):
+  """The video stream of an av container that players show; None if there is none.
+
+  The default one, or of several the largest; no cover, and none without a decoder.
+  """
+  kind = av.stream.Disposition
+  streams = [
+    stream
+    for stream in container.streams.video
+    if stream.codec_context is not None
+    and not stream.disposition & (kind.attached_pic | kind.timed_thumbnails)
+  ]
+  default = lambda stream: bool(stream.disposition & kind.default)
+  order = lambda stream: (default(stream), stream.width * stream.height)
+  return max(streams, key=order, default=None)
 
 
 def frame_pixels(frame, converter):
   """The pixels uint8 [H, W, 3], RGB, of an av.VideoFrame, by an av VideoReformatter.
 
   The colours of a file that names no matrix are those that players guess: BT.709's
-  from HD on, BT.601's for smaller ones.
+  from HD on, BT.601's for smaller ones. Turned and mirrored as players show it.
   """
   guess = {}
   if frame.colorspace == UNKNOWN and not frame.format.is_rgb:
     guess = dict(src_colorspace=_matrix(frame.width, frame.height))
-  return converter.reformat(frame, format="rgb24", **guess).to_ndarray()
+  picture = converter.reformat(frame, format="rgb24", **guess).to_ndarray()
+  return _upright(picture, frame.side_data.get(sidedata.Type.DISPLAYMATRIX))
+
+
+def _upright(picture, matrix):
+  """The picture [H, W, 3] turned and mirrored as a display matrix says; None: as it is.
+
+  A matrix (a, b; c, d) shows the pixel (x, y) at (a x + c y, b x + d y).
+  """
+  if matrix is None:
+    return picture
+  a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+  if abs(b) > abs(a):
+    picture, a, d = picture.swapaxes(0, 1), c, b
+  return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _matrix(width, height):

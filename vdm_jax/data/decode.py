@@ -136,18 +136,12 @@ def read_frames(path, choose_frames):
 
 @contextlib.contextmanager
 def _open(path):
-  """(container, its video stream): the default one, or the largest; no cover."""
+  """(container, its video stream), decoding in one thread."""
   with av.open(os.fspath(path)) as container:
-    kind = av.stream.Disposition
-    streams = [
-      stream
-      for stream in container.streams.video
-      if not stream.disposition & (kind.attached_pic | kind.timed_thumbnails)
-    ]
-    if not streams:
-      raise BadClipError(path, "holds no video stream", always=True)
-    default = lambda stream: bool(stream.disposition & kind.default)
-    stream = max(streams, key=lambda s: (default(s), s.width * s.height))
+    stream = video_io.find_video_stream(container)
+    if stream is None:
+      reason = "holds no video stream that can be decoded"
+      raise BadClipError(path, reason, always=True)
     stream.codec_context.thread_count = 1  # the loader brings the parallelism
     yield container, stream
 
@@ -199,24 +193,10 @@ def _collect(path, stamped, wanted):
       continue
     if frame.is_corrupt:
       raise BadClipError(path, f"is broken inside, at frame time {stamp}")
-    pictures.append(_upright(video_io.frame_pixels(frame, converter), frame))
+    pictures.append(video_io.frame_pixels(frame, converter))
     if len(pictures) == len(wanted):
       break
   return pictures
-
-
-def _upright(picture, frame):
-  """The picture [H, W, 3] turned and mirrored as the frame's display matrix says.
-
-  A matrix (a, b; c, d) shows the pixel (x, y) at (a x + c y, b x + d y).
-  """
-  found = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-  if found is None:
-    return picture
-  a, b, _, c, d = np.sign(np.frombuffer(found, np.int32)[:5])
-  if abs(b) > 0 and abs(c) > 0 and not (a or d):
-    picture, a, d = picture.swapaxes(0, 1), c, b
-  return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def read_image(path, file_bytes=None):

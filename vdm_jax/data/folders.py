@@ -238,14 +238,17 @@ def _root(path):
 def _walk(path):
   """(folder, its files) below `path` in a fixed order, hidden ones left out.
 
-  Links are followed, and each real folder is given once.
+  Links are followed, and each real folder is given once, by its own name if it has one
+  below `path`.
   """
-  seen = {os.path.realpath(path)}
-  for folder, children, names in os.walk(path, followlinks=True):
-    real = {c: os.path.realpath(os.path.join(folder, c)) for c in sorted(children)}
-    children[:] = []
-    for child, place in real.items():
-      if not child.startswith(".") and place not in seen:
-        seen.add(place)
-        children.append(child)
-    yield pathlib.Path(folder), sorted(n for n in names if not n.startswith("."))
+  places, seen = [path], set()
+  for place in places:
+    for folder, children, names in os.walk(place):
+      real = os.path.realpath(folder)
+      shown = [] if real in seen else sorted(c for c in children if c[0] != ".")
+      linked = [c for c in shown if os.path.islink(os.path.join(folder, c))]
+      places += [os.path.join(folder, child) for child in linked]
+      children[:] = [child for child in shown if child not in linked]
+      if real not in seen:
+        seen.add(real)
+        yield pathlib.Path(folder), sorted(n for n in names if not n.startswith("."))
