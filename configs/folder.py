@@ -2,13 +2,13 @@
 
 The folder may have sub-folders; every tenth video is held out. Sizes by name:
 
-  cpu   64 x 64, 8 frames: an autoencoder from scratch, a Latte of 4 M parameters; half
-        an hour on two cores, enough to see the motion and the colours of a few clips
+  cpu   64 x 64, 8 frames: an autoencoder from scratch, a Latte of 4 M parameters; enough
+        to see the motion and the colours of a few clips, experiments/own_clips
   gpu   256 x 256, 16 frames: Latte-B/2 (130 M) in bfloat16, on one device
   pod   256 x 256, 16 frames: Latte-XL/2 (674 M), parameters and optimizer split
 
 `gpu` and `pod` use Stable Diffusion's autoencoder; give a published one, or one is
-trained from scratch, which takes days. With "-captions" behind the size, texts lead:
+trained from scratch. With "-captions" behind the size, texts lead:
 the folder has a table metadata.csv of the columns file_name and text, and
 --config.text_encoder names a folder with CLIP and its tokenizer.
 

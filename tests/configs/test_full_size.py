@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import folder
 from tests.configs import tiny
 from tests.support import suite
 from vdm_jax import config as c
@@ -136,3 +137,18 @@ def test_svd_reads_the_first_frame_as_its_own_autoencoder_gives_it(tmp_path):
   for signals in (batch, c.build(cfg.sample.signals, tmp_path)()):
     cond, _ = conditioner(signals)
     np.testing.assert_allclose(cond.channels["image"][0], mean[:1], rtol=1e-3)
+
+
+@pytest.mark.complete
+def test_own_clips_have_networks_of_the_sizes_that_the_config_names():
+  sizes = {"cpu": 3.9, "gpu": 129.5, "pod": 673.7, "cpu-captions": 4.7}
+  for arg, millions in sizes.items():
+    cfg = folder.get_config(arg)
+    task = c.build(cfg.train.task)
+    batch = {"latents": np.zeros((1, *cfg.generator.shape), np.float32)}
+    if "captions" in arg:
+      batch["text"] = np.zeros((1, 77, 768), np.float32)
+      batch["text_mask"] = np.ones((1, 77), bool)
+    shapes = jax.eval_shape(lambda b, t=task: t.init(jax.random.key(0), b), batch)
+    count = sum(x.size for x in jax.tree.leaves(sharding.unbox(shapes)))
+    assert abs(count / 1e6 - millions) < 0.05, arg

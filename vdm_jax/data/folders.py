@@ -245,10 +245,10 @@ def _walk(path):
   for place in places:
     for folder, children, names in os.walk(place):
       real = os.path.realpath(folder)
-      shown = [] if real in seen else sorted(c for c in children if c[0] != ".")
-      linked = [c for c in shown if os.path.islink(os.path.join(folder, c))]
+      visible = [] if real in seen else sorted(c for c in children if c[0] != ".")
+      linked = [c for c in visible if os.path.islink(os.path.join(folder, c))]
       places += [os.path.join(folder, child) for child in linked]
-      children[:] = [child for child in shown if child not in linked]
+      children[:] = [child for child in visible if child not in linked]
       if real not in seen:
         seen.add(real)
         yield pathlib.Path(folder), sorted(n for n in names if not n.startswith("."))
