@@ -2,8 +2,8 @@
 
 The folder may have sub-folders; every tenth video is held out. Sizes by name:
 
-  cpu   64 x 64, 8 frames: an autoencoder from scratch, a Latte of 4 M parameters; enough
-        to see the motion and the colours of a few clips, experiments/own_clips
+  cpu   64 x 64, 8 frames: an autoencoder from scratch, a Latte of 4 M parameters;
+        enough to see motion and colours of a few clips, experiments/own_clips
   gpu   256 x 256, 16 frames: Latte-B/2 (130 M) in bfloat16, on one device
   pod   256 x 256, 16 frames: Latte-XL/2 (674 M), parameters and optimizer split
 
