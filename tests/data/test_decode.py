@@ -139,8 +139,8 @@ def test_every_container_gives_what_decoding_in_order_gives(tmp_path):
     ("h265.mov", "libx265", {"x265-params": "keyint=9:log-level=error"}),
     ("vp9.webm", "libvpx-vp9", dict(g="9")),
   ):
-    video = moving(24)[:, :H, :W]
-    path = write(tmp_path / name, video, codec, **options)
+    # As they are: libx265 writes past its buffers where frames are less than 64 wide.
+    path = write(tmp_path / name, moving(24), codec, **options)
     with av.open(str(path)) as container:
       converter = av.video.reformatter.VideoReformatter()
       frames = list(container.decode(video=0))
